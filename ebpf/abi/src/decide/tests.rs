@@ -1,0 +1,181 @@
+//! One table; every row runs for IPv4, IPv6 and v4-mapped destinations.
+
+extern crate std;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::string::String;
+
+use super::{Inbound, Outbound, Verdict, inbound, outbound};
+use crate::{Addr, Pod, PodFlags, Port, Reason};
+
+const POD: Pod = Pod {
+    cookie: 7,
+    proxy_uid: 1337,
+    proxy_gid: 1337,
+    outbound_port: Port::new(15001),
+    inbound_port: Port::new(15006),
+    flags: PodFlags::MORE_ADDRESSES,
+};
+
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    V4,
+    V6,
+    Mapped,
+}
+
+/// Destinations by what they are, so that a row means the same in each family.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum To {
+    World,
+    OwnPod,
+    Loopback,
+    OtherLoopback,
+    Unspecified,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum From {
+    Anywhere,
+    Passthrough,
+}
+
+fn address(ip: IpAddr) -> Addr {
+    let octets = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let mut words = [0; 4];
+    for (word, chunk) in words.iter_mut().zip(octets.chunks_exact(4)) {
+        *word = u32::from_ne_bytes(chunk.try_into().unwrap());
+    }
+    Addr::v6(words)
+}
+
+fn v4(a: u8, b: u8, c: u8, d: u8, family: Family) -> Addr {
+    let plain = Ipv4Addr::new(a, b, c, d);
+    match family {
+        // What connect4 builds from the context.
+        Family::V4 => Addr::v4(u32::from_ne_bytes(plain.octets())),
+        // What connect6 is given by an AF_INET6 socket.
+        Family::Mapped | Family::V6 => address(IpAddr::V6(plain.to_ipv6_mapped())),
+    }
+}
+
+fn destination(to: To, family: Family) -> Option<Addr> {
+    let v6 = |text: &str| address(IpAddr::V6(text.parse::<Ipv6Addr>().unwrap()));
+    Some(match (family, to) {
+        (Family::V6, To::World) => v6("2001:db8::7"),
+        (Family::V6, To::OwnPod) => v6("fd00::5"),
+        (Family::V6, To::Loopback) => v6("::1"),
+        (Family::V6, To::Unspecified) => v6("::"),
+        (Family::V6, To::OtherLoopback) => return None,
+        (_, To::World) => v4(192, 0, 2, 7, family),
+        (_, To::OwnPod) => v4(10, 0, 0, 5, family),
+        (_, To::Loopback) => v4(127, 0, 0, 1, family),
+        (_, To::Unspecified) => v4(0, 0, 0, 0, family),
+        (_, To::OtherLoopback) => v4(127, 0, 0, 2, family),
+    })
+}
+
+const APP: (u32, u32) = (1000, 1000);
+const PROXY: (u32, u32) = (1337, 1337);
+const PROXY_GROUP: (u32, u32) = (1000, 1337);
+const PROXY_USER: (u32, u32) = (1337, 1000);
+
+#[test]
+fn every_outbound_row_holds_in_every_family() {
+    use Reason::*;
+    let proxy_out = Verdict::ToProxy(Port::new(15001), OutboundToProxy);
+    let proxy_in = Verdict::ToProxy(Port::new(15006), OutboundOwnPod);
+    let direct = Verdict::Direct;
+    #[rustfmt::skip]
+    let table = [
+        // caller,     source,            to,                port,  excluded, verdict
+        (APP,         From::Anywhere,    To::World,         80,    false, proxy_out),
+        (APP,         From::Passthrough, To::World,         80,    false, proxy_out),
+        (APP,         From::Anywhere,    To::World,         15020, true,  direct(OutboundPortExcluded)),
+        (APP,         From::Anywhere,    To::OwnPod,        8080,  false, direct(OutboundLocal)),
+        (APP,         From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundLocal)),
+        (APP,         From::Anywhere,    To::Loopback,      8080,  false, direct(OutboundLocal)),
+        (APP,         From::Anywhere,    To::OtherLoopback, 8080,  false, direct(OutboundLocal)),
+        (APP,         From::Anywhere,    To::Unspecified,   8080,  false, direct(OutboundLocal)),
+        (PROXY,       From::Anywhere,    To::World,         80,    false, direct(OutboundByProxy)),
+        (PROXY_GROUP, From::Anywhere,    To::World,         80,    false, direct(OutboundByProxy)),
+        (PROXY_USER,  From::Anywhere,    To::World,         80,    false, direct(OutboundByProxy)),
+        (PROXY,       From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
+        (PROXY_GROUP, From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
+        (PROXY_USER,  From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
+        (PROXY,       From::Anywhere,    To::OtherLoopback, 8080,  false, proxy_in),
+        (PROXY,       From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundByProxy)),
+        (PROXY,       From::Anywhere,    To::OwnPod,        15020, true,  direct(OutboundPortExcluded)),
+        (PROXY,       From::Anywhere,    To::Loopback,      8080,  false, direct(OutboundByProxy)),
+        (PROXY,       From::Anywhere,    To::Unspecified,   8080,  false, direct(OutboundByProxy)),
+        (PROXY,       From::Passthrough, To::OwnPod,        8080,  false, direct(OutboundPassthrough)),
+        (PROXY,       From::Passthrough, To::Loopback,      8080,  false, direct(OutboundPassthrough)),
+    ];
+    for (caller, from, to, port, excluded, verdict) in table {
+        for family in [Family::V4, Family::V6, Family::Mapped] {
+            let Some(addr) = destination(to, family) else {
+                continue;
+            };
+            let source = match (from, family) {
+                (From::Anywhere, _) => Addr::UNSPECIFIED,
+                (From::Passthrough, Family::V6) => Addr::V6_PASSTHROUGH,
+                (From::Passthrough, _) => Addr::V4_PASSTHROUGH,
+            };
+            let (uid, gid) = caller;
+            let own = to == To::OwnPod;
+            let port = Port::new(port);
+            let asked = Outbound {
+                uid,
+                gid,
+                source,
+                addr,
+                port,
+                own,
+                excluded,
+            };
+            let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
+            assert_eq!(outbound(&POD, &asked), verdict, "{row}");
+        }
+    }
+}
+
+#[test]
+fn mapped_and_plain_ipv4_are_the_same_address() {
+    for to in [
+        To::World,
+        To::OwnPod,
+        To::Loopback,
+        To::OtherLoopback,
+        To::Unspecified,
+    ] {
+        assert_eq!(destination(to, Family::V4), destination(to, Family::Mapped));
+    }
+}
+
+#[test]
+fn every_inbound_row_holds() {
+    let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
+    let excluded = Verdict::Direct(Reason::InboundPortExcluded);
+    let local = Verdict::Direct(Reason::InboundLocal);
+    #[rustfmt::skip]
+    let table = [
+        // port, over lo, excluded, verdict
+        (8080,  false, false, proxy),
+        (15006, false, false, proxy),
+        (15001, false, false, proxy),
+        (15021, false, true,  excluded),
+        (15008, false, false, excluded),
+        (8080,  true,  false, local),
+        (15021, true,  true,  local),
+    ];
+    for (port, local, excluded, verdict) in table {
+        let from = Inbound {
+            port: Port::new(port),
+            local,
+            excluded,
+        };
+        assert_eq!(inbound(&POD, &from), verdict, "{from:?}");
+    }
+}

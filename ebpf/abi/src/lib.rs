@@ -1,0 +1,28 @@
+//! What the kernel programs and the node daemon agree on: the layout of every map's keys and
+//! values, the numbers of the reasons, and the decisions themselves.
+//!
+//! The decisions are pure functions of values: the same source runs in the kernel and, on the
+//! host, under the table of tests in [`decide`].
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+mod addr;
+pub mod decide;
+pub mod maps;
+mod pod;
+mod reason;
+
+#[cfg(feature = "user")]
+mod user;
+
+pub use addr::{Addr, Port};
+pub use pod::{
+    Direction, End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, PortKey, Process,
+};
+pub use reason::Reason;
+
+/// Version of everything in this crate that the kernel keeps while the daemon is restarted.
+///
+/// It changes whenever a map's key, value or type changes; a test compares the layout with the
+/// one recorded for this number.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,25 @@
+//! Names of maps and programs, as the object file, bpffs and `bpftool` show them.
+
+/// Pod IP → [`Pod`](crate::Pod), for meshed Pods only. Written by the daemon.
+pub const LOCAL_POD_IPS: &str = "local_pod_ips";
+/// Network namespace cookie (`u64`) → [`Process`](crate::Process). Written by the daemon.
+pub const PROCESS_IP: &str = "process_ip";
+/// [`PortKey`](crate::PortKey) → `u8` (no meaning): excluded ports. Written by the daemon.
+pub const PORTS: &str = "ports";
+/// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
+pub const LISTENERS: &str = "listeners";
+/// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
+pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
+/// Socket → [`Original`](crate::Original): what the connection's client asked for.
+pub const ORIGINAL_DST: &str = "original_dst";
+/// [`Reason`](crate::Reason) → `u64`, for each CPU.
+pub const COUNTERS: &str = "counters";
+
+/// Pod addresses, processes and excluded ports that fit: hash tables allocate on demand.
+pub const MAX_PODS: usize = 16_384;
+/// Excluded ports of all Pods together.
+pub const MAX_PORTS: usize = 262_144;
+/// Listening sockets of all Pods together.
+pub const MAX_LISTENERS: usize = 65_536;
+/// Connections between `connect` and `accept` at one time, node-wide (LRU).
+pub const MAX_PAIRS: usize = 32_768;

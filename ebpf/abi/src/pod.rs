@@ -1,0 +1,247 @@
+//! Keys and values of the maps. Every type is `repr(C)` without implicit padding: the kernel
+//! compares keys byte by byte.
+
+use crate::{Addr, Port};
+
+/// Bits of [`Pod::flags`].
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodFlags(u32);
+
+impl PodFlags {
+    /// The Pod owns more addresses than [`Process`] holds; `local_pod_ips` knows them all.
+    pub const MORE_ADDRESSES: Self = Self(1);
+    /// The proxy listens on `127.0.0.1` alone, so its address must not be spread.
+    pub const SINGLE_LOOPBACK: Self = Self(1 << 1);
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether every bit of `other` is set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What the kernel must know of a meshed Pod. Value of `local_pod_ips`, part of [`Process`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Cookie of the Pod's network namespace. Never re-used while the kernel runs.
+    pub cookie: u64,
+    /// The proxy's user, as the initial user namespace numbers it.
+    pub proxy_uid: u32,
+    /// The proxy's group, as the initial user namespace numbers it.
+    pub proxy_gid: u32,
+    /// Where the proxy listens for the application's connections (Istio: 15001).
+    pub outbound_port: Port,
+    /// Where the proxy listens for connections to the Pod (Istio: 15006).
+    pub inbound_port: Port,
+    /// See [`PodFlags`].
+    pub flags: PodFlags,
+}
+
+/// Value of `process_ip`: what a process in a meshed Pod's network namespace belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// The Pod's first IPv4 address, or unspecified.
+    pub v4: Addr,
+    /// The Pod's first IPv6 address, or unspecified.
+    pub v6: Addr,
+    /// The Pod's settings, copied so that a connect costs one look-up less.
+    pub pod: Pod,
+}
+
+impl Process {
+    /// The Pod's address of the family of `like`, or unspecified.
+    #[must_use]
+    pub const fn address_like(&self, like: Addr) -> Addr {
+        if like.is_v4() { self.v4 } else { self.v6 }
+    }
+
+    /// Whether `addr` is one of the two addresses held here.
+    #[must_use]
+    pub const fn owns(&self, addr: Addr) -> bool {
+        !addr.is_unspecified() && (self.v4.same(addr) || self.v6.same(addr))
+    }
+}
+
+/// An address and a port. Value of `pair_original_dst`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: Addr,
+    /// The port.
+    pub port: Port,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u16,
+}
+
+impl Endpoint {
+    /// An address and a port.
+    #[must_use]
+    pub const fn new(addr: Addr, port: Port) -> Self {
+        Self {
+            addr,
+            port,
+            zero: 0,
+        }
+    }
+}
+
+/// Value of `original_dst`, the socket storage: what a connection's client asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Original {
+    /// The address and port asked for.
+    pub to: Endpoint,
+    /// Which end of the connection the socket is: the client must be shown `to` as its peer,
+    /// the proxy must not.
+    pub end: End,
+}
+
+/// An end of a diverted connection.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End(u32);
+
+impl End {
+    /// The socket that connected.
+    pub const CLIENT: Self = Self(1);
+    /// The socket that the proxy accepted.
+    pub const PROXY: Self = Self(2);
+
+    /// Equality in `const` context.
+    #[must_use]
+    pub const fn same(self, other: Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+/// Key of `pair_original_dst`: a connection inside one network namespace, seen by its client.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pair {
+    /// The network namespace of both ends.
+    pub cookie: u64,
+    /// The connecting end.
+    pub client: Endpoint,
+    /// The accepting end: a listener of the proxy.
+    pub proxy: Endpoint,
+}
+
+/// Which way a filter applies.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Connections that enter the Pod.
+    Inbound = 0,
+    /// Connections that sockets in the Pod open.
+    Outbound = 1,
+}
+
+/// Key of `ports`: the presence of a key excludes this port of this Pod from interception.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// A [`Direction`].
+    pub direction: u16,
+    /// The port.
+    pub port: Port,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u32,
+}
+
+impl PortKey {
+    /// The key of one port of one Pod.
+    #[must_use]
+    pub const fn new(cookie: u64, direction: Direction, port: Port) -> Self {
+        Self {
+            cookie,
+            direction: direction as u16,
+            port,
+            zero: 0,
+        }
+    }
+}
+
+/// Key of `listeners`: one listening socket of a Pod's proxy.
+///
+/// Envoy opens one listener for each worker (`SO_REUSEPORT`), and any of them may close first:
+/// each has a place of its own. The kernel spreads connections over the whole group whichever
+/// member is assigned (`inet_lookup_run_sk_lookup`), so the first place that is taken serves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// `AF_INET` (2) or `AF_INET6` (10): a v4 listener cannot take a v6 connection.
+    pub family: u16,
+    /// `0..PLACES`.
+    pub place: u16,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u32,
+}
+
+impl ListenerKey {
+    /// Listeners registered for each Pod and family. More than these may exist; they are
+    /// served as members of the same `SO_REUSEPORT` group.
+    pub const PLACES: u16 = 16;
+
+    /// The key of one place.
+    #[must_use]
+    pub const fn new(cookie: u64, family: u16, place: u16) -> Self {
+        Self {
+            cookie,
+            family,
+            place,
+            zero: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, size_of};
+
+    use super::*;
+    use crate::ABI_VERSION;
+
+    #[test]
+    fn the_layout_is_the_one_recorded_for_this_abi_version() {
+        let layout = [
+            (size_of::<Pod>(), align_of::<Pod>()),
+            (size_of::<Process>(), align_of::<Process>()),
+            (size_of::<Endpoint>(), align_of::<Endpoint>()),
+            (size_of::<Original>(), align_of::<Original>()),
+            (size_of::<Pair>(), align_of::<Pair>()),
+            (size_of::<PortKey>(), align_of::<PortKey>()),
+            (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
+        ];
+        let recorded = [
+            (24, 8),
+            (56, 8),
+            (20, 4),
+            (24, 4),
+            (48, 8),
+            (16, 8),
+            (16, 8),
+        ];
+        assert_eq!((ABI_VERSION, layout), (1, recorded));
+    }
+
+    #[test]
+    fn an_absent_address_is_never_owned() {
+        let process = Process::default();
+        assert!(!process.owns(Addr::UNSPECIFIED));
+        assert!(!process.owns(Addr::v4(0)));
+    }
+}

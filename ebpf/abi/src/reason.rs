@@ -1,0 +1,88 @@
+//! Why a connection went where it went: one stable number for each way through the decisions.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)+) => {
+        /// The reason of a decision. The number is the index in the `counters` map and part of
+        /// the ABI; the label is the metric's label and the word in logs and tables.
+        ///
+        /// Numbers are never re-used: a reason that goes away leaves a gap.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Size of the `counters` map.
+            pub const COUNT: u32 = {
+                let mut next = 0;
+                let mut index = 0;
+                while index < Self::ALL.len() {
+                    let number = Self::ALL[index] as u32;
+                    next = if number < next { next } else { number + 1 };
+                    index += 1;
+                }
+                next
+            };
+
+            /// A short name in `snake_case`, stable across versions.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Outbound: diverted to the proxy's outbound listener.
+    OutboundToProxy = 0, "outbound_to_proxy";
+    /// Outbound: the application called an address of its own Pod or a loopback address.
+    OutboundLocal = 1, "outbound_local";
+    /// Outbound: the proxy itself connects to the world.
+    OutboundByProxy = 2, "outbound_by_proxy";
+    /// Outbound: the port is excluded.
+    OutboundPortExcluded = 3, "outbound_port_excluded";
+    /// Outbound: the proxy hands a request to its own application, from `127.0.0.6` or `::6`.
+    OutboundPassthrough = 4, "outbound_passthrough";
+    /// Outbound: the proxy called its own Pod and meets its own inbound listener.
+    OutboundOwnPod = 5, "outbound_own_pod";
+    /// Outbound: the destination could not be remembered, so the connect was refused.
+    OutboundRefused = 6, "outbound_refused";
+    /// Inbound: steered to the proxy's inbound listener.
+    InboundToProxy = 7, "inbound_to_proxy";
+    /// Inbound: the port is excluded.
+    InboundPortExcluded = 8, "inbound_port_excluded";
+    /// Inbound: a connection of the Pod to itself, which is not inbound traffic.
+    InboundLocal = 9, "inbound_local";
+    /// Inbound: the proxy does not listen; refused, never handed to the application.
+    InboundNoProxy = 10, "inbound_no_proxy";
+    /// `SO_ORIGINAL_DST` was answered with a remembered destination.
+    OriginalRemembered = 11, "original_remembered";
+    /// `SO_ORIGINAL_DST` was answered with the socket's own address (steered by `sk_lookup`).
+    OriginalSteered = 12, "original_steered";
+    /// A listener of the proxy was found and registered.
+    ListenerAdded = 13, "listener_added";
+    /// A listener of the proxy could not be registered: every place is taken.
+    ListenerLost = 14, "listener_lost";
+    /// A connection to the proxy arrived whose destination nobody had published.
+    PairMissing = 15, "pair_missing";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_labels_are_unique() {
+        for (index, one) in Reason::ALL.iter().enumerate() {
+            for other in &Reason::ALL[index + 1..] {
+                assert_ne!(*one as u32, *other as u32);
+                assert_ne!(one.label(), other.label());
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `connect(2)`: decide, remember where the caller wanted to go, and send it to the proxy.
+
+use aya_ebpf::{helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
+use sluice_abi::{
+    Addr, Direction, End, Endpoint, Original, PodFlags, Port, PortKey, Process, Reason,
+    decide::{self, Outbound, Verdict},
+};
+
+use crate::{
+    ALLOW, DENY,
+    context::{self, Family, read},
+    count::count,
+    maps::{LOCAL_POD_IPS, PORTS, PROCESS_IP},
+};
+
+/// `SOCK_STREAM`.
+const STREAM: u32 = 1;
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+/// `IPPROTO_MPTCP`.
+const MPTCP: u32 = 262;
+
+/// Decides about one connect. A caller outside every meshed Pod costs one look-up.
+#[inline(always)]
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
+    if !is_tcp(ctx) {
+        return ALLOW;
+    }
+    let cookie = context::netns_cookie(ctx);
+    // SAFETY: the daemon replaces entries whole, and the program only reads.
+    let Some(process) = (unsafe { PROCESS_IP.get(cookie) }) else {
+        return ALLOW;
+    };
+    let asked = context::destination::<F>(ctx);
+    let verdict = decide::outbound(&process.pod, &facts::<F>(ctx, process, asked));
+    count(verdict.reason());
+    match verdict {
+        Verdict::Direct(_) => {
+            context::forget(context::socket(ctx));
+            ALLOW
+        }
+        Verdict::ToProxy(port, _) => divert::<F>(ctx, process, asked, port),
+    }
+}
+
+#[inline(always)]
+fn is_tcp(ctx: &SockAddrContext) -> bool {
+    let protocol = read!(ctx.sock_addr, protocol);
+    read!(ctx.sock_addr, type_) == STREAM && (protocol == TCP || protocol == MPTCP)
+}
+
+/// What the decision depends on.
+#[inline(always)]
+fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
+    let owner = bpf_get_current_uid_gid();
+    let key = PortKey::new(process.pod.cookie, Direction::Outbound, asked.port);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the helper packs gid << 32 | uid"
+    )]
+    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    Outbound {
+        uid,
+        gid,
+        source: F::source(context::socket(ctx)),
+        addr: asked.addr,
+        port: asked.port,
+        own: owns(process, asked.addr),
+        excluded: PORTS.get_ptr(key).is_some(),
+    }
+}
+
+/// Whether an address belongs to the caller's Pod.
+#[inline(always)]
+fn owns(process: &Process, addr: Addr) -> bool {
+    if process.owns(addr) {
+        return true;
+    }
+    // SAFETY: as for `PROCESS_IP`.
+    process.pod.flags.has(PodFlags::MORE_ADDRESSES)
+        && unsafe { LOCAL_POD_IPS.get(addr) }.is_some_and(|pod| pod.cookie == process.pod.cookie)
+}
+
+/// Sends the connection to the proxy at `port`. If its destination cannot be remembered, the
+/// proxy could not know where to take it: the connect fails.
+#[inline(always)]
+fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, port: Port) -> i32 {
+    let sk = context::socket(ctx);
+    let original = Original {
+        to: asked,
+        end: End::CLIENT,
+    };
+    if !context::remember(sk, original) {
+        count(Reason::OutboundRefused);
+        return DENY;
+    }
+    // Under iptables the proxy sees the Pod's address as the source; the route to a loopback
+    // address would choose 127.0.0.1.
+    let home = process.address_like(asked.addr);
+    if F::source(sk).is_unspecified() && !home.is_unspecified() {
+        F::bind(ctx.sock_addr, home);
+    }
+    let loopback = if process.pod.flags.has(PodFlags::SINGLE_LOOPBACK) && asked.addr.is_v4() {
+        Addr::V4_LOOPBACK
+    } else {
+        asked.addr.proxy_loopback(asked.port)
+    };
+    context::set_destination::<F>(ctx, Endpoint::new(loopback, port));
+    ALLOW
+}

@@ -1,0 +1,256 @@
+//! Reading and writing the kernel's contexts: the only lines that know the two families apart.
+//!
+//! Fields are accessed one at a time and volatile. The verifier translates accesses to the
+//! context field by field; LLVM would merge neighbours into wider ones or compute on the pointer
+//! first, and both are refused.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{bpf_sock, bpf_sock_addr, sockaddr},
+    cty::c_void,
+    helpers::{bpf_bind, bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
+    programs::SockAddrContext,
+};
+use sluice_abi::{Addr, Endpoint, Original, Port};
+
+use crate::maps::ORIGINAL_DST;
+
+/// `AF_INET`.
+pub(crate) const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub(crate) const AF_INET6: u16 = 10;
+
+/// Reads one field of a context.
+macro_rules! read {
+    ($context:expr, $($field:tt)+) => {{
+        // SAFETY: the kernel hands out a valid context, and the verifier checks every offset.
+        unsafe { (&raw const (*$context).$($field)+).read_volatile() }
+    }};
+}
+
+/// Writes one field of a context.
+macro_rules! write {
+    ($context:expr, $($field:tt)+) => {{
+        let (field, value) = write!(@split $context, $($field)+);
+        // SAFETY: as for reading; fields that may not be written are refused at load.
+        unsafe { field.write_volatile(value) }
+    }};
+    (@split $context:expr, $name:ident $([$index:literal])? = $value:expr) => {{
+        // SAFETY: no access, only the address of a field.
+        (unsafe { &raw mut (*$context).$name$([$index])? }, $value)
+    }};
+}
+
+/// Reads the four words of an IPv6 address.
+macro_rules! read_v6 {
+    ($context:expr, $field:ident) => {
+        [
+            $crate::context::read!($context, $field[0]),
+            $crate::context::read!($context, $field[1]),
+            $crate::context::read!($context, $field[2]),
+            $crate::context::read!($context, $field[3]),
+        ]
+    };
+}
+
+/// Reads an address from a context that keeps the families in two fields.
+///
+/// Both are read whatever the family: were each read in a branch of its own, LLVM would merge
+/// the branches' last loads into one at a computed offset.
+macro_rules! read_addr {
+    ($context:expr, $v4:ident, $v6:ident) => {
+        $crate::context::of_family(
+            $crate::context::read!($context, family),
+            $crate::context::read!($context, $v4),
+            $crate::context::read_v6!($context, $v6),
+        )
+    };
+}
+
+/// The address of a socket of this family.
+#[inline(always)]
+pub(crate) fn of_family(family: u32, v4: u32, v6: [u32; 4]) -> Addr {
+    if family == u32::from(AF_INET) {
+        Addr::v4(v4)
+    } else {
+        Addr::v6(v6)
+    }
+}
+
+pub(crate) use {read, read_addr, read_v6};
+
+/// The network namespace's cookie of the socket that a context is about.
+#[inline(always)]
+pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the helper takes the context as it is.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// How a socket address lies in a `bpf_sock_addr`, and in `sockaddr`.
+pub(crate) trait Family {
+    /// The address that the caller gave, or that it will be shown.
+    fn address(ctx: *const bpf_sock_addr) -> Addr;
+    /// Replaces it. An address of the other family is left out: the caller checks.
+    fn set_address(ctx: *mut bpf_sock_addr, addr: Addr);
+    /// The address that the socket is bound to.
+    fn source(sk: *const bpf_sock) -> Addr;
+    /// Binds the socket to an address, and leaves the port to `connect`.
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr);
+    /// Whether a socket of this family can show this address.
+    fn shows(addr: Addr) -> bool;
+}
+
+/// `AF_INET` sockets.
+pub(crate) enum V4 {}
+/// `AF_INET6` sockets, also when they talk IPv4.
+pub(crate) enum V6 {}
+
+impl Family for V4 {
+    #[inline(always)]
+    fn address(ctx: *const bpf_sock_addr) -> Addr {
+        Addr::v4(read!(ctx, user_ip4))
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: *mut bpf_sock_addr, addr: Addr) {
+        write!(ctx, user_ip4 = addr.words()[3]);
+    }
+
+    #[inline(always)]
+    fn source(sk: *const bpf_sock) -> Addr {
+        Addr::v4(read!(sk, src_ip4))
+    }
+
+    #[inline(always)]
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) {
+        // struct sockaddr_in: family, port 0, address, padding.
+        let mut name = [u32::from(AF_INET), addr.words()[3], 0, 0];
+        bind(ctx, &mut name);
+    }
+
+    #[inline(always)]
+    fn shows(addr: Addr) -> bool {
+        addr.is_v4()
+    }
+}
+
+impl Family for V6 {
+    #[inline(always)]
+    fn address(ctx: *const bpf_sock_addr) -> Addr {
+        Addr::v6(read_v6!(ctx, user_ip6))
+    }
+
+    #[inline(always)]
+    fn set_address(ctx: *mut bpf_sock_addr, addr: Addr) {
+        let [a, b, c, d] = addr.words();
+        write!(ctx, user_ip6[0] = a);
+        write!(ctx, user_ip6[1] = b);
+        write!(ctx, user_ip6[2] = c);
+        write!(ctx, user_ip6[3] = d);
+    }
+
+    #[inline(always)]
+    fn source(sk: *const bpf_sock) -> Addr {
+        Addr::v6(read_v6!(sk, src_ip6))
+    }
+
+    #[inline(always)]
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) {
+        let [a, b, c, d] = addr.words();
+        // struct sockaddr_in6: family, port 0, flow information, address, scope.
+        let mut name = [u32::from(AF_INET6), 0, a, b, c, d, 0];
+        bind(ctx, &mut name);
+    }
+
+    #[inline(always)]
+    fn shows(_addr: Addr) -> bool {
+        true
+    }
+}
+
+/// A socket that has a port already cannot be bound again; it keeps the source address that the
+/// route gives it, and everything else works as ever. Hence no result.
+#[inline(always)]
+fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) {
+    // SAFETY: `name` lives on the stack for the call, and the length is its size.
+    let _bound = unsafe { bpf_bind(ctx, name.as_mut_ptr().cast::<sockaddr>(), bytes(name)) };
+}
+
+/// Bytes of a socket address, as the kernel counts them.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a socket address has 28 bytes at most"
+)]
+pub(crate) const fn bytes<const WORDS: usize>(_name: &[u32; WORDS]) -> i32 {
+    size_of::<[u32; WORDS]>() as i32
+}
+
+/// The destination of a `bpf_sock_addr`.
+#[inline(always)]
+pub(crate) fn destination<F: Family>(ctx: &SockAddrContext) -> Endpoint {
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits in network order")]
+    let port = Port::from_be(read!(ctx.sock_addr, user_port) as u16);
+    Endpoint::new(F::address(ctx.sock_addr), port)
+}
+
+/// Replaces the destination of a `bpf_sock_addr`.
+#[inline(always)]
+pub(crate) fn set_destination<F: Family>(ctx: &SockAddrContext, to: Endpoint) {
+    F::set_address(ctx.sock_addr, to.addr);
+    write!(ctx.sock_addr, user_port = u32::from(to.port.to_be()));
+}
+
+/// The socket of a `bpf_sock_addr`.
+#[inline(always)]
+pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
+    read!(ctx.sock_addr, __bindgen_anon_1.sk)
+}
+
+/// What is remembered of a socket. `sk` may be null (`sock_ops` without a full socket).
+#[inline(always)]
+pub(crate) fn recall(sk: *mut bpf_sock) -> Option<Original> {
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: `sk` comes from a context; the storage belongs to the socket, which lives as long
+    // as the program runs on it.
+    unsafe {
+        let found = bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0);
+        found.cast::<Original>().as_ref().copied()
+    }
+}
+
+/// Remembers the original destination of a socket. `false` if there is no memory for it.
+#[inline(always)]
+pub(crate) fn remember(sk: *mut bpf_sock, original: Original) -> bool {
+    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
+    if sk.is_null() {
+        return false;
+    }
+    let mut initial = original;
+    // SAFETY: as in `recall`; `initial` is copied by the helper.
+    unsafe {
+        let value = (&raw mut initial).cast::<c_void>();
+        let slot = bpf_sk_storage_get(storage(), sk.cast(), value, CREATE).cast::<Original>();
+        let Some(slot) = slot.as_mut() else {
+            return false;
+        };
+        // A socket that connects again has a slot already.
+        *slot = original;
+    }
+    true
+}
+
+/// Forgets the original destination of a socket, if there is one.
+#[inline(always)]
+pub(crate) fn forget(sk: *mut bpf_sock) {
+    // SAFETY: as in `recall`.
+    let _absent = unsafe { bpf_sk_storage_delete(storage(), sk.cast()) };
+}
+
+#[inline(always)]
+fn storage() -> *mut c_void {
+    (&raw const ORIGINAL_DST).cast_mut().cast()
+}

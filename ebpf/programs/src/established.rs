@@ -1,0 +1,138 @@
+//! Moments in a TCP socket's life that carry the original destination from the client's socket
+//! to the proxy's, and that tell where the proxy listens.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+    },
+    helpers::bpf_sock_hash_update,
+    programs::SockOpsContext,
+};
+use sluice_abi::{End, Endpoint, ListenerKey, Original, Pair, Port, Process, Reason};
+
+use crate::{
+    context::{self, AF_INET, AF_INET6, read, read_addr},
+    count::count,
+    maps::{LISTENERS, PAIR_ORIGINAL_DST, PROCESS_IP},
+};
+
+/// Every call of the `sock_ops` program.
+#[inline(always)]
+pub(crate) fn on(ctx: &SockOpsContext) {
+    match read!(ctx.ops, op) {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => publish(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => claim(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
+        _ => {}
+    }
+}
+
+/// The client's socket has its source port now, and no packet has left: publish what it asked
+/// for under the connection's addresses.
+#[inline(always)]
+fn publish(ctx: &SockOpsContext) {
+    let Some(original) = context::recall(read!(ctx.ops, __bindgen_anon_2.sk)) else {
+        return;
+    };
+    let pair = Pair {
+        cookie: context::netns_cookie(ctx),
+        client: local(ctx.ops),
+        proxy: remote(ctx.ops),
+    };
+    let _full = PAIR_ORIGINAL_DST.insert(pair, original.to, 0);
+}
+
+/// The proxy's socket is established: move the published destination into its storage, where it
+/// lives as long as the connection and cannot be evicted.
+#[inline(always)]
+fn claim(ctx: &SockOpsContext) {
+    let cookie = context::netns_cookie(ctx);
+    let Some(process) = process(cookie) else {
+        return;
+    };
+    let proxy = local(ctx.ops);
+    let pod = &process.pod;
+    let to_proxy = proxy.port.same(pod.outbound_port) || proxy.port.same(pod.inbound_port);
+    if !to_proxy || !proxy.addr.is_loopback() {
+        return;
+    }
+    let pair = Pair {
+        cookie,
+        client: remote(ctx.ops),
+        proxy,
+    };
+    // SAFETY: the value is copied at once; the key is of this connection alone.
+    let Some(to) = (unsafe { PAIR_ORIGINAL_DST.get(pair) }).copied() else {
+        count(Reason::PairMissing);
+        return;
+    };
+    let original = Original {
+        to,
+        end: End::PROXY,
+    };
+    if context::remember(read!(ctx.ops, __bindgen_anon_2.sk), original) {
+        let _absent = PAIR_ORIGINAL_DST.remove(pair);
+    }
+}
+
+/// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it.
+#[inline(always)]
+fn listen(ctx: &SockOpsContext) {
+    let cookie = context::netns_cookie(ctx);
+    let Some(process) = process(cookie) else {
+        return;
+    };
+    if !local(ctx.ops).port.same(process.pod.inbound_port) {
+        return;
+    }
+    let family = if read!(ctx.ops, family) == u32::from(AF_INET) {
+        AF_INET
+    } else {
+        AF_INET6
+    };
+    for place in 0..ListenerKey::PLACES {
+        if register(ctx.ops, ListenerKey::new(cookie, family, place)) {
+            count(Reason::ListenerAdded);
+            return;
+        }
+    }
+    count(Reason::ListenerLost);
+}
+
+/// Puts the socket into a place of `listeners`, if the place is free.
+#[inline(always)]
+fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
+    let map = (&raw const LISTENERS).cast_mut().cast();
+    // SAFETY: the context is the kernel's, the key is on the stack for the call.
+    let status =
+        unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_NOEXIST)) };
+    status == 0
+}
+
+#[inline(always)]
+fn process(cookie: u64) -> Option<&'static Process> {
+    // SAFETY: the daemon replaces entries whole, and the program only reads; an entry is freed
+    // after a grace period of RCU, that is after the program has ended.
+    unsafe { PROCESS_IP.get(cookie) }
+}
+
+#[inline(always)]
+fn local(ops: *const bpf_sock_ops) -> Endpoint {
+    let addr = read_addr!(ops, local_ip4, local_ip6);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(ops, local_port) as u16);
+    Endpoint::new(addr, port)
+}
+
+#[inline(always)]
+fn remote(ops: *const bpf_sock_ops) -> Endpoint {
+    let addr = read_addr!(ops, remote_ip4, remote_ip6);
+    // Network byte order as 32 bits: on little-endian machines the port is in the upper half.
+    #[expect(clippy::cast_possible_truncation, reason = "the other half is zero")]
+    let port = Port::new(u32::from_be(read!(ops, remote_port)) as u16);
+    Endpoint::new(addr, port)
+}

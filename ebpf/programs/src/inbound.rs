@@ -1,0 +1,93 @@
+//! `sk_lookup`: a connection arrives in a meshed Pod's network namespace, and the proxy's
+//! listener is given to it in place of the application's.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SK_LOOKUP_F_REPLACE,
+        sk_action::{SK_DROP, SK_PASS},
+    },
+    programs::SkLookupContext,
+};
+use sluice_abi::{
+    Addr, Direction, ListenerKey, Pod, Port, PortKey, Reason,
+    decide::{self, Inbound, Verdict},
+};
+
+use crate::{
+    context::{AF_INET, AF_INET6, read, read_addr},
+    count::count,
+    maps::{LISTENERS, LOCAL_POD_IPS, PORTS},
+};
+
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+
+/// Decides about one connection. Dropping it makes the kernel answer with a reset.
+#[inline(always)]
+pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
+    if read!(ctx.lookup, protocol) != TCP {
+        return SK_PASS;
+    }
+    let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
+    let to = read_addr!(ctx.lookup, local_ip4, local_ip6);
+    let from = read_addr!(ctx.lookup, remote_ip4, remote_ip6);
+    // SAFETY: the daemon replaces entries whole, and the program only reads.
+    let Some(pod) = (unsafe { LOCAL_POD_IPS.get(to) }) else {
+        return SK_PASS;
+    };
+    let verdict = decide::inbound(pod, &facts(ctx, pod, to, from));
+    match verdict {
+        Verdict::Direct(reason) => {
+            count(reason);
+            SK_PASS
+        }
+        Verdict::ToProxy(_, reason) => {
+            let assigned =
+                (v4 && assign(ctx, pod.cookie, AF_INET)) || assign(ctx, pod.cookie, AF_INET6);
+            count(if assigned {
+                reason
+            } else {
+                Reason::InboundNoProxy
+            });
+            if assigned { SK_PASS } else { SK_DROP }
+        }
+    }
+}
+
+/// What the decision depends on.
+///
+/// A packet came over `lo` if its source is an address of the Pod or a loopback address: the
+/// kernel drops such sources on every other interface ("martian source"), and answers to them
+/// never leave the Pod. (The interface itself is in the context only since Linux 5.17.)
+#[inline(always)]
+fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(ctx.lookup, local_port) as u16);
+    let key = PortKey::new(pod.cookie, Direction::Inbound, port);
+    let local = from.same(to)
+        || from.is_loopback()
+        || from.is_passthrough_source()
+        // SAFETY: as above.
+        || unsafe { LOCAL_POD_IPS.get(from) }.is_some_and(|peer| peer.cookie == pod.cookie);
+    Inbound {
+        port,
+        local,
+        excluded: PORTS.get_ptr(key).is_some(),
+    }
+}
+
+/// Gives the connection to the first listener of this family that takes it.
+#[inline(always)]
+fn assign(ctx: &SkLookupContext, cookie: u64, family: u16) -> bool {
+    for place in 0..ListenerKey::PLACES {
+        let key = ListenerKey::new(cookie, family, place);
+        let flags = u64::from(BPF_SK_LOOKUP_F_REPLACE);
+        if LISTENERS.redirect_sk_lookup(ctx, key, flags).is_ok() {
+            return true;
+        }
+    }
+    false
+}

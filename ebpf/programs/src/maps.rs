@@ -1,0 +1,34 @@
+//! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
+
+use aya_ebpf::{
+    btf_maps::{HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash},
+    macros::btf_map,
+};
+use sluice_abi::{
+    Addr, Endpoint, ListenerKey, Original, Pair, Pod, PortKey, Process, Reason,
+    maps::{MAX_LISTENERS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
+};
+
+/// `BPF_F_NO_PREALLOC`: memory for the Pods that exist, not for those that could.
+const ON_DEMAND: usize = 1;
+
+#[btf_map(name = "local_pod_ips")]
+pub(crate) static LOCAL_POD_IPS: HashMap<Addr, Pod, MAX_PODS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "process_ip")]
+pub(crate) static PROCESS_IP: HashMap<u64, Process, MAX_PODS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "ports")]
+pub(crate) static PORTS: HashMap<PortKey, u8, MAX_PORTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "listeners")]
+pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
+
+#[btf_map(name = "pair_original_dst")]
+pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<Pair, Endpoint, MAX_PAIRS> = LruHashMap::new();
+
+#[btf_map(name = "original_dst")]
+pub(crate) static ORIGINAL_DST: SkStorage<Original> = SkStorage::new();
+
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();

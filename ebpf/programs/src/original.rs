@@ -1,0 +1,154 @@
+//! Where a connection wanted to go: for the client (`getpeername`) and for the proxy
+//! (`SO_ORIGINAL_DST`).
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sockopt},
+    helpers::bpf_get_current_uid_gid,
+    programs::{SockAddrContext, SockoptContext},
+};
+use sluice_abi::{End, Endpoint, Port, Reason};
+
+use crate::{
+    ALLOW,
+    context::{self, AF_INET, AF_INET6, Family, read, read_addr},
+    count::count,
+    maps::PROCESS_IP,
+};
+
+/// `SOL_IP`.
+const SOL_IP: i32 = 0;
+/// `SOL_IPV6`.
+const SOL_IPV6: i32 = 41;
+/// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
+const SO_ORIGINAL_DST: i32 = 80;
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+
+/// Shows the client of a diverted connection the peer that it asked for.
+#[inline(always)]
+pub(crate) fn peer_name<F: Family>(ctx: &SockAddrContext) -> i32 {
+    if let Some(original) = context::recall(context::socket(ctx))
+        && original.end.same(End::CLIENT)
+        && F::shows(original.to.addr)
+    {
+        context::set_destination::<F>(ctx, original.to);
+    }
+    ALLOW
+}
+
+/// Answers `SO_ORIGINAL_DST`; leaves every other option as it is.
+#[inline(always)]
+pub(crate) fn socket_option(ctx: &SockoptContext) -> i32 {
+    let level = read!(ctx.sockopt, level);
+    let ours =
+        read!(ctx.sockopt, optname) == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6);
+    let answered = ours
+        && match original(ctx) {
+            Some(to) if level == SOL_IP => answer_v4(ctx.sockopt, to),
+            Some(to) => answer_v6(ctx.sockopt, to),
+            None => false,
+        };
+    if !answered && read!(ctx.sockopt, optlen) > PAGE {
+        // The kernel's answer is longer than what it shows to programs: zero keeps it as it is.
+        set_length(ctx.sockopt, 0);
+    }
+    ALLOW
+}
+
+/// Bytes of an option that the kernel hands to programs (`BPF_SOCKOPT_KERN_BUF_SIZE`, a page).
+const PAGE: i32 = 4096;
+
+/// The original destination of a TCP socket, if there is one to tell.
+#[inline(always)]
+fn original(ctx: &SockoptContext) -> Option<Endpoint> {
+    let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);
+    if read!(sk, protocol) != TCP {
+        return None;
+    }
+    if let Some(original) = context::recall(sk) {
+        count(Reason::OriginalRemembered);
+        return Some(original.to);
+    }
+    // The kernel knows better if rules in the Pod rewrote the connection.
+    if read!(ctx.sockopt, retval) == 0 || !asked_by_proxy(ctx) {
+        return None;
+    }
+    count(Reason::OriginalSteered);
+    Some(own_address(sk))
+}
+
+/// Whether the caller is the proxy of a meshed Pod: only it accepts connections that `sk_lookup`
+/// steered, whose own address is what the peer asked for.
+#[inline(always)]
+fn asked_by_proxy(ctx: &SockoptContext) -> bool {
+    // SAFETY: the daemon replaces entries whole, and the program only reads.
+    let Some(process) = (unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) }) else {
+        return false;
+    };
+    let owner = bpf_get_current_uid_gid();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the helper packs gid << 32 | uid"
+    )]
+    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    uid == process.pod.proxy_uid || gid == process.pod.proxy_gid
+}
+
+#[inline(always)]
+fn own_address(sk: *const bpf_sock) -> Endpoint {
+    let addr = read_addr!(sk, src_ip4, src_ip6);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(sk, src_port) as u16);
+    Endpoint::new(addr, port)
+}
+
+/// `struct sockaddr_in`: 16 bytes, the padding zero.
+#[inline(always)]
+fn answer_v4(sockopt: *mut bpf_sockopt, to: Endpoint) -> bool {
+    let Some(addr) = to.addr.as_v4() else {
+        return false;
+    };
+    answer(sockopt, [head(AF_INET, to.port), addr, 0, 0])
+}
+
+/// `struct sockaddr_in6`: 28 bytes; no flow information, no scope.
+#[inline(always)]
+fn answer_v6(sockopt: *mut bpf_sockopt, to: Endpoint) -> bool {
+    let [a, b, c, d] = to.addr.words();
+    answer(sockopt, [head(AF_INET6, to.port), 0, a, b, c, d, 0])
+}
+
+/// Family (host order) and port (network order), as they lie in the first four bytes.
+#[inline(always)]
+fn head(family: u16, port: Port) -> u32 {
+    let [a, b] = family.to_ne_bytes();
+    let [c, d] = port.to_be().to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// Writes the answer and makes the call succeed. `false` if the caller's buffer is too small.
+#[inline(always)]
+fn answer<const WORDS: usize>(sockopt: *mut bpf_sockopt, name: [u32; WORDS]) -> bool {
+    let start = read!(sockopt, __bindgen_anon_2.optval).cast::<u32>();
+    let end = read!(sockopt, __bindgen_anon_3.optval_end).cast::<u32>();
+    if start.wrapping_add(WORDS) > end {
+        return false;
+    }
+    for (index, word) in name.iter().enumerate() {
+        // SAFETY: the comparison above is the check that the verifier wants.
+        unsafe { start.add(index).write_volatile(*word) };
+    }
+    set_length(sockopt, context::bytes(&name));
+    // SAFETY: a context's field that this program type may write.
+    unsafe { (&raw mut (*sockopt).retval).write_volatile(0) };
+    true
+}
+
+#[inline(always)]
+fn set_length(sockopt: *mut bpf_sockopt, length: i32) {
+    // SAFETY: a context's field that this program type may write.
+    unsafe { (&raw mut (*sockopt).optlen).write_volatile(length) };
+}
