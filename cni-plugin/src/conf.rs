@@ -1,0 +1,267 @@
+//! The configuration on standard input: the conflist's entry as the runtime completes it.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use daemon_api::ValidAttachment;
+use serde_json::{Map, Value};
+
+use crate::{Error, Stdin, invocation::is_identifier};
+
+/// Bytes of the longest configuration.
+pub const MAX_STDIN: u64 = 4 << 20;
+
+/// Keys of the spec and of its conventions, which this plugin leaves to others.
+const STANDARD: [&str; 11] = [
+    "type",
+    "name",
+    "cniVersion",
+    "cniVersions",
+    "prevResult",
+    "runtimeConfig",
+    "capabilities",
+    "args",
+    "ipMasq",
+    "ipam",
+    "dns",
+];
+/// Keys of this plugin.
+const OWN: &[&str] = &["socket", "timeoutSeconds"];
+/// Where a runtime puts the Pod's annotations, if the entry declares the capability.
+const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+/// What GC is told (CNI spec 1.1.0, "GC").
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub(crate) struct Conf {
+    /// `name`: the network.
+    pub(crate) network: String,
+    /// Where the daemon listens.
+    pub(crate) socket: PathBuf,
+    /// For everything that the plugin does.
+    pub(crate) timeout: Duration,
+    /// The result of the chain before this plugin.
+    pub(crate) prev_result: Option<Value>,
+    /// The Pod's annotations, if the runtime handed them over.
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+    /// The attachments that GC must keep, if the runtime listed them.
+    pub(crate) valid: Option<Vec<ValidAttachment>>,
+}
+
+/// The configuration's object, before its keys are looked at.
+pub(crate) fn decode(stdin: Stdin) -> Result<Map<String, Value>, Error> {
+    let bytes = stdin.map_err(Error::Stdin)?;
+    if bytes.len() as u64 > MAX_STDIN {
+        return Err(wrong(
+            "the configuration",
+            format!("is longer than {MAX_STDIN} bytes"),
+        ));
+    }
+    match serde_json::from_slice(&bytes).map_err(Error::Json)? {
+        Value::Object(object) => Ok(object),
+        other => Err(wrong("the configuration", expected("an object", &other))),
+    }
+}
+
+/// `cniVersion`. Without one it is the oldest that the plugin speaks.
+pub(crate) fn version(object: &Map<String, Value>) -> Result<String, Error> {
+    Ok(text(object, "cniVersion")?.unwrap_or("0.3.0").to_owned())
+}
+
+impl Conf {
+    /// Checks every key.
+    pub(crate) fn new(mut object: Map<String, Value>) -> Result<Self, Error> {
+        let known = |key: &String| {
+            STANDARD.contains(&key.as_str())
+                || OWN.contains(&key.as_str())
+                || key.starts_with("cni.dev/")
+        };
+        if let Some(key) = object.keys().find(|key| !known(key)) {
+            return Err(Error::UnknownKey {
+                key: key.clone(),
+                allowed: OWN,
+            });
+        }
+        let network = text(&object, "name")?.unwrap_or_default().to_owned();
+        if !is_identifier(&network) {
+            return Err(wrong(
+                "name",
+                format!("is '{network}'; it must be the network's name"),
+            ));
+        }
+        let socket = text(&object, "socket")?.unwrap_or(daemon_api::SOCKET);
+        if !socket.starts_with('/') {
+            return Err(wrong(
+                "socket",
+                format!("is '{socket}'; it must be an absolute path"),
+            ));
+        }
+        Ok(Self {
+            network,
+            socket: socket.into(),
+            timeout: timeout(&object)?,
+            annotations: annotations(&object)?,
+            valid: valid_attachments(&object)?,
+            prev_result: object
+                .shift_remove("prevResult")
+                .filter(|value| !value.is_null()),
+        })
+    }
+}
+
+fn timeout(object: &Map<String, Value>) -> Result<Duration, Error> {
+    let Some(value) = object.get("timeoutSeconds") else {
+        return Ok(Duration::from_secs(5));
+    };
+    match value.as_u64() {
+        Some(seconds @ 1..=60) => Ok(Duration::from_secs(seconds)),
+        _ => Err(wrong(
+            "timeoutSeconds",
+            expected("a whole number from 1 to 60", value),
+        )),
+    }
+}
+
+fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, String>>, Error> {
+    let key = format!("runtimeConfig[\"{ANNOTATIONS}\"]");
+    let config = match object.get("runtimeConfig") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Object(config)) => config,
+        Some(other) => return Err(wrong("runtimeConfig", expected("an object", other))),
+    };
+    match config.get(ANNOTATIONS) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|_| wrong(&key, expected("an object of strings", value))),
+    }
+}
+
+fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAttachment>>, Error> {
+    let list = match object.get(VALID_ATTACHMENTS) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(wrong(VALID_ATTACHMENTS, expected("a list", other))),
+    };
+    let one = |(index, item): (usize, &Value)| {
+        let field = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
+        match (field("containerID"), field("ifname")) {
+            (Some(container_id), Some(ifname)) => Ok(ValidAttachment {
+                container_id,
+                ifname,
+            }),
+            _ => Err(wrong(
+                &format!("{VALID_ATTACHMENTS}[{index}]"),
+                expected("an object with containerID and ifname", item),
+            )),
+        }
+    };
+    list.iter()
+        .enumerate()
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+/// A key that holds a string, if it is there.
+fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, Error> {
+    match object.get(key) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(wrong(key, expected("a string", other))),
+    }
+}
+
+pub(crate) fn wrong(key: &str, problem: String) -> Error {
+    Error::Config {
+        key: key.to_owned(),
+        problem,
+    }
+}
+
+/// "must be …, and is …", with the value cut short.
+pub(crate) fn expected(what: &str, value: &Value) -> String {
+    const SHOWN: usize = 60;
+    let text = value.to_string();
+    let short: String = text.chars().take(SHOWN).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    format!("must be {what}, and is {short}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn conf(text: &str) -> Result<Conf, Error> {
+        Conf::new(decode(Ok(text.as_bytes().to_vec()))?)
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_with_what_is_allowed() {
+        let rows = [
+            ("[]", 7, "an object"),
+            (r#"{"name":"n","#, 6, "not JSON"),
+            (r#"{"name":"n","sockets":1}"#, 2, "'sockets'"),
+            (r#"{"name":"n","socket":1}"#, 7, "socket must be a string"),
+            (r#"{"name":"n","socket":"run"}"#, 7, "absolute"),
+            (r#"{"name":"n","timeoutSeconds":"5"}"#, 7, "from 1 to 60"),
+            (r#"{"name":"n","timeoutSeconds":0}"#, 7, "from 1 to 60"),
+            (r#"{"name":"n","timeoutSeconds":61}"#, 7, "from 1 to 60"),
+            (r#"{"name":7}"#, 7, "name must be a string"),
+            (r#"{"name":""}"#, 7, "network's name"),
+            (
+                r#"{"name":"n","runtimeConfig":[]}"#,
+                7,
+                "runtimeConfig must be an object",
+            ),
+            (
+                r#"{"name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}"#,
+                7,
+                "an object of strings",
+            ),
+            (
+                r#"{"name":"n","cni.dev/valid-attachments":{}}"#,
+                7,
+                "must be a list",
+            ),
+            (
+                r#"{"name":"n","cni.dev/valid-attachments":[{}]}"#,
+                7,
+                "attachments[0]",
+            ),
+        ];
+        for (text, code, part) in rows {
+            let error = conf(text).unwrap_err();
+            assert_eq!(error.code(), code, "{text}");
+            assert!(error.to_string().contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_given_has_a_sensible_value() {
+        let conf = conf(r#"{"name":"n","type":"sluice-cni"}"#).unwrap();
+        assert_eq!(conf.socket, PathBuf::from(daemon_api::SOCKET));
+        assert_eq!(conf.timeout, Duration::from_secs(5));
+        assert_eq!(
+            (conf.annotations, conf.valid, conf.prev_result),
+            (None, None, None)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _either = decode(Ok(bytes)).and_then(Conf::new);
+        }
+
+        #[test]
+        fn values_of_any_type_are_read_or_refused(
+            key in "(name|socket|timeoutSeconds|runtimeConfig|prevResult|cni.dev/valid-attachments)",
+            value in "(null|1|-1|1e9|\"x\"|\\[1\\]|\\{\"a\":\\{\\}\\}|true)",
+        ) {
+            let _either = conf(&format!(r#"{{"name":"n","{key}":{value}}}"#));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Everything that makes an invocation fail, and its code (CNI spec 1.1.0, section "Error").
+
+use std::{fmt, io, path::PathBuf};
+
+use daemon_api::{Refusal, code};
+use serde_json::{Value, json};
+
+use crate::version::SUPPORTED;
+
+/// A CNI verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Take the Pod in.
+    Add,
+    /// Let the Pod go.
+    Del,
+    /// Compare the Pod with what it should be.
+    Check,
+    /// Let go whatever is not listed.
+    Gc,
+    /// Tell whether an ADD would succeed.
+    Status,
+    /// Tell the versions.
+    Version,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        })
+    }
+}
+
+/// Why an invocation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A variable is missing or malformed.
+    #[error("{variable} {problem}")]
+    Environment {
+        /// Its name.
+        variable: &'static str,
+        /// What is wrong with it, and what is allowed.
+        problem: String,
+    },
+    /// Standard input could not be read.
+    #[error("the configuration on standard input cannot be read")]
+    Stdin(#[source] io::Error),
+    /// Standard input is not JSON.
+    #[error("the configuration on standard input is not JSON")]
+    Json(#[source] serde_json::Error),
+    /// A key of the configuration has a wrong value.
+    #[error("{key} {problem}")]
+    Config {
+        /// The key, as a path such as `prevResult.ips[1].address`.
+        key: String,
+        /// What is wrong with it, and what is allowed.
+        problem: String,
+    },
+    /// A key of the configuration is not known.
+    #[error("the configuration has the unknown key '{key}'")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The keys that are this plugin's own.
+        allowed: &'static [&'static str],
+    },
+    /// The configuration's version is not supported.
+    #[error("CNI version '{version}' is not supported")]
+    Version {
+        /// The version.
+        version: String,
+    },
+    /// The verb does not exist in the configuration's version.
+    #[error("{verb} exists since CNI {since}, and the configuration says {version}")]
+    VerbTooNew {
+        /// The verb.
+        verb: Verb,
+        /// The first version that has it.
+        since: &'static str,
+        /// The version of the configuration.
+        version: String,
+    },
+    /// The daemon did not answer in time, or not sensibly.
+    #[error("sluiced does not answer on {}", socket.display())]
+    Daemon {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// STATUS: the daemon is away or not ready.
+    #[error("no Pod can be added to the mesh now: {reason}")]
+    NotAvailable {
+        /// Why.
+        reason: String,
+    },
+    /// The daemon refused.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+}
+
+/// Spec 1.1.0, STATUS: the plugin is not available.
+const NOT_AVAILABLE: u32 = 50;
+/// Spec 1.1.0: incompatible CNI version.
+const INCOMPATIBLE_VERSION: u32 = 1;
+
+impl Error {
+    /// The code of the error object.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::Environment { .. } => code::INVALID_ENVIRONMENT,
+            Self::Stdin(_) => code::IO_FAILURE,
+            Self::Json(_) => code::DECODE_FAILURE,
+            Self::Config { .. } => code::INVALID_CONFIG,
+            Self::UnknownKey { .. } => code::UNSUPPORTED_FIELD,
+            Self::Version { .. } | Self::VerbTooNew { .. } => INCOMPATIBLE_VERSION,
+            Self::Daemon { .. } => code::TRY_AGAIN_LATER,
+            Self::NotAvailable { .. } => NOT_AVAILABLE,
+            Self::Refused(refusal) => refusal.code,
+        }
+    }
+
+    /// The cause, or what to do.
+    fn details(&self) -> String {
+        match self {
+            Self::Stdin(source) => source.to_string(),
+            Self::Json(source) => source.to_string(),
+            Self::UnknownKey { allowed, .. } => {
+                format!(
+                    "keys of sluice-cni besides those of the spec: {}",
+                    allowed.join(", ")
+                )
+            }
+            Self::Version { .. } => format!("supported: {}", SUPPORTED.join(", ")),
+            Self::Daemon { source, .. } => {
+                format!("{source}; is the DaemonSet's Pod of Sluice running on this node?")
+            }
+            Self::Refused(refusal) => refusal.details.clone(),
+            Self::Environment { .. }
+            | Self::Config { .. }
+            | Self::VerbTooNew { .. }
+            | Self::NotAvailable { .. } => String::new(),
+        }
+    }
+
+    /// The error object for standard output.
+    #[must_use]
+    pub fn to_json(&self, version: &str) -> Value {
+        let mut object = json!({
+            "cniVersion": version,
+            "code": self.code(),
+            "msg": self.to_string(),
+        });
+        let details = self.details();
+        if !details.is_empty() {
+            object["details"] = details.into();
+        }
+        object
+    }
+}

@@ -1,0 +1,38 @@
+//! A chained CNI plugin (CNI spec 0.3.0 to 1.1.0). It passes the chain's result on as it came,
+//! and reports the Pod to the node daemon, which decides and acts.
+//!
+//! `invocation` reads the environment, `conf` the configuration on standard input, `result` the
+//! addresses in `prevResult`; `verb` says what each verb does, `daemon` speaks to the daemon, and
+//! `error` has the codes of the spec.
+#![forbid(unsafe_code)]
+
+mod conf;
+mod daemon;
+mod error;
+mod invocation;
+mod result;
+mod verb;
+mod version;
+
+use std::io;
+
+pub use conf::MAX_STDIN;
+pub use error::Error;
+pub use invocation::Invocation;
+pub use verb::{Response, respond};
+use version::SUPPORTED;
+
+/// What the plugin prints when it is not called by a runtime.
+#[must_use]
+pub fn describe() -> String {
+    format!(
+        "sluice-cni {}: reports Pods to sluiced; stands last in a CNI conflist.\n\
+         CNI versions: {}\n\
+         A runtime calls it with CNI_COMMAND and its configuration on standard input.\n",
+        env!("CARGO_PKG_VERSION"),
+        SUPPORTED.join(", "),
+    )
+}
+
+/// Standard input, as far as it could be read.
+pub type Stdin = io::Result<Vec<u8>>;

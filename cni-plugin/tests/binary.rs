@@ -1,0 +1,440 @@
+//! The built binary, as a runtime runs it, against a daemon that answers as it is told.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a surprise is a failure")]
+
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// What a fake daemon does with a connection.
+enum Daemon {
+    /// Answers with this status and body.
+    Answers(u16, Value),
+    /// Sends these bytes and closes.
+    Says(&'static [u8]),
+    /// Reads, and never answers.
+    Hangs,
+}
+
+/// The plugin's surroundings.
+struct Node {
+    directory: TempDir,
+    served: Option<JoinHandle<Option<(String, Value)>>>,
+}
+
+/// What the plugin did.
+struct Outcome {
+    succeeded: bool,
+    stdout: Value,
+    stderr: String,
+    request: Option<(String, Value)>,
+}
+
+impl Node {
+    fn without_daemon() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            served: None,
+        }
+    }
+
+    fn with(daemon: Daemon) -> Self {
+        let mut node = Self::without_daemon();
+        let listener = UnixListener::bind(node.socket()).unwrap();
+        node.served = Some(thread::spawn(move || serve(&listener, daemon)));
+        node
+    }
+
+    fn admitting() -> Self {
+        Self::with(Daemon::Answers(
+            200,
+            json!({"meshed": true, "because": "injected"}),
+        ))
+    }
+
+    fn retiring() -> Self {
+        Self::with(Daemon::Answers(200, json!({"attachments": []})))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("daemon.sock")
+    }
+
+    /// A configuration with everything that a runtime puts into one.
+    fn conf(&self, version: &str) -> Value {
+        json!({
+            "cniVersion": version,
+            "name": "pods",
+            "type": "sluice-cni",
+            "socket": self.socket(),
+            "timeoutSeconds": 1,
+            "capabilities": {"io.kubernetes.cri.pod-annotations": true},
+            "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"sidecar.istio.io/status": "{}"}},
+            "prevResult": prev_result(version),
+        })
+    }
+
+    fn run(self, verb: &str, conf: &Value) -> Outcome {
+        self.run_with(verb, conf, &[])
+    }
+
+    fn run_with(self, verb: &str, conf: &Value, environment: &[(&str, &str)]) -> Outcome {
+        let socket = self.socket();
+        let mut plugin = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
+            .env_clear()
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", "c0ffee")
+            .env("CNI_NETNS", "/run/netns/pod")
+            .env("CNI_IFNAME", "eth0")
+            .env(
+                "CNI_ARGS",
+                "IgnoreUnknown=1;K8S_POD_NAME=cart;K8S_POD_NAMESPACE=shop",
+            )
+            .env("CNI_PATH", "/opt/cni/bin")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = plugin.stdin.take().unwrap();
+        stdin.write_all(conf.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        let output = plugin.wait_with_output().unwrap();
+        let stdout = match output.stdout.as_slice() {
+            b"" => Value::Null,
+            bytes => serde_json::from_slice(bytes).unwrap(),
+        };
+        // A daemon that nobody called still waits: an empty call lets it end.
+        drop(UnixStream::connect(&socket));
+        let request = self.served.and_then(|served| served.join().unwrap());
+        Outcome {
+            succeeded: output.status.success(),
+            stdout,
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            request,
+        }
+    }
+}
+
+impl Outcome {
+    #[track_caller]
+    fn fails_with(&self, code: u64, part: &str) {
+        assert!(!self.succeeded, "{}", self.stdout);
+        assert_eq!(self.stdout["code"], code, "{}", self.stdout);
+        assert!(self.stdout.to_string().contains(part), "{}", self.stdout);
+        assert!(self.stdout["cniVersion"].is_string());
+    }
+
+    #[track_caller]
+    fn succeeds_with(&self, stdout: &Value) {
+        assert!(self.succeeded, "{} {}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, *stdout);
+    }
+}
+
+fn serve(listener: &UnixListener, daemon: Daemon) -> Option<(String, Value)> {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut request = Vec::new();
+    let mut chunk = [0; 4096];
+    let (head, body) = loop {
+        let bytes = stream.read(&mut chunk).unwrap();
+        if bytes == 0 {
+            return None;
+        }
+        request.extend_from_slice(&chunk[..bytes]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        if length.map_or(0, |text| text.parse::<usize>().unwrap()) == body.len() {
+            break (head.to_owned(), body.to_owned());
+        }
+    };
+    match daemon {
+        Daemon::Answers(status, body) => {
+            let body = body.to_string();
+            let head = format!(
+                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream.write_all((head + &body).as_bytes()).unwrap();
+        }
+        Daemon::Says(bytes) => stream.write_all(bytes).unwrap(),
+        Daemon::Hangs => {
+            // Until the plugin gives up.
+            let _closed = stream.read(&mut chunk);
+        }
+    }
+    let line = head.lines().next().unwrap().to_owned();
+    Some((line, serde_json::from_str(&body).unwrap_or(Value::Null)))
+}
+
+/// A result in the form of a version, with keys that no version knows.
+fn prev_result(version: &str) -> Value {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let form = if version < "1.0.0" {
+        "result-0.x.json"
+    } else {
+        "result-1.x.json"
+    };
+    let mut result: Value =
+        serde_json::from_str(&std::fs::read_to_string(golden.join(form)).unwrap()).unwrap();
+    result["cniVersion"] = version.into();
+    result
+}
+
+#[test]
+fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
+    for version in VERSIONS {
+        let node = Node::admitting();
+        let conf = node.conf(version);
+        let outcome = node.run("ADD", &conf);
+        outcome.succeeds_with(&prev_result(version));
+        // Key for key in the same order, too.
+        assert_eq!(outcome.stdout.to_string(), prev_result(version).to_string());
+        let (line, admit) = outcome.request.unwrap();
+        assert_eq!(line, "POST /v1/admit HTTP/1.1");
+        let expected = json!({
+            "attachment": {"network": "pods", "container_id": "c0ffee", "ifname": "eth0"},
+            "netns": "/run/netns/pod",
+            "addresses": [
+                {"ip": "10.1.0.5", "interface": "eth0"},
+                {"ip": "fd00:1::5", "interface": "eth0"},
+            ],
+            "pod": {"namespace": "shop", "name": "cart", "uid": ""},
+            "annotations": {"sidecar.istio.io/status": "{}"},
+        });
+        assert_eq!(admit, expected, "{version}");
+    }
+}
+
+#[test]
+fn every_verb_is_there_from_its_version_on() {
+    for version in VERSIONS {
+        for (verb, since) in [("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")] {
+            let answer = match verb {
+                "CHECK" => json!(null),
+                "GC" => json!({"attachments": []}),
+                _ => json!({
+                    "version": "0", "abi": 1, "ready": true, "programs": [],
+                    "meshed_pods": 0, "unmeshed_pods": 0,
+                }),
+            };
+            let node = Node::with(Daemon::Answers(200, answer));
+            let mut conf = node.conf(version);
+            conf["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
+            let outcome = node.run(verb, &conf);
+            if version < since {
+                outcome.fails_with(1, since);
+                assert_eq!(outcome.request, None);
+            } else {
+                outcome.succeeds_with(&Value::Null);
+                assert!(outcome.request.is_some(), "{verb} {version}");
+            }
+        }
+    }
+}
+
+#[test]
+fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
+    for version in VERSIONS {
+        let node = Node::retiring();
+        let conf = node.conf(version);
+        let outcome = node.run("DEL", &conf);
+        outcome.succeeds_with(&Value::Null);
+        assert_eq!(outcome.request.unwrap().0, "POST /v1/retire HTTP/1.1");
+
+        let node = Node::without_daemon();
+        let mut conf = node.conf(version);
+        conf.as_object_mut().unwrap().remove("prevResult");
+        let outcome = node.run_with("DEL", &conf, &[("CNI_NETNS", ""), ("CNI_ARGS", "")]);
+        outcome.succeeds_with(&Value::Null);
+        assert!(
+            outcome.stderr.contains("without the daemon"),
+            "{}",
+            outcome.stderr
+        );
+    }
+}
+
+#[test]
+fn version_tells_every_version_without_a_container() {
+    for version in VERSIONS {
+        let outcome = Node::without_daemon().run_with(
+            "VERSION",
+            &json!({"cniVersion": version}),
+            &[
+                ("CNI_CONTAINERID", ""),
+                ("CNI_IFNAME", ""),
+                ("CNI_NETNS", ""),
+            ],
+        );
+        let expected = json!({"cniVersion": version, "supportedVersions": VERSIONS});
+        outcome.succeeds_with(&expected);
+    }
+}
+
+#[test]
+fn gc_collects_nothing_when_it_is_given_no_list() {
+    let node = Node::retiring();
+    let conf = node.conf("1.1.0");
+    let outcome = node.run("GC", &conf);
+    outcome.succeeds_with(&Value::Null);
+    assert_eq!(outcome.request, None);
+}
+
+#[test]
+fn gc_hands_the_list_over() {
+    let node = Node::retiring();
+    let mut conf = node.conf("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    let (line, body) = node.run("GC", &conf).request.unwrap();
+    assert_eq!(line, "POST /v1/gc HTTP/1.1");
+    assert_eq!(
+        body,
+        json!({"network": "pods", "valid": [{"container_id": "c1", "ifname": "eth0"}]})
+    );
+}
+
+#[test]
+fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
+    let node = Node::without_daemon();
+    let conf = node.conf("1.1.0");
+    let nothing = [
+        ("CNI_CONTAINERID", ""),
+        ("CNI_NETNS", ""),
+        ("CNI_IFNAME", ""),
+    ];
+    node.run_with("STATUS", &conf, &nothing)
+        .fails_with(50, "daemon.sock");
+}
+
+#[test]
+fn add_without_the_daemon_fails_unless_the_pod_certainly_has_no_sidecar() {
+    for (annotations, succeeds) in [
+        (json!({"sidecar.istio.io/status": "{}"}), false),
+        (
+            json!({"sidecar.istio.io/status": "{}", "sidecar.istio.io/inject": "false"}),
+            true,
+        ),
+        (json!({}), true),
+        (Value::Null, false),
+    ] {
+        let node = Node::without_daemon();
+        let mut conf = node.conf("1.0.0");
+        conf["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = annotations;
+        let outcome = node.run("ADD", &conf);
+        if succeeds {
+            outcome.succeeds_with(&prev_result("1.0.0"));
+        } else {
+            outcome.fails_with(11, "DaemonSet");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_talks_nonsense_is_a_daemon_that_is_away() {
+    let nonsense: [&[u8]; 6] = [
+        b"",
+        b"hello",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
+    ];
+    for bytes in nonsense {
+        let node = Node::with(Daemon::Says(bytes));
+        let conf = node.conf("1.0.0");
+        node.run("ADD", &conf)
+            .fails_with(11, "sluiced does not answer");
+    }
+}
+
+#[test]
+fn a_daemon_that_hangs_is_given_up_after_the_deadline() {
+    let node = Node::with(Daemon::Hangs);
+    let conf = node.conf("1.0.0");
+    let start = Instant::now();
+    node.run("ADD", &conf).fails_with(11, "timeoutSeconds");
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_refusal_of_the_daemon_is_the_plugins_error() {
+    let refusal = json!({"code": 102, "message": "10.1.0.5 is not on eth0", "details": "look"});
+    let node = Node::with(Daemon::Answers(422, refusal));
+    let conf = node.conf("0.4.0");
+    let outcome = node.run("ADD", &conf);
+    let expected = json!({
+        "cniVersion": "0.4.0", "code": 102, "msg": "10.1.0.5 is not on eth0", "details": "look",
+    });
+    assert!(!outcome.succeeded);
+    assert_eq!(outcome.stdout, expected);
+}
+
+#[test]
+fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
+    let rows: [(&str, &str, u64, &str); 5] = [
+        ("CNI_COMMAND", "MOVE", 4, "'MOVE'"),
+        ("CNI_CONTAINERID", "../x", 4, "CNI_CONTAINERID"),
+        ("CNI_IFNAME", "a/b", 4, "CNI_IFNAME"),
+        ("CNI_NETNS", "", 4, "CNI_NETNS"),
+        ("CNI_ARGS", "nonsense", 4, "CNI_ARGS"),
+    ];
+    for (variable, value, code, part) in rows {
+        let node = Node::admitting();
+        let conf = node.conf("1.0.0");
+        let outcome = node.run_with("ADD", &conf, &[(variable, value)]);
+        outcome.fails_with(code, part);
+        assert_eq!(outcome.request, None);
+    }
+    let rows: [(&str, Value, u64, &str); 6] = [
+        ("sokcet", json!("/run/x"), 2, "sokcet"),
+        ("timeoutSeconds", json!("five"), 7, "timeoutSeconds"),
+        ("prevResult", Value::Null, 7, "after the main plugin"),
+        (
+            "prevResult",
+            json!({"ips": [{"address": "10.0.0.1"}]}),
+            7,
+            "ips[0].address",
+        ),
+        ("cniVersion", json!("2.0.0"), 1, "2.0.0"),
+        ("cniVersion", json!(1), 7, "cniVersion"),
+    ];
+    for (key, value, code, part) in rows {
+        let node = Node::admitting();
+        let mut conf = node.conf("1.0.0");
+        conf[key] = value;
+        let outcome = node.run("ADD", &conf);
+        outcome.fails_with(code, part);
+        assert_eq!(outcome.request, None);
+    }
+}
+
+#[test]
+fn a_person_who_runs_it_is_told_what_it_is() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
+        .env_clear()
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.3.0"));
+}
