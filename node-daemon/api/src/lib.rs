@@ -1,0 +1,219 @@
+//! The contract of the node daemon's unix socket: HTTP/1.1, JSON bodies, one version prefix.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `POST /v1/admit` | [`Admit`] | [`Admitted`] |
+//! | `POST /v1/retire` | [`Attachment`] | [`Retired`] |
+//! | `POST /v1/check` | [`Attachment`] | `204` |
+//! | `POST /v1/gc` | [`Collect`] | [`Retired`] |
+//! | `GET /v1/status` | – | [`Status`] |
+//! | `GET /v1/pods` | – | array of [`PodView`] |
+//! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
+//!
+//! Every answer with a status of 400 or more carries a [`Refusal`].
+#![forbid(unsafe_code)]
+
+mod sidecar;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+pub use sidecar::{Sidecar, sidecar};
+
+/// Where the daemon listens unless it is told otherwise.
+pub const SOCKET: &str = "/run/sluice/sluiced.sock";
+/// Bytes of the largest request body that is read.
+pub const MAX_BODY: usize = 1 << 20;
+
+/// Paths of the requests.
+pub mod path {
+    /// `POST`: take a Pod into the mesh's data path.
+    pub const ADMIT: &str = "/v1/admit";
+    /// `POST`: let a Pod go. Succeeds for a Pod that is not known.
+    pub const RETIRE: &str = "/v1/retire";
+    /// `POST`: compare a Pod's kernel state with what it should be.
+    pub const CHECK: &str = "/v1/check";
+    /// `POST`: retire every attachment that is not listed.
+    pub const GC: &str = "/v1/gc";
+    /// `GET`: whether an admit would succeed, and what the daemon found.
+    pub const STATUS: &str = "/v1/status";
+    /// `GET`: the Pods.
+    pub const PODS: &str = "/v1/pods";
+    /// `GET`: whether the daemon runs.
+    pub const HEALTHZ: &str = "/healthz";
+    /// `GET`: whether it can serve Pods.
+    pub const READYZ: &str = "/readyz";
+    /// `GET`: what it measures, in the `OpenMetrics` text format.
+    pub const METRICS: &str = "/metrics";
+}
+
+/// CNI error codes (CNI spec 1.1.0, section "Error"; from 100 on they are the plugin's own).
+pub mod code {
+    /// Unsupported field in the network configuration.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container does not exist or is not known.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A necessary environment variable is missing or wrong.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// A file or socket could not be read or written.
+    pub const IO_FAILURE: u32 = 5;
+    /// The content could not be decoded.
+    pub const DECODE_FAILURE: u32 = 6;
+    /// The network configuration is invalid.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// A transient condition: try again later.
+    pub const TRY_AGAIN_LATER: u32 = 11;
+    /// The Pod's own settings (annotations) are wrong or not supported.
+    pub const POD_REFUSED: u32 = 100;
+    /// The network namespace is not one that a Pod can have.
+    pub const NETNS_REFUSED: u32 = 101;
+    /// The reported address is not on the reported interface, or belongs to another Pod.
+    pub const ADDRESS_REFUSED: u32 = 102;
+    /// The kernel's state differs from what it should be (CHECK).
+    pub const STATE_DIFFERS: u32 = 103;
+    /// The kernel refused an operation.
+    pub const KERNEL_REFUSED: u32 = 104;
+}
+
+/// What identifies one attachment of a container to a network (CNI spec 1.1.0, "Section 2").
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// The network's name.
+    pub network: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+}
+
+/// The Pod, as far as the runtime names it (`K8S_POD_*` in `CNI_ARGS`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodName {
+    /// `K8S_POD_NAMESPACE`, or empty.
+    #[serde(default)]
+    pub namespace: String,
+    /// `K8S_POD_NAME`, or empty.
+    #[serde(default)]
+    pub name: String,
+    /// `K8S_POD_UID`, or empty.
+    #[serde(default)]
+    pub uid: String,
+}
+
+/// An address that the chain gave to the Pod, with the interface that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodAddress {
+    /// The address, without the prefix length.
+    pub ip: IpAddr,
+    /// The interface inside the Pod's network namespace.
+    pub interface: String,
+}
+
+/// Body of `POST /v1/admit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admit {
+    /// Identity of the attachment.
+    pub attachment: Attachment,
+    /// Path of the Pod's network namespace (`CNI_NETNS`).
+    pub netns: String,
+    /// The Pod's addresses on this network.
+    pub addresses: Vec<PodAddress>,
+    /// The Pod's name, if the runtime told it.
+    #[serde(default)]
+    pub pod: PodName,
+    /// The Pod's annotations; absent if the runtime did not hand them over.
+    #[serde(default)]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Answer to an admit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// Whether the Pod's traffic is now intercepted.
+    pub meshed: bool,
+    /// Why, in a few words.
+    pub because: String,
+}
+
+/// Answer to a retire and to a gc.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The attachments that were let go.
+    pub attachments: Vec<Attachment>,
+}
+
+/// Body of `POST /v1/gc`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// The network to which the list belongs; others are left alone.
+    pub network: String,
+    /// The attachments that still exist.
+    pub valid: Vec<ValidAttachment>,
+}
+
+/// An element of `cni.dev/valid-attachments`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidAttachment {
+    /// The container.
+    pub container_id: String,
+    /// The interface.
+    pub ifname: String,
+}
+
+/// Answer to `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Version of the kernel ABI.
+    pub abi: u32,
+    /// Whether an admit would be tried.
+    pub ready: bool,
+    /// Names of the attached programs.
+    pub programs: Vec<String>,
+    /// Pods that are intercepted.
+    pub meshed_pods: usize,
+    /// Pods that were looked at and left alone.
+    pub unmeshed_pods: usize,
+}
+
+/// A Pod as the daemon knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodView {
+    /// Identity of the attachment.
+    pub attachment: Attachment,
+    /// The Pod's name.
+    pub pod: PodName,
+    /// Path of the network namespace as it was reported.
+    pub netns: String,
+    /// Cookie of the network namespace, if the Pod is meshed.
+    pub cookie: Option<u64>,
+    /// Listening sockets of the proxy that take the Pod's inbound connections.
+    #[serde(default)]
+    pub listeners: usize,
+    /// The Pod's addresses on this network.
+    pub addresses: Vec<IpAddr>,
+    /// Whether the Pod's traffic is intercepted.
+    pub meshed: bool,
+    /// Why.
+    pub because: String,
+}
+
+/// Body of every answer with a status of 400 or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// A [`code`].
+    pub code: u32,
+    /// What is wrong, in one line.
+    pub message: String,
+    /// What to do about it, or more of the cause.
+    #[serde(default)]
+    pub details: String,
+}

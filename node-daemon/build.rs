@@ -1,0 +1,95 @@
+//! Builds the kernel programs (`ebpf/programs`) and leaves the object in `OUT_DIR/sluice.o`.
+//!
+//! They need `core` for `bpfel-unknown-none`, which no toolchain ships built: it is compiled with
+//! `-Zbuild-std` by a rustc that has the sources of `core` beside it. `SLUICE_BPF_TOOLCHAIN`
+//! chooses that rustc: `debian` (default) or `nightly` (rustup, with the component `rust-src`).
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+const TARGET: &str = "bpfel-unknown-none";
+const TOOLCHAIN: &str = "SLUICE_BPF_TOOLCHAIN";
+
+fn main() -> anyhow::Result<()> {
+    let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let root = here
+        .parent()
+        .context("the crate stands in the workspace's folder")?;
+    for input in [
+        "ebpf/programs/src",
+        "ebpf/programs/Cargo.toml",
+        "ebpf/programs/Cargo.lock",
+        "ebpf/abi/src",
+    ] {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
+    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
+
+    // One directory for every profile, so that `core` is compiled once.
+    let built = root.join("target/bpf");
+    let status = cargo(
+        &root.join("ebpf/programs"),
+        &root.join("target/tools/bin/bpf-linker"),
+    )?
+    .arg("--target-dir")
+    .arg(&built)
+    .status()
+    .context("cargo does not start")?;
+    ensure!(
+        status.success(),
+        "the BPF programs do not build ('make setup' installs what they need)"
+    );
+
+    let object = built.join(TARGET).join("release/sluice");
+    let out = Path::new(&env::var("OUT_DIR")?).join("sluice.o");
+    std::fs::copy(&object, &out).with_context(|| format!("cannot copy {}", object.display()))?;
+    Ok(())
+}
+
+/// The inner cargo, free of what the outer one has set for the host.
+fn cargo(programs: &Path, own_linker: &Path) -> anyhow::Result<Command> {
+    let linker = if own_linker.exists() {
+        own_linker
+    } else {
+        Path::new("bpf-linker")
+    };
+    let flags = [
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        &format!("-Clinker={}", linker.display()),
+    ];
+    let mut cargo = Command::new(env::var("CARGO")?);
+    for (name, _) in env::vars() {
+        if name.starts_with("RUST") || name.starts_with("CARGO_") && name != "CARGO_HOME" {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+        .current_dir(programs)
+        .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
+        .env("RUSTC", rustc()?)
+        // Debian's rustc is a stable one; -Zbuild-std is all that is unstable here.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    Ok(cargo)
+}
+
+/// The rustc that can compile `core`.
+fn rustc() -> anyhow::Result<PathBuf> {
+    match env::var(TOOLCHAIN).as_deref() {
+        Err(_) | Ok("" | "debian") => Ok("/usr/bin/rustc".into()),
+        Ok("nightly") => {
+            let which = Command::new("rustup")
+                .args(["which", "rustc", "--toolchain", "nightly"])
+                .output()?;
+            ensure!(which.status.success(), "rustup has no toolchain 'nightly'");
+            Ok(String::from_utf8(which.stdout)?.trim().into())
+        }
+        Ok(other) => bail!("{TOOLCHAIN} is '{other}'; it can be 'debian' or 'nightly'"),
+    }
+}

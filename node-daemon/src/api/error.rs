@@ -1,0 +1,75 @@
+//! Why a request gets no answer, and the HTTP status that says so.
+
+use std::error::Error as _;
+
+use daemon_api::{Refusal, code};
+use hyper::{Method, StatusCode};
+
+use crate::pods;
+
+/// A request that is not answered as it wished.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("only root may speak to the daemon, not uid {uid}")]
+    Peer { uid: u32 },
+    #[error("there is nothing at {path}")]
+    NotFound { path: String },
+    #[error("{path} takes {allowed} only")]
+    Method { path: &'static str, allowed: Method },
+    #[error("the body is larger than {} bytes", daemon_api::MAX_BODY)]
+    TooLarge,
+    #[error("the body did not arrive within {seconds} seconds")]
+    BodyTimeout { seconds: u64 },
+    #[error("the body could not be read")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the body is not what it should be: {0}")]
+    Json(serde_json::Error),
+    #[error("the answer took longer than {seconds} seconds")]
+    Timeout { seconds: u64 },
+    #[error("the answer could not be written: {0}")]
+    Answer(String),
+    #[error(transparent)]
+    Pods(#[from] pods::Error),
+}
+
+impl Error {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Peer { .. } => StatusCode::FORBIDDEN,
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
+            Self::Timeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Pods(error) => match error.refusal().code {
+                code::TRY_AGAIN_LATER => StatusCode::SERVICE_UNAVAILABLE,
+                code::UNKNOWN_CONTAINER => StatusCode::NOT_FOUND,
+                code::STATE_DIFFERS => StatusCode::CONFLICT,
+                code::POD_REFUSED | code::NETNS_REFUSED | code::ADDRESS_REFUSED => {
+                    StatusCode::UNPROCESSABLE_ENTITY
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+        }
+    }
+
+    pub(super) fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::Pods(error) => return error.refusal(),
+            Self::Timeout { .. } => code::TRY_AGAIN_LATER,
+            Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
+                code::IO_FAILURE
+            }
+            Self::NotFound { .. } | Self::Method { .. } | Self::TooLarge | Self::Json(_) => {
+                code::DECODE_FAILURE
+            }
+        };
+        Refusal {
+            code,
+            message: self.to_string(),
+            details: self.source().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}

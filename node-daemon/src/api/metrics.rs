@@ -1,0 +1,100 @@
+//! What the daemon measures, in the `OpenMetrics` text format.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use super::error::Error;
+use crate::pods::Reading;
+
+type Label = (&'static str, String);
+
+/// Upper bounds in seconds. An admit takes some 10 ms, of which most are spent in rtnetlink.
+const BUCKETS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
+
+/// What is counted here. The rest is read where it is when somebody asks.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    requests: Family<[Label; 2], Counter>,
+    seconds: Family<[Label; 1], Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+        }
+    }
+
+    /// Counts a request that was answered.
+    pub(super) fn count(&self, path: &'static str, code: u16, took: Duration) {
+        let path = ("path", path.to_owned());
+        let labels = [path.clone(), ("code", code.to_string())];
+        self.requests.get_or_create(&labels).inc();
+        self.seconds
+            .get_or_create(&[path])
+            .observe(took.as_secs_f64());
+    }
+
+    pub(super) fn encode(&self, reading: &Reading) -> Result<String, Error> {
+        let decisions = Family::<[Label; 1], Counter>::default();
+        for (reason, count) in &reading.decisions {
+            let label = ("reason", reason.label().to_owned());
+            decisions.get_or_create(&[label]).inc_by(*count);
+        }
+        let pods = Family::<[Label; 1], Gauge>::default();
+        for (meshed, count) in [(true, reading.meshed), (false, reading.left_alone)] {
+            let label = ("meshed", meshed.to_string());
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            pods.get_or_create(&[label]).set(count);
+        }
+
+        let mut registry = Registry::with_prefix("sluice");
+        registry.register("decisions", "Decisions of the kernel programs", decisions);
+        registry.register("pods", "Attachments of Pods that were looked at", pods);
+        registry.register("api_requests", "Answered requests", self.requests.clone());
+        let help = "Time from a request's header to its answer";
+        registry.register("api_request_seconds", help, self.seconds.clone());
+        let mut text = String::new();
+        encode(&mut text, &registry).map_err(|error| Error::Answer(error.to_string()))?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_abi::Reason;
+
+    use super::*;
+
+    #[test]
+    fn everything_measured_is_written() {
+        let metrics = Metrics::new();
+        metrics.count("/v1/admit", 200, Duration::from_millis(3));
+        let reading = Reading {
+            decisions: vec![(Reason::OutboundToProxy, 7)],
+            meshed: 2,
+            left_alone: 1,
+        };
+        let text = metrics.encode(&reading).unwrap();
+        for line in [
+            "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
+            "sluice_pods{meshed=\"true\"} 2",
+            "sluice_pods{meshed=\"false\"} 1",
+            "sluice_api_requests_total{path=\"/v1/admit\",code=\"200\"} 1",
+            "sluice_api_request_seconds_count{path=\"/v1/admit\"} 1",
+            "sluice_api_request_seconds_bucket{le=\"0.005\",path=\"/v1/admit\"} 1",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|one| one == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+}

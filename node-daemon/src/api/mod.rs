@@ -1,0 +1,11 @@
+//! The daemon's unix socket: who may speak, how long, how much, and about what.
+
+mod error;
+mod metrics;
+mod respond;
+mod routes;
+mod server;
+mod socket;
+
+pub(crate) use server::serve;
+pub(crate) use socket::Socket;

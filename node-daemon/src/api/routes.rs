@@ -1,0 +1,172 @@
+//! Which path does what.
+
+use std::time::Duration;
+
+use daemon_api::{MAX_BODY, path};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{Method, Request, body::Incoming};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::{error::Error, metrics::Metrics, respond::Answer};
+use crate::pods::Pods;
+
+/// For the whole body to arrive.
+const BODY: Duration = Duration::from_secs(5);
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Admit,
+    Retire,
+    Check,
+    Collect,
+    Status,
+    Pods,
+    Alive,
+    Ready,
+    Metrics,
+}
+
+const ROUTES: [(&str, Method, Route); 9] = [
+    (path::ADMIT, Method::POST, Route::Admit),
+    (path::RETIRE, Method::POST, Route::Retire),
+    (path::CHECK, Method::POST, Route::Check),
+    (path::GC, Method::POST, Route::Collect),
+    (path::STATUS, Method::GET, Route::Status),
+    (path::PODS, Method::GET, Route::Pods),
+    (path::HEALTHZ, Method::GET, Route::Alive),
+    (path::READYZ, Method::GET, Route::Ready),
+    (path::METRICS, Method::GET, Route::Metrics),
+];
+
+/// The path as metrics show it: one of ours, or `other`.
+pub(super) fn label(path: &str) -> &'static str {
+    ROUTES
+        .iter()
+        .find(|(known, ..)| *known == path)
+        .map_or("other", |(known, ..)| known)
+}
+
+/// Finds what a request asks for.
+fn find(path: &str, method: &Method) -> Result<Route, Error> {
+    let (path, allowed, route) = ROUTES
+        .iter()
+        .find(|(known, ..)| *known == path)
+        .ok_or_else(|| Error::NotFound {
+            path: path.to_owned(),
+        })?;
+    if method == allowed {
+        return Ok(*route);
+    }
+    Err(Error::Method {
+        path,
+        allowed: allowed.clone(),
+    })
+}
+
+/// Answers a request of a peer that may ask.
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    pods: &Pods,
+    metrics: &Metrics,
+) -> Result<Answer, Error> {
+    match find(request.uri().path(), request.method())? {
+        Route::Admit => Answer::json(&pods.admit(read(request).await?).await?),
+        Route::Retire => Answer::json(&pods.retire(read(request).await?).await?),
+        Route::Check => {
+            pods.check(read(request).await?).await?;
+            Ok(Answer::Nothing)
+        }
+        Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
+        Route::Status => Answer::json(&pods.status().await?),
+        Route::Pods => Answer::json(&pods.list().await?),
+        Route::Alive => Ok(Answer::Text("alive\n")),
+        Route::Ready => pods
+            .status()
+            .await
+            .map(|_| Answer::Text("ready\n"))
+            .map_err(Error::from),
+        Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
+    }
+}
+
+async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Error> {
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    let body = timeout(BODY, body).await.map_err(|_| Error::BodyTimeout {
+        seconds: BODY.as_secs(),
+    })?;
+    let bytes = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Error::TooLarge
+        } else {
+            Error::Body(error)
+        }
+    })?;
+    decode(&bytes.to_bytes())
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(Error::Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon_api::{Admit, Attachment, PodAddress, PodName};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn admit(name: String, ip: std::net::IpAddr) -> Admit {
+        Admit {
+            attachment: Attachment {
+                network: "pods".to_owned(),
+                container_id: name.clone(),
+                ifname: "eth0".to_owned(),
+            },
+            netns: "/run/netns/pod".to_owned(),
+            addresses: vec![PodAddress {
+                ip,
+                interface: "eth0".to_owned(),
+            }],
+            pod: PodName::default(),
+            annotations: Some([(name.clone(), name)].into()),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_of_any_kind_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _either = decode::<Admit>(&body);
+        }
+
+        #[test]
+        fn a_body_is_read_as_it_was_written_and_refused_if_it_is_cut(
+            name in ".*",
+            ip: std::net::IpAddr,
+            cut: prop::sample::Index,
+        ) {
+            let written = admit(name, ip);
+            let body = serde_json::to_vec(&written).unwrap();
+            prop_assert_eq!(&decode::<Admit>(&body).unwrap(), &written);
+            let refused = decode::<Admit>(&body[..cut.index(body.len())]).unwrap_err();
+            prop_assert_eq!(refused.status(), 400);
+        }
+    }
+
+    #[test]
+    fn every_path_takes_one_method() {
+        for (path, method, route) in ROUTES {
+            assert_eq!(find(path, &method).unwrap(), route);
+            let refused = find(path, &Method::PUT).unwrap_err();
+            assert_eq!(refused.status(), 405);
+            assert_eq!(label(path), path);
+        }
+    }
+
+    #[test]
+    fn unknown_paths_share_a_label() {
+        assert_eq!(find("/v2/admit", &Method::POST).unwrap_err().status(), 404);
+        assert_eq!(label("/v2/admit"), "other");
+    }
+}

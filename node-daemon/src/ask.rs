@@ -1,0 +1,176 @@
+//! A running daemon, asked over its socket, for people.
+
+use std::{io::Write as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use daemon_api::{PodView, Refusal, Status, path};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+
+use crate::config::Ask;
+
+/// For the whole conversation.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `sluiced status`.
+pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
+    let answer = get(&ask.socket, path::STATUS)?;
+    if ask.json {
+        return print(&answer);
+    }
+    let status: Status = serde_json::from_slice(&answer)?;
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let lines = format!(
+        "daemon       {ready}, version {}, ABI {}\nprograms     {}\nmeshed pods  {}\nleft alone   {}",
+        status.version,
+        status.abi,
+        status.programs.join(" "),
+        status.meshed_pods,
+        status.unmeshed_pods,
+    );
+    print(lines.as_bytes())
+}
+
+/// `sluiced pods`.
+pub(crate) fn pods(ask: &Ask) -> anyhow::Result<()> {
+    let answer = get(&ask.socket, path::PODS)?;
+    if ask.json {
+        return print(&answer);
+    }
+    let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
+    print(table(&pods).as_bytes())
+}
+
+fn table(pods: &[PodView]) -> String {
+    let head = [
+        "POD",
+        "CONTAINER",
+        "NETWORK",
+        "INTERFACE",
+        "ADDRESSES",
+        "MESHED",
+        "PROXY",
+        "BECAUSE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(pods.iter().map(row));
+    let mut widths = [0; 8];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(widths);
+        let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn row(view: &PodView) -> [String; 8] {
+    let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
+    let name = match (&*view.pod.namespace, &*view.pod.name) {
+        ("", name) => name.to_owned(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    };
+    let meshed = if view.meshed { "yes" } else { "no" };
+    let proxy = match (view.meshed, view.listeners) {
+        (false, _) => "",
+        (true, 0) => "awaited",
+        (true, _) => "listens",
+    };
+    let container = view.attachment.container_id.chars().take(13).collect();
+    [
+        name,
+        container,
+        view.attachment.network.clone(),
+        view.attachment.ifname.clone(),
+        addresses.join(","),
+        meshed.to_owned(),
+        proxy.to_owned(),
+        view.because.clone(),
+    ]
+    .map(|cell| printable(&cell))
+}
+
+/// What a runtime reported must not move the cursor, and an empty cell must be seen.
+fn printable(cell: &str) -> String {
+    if cell.is_empty() {
+        return "-".to_owned();
+    }
+    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    cell.chars().map(visible).collect()
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let answer = timeout(PATIENCE, exchange(socket, path)).await;
+        answer.with_context(|| format!("no answer from {}", socket.display()))?
+    })
+}
+
+async fn exchange(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    let unreachable = || format!("no daemon at {}: does it run?", socket.display());
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(unreachable)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(HOST, "localhost")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let refusal: Refusal =
+        serde_json::from_slice(&body).with_context(|| format!("the daemon answers {status}"))?;
+    bail!("{}: {}", refusal.message, refusal.details)
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon_api::{Attachment, PodName};
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_shows_no_control_characters() {
+        let view = PodView {
+            attachment: Attachment {
+                network: "net".into(),
+                container_id: "0123456789abcdef".into(),
+                ifname: "eth0".into(),
+            },
+            pod: PodName {
+                namespace: "shop".into(),
+                name: "cart\u{1b}[2J".into(),
+                uid: String::new(),
+            },
+            netns: "/run/netns/a".into(),
+            cookie: Some(7),
+            listeners: 0,
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            meshed: true,
+            because: String::new(),
+        };
+        let expected = "\
+POD            CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    BECAUSE
+shop/cart\u{fffd}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  -";
+        assert_eq!(table(&[view]), expected);
+    }
+}

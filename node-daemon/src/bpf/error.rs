@@ -1,0 +1,56 @@
+//! What the kernel can refuse.
+
+use std::path::PathBuf;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+/// An operation on programs, links or maps failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The object with maps and programs.
+    #[error(
+        "the kernel does not take the BPF object: is CAP_BPF missing, or the kernel older than 5.15?"
+    )]
+    Object(#[source] EbpfError),
+    /// One program. The source carries the verifier's log.
+    #[error("the kernel does not take the program '{program}'")]
+    Program {
+        /// Its name in the object.
+        program: String,
+        /// What the kernel said.
+        #[source]
+        source: ProgramError,
+    },
+    /// The cgroup to which programs are attached.
+    #[error("cannot open the cgroup {}", path.display())]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One map.
+    #[error("cannot {operation} the map '{map}'")]
+    Map {
+        /// Its name in the object.
+        map: &'static str,
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: MapError,
+    },
+    /// The object and the daemon were not built together.
+    #[error("the BPF object has no '{name}': it was not built with this daemon")]
+    Missing {
+        /// A program or map.
+        name: &'static str,
+    },
+    /// Every place for listeners of a Pod's proxy is taken.
+    #[error("the proxy has more than {places} listeners on its inbound port")]
+    NoPlace {
+        /// How many there are.
+        places: u16,
+    },
+}

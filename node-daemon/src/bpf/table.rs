@@ -1,0 +1,83 @@
+//! A hash map in the kernel that the daemon alone writes.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+
+use super::Error;
+
+/// A typed map with its name, for errors that tell which.
+pub(super) struct Table<K: Pod, V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+/// Takes a map out of the object.
+pub(super) fn take<M>(object: &mut Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = object.take_map(name).ok_or(Error::Missing { name })?;
+    map.try_into().map_err(|source| Error::Map {
+        map: name,
+        operation: "open",
+        source,
+    })
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    /// Takes a map out of the object.
+    pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        Ok(Self {
+            name,
+            map: take(object, name)?,
+        })
+    }
+
+    /// Writes an entry, in place of the one that is there.
+    pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
+        let Self { name, map } = self;
+        map.insert(key, value, 0).map_err(|source| Error::Map {
+            map: name,
+            operation: "write to",
+            source,
+        })
+    }
+
+    /// Removes an entry, if it is there.
+    pub(super) fn remove(&mut self, key: K) -> Result<(), Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.remove(&key))
+            .map(drop)
+            .map_err(|source| Error::Map {
+                map: name,
+                operation: "remove from",
+                source,
+            })
+    }
+
+    /// Reads an entry.
+    pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.get(&key, 0)).map_err(|source| Error::Map {
+            map: name,
+            operation: "read",
+            source,
+        })
+    }
+}
+
+/// An absent key is an answer, not an error.
+fn absent_is_none<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,364 @@
+//! Namespaces and a cgroup for the kernel tests. A namespace is a thread that has unshared it:
+//! when the thread ends, nothing is left.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{getsockopt, sockopt},
+};
+use sluice_abi::{Pod, PodFlags, Port, Process};
+
+use crate::bpf::{Datapath, Steering};
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A user that is not the proxy.
+pub(super) const APP: u32 = 1000;
+/// The proxy's user.
+pub(super) const PROXY: u32 = 1337;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace, and the thread that lives in it.
+pub(super) struct Netns {
+    jobs: mpsc::Sender<Job>,
+    path: PathBuf,
+}
+
+impl Netns {
+    pub(super) fn new() -> Self {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (ready, started) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("the kernel tests need root");
+            ready.send(nix::unistd::gettid()).unwrap();
+            while let Ok(job) = inbox.recv() {
+                job();
+            }
+        });
+        let tid = started.recv().expect("the kernel tests need root");
+        let path = format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into();
+        let netns = Self { jobs, path };
+        netns.run(|| ip("link set lo up"));
+        netns
+    }
+
+    /// Runs `work` inside.
+    pub(super) fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
+        let (send, result) = mpsc::channel();
+        self.jobs
+            .send(Box::new(move || {
+                let _gone = send.send(work());
+            }))
+            .unwrap();
+        result
+            .recv()
+            .expect("the work inside the namespace panicked")
+    }
+
+    /// Runs `work` inside as a user and its group.
+    pub(super) fn run_as<R: Send + 'static>(
+        &self,
+        id: u32,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> R {
+        self.run(move || {
+            become_user(id);
+            let result = work();
+            become_user(0);
+            result
+        })
+    }
+
+    fn tid(&self) -> String {
+        self.path
+            .iter()
+            .nth(4)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+/// Changes the calling thread's user and group, keeping root as the saved ids. The C library's
+/// functions would change every thread.
+fn become_user(id: u32) {
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // The saved user is root: that is the permission for the way back.
+        // SAFETY: takes three numbers.
+        assert_eq!(unsafe { libc::syscall(call, id, id, 0) }, 0);
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// A Pod and the rest of the world, joined by a veth pair.
+pub(super) struct Lab {
+    pub(super) pod: Netns,
+    pub(super) world: Netns,
+    pub(super) datapath: Datapath,
+    pub(super) cookie: u64,
+    pub(super) steering: Option<Steering>,
+    _cgroup: Arc<Cgroup>,
+}
+
+/// Addresses of the Pod.
+pub(super) const POD: [&str; 2] = ["10.77.0.2", "fd77::2"];
+/// Addresses of the world.
+pub(super) const WORLD: [&str; 2] = ["10.77.0.1", "fd77::1"];
+
+impl Lab {
+    /// The Pod is meshed.
+    pub(super) fn meshed() -> Self {
+        let mut lab = Self::bare();
+        lab.enrol();
+        lab
+    }
+
+    /// The Pod is not known to the data path.
+    pub(super) fn bare() -> Self {
+        let (pod, world) = (Netns::new(), Netns::new());
+        let other = world.tid();
+        pod.run(move || {
+            ip(&format!(
+                "link add eth0 type veth peer name eth0 netns {other}"
+            ));
+            configure(&POD);
+        });
+        world.run(|| configure(&WORLD));
+        let cookie = pod.run(|| {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            netns_cookie(&socket)
+        });
+        let cgroup = Cgroup::shared();
+        let datapath = Datapath::attach(&cgroup.path).expect("the programs load");
+        Self {
+            pod,
+            world,
+            datapath,
+            cookie,
+            steering: None,
+            _cgroup: cgroup,
+        }
+    }
+
+    /// What the daemon does at an admit.
+    pub(super) fn enrol(&mut self) {
+        let pod = Pod {
+            cookie: self.cookie,
+            proxy_uid: PROXY,
+            proxy_gid: PROXY,
+            outbound_port: Port::new(15001),
+            inbound_port: Port::new(15006),
+            flags: PodFlags::default(),
+        };
+        let [v4, v6] = POD.map(|text| text.parse::<IpAddr>().unwrap().into());
+        for addr in [v4, v6] {
+            self.datapath.set_address(addr, &pod).unwrap();
+        }
+        self.datapath
+            .set_process(self.cookie, &Process { v4, v6, pod })
+            .unwrap();
+        let netns = File::open(&self.pod.path).unwrap();
+        self.steering = Some(self.datapath.steer(netns.as_fd()).unwrap());
+    }
+
+    /// How often a reason decided.
+    pub(super) fn count(&self, reason: sluice_abi::Reason) -> u64 {
+        let counters = self.datapath.counters().unwrap();
+        counters.iter().find(|(one, _)| *one == reason).unwrap().1
+    }
+}
+
+fn configure(addresses: &[&str; 2]) {
+    ip("link set eth0 up");
+    ip(&format!("addr add {}/24 dev eth0", addresses[0]));
+    ip(&format!("addr add {}/64 dev eth0 nodad", addresses[1]));
+}
+
+fn netns_cookie(socket: &TcpListener) -> u64 {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let (mut cookie, mut length) = (0_u64, 8);
+    // SAFETY: the buffer is 8 bytes, as `length` says.
+    let status = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(status, 0);
+    cookie
+}
+
+/// What a listener saw of the connection that it accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) peer: IpAddr,
+    pub(super) original: Option<SocketAddr>,
+}
+
+/// A listener in a namespace, on every address of a family.
+pub(super) fn listen(netns: &Netns, at: &'static str) -> TcpListener {
+    netns.run(move || {
+        let at: SocketAddr = at.parse().unwrap();
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(at),
+            socket2::Type::STREAM,
+            None,
+        )
+        .unwrap();
+        socket.set_reuse_port(true).unwrap();
+        if at.is_ipv6() {
+            socket.set_only_v6(false).unwrap();
+        }
+        socket.bind(&at.into()).unwrap();
+        socket.listen(16).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.into()
+    })
+}
+
+/// Accepts a connection, answers with one byte, and tells what it saw. `None` if none comes.
+pub(super) fn accept(netns: &Netns, listener: &TcpListener, wait: Duration) -> Option<Seen> {
+    let listener = listener.try_clone().unwrap();
+    netns.run_as(PROXY, move || {
+        let end = Instant::now() + wait;
+        let (mut stream, peer) = loop {
+            match listener.accept() {
+                Ok(accepted) => break accepted,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err(_) => return None,
+            }
+        };
+        stream.write_all(b"!").unwrap();
+        Some(Seen {
+            peer: peer.ip().to_canonical(),
+            original: original_dst(&stream),
+        })
+    })
+}
+
+/// `SO_ORIGINAL_DST` as a proxy asks for it: by the family of the address it accepted at.
+fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
+    if stream.local_addr().ok()?.ip().to_canonical().is_ipv4() {
+        let name = getsockopt(stream, sockopt::OriginalDst).ok()?;
+        let ip = IpAddr::from(name.sin_addr.s_addr.to_ne_bytes());
+        Some(SocketAddr::new(ip, u16::from_be(name.sin_port)))
+    } else {
+        let name = getsockopt(stream, sockopt::Ip6tOriginalDst).ok()?;
+        let ip = IpAddr::from(name.sin6_addr.s6_addr);
+        Some(SocketAddr::new(ip, u16::from_be(name.sin6_port)))
+    }
+}
+
+/// Connects from a namespace as a user. Gives the peer's name, or the error.
+pub(super) fn call(netns: &Netns, user: u32, to: &str) -> Result<SocketAddr, ErrorKind> {
+    let to: SocketAddr = to.parse().unwrap();
+    netns.run_as(user, move || {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|error| error.kind())?;
+        stream.peer_addr().map_err(|error| error.kind())
+    })
+}
+
+/// Connects, and reads the byte of whoever accepted.
+pub(super) fn connect(netns: &Netns, user: u32, to: &str) -> TcpStream {
+    let to: SocketAddr = to.parse().unwrap();
+    netns.run_as(user, move || {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    })
+}
+
+/// Reads the byte that [`accept`] writes.
+pub(super) fn greeted(mut stream: TcpStream) {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"!");
+}
+
+/// How long a test waits for a connection that must come.
+pub(super) const SOON: Duration = PATIENCE;
+/// How long a test waits for a connection that must not come.
+pub(super) const NEVER: Duration = Duration::from_millis(100);
+
+/// A cgroup of this test process, shared by the tests that run at the same time.
+struct Cgroup {
+    path: PathBuf,
+    before: PathBuf,
+}
+
+static SHARED: Mutex<Weak<Cgroup>> = Mutex::new(Weak::new());
+/// Tells the cgroups of one test process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+impl Cgroup {
+    fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cgroup) = shared.upgrade() {
+            return cgroup;
+        }
+        let cgroup = Arc::new(Self::enter());
+        *shared = Arc::downgrade(&cgroup);
+        cgroup
+    }
+
+    fn enter() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts
+            .lines()
+            .find(|line| line.contains(" - cgroup2 "))
+            .expect("cgroup2");
+        let root = PathBuf::from(mount.split(' ').nth(4).unwrap());
+        let mine = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let mine = mine
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap();
+        let before = root.join(mine);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = root.join(format!(
+            "sluice-kernel-tests-{}-{number}",
+            std::process::id()
+        ));
+        fs::create_dir(&path).expect("the kernel tests need root");
+        fs::write(path.join("cgroup.procs"), "0").unwrap();
+        Self { path, before }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let _best = fs::write(self.before.join("cgroup.procs"), "0");
+        let _effort = fs::remove_dir(&self.path);
+    }
+}

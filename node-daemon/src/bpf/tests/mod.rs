@@ -1,0 +1,228 @@
+//! The programs on the running kernel: real sockets in real namespaces.
+
+mod lab;
+
+use std::{io::ErrorKind, net::SocketAddr};
+
+use lab::{APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, call, connect, greeted, listen};
+use sluice_abi::{Direction, Port, PortKey, Reason};
+
+/// Each destination as the client writes it, and as everybody else must see it.
+fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
+    let [v4, v6] = of;
+    let plain = |text: String| (text.clone(), text.parse().unwrap());
+    let (v4_text, v4_at) = plain(format!("{v4}:{port}"));
+    [
+        (v4_text, v4_at),
+        plain(format!("[{v6}]:{port}")),
+        (format!("[::ffff:{v4}]:{port}"), v4_at),
+    ]
+}
+
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
+}
+
+#[test]
+fn what_an_application_sends_out_meets_the_proxy_which_learns_where_it_was_going() {
+    let lab = Lab::meshed();
+    let v4 = listen(&lab.pod, "0.0.0.0:15001");
+    let v6 = listen(&lab.pod, "[::1]:15001");
+    for (written, at) in destinations(WORLD, 80) {
+        let stream = connect(&lab.pod, APP, &written);
+        assert_eq!(stream.peer_addr().map(canonical).unwrap(), at, "{written}");
+        let listener = if at.is_ipv4() { &v4 } else { &v6 };
+        let seen = accept(&lab.pod, listener, SOON);
+        let peer = POD[usize::from(at.is_ipv6())].parse().unwrap();
+        assert_eq!(
+            seen,
+            Some(Seen {
+                peer,
+                original: Some(at)
+            }),
+            "{written}"
+        );
+        greeted(stream);
+    }
+    assert_eq!(lab.count(Reason::OutboundToProxy), 3);
+    assert_eq!(lab.count(Reason::PairMissing), 0);
+}
+
+#[test]
+fn a_dual_stack_listener_of_the_proxy_learns_ipv4_destinations_as_ipv4() {
+    let lab = Lab::meshed();
+    let both = listen(&lab.pod, "[::]:15001");
+    for (written, at) in destinations(WORLD, 443) {
+        let stream = connect(&lab.pod, APP, &written);
+        let seen = accept(&lab.pod, &both, SOON);
+        assert_eq!(seen.and_then(|seen| seen.original), Some(at), "{written}");
+        greeted(stream);
+    }
+}
+
+#[test]
+fn what_enters_the_pod_meets_the_proxy_and_keeps_its_source() {
+    let lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    let v4 = listen(&lab.pod, "0.0.0.0:15006");
+    let v6 = listen(&lab.pod, "[::1]:15006");
+    for (written, at) in destinations(POD, 8080) {
+        let stream = connect(&lab.world, APP, &written);
+        let listener = if at.is_ipv4() { &v4 } else { &v6 };
+        let seen = accept(&lab.pod, listener, SOON);
+        let peer = WORLD[usize::from(at.is_ipv6())].parse().unwrap();
+        assert_eq!(
+            seen,
+            Some(Seen {
+                peer,
+                original: Some(at)
+            }),
+            "{written}"
+        );
+        greeted(stream);
+    }
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+    assert_eq!(lab.count(Reason::InboundToProxy), 3);
+}
+
+#[test]
+fn a_pod_whose_proxy_does_not_listen_refuses_connections() {
+    let lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    for (written, _) in destinations(POD, 8080) {
+        let refused = Err(ErrorKind::ConnectionRefused);
+        assert_eq!(call(&lab.world, APP, &written), refused, "{written}");
+    }
+    for (written, _) in destinations(WORLD, 80) {
+        let refused = Err(ErrorKind::ConnectionRefused);
+        assert_eq!(call(&lab.pod, APP, &written), refused, "{written}");
+    }
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+    assert_eq!(lab.count(Reason::InboundNoProxy), 3);
+}
+
+#[test]
+fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
+    let lab = Lab::meshed();
+    let to = format!("{}:8080", POD[0]);
+    let mut workers: Vec<_> = (0..4).map(|_| listen(&lab.pod, "0.0.0.0:15006")).collect();
+    assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 4);
+    while !workers.is_empty() {
+        let stream = connect(&lab.world, APP, &to);
+        let taken = (0..20).any(|_| {
+            workers
+                .iter()
+                .any(|one| accept(&lab.pod, one, NEVER).is_some())
+        });
+        assert!(taken, "none of {} workers", workers.len());
+        greeted(stream);
+        drop(workers.remove(0));
+    }
+    assert_eq!(
+        call(&lab.world, APP, &to),
+        Err(ErrorKind::ConnectionRefused)
+    );
+    assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
+    let again = listen(&lab.pod, "0.0.0.0:15006");
+    greeted({
+        let stream = connect(&lab.world, APP, &to);
+        assert!(accept(&lab.pod, &again, SOON).is_some());
+        stream
+    });
+}
+
+#[test]
+fn a_proxy_that_listened_before_its_pod_was_admitted_is_found_when_it_is_registered() {
+    let mut lab = Lab::bare();
+    let early = listen(&lab.pod, "0.0.0.0:15006");
+    lab.enrol();
+    let to = format!("{}:8080", POD[0]);
+    assert_eq!(
+        call(&lab.world, APP, &to),
+        Err(ErrorKind::ConnectionRefused)
+    );
+    let fd = std::os::fd::AsFd::as_fd(&early);
+    lab.datapath.add_listener(lab.cookie, 2, fd).unwrap();
+    let stream = connect(&lab.world, APP, &to);
+    assert!(accept(&lab.pod, &early, SOON).is_some());
+    greeted(stream);
+}
+
+#[test]
+fn a_proxy_that_calls_its_own_pod_meets_its_own_inbound_listener() {
+    let lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    let inbound = listen(&lab.pod, "[::]:15006");
+    for (written, at) in destinations(POD, 8080) {
+        let stream = connect(&lab.pod, PROXY, &written);
+        let seen = accept(&lab.pod, &inbound, SOON);
+        assert_eq!(seen.and_then(|seen| seen.original), Some(at), "{written}");
+        greeted(stream);
+    }
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+}
+
+#[test]
+fn what_is_not_for_the_proxy_is_left_alone() {
+    let mut lab = Lab::meshed();
+    let world = listen(&lab.world, "[::]:80");
+    let app = listen(&lab.pod, "[::]:8080");
+    let status = listen(&lab.pod, "[::]:15021");
+    let _inbound = listen(&lab.pod, "[::]:15006");
+    let key = PortKey::new(lab.cookie, Direction::Inbound, Port::new(15021));
+    lab.datapath.exclude_port(key).unwrap();
+    for index in 0..3 {
+        let (own, _) = &destinations(POD, 8080)[index];
+        let (out, _) = &destinations(WORLD, 80)[index];
+        let (health, _) = &destinations(POD, 15021)[index];
+        let rows = [
+            (&lab.pod, APP, own, &lab.pod, &app),
+            (&lab.pod, PROXY, out, &lab.world, &world),
+            (&lab.world, APP, health, &lab.pod, &status),
+        ];
+        for (from, user, to, home, listener) in rows {
+            let stream = connect(from, user, to);
+            assert!(accept(home, listener, SOON).is_some(), "{user} to {to}");
+            greeted(stream);
+        }
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_enrolled_is_untouched() {
+    let lab = Lab::bare();
+    let world = listen(&lab.world, "[::]:80");
+    let app = listen(&lab.pod, "[::]:8080");
+    let _proxy = listen(&lab.pod, "[::]:15006");
+    for index in 0..3 {
+        let stream = connect(&lab.pod, APP, &destinations(WORLD, 80)[index].0);
+        let seen = accept(&lab.world, &world, SOON).unwrap();
+        assert_eq!(seen.original, None);
+        greeted(stream);
+        let stream = connect(&lab.world, APP, &destinations(POD, 8080)[index].0);
+        assert!(accept(&lab.pod, &app, SOON).is_some());
+        greeted(stream);
+    }
+    assert_eq!(lab.count(Reason::OutboundToProxy), 0);
+}
+
+#[test]
+fn dropping_the_data_path_takes_every_hook_away() {
+    let lab = Lab::meshed();
+    let world = listen(&lab.world, "[::]:80");
+    let app = listen(&lab.pod, "[::]:8080");
+    let Lab {
+        pod,
+        world: outside,
+        datapath,
+        steering,
+        ..
+    } = lab;
+    drop((steering, datapath));
+    let stream = connect(&pod, APP, &format!("{}:80", WORLD[0]));
+    assert!(accept(&outside, &world, SOON).is_some());
+    greeted(stream);
+    let stream = connect(&outside, APP, &format!("{}:8080", POD[0]));
+    assert!(accept(&pod, &app, SOON).is_some());
+    greeted(stream);
+}

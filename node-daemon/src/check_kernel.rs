@@ -1,0 +1,52 @@
+//! `sluiced check-kernel`: whether this kernel takes the programs.
+
+use std::{io::Write as _, os::fd::AsFd as _};
+
+use anyhow::Context as _;
+use nix::sys::utsname::uname;
+
+use crate::{bpf::Datapath, cgroup, config::CheckKernel, netns};
+
+/// Loads every program and attaches it: to the cgroup, and to a network namespace made for this.
+pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let kernel = uname().context("uname")?;
+    let release = kernel.release().to_string_lossy().into_owned();
+    writeln!(out, "kernel release {release}")?;
+
+    let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
+    writeln!(out, "cgroup {}", cgroup.display())?;
+    let mut datapath = Datapath::attach(&cgroup)?;
+    for program in datapath.programs() {
+        writeln!(out, "program {program} loads")?;
+    }
+    writeln!(out, "the cgroup's programs attach")?;
+
+    let namespace = netns::fresh()?;
+    let steering = datapath.steer(namespace.as_fd())?;
+    writeln!(out, "the inbound hook attaches to a network namespace")?;
+    drop((steering, datapath));
+    writeln!(
+        out,
+        "kernel {}: all programs load and attach",
+        series(&release)
+    )?;
+    Ok(())
+}
+
+/// `6.1.0-18-amd64` → `6.1`.
+fn series(release: &str) -> String {
+    let numbers = release.split(|c: char| !c.is_ascii_digit());
+    numbers.take(2).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_series_is_the_first_two_numbers() {
+        assert_eq!(series("6.1.0-18-amd64"), "6.1");
+        assert_eq!(series("6.18.44-fc"), "6.18");
+    }
+}

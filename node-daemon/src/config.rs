@@ -1,0 +1,72 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use daemon_api::SOCKET;
+
+/// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve this node's Pods until told to stop.
+    Run(Run),
+    /// Show how the daemon is.
+    Status(Ask),
+    /// Show the Pods that the daemon knows.
+    Pods(Ask),
+    /// Load and attach every program, to see whether this kernel takes them, and leave again.
+    CheckKernel(CheckKernel),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The socket on which CNI plugins are served.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// The cgroup whose processes are served [default: the root of the unified hierarchy].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// What is logged, as `level` or `target=level,…`.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+}
+
+/// Options of what asks a running daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The daemon's socket.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Print the answer as it came.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `check-kernel`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckKernel {
+    /// The cgroup to which programs are attached [default: the root of the unified hierarchy].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,36 @@
+//! The node daemon.
+//!
+//! It owns the kernel programs, and takes Pods in and lets them go when the CNI plugin says so
+//! over a unix socket. Data goes one way: [`api`] → [`pods`] → [`netns`] and [`bpf`].
+#![cfg_attr(not(test), deny(unsafe_code))]
+
+mod api;
+mod app;
+mod ask;
+mod bpf;
+mod cgroup;
+mod check_kernel;
+mod config;
+mod netns;
+mod pods;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use config::{Cli, Command};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(run) => app::run(run),
+        Command::Status(ask) => ask::status(&ask),
+        Command::Pods(ask) => ask::pods(&ask),
+        Command::CheckKernel(check) => check_kernel::run(check),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluiced: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! System calls that no crate wraps.
+#![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
+
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use libc::{c_int, c_long};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+use super::Error;
+
+/// The `CLONE_NEW…` constant of a namespace's kind.
+pub(super) fn namespace_type(namespace: BorrowedFd<'_>) -> Result<c_int, Errno> {
+    // SAFETY: the request takes no argument, and the descriptor is open while it is borrowed.
+    Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_NSTYPE) })
+}
+
+/// The cookie of the calling thread's network namespace.
+pub(super) fn netns_cookie_here() -> Result<u64, Error> {
+    let probe = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .map_err(|source| Error::Call {
+        call: "socket",
+        source,
+    })?;
+    netns_cookie(std::os::fd::AsFd::as_fd(&probe)).map_err(|source| Error::Call {
+        call: "getsockopt(SO_NETNS_COOKIE)",
+        source,
+    })
+}
+
+/// The cookie of the network namespace in which a socket was made.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: `cookie` and `length` live across the call, and `length` is the size of `cookie`.
+    Errno::result(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(cookie)
+}
+
+/// A handle of a process.
+pub(super) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: takes two integers.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// A duplicate of a descriptor of another process.
+pub(super) fn pidfd_getfd(process: BorrowedFd<'_>, fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: takes three integers; the first is open while it is borrowed.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
+/// Takes ownership of a descriptor that a system call returned.
+fn owned(result: c_long) -> Result<OwnedFd, Errno> {
+    let fd = RawFd::try_from(Errno::result(result)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

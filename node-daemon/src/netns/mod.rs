@@ -1,0 +1,149 @@
+//! Network namespaces: opening them, telling them apart, and working inside them.
+//!
+//! Nothing outside this module enters a namespace.
+
+mod enter;
+mod error;
+mod kernel;
+mod links;
+mod listeners;
+
+use std::{
+    fs::{File, OpenOptions},
+    net::IpAddr,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+pub(crate) use enter::fresh;
+pub(crate) use error::Error;
+pub(crate) use links::Interface;
+pub(crate) use listeners::Listener;
+
+/// What the host's own processes run in, as far as the daemon can see it.
+const HOSTS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
+
+/// A network namespace that a Pod may have.
+#[derive(Debug)]
+pub(crate) struct Netns {
+    file: File,
+    path: PathBuf,
+    id: Id,
+}
+
+/// What identifies a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Id {
+    inode: Inode,
+    /// Never re-used while the kernel runs, other than the inode.
+    pub(crate) cookie: u64,
+}
+
+/// Device and inode number of a namespace's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Inode {
+    dev: u64,
+    ino: u64,
+}
+
+impl Netns {
+    /// Opens the network namespace at `path`.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing, something else than a network namespace, or the host's own.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let file = open(path)?;
+        let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
+        if HOSTS.iter().any(|host| Inode::at(host) == Some(inode)) {
+            return Err(Error::Host { path: path.into() });
+        }
+        let cookie = enter::run(file.as_fd(), kernel::netns_cookie_here)??;
+        Ok(Self {
+            file,
+            path: path.into(),
+            id: Id { inode, cookie },
+        })
+    }
+
+    /// What tells it from every other one.
+    pub(crate) fn id(&self) -> Id {
+        self.id
+    }
+
+    /// The path at which it was found.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its interfaces, with their addresses.
+    pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+        enter::run(self.file.as_fd(), links::interfaces)?
+    }
+
+    /// Gives an address to the loopback interface. `false` if it is there already.
+    pub(crate) fn add_to_loopback(&self, address: IpAddr) -> Result<bool, Error> {
+        enter::run(self.file.as_fd(), || links::add_to_loopback(address))?
+    }
+
+    /// Takes an address from the loopback interface, if it is there.
+    pub(crate) fn remove_from_loopback(&self, address: IpAddr) -> Result<(), Error> {
+        enter::run(self.file.as_fd(), || links::remove_from_loopback(address))?
+    }
+
+    /// The sockets that listen on a TCP port, fetched from the processes that own them.
+    pub(crate) fn listeners(&self, port: u16) -> Result<Vec<Listener>, Error> {
+        let sockets = enter::run(self.file.as_fd(), || listeners::listening(port))??;
+        if sockets.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(listeners::fetch(self.id, port, sockets))
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Inode {
+    fn of(file: &File) -> std::io::Result<Self> {
+        file.metadata().map(|metadata| Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+        })
+    }
+
+    /// `None` if there is nothing, or the process is gone.
+    fn at(path: impl AsRef<Path>) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            dev: metadata.dev(),
+            ino: metadata.ino(),
+        })
+    }
+}
+
+/// Opens a file and makes sure that it is a network namespace. The path comes from outside: a
+/// FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
+fn open(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|source| Error::open(path, source))?;
+    let filesystem = fstatfs(&file).map_err(|errno| Error::open(path, errno.into()))?;
+    let is_netns = filesystem.filesystem_type() == NSFS_MAGIC
+        && kernel::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
+    if is_netns {
+        Ok(file)
+    } else {
+        Err(Error::NotNetns { path: path.into() })
+    }
+}

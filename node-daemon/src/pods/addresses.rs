@@ -1,0 +1,144 @@
+//! Whether the addresses that a chain reports are the Pod's. Pure.
+
+use std::net::IpAddr;
+
+use daemon_api::PodAddress;
+
+use crate::netns::Interface;
+
+/// A reported address cannot be the Pod's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// No interface of that name.
+    #[error("{ip} is reported on {interface}, but the Pod has only {}", present.join(", "))]
+    NoInterface {
+        /// The address.
+        ip: IpAddr,
+        /// The interface that was named.
+        interface: String,
+        /// The interfaces that are there.
+        present: Vec<String>,
+    },
+    /// The interface has other addresses.
+    #[error("{ip} is reported on {interface}, which has {}", list(present))]
+    NotThere {
+        /// The address.
+        ip: IpAddr,
+        /// The interface.
+        interface: String,
+        /// The addresses that are there.
+        present: Vec<IpAddr>,
+    },
+    /// No Pod can be reached at such an address.
+    #[error("{ip} is not an address that a Pod can have")]
+    NotAPods {
+        /// The address.
+        ip: IpAddr,
+    },
+}
+
+/// Checks every reported address against the interfaces of the Pod's network namespace.
+pub(crate) fn verify(
+    reported: &[PodAddress],
+    interfaces: &[Interface],
+) -> Result<Vec<IpAddr>, Error> {
+    let mut verified = Vec::new();
+    for PodAddress { ip, interface } in reported {
+        let ip = ip.to_canonical();
+        if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+            return Err(Error::NotAPods { ip });
+        }
+        let Some(found) = interfaces.iter().find(|one| one.name == *interface) else {
+            return Err(Error::NoInterface {
+                ip,
+                interface: interface.clone(),
+                present: interfaces.iter().map(|one| one.name.clone()).collect(),
+            });
+        };
+        if !found.addresses.contains(&ip) {
+            return Err(Error::NotThere {
+                ip,
+                interface: interface.clone(),
+                present: found.addresses.clone(),
+            });
+        }
+        if !verified.contains(&ip) {
+            verified.push(ip);
+        }
+    }
+    Ok(verified)
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    if addresses.is_empty() {
+        return "no address".to_owned();
+    }
+    let words: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ip: &str, interface: &str) -> Result<Vec<IpAddr>, Error> {
+        let reported = PodAddress {
+            ip: ip.parse().unwrap(),
+            interface: interface.to_owned(),
+        };
+        let interface = |name: &str, addresses: &[&str]| Interface {
+            name: name.to_owned(),
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        };
+        let interfaces = [
+            interface("lo", &["127.0.0.1", "::1"]),
+            interface("eth0", &["10.1.0.7", "fd00::7"]),
+        ];
+        verify(&[reported], &interfaces)
+    }
+
+    #[test]
+    fn an_address_must_be_on_the_interface_that_was_named() {
+        assert_eq!(
+            check("10.1.0.7", "eth0"),
+            Ok(vec!["10.1.0.7".parse().unwrap()])
+        );
+        assert_eq!(
+            check("fd00::7", "eth0"),
+            Ok(vec!["fd00::7".parse().unwrap()])
+        );
+        assert!(matches!(
+            check("10.1.0.7", "lo"),
+            Err(Error::NotThere { .. })
+        ));
+        assert!(matches!(
+            check("10.1.0.7", "eth1"),
+            Err(Error::NoInterface { .. })
+        ));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        let mapped = check("::ffff:10.1.0.7", "eth0");
+        assert_eq!(mapped, Ok(vec!["10.1.0.7".parse().unwrap()]));
+    }
+
+    #[test]
+    fn loopback_is_never_a_pods_address() {
+        for ip in ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.1"] {
+            assert!(
+                matches!(check(ip, "lo"), Err(Error::NotAPods { .. })),
+                "{ip}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_message_names_both_and_what_is_there() {
+        let message = check("10.1.0.9", "eth0").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "10.1.0.9 is reported on eth0, which has 10.1.0.7, fd00::7"
+        );
+    }
+}

@@ -1,0 +1,147 @@
+//! Carries the steps of a plan out: all of them, or none.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use tracing::{debug, warn};
+
+use super::{
+    Error,
+    plan::{self, Held, Step},
+};
+use crate::{
+    bpf::{self, Datapath, Steering},
+    netns::Netns,
+};
+
+/// Where Istio's proxy connects from when it hands a request to its application over IPv6.
+const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+
+/// The kernel's state of one network namespace, as an owned value.
+pub(crate) struct Enrolment {
+    cookie: u64,
+    held: Held,
+    steering: Option<Steering>,
+    /// Whether `::6` is ours to take away.
+    passthrough_is_ours: bool,
+}
+
+/// What steps work on.
+pub(crate) struct Site<'a> {
+    /// The kernel side.
+    pub(crate) datapath: &'a mut Datapath,
+    /// The Pod's network namespace, unless it is gone.
+    pub(crate) netns: Option<&'a Netns>,
+}
+
+impl Enrolment {
+    /// Nothing is held yet.
+    pub(crate) fn new(cookie: u64) -> Self {
+        Self {
+            cookie,
+            held: Held::default(),
+            steering: None,
+            passthrough_is_ours: false,
+        }
+    }
+
+    /// What the kernel holds.
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Whether the inbound hook is attached.
+    pub(crate) fn is_steered(&self) -> bool {
+        self.steering.is_some()
+    }
+
+    /// Changes the kernel's state. If a step fails, those before it are taken back.
+    pub(crate) fn take_in(&mut self, site: &mut Site<'_>, wanted: Held) -> Result<(), Error> {
+        let mut done = Vec::new();
+        for step in plan::steps(&self.held, &wanted) {
+            if let Err(error) = self.take(site, &step) {
+                self.roll_back(site, done);
+                return Err(error);
+            }
+            done.push(step);
+        }
+        self.held = wanted;
+        Ok(())
+    }
+
+    /// Changes the kernel's state as far as possible. After an error everything may be tried
+    /// again: each step can be repeated.
+    pub(crate) fn let_go(&mut self, site: &mut Site<'_>, wanted: Held) -> Result<(), Error> {
+        let errors: Vec<_> = plan::steps(&self.held, &wanted)
+            .iter()
+            .filter_map(|step| self.take(site, step).err())
+            .collect();
+        if errors.is_empty() {
+            self.held = wanted;
+            return Ok(());
+        }
+        Err(Error::LetGo { errors })
+    }
+
+    fn roll_back(&mut self, site: &mut Site<'_>, done: Vec<Step>) {
+        for undo in done.into_iter().rev().filter_map(Step::undo) {
+            if let Err(error) = self.take(site, &undo) {
+                warn!(?undo, %error, "a step could not be taken back");
+            }
+        }
+    }
+
+    fn take(&mut self, site: &mut Site<'_>, step: &Step) -> Result<(), Error> {
+        let Site { datapath, netns } = site;
+        match step {
+            Step::Exclude(key) => datapath.exclude_port(*key)?,
+            Step::Include(key) => datapath.include_port(*key)?,
+            Step::Address { addr, to, .. } => match to {
+                Some(pod) => datapath.set_address(*addr, pod)?,
+                None => datapath.remove_address(*addr)?,
+            },
+            Step::Process { to, .. } => match to {
+                Some(process) => datapath.set_process(self.cookie, process)?,
+                None => datapath.remove_process(self.cookie)?,
+            },
+            Step::Steer => {
+                let netns = netns.ok_or(Error::Gone)?;
+                self.steering = Some(datapath.steer(std::os::fd::AsFd::as_fd(netns))?);
+            }
+            Step::Release => self.steering = None,
+            Step::AddPassthrough => {
+                self.passthrough_is_ours =
+                    netns.ok_or(Error::Gone)?.add_to_loopback(PASSTHROUGH)?;
+            }
+            Step::RemovePassthrough => self.remove_passthrough(*netns)?,
+            Step::FetchListeners => self.fetch_listeners(datapath, netns.ok_or(Error::Gone)?)?,
+        }
+        Ok(())
+    }
+
+    /// If the namespace is gone, so is the address.
+    fn remove_passthrough(&mut self, netns: Option<&Netns>) -> Result<(), Error> {
+        if let Some(netns) = netns
+            && self.passthrough_is_ours
+        {
+            netns.remove_from_loopback(PASSTHROUGH)?;
+        }
+        self.passthrough_is_ours = false;
+        Ok(())
+    }
+
+    fn fetch_listeners(&self, datapath: &mut Datapath, netns: &Netns) -> Result<(), Error> {
+        let Some(process) = datapath.process(self.cookie)? else {
+            return Ok(());
+        };
+        for listener in netns.listeners(process.pod.inbound_port.get())? {
+            let socket = std::os::fd::AsFd::as_fd(&listener.socket);
+            match datapath.add_listener(self.cookie, listener.family, socket) {
+                Ok(()) => debug!(cookie = self.cookie, "found a listening proxy"),
+                // Those that have a place serve the whole SO_REUSEPORT group.
+                Err(bpf::Error::NoPlace { .. }) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

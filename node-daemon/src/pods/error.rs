@@ -1,0 +1,118 @@
+//! Why the owner of the Pods refuses a request.
+
+use std::{error::Error as _, net::IpAddr};
+
+use daemon_api::{Attachment, Refusal, code};
+
+use super::{addresses, policy};
+use crate::{bpf, netns};
+
+/// A request cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The Pod's annotations.
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
+    /// The Pod's network namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The Pod's addresses.
+    #[error(transparent)]
+    Address(#[from] addresses::Error),
+    /// An address that another Pod has.
+    #[error("{address} belongs to the Pod {owner}")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// The other Pod.
+        owner: String,
+    },
+    /// Programs, links or maps.
+    #[error(transparent)]
+    Kernel(#[from] bpf::Error),
+    /// Some steps of letting a Pod go failed.
+    #[error("the Pod could not be let go completely ({} errors)", errors.len())]
+    LetGo {
+        /// What failed.
+        errors: Vec<Error>,
+    },
+    /// The namespace vanished while the Pod was taken in.
+    #[error("the Pod's network namespace is gone")]
+    Gone,
+    /// Nobody has admitted it.
+    #[error(
+        "nothing is known of container '{}', interface '{}', network '{}'",
+        .0.container_id, .0.ifname, .0.network
+    )]
+    Unknown(Attachment),
+    /// The kernel's state is not what it should be.
+    #[error("{what}: the kernel has {present}, not {expected}")]
+    Differs {
+        /// Which part of the state.
+        what: String,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        present: String,
+    },
+    /// The daemon is stopping.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+const HAND_OVER: &str = "the plugin's entry in the network configuration must declare \
+     \"capabilities\": {\"io.kubernetes.cri.pod-annotations\": true}, and containerd must be 1.5 \
+     or newer, CRI-O 1.29 or newer";
+const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar's iptables rules \
+     on a node without Sluice";
+
+impl Error {
+    /// As the contract tells it.
+    pub(crate) fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
+            Self::Policy(_) => code::POD_REFUSED,
+            Self::Netns(
+                netns::Error::Open { .. }
+                | netns::Error::NotNetns { .. }
+                | netns::Error::Host { .. },
+            )
+            | Self::Gone => code::NETNS_REFUSED,
+            Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
+            Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
+            Self::Unknown(_) => code::UNKNOWN_CONTAINER,
+            Self::Differs { .. } => code::STATE_DIFFERS,
+        };
+        Refusal {
+            code,
+            message: self.to_string(),
+            details: self.details(),
+        }
+    }
+
+    fn details(&self) -> String {
+        match self {
+            Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
+            Self::Policy(policy::Error::Unsupported { .. }) => UNSUPPORTED.to_owned(),
+            Self::LetGo { errors } => {
+                let each: Vec<_> = errors.iter().map(Self::in_one_line).collect();
+                each.join("; ")
+            }
+            other => causes(other),
+        }
+    }
+
+    fn in_one_line(&self) -> String {
+        match causes(self) {
+            none if none.is_empty() => self.to_string(),
+            causes => format!("{self}: {causes}"),
+        }
+    }
+}
+
+/// The errors below this one.
+fn causes(error: &Error) -> String {
+    let below = std::iter::successors(error.source(), |&error| error.source());
+    let words: Vec<_> = below.map(ToString::to_string).collect();
+    words.join(": ")
+}

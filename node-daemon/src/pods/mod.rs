@@ -1,0 +1,109 @@
+//! The Pods: who they are, what is to be done with them, and the kernel's state that does it.
+//!
+//! One thread owns all of it. Requests reach it through [`Pods`], one after the other.
+
+mod addresses;
+mod enrol;
+mod error;
+mod mesh;
+mod owner;
+mod plan;
+mod policy;
+
+use std::thread::{Builder, JoinHandle};
+
+use daemon_api::{Admit, Admitted, Attachment, Collect, PodView, Retired, Status};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::bpf::Datapath;
+pub(crate) use error::Error;
+use owner::Owner;
+pub(crate) use owner::Reading;
+
+/// Requests that may wait for the owner. The socket admits fewer connections than that.
+const WAITING: usize = 128;
+
+type Work = Box<dyn FnOnce(&mut Owner) + Send>;
+
+/// The way to the owner of the Pods.
+#[derive(Clone, Debug)]
+pub(crate) struct Pods {
+    owner: mpsc::Sender<Work>,
+}
+
+/// The owner's thread.
+#[derive(Debug)]
+pub(crate) struct Thread(JoinHandle<()>);
+
+impl Thread {
+    /// Waits until every Pod was let go. It begins when the last [`Pods`] is dropped.
+    pub(crate) fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the owner of the Pods ended by a panic");
+        }
+    }
+}
+
+/// Starts the owner.
+pub(crate) fn start(datapath: Datapath) -> std::io::Result<(Pods, Thread)> {
+    let (sender, mut work) = mpsc::channel::<Work>(WAITING);
+    // Work inside namespaces and system calls block: they must not hold up the socket.
+    let thread = Builder::new().name("pods".into()).spawn(move || {
+        let mut owner = Owner::new(datapath);
+        while let Some(work) = work.blocking_recv() {
+            work(&mut owner);
+        }
+        owner.let_all_go();
+    })?;
+    Ok((Pods { owner: sender }, Thread(thread)))
+}
+
+impl Pods {
+    /// Takes a Pod in, or notes that it is to be left alone.
+    pub(crate) async fn admit(&self, request: Admit) -> Result<Admitted, Error> {
+        self.ask(move |owner| owner.admit(request)).await?
+    }
+
+    /// Lets an attachment go.
+    pub(crate) async fn retire(&self, attachment: Attachment) -> Result<Retired, Error> {
+        self.ask(move |owner| owner.retire(&attachment)).await?
+    }
+
+    /// Compares the kernel's state with what it should be.
+    pub(crate) async fn check(&self, attachment: Attachment) -> Result<(), Error> {
+        self.ask(move |owner| owner.check(&attachment)).await?
+    }
+
+    /// Lets every attachment of a network go that is not listed.
+    pub(crate) async fn collect(&self, request: Collect) -> Result<Retired, Error> {
+        self.ask(move |owner| owner.collect(&request)).await?
+    }
+
+    /// How the daemon is.
+    pub(crate) async fn status(&self) -> Result<Status, Error> {
+        self.ask(|owner| owner.status()).await
+    }
+
+    /// Every Pod.
+    pub(crate) async fn list(&self) -> Result<Vec<PodView>, Error> {
+        self.ask(|owner| owner.list()).await?
+    }
+
+    /// What is measured.
+    pub(crate) async fn read(&self) -> Result<Reading, Error> {
+        self.ask(|owner| owner.read()).await?
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Owner) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let work: Work = Box::new(move |owner| {
+            // Whoever asked may have gone; the work is done all the same.
+            let _ = reply.send(question(owner));
+        });
+        self.owner.send(work).await.map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)
+    }
+}

@@ -1,0 +1,301 @@
+//! The owner with a real kernel side, attached to a cgroup without processes, and with network
+//! namespaces made for each test.
+
+use std::{fs::File, os::fd::AsRawFd as _};
+
+use daemon_api::{PodAddress, ValidAttachment};
+
+use super::*;
+use crate::{cgroup, pods::Error};
+
+/// A cgroup of the test's own.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(test: &str) -> Self {
+        let name = format!("sluiced-owner-{test}-{}", std::process::id());
+        let path = cgroup::find().expect("no cgroup2").join(name);
+        std::fs::create_dir(&path).expect("this test must run as root");
+        Self(path)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir(&self.0));
+    }
+}
+
+struct Rig {
+    owner: Owner,
+    _cgroup: Cgroup,
+}
+
+fn rig(test: &str) -> Rig {
+    let cgroup = Cgroup::new(test);
+    let datapath = Datapath::attach(&cgroup.0).expect("the programs attach");
+    Rig {
+        owner: Owner::new(datapath),
+        _cgroup: cgroup,
+    }
+}
+
+/// A network namespace with these addresses on `lo`, which lasts as long as the file.
+struct Namespace(File);
+
+impl Namespace {
+    fn with(addresses: &[&str]) -> Self {
+        let namespace = Self(netns::fresh().expect("this test must run as root"));
+        for address in addresses {
+            let added = namespace.open().add_to_loopback(ip(address));
+            assert!(added.expect("an address on lo"));
+        }
+        namespace
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
+    fn open(&self) -> Netns {
+        Netns::open(Path::new(&self.path())).expect("a namespace")
+    }
+
+    fn cookie(&self) -> u64 {
+        self.open().id().cookie
+    }
+
+    fn has(&self, address: &str) -> bool {
+        let interfaces = self.open().interfaces().expect("interfaces");
+        interfaces
+            .iter()
+            .any(|one| one.addresses.contains(&ip(address)))
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn attachment(container: &str, ifname: &str) -> Attachment {
+    Attachment {
+        network: "net".into(),
+        container_id: container.into(),
+        ifname: ifname.into(),
+    }
+}
+
+fn request(who: &Attachment, namespace: &Namespace, addresses: &[&str]) -> Admit {
+    let address = |text: &&str| PodAddress {
+        ip: ip(text),
+        interface: "lo".into(),
+    };
+    let annotations = [("sidecar.istio.io/status".to_owned(), "{}".to_owned())];
+    Admit {
+        attachment: who.clone(),
+        netns: namespace.path(),
+        addresses: addresses.iter().map(address).collect(),
+        pod: PodName::default(),
+        annotations: Some(annotations.into()),
+    }
+}
+
+impl Owner {
+    fn knows_address(&self, address: &str) -> bool {
+        let found = self.datapath.address(ip(address).into());
+        found.expect("a readable map").is_some()
+    }
+
+    fn knows_process(&self, cookie: u64) -> bool {
+        self.datapath
+            .process(cookie)
+            .expect("a readable map")
+            .is_some()
+    }
+}
+
+#[test]
+fn what_admit_writes_retire_removes() {
+    let Rig { owner, .. } = &mut rig("retire");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1", "fd00::1"]);
+    let cookie = pod.cookie();
+
+    owner
+        .admit(request(&who, &pod, &["10.1.0.1", "fd00::1"]))
+        .unwrap();
+    assert!(owner.knows_process(cookie) && owner.knows_address("10.1.0.1"));
+    assert!(owner.knows_address("fd00::1") && pod.has("::6"));
+    owner.check(&who).unwrap();
+
+    assert_eq!(
+        owner.retire(&who).unwrap().attachments,
+        std::slice::from_ref(&who)
+    );
+    assert!(!owner.knows_process(cookie) && !owner.knows_address("10.1.0.1"));
+    assert!(!owner.knows_address("fd00::1") && !pod.has("::6"));
+    assert!(owner.pods.is_empty() && owner.attachments.is_empty());
+    assert_eq!(owner.retire(&who).unwrap().attachments, []);
+}
+
+#[test]
+fn an_address_on_lo_that_was_there_before_stays() {
+    let Rig { owner, .. } = &mut rig("passthrough");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["fd00::1", "::6"]);
+    owner.admit(request(&who, &pod, &["fd00::1"])).unwrap();
+    owner.retire(&who).unwrap();
+    assert!(pod.has("::6"));
+}
+
+#[test]
+fn admitting_again_changes_nothing_and_with_other_addresses_replaces_them() {
+    let Rig { owner, .. } = &mut rig("again");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1", "10.1.0.2"]);
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    owner.check(&who).unwrap();
+    owner.admit(request(&who, &pod, &["10.1.0.2"])).unwrap();
+    assert!(owner.knows_address("10.1.0.2") && !owner.knows_address("10.1.0.1"));
+    assert_eq!(owner.status().meshed_pods, 1);
+}
+
+#[test]
+fn an_attachment_in_another_namespace_leaves_the_old_one() {
+    let Rig { owner, .. } = &mut rig("moved");
+    let who = attachment("a", "eth0");
+    let (old, new) = (
+        Namespace::with(&["10.1.0.1"]),
+        Namespace::with(&["10.1.0.2"]),
+    );
+    owner.admit(request(&who, &old, &["10.1.0.1"])).unwrap();
+    owner.admit(request(&who, &new, &["10.1.0.2"])).unwrap();
+    assert!(!owner.knows_process(old.cookie()) && owner.knows_process(new.cookie()));
+    assert!(!owner.knows_address("10.1.0.1") && owner.knows_address("10.1.0.2"));
+}
+
+#[test]
+fn two_attachments_of_one_namespace_are_one_pod() {
+    let Rig { owner, .. } = &mut rig("multus");
+    let (main, second) = (attachment("a", "eth0"), attachment("a", "net1"));
+    let pod = Namespace::with(&["10.1.0.1", "10.2.0.1"]);
+    owner.admit(request(&main, &pod, &["10.1.0.1"])).unwrap();
+    owner.admit(request(&second, &pod, &["10.2.0.1"])).unwrap();
+    let process = owner.datapath.process(pod.cookie()).unwrap().unwrap();
+    assert_eq!(process.v4, ip("10.1.0.1").into());
+    assert!(process.pod.flags.has(sluice_abi::PodFlags::MORE_ADDRESSES));
+
+    owner.retire(&main).unwrap();
+    let process = owner.datapath.process(pod.cookie()).unwrap().unwrap();
+    assert_eq!(process.v4, ip("10.2.0.1").into());
+    assert!(!owner.knows_address("10.1.0.1"));
+    owner.check(&second).unwrap();
+    owner.retire(&second).unwrap();
+    assert!(!owner.knows_process(pod.cookie()));
+}
+
+#[test]
+fn an_address_belongs_to_a_pod_for_as_long_as_its_namespace_is_there() {
+    let Rig { owner, .. } = &mut rig("claim");
+    let (first, second) = (attachment("a", "eth0"), attachment("b", "eth0"));
+    let (old, new) = (
+        Namespace::with(&["10.1.0.1"]),
+        Namespace::with(&["10.1.0.1"]),
+    );
+    owner.admit(request(&first, &old, &["10.1.0.1"])).unwrap();
+    let refused = owner
+        .admit(request(&second, &new, &["10.1.0.1"]))
+        .unwrap_err();
+    assert!(matches!(refused, Error::Taken { .. }), "{refused}");
+    owner.check(&first).unwrap();
+
+    drop(old);
+    owner.admit(request(&second, &new, &["10.1.0.1"])).unwrap();
+    let owned = owner
+        .datapath
+        .address(ip("10.1.0.1").into())
+        .unwrap()
+        .unwrap();
+    assert_eq!(owned.cookie, new.cookie());
+    assert!(matches!(owner.check(&first), Err(Error::Unknown(_))));
+}
+
+#[test]
+fn a_refused_pod_leaves_nothing_behind() {
+    let Rig { owner, .. } = &mut rig("refused");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    let refused = owner.admit(request(&who, &pod, &["10.1.0.1", "10.1.0.9"]));
+    assert!(matches!(refused, Err(Error::Address(_))));
+    assert!(!owner.knows_process(pod.cookie()) && !owner.knows_address("10.1.0.1"));
+    assert!(owner.attachments.is_empty());
+}
+
+#[test]
+fn a_step_that_fails_takes_those_before_it_back() {
+    let Rig { owner, .. } = &mut rig("rollback");
+    let Ok(Verdict::Mesh(settings)) = policy::decide(
+        request(&attachment("a", "eth0"), &Namespace::with(&[]), &[])
+            .annotations
+            .as_ref(),
+    ) else {
+        panic!("it is meshed");
+    };
+    let wanted = plan::wanted(7, &settings, &[ip("10.1.0.1")]);
+    let mut kernel = Enrolment::new(7);
+    let mut site = Site {
+        datapath: &mut owner.datapath,
+        netns: None,
+    };
+    let failed = kernel.take_in(&mut site, wanted);
+    assert!(matches!(failed, Err(Error::Gone)));
+    assert_eq!(kernel.held(), &Held::default());
+    assert!(!owner.knows_process(7) && !owner.knows_address("10.1.0.1"));
+}
+
+#[test]
+fn check_names_what_the_kernel_lost() {
+    let Rig { owner, .. } = &mut rig("check");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    owner
+        .datapath
+        .remove_address(ip("10.1.0.1").into())
+        .unwrap();
+    let differs = owner.check(&who).unwrap_err().to_string();
+    assert!(
+        differs.starts_with("local_pod_ips at 10.1.0.1"),
+        "{differs}"
+    );
+    owner.datapath.remove_process(pod.cookie()).unwrap();
+    let differs = owner.check(&who).unwrap_err().to_string();
+    assert!(differs.starts_with("process_ip"), "{differs}");
+}
+
+#[test]
+fn gc_retires_what_is_not_listed_of_its_network_alone() {
+    let Rig { owner, .. } = &mut rig("gc");
+    let (kept, gone) = (attachment("a", "eth0"), attachment("b", "eth0"));
+    let foreign = Attachment {
+        network: "other".into(),
+        ..attachment("c", "eth0")
+    };
+    for who in [&kept, &gone, &foreign] {
+        let pod = Namespace::with(&[]);
+        let mut request = request(who, &pod, &[]);
+        request.annotations = Some(BTreeMap::new());
+        assert!(!owner.admit(request).unwrap().meshed);
+    }
+    let valid = ValidAttachment {
+        container_id: "a".into(),
+        ifname: "eth0".into(),
+    };
+    let request = Collect {
+        network: "net".into(),
+        valid: vec![valid],
+    };
+    assert_eq!(owner.collect(&request).unwrap().attachments, [gone]);
+    assert!(owner.check(&kept).is_ok() && owner.check(&foreign).is_ok());
+}

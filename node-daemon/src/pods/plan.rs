@@ -1,0 +1,301 @@
+//! What the kernel shall hold for a Pod, and the steps that lead there. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use sluice_abi::{Addr, Direction, Pod, PodFlags, Port, PortKey, Process};
+
+use super::policy::Settings;
+
+/// What the kernel holds for one network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Excluded ports.
+    pub(crate) ports: HashSet<PortKey>,
+    /// Entries of `local_pod_ips`.
+    pub(crate) addresses: HashMap<Addr, Pod>,
+    /// The entry of `process_ip`.
+    pub(crate) process: Option<Process>,
+    /// Whether new connections are steered to the proxy.
+    pub(crate) steered: bool,
+    /// Whether `lo` needs `::6`, from which the proxy calls the application over IPv6.
+    pub(crate) passthrough: bool,
+}
+
+/// One change of the kernel's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Exclude a port.
+    Exclude(PortKey),
+    /// Take the exclusion of a port back.
+    Include(PortKey),
+    /// Write or remove an address.
+    Address {
+        /// The address.
+        addr: Addr,
+        /// What is there before.
+        from: Option<Pod>,
+        /// What is there after.
+        to: Option<Pod>,
+    },
+    /// Write or remove the entry of the Pod's processes.
+    Process {
+        /// What is there before.
+        from: Option<Process>,
+        /// What is there after.
+        to: Option<Process>,
+    },
+    /// Steer new connections to the proxy.
+    Steer,
+    /// Stop steering.
+    Release,
+    /// Give `::6` to the loopback interface.
+    AddPassthrough,
+    /// Take it away again.
+    RemovePassthrough,
+    /// Register the proxy's listeners that are there already.
+    FetchListeners,
+}
+
+/// What the kernel shall hold for a Pod with these addresses, the first ones being the main ones.
+pub(crate) fn wanted(cookie: u64, settings: &Settings, addresses: &[IpAddr]) -> Held {
+    let first = |v4: bool| {
+        addresses
+            .iter()
+            .find(|ip| ip.is_ipv4() == v4)
+            .map_or(Addr::UNSPECIFIED, |ip| (*ip).into())
+    };
+    let (v4, v6) = (first(true), first(false));
+    let more = addresses
+        .iter()
+        .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
+    let pod = Pod {
+        cookie,
+        proxy_uid: settings.mesh.uid,
+        proxy_gid: settings.mesh.gid,
+        outbound_port: Port::new(settings.mesh.outbound),
+        inbound_port: Port::new(settings.mesh.inbound),
+        flags: flags([
+            (more, PodFlags::MORE_ADDRESSES),
+            (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
+        ]),
+    };
+    let keys = |direction, ports: &std::collections::BTreeSet<u16>| {
+        let key = |port: &u16| PortKey::new(cookie, direction, Port::new(*port));
+        ports.iter().map(key).collect::<HashSet<_>>()
+    };
+    let mut ports = keys(Direction::Inbound, &settings.excluded_inbound);
+    ports.extend(keys(Direction::Outbound, &settings.excluded_outbound));
+    Held {
+        ports,
+        addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
+        process: Some(Process { v4, v6, pod }),
+        steered: true,
+        passthrough: addresses.iter().any(IpAddr::is_ipv6),
+    }
+}
+
+fn flags(choices: [(bool, PodFlags); 2]) -> PodFlags {
+    choices
+        .into_iter()
+        .filter(|(chosen, _)| *chosen)
+        .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
+}
+
+/// The steps from one state to another. What a hook reads is written before the hook begins to
+/// work, and removed after it has ended.
+pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
+    let process = (before.process != after.process).then_some(Step::Process {
+        from: before.process,
+        to: after.process,
+    });
+    let (process_set, process_removed) = match after.process {
+        Some(_) => (process, None),
+        None => (None, process),
+    };
+    let begins = !before.steered && after.steered;
+    let ends = before.steered && !after.steered;
+
+    let mut steps: Vec<_> = (after.ports.difference(&before.ports))
+        .map(|key| Step::Exclude(*key))
+        .collect();
+    steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
+        let from = before.addresses.get(addr).copied();
+        address(*addr, from, Some(*pod))
+    }));
+    steps.extend(process_set);
+    steps.extend(begins.then_some(Step::Steer));
+    steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthrough));
+    steps.extend(begins.then_some(Step::FetchListeners));
+
+    steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthrough));
+    steps.extend(ends.then_some(Step::Release));
+    steps.extend(process_removed);
+    let gone = before.addresses.iter();
+    steps.extend(
+        gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
+            .filter_map(|(addr, pod)| address(*addr, Some(*pod), None)),
+    );
+    steps.extend((before.ports.difference(&after.ports)).map(|key| Step::Include(*key)));
+    steps
+}
+
+fn address(addr: Addr, from: Option<Pod>, to: Option<Pod>) -> Option<Step> {
+    (from != to).then_some(Step::Address { addr, from, to })
+}
+
+impl Step {
+    /// The step that takes this one back, if there is anything to take back.
+    pub(crate) fn undo(self) -> Option<Self> {
+        Some(match self {
+            Self::Exclude(key) => Self::Include(key),
+            Self::Include(key) => Self::Exclude(key),
+            Self::Address { addr, from, to } => Self::Address {
+                addr,
+                from: to,
+                to: from,
+            },
+            Self::Process { from, to } => Self::Process { from: to, to: from },
+            Self::Steer => Self::Release,
+            Self::Release => Self::Steer,
+            Self::AddPassthrough => Self::RemovePassthrough,
+            Self::RemovePassthrough => Self::AddPassthrough,
+            // The kernel drops them when they close; without steering nobody looks at them.
+            Self::FetchListeners => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pods::mesh::ISTIO;
+
+    /// What the kernel would hold after a step.
+    fn take(held: &mut Held, step: &Step) {
+        match step {
+            Step::Exclude(key) => assert!(held.ports.insert(*key)),
+            Step::Include(key) => assert!(held.ports.remove(key)),
+            Step::Address { addr, from, to } => {
+                assert_eq!(held.addresses.get(addr), from.as_ref());
+                match to {
+                    Some(pod) => held.addresses.insert(*addr, *pod),
+                    None => held.addresses.remove(addr),
+                };
+            }
+            Step::Process { from, to } => {
+                assert_eq!(held.process, *from);
+                held.process = *to;
+            }
+            Step::Steer => held.steered = true,
+            Step::Release => held.steered = false,
+            Step::AddPassthrough => held.passthrough = true,
+            Step::RemovePassthrough => held.passthrough = false,
+            Step::FetchListeners => assert!(held.steered),
+        }
+    }
+
+    fn settings(inbound: &[u16]) -> Settings {
+        Settings {
+            mesh: &ISTIO,
+            excluded_inbound: inbound.iter().copied().collect(),
+            excluded_outbound: [15020].into(),
+        }
+    }
+
+    fn of(addresses: &[&str]) -> Held {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        wanted(7, &settings(&[15021]), &addresses)
+    }
+
+    fn any_held() -> impl Strategy<Value = Held> {
+        let ports = prop::collection::vec(1_u16..6, 0..4);
+        let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
+        prop::option::of((ports, addresses)).prop_map(|pod| {
+            let Some((ports, addresses)) = pod else {
+                return Held::default();
+            };
+            let address = |(n, v4): &(u8, bool)| -> IpAddr {
+                if *v4 {
+                    [10, 0, 0, *n].into()
+                } else {
+                    [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*n)].into()
+                }
+            };
+            let addresses: Vec<_> = addresses.iter().map(address).collect();
+            wanted(7, &settings(&ports), &addresses)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_steps_lead_there_and_their_undos_lead_back(
+            before in any_held(),
+            after in any_held(),
+            stop in any::<prop::sample::Index>(),
+        ) {
+            let steps = steps(&before, &after);
+            let mut held = before.clone();
+            for step in &steps {
+                take(&mut held, step);
+            }
+            prop_assert_eq!(&held, &after);
+
+            let mut held = before.clone();
+            let done = &steps[..stop.index(steps.len() + 1)];
+            for step in done {
+                take(&mut held, step);
+            }
+            let undos = done.iter().rev().filter_map(|step| step.clone().undo());
+            for step in undos {
+                take(&mut held, &step);
+            }
+            prop_assert_eq!(held, before);
+        }
+    }
+
+    #[test]
+    fn nothing_is_to_be_done_when_nothing_changes() {
+        let held = of(&["10.0.0.1", "fd00::1"]);
+        assert_eq!(steps(&held, &held), []);
+    }
+
+    #[test]
+    fn hooks_begin_last_and_end_first() {
+        let held = of(&["10.0.0.1"]);
+        let nothing = Held::default();
+        let begin = steps(&nothing, &held);
+        assert_eq!(
+            begin[begin.len() - 2..],
+            [Step::Steer, Step::FetchListeners]
+        );
+        assert_eq!(steps(&held, &nothing)[0], Step::Release);
+    }
+
+    #[test]
+    fn the_first_address_of_each_family_is_the_main_one() {
+        let held = of(&["10.0.0.1", "fd00::1"]);
+        let process = held.process.unwrap();
+        assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
+        assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
+        assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
+    }
+
+    #[test]
+    fn further_addresses_raise_the_flag() {
+        let held = of(&["10.0.0.1", "10.0.0.2"]);
+        assert!(
+            held.process
+                .unwrap()
+                .pod
+                .flags
+                .has(PodFlags::MORE_ADDRESSES)
+        );
+        assert_eq!(held.addresses.len(), 2);
+        assert!(!held.passthrough);
+    }
+}

@@ -1,0 +1,317 @@
+//! From a Pod's annotations to its settings. Pure, and closed: what is not understood refuses
+//! the Pod, so that no annotation is silently without effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use daemon_api::{Sidecar, sidecar};
+
+use super::mesh::{ISTIO, Mesh};
+
+const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+/// Every annotation that begins like this is about traffic.
+const TRAFFIC: &str = "traffic.sidecar.istio.io/";
+
+/// Ports that one Pod may exclude in each direction: the kernel's table is shared by all Pods.
+pub(crate) const MAX_EXCLUDED: usize = sluice_abi::maps::MAX_PORTS / 32;
+
+/// What is to be done with a Pod.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its traffic is intercepted.
+    Mesh(Settings),
+    /// It is left alone.
+    LeaveAlone(&'static str),
+}
+
+/// How a Pod's traffic is intercepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Which mesh's sidecar the Pod carries.
+    pub(crate) mesh: &'static Mesh,
+    /// Inbound ports that reach the application untouched.
+    pub(crate) excluded_inbound: BTreeSet<u16>,
+    /// Outbound ports that are left alone.
+    pub(crate) excluded_outbound: BTreeSet<u16>,
+}
+
+/// The annotations cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The runtime did not hand them over.
+    #[error("the runtime did not hand over the Pod's annotations")]
+    NotHandedOver,
+    /// An item of a list.
+    #[error("annotation {key}: '{item}' is not {allowed}")]
+    Item {
+        /// The annotation.
+        key: &'static str,
+        /// The item.
+        item: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// A list that is too long.
+    #[error("annotation {key}: {count} ports are too many, {MAX_EXCLUDED} can be excluded")]
+    TooMany {
+        /// The annotation.
+        key: &'static str,
+        /// Its length.
+        count: usize,
+    },
+    /// An annotation that would change interception in a way that is not built.
+    #[error("annotation {key}: '{value}' is not supported yet, only {allowed} is")]
+    Unsupported {
+        /// The annotation.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+}
+
+/// Decides what is to be done with a Pod.
+pub(crate) fn decide(annotations: Option<&BTreeMap<String, String>>) -> Result<Verdict, Error> {
+    let annotations = annotations.ok_or(Error::NotHandedOver)?;
+    match sidecar(annotations) {
+        Sidecar::Injected => settings(annotations).map(Verdict::Mesh),
+        Sidecar::Absent => Ok(Verdict::LeaveAlone("no sidecar was injected")),
+        Sidecar::SwitchedOff => Ok(Verdict::LeaveAlone("sidecar.istio.io/inject is false")),
+    }
+}
+
+fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
+    for (key, value) in annotations {
+        supported(key, value.trim())?;
+    }
+    let mesh = &ISTIO;
+    let mut excluded_inbound: BTreeSet<u16> = mesh.never_inbound.iter().copied().collect();
+    if let Some(list) = annotations.get(EXCLUDE_INBOUND) {
+        excluded_inbound.extend(ports(EXCLUDE_INBOUND, list)?);
+    }
+    if let Some(port) = annotations.get(STATUS_PORT) {
+        excluded_inbound.extend(status_port(port)?);
+    }
+    // An explicit list, even an empty one, takes the default's place.
+    let excluded_outbound = match annotations.get(EXCLUDE_OUTBOUND) {
+        Some(list) => ports(EXCLUDE_OUTBOUND, list)?,
+        None => mesh.default_excluded_outbound.iter().copied().collect(),
+    };
+    Ok(Settings {
+        mesh,
+        excluded_inbound,
+        excluded_outbound,
+    })
+}
+
+/// Refuses what would change interception and is not built.
+fn supported(key: &str, value: &str) -> Result<(), Error> {
+    let (fine, allowed) = match key {
+        EXCLUDE_INBOUND | EXCLUDE_OUTBOUND => return Ok(()),
+        "traffic.sidecar.istio.io/includeInboundPorts"
+        | "traffic.sidecar.istio.io/includeOutboundIPRanges" => (value == "*", "'*'"),
+        "sidecar.istio.io/interceptionMode" => (value == "REDIRECT", "REDIRECT"),
+        "traffic.sidecar.istio.io/includeOutboundPorts"
+        | "traffic.sidecar.istio.io/excludeOutboundIPRanges"
+        | "traffic.sidecar.istio.io/excludeInterfaces"
+        | "traffic.sidecar.istio.io/kubevirtInterfaces"
+        | "istio.io/reroute-virtual-interfaces" => (value.is_empty(), "an empty value"),
+        other if other.starts_with(TRAFFIC) => (false, "a traffic annotation that Sluice knows"),
+        _ => return Ok(()),
+    };
+    if fine {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        allowed,
+    })
+}
+
+/// A list of ports and ranges. A blank value is an empty list.
+fn ports(key: &'static str, list: &str) -> Result<BTreeSet<u16>, Error> {
+    let mut found = BTreeSet::new();
+    if list.trim().is_empty() {
+        return Ok(found);
+    }
+    for item in list.split(',').map(str::trim) {
+        let (low, high) = range(item).ok_or_else(|| Error::Item {
+            key,
+            item: item.to_owned(),
+            allowed: "a port from 1 to 65535 or a range like 8000-8999",
+        })?;
+        found.extend(low..=high);
+    }
+    if found.len() > MAX_EXCLUDED {
+        let count = found.len();
+        return Err(Error::TooMany { key, count });
+    }
+    Ok(found)
+}
+
+/// `8080` or `8000-8999`.
+fn range(item: &str) -> Option<(u16, u16)> {
+    let (low, high) = match item.split_once('-') {
+        Some((low, high)) => (port(low.trim_end())?, port(high.trim_start())?),
+        None => (port(item)?, port(item)?),
+    };
+    (0 < low && low <= high).then_some((low, high))
+}
+
+/// Digits only: `u16::from_str` would take a sign.
+fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// Zero switches Istio's health port off.
+fn status_port(value: &str) -> Result<Option<u16>, Error> {
+    match port(value.trim()) {
+        Some(0) => Ok(None),
+        Some(port) => Ok(Some(port)),
+        None => Err(Error::Item {
+            key: STATUS_PORT,
+            item: value.trim().to_owned(),
+            allowed: "a port, or 0",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
+        let injected = ("sidecar.istio.io/status", "{}");
+        let annotations = pairs
+            .iter()
+            .chain([&injected])
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        decide(Some(&annotations))
+    }
+
+    fn meshed(pairs: &[(&str, &str)]) -> Settings {
+        match with(pairs) {
+            Ok(Verdict::Mesh(settings)) => settings,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn set(ports: &[u16]) -> BTreeSet<u16> {
+        ports.iter().copied().collect()
+    }
+
+    #[test]
+    fn without_annotations_the_pod_waits() {
+        assert_eq!(decide(None), Err(Error::NotHandedOver));
+    }
+
+    #[test]
+    fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
+        let annotations = BTreeMap::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
+        let verdict = decide(Some(&annotations));
+        assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
+    }
+
+    #[test]
+    fn the_proxys_own_ports_are_always_excluded() {
+        let settings = meshed(&[]);
+        assert_eq!(settings.excluded_inbound, set(&[15020, 15021, 15090]));
+        assert_eq!(settings.excluded_outbound, set(&[15020]));
+    }
+
+    #[test]
+    fn lists_may_hold_blanks_and_ranges() {
+        let settings = meshed(&[
+            (EXCLUDE_INBOUND, " 80, 443 ,8000-8002"),
+            (STATUS_PORT, "15999"),
+        ]);
+        let expected = [80, 443, 8000, 8001, 8002, 15020, 15021, 15090, 15999];
+        assert_eq!(settings.excluded_inbound, set(&expected));
+    }
+
+    #[test]
+    fn an_explicit_outbound_list_replaces_the_default() {
+        let settings = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
+        assert_eq!(settings.excluded_outbound, set(&[3306]));
+        let settings = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
+        assert_eq!(settings.excluded_outbound, set(&[]));
+    }
+
+    #[test]
+    fn a_bad_item_is_named_with_its_annotation() {
+        for bad in [
+            "http", "0", "65536", "+80", "-1", "9-8", "1-", "*", "80;81", "",
+        ] {
+            let list = format!("80,{bad}");
+            match with(&[(EXCLUDE_INBOUND, &list)]) {
+                Err(Error::Item { key, item, .. }) => {
+                    assert_eq!((key, &*item), (EXCLUDE_INBOUND, bad));
+                }
+                other => panic!("{bad}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_cannot_take_the_whole_table_of_ports() {
+        let refused = with(&[(EXCLUDE_OUTBOUND, "1-65535")]);
+        assert!(matches!(refused, Err(Error::TooMany { count: 65535, .. })));
+    }
+
+    #[test]
+    fn what_is_not_built_refuses_the_pod() {
+        for (key, value) in [
+            ("sidecar.istio.io/interceptionMode", "TPROXY"),
+            ("traffic.sidecar.istio.io/includeInboundPorts", ""),
+            ("traffic.sidecar.istio.io/includeInboundPorts", "80"),
+            ("traffic.sidecar.istio.io/includeOutboundIPRanges", ""),
+            ("traffic.sidecar.istio.io/includeOutboundPorts", "80"),
+            (
+                "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+                "10.0.0.0/8",
+            ),
+            ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
+            ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
+            ("traffic.sidecar.istio.io/fromTheFuture", "1"),
+            ("istio.io/reroute-virtual-interfaces", "net1"),
+        ] {
+            let refused = with(&[(key, value)]);
+            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{key}");
+        }
+    }
+
+    #[test]
+    fn defaults_may_be_spelled_out() {
+        let spelled = meshed(&[
+            ("sidecar.istio.io/interceptionMode", "REDIRECT"),
+            ("traffic.sidecar.istio.io/includeInboundPorts", "*"),
+            ("traffic.sidecar.istio.io/includeOutboundIPRanges", " * "),
+            ("traffic.sidecar.istio.io/excludeOutboundIPRanges", ""),
+            (EXCLUDE_INBOUND, ""),
+            (STATUS_PORT, "0"),
+        ]);
+        assert_eq!(spelled, meshed(&[]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_the_parsers_panic(value in "[0-9, *-]{0,40}|.*") {
+            for key in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, STATUS_PORT] {
+                drop(with(&[(key, &value)]));
+            }
+        }
+
+        #[test]
+        fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
+            let text: Vec<_> = list.iter().map(u16::to_string).collect();
+            prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(list));
+        }
+    }
+}

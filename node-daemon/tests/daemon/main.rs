@@ -1,0 +1,11 @@
+//! The built daemon, driven over its socket.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "tests say what they expect by failing"
+)]
+
+mod client;
+mod node;
+mod pods;
+mod socket;

@@ -1,0 +1,231 @@
+//! The daemon under test, and namespaces that stand for Pods.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
+use tempfile::TempDir;
+
+use crate::client::{self, Reply};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The built daemon, with a socket and a cgroup of its own.
+pub(crate) struct Daemon {
+    process: Child,
+    pub(crate) socket: PathBuf,
+    pub(crate) directory: TempDir,
+    cgroup: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn start(test: &str) -> Self {
+        assert!(geteuid().is_root(), "this test must run as root");
+        let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
+        fs::create_dir(&cgroup).expect("a cgroup for the test");
+        let directory = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .expect("a directory for the socket");
+        let socket = directory.path().join("run/sluiced.sock");
+        let process = spawn(&socket, &cgroup);
+        let daemon = Self {
+            process,
+            socket,
+            directory,
+            cgroup,
+        };
+        daemon.await_ready();
+        daemon
+    }
+
+    fn await_ready(&self) {
+        let end = Instant::now() + PATIENCE;
+        while client::try_send(&self.socket, "GET", "/readyz", "").is_none_or(|r| r.status != 200) {
+            assert!(Instant::now() < end, "the daemon is not ready");
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A second daemon for the same socket: its exit code and what it says.
+    pub(crate) fn rival(&self) -> (Option<i32>, String) {
+        let output = spawn(&self.socket, &self.cgroup)
+            .wait_with_output()
+            .expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    }
+
+    /// Kills it as a crash would, and starts another one.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ends");
+        self.process = spawn(&self.socket, &self.cgroup);
+        self.await_ready();
+    }
+
+    /// Ends it as an operator would, and tells its exit code.
+    pub(crate) fn stop(&mut self) -> Option<i32> {
+        terminate(&self.process);
+        self.process.wait().expect("it ends").code()
+    }
+
+    pub(crate) fn terminate(&self) {
+        terminate(&self.process);
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        client::send(&self.socket, "GET", path, "")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &impl serde::Serialize) -> Reply {
+        let body = serde_json::to_string(body).expect("a body");
+        client::send(&self.socket, "POST", path, &body)
+    }
+
+    /// Runs the daemon's own client.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_sluiced"))
+            .args(arguments)
+            .arg("--socket")
+            .arg(&self.socket)
+            .output()
+            .expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        terminate(&self.process);
+        let end = Instant::now() + PATIENCE;
+        while matches!(self.process.try_wait(), Ok(None)) {
+            if Instant::now() > end {
+                drop(self.process.kill());
+            }
+            sleep(Duration::from_millis(10));
+        }
+        drop(fs::remove_dir(&self.cgroup));
+    }
+}
+
+fn spawn(socket: &Path, cgroup: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_sluiced"))
+        .arg("run")
+        .arg("--socket")
+        .arg(socket)
+        .arg("--cgroup")
+        .arg(cgroup)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the daemon starts")
+}
+
+fn terminate(process: &Child) {
+    let pid = i32::try_from(process.id()).expect("a pid");
+    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+}
+
+fn cgroup2() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let mut lines = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let mount = lines.find(|fields| fields.get(2) == Some(&"cgroup2"));
+    mount.expect("a cgroup2 mount")[1].into()
+}
+
+/// A network namespace that stands for a Pod: `eth0` with addresses, but nobody at its other end.
+pub(crate) struct Pod {
+    name: String,
+    proxy: Option<Child>,
+}
+
+impl Pod {
+    pub(crate) fn new(test: &str, addresses: &[&str]) -> Self {
+        let name = format!("sluiced-{test}-{}", std::process::id());
+        ip(&["netns", "add", &name]);
+        let pod = Self { name, proxy: None };
+        pod.ip(&["link", "set", "lo", "up"]);
+        pod.ip(&[
+            "link", "add", "eth0", "type", "veth", "peer", "name", "far0",
+        ]);
+        pod.ip(&["link", "set", "eth0", "up"]);
+        for address in addresses {
+            pod.ip(&["address", "add", address, "dev", "eth0", "noprefixroute"]);
+        }
+        pod
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
+    /// Starts a process inside that listens on a port, for IPv4 and IPv6 apart.
+    pub(crate) fn listen(&mut self, port: u16) {
+        let script = format!(
+            "import socket, time\n\
+             held = [socket.create_server((host, {port}), family=family) for host, family in \
+             (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
+             print('listening', flush=True)\n\
+             time.sleep(60)"
+        );
+        let mut process = Command::new("ip")
+            .args(["netns", "exec", &self.name, "python3", "-c", &script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a process in the namespace");
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("its output");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("its output");
+        self.proxy = Some(process);
+        assert_eq!(line, "listening\n");
+    }
+
+    pub(crate) fn loopback(&self) -> String {
+        let output = Command::new("ip")
+            .args(["-n", &self.name, "address", "show", "dev", "lo"])
+            .output()
+            .expect("ip runs");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    fn ip(&self, arguments: &[&str]) {
+        ip(&[&["-n", &*self.name], arguments].concat());
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.proxy.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+        drop(
+            Command::new("ip")
+                .args(["netns", "del", &self.name])
+                .status(),
+        );
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip")
+        .args(arguments)
+        .status()
+        .expect("ip runs");
+    assert!(status.success(), "ip {arguments:?}");
+}

@@ -1,0 +1,216 @@
+//! Pods that are taken in, refused, and let go.
+
+use std::collections::BTreeMap;
+
+use daemon_api::{
+    Admit, Admitted, Attachment, Collect, PodAddress, PodName, PodView, Refusal, Retired, code,
+    path,
+};
+
+use crate::node::{Daemon, Pod};
+
+fn attachment(container: &str) -> Attachment {
+    Attachment {
+        network: "net".into(),
+        container_id: container.into(),
+        ifname: "eth0".into(),
+    }
+}
+
+fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
+    let address = |text: &&str| PodAddress {
+        ip: text.parse().unwrap(),
+        interface: "eth0".into(),
+    };
+    Admit {
+        attachment: attachment(container),
+        netns: netns.to_owned(),
+        addresses: addresses.iter().map(address).collect(),
+        pod: PodName {
+            namespace: "shop".into(),
+            name: format!("pod-{container}"),
+            uid: String::new(),
+        },
+        annotations: Some(annotated(&[])),
+    }
+}
+
+fn annotated(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let injected = [("sidecar.istio.io/status", "{}")];
+    let all = injected.iter().chain(more);
+    all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn refused(daemon: &Daemon, request: &Admit) -> Refusal {
+    let refusal = daemon.post(path::ADMIT, request).refusal(422);
+    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
+    refusal
+}
+
+#[test]
+fn a_pod_comes_and_goes_and_leaves_nothing() {
+    let daemon = Daemon::start("life");
+    let pod = Pod::new("life", &["10.1.0.1/24", "fd00::1/64"]);
+    let request = admit("a", &pod.path(), &["10.1.0.1", "fd00::1"]);
+    for _ in 0..2 {
+        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    }
+    assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    assert!(pods[0].meshed && pods[0].cookie.is_some());
+    assert!(
+        daemon
+            .get(path::METRICS)
+            .body
+            .contains("sluice_pods{meshed=\"true\"} 1")
+    );
+    assert!(daemon.ask(&["pods"]).contains("shop/pod-a"));
+    assert!(pod.loopback().contains("inet6 ::6/128"));
+
+    let retired: Retired = daemon.post(path::RETIRE, &request.attachment).ok();
+    assert_eq!(
+        retired.attachments,
+        std::slice::from_ref(&request.attachment)
+    );
+    let again: Retired = daemon.post(path::RETIRE, &request.attachment).ok();
+    assert_eq!(again, Retired::default());
+    assert_eq!(
+        daemon
+            .post(path::CHECK, &request.attachment)
+            .refusal(404)
+            .code,
+        code::UNKNOWN_CONTAINER
+    );
+    assert!(!pod.loopback().contains("::6/128"));
+}
+
+#[test]
+fn a_daemon_that_stops_takes_back_what_it_did_in_pods() {
+    let mut daemon = Daemon::start("stop");
+    let pod = Pod::new("stop", &["fd00::1/64"]);
+    let request = admit("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(pod.loopback().contains("::6/128"));
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(!pod.loopback().contains("::6/128"));
+}
+
+#[test]
+fn a_proxy_that_listened_before_is_found() {
+    let daemon = Daemon::start("early");
+    let mut pod = Pod::new("early", &["10.1.0.1/24"]);
+    pod.listen(15006);
+    let request = admit("a", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    assert_eq!(pods[0].listeners, 2);
+}
+
+#[test]
+fn pods_without_a_sidecar_are_left_alone() {
+    let daemon = Daemon::start("plain");
+    let mut request = admit("a", "/nowhere", &["10.1.0.1"]);
+    request.annotations = Some(BTreeMap::new());
+    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
+}
+
+#[test]
+fn without_annotations_the_runtime_must_be_told_to_hand_them_over() {
+    let daemon = Daemon::start("blind");
+    let mut request = admit("a", "/nowhere", &[]);
+    request.annotations = None;
+    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
+    assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
+    assert!(
+        refusal
+            .details
+            .contains("io.kubernetes.cri.pod-annotations")
+    );
+}
+
+#[test]
+fn annotations_that_cannot_be_followed_refuse_the_pod() {
+    let daemon = Daemon::start("policy");
+    let mut request = admit("a", "/nowhere", &[]);
+    let key = "traffic.sidecar.istio.io/excludeInboundPorts";
+    request.annotations = Some(annotated(&[(key, "80,http")]));
+    let refusal = refused(&daemon, &request);
+    assert_eq!(refusal.code, code::POD_REFUSED);
+    assert!(refusal.message.contains(key) && refusal.message.contains("'http'"));
+}
+
+#[test]
+fn what_is_not_a_pods_network_namespace_is_refused() {
+    let daemon = Daemon::start("netns");
+    let file = daemon.directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let fifo = daemon.directory.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for (path, complaint) in [
+        ("/run/netns/sluiced-nowhere", "cannot open"),
+        ("", "cannot open"),
+        (file.to_str().unwrap(), "is not a network namespace"),
+        (fifo.to_str().unwrap(), "is not a network namespace"),
+        ("/proc/self/ns/mnt", "is not a network namespace"),
+        ("/proc/self/ns/net", "is the host's own"),
+    ] {
+        let refusal = refused(&daemon, &admit("a", path, &[]));
+        assert_eq!(refusal.code, code::NETNS_REFUSED, "{path}");
+        assert!(
+            refusal.message.contains(complaint),
+            "{path}: {}",
+            refusal.message
+        );
+    }
+}
+
+#[test]
+fn an_address_that_is_not_on_its_interface_is_refused() {
+    let daemon = Daemon::start("address");
+    let pod = Pod::new("address", &["10.1.0.1/24"]);
+    let refusal = refused(&daemon, &admit("a", &pod.path(), &["10.1.0.2"]));
+    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    for word in ["10.1.0.2", "eth0", "10.1.0.1"] {
+        assert!(refusal.message.contains(word), "{}", refusal.message);
+    }
+}
+
+#[test]
+fn an_address_of_another_pod_is_refused_until_that_pod_is_gone() {
+    let daemon = Daemon::start("taken");
+    let first = Pod::new("taken-1", &["10.1.0.1/24"]);
+    let second = Pod::new("taken-2", &["10.1.0.1/24"]);
+    let one = admit("one", &first.path(), &["10.1.0.1"]);
+    let two = admit("two", &second.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADMIT, &one).ok::<Admitted>().meshed);
+    let refusal = daemon.post(path::ADMIT, &two).refusal(422);
+    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    assert!(
+        refusal.message.contains("shop/pod-one"),
+        "{}",
+        refusal.message
+    );
+
+    drop(first);
+    assert!(daemon.post(path::ADMIT, &two).ok::<Admitted>().meshed);
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    assert_eq!(pods.len(), 1);
+}
+
+#[test]
+fn gc_lets_go_what_no_longer_exists() {
+    let daemon = Daemon::start("gc");
+    let pod = Pod::new("gc", &["10.1.0.1/24"]);
+    let request = admit("a", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let collect = |network: &str| Collect {
+        network: network.into(),
+        valid: Vec::new(),
+    };
+    let retired: Retired = daemon.post(path::GC, &collect("other")).ok();
+    assert_eq!(retired, Retired::default());
+    let retired: Retired = daemon.post(path::GC, &collect("net")).ok();
+    assert_eq!(retired.attachments, [request.attachment]);
+}

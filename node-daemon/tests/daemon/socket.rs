@@ -1,0 +1,181 @@
+//! Who may speak, how long, how much, and what is said to the rest.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    thread,
+    time::{Duration, Instant},
+};
+
+use daemon_api::{MAX_BODY, Status, code, path};
+
+use crate::{
+    client::{connect, exchange, read, send},
+    node::Daemon,
+};
+
+#[test]
+fn the_socket_is_for_root_alone_and_is_removed_at_the_end() {
+    let mut daemon = Daemon::start("mode");
+    let there = fs::metadata(&daemon.socket).unwrap();
+    assert!(there.file_type().is_socket());
+    assert_eq!(there.permissions().mode() & 0o777, 0o600);
+    assert_eq!(daemon.stop(), Some(0));
+    let left: Vec<_> = fs::read_dir(daemon.directory.path().join("run"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
+    let mut daemon = Daemon::start("rival");
+    let (code, said) = daemon.rival();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("a daemon already serves"), "{said}");
+    assert_eq!(daemon.get("/healthz").status, 200);
+    daemon.crash_and_restart();
+    assert_eq!(daemon.get("/healthz").status, 200);
+}
+
+#[test]
+fn another_user_is_refused_even_if_the_socket_lets_them_in() {
+    let daemon = Daemon::start("peer");
+    fs::set_permissions(&daemon.socket, fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = daemon.socket.clone();
+    let asked = thread::spawn(move || {
+        // The system call changes this thread alone; the C library's wrapper, all of them.
+        // SAFETY: takes three integers.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(changed, 0);
+        send(&socket, "GET", path::STATUS, "")
+    });
+    let refusal = asked.join().unwrap().refusal(403);
+    assert!(refusal.message.contains("65534"), "{}", refusal.message);
+}
+
+#[test]
+fn unknown_paths_and_methods_are_told_so() {
+    let daemon = Daemon::start("routes");
+    assert_eq!(
+        daemon.get("/v2/status").refusal(404).code,
+        code::DECODE_FAILURE
+    );
+    let wrong = daemon.get(path::ADMIT);
+    assert_eq!(wrong.refusal(405).code, code::DECODE_FAILURE);
+    assert!(wrong.head.contains("allow: POST"), "{}", wrong.head);
+}
+
+#[test]
+fn a_body_that_is_not_understood_is_told_where() {
+    let daemon = Daemon::start("json");
+    for (body, complaint) in [
+        ("{", "EOF while parsing"),
+        ("{}", "missing field"),
+        ("[1]", "invalid type"),
+        (
+            "{\"network\":\"n\",\"container_id\":\"c\",\"ifname\":\"e\",\"more\":1}",
+            "unknown field",
+        ),
+    ] {
+        let reply = send(&daemon.socket, "POST", path::RETIRE, body);
+        let refusal = reply.refusal(400);
+        assert_eq!(refusal.code, code::DECODE_FAILURE);
+        assert!(
+            refusal.message.contains(complaint),
+            "{body}: {}",
+            refusal.message
+        );
+    }
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused() {
+    let daemon = Daemon::start("large");
+    let body = " ".repeat(MAX_BODY + 1);
+    let reply = send(&daemon.socket, "POST", path::ADMIT, &body);
+    assert_eq!(reply.refusal(413).code, code::DECODE_FAILURE);
+
+    let fits = format!("{}{{}}", " ".repeat(MAX_BODY - 2));
+    assert_eq!(send(&daemon.socket, "POST", path::ADMIT, &fits).status, 400);
+}
+
+#[test]
+fn who_says_nothing_or_only_half_is_cut_off() {
+    let daemon = Daemon::start("slow");
+    let begin = Instant::now();
+    let silent = connect(&daemon.socket);
+    let mut half_a_header = connect(&daemon.socket);
+    half_a_header
+        .write_all(b"POST /v1/admit HTTP/1.1\r\nHost")
+        .unwrap();
+    let mut half_a_body = connect(&daemon.socket);
+    let head = b"POST /v1/retire HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n{";
+    half_a_body.write_all(head).unwrap();
+
+    assert_eq!(daemon.get("/healthz").status, 200);
+    assert_eq!(read(half_a_body).refusal(408).code, code::IO_FAILURE);
+    assert!(matches!(read(half_a_header).status, 0 | 408));
+    assert!(matches!(read(silent).status, 0 | 408));
+    let took = begin.elapsed();
+    assert!((4..12).contains(&took.as_secs()), "{took:?}");
+}
+
+#[test]
+fn what_is_not_http_does_not_disturb_the_daemon() {
+    let daemon = Daemon::start("garbage");
+    for bytes in [
+        "\0\0\0\0\r\n\r\n",
+        "GET\r\n\r\n",
+        "POST /v1/admit HTTP/9.9\r\n\r\n",
+    ] {
+        assert_eq!(exchange(connect(&daemon.socket), bytes).status, 400);
+    }
+    assert_eq!(daemon.get("/healthz").status, 200);
+}
+
+#[test]
+fn more_connections_than_are_served_at_once_wait_their_turn() {
+    let daemon = Daemon::start("many");
+    let held: Vec<_> = (0..64).map(|_| connect(&daemon.socket)).collect();
+    let waiting = connect(&daemon.socket);
+    drop(held);
+    let reply = exchange(waiting, "GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n");
+    assert_eq!(reply.status, 200);
+}
+
+#[test]
+fn a_request_under_way_is_answered_before_the_daemon_stops() {
+    let mut daemon = Daemon::start("farewell");
+    let mut late = connect(&daemon.socket);
+    let body = "{\"network\":\"n\",\"container_id\":\"c\",\"ifname\":\"e\"}";
+    let head = "POST /v1/retire HTTP/1.1\r\nHost: node\r\nContent-Length: ";
+    write!(late, "{head}{}\r\n\r\n", body.len()).unwrap();
+    // The daemon must have read the header before it is told to stop.
+    assert_eq!(daemon.get("/healthz").status, 200);
+    daemon.terminate();
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(exchange(late, body).status, 200);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn status_and_metrics_tell_how_the_daemon_is() {
+    let daemon = Daemon::start("status");
+    let status: Status = daemon.get(path::STATUS).ok();
+    assert!(status.ready && !status.programs.is_empty());
+    assert_eq!((status.meshed_pods, status.unmeshed_pods), (0, 0));
+    assert!(daemon.ask(&["status"]).contains("ready, version"));
+    assert_eq!(daemon.ask(&["pods", "--json"]).trim(), "[]");
+
+    daemon.get("/nowhere/in/particular");
+    let metrics = daemon.get(path::METRICS).body;
+    for line in [
+        "sluice_decisions_total{reason=\"outbound_to_proxy\"} 0",
+        "sluice_pods{meshed=\"true\"} 0",
+        "sluice_api_requests_total{path=\"other\",code=\"404\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
