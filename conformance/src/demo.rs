@@ -1,0 +1,107 @@
+//! The demonstration: build the lab, make every call, remove the lab, judge.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use nix::unistd::Uid;
+
+use crate::{
+    case::{CASES, PODS},
+    census::Census,
+    interrupt::Interrupt,
+    lab::{Binaries, Lab},
+    report::{Report, Sink, step},
+    subject::Choice,
+};
+
+/// Odd, so that the median is one of them.
+const TIMED: u32 = 21;
+/// The Pod whose address is there for timing the plugin.
+const TIMED_POD: &str = "plain";
+const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
+/// What to show, and of what.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// What diverts the traffic.
+    #[arg(long, value_enum, default_value = "sluice")]
+    subject: Choice,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whether everything was as it should be.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    ensure!(
+        Uid::effective().is_root(),
+        "needs root, to make namespaces and load BPF programs"
+    );
+    let interrupt = Interrupt::install()?;
+    let binaries = options.binaries.resolve()?;
+    let sink = Sink::new(options.json);
+    let mut report = Report::new()?;
+
+    let before = Census::take();
+    let mut during = None;
+    match step("making the node", || {
+        Lab::create(binaries, options.subject, &interrupt)
+    }) {
+        Ok(mut lab) => {
+            let outcome = fill(&mut lab, &mut report, &sink, &interrupt);
+            report.failure = outcome.err().map(|error| format!("{error:#}"));
+            during = Some(Census::take());
+            report.left_behind = step("removing everything", || lab.remove());
+        }
+        Err(error) => report.failure = Some(format!("{error:#}")),
+    }
+    let during = during.unwrap_or_else(Census::take);
+    report.bpf_objects = during.since(&before);
+    // A wait of its own: an interrupt must not keep the removal from being checked.
+    report
+        .left_behind
+        .extend(before.left(&during, &Interrupt::never())?);
+    report.judge();
+    sink.end(&report)?;
+    Ok(report.passed)
+}
+
+fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) -> Result<()> {
+    step("adding the Pods", || {
+        for plan in PODS {
+            interrupt.check()?;
+            lab.add(*plan)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    step("starting proxies and applications", || {
+        lab.pods.iter_mut().try_for_each(|pod| pod.wait(interrupt))
+    })?;
+    sink.picture(lab);
+    for case in CASES {
+        interrupt.check()?;
+        let row = step(case.name, || case.run(lab, interrupt))?;
+        sink.row(&row);
+        report.rows.push(row);
+    }
+    let untracked = lab
+        .pods
+        .iter()
+        .filter(|_| !lab.subject.tracks_connections());
+    for pod in untracked {
+        let count = pod.netns.read(CONNTRACK)?;
+        report
+            .conntrack
+            .insert(pod.plan.name.to_owned(), count.trim().parse().unwrap_or(0));
+    }
+    let mut took = step("timing the plugin", || lab.time_add(TIMED_POD, TIMED))?;
+    took.sort();
+    report.add_millis = took
+        .get(took.len() / 2)
+        .map(Duration::as_secs_f64)
+        .map(|s| s * 1e3);
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Becoming a process of a Pod. `ip netns exec` would hide bpffs and the cgroups, so no mount
+//! namespace is touched.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{SigSet, Signal},
+    },
+    unistd::{Gid, Uid, setgid, setgroups, setuid},
+};
+
+/// Start a program elsewhere.
+#[derive(Args)]
+pub(crate) struct Enter {
+    #[arg(long)]
+    netns: Option<PathBuf>,
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    #[arg(long)]
+    user: Option<u32>,
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+impl Enter {
+    /// Does not return unless something is wrong.
+    pub(crate) fn run(self) -> Result<()> {
+        let Self {
+            netns,
+            cgroup,
+            user,
+            command,
+        } = self;
+        let (program, arguments) = command.split_first().context("no program given")?;
+        // Opened now: that user may not be able to reach the file by its path.
+        let file = user.and_then(|_| File::open(program).ok());
+        if let Some(cgroup) = cgroup {
+            // "0" is the writer itself.
+            fs::write(cgroup.join("cgroup.procs"), "0")
+                .with_context(|| format!("cannot enter the cgroup {}", cgroup.display()))?;
+        }
+        if let Some(netns) = netns {
+            enter_netns(&netns)?;
+        }
+        if let Some(user) = user {
+            setgroups(&[])?;
+            setgid(Gid::from_raw(user))?;
+            setuid(Uid::from_raw(user))?;
+        }
+        // The lab waits for its signals in a thread and blocks them; a blocked one stays blocked.
+        SigSet::all().thread_unblock()?;
+        // After setuid, which would clear it.
+        set_pdeathsig(Signal::SIGTERM)?;
+        let path = match &file {
+            Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+            None => program.clone(),
+        };
+        let error = Command::new(path).arg0(program).args(arguments).exec();
+        Err(anyhow!(error).context(format!("cannot run {}", Path::new(program).display())))
+    }
+}
+
+fn enter_netns(path: &Path) -> Result<()> {
+    let netns = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    setns(netns, CloneFlags::CLONE_NEWNET)
+        .with_context(|| format!("cannot enter {}", path.display()))
+}

@@ -1,0 +1,70 @@
+//! What the lab runs inside its namespaces: this binary again, under a hidden name.
+
+pub(crate) mod call;
+mod enter;
+pub(crate) mod serve;
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// The hidden subcommands.
+#[derive(Subcommand)]
+pub(crate) enum Job {
+    /// Start a program in a network namespace, in a cgroup, as a user.
+    #[command(hide = true)]
+    Enter(enter::Enter),
+    /// Be the application of a Pod.
+    #[command(hide = true)]
+    Serve(serve::Serve),
+    /// Be a client: one connection, one request.
+    #[command(hide = true)]
+    Call(call::Call),
+}
+
+impl Job {
+    /// Does it.
+    pub(crate) fn run(self) -> Result<()> {
+        match self {
+            Self::Enter(enter) => enter.run(),
+            Self::Serve(serve) => serve.run(),
+            Self::Call(call) => call.run(),
+        }
+    }
+}
+
+/// Where a process of the lab lives, and as whom.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place<'a> {
+    /// Its network namespace, if not ours.
+    pub(crate) netns: Option<&'a Path>,
+    /// Its cgroup, if not ours.
+    pub(crate) cgroup: Option<&'a Path>,
+    /// Its user and group, if not root.
+    pub(crate) user: Option<u32>,
+}
+
+impl Place<'_> {
+    /// A command that runs `program` there. It ends when this process ends.
+    pub(crate) fn command(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(fs::canonicalize("/proc/self/exe")?);
+        command.arg("enter");
+        if let Some(netns) = self.netns {
+            command.arg("--netns").arg(netns);
+        }
+        if let Some(cgroup) = self.cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        if let Some(user) = self.user {
+            command.arg("--user").arg(user.to_string());
+        }
+        command.arg("--").arg(program);
+        Ok(command)
+    }
+
+    /// A command that runs this binary there.
+    pub(crate) fn own(&self) -> Result<Command> {
+        self.command(&fs::canonicalize("/proc/self/exe")?)
+    }
+}

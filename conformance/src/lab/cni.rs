@@ -1,0 +1,218 @@
+//! The container runtime's part: one network of real plugins, driven by cnitool.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    inside::Place,
+    lab::{
+        netns::Netns,
+        process::{self, output},
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const VERSION: &str = "1.0.0";
+
+/// A network that Pods join.
+pub(crate) struct Network {
+    name: String,
+    cnitool: PathBuf,
+    configurations: PathBuf,
+    plugins: PathBuf,
+    subject: Option<Value>,
+}
+
+/// A Pod as the runtime knows it.
+pub(crate) struct Sandbox<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) netns: &'a Netns,
+    pub(crate) annotations: &'a BTreeMap<String, String>,
+}
+
+impl Network {
+    /// Writes the conflist, with the subject's entry at the end of the chain.
+    pub(crate) fn create(
+        name: &str,
+        directory: &Path,
+        cnitool: &Path,
+        plugins: &[PathBuf],
+        subject: Option<Value>,
+    ) -> Result<Self> {
+        let (configurations, binaries) = (directory.join("net.d"), directory.join("plugins"));
+        fs::create_dir(&configurations)?;
+        fs::create_dir(&binaries)?;
+        for plugin in plugins {
+            let file = plugin.file_name().context("a plugin without a name")?;
+            symlink(plugin, binaries.join(file))?;
+        }
+        let mut chain = vec![
+            json!({
+                "type": "bridge",
+                "bridge": "sluice0",
+                "isGateway": true,
+                "ipam": {
+                    "type": "host-local",
+                    "dataDir": directory.join("leases"),
+                    "ranges": subnets(),
+                },
+            }),
+            json!({ "type": "portmap", "capabilities": { "portMappings": true } }),
+        ];
+        chain.extend(subject.clone());
+        let conflist = json!({ "cniVersion": VERSION, "name": name, "plugins": chain });
+        let file = configurations.join("10-lab.conflist");
+        fs::write(file, serde_json::to_string_pretty(&conflist)?)?;
+        Ok(Self {
+            name: name.to_owned(),
+            cnitool: cnitool.to_owned(),
+            configurations,
+            plugins: binaries,
+            subject,
+        })
+    }
+
+    /// Joins a Pod to the network, from the node's namespace. Returns the chain's result.
+    pub(crate) fn add(&self, node: &Netns, pod: &Sandbox<'_>) -> Result<Value> {
+        let result = output(&mut self.cnitool(node, "add", pod)?, LIMIT)
+            .with_context(|| format!("cannot add the Pod {}", pod.name))?;
+        serde_json::from_str(&result).context("the result of the chain")
+    }
+
+    /// Takes a Pod off the network.
+    pub(crate) fn del(&self, node: &Netns, pod: &Sandbox<'_>) -> Result<()> {
+        output(&mut self.cnitool(node, "del", pod)?, LIMIT)
+            .with_context(|| format!("cannot delete the Pod {}", pod.name))
+            .map(drop)
+    }
+
+    /// How long the subject's plugin alone takes for an ADD, `count` times.
+    pub(crate) fn time(
+        &self,
+        pod: &Sandbox<'_>,
+        result: &Value,
+        count: u32,
+    ) -> Result<Vec<Duration>> {
+        let Some(Value::Object(mut entry)) = self.subject.clone() else {
+            return Ok(Vec::new());
+        };
+        let kind = entry
+            .get("type")
+            .and_then(Value::as_str)
+            .context("an entry without a type")?;
+        let plugin = fs::canonicalize(self.plugins.join(kind))?;
+        entry.insert("cniVersion".into(), VERSION.into());
+        entry.insert("name".into(), self.name.as_str().into());
+        entry.insert("prevResult".into(), result.clone());
+        entry.insert("runtimeConfig".into(), capabilities(pod.annotations));
+        let stdin = Value::Object(entry).to_string();
+        let mut took = Vec::new();
+        for _ in 0..count {
+            for verb in ["ADD", "DEL"] {
+                let mut command = Command::new(&plugin);
+                command
+                    .env_clear()
+                    .env("CNI_COMMAND", verb)
+                    .env("CNI_CONTAINERID", "timing")
+                    .env("CNI_IFNAME", "eth0")
+                    .env("CNI_NETNS", pod.netns.path())
+                    .env("CNI_PATH", &self.plugins)
+                    .env("CNI_ARGS", arguments(pod.name));
+                command.stdin(process::input(&stdin)?);
+                let started = Instant::now();
+                // Not `finish`, which looks only now and then. The entry sets a time limit.
+                let Output { status, stdout, .. } = command.output()?;
+                let elapsed = started.elapsed();
+                if !status.success() {
+                    bail!(
+                        "{verb} by the plugin alone: {}",
+                        String::from_utf8_lossy(&stdout)
+                    );
+                }
+                if verb == "ADD" {
+                    took.push(elapsed);
+                }
+            }
+        }
+        Ok(took)
+    }
+
+    /// What libcni keeps of the network's Pods.
+    pub(crate) fn cached(&self) -> Vec<String> {
+        let entries = fs::read_dir("/var/lib/cni/results")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .filter(|name| name.starts_with(&format!("{}-", self.name)))
+            .collect()
+    }
+
+    fn cnitool(&self, node: &Netns, verb: &str, pod: &Sandbox<'_>) -> Result<Command> {
+        let place = Place {
+            netns: Some(node.path()),
+            ..Place::default()
+        };
+        let mut command = place.command(&self.cnitool)?;
+        command
+            .args([verb, &self.name])
+            .arg(pod.netns.path())
+            .env("NETCONFPATH", &self.configurations)
+            .env("CNI_PATH", &self.plugins)
+            .env("CNI_ARGS", arguments(pod.name))
+            .env("CAP_ARGS", capabilities(pod.annotations).to_string());
+        Ok(command)
+    }
+}
+
+/// The addresses of the Pods; the node's namespace has no others.
+fn subnets() -> Value {
+    json!([[{ "subnet": "10.77.0.0/24" }], [{ "subnet": "fd00:77::/64" }]])
+}
+
+fn arguments(pod: &str) -> String {
+    format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME={pod};\
+         K8S_POD_INFRA_CONTAINER_ID={pod};K8S_POD_UID={pod}"
+    )
+}
+
+fn capabilities(annotations: &BTreeMap<String, String>) -> Value {
+    json!({ "io.kubernetes.cri.pod-annotations": annotations })
+}
+
+/// The addresses in a result that belong to a Pod.
+pub(crate) fn addresses(result: &Value) -> Result<Vec<IpAddr>> {
+    let ips = result["ips"]
+        .as_array()
+        .context("a result without addresses")?;
+    ips.iter()
+        .map(|ip| {
+            let address = ip["address"]
+                .as_str()
+                .context("an address that is no text")?;
+            let (address, _) = address
+                .split_once('/')
+                .context("an address without a length")?;
+            Ok(address.parse()?)
+        })
+        .collect()
+}
+
+/// The addresses that the node has on the bridge: the gateways in the result.
+pub(crate) fn gateways(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().into_iter().flatten();
+    ips.filter_map(|ip| ip["gateway"].as_str()?.parse().ok())
+        .collect()
+}

@@ -1,0 +1,256 @@
+//! A node with Pods, in namespaces and a cgroup of its own, next to whatever runs on the machine.
+
+mod cgroup;
+pub(crate) mod cni;
+mod netns;
+mod pod;
+pub(crate) mod process;
+pub(crate) mod proxy;
+
+use std::{
+    fs::{self, Permissions},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tempfile::TempDir;
+
+use crate::{
+    inside::{Place, call::Heard},
+    interrupt::Interrupt,
+    lab::{cgroup::Cgroup, cni::Network, netns::Netns},
+    subject::Subject,
+};
+pub(crate) use pod::{Plan, Pod};
+
+/// The proxy's user and group, as Istio has it.
+pub(crate) const PROXY: u32 = 1337;
+/// The user of the applications.
+pub(crate) const APPLICATION: u32 = 1000;
+/// The user of the clients.
+pub(crate) const CLIENT: u32 = 1001;
+
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the lab is built from.
+#[derive(Args)]
+pub(crate) struct Binaries {
+    /// The CNI plugin under test.
+    #[arg(
+        long,
+        env = "SLUICE_CNI",
+        default_value = "target/x86_64-unknown-linux-gnu/release/sluice-cni"
+    )]
+    pub(crate) sluice_cni: PathBuf,
+    /// The node daemon under test.
+    #[arg(long, env = "SLUICED", default_value = "target/release/sluiced")]
+    pub(crate) sluiced: PathBuf,
+    /// The proxy of the Pods.
+    #[arg(long, env = "ENVOY", default_value = "target/tools/bin/envoy")]
+    pub(crate) envoy: PathBuf,
+    /// The container runtime's part.
+    #[arg(long, env = "CNITOOL", default_value = "target/tools/bin/cnitool")]
+    pub(crate) cnitool: PathBuf,
+    /// The directory with bridge, host-local and portmap.
+    #[arg(long, env = "CNI_PLUGINS", default_value = "/usr/lib/cni")]
+    pub(crate) cni_plugins: PathBuf,
+}
+
+impl Binaries {
+    /// Makes the paths absolute; fails if one leads nowhere.
+    pub(crate) fn resolve(&self) -> Result<Self> {
+        let find = |path: &PathBuf| {
+            fs::canonicalize(path)
+                .with_context(|| format!("{} is missing: run make build", path.display()))
+        };
+        Ok(Self {
+            sluice_cni: find(&self.sluice_cni)?,
+            sluiced: find(&self.sluiced)?,
+            envoy: find(&self.envoy)?,
+            cnitool: find(&self.cnitool)?,
+            cni_plugins: find(&self.cni_plugins)?,
+        })
+    }
+}
+
+/// Where a call comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// An application in this Pod.
+    Application(&'static str),
+    /// The proxy's user in this Pod.
+    Proxy(&'static str),
+    /// A process of the node, such as the kubelet.
+    Node,
+}
+
+/// The lab. What it made goes with [`Lab::remove`], or else when it is dropped.
+pub(crate) struct Lab {
+    pub(crate) name: String,
+    // Fields are dropped in this order: processes before what they live in.
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) subject: Box<dyn Subject>,
+    network: Network,
+    node: Netns,
+    cgroup: Cgroup,
+    directory: TempDir,
+    binaries: Binaries,
+    /// Addresses of the node on the Pods' network.
+    pub(crate) gateways: Vec<IpAddr>,
+}
+
+impl Lab {
+    /// A node without Pods, with the subject running on it.
+    pub(crate) fn create(
+        binaries: Binaries,
+        subject: crate::subject::Choice,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let name = format!("sluice-demo-{}", std::process::id());
+        let directory = TempDir::with_prefix(format!("{name}-"))?;
+        // Proxies and applications, which are not root, have files in it.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let cgroup = Cgroup::create(&name)?;
+        let node = Netns::create(format!("{name}-node"))?;
+        let subject = subject.start(&binaries, directory.path(), cgroup.path(), interrupt)?;
+        let mut plugins: Vec<PathBuf> = ["bridge", "host-local", "portmap"]
+            .map(|plugin| binaries.cni_plugins.join(plugin))
+            .into();
+        plugins.extend(subject.plugin());
+        let network = Network::create(
+            &name,
+            directory.path(),
+            &binaries.cnitool,
+            &plugins,
+            subject.entry(),
+        )?;
+        let gateways = Vec::new();
+        Ok(Self {
+            name,
+            pods: Vec::new(),
+            subject,
+            network,
+            node,
+            cgroup,
+            directory,
+            binaries,
+            gateways,
+        })
+    }
+
+    /// Makes a Pod, joins it to the network and starts what runs in it.
+    pub(crate) fn add(&mut self, plan: Plan) -> Result<()> {
+        self.pods.push(Pod::create(plan, &self.name)?);
+        let pod = self.pods.last_mut().context("a Pod was pushed")?;
+        pod.result = self.network.add(&self.node, &pod.sandbox())?;
+        pod.addresses = cni::addresses(&pod.result)?;
+        self.gateways = cni::gateways(&pod.result);
+        if plan.meshed {
+            self.subject.enrol(pod.netns.path())?;
+        }
+        pod.start(
+            self.cgroup.path(),
+            &self.binaries.envoy,
+            self.directory.path(),
+        )
+    }
+
+    /// A Pod by its name.
+    pub(crate) fn pod(&self, name: &str) -> Result<&Pod> {
+        let found = self.pods.iter().find(|pod| pod.plan.name == name);
+        found.with_context(|| format!("no Pod {name}"))
+    }
+
+    /// Lets somebody call an address once.
+    pub(crate) fn call(&self, caller: Caller, to: SocketAddr) -> Result<Heard> {
+        let (netns, user) = match caller {
+            Caller::Application(pod) => (&self.pod(pod)?.netns, Some(CLIENT)),
+            Caller::Proxy(pod) => (&self.pod(pod)?.netns, Some(PROXY)),
+            Caller::Node => (&self.node, None),
+        };
+        let place = Place {
+            netns: Some(netns.path()),
+            cgroup: Some(self.cgroup.path()),
+            user,
+        };
+        let mut command = place.own()?;
+        command.args(["call", "--to", &to.to_string()]);
+        Ok(serde_json::from_str(&process::output(
+            &mut command,
+            CALL_LIMIT,
+        )?)?)
+    }
+
+    /// How long the subject's plugin takes to add a Pod that is on the network already.
+    pub(crate) fn time_add(&self, pod: &str, count: u32) -> Result<Vec<Duration>> {
+        let pod = self.pod(pod)?;
+        let mut sandbox = pod.sandbox();
+        let meshed = [("sidecar.istio.io/status".to_owned(), "{}".to_owned())].into();
+        sandbox.annotations = &meshed;
+        self.network.time(&sandbox, &pod.result, count)
+    }
+
+    /// Removes everything, in the order of a node that is drained; returns what went wrong or
+    /// was left behind.
+    pub(crate) fn remove(self) -> Vec<String> {
+        let Self {
+            pods,
+            subject,
+            network,
+            node,
+            cgroup,
+            directory,
+            ..
+        } = self;
+        let mut left = Vec::new();
+        let mut note = |outcome: Result<()>| {
+            left.extend(outcome.err().map(|error| format!("{error:#}")));
+        };
+        let mut namespaces = Vec::new();
+        for mut pod in pods {
+            note(pod.stop());
+            if !pod.addresses.is_empty() {
+                note(network.del(&node, &pod.sandbox()));
+            }
+            note(
+                pod.netns
+                    .interfaces()
+                    .and_then(|found| none("interfaces of a Pod", &found)),
+            );
+            namespaces.push(pod.netns);
+        }
+        note(none("results in libcni's cache", &network.cached()));
+        note(subject.stop());
+        note(node.interfaces().and_then(|found| {
+            let veths: Vec<_> = found.into_iter().filter(|name| name != "sluice0").collect();
+            none("interfaces of the node", &veths)
+        }));
+        namespaces.push(node);
+        for netns in namespaces {
+            let path = netns.path().to_owned();
+            note(netns.remove());
+            note(gone(&path));
+        }
+        let path = cgroup.path().to_owned();
+        note(cgroup.remove());
+        note(gone(&path));
+        let path = directory.path().to_owned();
+        note(directory.close().map_err(Into::into));
+        note(gone(&path));
+        left
+    }
+}
+
+fn none(what: &str, found: &[String]) -> Result<()> {
+    anyhow::ensure!(found.is_empty(), "{what} were left: {}", found.join(", "));
+    Ok(())
+}
+
+fn gone(path: &Path) -> Result<()> {
+    anyhow::ensure!(!path.exists(), "{} was left", path.display());
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! A Pod: a network namespace with an application in it and, perhaps, a proxy.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    inside::{Place, serve::READY},
+    interrupt::Interrupt,
+    lab::{
+        APPLICATION,
+        cni::Sandbox,
+        netns::Netns,
+        process::Process,
+        proxy::{Hop, Proxy},
+    },
+};
+
+const START: Duration = Duration::from_secs(10);
+
+/// How a Pod is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The injector has marked it as meshed.
+    pub(crate) meshed: bool,
+    /// Its proxy runs.
+    pub(crate) proxy: bool,
+    /// The ports of its application; without any there is none.
+    pub(crate) ports: &'static [u16],
+}
+
+/// A Pod.
+pub(crate) struct Pod {
+    pub(crate) plan: Plan,
+    pub(crate) netns: Netns,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The result of the CNI chain.
+    pub(crate) result: Value,
+    annotations: BTreeMap<String, String>,
+    application: Option<Process>,
+    proxy: Option<Proxy>,
+}
+
+impl Pod {
+    /// Its namespace, not yet on the network.
+    pub(crate) fn create(plan: Plan, lab: &str) -> Result<Self> {
+        let mut annotations = BTreeMap::new();
+        if plan.meshed {
+            annotations.insert("sidecar.istio.io/status".to_owned(), "{}".to_owned());
+        }
+        Ok(Self {
+            plan,
+            netns: Netns::create(format!("{lab}-{}", plan.name))?,
+            addresses: Vec::new(),
+            result: Value::Null,
+            annotations,
+            application: None,
+            proxy: None,
+        })
+    }
+
+    /// What the runtime is told of it.
+    pub(crate) fn sandbox(&self) -> Sandbox<'_> {
+        Sandbox {
+            name: self.plan.name,
+            netns: &self.netns,
+            annotations: &self.annotations,
+        }
+    }
+
+    /// Starts what runs in it; [`Pod::wait`] waits for it.
+    pub(crate) fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
+        let Plan {
+            name, proxy, ports, ..
+        } = self.plan;
+        let place = Place {
+            netns: Some(self.netns.path()),
+            cgroup: Some(cgroup),
+            user: None,
+        };
+        if proxy {
+            let own = directory.join(format!("{name}-proxy"));
+            self.proxy = Some(Proxy::start(name, place, envoy, &own)?);
+        }
+        if !ports.is_empty() {
+            let mut command = Place {
+                user: Some(APPLICATION),
+                ..place
+            }
+            .own()?;
+            command.args(["serve", "--name", name]);
+            for port in ports {
+                command.args(["--port", &port.to_string()]);
+            }
+            let log = directory.join(format!("{name}-application.log"));
+            let title = format!("the application of {name}");
+            self.application = Some(Process::start(&title, &mut command, &log)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until what runs in it serves.
+    pub(crate) fn wait(&mut self, interrupt: &Interrupt) -> Result<()> {
+        if let Some(application) = &mut self.application {
+            let ready = interrupt.wait(START, || {
+                application.check()?;
+                Ok(application.log().lines().any(|line| line == READY))
+            })?;
+            if !ready {
+                bail!("an application is not ready\n{}", application.tail());
+            }
+        }
+        self.proxy
+            .as_mut()
+            .map_or(Ok(()), |proxy| proxy.wait(interrupt))
+    }
+
+    /// Its address of a family.
+    pub(crate) fn address(&self, v4: bool) -> Result<IpAddr> {
+        let found = self.addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
+        found.with_context(|| format!("{} lacks an address of a family", self.plan.name))
+    }
+
+    /// What its proxy carried so far.
+    pub(crate) fn hops(&self) -> Result<Vec<Hop>> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.plan.name))
+    }
+
+    /// Ends what runs in it.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let proxy = self.proxy.take().map(|proxy| proxy.process);
+        for process in proxy.into_iter().chain(self.application.take()) {
+            process.stop()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,49 @@
+//! Drives Sluice's binaries from outside, in Pods with a real proxy and made by real CNI plugins,
+//! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
+#![forbid(unsafe_code)]
+
+mod case;
+mod census;
+mod demo;
+mod http;
+mod inside;
+mod interrupt;
+mod lab;
+mod report;
+mod subject;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "sluice-conformance", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Build a small mesh on this machine, send traffic through it, show what became of it.
+    Demo(demo::Options),
+    /// What the lab runs inside its namespaces.
+    #[command(flatten)]
+    Inside(inside::Job),
+}
+
+fn main() -> ExitCode {
+    let Arguments { job } = Arguments::parse();
+    let outcome = match job {
+        Job::Demo(options) => demo::run(&options),
+        Job::Inside(job) => job.run().map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice-conformance: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What is put to the test. The lab and the rows do not know which one it is.
+
+mod iptables;
+mod none;
+mod sluice;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::{interrupt::Interrupt, lab::Binaries};
+
+/// How often each reason was given.
+pub(crate) type Counters = BTreeMap<String, u64>;
+
+/// Something that diverts the traffic of Pods through their proxies.
+pub(crate) trait Subject {
+    /// Its entry at the end of the conflist.
+    fn entry(&self) -> Option<Value>;
+    /// The plugin of that entry.
+    fn plugin(&self) -> Option<PathBuf>;
+    /// Told of each meshed Pod after it joined the network.
+    fn enrol(&self, _netns: &Path) -> Result<()> {
+        Ok(())
+    }
+    /// Whether it makes the kernel track the Pods' connections.
+    fn tracks_connections(&self) -> bool {
+        false
+    }
+    /// Its decisions so far, if it counts them.
+    fn counters(&self) -> Result<Option<Counters>>;
+    /// Ends it; fails if it still knows Pods.
+    fn stop(self: Box<Self>) -> Result<()>;
+}
+
+/// Which one.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// The built binaries.
+    Sluice,
+    /// Real rules in the Pods: the reference.
+    Iptables,
+    /// Nothing: the control, with which rows must fail.
+    None,
+}
+
+impl Choice {
+    /// Starts it on a node.
+    pub(crate) fn start(
+        self,
+        binaries: &Binaries,
+        directory: &Path,
+        cgroup: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Box<dyn Subject>> {
+        Ok(match self {
+            Self::Sluice => Box::new(sluice::Sluice::start(
+                binaries, directory, cgroup, interrupt,
+            )?),
+            Self::Iptables => Box::new(iptables::Iptables),
+            Self::None => Box::new(none::Nothing),
+        })
+    }
+}

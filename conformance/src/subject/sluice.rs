@@ -1,0 +1,123 @@
+//! The built binaries: the daemon on the node, the plugin in the chain.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    http,
+    inside::Place,
+    interrupt::Interrupt,
+    lab::{Binaries, process::Process},
+    subject::{Counters, Subject},
+};
+
+const START: Duration = Duration::from_secs(20);
+const METRIC: &str = "sluice_decisions_total{reason=\"";
+
+/// A running daemon and the plugin that talks to it.
+pub(crate) struct Sluice {
+    daemon: Process,
+    socket: PathBuf,
+    plugin: PathBuf,
+}
+
+impl Sluice {
+    /// Starts the daemon in the machine's own network namespace, with its programs on `cgroup`
+    /// alone.
+    pub(crate) fn start(
+        binaries: &Binaries,
+        directory: &Path,
+        cgroup: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let socket = directory.join("sluiced.sock");
+        let mut command = Place::default().command(&binaries.sluiced)?;
+        command
+            .arg("run")
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--cgroup")
+            .arg(cgroup);
+        let daemon = Process::start("sluiced", &mut command, &directory.join("sluiced.log"))?;
+        let mut sluice = Self {
+            daemon,
+            socket,
+            plugin: binaries.sluice_cni.clone(),
+        };
+        let Self { daemon, socket, .. } = &mut sluice;
+        let ready = interrupt.wait(START, || {
+            daemon.check()?;
+            Ok(http::get(socket, "/readyz").is_ok())
+        })?;
+        if !ready {
+            bail!(
+                "sluiced is not ready after {} s\n{}",
+                START.as_secs(),
+                daemon.tail()
+            );
+        }
+        Ok(sluice)
+    }
+}
+
+impl Subject for Sluice {
+    fn entry(&self) -> Option<Value> {
+        Some(json!({
+            "type": self.plugin.file_name()?.to_str()?,
+            "socket": self.socket,
+            "timeoutSeconds": 10,
+            "capabilities": { "io.kubernetes.cri.pod-annotations": true },
+        }))
+    }
+
+    fn plugin(&self) -> Option<PathBuf> {
+        Some(self.plugin.clone())
+    }
+
+    fn counters(&self) -> Result<Option<Counters>> {
+        let text = http::get(&self.socket, "/metrics")
+            .with_context(|| format!("the daemon's log ends with\n{}", self.daemon.tail()))?;
+        Ok(Some(counters(&text)))
+    }
+
+    fn stop(self: Box<Self>) -> Result<()> {
+        let pods = http::get(&self.socket, "/v1/pods");
+        let socket = self.socket.clone();
+        self.daemon.stop()?;
+        let pods: Vec<Value> = serde_json::from_str(&pods?)?;
+        if !pods.is_empty() {
+            bail!("the daemon still knows deleted Pods: {}", Value::from(pods));
+        }
+        if socket.exists() {
+            bail!("the daemon left its socket {}", socket.display());
+        }
+        Ok(())
+    }
+}
+
+/// From Prometheus' text format.
+fn counters(text: &str) -> Counters {
+    let parse = |line: &str| {
+        let (reason, count) = line.strip_prefix(METRIC)?.split_once("\"}")?;
+        Some((reason.to_owned(), count.trim().parse().ok()?))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decisions_are_read_from_the_metrics() {
+        let text = "# TYPE sluice_decisions_total counter\n\
+                    sluice_decisions_total{reason=\"inbound_to_proxy\"} 3\n\
+                    sluice_pods{state=\"meshed\"} 1\n";
+        assert_eq!(counters(text), [("inbound_to_proxy".to_owned(), 3)].into());
+    }
+}
