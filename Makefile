@@ -1,0 +1,73 @@
+# Everything a person or a CI runs. Each target does all of its own set-up.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(CURDIR)/target
+HOST := x86_64-unknown-linux-gnu
+
+# rustup's cargo comes first: Debian's rustc, installed for the BPF programs, must not shadow it.
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(TARGET)/tools/bin:$(PATH)
+
+# Where the conformance suite and the tests find the binaries under test and their companions.
+export SLUICE_CNI := $(TARGET)/$(HOST)/release/sluice-cni
+export SLUICED := $(TARGET)/release/sluiced
+export ENVOY := $(TARGET)/tools/bin/envoy
+export CNITOOL := $(TARGET)/tools/bin/cnitool
+export CNI_PLUGINS := /usr/lib/cni
+
+.PHONY: help root setup build demo test test-kernels lint clean distclean
+
+help:
+	@echo 'Sluice: a service mesh without iptables in the Pods'
+	@echo
+	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
+	@echo '  make test          every test, with real programs in real namespaces'
+	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
+	@echo '  make build         release binaries below target/'
+	@echo '  make lint          formatting, clippy, docs, licences'
+	@echo '  make setup         only the tools, which the targets above fetch by themselves'
+	@echo '  make clean         remove what was built; distclean also removes the tools'
+	@echo
+	@echo 'demo, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
+
+root:
+	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
+	namespaces. Try: sudo -E env PATH="$$PATH" make $(MAKECMDGOALS)))
+
+setup:
+	@setup/packages.sh
+	@setup/bpf.sh
+	@setup/cnitool.sh
+	@setup/envoy.sh
+
+# The plugin is copied onto hosts with any C library, so it brings its own. A target named
+# explicitly keeps that flag away from build scripts and proc macros.
+build: setup
+	@$(CARGO) build --release
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-cni
+
+demo: root build
+	@$(TARGET)/release/sluice-conformance demo
+
+test: root build
+	@.ci/tests
+
+test-kernels: root build
+	@setup/packages.sh kernels
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
+	@conformance/kernels/run.sh $(TARGET)/$(HOST)/release/sluiced
+
+lint: setup
+	@setup/cargo-deny.sh
+	@.ci/lint
+
+clean:
+	@find $(TARGET) -mindepth 1 -maxdepth 1 ! -name tools ! -name setup ! -name kernels -exec rm -rf {} +
+
+distclean:
+	@rm -rf $(TARGET)

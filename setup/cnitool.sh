@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# cnitool, the reference CNI runtime, from Debian's source package: no binary package has it.
+source "${BASH_SOURCE[0]%/*}/lib.sh"
+
+# The archives that binary packages come from, as archives of sources: many machines list none.
+source_archives() {
+    apt-get indextargets --format 'deb-src $(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages'
+}
+
+# download_source DIRECTORY NAME: from the first archive that has it.
+download_source() {
+    cd "$1"
+    local archive apt=(apt-get -o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=-
+        -o "Dir::State::Lists=$1/lists" -o APT::Sandbox::User=root)
+    mkdir -p lists/partial
+    while read -r archive; do
+        echo "$archive" >sources.list
+        "${apt[@]}" update
+        "${apt[@]}" source --download-only "$2" && return
+    done < <(source_archives)
+    return 1
+}
+
+install_cnitool() {
+    local work=$TOOLS/cnitool module=src/github.com/containernetworking/cni
+    rm -rf "$work"
+    mkdir -p "$work/$module"
+    download_source "$work" golang-github-appc-cni
+    tar -xf golang-github-appc-cni_*.orig.tar.* -C "$module" --strip-components=1
+    # /usr/share/gocode has the libraries it is built from; what was unpacked here wins over it.
+    cd "$module/cnitool"
+    GO111MODULE=off GOFLAGS='' GOPATH=$work:/usr/share/gocode GOCACHE=$work/cache go build -o "$TOOLS/bin/cnitool" .
+    rm -rf "$work"
+}
+
+if [[ ! -x $TOOLS/bin/cnitool ]]; then
+    step cnitool "cnitool from Debian's source package" "check that the apt sources also offer sources (deb-src)" \
+        install_cnitool
+fi

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Sourced by every set-up step: where things go, and how a step reports itself.
+set -euo pipefail
+
+ROOT=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+TOOLS=$ROOT/target/tools
+LOGS=$ROOT/target/setup
+# rustup's cargo comes first: Debian's rustc, installed for the BPF programs, must not shadow it.
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$TOOLS/bin:$PATH
+export DEBIAN_FRONTEND=noninteractive
+mkdir -p "$TOOLS/bin" "$LOGS"
+
+die() {
+    echo "sluice: $*" >&2
+    exit 1
+}
+
+# step NAME WHAT HINT COMMAND...: one line for the reader, the command's output in a log.
+# Two runs at once take turns at each step.
+step() {
+    local name=$1 what=$2 hint=$3 log=$LOGS/$1.log status=0 start=$SECONDS
+    shift 3
+    printf 'setup: %s …' "$what"
+    # Not `if ( … )`: there bash would ignore the command's own errexit.
+    set +e
+    (
+        set -e
+        flock 9
+        "$@"
+    ) >"$log" 2>&1 9>"$LOGS/$name.lock" </dev/null
+    status=$?
+    set -e
+    if ((status)); then
+        printf ' failed\n'
+        die "$what: $hint (log: ${log#"$ROOT"/})"
+    fi
+    printf ' %s s\n' $((SECONDS - start))
+}
+
+# missing PACKAGE...: prints those that are not installed.
+missing() {
+    local package
+    local -A have=()
+    while read -r package; do have[$package]=1; done < <(
+        dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p'
+    )
+    for package; do [[ ${have[$package]:-} ]] || echo "$package"; done
+}
+
+# packages NAME PACKAGE...: installs what is missing from Debian.
+packages() {
+    local name=$1 wanted
+    shift
+    mapfile -t wanted < <(missing "$@")
+    ((${#wanted[@]})) || return 0
+    type -P apt-get >/dev/null || die "no apt-get: the set-up knows Debian only; install ${wanted[*]} by hand"
+    ((EUID == 0)) || die "set-up needs root to install Debian packages: ${wanted[*]}"
+    step "packages-$name" "Debian packages: ${wanted[*]}" \
+        "check the apt sources and the network, then try again" install_packages "${wanted[@]}"
+}
+
+install_packages() {
+    # An unreachable third-party source must not stop us: the install below is what counts.
+    apt-get update || true
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
+}
