@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     case::{CASES, Row},
     lab::{Lab, Pod},
+    subject::Counters,
 };
 
 /// A step that takes longer is announced.
@@ -149,23 +150,9 @@ impl Sink {
                 &format!("{} saw {}", greeting.pod, greeting.source.ip()),
             );
         }
+        self.detail("envoy", &counts(&row.accepted, "accepted nothing"));
         if let Some(reasons) = &row.reasons {
-            let reasons: Vec<_> = reasons
-                .iter()
-                .map(|(reason, n)| {
-                    if *n == 1 {
-                        reason.clone()
-                    } else {
-                        format!("{reason} ×{n}")
-                    }
-                })
-                .collect();
-            let decisions = if reasons.is_empty() {
-                "no decision"
-            } else {
-                &reasons.join(", ")
-            };
-            self.detail("kernel", decisions);
+            self.detail("kernel", &counts(reasons, "no decision"));
         }
         for wrong in &row.wrong {
             println!("    {}", self.red(wrong));
@@ -279,4 +266,16 @@ fn call(row: &Row) -> String {
         (None, None) => "nothing".to_owned(),
     };
     format!("{caller} → {asked}: {end} ({:.1} ms)", heard.millis)
+}
+
+/// What was counted, or what to say if nothing was.
+fn counts(counters: &Counters, nothing: &str) -> String {
+    let count = |(name, n): (&String, &u64)| match n {
+        1 => name.clone(),
+        n => format!("{name} ×{n}"),
+    };
+    if counters.is_empty() {
+        return nothing.to_owned();
+    }
+    counters.iter().map(count).collect::<Vec<_>>().join(", ")
 }

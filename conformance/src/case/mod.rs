@@ -86,6 +86,8 @@ pub(crate) struct Row {
     pub(crate) asked: SocketAddr,
     pub(crate) heard: Heard,
     pub(crate) hops: Vec<Hop>,
+    /// Connections that the proxies' listeners accepted, by Envoy's counters.
+    pub(crate) accepted: Counters,
     pub(crate) reasons: Option<Counters>,
 }
 
@@ -94,6 +96,7 @@ impl Case {
     pub(crate) fn run(&self, lab: &Lab, interrupt: &Interrupt) -> Result<Row> {
         let asked = self.address(lab)?;
         let before = (hops(lab)?, lab.subject.counters()?);
+        let accepted = accepted(lab)?;
         let heard = lab.call(self.caller, asked)?;
         interrupt.wait(LOGS, || {
             Ok(hops(lab)?.len() >= before.0.len() + self.via.len())
@@ -101,6 +104,7 @@ impl Case {
         std::thread::sleep(SETTLE);
         let mut carried = fresh(&before.0, hops(lab)?);
         carried.sort_by_key(|hop| hop.listener != OUTBOUND);
+        let accepted = difference(&accepted, &self::accepted(lab)?);
         let reasons = match (before.1, lab.subject.counters()?) {
             (Some(before), Some(after)) => Some(difference(&before, &after)),
             _ => None,
@@ -108,6 +112,7 @@ impl Case {
         let mut wrong = Vec::new();
         self.check_call(lab, asked, &heard, &mut wrong)?;
         self.check_hops(lab, asked, &carried, &mut wrong)?;
+        self.check_accepted(&accepted, &mut wrong);
         self.check_reasons(reasons.as_ref(), &mut wrong);
         Ok(Row {
             name: self.name.to_owned(),
@@ -117,6 +122,7 @@ impl Case {
             asked,
             heard,
             hops: carried,
+            accepted,
             reasons,
         })
     }
@@ -217,6 +223,21 @@ impl Case {
         Ok(())
     }
 
+    /// Envoy counts each connection as it accepts it, whatever becomes of it.
+    fn check_accepted(&self, accepted: &Counters, wrong: &mut Vec<String>) {
+        let name = |via: &Via| {
+            let (pod, listener) = via.names();
+            (format!("{listener} listener of {pod}"), 1)
+        };
+        let expected = self.via.iter().map(name).collect();
+        expect(
+            wrong,
+            "connections that proxies accepted",
+            accepted,
+            &expected,
+        );
+    }
+
     /// Only decisions about this call: a reason that starts otherwise counts a mechanism.
     fn check_reasons(&self, reasons: Option<&Counters>, wrong: &mut Vec<String>) {
         let Some(reasons) = reasons else { return };
@@ -264,6 +285,12 @@ fn outcome(heard: &Heard) -> String {
 fn hops(lab: &Lab) -> Result<Vec<Hop>> {
     let hops: Result<Vec<_>> = lab.pods.iter().map(crate::lab::Pod::hops).collect();
     Ok(hops?.into_iter().flatten().collect())
+}
+
+/// What every proxy has accepted.
+fn accepted(lab: &Lab) -> Result<Counters> {
+    let counts: Result<Vec<_>> = lab.pods.iter().map(crate::lab::Pod::accepted).collect();
+    Ok(counts?.into_iter().flatten().collect())
 }
 
 /// What came after `before`; each Pod's own part only grows at its end.

@@ -15,6 +15,7 @@ use crate::{
         process::Process,
         proxy::{Hop, Proxy},
     },
+    subject::Counters,
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -129,6 +130,13 @@ impl Pod {
         self.proxy
             .as_ref()
             .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.plan.name))
+    }
+
+    /// What its proxy's listeners accepted so far.
+    pub(crate) fn accepted(&self) -> Result<Counters> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.plan.name))
     }
 
     /// Ends what runs in it.

@@ -17,6 +17,7 @@ use crate::{
     inside::Place,
     interrupt::Interrupt,
     lab::{PROXY, process::Process},
+    subject::Counters,
 };
 
 const START: Duration = Duration::from_secs(20);
@@ -111,6 +112,22 @@ impl Proxy {
         Ok(())
     }
 
+    /// How many connections each listener has accepted, by Envoy's own counters.
+    pub(crate) fn accepted(&self, pod: &str) -> Result<Counters> {
+        let stats = http::get(&self.admin, "/stats?filter=downstream_cx_total")?;
+        let count = |listener: &str| -> Result<(String, u64)> {
+            let name = format!("listener.{listener}.downstream_cx_total: ");
+            let value = stats.lines().find_map(|line| line.strip_prefix(&name));
+            let value =
+                value.with_context(|| format!("the proxy of {pod} does not count {listener}"))?;
+            Ok((
+                format!("{listener} listener of {pod}"),
+                value.trim().parse()?,
+            ))
+        };
+        [OUTBOUND, INBOUND].into_iter().map(count).collect()
+    }
+
     /// Every connection that has ended so far.
     pub(crate) fn hops(&self, pod: &str) -> Result<Vec<Hop>> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -153,6 +170,7 @@ fn listener(name: &str, port: u16, chains: &Value) -> Value {
         |address: &str| json!({ "socket_address": { "address": address, "port_value": port } });
     json!({
         "name": name,
+        "stat_prefix": name,
         "address": at("0.0.0.0"),
         "additional_addresses": [{ "address": at("::") }],
         "listener_filters": [{
