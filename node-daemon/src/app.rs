@@ -9,12 +9,13 @@ use crate::{
     api::{self, Socket},
     bpf::Datapath,
     cgroup,
-    config::Run,
+    config::{Behaviour, OnExit, Run},
     pods,
 };
 
 /// Serves until SIGTERM or SIGINT. Nothing is left behind then.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
+    let behaviour = Behaviour::read(config.config.as_deref())?;
     let filter: EnvFilter = config.log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -41,8 +42,11 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             }
         })
         .await;
-        info!("stopping");
-        owner.join();
+        info!(data_path = ?behaviour.on_exit, "stopping");
+        match behaviour.on_exit {
+            // There is nothing yet that could outlive the daemon.
+            OnExit::Keep | OnExit::Detach => owner.join(),
+        }
         Ok(())
     })
 }

@@ -1,9 +1,13 @@
-//! The command line.
+//! What the daemon is told: paths on the command line, behaviour in a file.
+
+mod file;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
+
+pub(crate) use file::{Behaviour, OnExit};
 
 /// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
 #[derive(Debug, Parser)]
@@ -35,6 +39,10 @@ pub(crate) struct Run {
     /// The cgroup whose processes are served [default: the root of the unified hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
+    /// The file that tells how the daemon behaves [default: /etc/sluice/sluiced.toml, if it is
+    /// there].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
     /// What is logged, as `level` or `target=level,…`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,

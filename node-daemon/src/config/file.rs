@@ -1,0 +1,119 @@
+//! The configuration file: how the daemon behaves.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// Read if no other file is named, and if it is there.
+const DEFAULT: &str = "/etc/sluice/sluiced.toml";
+
+/// How the daemon behaves. Every key has a default; an unknown one is refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Behaviour {
+    /// What becomes of the data path when the daemon is told to stop.
+    pub(crate) on_exit: OnExit,
+}
+
+/// What becomes of the data path when the daemon is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnExit {
+    /// It stays, and the next daemon takes it over.
+    #[default]
+    Keep,
+    /// It is removed: Pods go past their sidecars.
+    Detach,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// What is in it.
+    #[error("the configuration {} cannot be understood", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, and what is allowed there.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Behaviour {
+    /// Reads `named`, which must be there, or the default file, which need not.
+    pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
+        let path = named.unwrap_or(Path::new(DEFAULT));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(source) => {
+                return Err(Error::Read {
+                    path: path.into(),
+                    source,
+                });
+            }
+        };
+        toml::from_str(&text).map_err(|source| Error::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Behaviour, Error> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Behaviour::read(Some(file.path()))
+    }
+
+    #[test]
+    fn an_empty_file_says_what_no_file_says() {
+        assert_eq!(read("").unwrap(), Behaviour::default());
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let missing = Behaviour::read(Some(Path::new("/nowhere/sluiced.toml")));
+        assert!(matches!(missing, Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_with_what_would_be() {
+        for (text, expected) in [
+            ("on-exti = \"keep\"", "on-exit"),
+            ("on-exit = \"leave\"", "`keep` or `detach`"),
+        ] {
+            let Err(Error::Parse { source, .. }) = read(text) else {
+                panic!("{text}");
+            };
+            assert!(source.to_string().contains(expected), "{source}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let behaviour = read("on-exit = \"detach\"").unwrap();
+        assert_eq!(behaviour.on_exit, OnExit::Detach);
+    }
+}
