@@ -1,15 +1,19 @@
-//! The BPF objects of the machine, before and after.
+//! The BPF objects of a subject, while it works and after it was removed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Result;
 use aya::{
     maps::loaded_maps,
-    programs::{loaded_links, loaded_programs},
+    programs::{
+        links::{FdLink, PinnedLink},
+        loaded_links, loaded_programs,
+    },
 };
 
 use crate::interrupt::Interrupt;
@@ -20,47 +24,46 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Kind and id, as a process's `fdinfo` names them.
 type Object = (&'static str, u32);
 
-/// The objects that exist at one time.
+/// Objects, with what they are called.
+#[derive(Default)]
 pub(crate) struct Census(BTreeMap<Object, String>);
 
 impl Census {
-    /// Counts. An object that goes away meanwhile is left out.
-    pub(crate) fn take() -> Self {
+    /// The objects that a process has open, and the links below a directory of pins.
+    pub(crate) fn of(pid: u32, pins: &Path) -> Result<Self> {
         let mut found = BTreeMap::new();
-        for program in loaded_programs().flatten() {
-            let name = program.name_as_str().unwrap_or_default().to_owned();
-            found.insert(("prog_id", program.id()), name);
+        for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+            // A descriptor may be closed meanwhile.
+            let info = fs::read_to_string(file?.path()).unwrap_or_default();
+            found.extend(
+                info.lines()
+                    .filter_map(object)
+                    .map(|one| (one, String::new())),
+            );
         }
-        for map in loaded_maps().flatten() {
-            let name = map.name_as_str().unwrap_or_default().to_owned();
-            found.insert(("map_id", map.id()), name);
+        for pin in files(pins)? {
+            // What is no link is a map, which the process has open.
+            let link = PinnedLink::from_pin(&pin).map(FdLink::from);
+            if let Ok(info) = link.and_then(|link| link.info()) {
+                found.insert((LINK, info.id()), pin.display().to_string());
+            }
         }
-        for link in loaded_links().flatten() {
-            found.insert(("link_id", link.id()), String::new());
-        }
-        Self(found)
+        Ok(Self(found))
     }
 
-    /// How many objects were not there `before`.
-    pub(crate) fn since(&self, before: &Self) -> usize {
-        self.0
-            .keys()
-            .filter(|object| !before.0.contains_key(*object))
-            .count()
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 
-    /// Waits for the objects in `during` that are not in `self` to go; returns those that stay,
-    /// unless a process has them open: then they are not the lab's, whose processes have ended.
-    pub(crate) fn left(&self, during: &Self, interrupt: &Interrupt) -> Result<Vec<String>> {
+    /// Waits for the objects to go; returns those that stay.
+    pub(crate) fn left(&self, interrupt: &Interrupt) -> Result<Vec<String>> {
         let mut left = Vec::new();
         interrupt.wait(GRACE, || {
-            let (now, held) = (Self::take(), held());
-            left = now
-                .0
-                .iter()
-                .filter(|(object, _)| during.0.contains_key(*object))
-                .filter(|(object, _)| !self.0.contains_key(*object) && !held.contains(*object))
-                .map(|((kind, id), name)| format!("BPF {kind} {id} {name}"))
+            let now = loaded();
+            left = (self.0.iter())
+                .filter_map(|(object, pin)| Some((object, now.get(object)?, pin)))
+                .map(|((kind, id), name, pin)| format!("BPF {kind} {id} {name}{pin}"))
                 .collect();
             Ok(left.is_empty())
         })?;
@@ -68,26 +71,44 @@ impl Census {
     }
 }
 
-/// The objects that processes have open.
-fn held() -> BTreeSet<Object> {
-    let entries = |path: String| fs::read_dir(path).into_iter().flatten().flatten();
-    let mut held = BTreeSet::new();
-    for process in entries("/proc".to_owned()) {
-        for file in entries(format!("{}/fdinfo", process.path().display())) {
-            let Ok(info) = fs::read_to_string(file.path()) else {
-                continue;
-            };
-            held.extend(info.lines().filter_map(object));
+const PROGRAM: &str = "prog_id";
+const MAP: &str = "map_id";
+const LINK: &str = "link_id";
+
+/// Every object of the machine. One that goes away meanwhile is left out.
+fn loaded() -> BTreeMap<Object, String> {
+    let mut found = BTreeMap::new();
+    for program in loaded_programs().flatten() {
+        let name = program.name_as_str().unwrap_or_default().to_owned();
+        found.insert((PROGRAM, program.id()), name);
+    }
+    for map in loaded_maps().flatten() {
+        let name = map.name_as_str().unwrap_or_default().to_owned();
+        found.insert((MAP, map.id()), name);
+    }
+    for link in loaded_links().flatten() {
+        found.insert((LINK, link.id()), String::new());
+    }
+    found
+}
+
+/// Every file below a directory.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
         }
     }
-    held
+    Ok(found)
 }
 
 fn object(line: &str) -> Option<Object> {
     let (key, value) = line.split_once(':')?;
-    let kind = ["prog_id", "map_id", "link_id"]
-        .into_iter()
-        .find(|kind| *kind == key)?;
+    let kind = [PROGRAM, MAP, LINK].into_iter().find(|kind| *kind == key)?;
     Some((kind, value.trim().parse().ok()?))
 }
 
@@ -97,7 +118,7 @@ mod tests {
 
     #[test]
     fn objects_are_recognised_in_fdinfo() {
-        assert_eq!(object("prog_id:\t17"), Some(("prog_id", 17)));
+        assert_eq!(object("prog_id:\t17"), Some((PROGRAM, 17)));
         assert_eq!(object("flags:\t02"), None);
     }
 }

@@ -45,25 +45,22 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let sink = Sink::new(options.json);
     let mut report = Report::new()?;
 
-    let before = Census::take();
-    let mut during = None;
+    let mut census = Census::default();
     match step("making the node", || {
         Lab::create(binaries, options.subject, &interrupt)
     }) {
         Ok(mut lab) => {
             let outcome = fill(&mut lab, &mut report, &sink, &interrupt);
             report.failure = outcome.err().map(|error| format!("{error:#}"));
-            during = Some(Census::take());
+            census = lab.subject.census()?;
             report.left_behind = step("removing everything", || lab.remove());
         }
         Err(error) => report.failure = Some(format!("{error:#}")),
     }
-    let during = during.unwrap_or_else(Census::take);
-    report.bpf_objects = during.since(&before);
+    report.bpf_objects = census.count();
     // A wait of its own: an interrupt must not keep the removal from being checked.
-    report
-        .left_behind
-        .extend(before.left(&during, &Interrupt::never())?);
+    let left = census.left(&Interrupt::never())?;
+    report.left_behind.extend(left);
     report.judge();
     sink.end(&report)?;
     Ok(report.passed)

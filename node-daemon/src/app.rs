@@ -7,13 +7,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::{self, Socket},
-    bpf::Datapath,
+    bpf::{Datapath, Pins},
     cgroup,
-    config::{Behaviour, OnExit, Run},
-    pods,
+    config::{Behaviour, Places, Run},
+    pods::{self, Inheritance, Store},
 };
 
-/// Serves until SIGTERM or SIGINT. Nothing is left behind then.
+/// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     let behaviour = Behaviour::read(config.config.as_deref())?;
     let filter: EnvFilter = config.log.parse().context("--log cannot be understood")?;
@@ -31,9 +31,16 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         // First the socket, and with it the lock: of two daemons only one touches the kernel.
         let socket = Socket::bind(&config.socket)?;
-        let datapath = Datapath::attach(&cgroup)?;
+        let Places { bpffs, state } = &config.places;
+        let datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs().join(" "), "attached");
-        let (pods, owner) = pods::start(datapath)?;
+        let (store, records) = Store::open(state)?;
+        let inheritance = Inheritance {
+            datapath,
+            store,
+            records,
+        };
+        let (pods, owner) = pods::start(inheritance, behaviour.on_exit)?;
         info!(socket = %config.socket.display(), "ready");
         api::serve(&socket, pods, async {
             tokio::select! {
@@ -43,10 +50,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         })
         .await;
         info!(data_path = ?behaviour.on_exit, "stopping");
-        match behaviour.on_exit {
-            // There is nothing yet that could outlive the daemon.
-            OnExit::Keep | OnExit::Detach => owner.join(),
-        }
+        owner.join();
         Ok(())
     })
 }

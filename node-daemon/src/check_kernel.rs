@@ -5,9 +5,15 @@ use std::{io::Write as _, os::fd::AsFd as _};
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
 
-use crate::{bpf::Datapath, cgroup, config::CheckKernel, netns};
+use crate::{
+    bpf::{Datapath, Pins, Private},
+    cgroup,
+    config::CheckKernel,
+    netns,
+};
 
 /// Loads every program and attaches it: to the cgroup, and to a network namespace made for this.
+/// The pins are in a file system that ends with this process, and the hooks with them.
 pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let kernel = uname().context("uname")?;
@@ -16,16 +22,17 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
 
     let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
     writeln!(out, "cgroup {}", cgroup.display())?;
-    let mut datapath = Datapath::attach(&cgroup)?;
+    let private = Private::mount().context("a BPF file system cannot be mounted")?;
+    let pins = Pins::open(&private.directory())?;
+    let mut datapath = Datapath::open(pins, &cgroup)?;
     for program in datapath.programs() {
         writeln!(out, "program {program} loads")?;
     }
     writeln!(out, "the cgroup's programs attach")?;
 
     let namespace = netns::fresh()?;
-    let steering = datapath.steer(namespace.as_fd())?;
+    datapath.steer(1, namespace.as_fd())?;
     writeln!(out, "the inbound hook attaches to a network namespace")?;
-    drop((steering, datapath));
     writeln!(
         out,
         "kernel {}: all programs load and attach",

@@ -9,6 +9,9 @@ use daemon_api::SOCKET;
 
 pub(crate) use file::{Behaviour, OnExit};
 
+/// netlink-packet-route warns of every attribute that a newer kernel made longer.
+const LOG: &str = "info,netlink_packet_route=error";
+
 /// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -26,6 +29,8 @@ pub(crate) enum Command {
     Status(Ask),
     /// Show the Pods that the daemon knows.
     Pods(Ask),
+    /// Remove every hook and map that a daemon left: Pods go past their sidecars.
+    Detach(Places),
     /// Load and attach every program, to see whether this kernel takes them, and leave again.
     CheckKernel(CheckKernel),
 }
@@ -39,13 +44,26 @@ pub(crate) struct Run {
     /// The cgroup whose processes are served [default: the root of the unified hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) places: Places,
     /// The file that tells how the daemon behaves [default: /etc/sluice/sluiced.toml, if it is
     /// there].
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
     /// What is logged, as `level` or `target=level,…`.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = LOG)]
     pub(crate) log: String,
+}
+
+/// Where things are that outlive the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct Places {
+    /// A directory in a BPF file system, for what outlives the daemon: maps and hooks.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/sluice")]
+    pub(crate) bpffs: PathBuf,
+    /// A directory for what is known of each Pod.
+    #[arg(long, value_name = "PATH", default_value = "/run/sluice/pods")]
+    pub(crate) state: PathBuf,
 }
 
 /// Options of what asks a running daemon.

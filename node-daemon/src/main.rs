@@ -11,6 +11,7 @@ mod bpf;
 mod cgroup;
 mod check_kernel;
 mod config;
+mod detach;
 mod netns;
 mod pods;
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Run(run) => app::run(run),
         Command::Status(ask) => ask::status(&ask),
         Command::Pods(ask) => ask::pods(&ask),
+        Command::Detach(places) => detach::run(&places),
         Command::CheckKernel(check) => check_kernel::run(check),
     };
     match done {

@@ -1,5 +1,6 @@
 //! A node with Pods, in namespaces and a cgroup of its own, next to whatever runs on the machine.
 
+pub(crate) mod bpffs;
 mod cgroup;
 pub(crate) mod cni;
 mod netns;

@@ -61,6 +61,11 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The last lines of what it wrote.
     pub(crate) fn tail(&self) -> String {
         let log = self.log();

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::{interrupt::Interrupt, lab::Binaries};
+use crate::{census::Census, interrupt::Interrupt, lab::Binaries};
 
 /// How often each reason was given.
 pub(crate) type Counters = BTreeMap<String, u64>;
@@ -34,6 +34,10 @@ pub(crate) trait Subject {
     }
     /// Its decisions so far, if it counts them.
     fn counters(&self) -> Result<Option<Counters>>;
+    /// The BPF objects that must be gone once it has ended.
+    fn census(&self) -> Result<Census> {
+        Ok(Census::default())
+    }
     /// Ends it; fails if it still knows Pods.
     fn stop(self: Box<Self>) -> Result<()>;
 }

@@ -9,10 +9,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
+    census::Census,
     http,
     inside::Place,
     interrupt::Interrupt,
-    lab::{Binaries, process::Process},
+    lab::{
+        Binaries,
+        bpffs::Bpffs,
+        process::{Process, output},
+    },
     subject::{Counters, Subject},
 };
 
@@ -24,6 +29,9 @@ pub(crate) struct Sluice {
     daemon: Process,
     socket: PathBuf,
     plugin: PathBuf,
+    sluiced: PathBuf,
+    state: PathBuf,
+    pins: Bpffs,
 }
 
 impl Sluice {
@@ -36,18 +44,27 @@ impl Sluice {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let socket = directory.join("sluiced.sock");
+        let state = directory.join("sluiced-pods");
+        let pins = Bpffs::mount()?;
         let mut command = Place::default().command(&binaries.sluiced)?;
         command
             .arg("run")
             .arg("--socket")
             .arg(&socket)
             .arg("--cgroup")
-            .arg(cgroup);
+            .arg(cgroup)
+            .arg("--state")
+            .arg(&state)
+            .arg("--bpffs")
+            .arg(pins.pins());
         let daemon = Process::start("sluiced", &mut command, &directory.join("sluiced.log"))?;
         let mut sluice = Self {
             daemon,
             socket,
             plugin: binaries.sluice_cni.clone(),
+            sluiced: binaries.sluiced.clone(),
+            state,
+            pins,
         };
         let Self { daemon, socket, .. } = &mut sluice;
         let ready = interrupt.wait(START, || {
@@ -85,16 +102,34 @@ impl Subject for Sluice {
         Ok(Some(counters(&text)))
     }
 
+    fn census(&self) -> Result<Census> {
+        Census::of(self.daemon.id(), &self.pins.pins())
+    }
+
     fn stop(self: Box<Self>) -> Result<()> {
-        let pods = http::get(&self.socket, "/v1/pods");
-        let socket = self.socket.clone();
-        self.daemon.stop()?;
+        let Self {
+            daemon,
+            socket,
+            sluiced,
+            state,
+            pins,
+            ..
+        } = *self;
+        let pods = http::get(&socket, "/v1/pods");
+        daemon.stop()?;
+        // Without it the data path would work on.
+        let mut detach = Place::default().command(&sluiced)?;
+        detach.arg("detach").arg("--state").arg(&state);
+        output(detach.arg("--bpffs").arg(pins.pins()), START)?;
         let pods: Vec<Value> = serde_json::from_str(&pods?)?;
         if !pods.is_empty() {
             bail!("the daemon still knows deleted Pods: {}", Value::from(pods));
         }
         if socket.exists() {
             bail!("the daemon left its socket {}", socket.display());
+        }
+        if pins.pins().exists() {
+            bail!("pins were left");
         }
         Ok(())
     }

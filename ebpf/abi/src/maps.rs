@@ -15,6 +15,17 @@ pub const ORIGINAL_DST: &str = "original_dst";
 /// [`Reason`](crate::Reason) → `u64`, for each CPU.
 pub const COUNTERS: &str = "counters";
 
+/// Every map. All of them outlive the daemon.
+pub const ALL: [&str; 7] = [
+    LOCAL_POD_IPS,
+    PROCESS_IP,
+    PORTS,
+    LISTENERS,
+    PAIR_ORIGINAL_DST,
+    ORIGINAL_DST,
+    COUNTERS,
+];
+
 /// Pod addresses, processes and excluded ports that fit: hash tables allocate on demand.
 pub const MAX_PODS: usize = 16_384;
 /// Excluded ports of all Pods together.

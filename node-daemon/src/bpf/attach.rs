@@ -1,28 +1,58 @@
-//! Loading the object and attaching its cgroup programs: one loop over what the object holds.
+//! The object, and the hooks of its programs: one table, one loop.
 
-use std::{fs::File, os::fd::AsFd as _, path::Path};
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, Program, ProgramError},
+    programs::{Program, ProgramError},
+};
+use aya_obj::generated::bpf_attach_type::{
+    self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
+    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
+};
+use nix::errno::Errno;
+use sluice_abi::maps;
+
+use super::{
+    Error,
+    link::Link,
+    pins::{self, Generation},
 };
 
-use super::Error;
-
 /// Name of the program that is attached to each meshed Pod's network namespace.
-pub(super) const STEER: &str = "steer";
+const STEER: &str = "steer";
+
+/// Programs that are attached to the cgroup, with their hooks.
+const HOOKS: [(&str, bpf_attach_type); 6] = [
+    ("connect4", BPF_CGROUP_INET4_CONNECT),
+    ("connect6", BPF_CGROUP_INET6_CONNECT),
+    ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
+    ("getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
+    ("getsockopt", BPF_CGROUP_GETSOCKOPT),
+    ("sock_life", BPF_CGROUP_SOCK_OPS),
+];
 
 /// Built from `ebpf/programs` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
-/// Creates the maps and loads every program.
-pub(super) fn load() -> Result<Ebpf, Error> {
-    let mut object = EbpfLoader::new().load(OBJECT).map_err(Error::Object)?;
+/// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
+/// and pinned there.
+pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    for name in maps::ALL {
+        loader.map_pin_path(name, generation.map(name));
+    }
+    let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        load_one(program).map_err(|source| Error::Program {
-            program: name.to_owned(),
-            source,
-        })?;
+        load_one(program).map_err(|source| Error::program(name, source))?;
     }
     Ok(object)
 }
@@ -37,29 +67,122 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Attaches every cgroup program. The links live in `object`.
-pub(super) fn attach(object: &mut Ebpf, cgroup: &Path) -> Result<(), Error> {
-    let directory = File::open(cgroup).map_err(|source| Error::Cgroup {
+/// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
+/// program, the others are made. Links of programs that exist no more are removed.
+pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> Result<(), Error> {
+    let wrap = |source| Error::Cgroup {
         path: cgroup.to_owned(),
         source,
-    })?;
-    for (name, program) in object.programs_mut() {
-        attach_one(program, &directory).map_err(|source| Error::Program {
-            program: name.to_owned(),
-            source,
-        })?;
+    };
+    let directory = File::open(cgroup).map_err(wrap)?;
+    let id = directory.metadata().map_err(wrap)?.ino();
+    for (name, hook) in HOOKS {
+        let program = program(object, name)?;
+        let pin = generation.hook(name);
+        let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
+        if !replace(program, &pin, there).map_err(|source| Error::attach(name, source))? {
+            attach_one(program, directory.as_fd(), hook, &pin)
+                .map_err(|source| Error::attach(name, source))?;
+        }
+    }
+    let known = HOOKS.map(|(name, _)| generation.hook(name));
+    for stranger in generation
+        .hooks()?
+        .iter()
+        .filter(|pin| !known.contains(pin))
+    {
+        pins::remove(stranger, &mut Vec::new())?;
     }
     Ok(())
 }
 
-/// `Single` means no flags: a link always lets other programs run beside it.
-fn attach_one(program: &mut Program, cgroup: &File) -> Result<(), ProgramError> {
-    let (cgroup, mode) = (cgroup.as_fd(), CgroupAttachMode::Single);
-    match program {
-        Program::CgroupSockAddr(program) => program.attach(cgroup, mode).map(drop),
-        Program::CgroupSockopt(program) => program.attach(cgroup, mode).map(drop),
-        Program::SockOps(program) => program.attach(cgroup, mode).map(drop),
-        Program::SkLookup(_) => Ok(()),
-        _ => Err(ProgramError::UnexpectedProgramType),
+/// Attaches the inbound program to a Pod's network namespace, in place of what is there.
+pub(super) fn steer(object: &Ebpf, netns: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
+    attach_one(program(object, STEER)?, netns, BPF_SK_LOOKUP, pin)
+        .map_err(|source| Error::attach(STEER, source))
+}
+
+/// Gives a Pod's inbound hook this object's program. `false` if the Pod is gone.
+pub(super) fn steer_on(object: &Ebpf, pin: &Path) -> Result<bool, Error> {
+    let alive = |link: &Link| link.netns_exists().unwrap_or(false);
+    replace(program(object, STEER)?, pin, alive).map_err(|source| Error::attach(STEER, source))
+}
+
+/// Whether a Pod's inbound hook is in place.
+pub(super) fn is_steered(pin: &Path) -> bool {
+    Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
+}
+
+fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+    let program = object.program(name).ok_or(Error::Missing { name })?;
+    let fd = program
+        .fd()
+        .map_err(|source| Error::program(name, source))?;
+    Ok(fd.as_fd())
+}
+
+/// Replaces the program of a pinned link, if there is one that passes `is_ours`.
+fn replace(
+    program: BorrowedFd<'_>,
+    pin: &Path,
+    is_ours: impl Fn(&Link) -> bool,
+) -> io::Result<bool> {
+    let link = match Link::open(pin) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if !is_ours(&link) {
+        return Ok(false);
+    }
+    match link.replace(program) {
+        Ok(()) => Ok(true),
+        // The cgroup or namespace went this moment.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOLINK as i32) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The new link works before the old one, if there is one, ends.
+fn attach_one(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+    pin: &Path,
+) -> io::Result<()> {
+    let link = Link::attach(program, target, hook)?;
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    link.pin(pin)
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::Object;
+
+    use super::*;
+
+    #[test]
+    fn every_program_of_the_object_has_a_hook() {
+        let object = Object::parse(OBJECT).unwrap();
+        let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
+        let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
+        hooked.push(STEER);
+        programs.sort_unstable();
+        hooked.sort_unstable();
+        assert_eq!(programs, hooked);
+    }
+
+    #[test]
+    fn every_map_of_the_object_outlives_the_daemon() {
+        let object = Object::parse(OBJECT).unwrap();
+        let mut made: Vec<_> = object.maps.keys().map(String::as_str).collect();
+        made.retain(|name| !name.starts_with('.'));
+        made.sort_unstable();
+        let mut pinned = maps::ALL;
+        pinned.sort_unstable();
+        assert_eq!(made, pinned);
     }
 }

@@ -1,6 +1,9 @@
 //! What the kernel can refuse.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
@@ -28,7 +31,43 @@ pub(crate) enum Error {
         path: PathBuf,
         /// What the kernel said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
+    },
+    /// The hook of one program.
+    #[error("cannot attach the program '{program}'")]
+    Attach {
+        /// Its name in the object.
+        program: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A pin, or a directory of pins.
+    #[error("cannot {operation} {}", path.display())]
+    Pin {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory for pins is on another file system.
+    #[error(
+        "{} is not in a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf), or name a \
+         directory in one with --bpffs",
+        path.display()
+    )]
+    NotBpffs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another daemon owns the pins.
+    #[error("another sluiced owns {}: stop it first", path.display())]
+    Taken {
+        /// The directory.
+        path: PathBuf,
     },
     /// One map.
     #[error("cannot {operation} the map '{map}'")]
@@ -53,4 +92,25 @@ pub(crate) enum Error {
         /// How many there are.
         places: u16,
     },
+}
+
+impl Error {
+    pub(super) fn pin(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Pin {
+            operation,
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(super) fn program(name: &str, source: ProgramError) -> Self {
+        Self::Program {
+            program: name.to_owned(),
+            source,
+        }
+    }
+
+    pub(super) fn attach(program: &'static str, source: io::Error) -> Self {
+        Self::Attach { program, source }
+    }
 }

@@ -1,28 +1,37 @@
 //! The kernel side, seen from the daemon: the only module that knows aya.
 //!
-//! [`Datapath`] owns every program, link and map. Dropping it closes them, and the kernel takes
-//! the hooks away: nothing is left behind.
+//! [`Datapath`] reaches every program, link and map. They are pinned: the kernel works on when the
+//! daemon is gone, and the next one takes them over.
 
 mod attach;
 mod error;
+mod link;
 mod listeners;
+mod pins;
 mod table;
 
-use std::{os::fd::BorrowedFd, path::Path};
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
-    programs::{SkLookup, sk_lookup::SkLookupLink},
 };
 use sluice_abi::{Addr, Pod, PortKey, Process, Reason, maps};
 
 pub(crate) use error::Error;
 use listeners::Listeners;
+use pins::Generation;
+pub(crate) use pins::{Pins, Private};
 use table::Table;
 
 /// Programs, links and maps.
 pub(crate) struct Datapath {
+    pins: Pins,
+    generation: Generation,
+    adopted: bool,
     programs: Ebpf,
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
@@ -31,30 +40,67 @@ pub(crate) struct Datapath {
     counters: PerCpuArray<MapData, u64>,
 }
 
-/// The inbound hook of one network namespace. Dropping it detaches the program.
-pub(crate) struct Steering {
-    _link: SkLookupLink,
-}
-
 impl Datapath {
-    /// Loads every program and attaches those that belong to a cgroup.
+    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel refuses;
-    /// [`Error::Cgroup`] if `cgroup` cannot be opened.
-    pub(crate) fn attach(cgroup: &Path) -> Result<Self, Error> {
-        let mut programs = attach::load()?;
-        attach::attach(&mut programs, cgroup)?;
-        let counters = table::take(&mut programs, maps::COUNTERS)?;
-        Ok(Self {
+    /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
+    /// pinned.
+    pub(crate) fn open(pins: Pins, cgroup: &Path) -> Result<Self, Error> {
+        let current = pins.current()?;
+        let adopted = current.is_some();
+        let (generation, programs) = if let Some(generation) = current {
+            let programs = attach::load(&generation)?;
+            attach::attach(&programs, &generation, cgroup)?;
+            (generation, programs)
+        } else {
+            let unfinished = pins.begin()?;
+            let programs = attach::load(&unfinished)?;
+            attach::attach(&programs, &unfinished, cgroup)?;
+            (pins.publish(&unfinished)?, programs)
+        };
+        Self::with_maps(pins, generation, adopted, programs)
+    }
+
+    fn with_maps(
+        pins: Pins,
+        generation: Generation,
+        adopted: bool,
+        mut programs: Ebpf,
+    ) -> Result<Self, Error> {
+        let datapath = Self {
+            pins,
+            generation,
+            adopted,
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             ports: Table::take(&mut programs, maps::PORTS)?,
             listeners: Listeners::take(&mut programs)?,
-            counters,
+            counters: table::take(&mut programs, maps::COUNTERS)?,
             programs,
-        })
+        };
+        for cookie in datapath.generation.pods()? {
+            attach::steer_on(&datapath.programs, &datapath.generation.pod(cookie))?;
+        }
+        Ok(datapath)
+    }
+
+    /// Whether an earlier daemon's state was taken over.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Removes what daemons of other versions left, and tells what it was. To be called when
+    /// every Pod is in this one's maps.
+    pub(crate) fn remove_others(&self) -> Result<Vec<PathBuf>, Error> {
+        self.pins.remove_others()
+    }
+
+    /// Lets go of the kernel side without changing it.
+    pub(crate) fn into_pins(self) -> Pins {
+        self.pins
     }
 
     /// Names of the programs, in alphabetical order.
@@ -69,22 +115,39 @@ impl Datapath {
     }
 
     /// Attaches the inbound hook to a network namespace.
-    pub(crate) fn steer(&mut self, netns: BorrowedFd<'_>) -> Result<Steering, Error> {
-        let wrap = |source| Error::Program {
-            program: attach::STEER.to_owned(),
-            source,
-        };
-        let program: &mut SkLookup = self
-            .programs
-            .program_mut(attach::STEER)
-            .ok_or(Error::Missing {
-                name: attach::STEER,
-            })?
-            .try_into()
-            .map_err(wrap)?;
-        let id = program.attach(netns).map_err(wrap)?;
-        let link = program.take_link(id).map_err(wrap)?;
-        Ok(Steering { _link: link })
+    pub(crate) fn steer(&mut self, cookie: u64, netns: BorrowedFd<'_>) -> Result<(), Error> {
+        attach::steer(&self.programs, netns, &self.generation.pod(cookie))
+    }
+
+    /// Detaches the inbound hook of a network namespace, if it is attached.
+    pub(crate) fn release(&mut self, cookie: u64) -> Result<(), Error> {
+        pins::remove(&self.generation.pod(cookie), &mut Vec::new())
+    }
+
+    /// Whether the inbound hook of a network namespace is attached.
+    pub(crate) fn is_steered(&self, cookie: u64) -> bool {
+        attach::is_steered(&self.generation.pod(cookie))
+    }
+
+    /// Network namespaces that have an inbound hook, also of Pods that are gone.
+    pub(crate) fn steered(&self) -> Result<Vec<u64>, Error> {
+        self.generation.pods()
+    }
+
+    /// Every entry of `process_ip`.
+    pub(crate) fn all_processes(&self) -> Result<Vec<(u64, Process)>, Error> {
+        self.processes.all()
+    }
+
+    /// Every entry of `local_pod_ips`.
+    pub(crate) fn all_addresses(&self) -> Result<Vec<(Addr, Pod)>, Error> {
+        self.addresses.all()
+    }
+
+    /// Every excluded port.
+    pub(crate) fn all_ports(&self) -> Result<Vec<PortKey>, Error> {
+        let all = self.ports.all()?;
+        Ok(all.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Registers a listener of the proxy that was there before its Pod was admitted. `family` is

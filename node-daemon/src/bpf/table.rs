@@ -57,6 +57,18 @@ impl<K: Pod, V: Pod> Table<K, V> {
             })
     }
 
+    /// Every entry. One that changes meanwhile may be missing, or be there twice.
+    pub(super) fn all(&self) -> Result<Vec<(K, V)>, Error> {
+        let Self { name, map } = self;
+        map.iter()
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::Map {
+                map: name,
+                operation: "read",
+                source,
+            })
+    }
+
     /// Reads an entry.
     pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
         let Self { name, map } = self;

@@ -19,6 +19,7 @@ use std::{
 };
 
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
 
 pub(crate) use enter::fresh;
 pub(crate) use error::Error;
@@ -37,7 +38,7 @@ pub(crate) struct Netns {
 }
 
 /// What identifies a network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Id {
     inode: Inode,
     /// Never re-used while the kernel runs, other than the inode.
@@ -45,7 +46,7 @@ pub(crate) struct Id {
 }
 
 /// Device and inode number of a namespace's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Inode {
     dev: u64,
     ino: u64,

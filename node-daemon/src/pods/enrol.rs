@@ -1,6 +1,9 @@
 //! Carries the steps of a plan out: all of them, or none.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd as _,
+};
 
 use tracing::{debug, warn};
 
@@ -9,20 +12,17 @@ use super::{
     plan::{self, Held, Step},
 };
 use crate::{
-    bpf::{self, Datapath, Steering},
+    bpf::{self, Datapath},
     netns::Netns,
 };
 
 /// Where Istio's proxy connects from when it hands a request to its application over IPv6.
-const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
 /// The kernel's state of one network namespace, as an owned value.
 pub(crate) struct Enrolment {
     cookie: u64,
     held: Held,
-    steering: Option<Steering>,
-    /// Whether `::6` is ours to take away.
-    passthrough_is_ours: bool,
 }
 
 /// What steps work on.
@@ -34,24 +34,14 @@ pub(crate) struct Site<'a> {
 }
 
 impl Enrolment {
-    /// Nothing is held yet.
-    pub(crate) fn new(cookie: u64) -> Self {
-        Self {
-            cookie,
-            held: Held::default(),
-            steering: None,
-            passthrough_is_ours: false,
-        }
+    /// What the kernel holds already.
+    pub(crate) fn of(cookie: u64, held: Held) -> Self {
+        Self { cookie, held }
     }
 
     /// What the kernel holds.
     pub(crate) fn held(&self) -> &Held {
         &self.held
-    }
-
-    /// Whether the inbound hook is attached.
-    pub(crate) fn is_steered(&self) -> bool {
-        self.steering.is_some()
     }
 
     /// Changes the kernel's state. If a step fails, those before it are taken back.
@@ -82,7 +72,7 @@ impl Enrolment {
         Err(Error::LetGo { errors })
     }
 
-    fn roll_back(&mut self, site: &mut Site<'_>, done: Vec<Step>) {
+    fn roll_back(&self, site: &mut Site<'_>, done: Vec<Step>) {
         for undo in done.into_iter().rev().filter_map(Step::undo) {
             if let Err(error) = self.take(site, &undo) {
                 warn!(?undo, %error, "a step could not be taken back");
@@ -90,7 +80,7 @@ impl Enrolment {
         }
     }
 
-    fn take(&mut self, site: &mut Site<'_>, step: &Step) -> Result<(), Error> {
+    fn take(&self, site: &mut Site<'_>, step: &Step) -> Result<(), Error> {
         let Site { datapath, netns } = site;
         match step {
             Step::Exclude(key) => datapath.exclude_port(*key)?,
@@ -103,29 +93,19 @@ impl Enrolment {
                 Some(process) => datapath.set_process(self.cookie, process)?,
                 None => datapath.remove_process(self.cookie)?,
             },
-            Step::Steer => {
-                let netns = netns.ok_or(Error::Gone)?;
-                self.steering = Some(datapath.steer(std::os::fd::AsFd::as_fd(netns))?);
-            }
-            Step::Release => self.steering = None,
+            Step::Steer => datapath.steer(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?,
+            Step::Release => datapath.release(self.cookie)?,
             Step::AddPassthrough => {
-                self.passthrough_is_ours =
-                    netns.ok_or(Error::Gone)?.add_to_loopback(PASSTHROUGH)?;
+                netns.ok_or(Error::Gone)?.add_to_loopback(PASSTHROUGH)?;
             }
-            Step::RemovePassthrough => self.remove_passthrough(*netns)?,
+            // If the namespace is gone, so is the address.
+            Step::RemovePassthrough => {
+                if let Some(netns) = netns {
+                    netns.remove_from_loopback(PASSTHROUGH)?;
+                }
+            }
             Step::FetchListeners => self.fetch_listeners(datapath, netns.ok_or(Error::Gone)?)?,
         }
-        Ok(())
-    }
-
-    /// If the namespace is gone, so is the address.
-    fn remove_passthrough(&mut self, netns: Option<&Netns>) -> Result<(), Error> {
-        if let Some(netns) = netns
-            && self.passthrough_is_ours
-        {
-            netns.remove_from_loopback(PASSTHROUGH)?;
-        }
-        self.passthrough_is_ours = false;
         Ok(())
     }
 
@@ -134,7 +114,7 @@ impl Enrolment {
             return Ok(());
         };
         for listener in netns.listeners(process.pod.inbound_port.get())? {
-            let socket = std::os::fd::AsFd::as_fd(&listener.socket);
+            let socket = listener.socket.as_fd();
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "found a listening proxy"),
                 // Those that have a place serve the whole SO_REUSEPORT group.

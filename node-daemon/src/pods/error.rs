@@ -4,7 +4,7 @@ use std::{error::Error as _, net::IpAddr};
 
 use daemon_api::{Attachment, Refusal, code};
 
-use super::{addresses, policy};
+use super::{addresses, policy, store};
 use crate::{bpf, netns};
 
 /// A request cannot be carried out.
@@ -55,6 +55,12 @@ pub(crate) enum Error {
         /// What is there.
         present: String,
     },
+    /// A Pod's record.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A record and the configuration do not agree.
+    #[error("the configuration changed: the Pod must be made anew")]
+    Changed,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -80,8 +86,9 @@ impl Error {
             | Self::Gone => code::NETNS_REFUSED,
             Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
+            Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) => code::UNKNOWN_CONTAINER,
-            Self::Differs { .. } => code::STATE_DIFFERS,
+            Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,
         };
         Refusal {
             code,

@@ -9,16 +9,26 @@ mod mesh;
 mod owner;
 mod plan;
 mod policy;
+mod store;
 
-use std::thread::{Builder, JoinHandle};
+use std::{
+    path::{Path, PathBuf},
+    thread::{Builder, JoinHandle},
+};
 
 use daemon_api::{Admit, Admitted, Attachment, Collect, PodView, Retired, Status};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bpf::Datapath;
+use crate::{
+    bpf::{Datapath, Pins},
+    config::OnExit,
+    netns::Netns,
+};
+use enrol::PASSTHROUGH;
 pub(crate) use error::Error;
 use owner::Owner;
 pub(crate) use owner::Reading;
+pub(crate) use store::{Record, Slot, Store};
 
 /// Requests that may wait for the owner. The socket admits fewer connections than that.
 const WAITING: usize = 128;
@@ -36,7 +46,7 @@ pub(crate) struct Pods {
 pub(crate) struct Thread(JoinHandle<()>);
 
 impl Thread {
-    /// Waits until every Pod was let go. It begins when the last [`Pods`] is dropped.
+    /// Waits until the owner has ended. It begins when the last [`Pods`] is dropped.
     pub(crate) fn join(self) {
         if self.0.join().is_err() {
             tracing::error!("the owner of the Pods ended by a panic");
@@ -44,18 +54,68 @@ impl Thread {
     }
 }
 
-/// Starts the owner.
-pub(crate) fn start(datapath: Datapath) -> std::io::Result<(Pods, Thread)> {
+/// What the daemon before this one left.
+pub(crate) struct Inheritance {
+    /// Programs, links and maps.
+    pub(crate) datapath: Datapath,
+    /// Where records are kept.
+    pub(crate) store: Store,
+    /// The records.
+    pub(crate) records: Vec<(Slot, Record)>,
+}
+
+/// Takes over every Pod, and starts the owner.
+///
+/// # Errors
+///
+/// If the kernel's tables cannot be read, or no thread can be made.
+pub(crate) fn start(inheritance: Inheritance, on_exit: OnExit) -> anyhow::Result<(Pods, Thread)> {
+    let Inheritance {
+        datapath,
+        store,
+        records,
+    } = inheritance;
+    let mut owner = Owner::restore(datapath, store, records)?;
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Work inside namespaces and system calls block: they must not hold up the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
-        let mut owner = Owner::new(datapath);
         while let Some(work) = work.blocking_recv() {
             work(&mut owner);
         }
-        owner.let_all_go();
+        if on_exit == OnExit::Detach {
+            let (pins, store, records) = owner.into_parts();
+            match detach(pins, &store, &records) {
+                Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
+                Err(error) => tracing::error!(%error, "not detached completely"),
+            }
+        }
     })?;
     Ok((Pods { owner: sender }, Thread(thread)))
+}
+
+/// Ends the data path: removes every hook, then what the Pods were given, then the records. Tells
+/// which pins it removed.
+///
+/// # Errors
+///
+/// If a pin or a record cannot be removed. All of it can be tried again.
+pub(crate) fn detach(
+    pins: Pins,
+    store: &Store,
+    records: &[(Slot, Record)],
+) -> Result<Vec<PathBuf>, Error> {
+    let removed = pins.remove_all()?;
+    for (slot, record) in records {
+        // A namespace that is gone took the address with it.
+        if record.passthrough
+            && let Ok(netns) = Netns::open(Path::new(&record.request.netns))
+            && Some(netns.id()) == record.netns
+        {
+            netns.remove_from_loopback(PASSTHROUGH)?;
+        }
+        store.remove(*slot)?;
+    }
+    Ok(removed)
 }
 
 impl Pods {

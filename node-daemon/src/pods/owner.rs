@@ -1,5 +1,7 @@
 //! The registry of attachments and the state of their Pods, in one hand.
 
+mod check;
+mod restore;
 mod view;
 
 use std::{
@@ -10,34 +12,38 @@ use std::{
 
 use daemon_api::{Admit, Admitted, Attachment, Collect, PodName, Retired};
 use sluice_abi::Addr;
-use tracing::{error, info};
+use tracing::{info, warn};
 
 pub(crate) use view::Reading;
 
 use super::{
     Error, addresses,
-    enrol::{Enrolment, Site},
+    enrol::{Enrolment, PASSTHROUGH, Site},
     plan::{self, Held},
     policy::{self, Settings, Verdict},
+    store::{Record, Slot, Store},
 };
 use crate::{
-    bpf::Datapath,
+    bpf::{Datapath, Pins},
     netns::{self, Netns},
 };
 
 /// Owns the kernel side and knows every attachment.
 pub(crate) struct Owner {
     datapath: Datapath,
+    store: Store,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
     pods: BTreeMap<u64, Enrolled>,
+    /// Network namespaces that the kernel serves and of which no record tells: they stay as they
+    /// are, because their Pods would run open otherwise.
+    nameless: BTreeMap<u64, Enrolment>,
 }
 
 /// An attachment that was looked at.
 struct Known {
-    pod: PodName,
-    netns: String,
-    addresses: Vec<IpAddr>,
+    slot: Slot,
+    record: Record,
     standing: Standing,
 }
 
@@ -58,83 +64,84 @@ struct Enrolled {
 }
 
 impl Owner {
-    pub(super) fn new(datapath: Datapath) -> Self {
+    /// Knows nothing yet: see [`Owner::restore`].
+    fn new(datapath: Datapath, store: Store) -> Self {
         Self {
             datapath,
+            store,
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
+            nameless: BTreeMap::new(),
         }
     }
 
     pub(super) fn admit(&mut self, request: Admit) -> Result<Admitted, Error> {
+        let container = request.attachment.container_id.clone();
+        let pod = name(&request.pod);
         let standing = match policy::decide(request.annotations.as_ref())? {
-            Verdict::Mesh(settings) => self.mesh(&request, settings)?,
-            Verdict::LeaveAlone(because) => self.leave_alone(&request, because)?,
+            Verdict::Mesh(settings) => self.mesh(request, settings)?,
+            Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
         let answer = Admitted {
             meshed: standing.is_meshed(),
             because: standing.because(),
         };
-        info!(container = request.attachment.container_id, pod = %name(&request.pod),
-            meshed = answer.meshed, because = answer.because, "admitted");
-        let Admit {
-            attachment,
-            netns,
-            addresses,
-            pod,
-            annotations: _,
-        } = request;
-        let addresses = addresses.iter().map(|one| one.ip.to_canonical()).collect();
-        let known = Known {
-            pod,
-            netns,
-            addresses,
-            standing,
-        };
-        self.attachments.insert(attachment, known);
+        let (meshed, because) = (answer.meshed, &answer.because);
+        info!(container, %pod, meshed, because, "admitted");
         Ok(answer)
     }
 
     /// The addresses are not checked: nothing is done with them. Only a Pod that had them
     /// before and is gone must not be taken for this one.
-    fn leave_alone(&mut self, request: &Admit, because: &'static str) -> Result<Standing, Error> {
+    fn leave_alone(&mut self, request: Admit, because: &'static str) -> Result<Standing, Error> {
         self.retire(&request.attachment)?;
         for address in &request.addresses {
-            if let Some(cookie) = self.owner_of(address.ip.to_canonical().into())
-                && !self.pods.get(&cookie).is_some_and(Enrolled::is_alive)
+            if let Some(cookie) = self.owner_of(address.ip.to_canonical().into())?
+                && !self.is_alive(cookie)
             {
                 self.let_go(cookie)?;
             }
         }
-        Ok(Standing::LeftAlone { because })
+        let slot = self.store.new_slot();
+        let record = self.store.record(request, None, false);
+        self.store.put(slot, &record)?;
+        let standing = Standing::LeftAlone { because };
+        self.know(slot, record, standing);
+        Ok(standing)
     }
 
-    fn mesh(&mut self, request: &Admit, settings: Settings) -> Result<Standing, Error> {
+    fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::open(Path::new(&request.netns))?;
-        let addresses = addresses::verify(&request.addresses, &netns.interfaces()?)?;
-        let cookie = netns.id().cookie;
-        self.claim(&addresses, cookie)?;
+        let interfaces = netns.interfaces()?;
+        let addresses = addresses::verify(&request.addresses, &interfaces)?;
+        let id = netns.id();
+        self.claim(&addresses, id.cookie)?;
         if self
             .cookie_of(&request.attachment)
-            .is_some_and(|old| old != cookie)
+            .is_some_and(|old| old != id.cookie)
         {
             self.retire(&request.attachment)?;
         }
-        let mesh = settings.mesh.name;
-        self.enrol(&request.attachment, &netns, settings, &addresses)?;
-        Ok(Standing::Meshed { cookie, mesh })
+        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
+        let ours = |pod: &Enrolled| pod.kernel.held().passthrough;
+        let passthrough = !there || self.pods.get(&id.cookie).is_some_and(ours);
+        let standing = Standing::Meshed {
+            cookie: id.cookie,
+            mesh: settings.mesh.name,
+        };
+        let record = self.store.record(request, Some(id), passthrough);
+        self.enrol(&netns, settings, record, standing)?;
+        Ok(standing)
     }
 
     /// Makes sure that no other Pod has these addresses. One that is gone loses them.
     fn claim(&mut self, addresses: &[IpAddr], cookie: u64) -> Result<(), Error> {
         for address in addresses {
-            let Some(other) = self
-                .owner_of((*address).into())
-                .filter(|one| *one != cookie)
-            else {
+            let other = self.owner_of((*address).into())?;
+            let Some(other) = other.filter(|one| *one != cookie) else {
                 continue;
             };
-            if self.pods.get(&other).is_some_and(Enrolled::is_alive) {
+            if self.is_alive(other) {
                 return Err(Error::Taken {
                     address: *address,
                     owner: self.name_of(other),
@@ -145,92 +152,143 @@ impl Owner {
         Ok(())
     }
 
+    /// The record is written first: if the daemon dies on the way, the next one finishes.
     fn enrol(
         &mut self,
-        attachment: &Attachment,
         netns: &Netns,
         settings: Settings,
-        addresses: &[IpAddr],
+        record: Record,
+        standing: Standing,
     ) -> Result<(), Error> {
-        let id = netns.id();
-        let mut enrolled = self.pods.remove(&id.cookie).unwrap_or_else(|| Enrolled {
-            id,
-            path: netns.path().into(),
-            settings: settings.clone(),
-            attachments: Vec::new(),
-            kernel: Enrolment::new(id.cookie),
-        });
-        let mut members = enrolled.attachments.clone();
-        if !members.contains(attachment) {
+        let attachment = record.request.attachment.clone();
+        let mut pod = self.take_pod(netns, &settings);
+        let mut members = pod.attachments.clone();
+        if !members.contains(&attachment) {
             members.push(attachment.clone());
         }
-        let all: Vec<_> = members
-            .iter()
-            .flat_map(|one| {
-                if one == attachment {
-                    addresses
-                } else {
-                    self.addresses_of(one)
-                }
-            })
-            .copied()
-            .collect();
-        let wanted = plan::wanted(id.cookie, &settings, &all);
+        let mut all = Vec::new();
+        for member in &members {
+            let known = self.attachments.get(member).map(|known| &known.record);
+            let record = if *member == attachment {
+                Some(&record)
+            } else {
+                known
+            };
+            all.extend(record.into_iter().flat_map(Record::addresses));
+        }
+        let wanted = plan::wanted(netns.id().cookie, &settings, &all, record.passthrough);
+
+        let before = self.attachments.get(&attachment);
+        let before = before.map(|known| (known.slot, known.record.clone()));
+        let slot = match before {
+            Some((slot, _)) => slot,
+            None => self.store.new_slot(),
+        };
         let mut site = Site {
             datapath: &mut self.datapath,
             netns: Some(netns),
         };
-        let done = enrolled.kernel.take_in(&mut site, wanted);
+        let done = (self.store.put(slot, &record).map_err(Error::from))
+            .and_then(|()| pod.kernel.take_in(&mut site, wanted));
         if done.is_ok() {
-            netns.path().clone_into(&mut enrolled.path);
-            enrolled.settings = settings;
-            enrolled.attachments = members;
+            netns.path().clone_into(&mut pod.path);
+            pod.settings = settings;
+            pod.attachments = members;
+            self.know(slot, record, standing);
+        } else {
+            self.unwrite(slot, before.map(|(_, record)| record));
         }
-        if !enrolled.attachments.is_empty() {
-            self.pods.insert(id.cookie, enrolled);
-        }
+        self.put_pod(netns.id().cookie, pod);
         done
     }
 
+    /// Brings the store back to where it was before an enrolment that failed.
+    fn unwrite(&self, slot: Slot, before: Option<Record>) {
+        let done = match before {
+            Some(record) => self.store.put(slot, &record),
+            None => self.store.remove(slot),
+        };
+        if let Err(error) = done {
+            warn!(%error, "a record could not be taken back");
+        }
+    }
+
+    /// Takes a Pod out to change it, or begins a new one.
+    fn take_pod(&mut self, netns: &Netns, settings: &Settings) -> Enrolled {
+        let id = netns.id();
+        self.pods.remove(&id.cookie).unwrap_or_else(|| Enrolled {
+            id,
+            path: netns.path().into(),
+            settings: settings.clone(),
+            attachments: Vec::new(),
+            kernel: (self.nameless.remove(&id.cookie))
+                .unwrap_or_else(|| Enrolment::of(id.cookie, Held::default())),
+        })
+    }
+
+    /// Puts a Pod back, unless nothing is left of it.
+    fn put_pod(&mut self, cookie: u64, pod: Enrolled) {
+        if !pod.attachments.is_empty() {
+            self.pods.insert(cookie, pod);
+        } else if *pod.kernel.held() != Held::default() {
+            self.nameless.insert(cookie, pod.kernel);
+        }
+    }
+
+    fn know(&mut self, slot: Slot, record: Record, standing: Standing) {
+        let attachment = record.request.attachment.clone();
+        let known = Known {
+            slot,
+            record,
+            standing,
+        };
+        self.attachments.insert(attachment, known);
+    }
+
+    /// The record goes last: if the daemon dies on the way, the next one knows what is left.
     pub(super) fn retire(&mut self, attachment: &Attachment) -> Result<Retired, Error> {
         if let Some(cookie) = self.cookie_of(attachment) {
             self.shrink(cookie, attachment)?;
         }
-        let known = self.attachments.remove(attachment);
-        if let Some(Known { pod, .. }) = &known {
-            info!(container = attachment.container_id, pod = %name(pod), "retired");
-        }
+        let Some(known) = self.attachments.get(attachment) else {
+            return Ok(Retired::default());
+        };
+        self.store.remove(known.slot)?;
+        let pod = name(&known.record.request.pod);
+        info!(container = attachment.container_id, %pod, "retired");
+        self.attachments.remove(attachment);
         Ok(Retired {
-            attachments: known.map(|_| attachment.clone()).into_iter().collect(),
+            attachments: vec![attachment.clone()],
         })
     }
 
     /// Takes one attachment out of a Pod. With the last one the Pod goes.
     fn shrink(&mut self, cookie: u64, attachment: &Attachment) -> Result<(), Error> {
-        let Some(mut enrolled) = self.pods.remove(&cookie) else {
+        let Some(mut pod) = self.pods.remove(&cookie) else {
             return Ok(());
         };
-        let mut rest = enrolled.attachments.clone();
+        let mut rest = pod.attachments.clone();
         rest.retain(|one| one != attachment);
-        let addresses: Vec<_> =
-            (rest.iter().flat_map(|one| self.addresses_of(one)).copied()).collect();
+        let addresses: Vec<_> = (rest.iter())
+            .filter_map(|one| self.attachments.get(one))
+            .flat_map(|known| known.record.addresses())
+            .collect();
         let wanted = if rest.is_empty() {
             Held::default()
         } else {
-            plan::wanted(cookie, &enrolled.settings, &addresses)
+            let passthrough = pod.kernel.held().passthrough;
+            plan::wanted(cookie, &pod.settings, &addresses, passthrough)
         };
-        let netns = enrolled.reopen();
+        let netns = pod.reopen();
         let mut site = Site {
             datapath: &mut self.datapath,
             netns: netns.as_ref(),
         };
-        let done = enrolled.kernel.let_go(&mut site, wanted);
+        let done = pod.kernel.let_go(&mut site, wanted);
         if done.is_ok() {
-            enrolled.attachments = rest;
+            pod.attachments = rest;
         }
-        if !enrolled.attachments.is_empty() {
-            self.pods.insert(cookie, enrolled);
-        }
+        self.put_pod(cookie, pod);
         done
     }
 
@@ -240,17 +298,31 @@ impl Owner {
         for attachment in all.unwrap_or_default() {
             self.retire(&attachment)?;
         }
-        Ok(())
+        let Some(mut kernel) = self.nameless.remove(&cookie) else {
+            return Ok(());
+        };
+        let mut site = Site {
+            datapath: &mut self.datapath,
+            netns: None,
+        };
+        let done = kernel.let_go(&mut site, Held::default());
+        if done.is_err() {
+            self.nameless.insert(cookie, kernel);
+        }
+        done
     }
 
-    /// For the end of the daemon: lets every Pod go.
-    pub(super) fn let_all_go(&mut self) {
-        let all: Vec<_> = self.attachments.keys().cloned().collect();
-        for attachment in all {
-            if let Err(error) = self.retire(&attachment) {
-                error!(container = attachment.container_id, %error, "not let go completely");
-            }
-        }
+    /// Gives everything away that is needed to end the data path.
+    pub(super) fn into_parts(self) -> (Pins, Store, Vec<(Slot, Record)>) {
+        let Self {
+            datapath,
+            store,
+            attachments,
+            ..
+        } = self;
+        let records = attachments.into_values();
+        let records = records.map(|known| (known.slot, known.record)).collect();
+        (datapath.into_pins(), store, records)
     }
 
     pub(super) fn collect(&mut self, request: &Collect) -> Result<Retired, Error> {
@@ -280,28 +352,6 @@ impl Owner {
         Err(Error::LetGo { errors })
     }
 
-    pub(super) fn check(&self, attachment: &Attachment) -> Result<(), Error> {
-        let unknown = || Error::Unknown(attachment.clone());
-        let known = self.attachments.get(attachment).ok_or_else(unknown)?;
-        let Standing::Meshed { cookie, .. } = known.standing else {
-            return Ok(());
-        };
-        let enrolled = self.pods.get(&cookie).ok_or_else(unknown)?;
-        let held = enrolled.kernel.held();
-        same("network namespace in place", &true, &enrolled.is_alive())?;
-        same("process_ip", &held.process, &self.datapath.process(cookie)?)?;
-        for (addr, pod) in &held.addresses {
-            let present = self.datapath.address(*addr)?;
-            let what = format!("local_pod_ips at {}", IpAddr::from(*addr));
-            same(&what, &Some(*pod), &present)?;
-        }
-        same(
-            "inbound hook attached",
-            &true,
-            &enrolled.kernel.is_steered(),
-        )
-    }
-
     fn cookie_of(&self, attachment: &Attachment) -> Option<u64> {
         match self.attachments.get(attachment)?.standing {
             Standing::Meshed { cookie, .. } => Some(cookie),
@@ -309,27 +359,31 @@ impl Owner {
         }
     }
 
-    fn addresses_of(&self, attachment: &Attachment) -> &[IpAddr] {
-        let known = self.attachments.get(attachment);
-        known.map_or(&[], |known| &known.addresses)
+    /// The meshed Pod that has an address: the kernel's own table is the index.
+    fn owner_of(&self, addr: Addr) -> Result<Option<u64>, Error> {
+        let found = self.datapath.address(addr)?;
+        Ok(found.map(|pod| pod.cookie))
     }
 
-    /// The meshed Pod that has an address.
-    fn owner_of(&self, addr: Addr) -> Option<u64> {
-        let has = |(_, pod): &(&u64, &Enrolled)| pod.kernel.held().addresses.contains_key(&addr);
-        self.pods.iter().find(has).map(|(cookie, _)| *cookie)
+    fn is_alive(&self, cookie: u64) -> bool {
+        match self.pods.get(&cookie) {
+            Some(pod) => pod.is_alive(),
+            None => self.nameless.contains_key(&cookie) && self.datapath.is_steered(cookie),
+        }
     }
 
     fn name_of(&self, cookie: u64) -> String {
-        let attachment = self
-            .pods
-            .get(&cookie)
-            .and_then(|pod| pod.attachments.first());
-        let known = attachment.and_then(|one| Some((one, self.attachments.get(one)?)));
-        known.map_or_else(String::new, |(attachment, known)| {
-            let name = name(&known.pod);
-            format!("{name} (container {})", attachment.container_id)
-        })
+        let first = (self.pods.get(&cookie)).and_then(|pod| pod.attachments.first());
+        let known = first.and_then(|one| self.attachments.get(one));
+        known.map_or_else(
+            || format!("in the network namespace with cookie {cookie}"),
+            |Known { record, .. }| {
+                let Admit {
+                    pod, attachment, ..
+                } = &record.request;
+                format!("{} (container {})", name(pod), attachment.container_id)
+            },
+        )
     }
 }
 
@@ -360,21 +414,6 @@ impl Standing {
 
 fn name(pod: &PodName) -> String {
     format!("{}/{}", pod.namespace, pod.name)
-}
-
-fn same<T: PartialEq + std::fmt::Debug>(
-    what: &str,
-    expected: &T,
-    present: &T,
-) -> Result<(), Error> {
-    if expected == present {
-        return Ok(());
-    }
-    Err(Error::Differs {
-        what: what.to_owned(),
-        expected: format!("{expected:?}"),
-        present: format!("{present:?}"),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the kernel shall hold for a Pod, and the steps that lead there. Pure.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -20,8 +20,19 @@ pub(crate) struct Held {
     pub(crate) process: Option<Process>,
     /// Whether new connections are steered to the proxy.
     pub(crate) steered: bool,
-    /// Whether `lo` needs `::6`, from which the proxy calls the application over IPv6.
+    /// Whether `lo` has `::6` from us, from which the proxy calls the application over IPv6.
     pub(crate) passthrough: bool,
+}
+
+/// What becomes of a network namespace when a daemon takes over from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The kernel is brought to this state.
+    Bring(Held),
+    /// Nobody knows the Pod, but it lives: it stays as it is, or it would run open.
+    Keep,
+    /// The Pod is gone: what the kernel holds is removed.
+    Drop,
 }
 
 /// One change of the kernel's state.
@@ -60,7 +71,13 @@ pub(crate) enum Step {
 }
 
 /// What the kernel shall hold for a Pod with these addresses, the first ones being the main ones.
-pub(crate) fn wanted(cookie: u64, settings: &Settings, addresses: &[IpAddr]) -> Held {
+/// `passthrough`: whether `lo` needs `::6`, should one of them be an IPv6 address.
+pub(crate) fn wanted(
+    cookie: u64,
+    settings: &Settings,
+    addresses: &[IpAddr],
+    passthrough: bool,
+) -> Held {
     let first = |v4: bool| {
         addresses
             .iter()
@@ -93,7 +110,7 @@ pub(crate) fn wanted(cookie: u64, settings: &Settings, addresses: &[IpAddr]) -> 
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         process: Some(Process { v4, v6, pod }),
         steered: true,
-        passthrough: addresses.iter().any(IpAddr::is_ipv6),
+        passthrough: passthrough && addresses.iter().any(IpAddr::is_ipv6),
     }
 }
 
@@ -102,6 +119,32 @@ fn flags(choices: [(bool, PodFlags); 2]) -> PodFlags {
         .into_iter()
         .filter(|(chosen, _)| *chosen)
         .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
+}
+
+/// What becomes of every network namespace. `wanted`: what the kernel shall hold for the Pods that
+/// exist; `held`: those for which it holds something; `alive`: whether one of these exists.
+pub(crate) fn reconcile(
+    wanted: BTreeMap<u64, Held>,
+    held: impl Iterator<Item = u64>,
+    alive: impl Fn(u64) -> bool,
+) -> BTreeMap<u64, Fate> {
+    let rest = held.map(|cookie| {
+        (
+            cookie,
+            if alive(cookie) {
+                Fate::Keep
+            } else {
+                Fate::Drop
+            },
+        )
+    });
+    let mut fates: BTreeMap<_, _> = rest.collect();
+    fates.extend(
+        wanted
+            .into_iter()
+            .map(|(cookie, held)| (cookie, Fate::Bring(held))),
+    );
+    fates
 }
 
 /// The steps from one state to another. What a hook reads is written before the hook begins to
@@ -209,7 +252,7 @@ mod tests {
 
     fn of(addresses: &[&str]) -> Held {
         let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        wanted(7, &settings(&[15021]), &addresses)
+        wanted(7, &settings(&[15021]), &addresses, true)
     }
 
     fn any_held() -> impl Strategy<Value = Held> {
@@ -227,7 +270,7 @@ mod tests {
                 }
             };
             let addresses: Vec<_> = addresses.iter().map(address).collect();
-            wanted(7, &settings(&ports), &addresses)
+            wanted(7, &settings(&ports), &addresses, true)
         })
     }
 
@@ -256,6 +299,19 @@ mod tests {
             }
             prop_assert_eq!(held, before);
         }
+    }
+
+    #[test]
+    fn only_a_pod_that_is_gone_loses_what_the_kernel_holds() {
+        let wanted = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
+        let fates = reconcile(wanted.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
+        let expected = [
+            (1, Fate::Bring(wanted[&1].clone())),
+            (2, Fate::Bring(wanted[&2].clone())),
+            (3, Fate::Keep),
+            (4, Fate::Drop),
+        ];
+        assert_eq!(fates, expected.into());
     }
 
     #[test]

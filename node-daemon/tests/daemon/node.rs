@@ -3,9 +3,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::fs::PermissionsExt as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -14,11 +17,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use tempfile::TempDir;
 
 use crate::client::{self, Reply};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const CONFIG: &str = "sluiced.toml";
+const STATE: &str = "pods";
 
 /// The built daemon, with a socket and a cgroup of its own.
 pub(crate) struct Daemon {
@@ -26,10 +32,34 @@ pub(crate) struct Daemon {
     pub(crate) socket: PathBuf,
     pub(crate) directory: TempDir,
     cgroup: PathBuf,
+    pins: Bpffs,
+}
+
+/// A BPF file system that nobody else sees, and that goes with this process.
+struct Bpffs(OwnedFd);
+
+impl Bpffs {
+    fn mount() -> Self {
+        let filesystem = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC).expect("this test needs root");
+        fsconfig_create(&filesystem).expect("a BPF file system");
+        let (flags, attributes) = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+        Self(fsmount(&filesystem, flags, attributes).expect("a mount"))
+    }
+
+    /// A directory in it, as another process reaches it.
+    fn directory(&self) -> PathBuf {
+        let (pid, fd) = (std::process::id(), self.0.as_raw_fd());
+        format!("/proc/{pid}/fd/{fd}/sluice").into()
+    }
 }
 
 impl Daemon {
     pub(crate) fn start(test: &str) -> Self {
+        Self::configured(test, "")
+    }
+
+    /// With a configuration file.
+    pub(crate) fn configured(test: &str, behaviour: &str) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
         let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
@@ -38,12 +68,14 @@ impl Daemon {
             .tempdir()
             .expect("a directory for the socket");
         let socket = directory.path().join("run/sluiced.sock");
-        let process = spawn(&socket, &cgroup);
+        fs::write(directory.path().join(CONFIG), behaviour).expect("a file");
+        let pins = Bpffs::mount();
         let daemon = Self {
-            process,
+            process: spawn(directory.path(), &cgroup, &pins),
             socket,
             directory,
             cgroup,
+            pins,
         };
         daemon.await_ready();
         daemon
@@ -59,19 +91,41 @@ impl Daemon {
 
     /// A second daemon for the same socket: its exit code and what it says.
     pub(crate) fn rival(&self) -> (Option<i32>, String) {
-        let output = spawn(&self.socket, &self.cgroup)
-            .wait_with_output()
-            .expect("it ends");
+        let output = self.another().wait_with_output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
     }
 
-    /// Kills it as a crash would, and starts another one.
-    pub(crate) fn crash_and_restart(&mut self) {
+    /// Kills it as a crash would.
+    pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
-        self.process = spawn(&self.socket, &self.cgroup);
+    }
+
+    /// Starts another one after it.
+    pub(crate) fn restart(&mut self) {
+        self.process = self.another();
         self.await_ready();
+    }
+
+    /// `sluiced detach`.
+    pub(crate) fn detach(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sluiced"))
+            .arg("detach")
+            .arg("--state")
+            .arg(self.directory.path().join(STATE))
+            .arg("--bpffs")
+            .arg(self.pins())
+            .output()
+            .expect("it runs")
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.pins.directory()
+    }
+
+    fn another(&self) -> Child {
+        spawn(self.directory.path(), &self.cgroup, &self.pins)
     }
 
     /// Ends it as an operator would, and tells its exit code.
@@ -120,11 +174,17 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(socket: &Path, cgroup: &Path) -> Child {
+fn spawn(directory: &Path, cgroup: &Path, pins: &Bpffs) -> Child {
     Command::new(env!("CARGO_BIN_EXE_sluiced"))
         .arg("run")
         .arg("--socket")
-        .arg(socket)
+        .arg(directory.join("run/sluiced.sock"))
+        .arg("--state")
+        .arg(directory.join(STATE))
+        .arg("--config")
+        .arg(directory.join(CONFIG))
+        .arg("--bpffs")
+        .arg(pins.directory())
         .arg("--cgroup")
         .arg(cgroup)
         .stderr(Stdio::piped())

@@ -86,14 +86,51 @@ fn a_pod_comes_and_goes_and_leaves_nothing() {
 }
 
 #[test]
-fn a_daemon_that_stops_takes_back_what_it_did_in_pods() {
+fn a_pod_stays_meshed_while_no_daemon_runs_and_is_known_to_the_next() {
     let mut daemon = Daemon::start("stop");
     let pod = Pod::new("stop", &["fd00::1/64"]);
     let request = admit("a", &pod.path(), &["fd00::1"]);
     assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
-    assert!(pod.loopback().contains("::6/128"));
+    for crash in [false, true] {
+        if crash {
+            daemon.crash();
+        } else {
+            assert_eq!(daemon.stop(), Some(0));
+        }
+        assert!(pod.loopback().contains("::6/128"));
+        daemon.restart();
+        assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
+    }
+}
+
+#[test]
+fn detach_takes_back_what_a_daemon_did_once_it_has_ended() {
+    let mut daemon = Daemon::start("detach");
+    let pod = Pod::new("detach", &["fd00::1/64"]);
+    let request = admit("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let early = daemon.detach();
+    assert!(!early.status.success());
+    assert!(String::from_utf8_lossy(&early.stderr).contains("stop it first"));
+
+    daemon.stop();
+    let said = String::from_utf8(daemon.detach().stdout).unwrap();
+    assert!(said.contains("hooks/connect4"), "{said}");
+    assert!(!pod.loopback().contains("::6/128"));
+    daemon.restart();
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    assert_eq!(pods, []);
+}
+
+#[test]
+fn a_daemon_that_was_told_so_detaches_when_it_ends() {
+    let mut daemon = Daemon::configured("on-exit", "on-exit = \"detach\"");
+    let pod = Pod::new("on-exit", &["fd00::1/64"]);
+    let request = admit("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
     assert_eq!(daemon.stop(), Some(0));
     assert!(!pod.loopback().contains("::6/128"));
+    assert!(!daemon.pins().exists());
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
     assert_eq!(code, Some(1));
     assert!(said.contains("a daemon already serves"), "{said}");
     assert_eq!(daemon.get("/healthz").status, 200);
-    daemon.crash_and_restart();
+    daemon.crash();
+    daemon.restart();
     assert_eq!(daemon.get("/healthz").status, 200);
 }
 

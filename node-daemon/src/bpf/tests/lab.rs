@@ -23,7 +23,7 @@ use nix::{
 };
 use sluice_abi::{Pod, PodFlags, Port, Process};
 
-use crate::bpf::{Datapath, Steering};
+use crate::bpf::{Datapath, Pins, Private};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -121,8 +121,8 @@ pub(super) struct Lab {
     pub(super) world: Netns,
     pub(super) datapath: Datapath,
     pub(super) cookie: u64,
-    pub(super) steering: Option<Steering>,
-    _cgroup: Arc<Cgroup>,
+    pub(super) pins: Private,
+    pub(super) cgroup: Arc<Cgroup>,
 }
 
 /// Addresses of the Pod.
@@ -154,14 +154,15 @@ impl Lab {
             netns_cookie(&socket)
         });
         let cgroup = Cgroup::shared();
-        let datapath = Datapath::attach(&cgroup.path).expect("the programs load");
+        let private = Private::mount().expect("a BPF file system");
+        let datapath = open(&private, &cgroup);
         Self {
             pod,
             world,
             datapath,
             cookie,
-            steering: None,
-            _cgroup: cgroup,
+            pins: private,
+            cgroup,
         }
     }
 
@@ -183,7 +184,16 @@ impl Lab {
             .set_process(self.cookie, &Process { v4, v6, pod })
             .unwrap();
         let netns = File::open(&self.pod.path).unwrap();
-        self.steering = Some(self.datapath.steer(netns.as_fd()).unwrap());
+        self.datapath.steer(self.cookie, netns.as_fd()).unwrap();
+    }
+
+    /// Another daemon takes over.
+    pub(super) fn restart(self) -> Self {
+        drop(self.datapath);
+        Self {
+            datapath: open(&self.pins, &self.cgroup),
+            ..self
+        }
     }
 
     /// How often a reason decided.
@@ -191,6 +201,11 @@ impl Lab {
         let counters = self.datapath.counters().unwrap();
         counters.iter().find(|(one, _)| *one == reason).unwrap().1
     }
+}
+
+fn open(private: &Private, cgroup: &Cgroup) -> Datapath {
+    let pins = Pins::open(&private.directory()).expect("a directory for pins");
+    Datapath::open(pins, &cgroup.path).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {
@@ -298,6 +313,15 @@ pub(super) fn connect(netns: &Netns, user: u32, to: &str) -> TcpStream {
     })
 }
 
+/// Waits until the kernel has done what it does in its own time.
+pub(super) fn await_that(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "it does not happen");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Reads the byte that [`accept`] writes.
 pub(super) fn greeted(mut stream: TcpStream) {
     let mut byte = [0];
@@ -311,7 +335,7 @@ pub(super) const SOON: Duration = PATIENCE;
 pub(super) const NEVER: Duration = Duration::from_millis(100);
 
 /// A cgroup of this test process, shared by the tests that run at the same time.
-struct Cgroup {
+pub(super) struct Cgroup {
     path: PathBuf,
     before: PathBuf,
 }

@@ -4,7 +4,10 @@ mod lab;
 
 use std::{io::ErrorKind, net::SocketAddr};
 
-use lab::{APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, call, connect, greeted, listen};
+use lab::{
+    APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, await_that, call, connect, greeted,
+    listen,
+};
 use sluice_abi::{Direction, Port, PortKey, Reason};
 
 /// Each destination as the client writes it, and as everybody else must see it.
@@ -207,22 +210,48 @@ fn a_namespace_that_is_not_enrolled_is_untouched() {
 }
 
 #[test]
-fn dropping_the_data_path_takes_every_hook_away() {
+fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
     let lab = Lab::meshed();
     let world = listen(&lab.world, "[::]:80");
     let app = listen(&lab.pod, "[::]:8080");
+    let proxy = listen(&lab.pod, "[::]:15006");
+    let (outside, inside) = (format!("{}:80", WORLD[0]), format!("{}:8080", POD[0]));
     let Lab {
         pod,
-        world: outside,
+        world: node,
         datapath,
-        steering,
+        pins,
+        cgroup: _cgroup,
         ..
     } = lab;
-    drop((steering, datapath));
-    let stream = connect(&pod, APP, &format!("{}:80", WORLD[0]));
-    assert!(accept(&outside, &world, SOON).is_some());
+    drop(datapath);
+    assert_eq!(call(&pod, APP, &outside), Err(ErrorKind::ConnectionRefused));
+    let stream = connect(&node, APP, &inside);
+    assert!(accept(&pod, &proxy, SOON).is_some());
     greeted(stream);
-    let stream = connect(&outside, APP, &format!("{}:8080", POD[0]));
+
+    drop(pins);
+    // The kernel frees what was pinned after the file system is gone.
+    await_that(|| call(&pod, APP, &outside).is_ok());
+    assert!(accept(&node, &world, SOON).is_some());
+    let stream = connect(&pod, APP, &outside);
+    assert!(accept(&node, &world, SOON).is_some());
+    greeted(stream);
+    let stream = connect(&node, APP, &inside);
     assert!(accept(&pod, &app, SOON).is_some());
     greeted(stream);
+}
+
+#[test]
+fn the_next_daemon_replaces_the_programs_and_keeps_what_connections_know() {
+    let lab = Lab::meshed();
+    let proxy = listen(&lab.pod, "0.0.0.0:15001");
+    let to = format!("{}:80", WORLD[0]);
+    let stream = connect(&lab.pod, APP, &to);
+    let lab = lab.restart();
+    assert_eq!(stream.peer_addr().unwrap(), to.parse().unwrap());
+    let seen = accept(&lab.pod, &proxy, SOON).unwrap();
+    assert_eq!(seen.original, Some(to.parse().unwrap()));
+    greeted(stream);
+    assert_eq!(lab.count(Reason::OutboundToProxy), 1);
 }

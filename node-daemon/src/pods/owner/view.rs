@@ -36,11 +36,11 @@ impl Owner {
             let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
             Ok(PodView {
                 attachment: attachment.clone(),
-                pod: known.pod.clone(),
-                netns: known.netns.clone(),
+                pod: known.record.request.pod.clone(),
+                netns: known.record.request.netns.clone(),
                 cookie,
                 listeners,
-                addresses: known.addresses.clone(),
+                addresses: known.record.addresses().collect(),
                 meshed: known.standing.is_meshed(),
                 because: known.standing.because(),
             })

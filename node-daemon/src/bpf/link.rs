@@ -1,0 +1,127 @@
+//! Links: what keeps a program at its hook, as long as a descriptor or a pin holds the link.
+//!
+//! aya makes links, but cannot replace the program of one at a cgroup or a network namespace:
+//! the system calls are here.
+#![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
+
+use std::{
+    ffi::CString,
+    io,
+    mem::{size_of, zeroed},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+
+/// A program at a hook.
+#[derive(Debug)]
+pub(super) struct Link(OwnedFd);
+
+impl Link {
+    /// Attaches a program. No flags: a link lets other programs run beside it
+    /// (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
+    pub(super) fn attach(
+        program: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        hook: bpf_attach_type,
+    ) -> io::Result<Self> {
+        let mut attr = empty();
+        attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+        attr.link_create.__bindgen_anon_2.target_fd = number(target);
+        attr.link_create.attach_type = hook as u32;
+        bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(Self::own)
+    }
+
+    /// The link that is pinned at `path`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let path = terminated(path)?;
+        let mut attr = empty();
+        attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+        bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(Self::own)
+    }
+
+    /// Makes the link outlive this process.
+    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = terminated(path)?;
+        let mut attr = empty();
+        attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+        attr.__bindgen_anon_4.bpf_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+    }
+
+    /// Puts another program in the place of the one that is there, between two calls of the
+    /// hook. Fails with `ENOLINK` if what the link was attached to is gone.
+    pub(super) fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let mut attr = empty();
+        attr.link_update.link_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        attr.link_update.__bindgen_anon_1.new_prog_fd = number(program);
+        bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Identity of the cgroup to which the link is attached: its inode number.
+    pub(super) fn cgroup(&self) -> io::Result<u64> {
+        // SAFETY: the kernel fills this member for links of cgroup programs; for others it reads
+        // as some number, which belongs to no cgroup of ours.
+        self.info()
+            .map(|info| unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
+    }
+
+    /// Whether the network namespace to which the link is attached still exists.
+    pub(super) fn netns_exists(&self) -> io::Result<bool> {
+        // SAFETY: as for `cgroup`. The kernel writes 0 once the namespace is gone
+        // (`bpf_netns_link_fill_info`).
+        self.info()
+            .map(|info| unsafe { info.__bindgen_anon_1.netns.netns_ino } != 0)
+    }
+
+    fn info(&self) -> io::Result<bpf_link_info> {
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut info: bpf_link_info = unsafe { zeroed() };
+        let mut attr = empty();
+        attr.info.bpf_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        attr.info.info_len = length_of::<bpf_link_info>();
+        attr.info.info = (&raw mut info) as u64;
+        bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(|_| info)
+    }
+
+    /// Takes ownership of a descriptor that the kernel has just made.
+    fn own(fd: RawFd) -> Self {
+        // SAFETY: nobody else knows the descriptor.
+        Self(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+fn empty() -> bpf_attr {
+    // SAFETY: plain numbers, for which zero is a value; the kernel insists on zero in what a
+    // command does not use.
+    unsafe { zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+    let length = size_of::<bpf_attr>();
+    // SAFETY: `attr` lives across the call, as does everything its pointers lead to.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
+    match RawFd::try_from(result) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn terminated(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+/// An open descriptor is never negative.
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().unsigned_abs()
+}
+
+const fn length_of<T>() -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "a few dozen bytes")]
+    let length = size_of::<T>() as u32;
+    length
+}

@@ -1,0 +1,27 @@
+//! `sluiced detach`: the end of the data path, without a daemon.
+
+use std::io::Write as _;
+
+use crate::{
+    bpf::Pins,
+    config::Places,
+    pods::{self, Store},
+};
+
+/// Removes everything that a daemon left, and tells what it was.
+pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
+    let pins = Pins::open(&places.bpffs)?;
+    let (store, records) = Store::open(&places.state)?;
+    let removed = pods::detach(pins, &store, &records)?;
+    let mut out = std::io::stdout().lock();
+    for path in &removed {
+        writeln!(out, "removed {}", path.display())?;
+    }
+    writeln!(
+        out,
+        "{} pins and {} records of Pods removed: Pods go past their sidecars now",
+        removed.len(),
+        records.len()
+    )?;
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! What is known of each attachment, kept across daemons: one small file for each, so that the
+//! time of an ADD does not depend on how many Pods there are, and damage costs one of them.
+//!
+//! A file is complete because it is renamed to its place. It is not forced onto a disk: what it
+//! tells is worth nothing after a reboot, and is thrown away then (see [`Record::boot`]).
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write as _},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use daemon_api::Admit;
+use serde::{Deserialize, Serialize};
+
+use crate::netns;
+
+/// A number that changes with every boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const KIND: &str = "json";
+/// What cannot be read is kept under this ending, for people.
+const DAMAGED: &str = "damaged";
+
+/// The files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file or directory.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A record cannot be written as JSON.
+    #[error("a Pod's record cannot be written")]
+    Write(#[source] serde_json::Error),
+}
+
+/// What is known of an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// The boot during which it was written.
+    boot: String,
+    /// What the plugin reported.
+    pub(crate) request: Admit,
+    /// The network namespace, if the Pod is meshed.
+    pub(crate) netns: Option<netns::Id>,
+    /// Whether `::6` on `lo` is ours to take away.
+    pub(crate) passthrough: bool,
+}
+
+/// The place of a record. Older attachments have smaller numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(u64);
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+    boot: String,
+    next: u64,
+}
+
+impl Record {
+    /// The Pod's addresses on this network.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        (self.request.addresses.iter()).map(|one| one.ip.to_canonical())
+    }
+}
+
+impl Store {
+    /// Reads every record, in the order of their slots. Those of earlier boots are removed; those
+    /// that cannot be understood are set aside, with a warning.
+    pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<(Slot, Record)>), Error> {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory);
+        made.map_err(|source| Error::io("make", directory, source))?;
+        let boot = fs::read_to_string(BOOT_ID)
+            .map_err(|source| Error::io("read", Path::new(BOOT_ID), source))?;
+        let mut store = Self {
+            directory: directory.into(),
+            boot: boot.trim().to_owned(),
+            next: 0,
+        };
+        let mut records = Vec::new();
+        for path in store.files()? {
+            records.extend(store.read(&path)?);
+        }
+        records.sort_unstable_by_key(|(slot, _)| *slot);
+        Ok((store, records))
+    }
+
+    /// A record of this boot.
+    pub(crate) fn record(
+        &self,
+        request: Admit,
+        netns: Option<netns::Id>,
+        passthrough: bool,
+    ) -> Record {
+        Record {
+            boot: self.boot.clone(),
+            request,
+            netns,
+            passthrough,
+        }
+    }
+
+    /// A slot that nobody has.
+    pub(crate) fn new_slot(&mut self) -> Slot {
+        let slot = Slot(self.next);
+        self.next += 1;
+        slot
+    }
+
+    /// Writes a record, in place of the one that is in the slot.
+    pub(crate) fn put(&self, slot: Slot, record: &Record) -> Result<(), Error> {
+        let path = self.path(slot);
+        let text = serde_json::to_vec(record).map_err(Error::Write)?;
+        let unfinished = path.with_extension("unfinished");
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&unfinished)?;
+            file.write_all(&text)?;
+            fs::rename(&unfinished, &path)
+        };
+        write().map_err(|source| Error::io("write", &path, source))
+    }
+
+    /// Removes the record in a slot, if there is one.
+    pub(crate) fn remove(&self, slot: Slot) -> Result<(), Error> {
+        let path = self.path(slot);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, Slot(number): Slot) -> PathBuf {
+        self.directory.join(number.to_string()).with_extension(KIND)
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, Error> {
+        let failed = |source| Error::io("list", &self.directory, source);
+        let entries = fs::read_dir(&self.directory).map_err(failed)?;
+        let paths: io::Result<Vec<_>> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect();
+        paths.map_err(failed)
+    }
+
+    /// The record in a file, if it is one of this boot.
+    fn read(&mut self, path: &Path) -> Result<Option<(Slot, Record)>, Error> {
+        let Some(slot) = slot_of(path) else {
+            if path.extension().is_some_and(|kind| kind == "unfinished") {
+                fs::remove_file(path).map_err(|source| Error::io("remove", path, source))?;
+            }
+            return Ok(None);
+        };
+        self.next = self.next.max(slot.0 + 1);
+        let text = fs::read(path).map_err(|source| Error::io("read", path, source))?;
+        match decode(&text) {
+            Ok(record) if record.boot == self.boot => Ok(Some((slot, record))),
+            Ok(_) => self.remove(slot).map(|()| None),
+            Err(error) => {
+                let aside = path.with_extension(DAMAGED);
+                tracing::warn!(path = %aside.display(), %error, "a Pod's record is damaged: set aside");
+                fs::rename(path, &aside).map_err(|source| Error::io("rename", path, source))?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// `7.json` → 7.
+fn slot_of(path: &Path) -> Option<Slot> {
+    let number = path.file_stem()?.to_str()?.parse().ok()?;
+    (path.extension()? == KIND).then_some(Slot(number))
+}
+
+fn decode(text: &[u8]) -> Result<Record, serde_json::Error> {
+    serde_json::from_slice(text)
+}
+
+impl Error {
+    fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            operation,
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon_api::{Attachment, PodName};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn admit(container: &str) -> Admit {
+        Admit {
+            attachment: Attachment {
+                network: "pods".to_owned(),
+                container_id: container.to_owned(),
+                ifname: "eth0".to_owned(),
+            },
+            netns: "/run/netns/pod".to_owned(),
+            addresses: Vec::new(),
+            pod: PodName::default(),
+            annotations: None,
+        }
+    }
+
+    fn open(directory: &Path) -> (Store, Vec<(Slot, Record)>) {
+        Store::open(directory).unwrap()
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string();
+        let mut names: Vec<_> = entries.map(|entry| name(entry).unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_was_put_is_there_for_the_next_daemon_in_its_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, none) = open(directory.path());
+        assert_eq!(none, []);
+        let records = ["a", "b", "c"].map(|name| store.record(admit(name), None, false));
+        let slots = records.each_ref().map(|record| {
+            let slot = store.new_slot();
+            store.put(slot, record).unwrap();
+            slot
+        });
+        store.remove(slots[1]).unwrap();
+        let again = store.record(admit("a2"), None, true);
+        store.put(slots[0], &again).unwrap();
+
+        let (mut next, found) = open(directory.path());
+        assert_eq!(found, [(slots[0], again), (slots[2], records[2].clone())]);
+        assert!(next.new_slot() > slots[2]);
+    }
+
+    #[test]
+    fn what_another_boot_left_is_thrown_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(directory.path());
+        store.boot = "yesterday".to_owned();
+        let slot = store.new_slot();
+        store
+            .put(slot, &store.record(admit("a"), None, false))
+            .unwrap();
+        assert_eq!(open(directory.path()).1, []);
+        assert_eq!(names(directory.path()), [""; 0]);
+    }
+
+    #[test]
+    fn damage_is_set_aside_and_costs_no_other_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(directory.path());
+        let record = store.record(admit("a"), None, false);
+        let slots = [(); 2].map(|()| store.new_slot());
+        for slot in slots {
+            store.put(slot, &record).unwrap();
+        }
+        let text = fs::read(store.path(slots[0])).unwrap();
+        fs::write(store.path(slots[0]), &text[..text.len() / 2]).unwrap();
+        fs::write(directory.path().join("9.unfinished"), "{").unwrap();
+        assert_eq!(open(directory.path()).1, [(slots[1], record)]);
+        assert_eq!(names(directory.path()), ["0.damaged", "1.json"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_makes_the_reader_panic(text in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _either = decode(&text);
+        }
+    }
+}
