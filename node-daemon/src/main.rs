@@ -11,6 +11,8 @@ mod bpf;
 mod cgroup;
 mod check_kernel;
 mod config;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod detach;
 mod netns;
 mod pods;
@@ -21,6 +23,8 @@ use clap::Parser as _;
 use config::{Cli, Command};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
     let done = match Cli::parse().command {
         Command::Run(run) => app::run(run),
         Command::Status(ask) => ask::status(&ask),

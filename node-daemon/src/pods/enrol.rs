@@ -5,6 +5,7 @@ use std::{
     os::fd::AsFd as _,
 };
 
+use fail::fail_point;
 use tracing::{debug, warn};
 
 use super::{
@@ -81,6 +82,7 @@ impl Enrolment {
     }
 
     fn take(&self, site: &mut Site<'_>, step: &Step) -> Result<(), Error> {
+        fail_point!("crash", |_| crate::crash::now());
         let Site { datapath, netns } = site;
         match step {
             Step::Exclude(key) => datapath.exclude_port(*key)?,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use daemon_api::Admit;
+use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
 use crate::netns;
@@ -134,20 +135,26 @@ impl Store {
                 .mode(0o600)
                 .open(&unfinished)?;
             file.write_all(&text)?;
+            fail_point!("crash", |_| crate::crash::now());
             fs::rename(&unfinished, &path)
         };
-        write().map_err(|source| Error::io("write", &path, source))
+        write().map_err(|source| Error::io("write", &path, source))?;
+        fail_point!("crash", |_| crate::crash::now());
+        Ok(())
     }
 
     /// Removes the record in a slot, if there is one.
     pub(crate) fn remove(&self, slot: Slot) -> Result<(), Error> {
         let path = self.path(slot);
+        fail_point!("crash", |_| crate::crash::now());
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &path, source))
+                return Err(Error::io("remove", &path, source));
             }
-            _ => Ok(()),
+            _ => {}
         }
+        fail_point!("crash", |_| crate::crash::now());
+        Ok(())
     }
 
     fn path(&self, Slot(number): Slot) -> PathBuf {

@@ -6,6 +6,8 @@
 )]
 
 mod client;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod node;
 mod pods;
 mod socket;

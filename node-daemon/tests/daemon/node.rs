@@ -71,7 +71,9 @@ impl Daemon {
         fs::write(directory.path().join(CONFIG), behaviour).expect("a file");
         let pins = Bpffs::mount();
         let daemon = Self {
-            process: spawn(directory.path(), &cgroup, &pins),
+            process: command(directory.path(), &cgroup, &pins)
+                .spawn()
+                .expect("the daemon starts"),
             socket,
             directory,
             cgroup,
@@ -91,7 +93,7 @@ impl Daemon {
 
     /// A second daemon for the same socket: its exit code and what it says.
     pub(crate) fn rival(&self) -> (Option<i32>, String) {
-        let output = self.another().wait_with_output().expect("it ends");
+        let output = self.another().output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
     }
@@ -104,8 +106,33 @@ impl Daemon {
 
     /// Starts another one after it.
     pub(crate) fn restart(&mut self) {
-        self.process = self.another();
+        self.process = self.another().spawn().expect("the daemon starts");
         self.await_ready();
+    }
+
+    /// Starts one that crashes when it changes something for the `moment`-th time (from 0). `false`
+    /// if it did so before it was ready.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn restart_crashing(&mut self, moment: usize) -> bool {
+        let when = format!("crash={moment}*off->return");
+        let mut command = self.another();
+        command.env("FAILPOINTS", when.replace("=0*off->", "="));
+        self.process = command.spawn().expect("the daemon starts");
+        let end = Instant::now() + PATIENCE;
+        while client::try_send(&self.socket, "GET", "/readyz", "").is_none_or(|r| r.status != 200) {
+            assert!(Instant::now() < end, "the daemon is neither ready nor dead");
+            if self.process.try_wait().expect("its state").is_some() {
+                return false;
+            }
+            sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// Waits for it to have crashed.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn await_crash(&mut self) {
+        self.process.wait().expect("it ends");
     }
 
     /// `sluiced detach`.
@@ -124,8 +151,8 @@ impl Daemon {
         self.pins.directory()
     }
 
-    fn another(&self) -> Child {
-        spawn(self.directory.path(), &self.cgroup, &self.pins)
+    fn another(&self) -> Command {
+        command(self.directory.path(), &self.cgroup, &self.pins)
     }
 
     /// Ends it as an operator would, and tells its exit code.
@@ -174,8 +201,9 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(directory: &Path, cgroup: &Path, pins: &Bpffs) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_sluiced"))
+fn command(directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+    command
         .arg("run")
         .arg("--socket")
         .arg(directory.join("run/sluiced.sock"))
@@ -187,9 +215,8 @@ fn spawn(directory: &Path, cgroup: &Path, pins: &Bpffs) -> Child {
         .arg(pins.directory())
         .arg("--cgroup")
         .arg(cgroup)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the daemon starts")
+        .stderr(Stdio::piped());
+    command
 }
 
 fn terminate(process: &Child) {

@@ -17,7 +17,7 @@ fn attachment(container: &str) -> Attachment {
     }
 }
 
-fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
+pub(crate) fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
     let address = |text: &&str| PodAddress {
         ip: text.parse().unwrap(),
         interface: "eth0".into(),

@@ -1,0 +1,170 @@
+//! The daemon is killed at every moment at which it changes something, and started again.
+
+use aya::maps::{HashMap, MapData};
+use daemon_api::{Admit, Admitted, PodView, Retired, path};
+use sluice_abi::{ABI_VERSION, Addr, PortKey, Process, maps};
+
+use crate::{
+    client::try_send,
+    node::{Daemon, Pod},
+    pods::admit,
+};
+
+/// How much the kernel holds.
+#[derive(Debug, PartialEq, Eq)]
+struct Holding {
+    processes: usize,
+    addresses: usize,
+    ports: usize,
+    hooks: usize,
+    /// Whether `lo` has `::6`.
+    passthrough: bool,
+}
+
+const NOTHING: Holding = Holding {
+    processes: 0,
+    addresses: 0,
+    ports: 0,
+    hooks: 0,
+    passthrough: false,
+};
+/// Three inbound ports and one outbound port are excluded by default.
+const ALL: Holding = Holding {
+    processes: 1,
+    addresses: 2,
+    ports: 4,
+    hooks: 1,
+    passthrough: true,
+};
+
+fn holding(daemon: &Daemon, pod: &Pod) -> Holding {
+    let generation = daemon.pins().join(format!("v{ABI_VERSION}"));
+    let map = |name| {
+        aya::maps::Map::HashMap(MapData::from_pin(generation.join("maps").join(name)).unwrap())
+    };
+    let processes: HashMap<_, u64, Process> = map(maps::PROCESS_IP).try_into().unwrap();
+    let addresses: HashMap<_, Addr, sluice_abi::Pod> = map(maps::LOCAL_POD_IPS).try_into().unwrap();
+    let ports: HashMap<_, PortKey, u8> = map(maps::PORTS).try_into().unwrap();
+    Holding {
+        processes: processes.keys().count(),
+        addresses: addresses.keys().count(),
+        ports: ports.keys().count(),
+        hooks: std::fs::read_dir(generation.join("pods")).unwrap().count(),
+        passthrough: pod.loopback().contains("::6/128"),
+    }
+}
+
+/// Whether the daemon knows the Pod; the kernel must hold all of it, or nothing.
+fn is_whole(daemon: &Daemon, pod: &Pod, request: &Admit) -> bool {
+    let known = !daemon.get(path::PODS).ok::<Vec<PodView>>().is_empty();
+    let expected = if known { ALL } else { NOTHING };
+    assert_eq!(holding(daemon, pod), expected);
+    if known {
+        assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
+    }
+    known
+}
+
+/// The runtime tries the ADD again, and later deletes the Pod.
+fn live_on(daemon: &Daemon, pod: &Pod, request: &Admit) {
+    assert!(daemon.post(path::ADMIT, request).ok::<Admitted>().meshed);
+    assert!(is_whole(daemon, pod, request));
+    daemon
+        .post(path::RETIRE, &request.attachment)
+        .ok::<Retired>();
+    assert!(!is_whole(daemon, pod, request));
+}
+
+/// Posts, and tells whether an answer came.
+fn post(daemon: &Daemon, path: &str, body: &impl serde::Serialize) -> bool {
+    let body = serde_json::to_string(body).unwrap();
+    try_send(&daemon.socket, "POST", path, &body).is_some_and(|reply| reply.status == 200)
+}
+
+const ADDRESSES: [&str; 2] = ["10.1.0.1", "fd00::1"];
+
+fn pod(test: &str) -> (Pod, Admit) {
+    let pod = Pod::new(test, &["10.1.0.1/24", "fd00::1/64"]);
+    let request = admit("a", &pod.path(), &ADDRESSES);
+    (pod, request)
+}
+
+#[test]
+fn a_crash_at_any_moment_of_an_admit_is_mended_by_the_next_daemon() {
+    let mut daemon = Daemon::start("crash-admit");
+    let (mut halves, mut wholes) = (0, 0);
+    for moment in 0.. {
+        let (pod, request) = pod(&format!("crash-admit-{moment}"));
+        daemon.crash();
+        assert!(daemon.restart_crashing(moment));
+        if post(&daemon, path::ADMIT, &request) {
+            break;
+        }
+        daemon.await_crash();
+        daemon.restart();
+        if is_whole(&daemon, &pod, &request) {
+            wholes += 1;
+        } else {
+            halves += 1;
+        }
+        live_on(&daemon, &pod, &request);
+    }
+    // Before the record is in its place nothing is begun; after that, everything is finished.
+    assert!(halves == 1 && wholes > 9, "{halves} and {wholes}");
+}
+
+#[test]
+fn a_crash_at_any_moment_of_a_retire_is_mended_by_the_next_daemon() {
+    let mut daemon = Daemon::start("crash-retire");
+    let mut crashes = 0;
+    for moment in 0.. {
+        let (pod, request) = pod(&format!("crash-retire-{moment}"));
+        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        daemon.crash();
+        // The takeover is passed over: it puts `::6` in place again, and finds the rest there.
+        let ready = daemon.restart_crashing(moment);
+        if !ready {
+            daemon.restart();
+            live_on(&daemon, &pod, &request);
+            continue;
+        }
+        if post(&daemon, path::RETIRE, &request.attachment) {
+            break;
+        }
+        crashes += 1;
+        daemon.await_crash();
+        daemon.restart();
+        is_whole(&daemon, &pod, &request);
+        live_on(&daemon, &pod, &request);
+    }
+    assert!(crashes > 9, "{crashes}");
+}
+
+#[test]
+fn a_crash_at_any_moment_of_the_mending_is_mended_as_well() {
+    let mut daemon = Daemon::start("crash-mend");
+    let mut crashes = 0;
+    'admits: for first in 1.. {
+        for second in 0.. {
+            let (pod, request) = pod(&format!("crash-mend-{first}-{second}"));
+            daemon.crash();
+            assert!(daemon.restart_crashing(first));
+            if post(&daemon, path::ADMIT, &request) {
+                break 'admits;
+            }
+            daemon.await_crash();
+            let ready = daemon.restart_crashing(second);
+            if ready {
+                daemon.crash();
+            }
+            crashes += usize::from(!ready);
+            daemon.restart();
+            assert!(is_whole(&daemon, &pod, &request));
+            live_on(&daemon, &pod, &request);
+            if ready {
+                break;
+            }
+        }
+    }
+    assert!(crashes > 9, "{crashes}");
+}
