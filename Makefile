@@ -20,12 +20,14 @@ export ENVOY := $(TARGET)/tools/bin/envoy
 export CNITOOL := $(TARGET)/tools/bin/cnitool
 export CNI_PLUGINS := /usr/lib/cni
 
-.PHONY: help root setup build demo test test-kernels lint clean distclean
+.PHONY: help root setup build demo chaos scale test test-kernels lint clean distclean
 
 help:
 	@echo 'Sluice: a service mesh without iptables in the Pods'
 	@echo
 	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
+	@echo '  make chaos         restart and kill the daemon under load: nothing may fail'
+	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
 	@echo '  make build         release binaries below target/'
@@ -33,7 +35,7 @@ help:
 	@echo '  make setup         only the tools, which the targets above fetch by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
 	@echo
-	@echo 'demo, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
+	@echo 'demo, chaos, scale, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -53,6 +55,12 @@ build: setup
 
 demo: root build
 	@$(TARGET)/release/sluice-conformance demo
+
+chaos: root build
+	@$(TARGET)/release/sluice-conformance chaos
+
+scale: root build
+	@$(TARGET)/release/sluice-conformance scale
 
 test: root build
 	@.ci/tests

@@ -1,7 +1,7 @@
 //! The BPF objects of a subject, while it works and after it was removed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -54,6 +54,12 @@ impl Census {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
+    }
+
+    /// Numbers of the programs.
+    pub(crate) fn programs(&self) -> BTreeSet<u32> {
+        let programs = self.0.keys().filter(|(kind, _)| *kind == PROGRAM);
+        programs.map(|(_, id)| *id).collect()
     }
 
     /// Waits for the objects to go; returns those that stay.

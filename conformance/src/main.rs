@@ -4,12 +4,14 @@
 
 mod case;
 mod census;
+mod chaos;
 mod demo;
 mod http;
 mod inside;
 mod interrupt;
 mod lab;
 mod report;
+mod scale;
 mod subject;
 
 use std::process::ExitCode;
@@ -27,6 +29,10 @@ struct Arguments {
 enum Job {
     /// Build a small mesh on this machine, send traffic through it, show what became of it.
     Demo(demo::Options),
+    /// Restart and kill the daemon under load: nothing may fail, nothing may go past the proxies.
+    Chaos(chaos::Options),
+    /// Measure ADD, DEL, memory and takeover with many Pods on the node.
+    Scale(scale::Options),
     /// What the lab runs inside its namespaces.
     #[command(flatten)]
     Inside(inside::Job),
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
     let Arguments { job } = Arguments::parse();
     let outcome = match job {
         Job::Demo(options) => demo::run(&options),
+        Job::Chaos(options) => chaos::run(&options),
+        Job::Scale(options) => scale::run(&options),
         Job::Inside(job) => job.run().map(|()| true),
     };
     match outcome {

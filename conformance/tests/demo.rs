@@ -5,37 +5,13 @@
     reason = "tests say what they expect by failing"
 )]
 
-use std::{path::Path, process::Command};
+mod binaries;
 
 use serde_json::Value;
 
-const NEEDED: [(&str, &str); 5] = [
-    (
-        "SLUICE_CNI",
-        "target/x86_64-unknown-linux-gnu/release/sluice-cni",
-    ),
-    ("SLUICED", "target/release/sluiced"),
-    ("ENVOY", "target/tools/bin/envoy"),
-    ("CNITOOL", "target/tools/bin/cnitool"),
-    ("CNI_PLUGINS", "/usr/lib/cni"),
-];
-
 fn demo(subject: &str) -> Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-conformance"));
-    command
-        .current_dir(root)
-        .args(["demo", "--json", "--subject", subject]);
-    for (variable, default) in NEEDED {
-        let path = std::env::var_os(variable).map_or_else(|| root.join(default), Into::into);
-        assert!(
-            path.exists(),
-            "{} is missing: run make build",
-            path.display()
-        );
-        command.env(variable, path);
-    }
-    let output = command.output().unwrap();
+    let arguments = ["demo", "--json", "--subject", subject];
+    let output = binaries::conformance(&arguments).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!(
             "no report ({error}): {}",

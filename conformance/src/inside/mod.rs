@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 mod enter;
+pub(crate) mod load;
 pub(crate) mod serve;
 
 use std::{fs, path::Path, process::Command};
@@ -21,6 +22,9 @@ pub(crate) enum Job {
     /// Be a client: one connection, one request.
     #[command(hide = true)]
     Call(call::Call),
+    /// Be many clients, for a while.
+    #[command(hide = true)]
+    Load(load::Load),
 }
 
 impl Job {
@@ -30,6 +34,7 @@ impl Job {
             Self::Enter(enter) => enter.run(),
             Self::Serve(serve) => serve.run(),
             Self::Call(call) => call.run(),
+            Self::Load(load) => load.run(),
         }
     }
 }

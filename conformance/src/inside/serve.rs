@@ -92,24 +92,41 @@ fn accept(listener: &TcpListener, name: &str) {
     }
 }
 
+/// Answers until the client goes away or asks for the end.
 fn answer(mut stream: TcpStream, pod: String) -> Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    for line in BufReader::new(stream.try_clone()?).lines() {
-        if line?.is_empty() {
-            break;
-        }
-    }
     let greeting = Greeting {
         pod,
         source: stream.peer_addr()?,
         local: stream.local_addr()?,
     };
     let body = serde_json::to_string(&greeting)?;
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        body.len()
-    )?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    while let Some(last) = request(&mut reader)? {
+        let connection = if last { "close" } else { "keep-alive" };
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: {connection}\r\n\r\n{body}",
+            body.len()
+        )?;
+        if last {
+            break;
+        }
+    }
     Ok(())
+}
+
+/// Reads the head of a request, and tells whether it asks for the end. `None` if none comes.
+fn request(reader: &mut impl BufRead) -> Result<Option<bool>> {
+    let mut last = false;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        if line.trim_end().is_empty() {
+            return Ok(Some(last));
+        }
+        last |= line.trim_end().eq_ignore_ascii_case("connection: close");
+        line.clear();
+    }
+    Ok(None)
 }

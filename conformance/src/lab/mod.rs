@@ -1,7 +1,7 @@
 //! A node with Pods, in namespaces and a cgroup of its own, next to whatever runs on the machine.
 
 pub(crate) mod bpffs;
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod cni;
 mod netns;
 mod pod;
@@ -184,6 +184,20 @@ impl Lab {
             &mut command,
             CALL_LIMIT,
         )?)?)
+    }
+
+    /// Where a user's process lives in a Pod.
+    pub(crate) fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> Place<'a> {
+        Place {
+            netns: Some(pod.netns.path()),
+            cgroup: Some(self.cgroup.path()),
+            user: Some(user),
+        }
+    }
+
+    /// A file that goes with the lab.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// How long the subject's plugin takes to add a Pod that is on the network already.

@@ -73,6 +73,15 @@ impl Process {
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
 
+    /// Sends it a signal and waits until it has ended.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
+        kill(pid(&self.child)?, signal)?;
+        if wait(&mut self.child, GRACE)?.is_none() {
+            bail!("{} does not end on {signal}\n{}", self.name, self.tail());
+        }
+        Ok(())
+    }
+
     /// Asks it to end, and insists after a while.
     pub(crate) fn stop(mut self) -> Result<()> {
         if self.child.try_wait()?.is_some() {

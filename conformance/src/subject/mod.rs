@@ -2,15 +2,16 @@
 
 mod iptables;
 mod none;
-mod sluice;
+pub(crate) mod sluice;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{census::Census, interrupt::Interrupt, lab::Binaries};
@@ -34,6 +35,10 @@ pub(crate) trait Subject {
     }
     /// Its decisions so far, if it counts them.
     fn counters(&self) -> Result<Option<Counters>>;
+    /// Ends its daemon by a signal and starts another one.
+    fn restart(&mut self, _signal: Signal, _interrupt: &Interrupt) -> Result<()> {
+        bail!("this subject has no daemon")
+    }
     /// The BPF objects that must be gone once it has ended.
     fn census(&self) -> Result<Census> {
         Ok(Census::default())

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,10 +27,12 @@ const METRIC: &str = "sluice_decisions_total{reason=\"";
 
 /// A running daemon and the plugin that talks to it.
 pub(crate) struct Sluice {
-    daemon: Process,
+    daemon: Option<Process>,
+    log: PathBuf,
     socket: PathBuf,
     plugin: PathBuf,
     sluiced: PathBuf,
+    cgroup: PathBuf,
     state: PathBuf,
     pins: Bpffs,
 }
@@ -46,30 +49,32 @@ impl Sluice {
         let socket = directory.join("sluiced.sock");
         let state = directory.join("sluiced-pods");
         let pins = Bpffs::mount()?;
-        let mut command = Place::default().command(&binaries.sluiced)?;
-        command
-            .arg("run")
-            .arg("--socket")
-            .arg(&socket)
-            .arg("--cgroup")
-            .arg(cgroup)
-            .arg("--state")
-            .arg(&state)
-            .arg("--bpffs")
-            .arg(pins.pins());
-        let daemon = Process::start("sluiced", &mut command, &directory.join("sluiced.log"))?;
         let mut sluice = Self {
-            daemon,
+            daemon: None,
+            log: directory.join("sluiced.log"),
             socket,
             plugin: binaries.sluice_cni.clone(),
             sluiced: binaries.sluiced.clone(),
+            cgroup: cgroup.to_owned(),
             state,
             pins,
         };
-        let Self { daemon, socket, .. } = &mut sluice;
+        sluice.run(interrupt)?;
+        Ok(sluice)
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let mut command = Place::default().command(&self.sluiced)?;
+        command.arg("run").arg("--socket").arg(&self.socket);
+        command.arg("--cgroup").arg(&self.cgroup);
+        command.arg("--state").arg(&self.state);
+        command.arg("--bpffs").arg(self.pins.pins());
+        let daemon = Process::start("sluiced", &mut command, &self.log)?;
+        let daemon = self.daemon.insert(daemon);
         let ready = interrupt.wait(START, || {
             daemon.check()?;
-            Ok(http::get(socket, "/readyz").is_ok())
+            Ok(http::get(&self.socket, "/readyz").is_ok())
         })?;
         if !ready {
             bail!(
@@ -78,7 +83,16 @@ impl Sluice {
                 daemon.tail()
             );
         }
-        Ok(sluice)
+        Ok(())
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.daemon().map(Process::id)
+    }
+
+    fn daemon(&self) -> Result<&Process> {
+        self.daemon.as_ref().context("the daemon is not running")
     }
 }
 
@@ -98,12 +112,18 @@ impl Subject for Sluice {
 
     fn counters(&self) -> Result<Option<Counters>> {
         let text = http::get(&self.socket, "/metrics")
-            .with_context(|| format!("the daemon's log ends with\n{}", self.daemon.tail()))?;
+            .with_context(|| format!("the daemon's log is {}", self.log.display()))?;
         Ok(Some(counters(&text)))
     }
 
     fn census(&self) -> Result<Census> {
-        Census::of(self.daemon.id(), &self.pins.pins())
+        Census::of(self.pid()?, &self.pins.pins())
+    }
+
+    fn restart(&mut self, signal: Signal, interrupt: &Interrupt) -> Result<()> {
+        let mut daemon = self.daemon.take().context("the daemon is not running")?;
+        daemon.end(signal)?;
+        self.run(interrupt)
     }
 
     fn stop(self: Box<Self>) -> Result<()> {
@@ -116,7 +136,7 @@ impl Subject for Sluice {
             ..
         } = *self;
         let pods = http::get(&socket, "/v1/pods");
-        daemon.stop()?;
+        daemon.map_or(Ok(()), Process::stop)?;
         // Without it the data path would work on.
         let mut detach = Place::default().command(&sluiced)?;
         detach.arg("detach").arg("--state").arg(&state);
