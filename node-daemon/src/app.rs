@@ -1,7 +1,12 @@
 //! The daemon put together: socket, kernel side, owner of the Pods, server.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior},
+};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -10,8 +15,11 @@ use crate::{
     bpf::{Datapath, Pins},
     cgroup,
     config::{Behaviour, Places, Run},
-    pods::{self, Inheritance, Store},
+    pods::{self, Inheritance, Pods, Store},
 };
+
+/// Between two rounds of upkeep.
+const ROUND: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
@@ -42,6 +50,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(inheritance, behaviour.on_exit)?;
         info!(socket = %config.socket.display(), "ready");
+        let upkeep = tokio::spawn(keep_up(pods.clone()));
         api::serve(&socket, pods, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -50,7 +59,21 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         })
         .await;
         info!(data_path = ?behaviour.on_exit, "stopping");
+        upkeep.abort();
+        drop(upkeep.await);
         owner.join();
         Ok(())
     })
+}
+
+/// Until the owner ends.
+async fn keep_up(pods: Pods) {
+    let mut rounds = tokio::time::interval_at(Instant::now() + ROUND, ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        if pods.keep_up().await.is_err() {
+            return;
+        }
+    }
 }

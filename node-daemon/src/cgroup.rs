@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
@@ -25,6 +25,17 @@ pub(crate) enum Error {
 pub(crate) fn find() -> Result<PathBuf, Error> {
     let table = std::fs::read(MOUNTS).map_err(Error::Read)?;
     parse(&table).ok_or(Error::NotMounted)
+}
+
+/// The processes in a cgroup and in those below it. Those that come and go meanwhile may be missing.
+pub(crate) fn processes(cgroup: &Path) -> Vec<i32> {
+    let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<_> = listed.lines().filter_map(|pid| pid.parse().ok()).collect();
+    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    for directory in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        found.extend(processes(&directory.path()));
+    }
+    found
 }
 
 /// Looks for `cgroup2` in the kernel's table of mounts (proc(5): `id parent major:minor root

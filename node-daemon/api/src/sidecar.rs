@@ -17,7 +17,7 @@ pub enum Sidecar {
 }
 
 /// Istio's injector writes this once it has added the sidecar.
-const STATUS: &str = "sidecar.istio.io/status";
+pub const INJECTED: &str = "sidecar.istio.io/status";
 /// The Pod's own wish; `false` switches the mesh off.
 const INJECT: &str = "sidecar.istio.io/inject";
 
@@ -27,7 +27,7 @@ pub fn sidecar(annotations: &BTreeMap<String, String>) -> Sidecar {
     let off = annotations
         .get(INJECT)
         .is_some_and(|wish| wish.trim() == "false");
-    match (annotations.contains_key(STATUS), off) {
+    match (annotations.contains_key(INJECTED), off) {
         (_, true) => Sidecar::SwitchedOff,
         (true, false) => Sidecar::Injected,
         (false, false) => Sidecar::Absent,
@@ -49,10 +49,10 @@ mod tests {
 
     #[test]
     fn a_pod_is_meshed_when_it_was_injected_and_not_switched_off() {
-        assert_eq!(of(&[(STATUS, "{}")]), Sidecar::Injected);
-        assert_eq!(of(&[(STATUS, "{}"), (INJECT, "true")]), Sidecar::Injected);
+        assert_eq!(of(&[(INJECTED, "{}")]), Sidecar::Injected);
+        assert_eq!(of(&[(INJECTED, "{}"), (INJECT, "true")]), Sidecar::Injected);
         assert_eq!(
-            of(&[(STATUS, "{}"), (INJECT, " false ")]),
+            of(&[(INJECTED, "{}"), (INJECT, " false ")]),
             Sidecar::SwitchedOff
         );
         assert_eq!(of(&[(INJECT, "true")]), Sidecar::Absent);

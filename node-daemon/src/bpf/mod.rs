@@ -32,6 +32,7 @@ pub(crate) struct Datapath {
     pins: Pins,
     generation: Generation,
     adopted: bool,
+    cgroup: PathBuf,
     programs: Ebpf,
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
@@ -51,7 +52,7 @@ impl Datapath {
     pub(crate) fn open(pins: Pins, cgroup: &Path) -> Result<Self, Error> {
         let current = pins.current()?;
         let adopted = current.is_some();
-        let (generation, programs) = if let Some(generation) = current {
+        let (generation, mut programs) = if let Some(generation) = current {
             let programs = attach::load(&generation)?;
             attach::attach(&programs, &generation, cgroup)?;
             (generation, programs)
@@ -61,19 +62,11 @@ impl Datapath {
             attach::attach(&programs, &unfinished, cgroup)?;
             (pins.publish(&unfinished)?, programs)
         };
-        Self::with_maps(pins, generation, adopted, programs)
-    }
-
-    fn with_maps(
-        pins: Pins,
-        generation: Generation,
-        adopted: bool,
-        mut programs: Ebpf,
-    ) -> Result<Self, Error> {
         let datapath = Self {
             pins,
             generation,
             adopted,
+            cgroup: cgroup.into(),
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             ports: Table::take(&mut programs, maps::PORTS)?,
@@ -90,6 +83,11 @@ impl Datapath {
     /// Whether an earlier daemon's state was taken over.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// The cgroup whose processes are served.
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// Removes what daemons of other versions left, and tells what it was. To be called when

@@ -4,9 +4,11 @@
 
 mod enter;
 mod error;
+mod existing;
 mod kernel;
 mod links;
 mod listeners;
+mod rules;
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use enter::fresh;
 pub(crate) use error::Error;
+pub(crate) use existing::existing;
 pub(crate) use links::Interface;
 pub(crate) use listeners::Listener;
 
@@ -46,7 +49,7 @@ pub(crate) struct Id {
 }
 
 /// Device and inode number of a namespace's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Inode {
     dev: u64,
     ino: u64,
@@ -95,6 +98,23 @@ impl Netns {
     /// Takes an address from the loopback interface, if it is there.
     pub(crate) fn remove_from_loopback(&self, address: IpAddr) -> Result<(), Error> {
         enter::run(self.file.as_fd(), || links::remove_from_loopback(address))?
+    }
+
+    /// Whether some process in it listens on each of these TCP ports.
+    pub(crate) fn listens_on(&self, ports: &[u16]) -> Result<bool, Error> {
+        enter::run(self.file.as_fd(), || {
+            for port in ports {
+                if listeners::listening(*port)?.is_empty() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?
+    }
+
+    /// Whether it has rules of its own that rewrite where its connections go.
+    pub(crate) fn rewrites_own_connections(&self) -> Result<bool, Error> {
+        enter::run(self.file.as_fd(), rules::rewrites_own_connections)?
     }
 
     /// The sockets that listen on a TCP port, fetched from the processes that own them.

@@ -45,6 +45,11 @@ impl Enrolment {
         &self.held
     }
 
+    /// Notes that the kernel lost something.
+    pub(crate) fn forget(&mut self, lost: impl FnOnce(Held) -> Held) {
+        self.held = lost(std::mem::take(&mut self.held));
+    }
+
     /// Changes the kernel's state. If a step fails, those before it are taken back.
     pub(crate) fn take_in(&mut self, site: &mut Site<'_>, wanted: Held) -> Result<(), Error> {
         let mut done = Vec::new();

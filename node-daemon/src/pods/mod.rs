@@ -76,6 +76,7 @@ pub(crate) fn start(inheritance: Inheritance, on_exit: OnExit) -> anyhow::Result
         records,
     } = inheritance;
     let mut owner = Owner::restore(datapath, store, records)?;
+    owner.find();
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Work inside namespaces and system calls block: they must not hold up the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
@@ -137,6 +138,11 @@ impl Pods {
     /// Lets every attachment of a network go that is not listed.
     pub(crate) async fn collect(&self, request: Collect) -> Result<Retired, Error> {
         self.ask(move |owner| owner.collect(&request)).await?
+    }
+
+    /// Finds Pods that nobody reported, and mends what was lost.
+    pub(crate) async fn keep_up(&self) -> Result<(), Error> {
+        self.ask(Owner::keep_up).await
     }
 
     /// How the daemon is.

@@ -2,6 +2,7 @@
 
 mod check;
 mod restore;
+mod upkeep;
 mod view;
 
 use std::{

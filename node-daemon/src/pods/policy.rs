@@ -72,6 +72,11 @@ pub(crate) enum Error {
     },
 }
 
+/// What the annotations of a Pod say at least that carries a sidecar.
+pub(crate) fn injected() -> BTreeMap<String, String> {
+    [(daemon_api::INJECTED.to_owned(), "{}".to_owned())].into()
+}
+
 /// Decides what is to be done with a Pod.
 pub(crate) fn decide(annotations: Option<&BTreeMap<String, String>>) -> Result<Verdict, Error> {
     let annotations = annotations.ok_or(Error::NotHandedOver)?;

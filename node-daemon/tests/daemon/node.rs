@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::PermissionsExt as _,
@@ -259,12 +259,12 @@ impl Pod {
         format!("/run/netns/{}", self.name)
     }
 
-    /// Starts a process inside that listens on a port, for IPv4 and IPv6 apart.
-    pub(crate) fn listen(&mut self, port: u16) {
+    /// Starts a process inside that listens on ports, for IPv4 and IPv6 apart.
+    pub(crate) fn listen(&mut self, ports: &[u16]) {
         let script = format!(
             "import socket, time\n\
-             held = [socket.create_server((host, {port}), family=family) for host, family in \
-             (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
+             held = [socket.create_server((host, port), family=family) for port in {ports:?} \
+             for host, family in (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
              print('listening', flush=True)\n\
              time.sleep(60)"
         );
@@ -280,6 +280,26 @@ impl Pod {
             .expect("its output");
         self.proxy = Some(process);
         assert_eq!(line, "listening\n");
+    }
+
+    /// Moves the process into the daemon's cgroup.
+    pub(crate) fn join(&self, daemon: &Daemon) {
+        let process = self.proxy.as_ref().expect("a process");
+        let members = daemon.cgroup.join("cgroup.procs");
+        fs::write(members, process.id().to_string()).expect("a member of the cgroup");
+    }
+
+    /// Gives it rules as an init container does.
+    pub(crate) fn restore_rules(&self, rules: &str) {
+        let mut restore = Command::new("ip")
+            .args(["netns", "exec", &self.name, "iptables-restore"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("iptables-restore");
+        let mut stdin = restore.stdin.take().expect("its input");
+        stdin.write_all(rules.as_bytes()).expect("its input");
+        drop(stdin);
+        assert!(restore.wait().expect("it ends").success());
     }
 
     pub(crate) fn loopback(&self) -> String {

@@ -137,11 +137,37 @@ fn a_daemon_that_was_told_so_detaches_when_it_ends() {
 fn a_proxy_that_listened_before_is_found() {
     let daemon = Daemon::start("early");
     let mut pod = Pod::new("early", &["10.1.0.1/24"]);
-    pod.listen(15006);
+    pod.listen(&[15006]);
     let request = admit("a", &pod.path(), &["10.1.0.1"]);
     assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
     assert_eq!(pods[0].listeners, 2);
+}
+
+#[test]
+fn a_pod_that_was_there_before_the_daemon_is_found_and_taken_in() {
+    let mut daemon = Daemon::start("found");
+    let mut pod = Pod::new("found", &["10.1.0.1/24", "fd00::1/64"]);
+    pod.listen(&[15001, 15006]);
+    pod.join(&daemon);
+    let mut bare = Pod::new("found-bare", &["10.1.0.2/24"]);
+    bare.listen(&[15001]);
+    bare.join(&daemon);
+    let mut ruled = Pod::new("found-ruled", &["10.1.0.3/24"]);
+    ruled.restore_rules("*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n");
+    ruled.listen(&[15001, 15006]);
+    ruled.join(&daemon);
+    for _ in 0..2 {
+        daemon.stop();
+        daemon.restart();
+        let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        assert_eq!(pods[0].netns, pod.path());
+        let addresses: [std::net::IpAddr; 2] =
+            ["10.1.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
+        assert!(pods[0].meshed && pods[0].listeners == 2);
+        assert_eq!(pods[0].addresses, addresses);
+    }
 }
 
 #[test]

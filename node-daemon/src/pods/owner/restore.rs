@@ -124,7 +124,7 @@ impl Owner {
 
     /// Finds out what a record means now. `false` if that cannot be told.
     fn sort(&mut self, slot: Slot, record: Record, found: &mut BTreeMap<u64, Found>) -> bool {
-        match meaning(&record) {
+        match self.meaning(&record) {
             Ok(Meaning::Meshed(netns, settings)) => {
                 let pod = found.entry(netns.id().cookie).or_insert_with(|| Found {
                     netns,
@@ -148,6 +148,28 @@ impl Owner {
                 error!(container, %error, "a Pod's record cannot be followed: the Pod stays as it is");
                 false
             }
+        }
+    }
+
+    fn meaning(&self, record: &Record) -> Result<Meaning, Error> {
+        let path = Path::new(&record.request.netns);
+        match (
+            policy::decide(record.request.annotations.as_ref())?,
+            record.netns,
+        ) {
+            (Verdict::Mesh(settings), Some(id)) => {
+                let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
+                let netns = there.or_else(|| self.search(id));
+                Ok(netns.map_or(Meaning::Gone, |netns| Meaning::Meshed(netns, settings)))
+            }
+            (Verdict::LeaveAlone(because), None) if path.exists() => {
+                Ok(Meaning::LeftAlone(because))
+            }
+            (Verdict::LeaveAlone(_) | Verdict::Mesh(_), None) if !path.exists() => {
+                Ok(Meaning::Gone)
+            }
+            // The configuration changed in between.
+            (Verdict::Mesh(_), None) | (Verdict::LeaveAlone(_), _) => Err(Error::Changed),
         }
     }
 
@@ -200,22 +222,5 @@ impl Found {
         let addresses: Vec<IpAddr> = records().flat_map(Record::addresses).collect();
         let passthrough = records().any(|record| record.passthrough);
         plan::wanted(cookie, &self.settings, &addresses, passthrough)
-    }
-}
-
-fn meaning(record: &Record) -> Result<Meaning, Error> {
-    let path = Path::new(&record.request.netns);
-    match (
-        policy::decide(record.request.annotations.as_ref())?,
-        record.netns,
-    ) {
-        (Verdict::Mesh(settings), Some(id)) => Ok(match Netns::open(path) {
-            Ok(netns) if netns.id() == id => Meaning::Meshed(netns, settings),
-            _ => Meaning::Gone,
-        }),
-        (Verdict::LeaveAlone(because), None) if path.exists() => Ok(Meaning::LeftAlone(because)),
-        (Verdict::LeaveAlone(_) | Verdict::Mesh(_), None) if !path.exists() => Ok(Meaning::Gone),
-        // The configuration changed in between.
-        (Verdict::Mesh(_), None) | (Verdict::LeaveAlone(_), _) => Err(Error::Changed),
     }
 }

@@ -1,0 +1,149 @@
+//! What the owner does unasked: finds Pods that nobody reported, mends what was taken from it, and
+//! lets go of Pods whose end nobody reported.
+
+use std::{net::IpAddr, path::Path};
+
+use daemon_api::{Admit, Attachment, PodAddress, PodName};
+use tracing::{debug, error, info, warn};
+
+use super::Owner;
+use crate::{
+    cgroup,
+    netns::{self, Interface, Netns},
+    pods::{Error, enrol::Site, mesh::ISTIO, plan::Held, policy},
+};
+
+impl Owner {
+    /// One round of everything.
+    pub(in crate::pods) fn keep_up(&mut self) {
+        self.mend();
+        self.find();
+    }
+
+    /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
+    ///
+    /// Their annotations are not known: they get the mesh's defaults. A Pod whose own rules divert
+    /// its traffic needs nothing.
+    pub(in crate::pods) fn find(&mut self) {
+        let processes = cgroup::processes(self.datapath.cgroup());
+        for path in netns::existing(&processes, &self.known_paths()) {
+            let taken_in = self.look_at(&path).and_then(|found| match found {
+                Some(request) => self.admit(request).map(|_| true),
+                None => Ok(false),
+            });
+            match taken_in {
+                Ok(true) => info!(netns = %path.display(), "found running, and taken in"),
+                Ok(false) => {}
+                // It may end while it is looked at.
+                Err(_) if !path.exists() => {}
+                Err(error) => {
+                    error!(netns = %path.display(), %error, "found running, but it stays unmeshed");
+                }
+            }
+        }
+    }
+
+    /// Where a namespace is now to which its old path leads no longer.
+    pub(super) fn search(&self, id: netns::Id) -> Option<Netns> {
+        let processes = cgroup::processes(self.datapath.cgroup());
+        let paths = netns::existing(&processes, &[]);
+        let mut opened = paths.iter().filter_map(|path| Netns::open(path).ok());
+        opened.find(|netns| netns.id() == id)
+    }
+
+    fn known_paths(&self) -> Vec<&Path> {
+        let reported = self.attachments.values();
+        let reported = reported.map(|known| Path::new(&known.record.request.netns));
+        reported
+            .chain(self.pods.values().map(|pod| &*pod.path))
+            .collect()
+    }
+
+    /// The request that the plugin would have made for what is at `path`, if a sidecar is there.
+    fn look_at(&self, path: &Path) -> Result<Option<Admit>, Error> {
+        let netns = Netns::open(path)?;
+        let cookie = netns.id().cookie;
+        if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
+            return Ok(None);
+        }
+        if !netns.listens_on(&[ISTIO.outbound, ISTIO.inbound])? {
+            return Ok(None);
+        }
+        if netns.rewrites_own_connections()? {
+            debug!(netns = %path.display(), "its own rules divert its traffic");
+            return Ok(None);
+        }
+        let interfaces = netns.interfaces()?;
+        Ok(Some(Admit {
+            attachment: Attachment {
+                // No network of CNI has this name: its GC leaves the Pod alone.
+                network: String::new(),
+                container_id: format!("netns-{cookie}"),
+                ifname: "eth0".to_owned(),
+            },
+            netns: path.display().to_string(),
+            addresses: interfaces.iter().flat_map(reachable).collect(),
+            pod: PodName::default(),
+            annotations: Some(policy::injected()),
+        }))
+    }
+
+    /// Puts hooks back that somebody removed, and lets go of namespaces that are gone.
+    fn mend(&mut self) {
+        let all: Vec<u64> = self
+            .pods
+            .keys()
+            .chain(self.nameless.keys())
+            .copied()
+            .collect();
+        for cookie in all {
+            if self.datapath.is_steered(cookie) {
+                continue;
+            }
+            let done = if self.is_alive(cookie) {
+                warn!(
+                    cookie,
+                    "the inbound hook of a Pod was removed: it is put back"
+                );
+                self.put_back(cookie)
+            } else {
+                info!(cookie, "a network namespace is gone: its Pod is let go");
+                self.let_go(cookie)
+            };
+            if let Err(error) = done {
+                error!(cookie, %error, "not mended");
+            }
+        }
+    }
+
+    fn put_back(&mut self, cookie: u64) -> Result<(), Error> {
+        let Some(pod) = self.pods.get_mut(&cookie) else {
+            return Ok(());
+        };
+        let netns = pod.reopen().ok_or(Error::Gone)?;
+        let wanted = pod.kernel.held().clone();
+        let mut site = Site {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        pod.kernel.forget(|held| Held {
+            steered: false,
+            ..held
+        });
+        pod.kernel.take_in(&mut site, wanted)
+    }
+}
+
+/// The addresses of an interface at which others can reach the Pod.
+fn reachable(interface: &Interface) -> impl Iterator<Item = PodAddress> {
+    let local = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    let others = (interface.addresses.iter()).filter(move |ip| !local(ip));
+    let others = others.filter(|_| interface.name != "lo");
+    others.map(|ip| PodAddress {
+        ip: *ip,
+        interface: interface.name.clone(),
+    })
+}
