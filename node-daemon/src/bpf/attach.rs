@@ -70,12 +70,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
 /// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
 /// program, the others are made. Links of programs that exist no more are removed.
 pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> Result<(), Error> {
-    let wrap = |source| Error::Cgroup {
-        path: cgroup.to_owned(),
-        source,
-    };
-    let directory = File::open(cgroup).map_err(wrap)?;
-    let id = directory.metadata().map_err(wrap)?.ino();
+    let (directory, id) = open(cgroup)?;
     for (name, hook) in HOOKS {
         let program = program(object, name)?;
         let pin = generation.hook(name);
@@ -94,6 +89,26 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> R
         pins::remove(stranger, &mut Vec::new())?;
     }
     Ok(())
+}
+
+/// Whether every hook of the cgroup has its link.
+pub(super) fn is_attached(generation: &Generation, cgroup: &Path) -> Result<bool, Error> {
+    let (_, id) = open(cgroup)?;
+    let there = |name| Link::open(&generation.hook(name)).and_then(|link| link.cgroup());
+    Ok(HOOKS
+        .iter()
+        .all(|(name, _)| there(name).is_ok_and(|attached| attached == id)))
+}
+
+/// A cgroup, and its identity as links tell it.
+fn open(cgroup: &Path) -> Result<(File, u64), Error> {
+    let wrap = |source| Error::Cgroup {
+        path: cgroup.to_owned(),
+        source,
+    };
+    let directory = File::open(cgroup).map_err(wrap)?;
+    let id = directory.metadata().map_err(wrap)?.ino();
+    Ok((directory, id))
 }
 
 /// Attaches the inbound program to a Pod's network namespace, in place of what is there.

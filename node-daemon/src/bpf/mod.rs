@@ -80,6 +80,19 @@ impl Datapath {
         Ok(datapath)
     }
 
+    /// Puts hooks of the cgroup back whose pins somebody removed. `true` if there were any.
+    ///
+    /// Pins of maps are not put back: the maps are open here, and the next daemon builds a new
+    /// generation if it finds this one incomplete.
+    pub(crate) fn mend(&self) -> Result<bool, Error> {
+        if attach::is_attached(&self.generation, &self.cgroup)? {
+            return Ok(false);
+        }
+        self.generation.make_directories()?;
+        attach::attach(&self.programs, &self.generation, &self.cgroup)?;
+        Ok(true)
+    }
+
     /// Whether an earlier daemon's state was taken over.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopted

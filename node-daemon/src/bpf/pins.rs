@@ -107,16 +107,9 @@ impl Pins {
         // No dots: bpffs reserves them (`bpf_lookup` in kernel/bpf/inode.c).
         let path = self.root.join(format!("v{ABI_VERSION}-unfinished"));
         remove(&path, &mut Vec::new())?;
-        for directory in [path.clone()]
-            .into_iter()
-            .chain(DIRECTORIES.map(|name| path.join(name)))
-        {
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&directory)
-                .map_err(|source| Error::pin("make", &directory, source))?;
-        }
-        Ok(Generation(path))
+        let generation = Generation(path);
+        generation.make_directories()?;
+        Ok(generation)
     }
 
     /// Makes a complete generation the current one.
@@ -156,6 +149,17 @@ impl Pins {
 }
 
 impl Generation {
+    /// Makes those that are not there.
+    pub(super) fn make_directories(&self) -> Result<(), Error> {
+        for name in DIRECTORIES {
+            let directory = self.0.join(name);
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(&directory);
+            made.map_err(|source| Error::pin("make", &directory, source))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.0.join(MAPS).join(name)
     }

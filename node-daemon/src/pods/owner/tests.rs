@@ -473,6 +473,24 @@ fn an_incomplete_generation_is_built_anew_and_the_pods_with_it() {
 }
 
 #[test]
+fn hooks_that_somebody_removes_are_put_back() {
+    let node = Node::new("removed");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    let mut owner = node.start();
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    let root = node.private.directory();
+    let generation = root.join(format!("v{}", sluice_abi::ABI_VERSION));
+    for directory in ["hooks", "pods"] {
+        std::fs::remove_dir_all(generation.join(directory)).unwrap();
+    }
+    assert!(owner.check(&who).is_err());
+    owner.keep_up();
+    owner.check(&who).unwrap();
+    assert!(generation.join("hooks/connect4").exists());
+}
+
+#[test]
 fn of_two_daemons_one_owns_the_kernel_side() {
     let node = Node::new("lock");
     let _owner = node.start();

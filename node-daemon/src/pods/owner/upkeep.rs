@@ -90,6 +90,13 @@ impl Owner {
 
     /// Puts hooks back that somebody removed, and lets go of namespaces that are gone.
     fn mend(&mut self) {
+        match self.datapath.mend() {
+            Ok(false) => {}
+            Ok(true) => warn!("hooks of the cgroup were removed: they are put back"),
+            Err(error) => {
+                error!(%error, "hooks of the cgroup were removed, and cannot be put back");
+            }
+        }
         let all: Vec<u64> = self
             .pods
             .keys()
