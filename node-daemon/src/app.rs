@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::utsname::uname;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior},
 };
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     bpf::{Datapath, Pins},
     cgroup,
     config::{Behaviour, Places, Run},
-    pods::{self, Inheritance, Pods, Store},
+    pods::{self, Acceleration, Inheritance, Pods, Store},
 };
 
 /// Between two rounds of upkeep.
@@ -47,6 +48,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             datapath,
             store,
             records,
+            acceleration: acceleration(behaviour.acceleration)?,
         };
         let (pods, owner) = pods::start(inheritance, behaviour.on_exit)?;
         info!(socket = %config.socket.display(), "ready");
@@ -64,6 +66,16 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         owner.join();
         Ok(())
     })
+}
+
+/// What this kernel allows of it.
+fn acceleration(wanted: Acceleration) -> anyhow::Result<Acceleration> {
+    let kernel = uname().context("uname")?;
+    let allowed = wanted.on_kernel(&kernel.release().to_string_lossy());
+    Ok(allowed.unwrap_or_else(|reason| {
+        warn!("{reason}");
+        Acceleration::Off
+    }))
 }
 
 /// Until the owner ends.

@@ -8,6 +8,7 @@
 
 mod addr;
 pub mod decide;
+mod flow;
 pub mod maps;
 mod pod;
 mod reason;
@@ -16,6 +17,7 @@ mod reason;
 mod user;
 
 pub use addr::{Addr, Port};
+pub use flow::{BUDGET, Flow, Lane, Passage};
 pub use pod::{
     Direction, End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, PortKey, Process,
 };
@@ -25,4 +27,4 @@ pub use reason::Reason;
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the
 /// one recorded for this number.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -12,17 +12,26 @@ pub const LISTENERS: &str = "listeners";
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
 /// Socket → [`Original`](crate::Original): what the connection's client asked for.
 pub const ORIGINAL_DST: &str = "original_dst";
+/// [`Lane`](crate::Lane) → socket: ends of accelerated connections.
+pub const SOCK_PAIR_MAP: &str = "sock_pair_map";
+/// Socket → [`Lane`](crate::Lane): which end it is.
+pub const LANES: &str = "lanes";
+/// [`Pair`](crate::Pair) → [`Flow`](crate::Flow): how far each direction is.
+pub const FLOWS: &str = "flows";
 /// [`Reason`](crate::Reason) → `u64`, for each CPU.
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 7] = [
+pub const ALL: [&str; 10] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
     LISTENERS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
+    SOCK_PAIR_MAP,
+    LANES,
+    FLOWS,
     COUNTERS,
 ];
 
@@ -34,3 +43,7 @@ pub const MAX_PORTS: usize = 262_144;
 pub const MAX_LISTENERS: usize = 65_536;
 /// Connections between `connect` and `accept` at one time, node-wide (LRU).
 pub const MAX_PAIRS: usize = 32_768;
+/// Accelerated connections, node-wide (LRU). One that is evicted goes on through TCP.
+pub const MAX_FLOWS: usize = 32_768;
+/// Their sockets.
+pub const MAX_LANES: usize = 2 * MAX_FLOWS;

@@ -14,6 +14,11 @@ impl PodFlags {
     /// The proxy listens on `127.0.0.1` alone, so its address must not be spread.
     pub const SINGLE_LOOPBACK: Self = Self(1 << 1);
 
+    /// Connections between the proxies of two Pods on this node go from socket to socket.
+    pub const ACCELERATE_PROXIES: Self = Self(1 << 2);
+    /// Connections between the Pod's proxy and its application do, too.
+    pub const ACCELERATE_ALL: Self = Self(1 << 3);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -106,15 +111,15 @@ pub struct Original {
     pub end: End,
 }
 
-/// An end of a diverted connection.
+/// An end of a diverted or accelerated connection.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct End(u32);
 
 impl End {
     /// The socket that connected.
     pub const CLIENT: Self = Self(1);
-    /// The socket that the proxy accepted.
+    /// The socket that was accepted, by the proxy unless it is said otherwise.
     pub const PROXY: Self = Self(2);
 
     /// Equality in `const` context.
@@ -126,7 +131,7 @@ impl End {
 
 /// Key of `pair_original_dst`: a connection inside one network namespace, seen by its client.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pair {
     /// The network namespace of both ends.
     pub cookie: u64,
@@ -134,6 +139,19 @@ pub struct Pair {
     pub client: Endpoint,
     /// The accepting end: a listener of the proxy.
     pub proxy: Endpoint,
+}
+
+impl Pair {
+    /// A connection of which only the network namespace is known.
+    #[must_use]
+    pub const fn unknown(cookie: u64) -> Self {
+        let nowhere = Endpoint::new(Addr::UNSPECIFIED, Port::new(0));
+        Self {
+            cookie,
+            client: nowhere,
+            proxy: nowhere,
+        }
+    }
 }
 
 /// Which way a filter applies.
@@ -213,7 +231,7 @@ mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
-    use crate::ABI_VERSION;
+    use crate::{ABI_VERSION, Flow, Lane};
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
@@ -223,6 +241,8 @@ mod tests {
             (size_of::<Endpoint>(), align_of::<Endpoint>()),
             (size_of::<Original>(), align_of::<Original>()),
             (size_of::<Pair>(), align_of::<Pair>()),
+            (size_of::<Lane>(), align_of::<Lane>()),
+            (size_of::<Flow>(), align_of::<Flow>()),
             (size_of::<PortKey>(), align_of::<PortKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
         ];
@@ -232,10 +252,12 @@ mod tests {
             (20, 4),
             (24, 4),
             (48, 8),
+            (56, 8),
+            (16, 4),
             (16, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (1, recorded));
+        assert_eq!((ABI_VERSION, layout), (2, recorded));
     }
 
     #[test]

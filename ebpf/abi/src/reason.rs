@@ -70,6 +70,14 @@ reasons! {
     ListenerLost = 14, "listener_lost";
     /// A connection to the proxy arrived whose destination nobody had published.
     PairMissing = 15, "pair_missing";
+    /// A direction of a connection goes from socket to socket.
+    Accelerated = 40, "accelerated";
+    /// A direction moved to TCP: its budget was spent without an answer.
+    AccelerationSpent = 41, "acceleration_spent";
+    /// A direction moved to TCP: the other end was not enrolled.
+    AccelerationPeerMissing = 42, "acceleration_peer_missing";
+    /// The kernel did not take a socket.
+    AccelerationRefused = 43, "acceleration_refused";
 }
 
 #[cfg(test)]

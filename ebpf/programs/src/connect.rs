@@ -7,7 +7,7 @@ use sluice_abi::{
 };
 
 use crate::{
-    ALLOW, DENY,
+    ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
     maps::{LOCAL_POD_IPS, PORTS, PROCESS_IP},
@@ -34,6 +34,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let asked = context::destination::<F>(ctx);
     let verdict = decide::outbound(&process.pod, &facts::<F>(ctx, process, asked));
     count(verdict.reason());
+    nominate(ctx, process, asked, verdict);
     match verdict {
         Verdict::Direct(_) => {
             context::forget(context::socket(ctx));
@@ -41,6 +42,36 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         Verdict::ToProxy(port, _) => divert::<F>(ctx, process, asked, port),
     }
+}
+
+/// Marks a connection for acceleration if the Pod wants it and the proxy will be at one end, or
+/// at both.
+#[inline(always)]
+fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: Verdict) {
+    let flags = process.pod.flags;
+    if !flags.has(PodFlags::ACCELERATE_PROXIES) {
+        return;
+    }
+    let sk = context::socket(ctx);
+    match verdict.reason() {
+        // Within the Pod: application and proxy.
+        Reason::OutboundToProxy | Reason::OutboundPassthrough
+            if flags.has(PodFlags::ACCELERATE_ALL) =>
+        {
+            accelerate::nominate(sk, process.pod.cookie);
+        }
+        // Between Pods: this proxy, and the one that will accept.
+        Reason::OutboundByProxy if is_accelerated(asked.addr) => accelerate::nominate(sk, 0),
+        _ => accelerate::pass_over(sk),
+    }
+}
+
+/// Whether an address belongs to a Pod of this node that wants acceleration.
+#[inline(always)]
+fn is_accelerated(addr: Addr) -> bool {
+    // SAFETY: as for `PROCESS_IP`.
+    unsafe { LOCAL_POD_IPS.get(addr) }
+        .is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
 }
 
 #[inline(always)]

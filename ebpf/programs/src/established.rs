@@ -3,17 +3,21 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
-        BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+        BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
     },
     helpers::bpf_sock_hash_update,
     programs::SockOpsContext,
 };
-use sluice_abi::{End, Endpoint, ListenerKey, Original, Pair, Port, Process, Reason};
+use sluice_abi::{
+    Addr, End, Endpoint, ListenerKey, Original, Pair, PodFlags, Port, Process, Reason,
+};
 
 use crate::{
+    accelerate,
     context::{self, AF_INET, AF_INET6, read, read_addr},
     count::count,
+    inbound,
     maps::{LISTENERS, PAIR_ORIGINAL_DST, PROCESS_IP},
 };
 
@@ -22,7 +26,8 @@ use crate::{
 pub(crate) fn on(ctx: &SockOpsContext) {
     match read!(ctx.ops, op) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => publish(ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => claim(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => listen(ctx),
         _ => {}
     }
@@ -43,25 +48,59 @@ fn publish(ctx: &SockOpsContext) {
     let _full = PAIR_ORIGINAL_DST.insert(pair, original.to, 0);
 }
 
-/// The proxy's socket is established: move the published destination into its storage, where it
-/// lives as long as the connection and cannot be evicted.
+/// A socket is accepted in a meshed Pod.
 #[inline(always)]
-fn claim(ctx: &SockOpsContext) {
+fn accepted(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
     let Some(process) = process(cookie) else {
         return;
     };
-    let proxy = local(ctx.ops);
-    let pod = &process.pod;
-    let to_proxy = proxy.port.same(pod.outbound_port) || proxy.port.same(pod.inbound_port);
-    if !to_proxy || !proxy.addr.is_loopback() {
-        return;
-    }
     let pair = Pair {
         cookie,
         client: remote(ctx.ops),
-        proxy,
+        proxy: local(ctx.ops),
     };
+    let pod = &process.pod;
+    let port = pair.proxy.port;
+    let to_proxy = port.same(pod.outbound_port) || port.same(pod.inbound_port);
+    if to_proxy && pair.proxy.addr.is_loopback() {
+        claim(ctx, pair);
+    }
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        if is_inside(process, pair.client.addr) {
+            accelerate::enrol_server(ctx.ops, pair);
+        } else if process.owns(pair.proxy.addr) && inbound::is_steered(pod, port) {
+            accelerate::enrol_server(ctx.ops, Pair { cookie: 0, ..pair });
+        }
+    }
+}
+
+/// Whether the peer of a socket in a Pod is in the Pod as well.
+#[inline(always)]
+fn is_inside(process: &Process, peer: Addr) -> bool {
+    peer.is_loopback() || peer.is_passthrough_source() || process.owns(peer)
+}
+
+/// A socket's connection is established. A candidate for acceleration is enrolled; between Pods,
+/// only with an address that is its own Pod's.
+#[inline(always)]
+fn connected(ctx: &SockOpsContext) {
+    accelerate::enrol_client(ctx.ops, |cookie| {
+        let pair = Pair {
+            cookie,
+            client: local(ctx.ops),
+            proxy: remote(ctx.ops),
+        };
+        let own = cookie != 0
+            || process(context::netns_cookie(ctx)).is_some_and(|one| one.owns(pair.client.addr));
+        own.then_some(pair)
+    });
+}
+
+/// The proxy's socket is established: move the published destination into its storage, where it
+/// lives as long as the connection and cannot be evicted.
+#[inline(always)]
+fn claim(ctx: &SockOpsContext, pair: Pair) {
     // SAFETY: the value is copied at once; the key is of this connection alone.
     let Some(to) = (unsafe { PAIR_ORIGINAL_DST.get(pair) }).copied() else {
         count(Reason::PairMissing);

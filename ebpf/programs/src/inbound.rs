@@ -66,7 +66,6 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
         reason = "a port, in host byte order"
     )]
     let port = Port::new(read!(ctx.lookup, local_port) as u16);
-    let key = PortKey::new(pod.cookie, Direction::Inbound, port);
     let local = from.same(to)
         || from.is_loopback()
         || from.is_passthrough_source()
@@ -75,8 +74,26 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
     Inbound {
         port,
         local,
-        excluded: PORTS.get_ptr(key).is_some(),
+        excluded: is_excluded(pod, port),
     }
+}
+
+#[inline(always)]
+fn is_excluded(pod: &Pod, port: Port) -> bool {
+    PORTS
+        .get_ptr(PortKey::new(pod.cookie, Direction::Inbound, port))
+        .is_some()
+}
+
+/// Whether a connection from outside to this port of a Pod is the proxy's.
+#[inline(always)]
+pub(crate) fn is_steered(pod: &Pod, port: Port) -> bool {
+    let from = Inbound {
+        port,
+        local: false,
+        excluded: is_excluded(pod, port),
+    };
+    matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }
 
 /// Gives the connection to the first listener of this family that takes it.

@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod accelerate;
 mod connect;
 mod context;
 mod count;
@@ -16,8 +17,8 @@ mod maps;
 mod original;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockAddrContext, SockOpsContext, SockoptContext},
+    macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops},
+    programs::{SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 
 use crate::context::{V4, V6};
@@ -63,6 +64,12 @@ fn sock_life(ctx: SockOpsContext) -> u32 {
     established::on(&ctx);
     // The only value besides 0 that the verifier takes here: the reply in the context stands.
     1
+}
+
+/// A message is sent on a socket of an accelerated connection.
+#[sk_msg]
+fn send(ctx: SkMsgContext) -> u32 {
+    accelerate::send(&ctx)
 }
 
 /// A TCP connection arrives in a meshed Pod's network namespace.

@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, ListenerKey, Original, Pair, Pod, PortKey, Process, Reason,
-    maps::{MAX_LISTENERS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
+    Addr, Endpoint, Flow, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process, Reason,
+    maps::{MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
 };
 
 /// `BPF_F_NO_PREALLOC`: memory for the Pods that exist, not for those that could.
@@ -29,6 +29,15 @@ pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<Pair, Endpoint, MAX_PAIRS> = Lru
 
 #[btf_map(name = "original_dst")]
 pub(crate) static ORIGINAL_DST: SkStorage<Original> = SkStorage::new();
+
+#[btf_map(name = "sock_pair_map")]
+pub(crate) static SOCK_PAIR_MAP: SockHash<Lane, MAX_LANES> = SockHash::new();
+
+#[btf_map(name = "lanes")]
+pub(crate) static LANES: SkStorage<Lane> = SkStorage::new();
+
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: LruHashMap<Pair, Flow, MAX_FLOWS> = LruHashMap::new();
 
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();

@@ -12,23 +12,28 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::Map,
     programs::{Program, ProgramError},
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
     BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
+    BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
 use sluice_abi::maps;
 
 use super::{
     Error,
-    link::Link,
+    link::{self, Link},
     pins::{self, Generation},
 };
 
 /// Name of the program that is attached to each meshed Pod's network namespace.
 const STEER: &str = "steer";
+
+/// Name of the program that sees every message on an accelerated connection.
+const SEND: &str = "send";
 
 /// Programs that are attached to the cgroup, with their hooks.
 const HOOKS: [(&str, bpf_attach_type); 6] = [
@@ -63,6 +68,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -70,6 +76,8 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
 /// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
 /// program, the others are made. Links of programs that exist no more are removed.
 pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> Result<(), Error> {
+    // First: no socket may be in the map without it.
+    attach_send(object)?;
     let (directory, id) = open(cgroup)?;
     for (name, hook) in HOOKS {
         let program = program(object, name)?;
@@ -89,6 +97,16 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> R
         pins::remove(stranger, &mut Vec::new())?;
     }
     Ok(())
+}
+
+/// Attaches the program of accelerated connections to their map.
+fn attach_send(object: &Ebpf) -> Result<(), Error> {
+    let name = maps::SOCK_PAIR_MAP;
+    let Some(Map::SockHash(map)) = object.map(name) else {
+        return Err(Error::Missing { name });
+    };
+    link::attach_to_map(program(object, SEND)?, map.fd().as_fd(), BPF_SK_MSG_VERDICT)
+        .map_err(|source| Error::attach(SEND, source))
 }
 
 /// Whether every hook of the cgroup has its link.
@@ -184,7 +202,7 @@ mod tests {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
-        hooked.push(STEER);
+        hooked.extend([STEER, SEND]);
         programs.sort_unstable();
         hooked.sort_unstable();
         assert_eq!(programs, hooked);

@@ -95,6 +95,20 @@ impl Link {
     }
 }
 
+/// Lets a program decide about every socket that is put into a map from now on, in place of the
+/// program before. It stays for as long as the map. (Links of this kind exist since Linux 6.10.)
+pub(super) fn attach_to_map(
+    program: BorrowedFd<'_>,
+    map: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<()> {
+    let mut attr = empty();
+    attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(map);
+    attr.__bindgen_anon_5.attach_bpf_fd = number(program);
+    attr.__bindgen_anon_5.attach_type = hook as u32;
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
 fn empty() -> bpf_attr {
     // SAFETY: plain numbers, for which zero is a value; the kernel insists on zero in what a
     // command does not use.

@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::pods::Acceleration;
+
 /// Read if no other file is named, and if it is there.
 const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
@@ -16,6 +18,8 @@ const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 pub(crate) struct Behaviour {
     /// What becomes of the data path when the daemon is told to stop.
     pub(crate) on_exit: OnExit,
+    /// Which connections on the node go from socket to socket.
+    pub(crate) acceleration: Acceleration,
 }
 
 /// What becomes of the data path when the daemon is told to stop.
@@ -113,7 +117,8 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let behaviour = read("on-exit = \"detach\"").unwrap();
+        let behaviour = read("on-exit = \"detach\"\nacceleration = \"all\"").unwrap();
         assert_eq!(behaviour.on_exit, OnExit::Detach);
+        assert_eq!(behaviour.acceleration, Acceleration::All);
     }
 }

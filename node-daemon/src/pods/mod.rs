@@ -2,6 +2,7 @@
 //!
 //! One thread owns all of it. Requests reach it through [`Pods`], one after the other.
 
+mod acceleration;
 mod addresses;
 mod enrol;
 mod error;
@@ -24,6 +25,7 @@ use crate::{
     config::OnExit,
     netns::Netns,
 };
+pub(crate) use acceleration::Acceleration;
 use enrol::PASSTHROUGH;
 pub(crate) use error::Error;
 use owner::Owner;
@@ -62,6 +64,8 @@ pub(crate) struct Inheritance {
     pub(crate) store: Store,
     /// The records.
     pub(crate) records: Vec<(Slot, Record)>,
+    /// What is accelerated on this node.
+    pub(crate) acceleration: Acceleration,
 }
 
 /// Takes over every Pod, and starts the owner.
@@ -70,12 +74,7 @@ pub(crate) struct Inheritance {
 ///
 /// If the kernel's tables cannot be read, or no thread can be made.
 pub(crate) fn start(inheritance: Inheritance, on_exit: OnExit) -> anyhow::Result<(Pods, Thread)> {
-    let Inheritance {
-        datapath,
-        store,
-        records,
-    } = inheritance;
-    let mut owner = Owner::restore(datapath, store, records)?;
+    let mut owner = Owner::restore(inheritance)?;
     owner.find();
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Work inside namespaces and system calls block: they must not hold up the socket.

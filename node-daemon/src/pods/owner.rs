@@ -18,7 +18,9 @@ use tracing::{info, warn};
 pub(crate) use view::Reading;
 
 use super::{
-    Error, addresses,
+    Error,
+    acceleration::Acceleration,
+    addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     plan::{self, Held},
     policy::{self, Settings, Verdict},
@@ -32,6 +34,8 @@ use crate::{
 /// Owns the kernel side and knows every attachment.
 pub(crate) struct Owner {
     datapath: Datapath,
+    /// Of Pods that wish for nothing else.
+    acceleration: Acceleration,
     store: Store,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
@@ -66,9 +70,10 @@ struct Enrolled {
 
 impl Owner {
     /// Knows nothing yet: see [`Owner::restore`].
-    fn new(datapath: Datapath, store: Store) -> Self {
+    fn new(datapath: Datapath, store: Store, acceleration: Acceleration) -> Self {
         Self {
             datapath,
+            acceleration,
             store,
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -79,7 +84,7 @@ impl Owner {
     pub(super) fn admit(&mut self, request: Admit) -> Result<Admitted, Error> {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
-        let standing = match policy::decide(request.annotations.as_ref())? {
+        let standing = match self.decide(&request)? {
             Verdict::Mesh(settings) => self.mesh(request, settings)?,
             Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
@@ -90,6 +95,15 @@ impl Owner {
         let (meshed, because) = (answer.meshed, &answer.because);
         info!(container, %pod, meshed, because, "admitted");
         Ok(answer)
+    }
+
+    /// What is to be done with a Pod on this node.
+    fn decide(&self, request: &Admit) -> Result<Verdict, Error> {
+        let mut verdict = policy::decide(request.annotations.as_ref())?;
+        if let Verdict::Mesh(settings) = &mut verdict {
+            settings.acceleration = Some(self.acceleration.of_pod(settings.acceleration));
+        }
+        Ok(verdict)
     }
 
     /// The addresses are not checked: nothing is done with them. Only a Pod that had them

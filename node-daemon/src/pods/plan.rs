@@ -7,7 +7,7 @@ use std::{
 
 use sluice_abi::{Addr, Direction, Pod, PodFlags, Port, PortKey, Process};
 
-use super::policy::Settings;
+use super::{acceleration::Acceleration, policy::Settings};
 
 /// What the kernel holds for one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,12 @@ pub(crate) fn wanted(
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
-        ]),
+        ])
+        .with(
+            settings
+                .acceleration
+                .map_or(PodFlags::default(), Acceleration::flags),
+        ),
     };
     let keys = |direction, ports: &std::collections::BTreeSet<u16>| {
         let key = |port: &u16| PortKey::new(cookie, direction, Port::new(*port));
@@ -247,6 +252,7 @@ mod tests {
             mesh: &ISTIO,
             excluded_inbound: inbound.iter().copied().collect(),
             excluded_outbound: [15020].into(),
+            acceleration: None,
         }
     }
 

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use daemon_api::{Sidecar, sidecar};
 
-use super::mesh::{ISTIO, Mesh};
+use super::{
+    acceleration::{self, Acceleration},
+    mesh::{ISTIO, Mesh},
+};
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -34,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) excluded_inbound: BTreeSet<u16>,
     /// Outbound ports that are left alone.
     pub(crate) excluded_outbound: BTreeSet<u16>,
+    /// What the Pod wishes to be accelerated, if it says so.
+    pub(crate) acceleration: Option<Acceleration>,
 }
 
 /// The annotations cannot be followed.
@@ -108,7 +113,20 @@ fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
         mesh,
         excluded_inbound,
         excluded_outbound,
+        acceleration: acceleration(annotations)?,
     })
+}
+
+fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceleration>, Error> {
+    let Some(text) = annotations.get(acceleration::ANNOTATION) else {
+        return Ok(None);
+    };
+    let wish = Acceleration::parse(text).ok_or_else(|| Error::Item {
+        key: acceleration::ANNOTATION,
+        item: text.clone(),
+        allowed: Acceleration::CHOICES,
+    })?;
+    Ok(Some(wish))
 }
 
 /// Refuses what would change interception and is not built.
@@ -268,6 +286,17 @@ mod tests {
     fn a_pod_cannot_take_the_whole_table_of_ports() {
         let refused = with(&[(EXCLUDE_OUTBOUND, "1-65535")]);
         assert!(matches!(refused, Err(Error::TooMany { count: 65535, .. })));
+    }
+
+    #[test]
+    fn a_pod_may_choose_its_acceleration() {
+        let settings = meshed(&[(acceleration::ANNOTATION, "off")]);
+        assert_eq!(settings.acceleration, Some(Acceleration::Off));
+        let refused = with(&[(acceleration::ANNOTATION, "fast")]).unwrap_err();
+        assert!(
+            refused.to_string().contains("off, proxies or all"),
+            "{refused}"
+        );
     }
 
     #[test]

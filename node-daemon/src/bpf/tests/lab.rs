@@ -86,6 +86,13 @@ impl Netns {
         })
     }
 
+    pub(super) fn cookie(&self) -> u64 {
+        self.run(|| {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            netns_cookie(&socket)
+        })
+    }
+
     fn tid(&self) -> String {
         self.path
             .iter()
@@ -149,10 +156,7 @@ impl Lab {
             configure(&POD);
         });
         world.run(|| configure(&WORLD));
-        let cookie = pod.run(|| {
-            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-            netns_cookie(&socket)
-        });
+        let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = Private::mount().expect("a BPF file system");
         let datapath = open(&private, &cgroup);
@@ -168,23 +172,39 @@ impl Lab {
 
     /// What the daemon does at an admit.
     pub(super) fn enrol(&mut self) {
+        self.enrol_with(PodFlags::default());
+    }
+
+    /// The same, with these flags.
+    pub(super) fn enrol_with(&mut self, flags: PodFlags) {
+        self.take_in(self.cookie, &POD, flags);
+        let netns = File::open(&self.pod.path).unwrap();
+        self.datapath.steer(self.cookie, netns.as_fd()).unwrap();
+    }
+
+    /// Makes the world a meshed Pod, too.
+    pub(super) fn enrol_world(&mut self, flags: PodFlags) {
+        let cookie = self.world.cookie();
+        self.take_in(cookie, &WORLD, flags);
+        let netns = File::open(&self.world.path).unwrap();
+        self.datapath.steer(cookie, netns.as_fd()).unwrap();
+    }
+
+    fn take_in(&mut self, cookie: u64, addresses: &[&str; 2], flags: PodFlags) {
         let pod = Pod {
-            cookie: self.cookie,
+            cookie,
             proxy_uid: PROXY,
             proxy_gid: PROXY,
             outbound_port: Port::new(15001),
             inbound_port: Port::new(15006),
-            flags: PodFlags::default(),
+            flags,
         };
-        let [v4, v6] = POD.map(|text| text.parse::<IpAddr>().unwrap().into());
+        let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
         for addr in [v4, v6] {
             self.datapath.set_address(addr, &pod).unwrap();
         }
-        self.datapath
-            .set_process(self.cookie, &Process { v4, v6, pod })
-            .unwrap();
-        let netns = File::open(&self.pod.path).unwrap();
-        self.datapath.steer(self.cookie, netns.as_fd()).unwrap();
+        let process = Process { v4, v6, pod };
+        self.datapath.set_process(cookie, &process).unwrap();
     }
 
     /// Another daemon takes over.
@@ -320,6 +340,47 @@ pub(super) fn await_that(mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "it does not happen");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Connects, and accepts: both ends of a connection.
+pub(super) fn meet(
+    from: (&Netns, u32, &str),
+    at: (&Netns, &TcpListener),
+) -> (TcpStream, TcpStream) {
+    let client = connect(from.0, from.1, from.2);
+    (client, take(at.0, at.1))
+}
+
+/// Accepts a connection.
+pub(super) fn take(netns: &Netns, listener: &TcpListener) -> TcpStream {
+    let listener = listener.try_clone().unwrap();
+    netns.run(move || {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    return stream;
+                }
+                Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(2)),
+                Err(error) => panic!("nobody comes: {error}"),
+            }
+        }
+    })
+}
+
+/// Connects as an application, from `127.0.0.1` and a port.
+pub(super) fn connect_from(netns: &Netns, port: u16, to: &str) -> TcpStream {
+    let to: SocketAddr = to.parse().unwrap();
+    netns.run_as(APP, move || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        let from = SocketAddr::from(([127, 0, 0, 1], port));
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&to.into()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    })
 }
 
 /// Reads the byte that [`accept`] writes.

@@ -1,5 +1,6 @@
 //! The programs on the running kernel: real sockets in real namespaces.
 
+mod accelerate;
 mod lab;
 
 use std::{io::ErrorKind, net::SocketAddr};

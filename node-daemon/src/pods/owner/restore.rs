@@ -7,14 +7,13 @@ use tracing::{error, info, warn};
 
 use super::{Enrolled, Owner, Standing};
 use crate::{
-    bpf::Datapath,
     netns::Netns,
     pods::{
-        Error,
+        Error, Inheritance,
         enrol::{Enrolment, Site},
         plan::{self, Fate, Held},
-        policy::{self, Settings, Verdict},
-        store::{Record, Slot, Store},
+        policy::{Settings, Verdict},
+        store::{Record, Slot},
     },
 };
 
@@ -40,12 +39,14 @@ impl Owner {
     /// # Errors
     ///
     /// If the kernel's tables cannot be read.
-    pub(in crate::pods) fn restore(
-        datapath: Datapath,
-        store: Store,
-        records: Vec<(Slot, Record)>,
-    ) -> Result<Self, Error> {
-        let mut owner = Self::new(datapath, store);
+    pub(in crate::pods) fn restore(inheritance: Inheritance) -> Result<Self, Error> {
+        let Inheritance {
+            datapath,
+            store,
+            records,
+            acceleration,
+        } = inheritance;
+        let mut owner = Self::new(datapath, store, acceleration);
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
@@ -153,10 +154,7 @@ impl Owner {
 
     fn meaning(&self, record: &Record) -> Result<Meaning, Error> {
         let path = Path::new(&record.request.netns);
-        match (
-            policy::decide(record.request.annotations.as_ref())?,
-            record.netns,
-        ) {
+        match (self.decide(&record.request)?, record.netns) {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let netns = there.or_else(|| self.search(id));

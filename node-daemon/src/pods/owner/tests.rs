@@ -10,7 +10,11 @@ use std::{
 use daemon_api::{PodAddress, ValidAttachment};
 
 use super::*;
-use crate::{bpf::Private, cgroup, pods::Error};
+use crate::{
+    bpf::Private,
+    cgroup,
+    pods::{Error, Inheritance},
+};
 
 /// A cgroup of the test's own.
 struct Cgroup(PathBuf);
@@ -58,7 +62,13 @@ impl Node {
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
         let datapath = Datapath::open(pins, &self.cgroup.0).expect("the programs attach");
         let (store, records) = Store::open(self.state.path()).expect("a directory for records");
-        Owner::restore(datapath, store, records).expect("tables that can be read")
+        let inheritance = Inheritance {
+            datapath,
+            store,
+            records,
+            acceleration: Acceleration::default(),
+        };
+        Owner::restore(inheritance).expect("tables that can be read")
     }
 
     fn records(&self) -> usize {
