@@ -3,7 +3,7 @@
 //! They follow the rules that Istio's sidecar writes into iptables, in the order of the chains;
 //! the first that matches wins.
 
-use crate::{Addr, Pod, Port, Reason};
+use crate::{Addr, Pod, PodFlags, Port, Reason};
 
 /// HBONE: mutual TLS tunnels that the application's own socket or a ztunnel terminates; the
 /// sidecar's rules never send them to the inbound listener.
@@ -45,6 +45,28 @@ pub struct Outbound {
     pub own: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
+    /// The Pod's lists about networks, and about ports that are the proxy's.
+    pub listed: Listed,
+}
+
+/// What the Pod's lists say of a destination. A Pod without lists includes everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The address is in an excluded network.
+    pub excluded: bool,
+    /// The port is the proxy's whatever the address.
+    pub port: bool,
+    /// The address is in a network that is the proxy's.
+    pub network: bool,
+}
+
+impl Listed {
+    /// What a Pod without lists says.
+    pub const EVERYTHING: Self = Self {
+        excluded: false,
+        port: false,
+        network: true,
+    };
 }
 
 /// Where a TCP connection that a socket in `pod` opens goes.
@@ -54,27 +76,45 @@ pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
     let by_proxy = to.uid == pod.proxy_uid || to.gid == pod.proxy_gid;
-    if to.own || to.addr.is_loopback() {
-        return over_loopback(pod, to, by_proxy);
+    if (to.own || to.addr.is_loopback())
+        && let Some(verdict) = over_loopback(pod, to, by_proxy)
+    {
+        return verdict;
     }
     if by_proxy {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
-    Verdict::ToProxy(pod.outbound_port, Reason::OutboundToProxy)
-}
-
-/// The rows for packets that leave over `lo`.
-const fn over_loopback(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
-    if to.source.is_passthrough_source() {
-        return Verdict::Direct(Reason::OutboundPassthrough);
-    }
-    if !by_proxy {
+    if to.addr.is_canonical_loopback() {
         return Verdict::Direct(Reason::OutboundLocal);
     }
-    if to.addr.is_canonical_loopback() || to.port.same(HBONE) {
-        return Verdict::Direct(Reason::OutboundByProxy);
+    by_lists(pod, to.listed)
+}
+
+/// The rows for packets that leave over `lo`, if one of them matches.
+const fn over_loopback(pod: &Pod, to: &Outbound, by_proxy: bool) -> Option<Verdict> {
+    if to.source.is_passthrough_source() {
+        return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod)
+    if by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
+        return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
+    }
+    if !by_proxy && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
+        return Some(Verdict::Direct(Reason::OutboundLocal));
+    }
+    None
+}
+
+/// The rows that the Pod's own lists make.
+const fn by_lists(pod: &Pod, listed: Listed) -> Verdict {
+    if listed.excluded {
+        Verdict::Direct(Reason::OutboundNetworkExcluded)
+    } else if listed.port {
+        Verdict::ToProxy(pod.outbound_port, Reason::OutboundPortListed)
+    } else if listed.network {
+        Verdict::ToProxy(pod.outbound_port, Reason::OutboundToProxy)
+    } else {
+        Verdict::Direct(Reason::OutboundNotListed)
+    }
 }
 
 /// A TCP connection that arrives at an address of a meshed Pod.
@@ -84,8 +124,9 @@ pub struct Inbound {
     pub port: Port,
     /// The peer is the Pod itself: the packet came over `lo`.
     pub local: bool,
-    /// The Pod excludes `port`.
-    pub excluded: bool,
+    /// `port` is in the Pod's list: of those that are the proxy's, if it has one
+    /// ([`PodFlags::INBOUND_LISTED`]), or else of those that are not.
+    pub listed: bool,
 }
 
 /// Where a TCP connection to `pod` goes.
@@ -94,8 +135,12 @@ pub const fn inbound(pod: &Pod, from: &Inbound) -> Verdict {
     if from.local {
         return Verdict::Direct(Reason::InboundLocal);
     }
-    if from.excluded || from.port.same(HBONE) {
+    let only_listed = pod.flags.has(PodFlags::INBOUND_LISTED);
+    if from.port.same(HBONE) || (from.listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
+    }
+    if only_listed && !from.listed {
+        return Verdict::Direct(Reason::InboundNotListed);
     }
     Verdict::ToProxy(pod.inbound_port, Reason::InboundToProxy)
 }

@@ -8,6 +8,7 @@
 
 mod addr;
 pub mod decide;
+mod filter;
 mod flow;
 pub mod maps;
 mod pod;
@@ -17,10 +18,9 @@ mod reason;
 mod user;
 
 pub use addr::{Addr, Port};
+pub use filter::{NetworkPrefix, PortKey, PortList, PortPrefix, RangeKey};
 pub use flow::{BUDGET, Flow, Lane, Passage};
-pub use pod::{
-    Direction, End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, PortKey, Process,
-};
+pub use pod::{End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;
 
 /// Version of everything in this crate that the kernel keeps while the daemon is restarted.

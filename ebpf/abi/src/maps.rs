@@ -4,8 +4,17 @@
 pub const LOCAL_POD_IPS: &str = "local_pod_ips";
 /// Network namespace cookie (`u64`) → [`Process`](crate::Process). Written by the daemon.
 pub const PROCESS_IP: &str = "process_ip";
-/// [`PortKey`](crate::PortKey) → `u8` (no meaning): excluded ports. Written by the daemon.
+/// [`PortKey`](crate::PortKey) → `u8` (no meaning): listed ports. Written by the daemon.
 pub const PORTS: &str = "ports";
+/// Prefix of a [`PortKey`](crate::PortKey) → `u8` (no meaning): listed ranges of ports, as a trie.
+/// Written by the daemon.
+pub const PORT_RANGES: &str = "port_ranges";
+/// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): the only networks whose
+/// connections are the proxy's, as a trie. Written by the daemon.
+pub const INCLUDED: &str = "included";
+/// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): networks that are left alone,
+/// as a trie. Written by the daemon.
+pub const EXCLUDED: &str = "excluded";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const LISTENERS: &str = "listeners";
 /// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
@@ -22,10 +31,13 @@ pub const FLOWS: &str = "flows";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 10] = [
+pub const ALL: [&str; 13] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
+    PORT_RANGES,
+    INCLUDED,
+    EXCLUDED,
     LISTENERS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
@@ -37,8 +49,10 @@ pub const ALL: [&str; 10] = [
 
 /// Pod addresses, processes and excluded ports that fit: hash tables allocate on demand.
 pub const MAX_PODS: usize = 16_384;
-/// Excluded ports of all Pods together.
+/// Listed ports of all Pods together, and listed ranges of ports.
 pub const MAX_PORTS: usize = 262_144;
+/// Listed networks of all Pods together, for each of the two tries.
+pub const MAX_NETWORKS: usize = 1_048_576;
 /// Listening sockets of all Pods together.
 pub const MAX_LISTENERS: usize = 65_536;
 /// Connections between `connect` and `accept` at one time, node-wide (LRU).

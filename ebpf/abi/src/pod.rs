@@ -19,6 +19,19 @@ impl PodFlags {
     /// Connections between the Pod's proxy and its application do, too.
     pub const ACCELERATE_ALL: Self = Self(1 << 3);
 
+    /// Only listed inbound ports are the proxy's.
+    pub const INBOUND_LISTED: Self = Self(1 << 4);
+    /// Some outbound ports are the proxy's whatever their address.
+    pub const OUTBOUND_LISTED: Self = Self(1 << 5);
+    /// Some list has a range of ports.
+    pub const PORT_RANGES: Self = Self(1 << 6);
+    /// Only listed networks are the proxy's.
+    pub const NETWORKS_LISTED: Self = Self(1 << 7);
+    /// Some networks are left alone.
+    pub const NETWORKS_EXCLUDED: Self = Self(1 << 8);
+    /// A loopback network is among the listed ones.
+    pub const LOOPBACK_LISTED: Self = Self(1 << 9);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -154,43 +167,6 @@ impl Pair {
     }
 }
 
-/// Which way a filter applies.
-#[repr(u16)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Connections that enter the Pod.
-    Inbound = 0,
-    /// Connections that sockets in the Pod open.
-    Outbound = 1,
-}
-
-/// Key of `ports`: the presence of a key excludes this port of this Pod from interception.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PortKey {
-    /// Cookie of the Pod's network namespace.
-    pub cookie: u64,
-    /// A [`Direction`].
-    pub direction: u16,
-    /// The port.
-    pub port: Port,
-    /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
-}
-
-impl PortKey {
-    /// The key of one port of one Pod.
-    #[must_use]
-    pub const fn new(cookie: u64, direction: Direction, port: Port) -> Self {
-        Self {
-            cookie,
-            direction: direction as u16,
-            port,
-            zero: 0,
-        }
-    }
-}
-
 /// Key of `listeners`: one listening socket of a Pod's proxy.
 ///
 /// Envoy opens one listener for each worker (`SO_REUSEPORT`), and any of them may close first:
@@ -231,7 +207,7 @@ mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
-    use crate::{ABI_VERSION, Flow, Lane};
+    use crate::{ABI_VERSION, Flow, Lane, PortKey, RangeKey};
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
@@ -244,6 +220,7 @@ mod tests {
             (size_of::<Lane>(), align_of::<Lane>()),
             (size_of::<Flow>(), align_of::<Flow>()),
             (size_of::<PortKey>(), align_of::<PortKey>()),
+            (size_of::<RangeKey>(), align_of::<RangeKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
         ];
         let recorded = [
@@ -255,6 +232,7 @@ mod tests {
             (56, 8),
             (16, 4),
             (16, 8),
+            (24, 8),
             (16, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (2, recorded));

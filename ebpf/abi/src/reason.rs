@@ -70,6 +70,14 @@ reasons! {
     ListenerLost = 14, "listener_lost";
     /// A connection to the proxy arrived whose destination nobody had published.
     PairMissing = 15, "pair_missing";
+    /// Inbound: the Pod lists the ports that are the proxy's, and this is none of them.
+    InboundNotListed = 16, "inbound_not_listed";
+    /// Outbound: the address is in an excluded network.
+    OutboundNetworkExcluded = 17, "outbound_network_excluded";
+    /// Outbound: the Pod lists the networks that are the proxy's, and the address is in none.
+    OutboundNotListed = 18, "outbound_not_listed";
+    /// Outbound: diverted to the proxy's outbound listener, because the port is listed.
+    OutboundPortListed = 19, "outbound_port_listed";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
     /// A direction moved to TCP: its budget was spent without an answer.

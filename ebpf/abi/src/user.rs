@@ -3,7 +3,7 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::{Addr, Endpoint, ListenerKey, Original, Pair, Pod, Port, PortKey, Process};
+use crate::{Addr, Endpoint, ListenerKey, Original, Pair, Pod, Port, PortKey, Process, RangeKey};
 
 macro_rules! pods {
     ($($name:ident),+) => {
@@ -23,6 +23,7 @@ pods!(
     Original,
     Pair,
     PortKey,
+    RangeKey,
     ListenerKey
 );
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Direction, End, Endpoint, Original, PodFlags, Port, PortKey, Process, Reason,
+    Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
     decide::{self, Outbound, Verdict},
 };
 
@@ -10,7 +10,8 @@ use crate::{
     ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
-    maps::{LOCAL_POD_IPS, PORTS, PROCESS_IP},
+    filter,
+    maps::{LOCAL_POD_IPS, PROCESS_IP},
 };
 
 /// `SOCK_STREAM`.
@@ -55,7 +56,7 @@ fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: 
     let sk = context::socket(ctx);
     match verdict.reason() {
         // Within the Pod: application and proxy.
-        Reason::OutboundToProxy | Reason::OutboundPassthrough
+        Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundPassthrough
             if flags.has(PodFlags::ACCELERATE_ALL) =>
         {
             accelerate::nominate(sk, process.pod.cookie);
@@ -84,7 +85,6 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
 #[inline(always)]
 fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
     let owner = bpf_get_current_uid_gid();
-    let key = PortKey::new(process.pod.cookie, Direction::Outbound, asked.port);
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the helper packs gid << 32 | uid"
@@ -97,7 +97,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         addr: asked.addr,
         port: asked.port,
         own: owns(process, asked.addr),
-        excluded: PORTS.get_ptr(key).is_some(),
+        excluded: filter::lists_port(&process.pod, PortList::OutboundExcluded, asked.port),
+        listed: filter::listed(&process.pod, asked.addr, asked.port),
     }
 }
 

@@ -9,14 +9,15 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Addr, Direction, ListenerKey, Pod, Port, PortKey, Reason,
+    Addr, ListenerKey, Pod, PodFlags, Port, PortList, Reason,
     decide::{self, Inbound, Verdict},
 };
 
 use crate::{
     context::{AF_INET, AF_INET6, read, read_addr},
     count::count,
-    maps::{LISTENERS, LOCAL_POD_IPS, PORTS},
+    filter,
+    maps::{LISTENERS, LOCAL_POD_IPS},
 };
 
 /// `IPPROTO_TCP`.
@@ -74,15 +75,19 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
     Inbound {
         port,
         local,
-        excluded: is_excluded(pod, port),
+        listed: is_listed(pod, port),
     }
 }
 
+/// Whether the list of inbound ports that counts has this one.
 #[inline(always)]
-fn is_excluded(pod: &Pod, port: Port) -> bool {
-    PORTS
-        .get_ptr(PortKey::new(pod.cookie, Direction::Inbound, port))
-        .is_some()
+fn is_listed(pod: &Pod, port: Port) -> bool {
+    let list = if pod.flags.has(PodFlags::INBOUND_LISTED) {
+        PortList::InboundIncluded
+    } else {
+        PortList::InboundExcluded
+    };
+    filter::lists_port(pod, list, port)
 }
 
 /// Whether a connection from outside to this port of a Pod is the proxy's.
@@ -91,7 +96,7 @@ pub(crate) fn is_steered(pod: &Pod, port: Port) -> bool {
     let from = Inbound {
         port,
         local: false,
-        excluded: is_excluded(pod, port),
+        listed: is_listed(pod, port),
     };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }

@@ -12,6 +12,7 @@ mod connect;
 mod context;
 mod count;
 mod established;
+mod filter;
 mod inbound;
 mod maps;
 mod original;

@@ -1,12 +1,13 @@
 //! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
 
 use aya_ebpf::{
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash},
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash},
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Flow, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process, Reason,
-    maps::{MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
+    Addr, Endpoint, Flow, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process, RangeKey,
+    Reason,
+    maps::{MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
 };
 
 /// `BPF_F_NO_PREALLOC`: memory for the Pods that exist, not for those that could.
@@ -20,6 +21,15 @@ pub(crate) static PROCESS_IP: HashMap<u64, Process, MAX_PODS, ON_DEMAND> = HashM
 
 #[btf_map(name = "ports")]
 pub(crate) static PORTS: HashMap<PortKey, u8, MAX_PORTS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "port_ranges")]
+pub(crate) static PORT_RANGES: LpmTrie<PortKey, u8, MAX_PORTS> = LpmTrie::new();
+
+#[btf_map(name = "included")]
+pub(crate) static INCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+
+#[btf_map(name = "excluded")]
+pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
 #[btf_map(name = "listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();

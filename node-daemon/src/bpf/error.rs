@@ -110,6 +110,14 @@ impl Error {
         }
     }
 
+    pub(super) fn map(map: &'static str, operation: &'static str, source: MapError) -> Self {
+        Self::Map {
+            map,
+            operation,
+            source,
+        }
+    }
+
     pub(super) fn attach(program: &'static str, source: io::Error) -> Self {
         Self::Attach { program, source }
     }

@@ -7,6 +7,7 @@ mod attach;
 mod error;
 mod link;
 mod listeners;
+mod lists;
 mod pins;
 mod table;
 
@@ -19,10 +20,12 @@ use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
 };
-use sluice_abi::{Addr, Pod, PortKey, Process, Reason, maps};
+use sluice_abi::{Addr, Pod, Process, Reason, maps};
 
 pub(crate) use error::Error;
 use listeners::Listeners;
+pub(crate) use lists::Entry;
+use lists::Lists;
 use pins::Generation;
 pub(crate) use pins::{Pins, Private};
 use table::Table;
@@ -36,7 +39,7 @@ pub(crate) struct Datapath {
     programs: Ebpf,
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
-    ports: Table<PortKey, u8>,
+    lists: Lists,
     listeners: Listeners,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -69,7 +72,7 @@ impl Datapath {
             cgroup: cgroup.into(),
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
-            ports: Table::take(&mut programs, maps::PORTS)?,
+            lists: Lists::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             counters: table::take(&mut programs, maps::COUNTERS)?,
             programs,
@@ -155,10 +158,9 @@ impl Datapath {
         self.addresses.all()
     }
 
-    /// Every excluded port.
-    pub(crate) fn all_ports(&self) -> Result<Vec<PortKey>, Error> {
-        let all = self.ports.all()?;
-        Ok(all.into_iter().map(|(key, _)| key).collect())
+    /// Everything that Pods list.
+    pub(crate) fn all_lists(&self) -> Result<Vec<Entry>, Error> {
+        self.lists.all()
     }
 
     /// Registers a listener of the proxy that was there before its Pod was admitted. `family` is
@@ -207,14 +209,14 @@ impl Datapath {
         self.addresses.get(addr)
     }
 
-    /// Excludes a port of a Pod from interception.
-    pub(crate) fn exclude_port(&mut self, key: PortKey) -> Result<(), Error> {
-        self.ports.set(key, 0)
+    /// Lists a port or a network of a Pod.
+    pub(crate) fn list(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.lists.add(entry)
     }
 
-    /// Takes the exclusion of a port back, if there is one.
-    pub(crate) fn include_port(&mut self, key: PortKey) -> Result<(), Error> {
-        self.ports.remove(key)
+    /// Takes it off the list, if it is there.
+    pub(crate) fn unlist(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.lists.remove(entry)
     }
 
     /// How often each reason decided, over all CPUs, since the programs were loaded.

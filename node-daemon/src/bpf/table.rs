@@ -19,11 +19,8 @@ where
     M: TryFrom<Map, Error = MapError>,
 {
     let map = object.take_map(name).ok_or(Error::Missing { name })?;
-    map.try_into().map_err(|source| Error::Map {
-        map: name,
-        operation: "open",
-        source,
-    })
+    map.try_into()
+        .map_err(|source| Error::map(name, "open", source))
 }
 
 impl<K: Pod, V: Pod> Table<K, V> {
@@ -38,11 +35,8 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// Writes an entry, in place of the one that is there.
     pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         let Self { name, map } = self;
-        map.insert(key, value, 0).map_err(|source| Error::Map {
-            map: name,
-            operation: "write to",
-            source,
-        })
+        map.insert(key, value, 0)
+            .map_err(|source| Error::map(name, "write to", source))
     }
 
     /// Removes an entry, if it is there.
@@ -50,11 +44,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let Self { name, map } = self;
         absent_is_none(map.remove(&key))
             .map(drop)
-            .map_err(|source| Error::Map {
-                map: name,
-                operation: "remove from",
-                source,
-            })
+            .map_err(|source| Error::map(name, "remove from", source))
     }
 
     /// Every entry. One that changes meanwhile may be missing, or be there twice.
@@ -62,26 +52,18 @@ impl<K: Pod, V: Pod> Table<K, V> {
         let Self { name, map } = self;
         map.iter()
             .collect::<Result<_, _>>()
-            .map_err(|source| Error::Map {
-                map: name,
-                operation: "read",
-                source,
-            })
+            .map_err(|source| Error::map(name, "read", source))
     }
 
     /// Reads an entry.
     pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
         let Self { name, map } = self;
-        absent_is_none(map.get(&key, 0)).map_err(|source| Error::Map {
-            map: name,
-            operation: "read",
-            source,
-        })
+        absent_is_none(map.get(&key, 0)).map_err(|source| Error::map(name, "read", source))
     }
 }
 
 /// An absent key is an answer, not an error.
-fn absent_is_none<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(super) fn absent_is_none<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),

@@ -90,8 +90,8 @@ impl Enrolment {
         fail_point!("crash", |_| crate::crash::now());
         let Site { datapath, netns } = site;
         match step {
-            Step::Exclude(key) => datapath.exclude_port(*key)?,
-            Step::Include(key) => datapath.include_port(*key)?,
+            Step::List(entry) => datapath.list(entry)?,
+            Step::Unlist(entry) => datapath.unlist(entry)?,
             Step::Address { addr, to, .. } => match to {
                 Some(pod) => datapath.set_address(*addr, pod)?,
                 None => datapath.remove_address(*addr)?,

@@ -6,6 +6,7 @@ mod acceleration;
 mod addresses;
 mod enrol;
 mod error;
+mod lists;
 mod mesh;
 mod owner;
 mod plan;

@@ -5,15 +5,16 @@ use std::{
     net::IpAddr,
 };
 
-use sluice_abi::{Addr, Direction, Pod, PodFlags, Port, PortKey, Process};
+use sluice_abi::{Addr, Pod, PodFlags, Port, Process};
 
-use super::{acceleration::Acceleration, policy::Settings};
+use super::{acceleration::Acceleration, lists, policy::Settings};
+use crate::bpf::Entry;
 
 /// What the kernel holds for one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// Excluded ports.
-    pub(crate) ports: HashSet<PortKey>,
+    /// Ports and networks that the Pod lists.
+    pub(crate) lists: HashSet<Entry>,
     /// Entries of `local_pod_ips`.
     pub(crate) addresses: HashMap<Addr, Pod>,
     /// The entry of `process_ip`.
@@ -38,10 +39,10 @@ pub(crate) enum Fate {
 /// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Exclude a port.
-    Exclude(PortKey),
-    /// Take the exclusion of a port back.
-    Include(PortKey),
+    /// List a port or a network.
+    List(Entry),
+    /// Take it off the list.
+    Unlist(Entry),
     /// Write or remove an address.
     Address {
         /// The address.
@@ -98,20 +99,15 @@ pub(crate) fn wanted(
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
         ])
+        .with(lists::flags_of(settings))
         .with(
             settings
                 .acceleration
                 .map_or(PodFlags::default(), Acceleration::flags),
         ),
     };
-    let keys = |direction, ports: &std::collections::BTreeSet<u16>| {
-        let key = |port: &u16| PortKey::new(cookie, direction, Port::new(*port));
-        ports.iter().map(key).collect::<HashSet<_>>()
-    };
-    let mut ports = keys(Direction::Inbound, &settings.excluded_inbound);
-    ports.extend(keys(Direction::Outbound, &settings.excluded_outbound));
     Held {
-        ports,
+        lists: lists::entries(cookie, settings).collect(),
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         process: Some(Process { v4, v6, pod }),
         steered: true,
@@ -119,7 +115,8 @@ pub(crate) fn wanted(
     }
 }
 
-fn flags(choices: [(bool, PodFlags); 2]) -> PodFlags {
+/// Those flags that were chosen.
+pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
     choices
         .into_iter()
         .filter(|(chosen, _)| *chosen)
@@ -166,8 +163,8 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     let begins = !before.steered && after.steered;
     let ends = before.steered && !after.steered;
 
-    let mut steps: Vec<_> = (after.ports.difference(&before.ports))
-        .map(|key| Step::Exclude(*key))
+    let mut steps: Vec<_> = (after.lists.difference(&before.lists))
+        .map(|entry| Step::List(*entry))
         .collect();
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
         let from = before.addresses.get(addr).copied();
@@ -186,7 +183,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
             .filter_map(|(addr, pod)| address(*addr, Some(*pod), None)),
     );
-    steps.extend((before.ports.difference(&after.ports)).map(|key| Step::Include(*key)));
+    steps.extend((before.lists.difference(&after.lists)).map(|entry| Step::Unlist(*entry)));
     steps
 }
 
@@ -198,8 +195,8 @@ impl Step {
     /// The step that takes this one back, if there is anything to take back.
     pub(crate) fn undo(self) -> Option<Self> {
         Some(match self {
-            Self::Exclude(key) => Self::Include(key),
-            Self::Include(key) => Self::Exclude(key),
+            Self::List(entry) => Self::Unlist(entry),
+            Self::Unlist(entry) => Self::List(entry),
             Self::Address { addr, from, to } => Self::Address {
                 addr,
                 from: to,
@@ -221,13 +218,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pods::mesh::ISTIO;
+    use crate::pods::{mesh::ISTIO, policy::Inbound};
 
     /// What the kernel would hold after a step.
     fn take(held: &mut Held, step: &Step) {
         match step {
-            Step::Exclude(key) => assert!(held.ports.insert(*key)),
-            Step::Include(key) => assert!(held.ports.remove(key)),
+            Step::List(entry) => assert!(held.lists.insert(*entry)),
+            Step::Unlist(entry) => assert!(held.lists.remove(entry)),
             Step::Address { addr, from, to } => {
                 assert_eq!(held.addresses.get(addr), from.as_ref());
                 match to {
@@ -249,10 +246,9 @@ mod tests {
 
     fn settings(inbound: &[u16]) -> Settings {
         Settings {
-            mesh: &ISTIO,
-            excluded_inbound: inbound.iter().copied().collect(),
-            excluded_outbound: [15020].into(),
-            acceleration: None,
+            inbound: Inbound::AllBut(inbound.iter().map(|port| (*port, *port)).collect()),
+            excluded_outbound: [(15020, 15020)].into(),
+            ..Settings::of(&ISTIO)
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use daemon_api::{Sidecar, sidecar};
+use ipnet::IpNet;
 
 use super::{
     acceleration::{self, Acceleration},
@@ -12,12 +13,19 @@ use super::{
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 /// Every annotation that begins like this is about traffic.
 const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 
-/// Ports that one Pod may exclude in each direction: the kernel's table is shared by all Pods.
-pub(crate) const MAX_EXCLUDED: usize = sluice_abi::maps::MAX_PORTS / 32;
+/// Every port, or every network.
+const ALL: &str = "*";
+
+/// Items of one list: the kernel's tables are shared by all Pods.
+pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 
 /// What is to be done with a Pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,15 +36,33 @@ pub(crate) enum Verdict {
     LeaveAlone(&'static str),
 }
 
+/// Ports, as ranges from the lowest to the highest.
+pub(crate) type Ports = BTreeSet<(u16, u16)>;
+
+/// Which connections that enter a Pod are the proxy's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Inbound {
+    /// All but those at these ports, which reach the application untouched.
+    AllBut(Ports),
+    /// Those at these ports and no others.
+    Only(Ports),
+}
+
 /// How a Pod's traffic is intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// Which mesh's sidecar the Pod carries.
     pub(crate) mesh: &'static Mesh,
-    /// Inbound ports that reach the application untouched.
-    pub(crate) excluded_inbound: BTreeSet<u16>,
+    /// Connections that enter the Pod.
+    pub(crate) inbound: Inbound,
     /// Outbound ports that are left alone.
-    pub(crate) excluded_outbound: BTreeSet<u16>,
+    pub(crate) excluded_outbound: Ports,
+    /// Outbound ports that are the proxy's whatever the address.
+    pub(crate) included_outbound: Ports,
+    /// The networks to which connections are the proxy's, if not all are.
+    pub(crate) networks: Option<Vec<IpNet>>,
+    /// Networks that are left alone.
+    pub(crate) excluded_networks: Vec<IpNet>,
     /// What the Pod wishes to be accelerated, if it says so.
     pub(crate) acceleration: Option<Acceleration>,
 }
@@ -58,7 +84,7 @@ pub(crate) enum Error {
         allowed: &'static str,
     },
     /// A list that is too long.
-    #[error("annotation {key}: {count} ports are too many, {MAX_EXCLUDED} can be excluded")]
+    #[error("annotation {key}: {count} items are too many, {MAX_ITEMS} can be listed")]
     TooMany {
         /// The annotation.
         key: &'static str,
@@ -92,29 +118,64 @@ pub(crate) fn decide(annotations: Option<&BTreeMap<String, String>>) -> Result<V
     }
 }
 
+impl Settings {
+    /// Those of a Pod that says nothing.
+    pub(crate) fn of(mesh: &'static Mesh) -> Self {
+        Self {
+            mesh,
+            inbound: Inbound::AllBut(single(mesh.never_inbound)),
+            excluded_outbound: single(mesh.default_excluded_outbound),
+            included_outbound: Ports::new(),
+            networks: None,
+            excluded_networks: Vec::new(),
+            acceleration: None,
+        }
+    }
+}
+
+fn single(ports: &[u16]) -> Ports {
+    ports.iter().map(|port| (*port, *port)).collect()
+}
+
 fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
     for (key, value) in annotations {
         supported(key, value.trim())?;
     }
-    let mesh = &ISTIO;
-    let mut excluded_inbound: BTreeSet<u16> = mesh.never_inbound.iter().copied().collect();
+    let list = |key: &'static str| annotations.get(key).map(|list| (key, &**list));
+    let mut settings = Settings {
+        inbound: inbound(annotations)?,
+        acceleration: acceleration(annotations)?,
+        ..Settings::of(&ISTIO)
+    };
+    // An explicit list, even an empty one, takes the default's place.
+    if let Some((key, list)) = list(EXCLUDE_OUTBOUND) {
+        settings.excluded_outbound = ports(key, list)?;
+    }
+    if let Some((key, list)) = list(INCLUDE_OUTBOUND) {
+        settings.included_outbound = ports(key, list)?;
+    }
+    if let Some((key, list)) = list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL) {
+        settings.networks = Some(networks(key, list)?);
+    }
+    if let Some((key, list)) = list(EXCLUDE_NETWORKS) {
+        settings.excluded_networks = networks(key, list)?;
+    }
+    Ok(settings)
+}
+
+/// With a list of the ports that are the proxy's, the list of those that are not has no effect.
+fn inbound(annotations: &BTreeMap<String, String>) -> Result<Inbound, Error> {
+    let mut except = single(ISTIO.never_inbound);
     if let Some(list) = annotations.get(EXCLUDE_INBOUND) {
-        excluded_inbound.extend(ports(EXCLUDE_INBOUND, list)?);
+        except.extend(ports(EXCLUDE_INBOUND, list)?);
     }
     if let Some(port) = annotations.get(STATUS_PORT) {
-        excluded_inbound.extend(status_port(port)?);
+        except.extend(status_port(port)?.map(|port| (port, port)));
     }
-    // An explicit list, even an empty one, takes the default's place.
-    let excluded_outbound = match annotations.get(EXCLUDE_OUTBOUND) {
-        Some(list) => ports(EXCLUDE_OUTBOUND, list)?,
-        None => mesh.default_excluded_outbound.iter().copied().collect(),
-    };
-    Ok(Settings {
-        mesh,
-        excluded_inbound,
-        excluded_outbound,
-        acceleration: acceleration(annotations)?,
-    })
+    match annotations.get(INCLUDE_INBOUND) {
+        Some(list) if list.trim() != ALL => ports(INCLUDE_INBOUND, list).map(Inbound::Only),
+        _ => Ok(Inbound::AllBut(except)),
+    }
 }
 
 fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceleration>, Error> {
@@ -132,13 +193,10 @@ fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceler
 /// Refuses what would change interception and is not built.
 fn supported(key: &str, value: &str) -> Result<(), Error> {
     let (fine, allowed) = match key {
-        EXCLUDE_INBOUND | EXCLUDE_OUTBOUND => return Ok(()),
-        "traffic.sidecar.istio.io/includeInboundPorts"
-        | "traffic.sidecar.istio.io/includeOutboundIPRanges" => (value == "*", "'*'"),
+        EXCLUDE_INBOUND | EXCLUDE_OUTBOUND | INCLUDE_INBOUND | INCLUDE_OUTBOUND
+        | INCLUDE_NETWORKS | EXCLUDE_NETWORKS => return Ok(()),
         "sidecar.istio.io/interceptionMode" => (value == "REDIRECT", "REDIRECT"),
-        "traffic.sidecar.istio.io/includeOutboundPorts"
-        | "traffic.sidecar.istio.io/excludeOutboundIPRanges"
-        | "traffic.sidecar.istio.io/excludeInterfaces"
+        "traffic.sidecar.istio.io/excludeInterfaces"
         | "traffic.sidecar.istio.io/kubevirtInterfaces"
         | "istio.io/reroute-virtual-interfaces" => (value.is_empty(), "an empty value"),
         other if other.starts_with(TRAFFIC) => (false, "a traffic annotation that Sluice knows"),
@@ -155,24 +213,43 @@ fn supported(key: &str, value: &str) -> Result<(), Error> {
 }
 
 /// A list of ports and ranges. A blank value is an empty list.
-fn ports(key: &'static str, list: &str) -> Result<BTreeSet<u16>, Error> {
-    let mut found = BTreeSet::new();
-    if list.trim().is_empty() {
-        return Ok(found);
-    }
-    for item in list.split(',').map(str::trim) {
-        let (low, high) = range(item).ok_or_else(|| Error::Item {
-            key,
-            item: item.to_owned(),
-            allowed: "a port from 1 to 65535 or a range like 8000-8999",
-        })?;
-        found.extend(low..=high);
-    }
-    if found.len() > MAX_EXCLUDED {
-        let count = found.len();
+fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
+    items(
+        key,
+        list,
+        "a port from 1 to 65535 or a range like 8000-8999",
+        range,
+    )
+}
+
+/// A list of networks. A blank value is an empty list.
+fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
+    let network = |item: &str| item.parse::<IpNet>().ok();
+    items(key, list, "a network like 10.0.0.0/8 or fd00::/8", network)
+}
+
+fn items<T, All: FromIterator<T>>(
+    key: &'static str,
+    list: &str,
+    allowed: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<All, Error> {
+    let texts: Vec<_> = match list.trim() {
+        "" => Vec::new(),
+        list => list.split(',').map(str::trim).collect(),
+    };
+    if texts.len() > MAX_ITEMS {
+        let count = texts.len();
         return Err(Error::TooMany { key, count });
     }
-    Ok(found)
+    let item = |text: &str| {
+        read(text).ok_or_else(|| Error::Item {
+            key,
+            item: text.to_owned(),
+            allowed,
+        })
+    };
+    texts.into_iter().map(item).collect()
 }
 
 /// `8080` or `8000-8999`.
@@ -226,8 +303,8 @@ mod tests {
         }
     }
 
-    fn set(ports: &[u16]) -> BTreeSet<u16> {
-        ports.iter().copied().collect()
+    fn except(ports: &[(u16, u16)]) -> Inbound {
+        Inbound::AllBut(ports.iter().copied().collect())
     }
 
     #[test]
@@ -245,8 +322,9 @@ mod tests {
     #[test]
     fn the_proxys_own_ports_are_always_excluded() {
         let settings = meshed(&[]);
-        assert_eq!(settings.excluded_inbound, set(&[15020, 15021, 15090]));
-        assert_eq!(settings.excluded_outbound, set(&[15020]));
+        let own = [(15020, 15020), (15021, 15021), (15090, 15090)];
+        assert_eq!(settings.inbound, except(&own));
+        assert_eq!(settings.excluded_outbound, single(&[15020]));
     }
 
     #[test]
@@ -255,16 +333,17 @@ mod tests {
             (EXCLUDE_INBOUND, " 80, 443 ,8000-8002"),
             (STATUS_PORT, "15999"),
         ]);
-        let expected = [80, 443, 8000, 8001, 8002, 15020, 15021, 15090, 15999];
-        assert_eq!(settings.excluded_inbound, set(&expected));
+        let mut expected = single(&[80, 443, 15020, 15021, 15090, 15999]);
+        expected.insert((8000, 8002));
+        assert_eq!(settings.inbound, Inbound::AllBut(expected));
     }
 
     #[test]
     fn an_explicit_outbound_list_replaces_the_default() {
         let settings = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
-        assert_eq!(settings.excluded_outbound, set(&[3306]));
+        assert_eq!(settings.excluded_outbound, single(&[3306]));
         let settings = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
-        assert_eq!(settings.excluded_outbound, set(&[]));
+        assert_eq!(settings.excluded_outbound, Ports::new());
     }
 
     #[test]
@@ -283,9 +362,44 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_cannot_take_the_whole_table_of_ports() {
-        let refused = with(&[(EXCLUDE_OUTBOUND, "1-65535")]);
-        assert!(matches!(refused, Err(Error::TooMany { count: 65535, .. })));
+    fn a_pod_cannot_take_the_whole_table() {
+        let list = vec!["10.0.0.0/8"; MAX_ITEMS + 1].join(",");
+        let refused = with(&[(EXCLUDE_NETWORKS, &list)]);
+        assert!(matches!(refused, Err(Error::TooMany { .. })));
+        assert_eq!(
+            meshed(&[(EXCLUDE_OUTBOUND, "1-65535")])
+                .excluded_outbound
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_list_of_inbound_ports_includes_only_these_and_the_empty_one_none() {
+        for (list, expected) in [("80, 9000-9001", &[(80, 80), (9000, 9001)][..]), (" ", &[])] {
+            let settings = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
+            assert_eq!(
+                settings.inbound,
+                Inbound::Only(expected.iter().copied().collect())
+            );
+        }
+    }
+
+    #[test]
+    fn networks_of_both_families_may_be_listed_together() {
+        let text = "10.1.2.3/8, fd00::/16 ,127.0.0.0/8";
+        let list: Vec<IpNet> = text
+            .split(',')
+            .map(|one| one.trim().parse().unwrap())
+            .collect();
+        let settings = meshed(&[(INCLUDE_NETWORKS, text), (EXCLUDE_NETWORKS, text)]);
+        assert_eq!(settings.networks.as_ref(), Some(&list));
+        assert_eq!(settings.excluded_networks, list);
+        assert_eq!(meshed(&[(INCLUDE_NETWORKS, "")]).networks, Some(Vec::new()));
+        for bad in ["10.0.0.0", "10.0.0.0/33", "*", "host/8", "10.0.0.0/8,*"] {
+            let refused = with(&[(EXCLUDE_NETWORKS, bad)]);
+            assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
+        }
     }
 
     #[test]
@@ -303,14 +417,6 @@ mod tests {
     fn what_is_not_built_refuses_the_pod() {
         for (key, value) in [
             ("sidecar.istio.io/interceptionMode", "TPROXY"),
-            ("traffic.sidecar.istio.io/includeInboundPorts", ""),
-            ("traffic.sidecar.istio.io/includeInboundPorts", "80"),
-            ("traffic.sidecar.istio.io/includeOutboundIPRanges", ""),
-            ("traffic.sidecar.istio.io/includeOutboundPorts", "80"),
-            (
-                "traffic.sidecar.istio.io/excludeOutboundIPRanges",
-                "10.0.0.0/8",
-            ),
             ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
             ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
             ("traffic.sidecar.istio.io/fromTheFuture", "1"),
@@ -337,7 +443,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_value_makes_the_parsers_panic(value in "[0-9, *-]{0,40}|.*") {
-            for key in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, STATUS_PORT] {
+            for key in [
+                EXCLUDE_INBOUND, INCLUDE_INBOUND, EXCLUDE_OUTBOUND, INCLUDE_OUTBOUND,
+                EXCLUDE_NETWORKS, INCLUDE_NETWORKS, STATUS_PORT,
+            ] {
                 drop(with(&[(key, &value)]));
             }
         }
@@ -345,7 +454,8 @@ mod tests {
         #[test]
         fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
             let text: Vec<_> = list.iter().map(u16::to_string).collect();
-            prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(list));
+            let ranges = list.into_iter().map(|port| (port, port)).collect();
+            prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(ranges));
         }
     }
 }

@@ -4,7 +4,7 @@ extern crate std;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
 
-use super::{Inbound, Outbound, Verdict, inbound, outbound};
+use super::{Inbound, Listed, Outbound, Verdict, inbound, outbound};
 use crate::{Addr, Pod, PodFlags, Port, Reason};
 
 const POD: Pod = Pod {
@@ -134,6 +134,7 @@ fn every_outbound_row_holds_in_every_family() {
                 port,
                 own,
                 excluded,
+                listed: Listed::EVERYTHING,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
             assert_eq!(outbound(&POD, &asked), verdict, "{row}");
@@ -161,7 +162,7 @@ fn every_inbound_row_holds() {
     let local = Verdict::Direct(Reason::InboundLocal);
     #[rustfmt::skip]
     let table = [
-        // port, over lo, excluded, verdict
+        // port, over lo, listed, verdict
         (8080,  false, false, proxy),
         (15006, false, false, proxy),
         (15001, false, false, proxy),
@@ -170,12 +171,92 @@ fn every_inbound_row_holds() {
         (8080,  true,  false, local),
         (15021, true,  true,  local),
     ];
-    for (port, local, excluded, verdict) in table {
+    for (port, local, listed, verdict) in table {
         let from = Inbound {
             port: Port::new(port),
             local,
-            excluded,
+            listed,
         };
         assert_eq!(inbound(&POD, &from), verdict, "{from:?}");
+    }
+}
+
+#[test]
+fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
+    let pod = Pod {
+        flags: PodFlags::INBOUND_LISTED,
+        ..POD
+    };
+    let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
+    for (port, local, listed, verdict) in [
+        (80, false, true, proxy),
+        (81, false, false, Verdict::Direct(Reason::InboundNotListed)),
+        (
+            15008,
+            false,
+            true,
+            Verdict::Direct(Reason::InboundPortExcluded),
+        ),
+        (80, true, true, Verdict::Direct(Reason::InboundLocal)),
+    ] {
+        let port = Port::new(port);
+        let from = Inbound {
+            port,
+            local,
+            listed,
+        };
+        assert_eq!(inbound(&pod, &from), verdict, "{from:?}");
+    }
+}
+
+#[test]
+fn lists_decide_in_the_order_of_the_chain_in_every_family() {
+    use Reason::*;
+    let listed = |excluded, port, network| Listed {
+        excluded,
+        port,
+        network,
+    };
+    let to_proxy = |reason| Verdict::ToProxy(Port::new(15001), reason);
+    let loopback = PodFlags::LOOPBACK_LISTED;
+    let none = PodFlags::default();
+    #[rustfmt::skip]
+    let table = [
+        // caller, to,              flags,    excluded, port, network,   verdict
+        (APP,   To::World,         none,     listed(true, true, true),   Verdict::Direct(OutboundNetworkExcluded)),
+        (APP,   To::World,         none,     listed(false, true, false), to_proxy(OutboundPortListed)),
+        (APP,   To::World,         none,     listed(false, false, true), to_proxy(OutboundToProxy)),
+        (APP,   To::World,         none,     listed(false, false, false),Verdict::Direct(OutboundNotListed)),
+        (PROXY, To::World,         none,     listed(false, true, true),  Verdict::Direct(OutboundByProxy)),
+        (APP,   To::OwnPod,        none,     listed(false, true, true),  Verdict::Direct(OutboundLocal)),
+        (APP,   To::OwnPod,        loopback, listed(false, false, true), to_proxy(OutboundToProxy)),
+        (APP,   To::OwnPod,        loopback, listed(false, false, false),Verdict::Direct(OutboundNotListed)),
+        (APP,   To::OtherLoopback, loopback, listed(false, false, true), to_proxy(OutboundToProxy)),
+        (APP,   To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundLocal)),
+        (PROXY, To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundByProxy)),
+        (PROXY, To::OwnPod,        loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundOwnPod)),
+    ];
+    for ((uid, gid), to, flags, listed, verdict) in table {
+        for family in [Family::V4, Family::V6, Family::Mapped] {
+            let Some(addr) = destination(to, family) else {
+                continue;
+            };
+            let asked = Outbound {
+                uid,
+                gid,
+                source: Addr::UNSPECIFIED,
+                addr,
+                port: Port::new(80),
+                own: to == To::OwnPod,
+                excluded: false,
+                listed,
+            };
+            let pod = Pod { flags, ..POD };
+            assert_eq!(
+                outbound(&pod, &asked),
+                verdict,
+                "{to:?} {family:?} {listed:?}"
+            );
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::{
     thread,
 };
 
-use sluice_abi::{BUDGET, PodFlags, Reason};
+use sluice_abi::{BUDGET, PodFlags, PortList, PortPrefix, Reason};
+
+use crate::bpf::Entry;
 
 use super::lab::{APP, Lab, PROXY, WORLD, connect_from, listen, meet, take};
 
@@ -114,10 +116,8 @@ fn an_excluded_port_of_the_other_pod_belongs_to_its_application() {
     let mut lab = Lab::bare();
     lab.enrol_with(ALL);
     lab.enrol_world(ALL);
-    let cookie = lab.world.cookie();
-    let port = sluice_abi::Port::new(9090);
-    let key = sluice_abi::PortKey::new(cookie, sluice_abi::Direction::Inbound, port);
-    lab.datapath.exclude_port(key).unwrap();
+    let prefix = PortPrefix::first(lab.world.cookie(), PortList::InboundExcluded, 9090, 9090);
+    lab.datapath.list(&Entry::Port(prefix.0)).unwrap();
     let app = listen(&lab.world, "[::]:9090");
     let to = format!("{}:9090", WORLD[0]);
     let (client, server) = meet((&lab.pod, PROXY, &to), (&lab.world, &app));

@@ -21,9 +21,9 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{getsockopt, sockopt},
 };
-use sluice_abi::{Pod, PodFlags, Port, Process};
+use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, Process};
 
-use crate::bpf::{Datapath, Pins, Private};
+use crate::bpf::{Datapath, Entry, Pins, Private};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -216,6 +216,13 @@ impl Lab {
         }
     }
 
+    /// Lists something of the Pod.
+    pub(super) fn list(&mut self, entries: impl Iterator<Item = Entry>) {
+        for entry in entries.map(|entry| of(self.cookie, entry)) {
+            self.datapath.list(&entry).unwrap();
+        }
+    }
+
     /// How often a reason decided.
     pub(super) fn count(&self, reason: sluice_abi::Reason) -> u64 {
         let counters = self.datapath.counters().unwrap();
@@ -259,9 +266,9 @@ pub(super) struct Seen {
 }
 
 /// A listener in a namespace, on every address of a family.
-pub(super) fn listen(netns: &Netns, at: &'static str) -> TcpListener {
+pub(super) fn listen(netns: &Netns, at: &str) -> TcpListener {
+    let at: SocketAddr = at.parse().unwrap();
     netns.run(move || {
-        let at: SocketAddr = at.parse().unwrap();
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(at),
             socket2::Type::STREAM,
@@ -381,6 +388,25 @@ pub(super) fn connect_from(netns: &Netns, port: u16, to: &str) -> TcpStream {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.into()
     })
+}
+
+/// The entries of a range of ports, of nobody yet.
+pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = Entry> {
+    let mut next = Some(low);
+    std::iter::from_fn(move || {
+        let (prefix, after) = PortPrefix::first(0, list, next?, high);
+        next = after;
+        Some(Entry::Port(prefix))
+    })
+}
+
+/// An entry as a Pod's.
+fn of(cookie: u64, mut entry: Entry) -> Entry {
+    match &mut entry {
+        Entry::Port(prefix) => prefix.key.cookie = cookie,
+        Entry::Included(prefix) | Entry::Excluded(prefix) => prefix.key.cookie = cookie,
+    }
+    entry
 }
 
 /// Reads the byte that [`accept`] writes.

@@ -1,15 +1,16 @@
 //! The programs on the running kernel: real sockets in real namespaces.
 
 mod accelerate;
+mod filter;
 mod lab;
 
 use std::{io::ErrorKind, net::SocketAddr};
 
 use lab::{
     APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, await_that, call, connect, greeted,
-    listen,
+    listen, port,
 };
-use sluice_abi::{Direction, Port, PortKey, Reason};
+use sluice_abi::{PortList, Reason};
 
 /// Each destination as the client writes it, and as everybody else must see it.
 fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
@@ -173,8 +174,7 @@ fn what_is_not_for_the_proxy_is_left_alone() {
     let app = listen(&lab.pod, "[::]:8080");
     let status = listen(&lab.pod, "[::]:15021");
     let _inbound = listen(&lab.pod, "[::]:15006");
-    let key = PortKey::new(lab.cookie, Direction::Inbound, Port::new(15021));
-    lab.datapath.exclude_port(key).unwrap();
+    lab.list(port(PortList::InboundExcluded, 15021, 15021));
     for index in 0..3 {
         let (own, _) = &destinations(POD, 8080)[index];
         let (out, _) = &destinations(WORLD, 80)[index];

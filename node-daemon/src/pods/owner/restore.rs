@@ -113,8 +113,8 @@ impl Owner {
                 .addresses
                 .insert(addr, pod);
         }
-        for key in self.datapath.all_ports()? {
-            all.entry(key.cookie).or_default().ports.insert(key);
+        for entry in self.datapath.all_lists()? {
+            all.entry(entry.cookie()).or_default().lists.insert(entry);
         }
         for cookie in self.datapath.steered()? {
             // A hook in a namespace that is gone is a pin to be removed, not a hook.

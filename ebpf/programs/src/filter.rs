@@ -1,0 +1,37 @@
+//! Whether a Pod lists a port or an address.
+
+use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
+use sluice_abi::{
+    Addr, Pod, PodFlags, Port, PortKey, PortList, RangeKey, decide::Listed, maps::MAX_NETWORKS,
+};
+
+use crate::maps::{EXCLUDED, INCLUDED, PORT_RANGES, PORTS};
+
+/// Whether a port is in a list.
+#[inline(always)]
+pub(crate) fn lists_port(pod: &Pod, list: PortList, port: Port) -> bool {
+    let key = PortKey::new(pod.cookie, list, port);
+    PORTS.get_ptr(key).is_some()
+        || (pod.flags.has(PodFlags::PORT_RANGES)
+            && PORT_RANGES.get(&Key::new(PortKey::BITS, key)).is_some())
+}
+
+/// What the lists say of a destination. A Pod without lists costs no look-up.
+#[inline(always)]
+pub(crate) fn listed(pod: &Pod, addr: Addr, port: Port) -> Listed {
+    let flags = pod.flags;
+    Listed {
+        excluded: flags.has(PodFlags::NETWORKS_EXCLUDED) && covers(&EXCLUDED, pod, addr),
+        port: flags.has(PodFlags::OUTBOUND_LISTED)
+            && lists_port(pod, PortList::OutboundIncluded, port),
+        network: !flags.has(PodFlags::NETWORKS_LISTED) || covers(&INCLUDED, pod, addr),
+    }
+}
+
+/// Whether a network of the Pod covers an address.
+#[inline(always)]
+fn covers(networks: &LpmTrie<RangeKey, u8, MAX_NETWORKS>, pod: &Pod, addr: Addr) -> bool {
+    let cookie = pod.cookie;
+    let key = Key::new(RangeKey::BITS, RangeKey { cookie, addr });
+    networks.get(&key).is_some()
+}

@@ -1,0 +1,129 @@
+//! The ports and networks that Pods list.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{
+        MapData,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use sluice_abi::{NetworkPrefix, PortKey, PortPrefix, RangeKey, maps};
+
+use super::{
+    Error,
+    table::{self, Table, absent_is_none},
+};
+
+/// Something that a Pod lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Entry {
+    /// Ports, in the list that their key names.
+    Port(PortPrefix),
+    /// A network whose connections are the proxy's.
+    Included(NetworkPrefix),
+    /// A network that is left alone.
+    Excluded(NetworkPrefix),
+}
+
+/// The maps `ports`, `port_ranges`, `included` and `excluded`.
+pub(super) struct Lists {
+    ports: Table<PortKey, u8>,
+    ranges: Trie<PortKey>,
+    included: Trie<RangeKey>,
+    excluded: Trie<RangeKey>,
+}
+
+/// A trie with its name, for errors that tell which.
+struct Trie<K: Pod> {
+    name: &'static str,
+    map: LpmTrie<MapData, K, u8>,
+}
+
+impl Entry {
+    /// Cookie of the network namespace of the Pod.
+    pub(crate) fn cookie(&self) -> u64 {
+        match self {
+            Self::Port(prefix) => prefix.key.cookie,
+            Self::Included(prefix) | Self::Excluded(prefix) => prefix.key.cookie,
+        }
+    }
+}
+
+impl Lists {
+    /// Takes the maps out of the object.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            ports: Table::take(object, maps::PORTS)?,
+            ranges: Trie::take(object, maps::PORT_RANGES)?,
+            included: Trie::take(object, maps::INCLUDED)?,
+            excluded: Trie::take(object, maps::EXCLUDED)?,
+        })
+    }
+
+    /// Lists something.
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), Error> {
+        match entry {
+            Entry::Port(prefix) if prefix.is_single() => self.ports.set(prefix.key, 0),
+            Entry::Port(prefix) => self.ranges.set(prefix.bits, prefix.key),
+            Entry::Included(prefix) => self.included.set(prefix.bits, prefix.key),
+            Entry::Excluded(prefix) => self.excluded.set(prefix.bits, prefix.key),
+        }
+    }
+
+    /// Takes it off the list, if it is there.
+    pub(super) fn remove(&mut self, entry: &Entry) -> Result<(), Error> {
+        match entry {
+            Entry::Port(prefix) if prefix.is_single() => self.ports.remove(prefix.key),
+            Entry::Port(prefix) => self.ranges.remove(prefix.bits, prefix.key),
+            Entry::Included(prefix) => self.included.remove(prefix.bits, prefix.key),
+            Entry::Excluded(prefix) => self.excluded.remove(prefix.bits, prefix.key),
+        }
+    }
+
+    /// Everything that is listed.
+    pub(super) fn all(&self) -> Result<Vec<Entry>, Error> {
+        let single = |key| {
+            let bits = PortKey::BITS;
+            Entry::Port(PortPrefix { key, bits })
+        };
+        let range = |(bits, key)| Entry::Port(PortPrefix { key, bits });
+        let network = |(bits, key)| NetworkPrefix { key, bits };
+        let ports = self.ports.all()?.into_iter().map(|(key, _)| single(key));
+        let ranges = self.ranges.all()?.into_iter().map(range);
+        let included = self.included.all()?.into_iter().map(network);
+        let excluded = self.excluded.all()?.into_iter().map(network);
+        Ok(ports
+            .chain(ranges)
+            .chain(included.map(Entry::Included))
+            .chain(excluded.map(Entry::Excluded))
+            .collect())
+    }
+}
+
+impl<K: Pod> Trie<K> {
+    fn take(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let map = table::take(object, name)?;
+        Ok(Self { name, map })
+    }
+
+    fn set(&mut self, bits: u32, key: K) -> Result<(), Error> {
+        let Self { name, map } = self;
+        map.insert(&Key::new(bits, key), 0, 0)
+            .map_err(|source| Error::map(name, "write to", source))
+    }
+
+    fn remove(&mut self, bits: u32, key: K) -> Result<(), Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.remove(&Key::new(bits, key)))
+            .map(drop)
+            .map_err(|source| Error::map(name, "remove from", source))
+    }
+
+    fn all(&self) -> Result<Vec<(u32, K)>, Error> {
+        let Self { name, map } = self;
+        map.keys()
+            .map(|key| key.map(|key| (key.prefix_len(), key.data())))
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::map(name, "read", source))
+    }
+}

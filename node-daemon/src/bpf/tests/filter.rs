@@ -1,0 +1,126 @@
+//! Lists of ports and networks.
+
+use std::{net::IpAddr, time::Duration};
+
+use sluice_abi::{NetworkPrefix, PodFlags, PortList, Reason};
+
+use super::{
+    destinations,
+    lab::{APP, Lab, NEVER, POD, SOON, WORLD, accept, await_that, connect, greeted, listen, port},
+};
+use crate::bpf::Entry;
+
+/// A meshed Pod with flags, and listeners: the proxy's, and the world's on some ports.
+fn lab(flags: PodFlags) -> Lab {
+    let mut lab = Lab::bare();
+    lab.enrol_with(flags);
+    lab
+}
+
+fn network(text: &str) -> NetworkPrefix {
+    let (addr, length) = text.split_once('/').unwrap();
+    let addr: IpAddr = addr.parse().unwrap();
+    NetworkPrefix::new(0, addr.into(), length.parse().unwrap())
+}
+
+fn included(networks: &[&str]) -> impl Iterator<Item = Entry> {
+    networks.iter().map(|text| Entry::Included(network(text)))
+}
+
+fn excluded(networks: &[&str]) -> impl Iterator<Item = Entry> {
+    networks.iter().map(|text| Entry::Excluded(network(text)))
+}
+
+/// Calls the world at a port in every family, and tells which calls the proxy took.
+fn proxied(lab: &Lab, number: u16) -> [bool; 3] {
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let world = listen(&lab.world, &format!("[::]:{number}"));
+    destinations(WORLD, number).map(|(written, _)| {
+        let stream = connect(&lab.pod, APP, &written);
+        let mut by_proxy = false;
+        await_that(|| {
+            by_proxy = accept(&lab.pod, &proxy, Duration::ZERO).is_some();
+            by_proxy || accept(&lab.world, &world, Duration::ZERO).is_some()
+        });
+        greeted(stream);
+        by_proxy
+    })
+}
+
+#[test]
+fn excluded_networks_are_left_alone_in_every_family() {
+    let mut lab = lab(PodFlags::NETWORKS_EXCLUDED);
+    lab.list(excluded(&["10.77.0.0/24"]));
+    assert_eq!(proxied(&lab, 80), [false, true, false]);
+    assert_eq!(lab.count(Reason::OutboundNetworkExcluded), 2);
+    lab.list(excluded(&["fd77::/64"]));
+    assert_eq!(proxied(&lab, 80), [false; 3]);
+}
+
+#[test]
+fn with_a_list_of_networks_only_these_are_the_proxys() {
+    let mut lab = lab(PodFlags::NETWORKS_LISTED);
+    assert_eq!(proxied(&lab, 80), [false; 3]);
+    assert_eq!(lab.count(Reason::OutboundNotListed), 3);
+    lab.list(included(&["10.0.0.0/8"]));
+    assert_eq!(proxied(&lab, 80), [true, false, true]);
+    lab.list(included(&["::/0"]));
+    assert_eq!(proxied(&lab, 80), [true; 3]);
+}
+
+#[test]
+fn an_exclusion_wins_over_an_inclusion() {
+    let mut lab = lab(PodFlags::NETWORKS_LISTED.with(PodFlags::NETWORKS_EXCLUDED));
+    lab.list(included(&["10.77.0.1/32", "fd77::1/128"]));
+    lab.list(excluded(&["0.0.0.0/0"]));
+    assert_eq!(proxied(&lab, 80), [false, true, false]);
+}
+
+#[test]
+fn a_listed_port_is_the_proxys_in_a_network_that_is_not() {
+    let ranges = PodFlags::PORT_RANGES.with(PodFlags::OUTBOUND_LISTED);
+    let mut lab = lab(PodFlags::NETWORKS_LISTED.with(ranges));
+    lab.list(port(PortList::OutboundIncluded, 8000, 8999));
+    for (number, expected) in [
+        (7999, false),
+        (8000, true),
+        (8500, true),
+        (8999, true),
+        (9000, false),
+    ] {
+        assert_eq!(proxied(&lab, number), [expected; 3], "{number}");
+    }
+    assert_eq!(lab.count(Reason::OutboundPortListed), 9);
+}
+
+#[test]
+fn five_thousand_networks_of_one_pod_are_all_looked_at() {
+    let mut lab = lab(PodFlags::NETWORKS_EXCLUDED);
+    let addr = |number: u16| IpAddr::from([172, 16 + (number >> 8) as u8, (number & 255) as u8, 0]);
+    let many = (0..5000).map(|number| NetworkPrefix::new(0, addr(number).into(), 24));
+    lab.list(many.map(Entry::Excluded));
+    assert_eq!(proxied(&lab, 80), [true; 3]);
+    lab.list(excluded(&["10.77.0.1/32"]));
+    assert_eq!(proxied(&lab, 80), [false, true, false]);
+}
+
+#[test]
+fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
+    let mut lab = lab(PodFlags::INBOUND_LISTED);
+    lab.list(port(PortList::InboundIncluded, 8080, 8080));
+    let proxy = listen(&lab.pod, "[::]:15006");
+    let listed = listen(&lab.pod, "[::]:8080");
+    let other = listen(&lab.pod, "[::]:9090");
+    for index in 0..3 {
+        let (written, _) = &destinations(POD, 8080)[index];
+        let stream = connect(&lab.world, APP, written);
+        assert!(accept(&lab.pod, &proxy, SOON).is_some(), "{written}");
+        greeted(stream);
+        let (written, _) = &destinations(POD, 9090)[index];
+        let stream = connect(&lab.world, APP, written);
+        assert!(accept(&lab.pod, &other, SOON).is_some(), "{written}");
+        greeted(stream);
+    }
+    assert!(accept(&lab.pod, &listed, NEVER).is_none());
+    assert_eq!(lab.count(Reason::InboundNotListed), 3);
+}

@@ -1,0 +1,141 @@
+//! From a Pod's lists of ports and networks to what the kernel looks up. Pure.
+
+use std::iter;
+
+use ipnet::IpNet;
+use sluice_abi::{NetworkPrefix, PodFlags, PortList, PortPrefix};
+
+use super::{
+    plan::flags,
+    policy::{Inbound, Ports, Settings},
+};
+use crate::bpf::Entry;
+
+/// What the kernel must know of the lists before it looks into them.
+pub(super) fn flags_of(settings: &Settings) -> PodFlags {
+    let networks = settings.networks.as_deref();
+    let loopback = |network: &IpNet| network.network().is_loopback();
+    flags([
+        (
+            matches!(settings.inbound, Inbound::Only(_)),
+            PodFlags::INBOUND_LISTED,
+        ),
+        (
+            !settings.included_outbound.is_empty(),
+            PodFlags::OUTBOUND_LISTED,
+        ),
+        (has_ranges(settings), PodFlags::PORT_RANGES),
+        (networks.is_some(), PodFlags::NETWORKS_LISTED),
+        (
+            !settings.excluded_networks.is_empty(),
+            PodFlags::NETWORKS_EXCLUDED,
+        ),
+        (
+            networks.is_some_and(|all| all.iter().any(loopback)),
+            PodFlags::LOOPBACK_LISTED,
+        ),
+    ])
+}
+
+/// Every entry of every list.
+pub(super) fn entries(cookie: u64, settings: &Settings) -> impl Iterator<Item = Entry> {
+    let included = settings.networks.iter().flatten();
+    let excluded = settings.excluded_networks.iter();
+    port_lists(settings)
+        .into_iter()
+        .flat_map(move |(list, ports)| prefixes(cookie, list, ports).map(Entry::Port))
+        .chain(included.map(move |one| Entry::Included(prefix(cookie, one))))
+        .chain(excluded.map(move |one| Entry::Excluded(prefix(cookie, one))))
+}
+
+fn port_lists(settings: &Settings) -> [(PortList, &Ports); 3] {
+    let inbound = match &settings.inbound {
+        Inbound::AllBut(ports) => (PortList::InboundExcluded, ports),
+        Inbound::Only(ports) => (PortList::InboundIncluded, ports),
+    };
+    [
+        inbound,
+        (PortList::OutboundExcluded, &settings.excluded_outbound),
+        (PortList::OutboundIncluded, &settings.included_outbound),
+    ]
+}
+
+fn has_ranges(settings: &Settings) -> bool {
+    let mut all = port_lists(settings)
+        .into_iter()
+        .flat_map(|(_, ports)| ports);
+    all.any(|(low, high)| low != high)
+}
+
+/// The prefixes that cover a list.
+fn prefixes(cookie: u64, list: PortList, ports: &Ports) -> impl Iterator<Item = PortPrefix> {
+    ports.iter().flat_map(move |(low, high)| {
+        let mut next = Some(*low);
+        iter::from_fn(move || {
+            let (prefix, after) = PortPrefix::first(cookie, list, next?, *high);
+            next = after;
+            Some(prefix)
+        })
+    })
+}
+
+/// Bits beyond the length do not count.
+fn prefix(cookie: u64, network: &IpNet) -> NetworkPrefix {
+    NetworkPrefix::new(cookie, network.network().into(), network.prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::mesh::ISTIO;
+
+    fn settings() -> Settings {
+        Settings {
+            inbound: Inbound::AllBut([(80, 80), (8000, 8003)].into()),
+            excluded_outbound: Ports::new(),
+            ..Settings::of(&ISTIO)
+        }
+    }
+
+    #[test]
+    fn a_range_is_listed_as_prefixes_and_a_flag_tells_so() {
+        let settings = settings();
+        let bits: Vec<_> = entries(7, &settings)
+            .map(|entry| match entry {
+                Entry::Port(prefix) => prefix.bits - 80,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(bits, [16, 14]);
+        assert_eq!(flags_of(&settings), PodFlags::PORT_RANGES);
+    }
+
+    #[test]
+    fn what_is_listed_raises_its_flag() {
+        let network = |text: &str| text.parse::<IpNet>().unwrap();
+        let only = Settings {
+            inbound: Inbound::Only(Ports::new()),
+            networks: Some(vec![network("10.0.0.0/8"), network("127.1.0.0/16")]),
+            excluded_networks: vec![network("fd00::/8")],
+            included_outbound: [(443, 443)].into(),
+            excluded_outbound: Ports::new(),
+            ..Settings::of(&ISTIO)
+        };
+        let expected = PodFlags::INBOUND_LISTED
+            .with(PodFlags::OUTBOUND_LISTED)
+            .with(PodFlags::NETWORKS_LISTED)
+            .with(PodFlags::NETWORKS_EXCLUDED)
+            .with(PodFlags::LOOPBACK_LISTED);
+        assert_eq!(flags_of(&only), expected);
+        assert_eq!(entries(7, &only).count(), 4);
+    }
+
+    #[test]
+    fn a_network_that_covers_everything_is_no_loopback_network() {
+        let all = Settings {
+            networks: Some(vec!["0.0.0.0/0".parse().unwrap()]),
+            ..settings()
+        };
+        assert!(!flags_of(&all).has(PodFlags::LOOPBACK_LISTED));
+    }
+}
