@@ -112,21 +112,21 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
     let to = format!("{}:8080", POD[0]);
     let mut workers: Vec<_> = (0..4).map(|_| listen(&lab.pod, "0.0.0.0:15006")).collect();
     assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 4);
+    // A listener that was dropped may live a moment longer in a child that another test forks.
     while !workers.is_empty() {
-        let stream = connect(&lab.world, APP, &to);
-        let taken = (0..20).any(|_| {
-            workers
-                .iter()
-                .any(|one| accept(&lab.pod, one, NEVER).is_some())
+        await_that(|| {
+            let stream = connect(&lab.world, APP, &to);
+            let taken = |one| accept(&lab.pod, one, NEVER / 4).is_some();
+            let taken = workers.iter().any(taken) || workers.iter().any(taken);
+            if taken {
+                greeted(stream);
+            }
+            taken
         });
-        assert!(taken, "none of {} workers", workers.len());
-        greeted(stream);
         drop(workers.remove(0));
     }
-    assert_eq!(
-        call(&lab.world, APP, &to),
-        Err(ErrorKind::ConnectionRefused)
-    );
+    let refused = Err(ErrorKind::ConnectionRefused);
+    await_that(|| call(&lab.world, APP, &to) == refused);
     assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
     let again = listen(&lab.pod, "0.0.0.0:15006");
     greeted({
