@@ -9,7 +9,10 @@ use crate::{Addr, Pod, PodFlags, Port, Reason};
 /// sidecar's rules never send them to the inbound listener.
 pub const HBONE: Port = Port::new(15008);
 
-/// What becomes of a connection.
+/// The port of DNS servers.
+pub const DNS: Port = Port::new(53);
+
+/// What becomes of a connection, or of a DNS query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Left as it is.
@@ -45,6 +48,8 @@ pub struct Outbound {
     pub own: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
+    /// The Pod's proxy answers DNS queries.
+    pub captures_dns: bool,
     /// The Pod's lists about networks, and about ports that are the proxy's.
     pub listed: Listed,
 }
@@ -69,13 +74,16 @@ impl Listed {
     };
 }
 
-/// Where a TCP connection that a socket in `pod` opens goes.
+/// Where a TCP connection that a socket in `pod` opens goes, or a datagram to a DNS server.
 #[must_use]
 pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
     if to.excluded {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
     let by_proxy = to.uid == pod.proxy_uid || to.gid == pod.proxy_gid;
+    if to.captures_dns && to.port.same(DNS) {
+        return query(pod, to, by_proxy);
+    }
     if (to.own || to.addr.is_loopback())
         && let Some(verdict) = over_loopback(pod, to, by_proxy)
     {
@@ -88,6 +96,18 @@ pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
         return Verdict::Direct(Reason::OutboundLocal);
     }
     by_lists(pod, to.listed)
+}
+
+/// The rows for DNS queries: a resolver on a loopback address is no exception.
+const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
+    let local = to.own || to.addr.is_loopback();
+    if local && to.source.is_passthrough_source() {
+        return Verdict::Direct(Reason::OutboundPassthrough);
+    }
+    if by_proxy {
+        return Verdict::Direct(Reason::OutboundByProxy);
+    }
+    Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
 }
 
 /// The rows for packets that leave over `lo`, if one of them matches.

@@ -15,6 +15,9 @@ pub const INCLUDED: &str = "included";
 /// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): networks that are left alone,
 /// as a trie. Written by the daemon.
 pub const EXCLUDED: &str = "excluded";
+/// Network namespace cookie (`u64`) → `u8` (no meaning): Pods whose proxy answers DNS queries.
+/// Written by `sock_ops` and by the daemon.
+pub const RESOLVERS: &str = "resolvers";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const LISTENERS: &str = "listeners";
 /// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
@@ -31,13 +34,14 @@ pub const FLOWS: &str = "flows";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 14] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
     PORT_RANGES,
     INCLUDED,
     EXCLUDED,
+    RESOLVERS,
     LISTENERS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,

@@ -59,8 +59,14 @@ pub struct Pod {
     pub outbound_port: Port,
     /// Where the proxy listens for connections to the Pod (Istio: 15006).
     pub inbound_port: Port,
+    /// Where the proxy answers DNS queries on loopback (Istio: 15053).
+    pub dns_port: Port,
+    /// Always zero: keeps the fields aligned.
+    pub zero: u16,
     /// See [`PodFlags`].
     pub flags: PodFlags,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub rest: u32,
 }
 
 /// Value of `process_ip`: what a process in a meshed Pod's network namespace belongs to.
@@ -134,6 +140,9 @@ impl End {
     pub const CLIENT: Self = Self(1);
     /// The socket that was accepted, by the proxy unless it is said otherwise.
     pub const PROXY: Self = Self(2);
+
+    /// A UDP socket that asked a DNS server.
+    pub const QUERY: Self = Self(3);
 
     /// Equality in `const` context.
     #[must_use]
@@ -224,8 +233,8 @@ mod tests {
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
         ];
         let recorded = [
-            (24, 8),
-            (56, 8),
+            (32, 8),
+            (64, 8),
             (20, 4),
             (24, 4),
             (48, 8),

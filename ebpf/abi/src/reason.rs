@@ -78,6 +78,8 @@ reasons! {
     OutboundNotListed = 18, "outbound_not_listed";
     /// Outbound: diverted to the proxy's outbound listener, because the port is listed.
     OutboundPortListed = 19, "outbound_port_listed";
+    /// Outbound: a DNS query, over TCP or UDP, diverted to the proxy's resolver.
+    OutboundDns = 20, "outbound_dns";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
     /// A direction moved to TCP: its budget was spent without an answer.

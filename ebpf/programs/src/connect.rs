@@ -3,15 +3,15 @@
 use aya_ebpf::{helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
     Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
-    decide::{self, Outbound, Verdict},
+    decide::{self, DNS, Outbound, Verdict},
 };
 
 use crate::{
     ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
-    filter,
-    maps::{LOCAL_POD_IPS, PROCESS_IP},
+    datagram, filter,
+    maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
 };
 
 /// `SOCK_STREAM`.
@@ -24,6 +24,9 @@ const MPTCP: u32 = 262;
 /// Decides about one connect. A caller outside every meshed Pod costs one look-up.
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
+    if datagram::is_udp(ctx) {
+        return datagram::send::<F>(ctx, |process| come_from_home::<F>(ctx, process));
+    }
     if !is_tcp(ctx) {
         return ALLOW;
     }
@@ -33,7 +36,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     };
     let asked = context::destination::<F>(ctx);
-    let verdict = decide::outbound(&process.pod, &facts::<F>(ctx, process, asked));
+    let verdict = decide::<F>(ctx, process, asked);
     count(verdict.reason());
     nominate(ctx, process, asked, verdict);
     match verdict {
@@ -81,6 +84,22 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
     read!(ctx.sock_addr, type_) == STREAM && (protocol == TCP || protocol == MPTCP)
 }
 
+/// Where a socket's connection goes, or its datagram to a DNS server.
+#[inline(always)]
+pub(crate) fn decide<F: Family>(
+    ctx: &SockAddrContext,
+    process: &Process,
+    asked: Endpoint,
+) -> Verdict {
+    decide::outbound(&process.pod, &facts::<F>(ctx, process, asked))
+}
+
+/// Whether the Pod's proxy answers what is sent to this port of others.
+#[inline(always)]
+pub(crate) fn captures_dns(process: &Process, port: Port) -> bool {
+    port.same(DNS) && RESOLVERS.get_ptr(process.pod.cookie).is_some()
+}
+
 /// What the decision depends on.
 #[inline(always)]
 fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
@@ -98,6 +117,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         port: asked.port,
         own: owns(process, asked.addr),
         excluded: filter::lists_port(&process.pod, PortList::OutboundExcluded, asked.port),
+        captures_dns: captures_dns(process, asked.port),
         listed: filter::listed(&process.pod, asked.addr, asked.port),
     }
 }
@@ -126,17 +146,24 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
         count(Reason::OutboundRefused);
         return DENY;
     }
-    // Under iptables the proxy sees the Pod's address as the source; the route to a loopback
-    // address would choose 127.0.0.1.
-    let home = process.address_like(asked.addr);
-    if F::source(sk).is_unspecified() && !home.is_unspecified() {
-        F::bind(ctx.sock_addr, home);
-    }
-    let loopback = if process.pod.flags.has(PodFlags::SINGLE_LOOPBACK) && asked.addr.is_v4() {
+    come_from_home::<F>(ctx, process);
+    let single =
+        process.pod.flags.has(PodFlags::SINGLE_LOOPBACK) || port.same(process.pod.dns_port);
+    let loopback = if single && asked.addr.is_v4() {
         Addr::V4_LOOPBACK
     } else {
         asked.addr.proxy_loopback(asked.port)
     };
     context::set_destination::<F>(ctx, Endpoint::new(loopback, port));
     ALLOW
+}
+
+/// Under iptables the proxy sees the Pod's address as the source; the route to a loopback address
+/// would choose 127.0.0.1.
+#[inline(always)]
+fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
+    let home = process.address_like(context::destination::<F>(ctx).addr);
+    if F::source(context::socket(ctx)).is_unspecified() && !home.is_unspecified() {
+        F::bind(ctx.sock_addr, home);
+    }
 }

@@ -18,7 +18,7 @@ use crate::{
     context::{self, AF_INET, AF_INET6, read, read_addr},
     count::count,
     inbound,
-    maps::{LISTENERS, PAIR_ORIGINAL_DST, PROCESS_IP},
+    maps::{LISTENERS, PAIR_ORIGINAL_DST, PROCESS_IP, RESOLVERS},
 };
 
 /// Every call of the `sock_ops` program.
@@ -62,7 +62,8 @@ fn accepted(ctx: &SockOpsContext) {
     };
     let pod = &process.pod;
     let port = pair.proxy.port;
-    let to_proxy = port.same(pod.outbound_port) || port.same(pod.inbound_port);
+    let to_proxy =
+        port.same(pod.outbound_port) || port.same(pod.inbound_port) || port.same(pod.dns_port);
     if to_proxy && pair.proxy.addr.is_loopback() {
         claim(ctx, pair);
     }
@@ -115,14 +116,19 @@ fn claim(ctx: &SockOpsContext, pair: Pair) {
     }
 }
 
-/// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it.
+/// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it; if
+/// it is the proxy's resolver, queries are captured from now on.
 #[inline(always)]
 fn listen(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
     let Some(process) = process(cookie) else {
         return;
     };
-    if !local(ctx.ops).port.same(process.pod.inbound_port) {
+    let port = local(ctx.ops).port;
+    if port.same(process.pod.dns_port) {
+        let _full = RESOLVERS.insert(cookie, 0, 0);
+    }
+    if !port.same(process.pod.inbound_port) {
         return;
     }
     let family = if read!(ctx.ops, family) == u32::from(AF_INET) {

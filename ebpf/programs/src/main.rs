@@ -11,6 +11,7 @@ mod accelerate;
 mod connect;
 mod context;
 mod count;
+mod datagram;
 mod established;
 mod filter;
 mod inbound;
@@ -51,6 +52,30 @@ fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
     original::peer_name::<V6>(&ctx)
+}
+
+/// `sendto(2)` with an address on an `AF_INET` UDP socket.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V4>(&ctx, |_| {})
+}
+
+/// `sendto(2)` with an address on an `AF_INET6` UDP socket.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V6>(&ctx, |_| {})
+}
+
+/// `recvfrom(2)` on an `AF_INET` UDP socket.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<V4>(&ctx)
+}
+
+/// `recvfrom(2)` on an `AF_INET6` UDP socket.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::receive::<V6>(&ctx)
 }
 
 /// After the kernel's own `getsockopt(2)`.

@@ -31,6 +31,9 @@ pub(crate) static INCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new()
 #[btf_map(name = "excluded")]
 pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
+#[btf_map(name = "resolvers")]
+pub(crate) static RESOLVERS: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
+
 #[btf_map(name = "listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
 

@@ -28,7 +28,7 @@ const TCP: u32 = 6;
 #[inline(always)]
 pub(crate) fn peer_name<F: Family>(ctx: &SockAddrContext) -> i32 {
     if let Some(original) = context::recall(context::socket(ctx))
-        && original.end.same(End::CLIENT)
+        && !original.end.same(End::PROXY)
         && F::shows(original.to.addr)
     {
         context::set_destination::<F>(ctx, original.to);

@@ -17,8 +17,9 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
-    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
-    BPF_SK_MSG_VERDICT,
+    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SOCK_OPS,
+    BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
+    BPF_CGROUP_UDP6_SENDMSG, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
 use sluice_abi::maps;
@@ -36,12 +37,16 @@ const STEER: &str = "steer";
 const SEND: &str = "send";
 
 /// Programs that are attached to the cgroup, with their hooks.
-const HOOKS: [(&str, bpf_attach_type); 6] = [
+const HOOKS: [(&str, bpf_attach_type); 10] = [
     ("connect4", BPF_CGROUP_INET4_CONNECT),
     ("connect6", BPF_CGROUP_INET6_CONNECT),
     ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
     ("getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
+    ("recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
+    ("recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
+    ("sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
+    ("sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
     ("sock_life", BPF_CGROUP_SOCK_OPS),
 ];
 

@@ -39,6 +39,7 @@ pub(crate) struct Datapath {
     programs: Ebpf,
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
+    resolvers: Table<u64, u8>,
     lists: Lists,
     listeners: Listeners,
     counters: PerCpuArray<MapData, u64>,
@@ -72,6 +73,7 @@ impl Datapath {
             cgroup: cgroup.into(),
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
+            resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             lists: Lists::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             counters: table::take(&mut programs, maps::COUNTERS)?,
@@ -184,9 +186,16 @@ impl Datapath {
         self.processes.set(cookie, *process)
     }
 
-    /// Removes the entry of a network namespace, if there is one.
+    /// Removes the entry of a network namespace, if there is one, and what the kernel learned of
+    /// its proxy.
     pub(crate) fn remove_process(&mut self, cookie: u64) -> Result<(), Error> {
-        self.processes.remove(cookie)
+        self.processes.remove(cookie)?;
+        self.resolvers.remove(cookie)
+    }
+
+    /// Captures a Pod's DNS queries: its proxy answers them.
+    pub(crate) fn capture_dns(&mut self, cookie: u64) -> Result<(), Error> {
+        self.resolvers.set(cookie, 0)
     }
 
     /// The entry of a network namespace.

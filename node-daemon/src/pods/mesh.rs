@@ -13,6 +13,8 @@ pub(crate) struct Mesh {
     pub(crate) outbound: u16,
     /// Where the proxy takes connections to the Pod.
     pub(crate) inbound: u16,
+    /// Where the proxy answers DNS queries, if it is told to.
+    pub(crate) dns: u16,
     /// Ports that the proxy itself serves, which are never intercepted.
     pub(crate) never_inbound: &'static [u16],
     /// Ports that are not intercepted unless the Pod names others.
@@ -28,6 +30,7 @@ pub(crate) const ISTIO: Mesh = Mesh {
     gid: 1337,
     outbound: 15001,
     inbound: 15006,
+    dns: 15053,
     never_inbound: &[15020, 15021, 15090],
     default_excluded_outbound: &[15020],
     single_loopback: false,

@@ -95,6 +95,9 @@ pub(crate) fn wanted(
         proxy_gid: settings.mesh.gid,
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
+        dns_port: Port::new(settings.mesh.dns),
+        zero: 0,
+        rest: 0,
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),

@@ -13,6 +13,9 @@ const POD: Pod = Pod {
     proxy_gid: 1337,
     outbound_port: Port::new(15001),
     inbound_port: Port::new(15006),
+    dns_port: Port::new(15053),
+    zero: 0,
+    rest: 0,
     flags: PodFlags::MORE_ADDRESSES,
 };
 
@@ -118,11 +121,7 @@ fn every_outbound_row_holds_in_every_family() {
             let Some(addr) = destination(to, family) else {
                 continue;
             };
-            let source = match (from, family) {
-                (From::Anywhere, _) => Addr::UNSPECIFIED,
-                (From::Passthrough, Family::V6) => Addr::V6_PASSTHROUGH,
-                (From::Passthrough, _) => Addr::V4_PASSTHROUGH,
-            };
+            let source = source(from, family);
             let (uid, gid) = caller;
             let own = to == To::OwnPod;
             let port = Port::new(port);
@@ -134,6 +133,7 @@ fn every_outbound_row_holds_in_every_family() {
                 port,
                 own,
                 excluded,
+                captures_dns: false,
                 listed: Listed::EVERYTHING,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
@@ -249,6 +249,7 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 port: Port::new(80),
                 own: to == To::OwnPod,
                 excluded: false,
+                captures_dns: false,
                 listed,
             };
             let pod = Pod { flags, ..POD };
@@ -258,5 +259,54 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 "{to:?} {family:?} {listed:?}"
             );
         }
+    }
+}
+
+#[test]
+fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
+    use Reason::*;
+    let resolver = Verdict::ToProxy(Port::new(15053), OutboundDns);
+    let direct = Verdict::Direct;
+    let from = From::Anywhere;
+    #[rustfmt::skip]
+    let table = [
+        // caller,     source,            to,                port, excluded, verdict
+        (APP,         from,              To::World,         53,   false, resolver),
+        (APP,         from,              To::OtherLoopback, 53,   false, resolver),
+        (APP,         from,              To::Loopback,      53,   false, resolver),
+        (APP,         from,              To::OwnPod,        53,   false, resolver),
+        (APP,         from,              To::World,         53,   true,  direct(OutboundPortExcluded)),
+        (APP,         from,              To::OwnPod,        8080, false, direct(OutboundLocal)),
+        (PROXY,       from,              To::World,         53,   false, direct(OutboundByProxy)),
+        (PROXY,       from,              To::OwnPod,        53,   false, direct(OutboundByProxy)),
+        (PROXY_GROUP, from,              To::World,         53,   false, direct(OutboundByProxy)),
+        (PROXY,       From::Passthrough, To::OwnPod,        53,   false, direct(OutboundPassthrough)),
+    ];
+    for ((uid, gid), from, to, port, excluded, verdict) in table {
+        for family in [Family::V4, Family::V6, Family::Mapped] {
+            let Some(addr) = destination(to, family) else {
+                continue;
+            };
+            let asked = Outbound {
+                uid,
+                gid,
+                source: source(from, family),
+                addr,
+                port: Port::new(port),
+                own: to == To::OwnPod,
+                excluded,
+                captures_dns: true,
+                listed: Listed::EVERYTHING,
+            };
+            assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
+        }
+    }
+}
+
+fn source(from: From, family: Family) -> Addr {
+    match (from, family) {
+        (From::Anywhere, _) => Addr::UNSPECIFIED,
+        (From::Passthrough, Family::V6) => Addr::V6_PASSTHROUGH,
+        (From::Passthrough, _) => Addr::V4_PASSTHROUGH,
     }
 }

@@ -197,6 +197,9 @@ impl Lab {
             proxy_gid: PROXY,
             outbound_port: Port::new(15001),
             inbound_port: Port::new(15006),
+            dns_port: Port::new(15053),
+            zero: 0,
+            rest: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());

@@ -1,6 +1,7 @@
 //! The programs on the running kernel: real sockets in real namespaces.
 
 mod accelerate;
+mod dns;
 mod filter;
 mod lab;
 

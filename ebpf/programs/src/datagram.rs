@@ -1,0 +1,93 @@
+//! DNS over UDP: a query goes to the proxy's resolver, and its answer seems to come from the server
+//! that was asked.
+
+use aya_ebpf::programs::SockAddrContext;
+use sluice_abi::{
+    Addr, End, Endpoint, Original, Port, Process, Reason,
+    decide::{DNS, Verdict},
+};
+
+use crate::{
+    ALLOW, DENY, connect,
+    context::{self, Family, read},
+    count::count,
+    maps::PROCESS_IP,
+};
+
+/// `SOCK_DGRAM`.
+const DATAGRAM: u32 = 2;
+/// `IPPROTO_UDP`.
+const UDP: u32 = 17;
+
+/// Whether a socket is a UDP one.
+#[inline(always)]
+pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
+    read!(ctx.sock_addr, type_) == DATAGRAM && read!(ctx.sock_addr, protocol) == UDP
+}
+
+/// A datagram is sent to an address, or a socket is connected to one. Whatever is no query costs
+/// one comparison.
+#[inline(always)]
+pub(crate) fn send<F: Family>(ctx: &SockAddrContext, source: impl FnOnce(&Process)) -> i32 {
+    let asked = context::destination::<F>(ctx);
+    if !asked.port.same(DNS) {
+        return ALLOW;
+    }
+    // SAFETY: the daemon replaces entries whole, and the program only reads.
+    let Some(process) = (unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) }) else {
+        return ALLOW;
+    };
+    if !connect::captures_dns(process, asked.port) {
+        return ALLOW;
+    }
+    let verdict = connect::decide::<F>(ctx, process, asked);
+    count(verdict.reason());
+    match verdict {
+        Verdict::Direct(_) => ALLOW,
+        Verdict::ToProxy(port, _) => {
+            source(process);
+            divert::<F>(ctx, asked, port)
+        }
+    }
+}
+
+/// Sends the datagram to the resolver. If nobody could tell the answer's source, it is refused.
+#[inline(always)]
+fn divert<F: Family>(ctx: &SockAddrContext, asked: Endpoint, port: Port) -> i32 {
+    let original = Original {
+        to: asked,
+        end: End::QUERY,
+    };
+    if !context::remember(context::socket(ctx), original) {
+        count(Reason::OutboundRefused);
+        return DENY;
+    }
+    let resolver = if asked.addr.is_v4() {
+        Addr::V4_LOOPBACK
+    } else {
+        Addr::V6_LOOPBACK
+    };
+    context::set_destination::<F>(ctx, Endpoint::new(resolver, port));
+    ALLOW
+}
+
+/// A datagram was received: if it is the resolver's answer, it is shown as the asked server's.
+///
+/// A socket that asked several servers is shown the one that it asked last.
+#[inline(always)]
+pub(crate) fn receive<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let from = context::destination::<F>(ctx);
+    if !from.addr.is_loopback() {
+        return ALLOW;
+    }
+    let Some(original) = context::recall(context::socket(ctx)) else {
+        return ALLOW;
+    };
+    // SAFETY: as above.
+    let process = unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) };
+    let answers = process.is_some_and(|process| process.pod.dns_port.same(from.port));
+    if answers && original.end.same(End::QUERY) && F::shows(original.to.addr) {
+        context::set_destination::<F>(ctx, original.to);
+    }
+    ALLOW
+}

@@ -1,0 +1,169 @@
+//! DNS queries.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    time::Duration,
+};
+
+use sluice_abi::{PortList, Reason};
+
+use super::{
+    canonical, destinations,
+    lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, accept, connect, greeted, listen, port},
+};
+
+/// A meshed Pod whose proxy answers queries, and a server in the world.
+struct Servers {
+    lab: Lab,
+    resolvers: [UdpSocket; 2],
+    world: UdpSocket,
+    announced: TcpListener,
+}
+
+fn servers() -> Servers {
+    let lab = Lab::meshed();
+    let resolvers = ["127.0.0.1:15053", "[::1]:15053"].map(|at| bind(&lab.pod, at));
+    let world = bind(&lab.world, "[::]:53");
+    let announced = listen(&lab.pod, "127.0.0.1:15053");
+    Servers {
+        lab,
+        resolvers,
+        world,
+        announced,
+    }
+}
+
+fn bind(netns: &Netns, at: &str) -> UdpSocket {
+    let at: SocketAddr = at.parse().unwrap();
+    netns.run(move || {
+        let socket = UdpSocket::bind(at).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket
+    })
+}
+
+/// A client's socket of the family of an address, as it is written.
+fn client(lab: &Lab, to: &str) -> UdpSocket {
+    let any = if to.starts_with('[') {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    bind(&lab.pod, any)
+}
+
+/// Sends a query as a user, to an address or, `None`, on a connected socket.
+fn ask(lab: &Lab, user: u32, socket: &UdpSocket, to: Option<&str>) {
+    let socket = socket.try_clone().unwrap();
+    let to: Option<SocketAddr> = to.map(|to| to.parse().unwrap());
+    lab.pod.run_as(user, move || match to {
+        Some(to) => socket.send_to(b"query", to).unwrap(),
+        None => socket.send(b"query").unwrap(),
+    });
+}
+
+/// Answers the query that is there, and tells where it came from. `None` if none comes.
+fn answer(server: &UdpSocket, wait: Duration) -> Option<SocketAddr> {
+    let mut query = [0; 16];
+    server.set_read_timeout(Some(wait)).unwrap();
+    match server.recv_from(&mut query) {
+        Ok((_, from)) => {
+            server.send_to(b"answer", from).unwrap();
+            Some(from)
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            None
+        }
+    }
+}
+
+/// The source of the answer, as the client is shown it.
+fn heard(socket: &UdpSocket) -> SocketAddr {
+    let mut text = [0; 16];
+    canonical(socket.recv_from(&mut text).unwrap().1)
+}
+
+#[test]
+fn the_resolver_answers_queries_in_the_name_of_the_server_that_was_asked() {
+    let servers = servers();
+    for (written, at) in destinations(WORLD, 53) {
+        let resolver = &servers.resolvers[usize::from(at.is_ipv6())];
+        let socket = client(&servers.lab, &written);
+        ask(&servers.lab, APP, &socket, Some(&written));
+        assert!(answer(resolver, SOON).is_some(), "{written}");
+        assert_eq!(heard(&socket), at, "{written}");
+    }
+    assert_eq!(answer(&servers.world, NEVER), None);
+    assert_eq!(servers.lab.count(Reason::OutboundDns), 3);
+}
+
+#[test]
+fn a_connected_socket_is_shown_the_server_as_its_peer() {
+    let servers = servers();
+    for (written, at) in destinations(WORLD, 53) {
+        let resolver = &servers.resolvers[usize::from(at.is_ipv6())];
+        let socket = client(&servers.lab, &written);
+        let (clone, to) = (socket.try_clone().unwrap(), written.clone());
+        servers
+            .lab
+            .pod
+            .run_as(APP, move || clone.connect(to).unwrap());
+        assert_eq!(canonical(socket.peer_addr().unwrap()), at, "{written}");
+        ask(&servers.lab, APP, &socket, None);
+        assert!(answer(resolver, SOON).is_some(), "{written}");
+        assert_eq!(heard(&socket), at, "{written}");
+    }
+}
+
+#[test]
+fn queries_over_tcp_and_to_a_loopback_resolver_are_captured_too() {
+    let servers = servers();
+    let announced = &servers.announced;
+    let to = format!("{}:53", WORLD[0]);
+    let stream = connect(&servers.lab.pod, APP, &to);
+    let seen = accept(&servers.lab.pod, announced, SOON).unwrap();
+    assert_eq!(seen.original, Some(to.parse().unwrap()));
+    greeted(stream);
+
+    let stub = "127.0.0.53:53";
+    let socket = client(&servers.lab, stub);
+    ask(&servers.lab, APP, &socket, Some(stub));
+    assert!(answer(&servers.resolvers[0], SOON).is_some());
+    assert_eq!(heard(&socket), stub.parse().unwrap());
+}
+
+#[test]
+fn the_proxy_and_excluded_ports_and_other_ports_reach_the_server() {
+    let mut servers = servers();
+    let to = format!("{}:53", WORLD[0]);
+    let reaches = |servers: &Servers, user| {
+        let socket = client(&servers.lab, &to);
+        ask(&servers.lab, user, &socket, Some(&to));
+        assert!(answer(&servers.world, SOON).is_some());
+        assert_eq!(heard(&socket), to.parse().unwrap());
+    };
+    reaches(&servers, PROXY);
+    servers.lab.list(port(PortList::OutboundExcluded, 53, 53));
+    reaches(&servers, APP);
+
+    let other = bind(&servers.lab.world, "[::]:5353");
+    let socket = client(&servers.lab, &to);
+    let to = format!("{}:5353", WORLD[0]);
+    ask(&servers.lab, APP, &socket, Some(&to));
+    assert!(answer(&other, SOON).is_some());
+    assert_eq!(heard(&socket), to.parse().unwrap());
+}
+
+#[test]
+fn until_the_resolver_listens_queries_are_left_alone() {
+    let lab = Lab::meshed();
+    let world = bind(&lab.world, "[::]:53");
+    let to = format!("{}:53", WORLD[0]);
+    let socket = client(&lab, &to);
+    ask(&lab, APP, &socket, Some(&to));
+    assert!(answer(&world, SOON).is_some());
+    assert_eq!(heard(&socket), to.parse().unwrap());
+    assert_eq!(lab.count(Reason::OutboundDns), 0);
+}
