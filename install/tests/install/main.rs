@@ -1,0 +1,8 @@
+//! The built installer on hosts that are directories of their own.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod chain;
+mod golden;
+mod host;
+mod status;
+mod trouble;
