@@ -27,6 +27,8 @@ pub(crate) struct Cli {
 pub(crate) enum Job {
     /// Place the plugin and put its entry into the primary network's configuration.
     Install(Install),
+    /// Install, then mend whatever is undone by others, until SIGTERM. What is installed stays.
+    Watch(Install),
     /// Take back what was installed: the configuration first, the plugin after the grace period.
     Uninstall(Uninstall),
     /// Tell what is installed, whether the runtime would use it, and whether the daemon answers.

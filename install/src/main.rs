@@ -3,6 +3,7 @@
 //! | command | does |
 //! |---|---|
 //! | `install` | places the plugin, then puts its entry into the primary network's configuration |
+//! | `watch` | installs, then mends what others undo, until SIGTERM; what is installed stays |
 //! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin |
 //! | `status` | says what is installed and whether it is used; fails if the next Pod is not seen |
 //!
@@ -27,6 +28,8 @@ mod place;
 mod plan;
 mod probe;
 mod status;
+mod throttle;
+mod watch;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -68,6 +71,10 @@ fn run(Cli { job, log }: Cli) -> Result<ExitCode> {
         Job::Install(install) => {
             let (places, wanted) = install.wanted();
             tell(&Installation::open(&places)?.install(&wanted)?);
+        }
+        Job::Watch(install) => {
+            let (places, wanted) = install.wanted();
+            watch::run(&places, &wanted)?;
         }
         Job::Uninstall(job) => uninstall(&job.places, Duration::from_secs(job.grace))?,
         Job::Status(job) => return status(&job),

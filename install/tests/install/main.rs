@@ -6,3 +6,4 @@ mod golden;
 mod host;
 mod status;
 mod trouble;
+mod watch;
