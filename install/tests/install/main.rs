@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
 mod chain;
+#[cfg(feature = "failpoints")]
+mod crash;
 mod golden;
 mod host;
 mod status;
