@@ -47,11 +47,11 @@ setup:
 	@setup/cnitool.sh
 	@setup/envoy.sh
 
-# The plugin is copied onto hosts with any C library, so it brings its own. A target named
+# What is copied onto hosts with any C library brings its own. A target named
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-cni
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-cni -p sluice-install
 
 demo: root build
 	@$(TARGET)/release/sluice-conformance demo

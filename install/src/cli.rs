@@ -1,0 +1,122 @@
+//! The command line.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    entry::{Entry, PLUGIN},
+    installation::Wanted,
+};
+
+/// Puts Sluice's CNI plugin into a node's container network, and takes it out again.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-install", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) job: Job,
+    /// What is logged: a level, or target=level,…
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Place the plugin and put its entry into the primary network's configuration.
+    Install(Install),
+    /// Install, then mend whatever is undone by others, until SIGTERM. What is installed stays.
+    Watch(Install),
+    /// Take back what was installed: the configuration first, the plugin after the grace period.
+    Uninstall(Uninstall),
+    /// Tell what is installed, whether the runtime would use it, and whether the daemon answers.
+    Status(Status),
+}
+
+/// Where things are on the host.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Places {
+    /// Where the container runtime looks for plugins.
+    #[arg(
+        long = "cni-bin-dir",
+        value_name = "DIR",
+        default_value = "/opt/cni/bin"
+    )]
+    pub(crate) cni_bin: PathBuf,
+    /// Where the container runtime looks for network configurations.
+    #[arg(
+        long = "cni-conf-dir",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    pub(crate) cni_conf: PathBuf,
+    /// Where the journal is kept that an exact uninstall needs.
+    #[arg(
+        long = "state-dir",
+        value_name = "DIR",
+        default_value = "/var/lib/sluice"
+    )]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// The plugin's static binary [default: sluice-cni beside this program].
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+    /// Where the daemon listens, as seen from the host.
+    #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
+    socket: PathBuf,
+    /// Whose configuration carries the entry.
+    #[arg(long, value_enum, default_value_t = Mode::Chained)]
+    mode: Mode,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// How long the plugin outlives the configuration, for Pods that are being torn down.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) grace: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whose configuration carries the entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// The primary network's own file.
+    Chained,
+    /// A copy of it with a higher priority. Nobody else rewrites it, so it intercepts Pods that
+    /// start between the node's boot and Sluice's start, when the primary network has just put
+    /// its own file back.
+    Own,
+}
+
+impl Install {
+    /// What is to be in place, and where.
+    pub(crate) fn wanted(self) -> (Places, Wanted) {
+        let beside = || {
+            let program = env::current_exe().unwrap_or_default();
+            program.parent().unwrap_or(Path::new("")).join(PLUGIN)
+        };
+        let wanted = Wanted {
+            plugin: self.plugin.unwrap_or_else(beside),
+            entry: Entry::new(&self.socket),
+            mode: self.mode,
+        };
+        (self.places, wanted)
+    }
+}

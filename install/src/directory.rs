@@ -1,0 +1,184 @@
+//! The configuration directory: read, and changed step by step.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    choice::{self, Files},
+    place::{self, Access, Error},
+    plan::{self, Step},
+};
+
+/// containerd refuses configurations that are longer (go-cni's `MaxFileSize`).
+const LONGEST: u64 = 2 << 20;
+/// What a file is made with if there is none to take after.
+const READABLE: u32 = 0o644;
+
+/// What is in the directory.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// Configurations, and what was moved aside.
+    pub(crate) files: Files,
+    /// What has the name of a configuration, but cannot be read as one.
+    pub(crate) unreadable: Vec<(String, io::Error)>,
+}
+
+/// The directory of configurations.
+pub(crate) struct Directory<'a>(pub(crate) &'a Path);
+
+impl Directory<'_> {
+    pub(crate) fn read(&self) -> Result<Listing, Error> {
+        let mut listing = Listing::default();
+        let entries = match fs::read_dir(self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(listing),
+            entries => entries.map_err(Error::io("list", self.0))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(Error::io("list", self.0))?;
+            // A runtime would read a file with such a name; there is none in the world.
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_directory || !(choice::is_configuration(&name) || plan::is_aside(&name)) {
+                continue;
+            }
+            match read(&entry.path()) {
+                Ok(text) => drop(listing.files.insert(name, text)),
+                Err(error) => listing.unreadable.push((name, error)),
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Takes one step, if what it changes is still as it was read. A file that is new gets the
+    /// mode and the owner of the one that it follows.
+    pub(crate) fn take(&self, step: &Step, read: &Files, like: Option<&str>) -> Result<(), Error> {
+        match step {
+            Step::Write { name, text } => {
+                self.confirm(name, read)?;
+                let path = self.path(name);
+                // What is followed may stand aside.
+                let follows = || {
+                    let like = like?;
+                    Access::of(&self.path(like))
+                        .or_else(|| Access::of(&self.path(&plan::counterpart(like))))
+                };
+                let access = Access::of(&path)
+                    .or_else(follows)
+                    .unwrap_or_else(|| Access::own(READABLE));
+                place::write(&path, text.as_bytes(), access)
+            }
+            Step::Move { name, to } => {
+                self.confirm(name, read)?;
+                self.confirm(to, read)?;
+                place::rename(&self.path(name), &self.path(to))
+            }
+            Step::Remove { name } => {
+                self.confirm(name, read)?;
+                place::remove(&self.path(name))
+            }
+        }
+    }
+
+    /// That a file is as it was read. What others do between this and the step, some microseconds
+    /// later, is lost, as it would be for any two programs that edit one file.
+    fn confirm(&self, name: &str, files: &Files) -> Result<(), Error> {
+        let path = self.path(name);
+        let now = match read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => Some(text.map_err(Error::io("read", &path))?),
+        };
+        if now.as_ref() == files.get(name) {
+            Ok(())
+        } else {
+            Err(Error::Changed { path })
+        }
+    }
+
+    /// Where the files really are: links may lead out of the directory.
+    pub(crate) fn real_directories(&self, files: &Files) -> Vec<PathBuf> {
+        let real =
+            |name: &String| Some(fs::canonicalize(self.path(name)).ok()?.parent()?.to_owned());
+        let mut directories: Vec<_> = files.keys().filter_map(real).collect();
+        directories.push(self.0.to_owned());
+        directories.sort();
+        directories.dedup();
+        directories
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A pipe would have to be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+    }
+    let mut text = String::new();
+    // One byte more than allowed tells "too long" from "just so long".
+    let length = File::open(path)?
+        .take(LONGEST + 1)
+        .read_to_string(&mut text)?;
+    if length as u64 > LONGEST {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_since_it_was_read_is_not_overwritten() {
+        let node = tempfile::tempdir().unwrap();
+        let directory = Directory(node.path());
+        let path = node.path().join("a.conflist");
+        fs::write(&path, "read").unwrap();
+        let read = directory.read().unwrap().files;
+        fs::write(&path, "foreign").unwrap();
+        let name = || "a.conflist".to_owned();
+        let steps = [
+            Step::Write {
+                name: name(),
+                text: "ours".to_owned(),
+            },
+            Step::Move {
+                name: name(),
+                to: "b".to_owned(),
+            },
+            Step::Remove { name: name() },
+        ];
+        for step in steps {
+            let error = directory.take(&step, &read, None).unwrap_err();
+            assert!(matches!(error, Error::Changed { .. }), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), "foreign");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_apart_from_what_is_no_configuration() {
+        let node = tempfile::tempdir().unwrap();
+        let at = |name| node.path().join(name);
+        fs::write(at("latin1.conf"), b"\xe9").unwrap();
+        fs::write(at("README"), "").unwrap();
+        fs::write(at("good.json"), "{}").unwrap();
+        fs::create_dir(at("folder.conf")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("dangling.conf")).unwrap();
+        File::create(at("long.conf"))
+            .unwrap()
+            .set_len(LONGEST + 1)
+            .unwrap();
+        let Listing { files, unreadable } = Directory(node.path()).read().unwrap();
+        assert_eq!(files.into_keys().collect::<Vec<_>>(), ["good.json"]);
+        let mut names: Vec<_> = unreadable.into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        assert_eq!(names, ["dangling.conf", "latin1.conf", "long.conf"]);
+    }
+}

@@ -1,0 +1,46 @@
+//! Sluice's entry in the list of a network's plugins.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+/// The plugin's name: that of its file, and the entry's `type`.
+pub(crate) const PLUGIN: &str = "sluice-cni";
+/// Runtimes hand a Pod's annotations only to an entry that declares this capability
+/// (containerd since 1.5, CRI-O since 1.29).
+const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+
+/// What the entry has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Where the daemon listens, if not where the plugin looks anyway.
+    socket: Option<String>,
+}
+
+impl Entry {
+    pub(crate) fn new(socket: &Path) -> Self {
+        let elsewhere = socket != Path::new(daemon_api::SOCKET);
+        Self {
+            socket: elsewhere.then(|| socket.to_string_lossy().into_owned()),
+        }
+    }
+
+    /// The entry as it stands in a list that has none yet.
+    pub(crate) fn fresh(&self) -> Map<String, Value> {
+        self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
+    }
+
+    /// An entry that is there already, with what it lacks. What else it says is left alone.
+    pub(crate) fn update(&self, entry: &Map<String, Value>) -> Map<String, Value> {
+        let mut updated = entry.clone();
+        let declared = entry.get("capabilities").and_then(Value::as_object);
+        let mut capabilities = declared.cloned().unwrap_or_default();
+        capabilities.insert(ANNOTATIONS.to_owned(), json!(true));
+        updated.insert("capabilities".to_owned(), capabilities.into());
+        match &self.socket {
+            Some(socket) => updated.insert("socket".to_owned(), json!(socket)),
+            None => updated.shift_remove("socket"),
+        };
+        updated
+    }
+}

@@ -1,0 +1,282 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIST: &str = r#"{"name":"n","plugins":[{"type":"calico"}]}"#;
+const SINGLE: &str = r#"{"name":"s","type":"bridge"}"#;
+
+fn entry() -> Entry {
+    Entry::new(Path::new(daemon_api::SOCKET))
+}
+
+fn files(rows: &[(&str, &str)]) -> Files {
+    let own = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
+    rows.iter().map(own).collect()
+}
+
+fn chained(text: &str) -> String {
+    conflist::with_entry(text, &entry()).unwrap()
+}
+
+/// The directory and the journal.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    files: Files,
+    changes: Vec<Change>,
+}
+
+impl Node {
+    fn new(rows: &[(&str, &str)]) -> Self {
+        Self {
+            files: files(rows),
+            changes: Vec::new(),
+        }
+    }
+
+    /// A run that is killed after so many steps.
+    fn run_killed(&mut self, mode: Option<Mode>, taken: usize) -> Result<(), Error> {
+        let pristine = pristine(&self.files, &self.changes);
+        let target = match mode {
+            Some(mode) => target(&pristine, &self.files, mode, &entry())?,
+            None => pristine.clone(),
+        };
+        let after = changes(&pristine, &target);
+        self.changes = [&after[..], &self.changes].concat();
+        let steps = steps(&self.files, &target);
+        for step in steps.iter().take(taken) {
+            self.take(step);
+        }
+        if taken >= steps.len() {
+            assert_eq!(self.files, target);
+            self.changes = after;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, mode: Option<Mode>) {
+        self.run_killed(mode, usize::MAX).unwrap();
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step.clone() {
+            Step::Write { name, text } => drop(self.files.insert(name, text)),
+            Step::Move { name, to } => {
+                let text = self.files.remove(&name).unwrap();
+                self.files.insert(to, text);
+            }
+            Step::Remove { name } => drop(self.files.remove(&name).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn the_entry_goes_where_the_runtime_looks() {
+    let rows = [
+        (
+            Mode::Chained,
+            "10-calico.conflist",
+            LIST,
+            "10-calico.conflist",
+        ),
+        (Mode::Chained, "10-x.conf", SINGLE, "10-x.conf.conflist"),
+        (Mode::Chained, "10-x.json", SINGLE, "10-x.json.conflist"),
+        (Mode::Own, "10-calico.conflist", LIST, OWN),
+        (Mode::Own, "00-multus.conf", SINGLE, OWN),
+    ];
+    for (mode, name, text, expected) in rows {
+        let mut node = Node::new(&[(name, text), ("99-other.conflist", LIST)]);
+        let before = node.files.clone();
+        node.run(Some(mode));
+        assert_eq!(choice::choose(&node.files).chosen, Some(expected), "{name}");
+        assert!(conflist::entry(&node.files[expected]).is_some());
+        let done = node.clone().files;
+        node.run(Some(mode));
+        assert_eq!(node.files, done, "a second run changes nothing");
+        node.run(None);
+        assert_eq!(node.files, before);
+        assert!(node.changes.is_empty());
+    }
+}
+
+#[test]
+fn the_entry_follows_when_another_network_takes_precedence() {
+    let mut node = Node::new(&[("50-b.conflist", LIST)]);
+    node.run(Some(Mode::Chained));
+    node.files.insert("10-a.conf".to_owned(), SINGLE.to_owned());
+    node.run(Some(Mode::Chained));
+    assert_eq!(node.files["50-b.conflist"], LIST);
+    assert!(node.files.contains_key("10-a.conf.conflist"));
+    node.run(Some(Mode::Own));
+    let expected = ["00-00-sluice.conflist", "10-a.conf", "50-b.conflist"];
+    assert!(node.files.keys().eq(expected));
+    node.files.remove("10-a.conf");
+    node.run(Some(Mode::Own));
+    assert_eq!(node.files[OWN], chained(LIST));
+    node.files.remove("50-b.conflist");
+    node.run(Some(Mode::Own));
+    assert!(
+        node.files.is_empty(),
+        "a node whose network was withdrawn has none"
+    );
+}
+
+#[test]
+fn what_others_have_edited_stays() {
+    let mut node = Node::new(&[("a.conflist", LIST)]);
+    node.run(Some(Mode::Chained));
+    let edited = LIST.replace("calico", "cilium-cni");
+    node.files
+        .insert("a.conflist".to_owned(), format!("{}\n", chained(&edited)));
+    node.run(None);
+    assert_eq!(node.files, files(&[("a.conflist", &format!("{edited}\n"))]));
+
+    node.run(Some(Mode::Chained));
+    node.files.remove("a.conflist");
+    node.run(None);
+    assert!(
+        node.files.is_empty(),
+        "what others have removed is not brought back"
+    );
+}
+
+#[test]
+fn a_conf_that_is_written_anew_counts_and_the_one_put_aside_does_not() {
+    let mut node = Node::new(&[("a.conf", SINGLE)]);
+    node.run(Some(Mode::Chained));
+    let newer = SINGLE.replace("bridge", "ptp");
+    node.files.insert("a.conf".to_owned(), newer.clone());
+    node.run(Some(Mode::Chained));
+    assert!(node.files["a.conf.conflist"].contains("ptp"));
+    node.run(None);
+    assert_eq!(node.files, files(&[("a.conf", &newer)]));
+}
+
+#[test]
+fn an_edited_list_that_replaced_a_conf_stays_in_force() {
+    let mut node = Node::new(&[("a.conf", SINGLE)]);
+    node.run(Some(Mode::Chained));
+    let list = node.files.get_mut("a.conf.conflist").unwrap();
+    *list = list.replace("bridge", "macvlan");
+    let edited = list.clone();
+    for mode in [Some(Mode::Chained), Some(Mode::Chained), None, None] {
+        node.run(mode);
+        assert_eq!(node.files["a.conf.sluice"], SINGLE);
+        assert_eq!(choice::choose(&node.files).chosen, Some("a.conf.conflist"));
+    }
+    assert_eq!(
+        node.files["a.conf.conflist"],
+        conflist::without_entry(&edited)
+    );
+}
+
+#[test]
+fn a_hand_made_entry_counts_as_sluices() {
+    let mut node = Node::new(&[("a.conflist", &chained(LIST))]);
+    let before = node.files.clone();
+    node.run(Some(Mode::Chained));
+    assert_eq!(node.files, before);
+    node.run(None);
+    assert_eq!(node.files["a.conflist"], LIST);
+}
+
+#[test]
+fn without_the_journal_everything_is_recognised() {
+    for mode in [Mode::Chained, Mode::Own] {
+        for (name, text) in [("a.conf", SINGLE), ("a.conflist", LIST)] {
+            for taken in 0..4 {
+                let mut node = Node::new(&[(name, text)]);
+                node.run_killed(Some(mode), taken).unwrap();
+                node.changes.clear();
+                node.run(None);
+                assert_eq!(
+                    node.files,
+                    files(&[(name, text)]),
+                    "{mode:?}, {taken} steps"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_in_the_way_is_named() {
+    let rows: [(_, &[_], _); 3] = [
+        (
+            Mode::Chained,
+            &[("a.conf", SINGLE), ("a.conf.conflist", LIST)],
+            "a.conf.conflist is in",
+        ),
+        (
+            Mode::Chained,
+            &[("a.conf", SINGLE), ("a.conf.sluice", "")],
+            "a.conf.sluice is in",
+        ),
+        (
+            Mode::Own,
+            &[("00-00-a.conflist", LIST)],
+            "00-00-a.conflist sorts before",
+        ),
+    ];
+    for (mode, files, part) in rows {
+        let error = Node::new(files).run_killed(Some(mode), 0).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+/// What others may do.
+#[derive(Clone, Debug)]
+enum Event {
+    Write(&'static str, &'static str),
+    Remove(&'static str),
+    Run(Option<Mode>, usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let file = prop::sample::select(vec![
+        ("10-a.conf", SINGLE),
+        ("10-a.conf", "{\"type\":\"ptp\",\r\n\"name\":\"t\"}"),
+        ("10-a.conf", "{"),
+        ("20-b.conflist", LIST),
+        ("20-b.conflist", WITH_ENTRY),
+        ("30-c.json", SINGLE),
+    ]);
+    let mode = prop::sample::select(vec![None, Some(Mode::Chained), Some(Mode::Own)]);
+    let taken = prop_oneof![Just(usize::MAX), 0..4_usize];
+    prop_oneof![
+        2 => file.clone().prop_map(|(name, text)| Event::Write(name, text)),
+        1 => file.prop_map(|(name, _)| Event::Remove(name)),
+        4 => (mode, taken).prop_map(|(mode, taken)| Event::Run(mode, taken)),
+    ]
+}
+
+const WITH_ENTRY: &str =
+    r#"{"name":"e","plugins":[{"type":"ptp"},{"type":"sluice-cni"},{"type":"tuning"}]}"#;
+
+proptest! {
+    /// The network of others, as they see it, is never lost: neither by runs that are killed at
+    /// any step nor by anything that others do in between.
+    #[test]
+    fn an_uninstall_gives_back_what_others_have_made(events in prop::collection::vec(event(), 0..16)) {
+        let (mut node, mut others) = (Node::default(), Files::new());
+        for event in events {
+            match event {
+                Event::Write(name, text) => {
+                    node.files.insert(name.to_owned(), text.to_owned());
+                    others.insert(name.to_owned(), conflist::without_entry(text));
+                }
+                // That a file which stands aside was made again and removed cannot be seen.
+                Event::Remove(name) if !node.files.contains_key(&aside(name)) => {
+                    node.files.remove(name);
+                    others.remove(name);
+                }
+                Event::Remove(_) => {}
+                Event::Run(mode, taken) => node.run_killed(mode, taken).unwrap(),
+            }
+            prop_assert_eq!(&pristine(&node.files, &node.changes), &others);
+        }
+        node.run(None);
+        prop_assert_eq!(node.files, others);
+    }
+}

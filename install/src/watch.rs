@@ -1,0 +1,230 @@
+//! Keeps in place what was installed.
+//!
+//! Whatever happens in the directories is a reason to look, and a look that finds everything as
+//! it should be changes nothing: what Sluice itself has written wakes it once, and no more.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    os::fd::AsFd as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    cli::Places,
+    directory::Directory,
+    installation::{Installation, Report, Wanted},
+    journal::Phase,
+    throttle::Throttle,
+};
+
+/// Whoever writes a file in pieces, or several files, has this long until the look.
+const SETTLE: Duration = Duration::from_millis(100);
+/// When to try again what failed, if nothing happens before.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Installs, then mends until SIGTERM or SIGINT.
+pub(crate) fn run(places: &Places, wanted: &Wanted) -> Result<()> {
+    let ended = ending()?;
+    let events = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let mut watch = Watch::new(places, wanted);
+    watch.install()?;
+    let (conf, bin) = (places.cni_conf.display(), places.cni_bin.display());
+    info!("watching {conf} and {bin}");
+    let mut due = None;
+    loop {
+        // Something may have happened in a directory before it was watched.
+        if watch.directories(&events)? {
+            due = Some(watch.throttle.next(Instant::now()));
+        }
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
+        match wait(&ended, &events, timeout)? {
+            Event::End => {
+                info!("ended; what is installed stays");
+                return Ok(());
+            }
+            Event::Change => {
+                let next = watch.throttle.next(Instant::now() + SETTLE);
+                due = Some(due.map_or(next, |due| due.min(next)));
+            }
+            Event::Due => due = watch.look(),
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, as something to be waited for.
+fn ending() -> Result<SignalFd> {
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)
+}
+
+enum Event {
+    End,
+    Change,
+    Due,
+}
+
+fn wait(ended: &SignalFd, events: &Inotify, timeout: Option<Duration>) -> Result<Event> {
+    let timeout = match timeout {
+        // Rounded up, so as not to wake just before the time.
+        Some(timeout) => PollTimeout::try_from(timeout + Duration::from_millis(1))?,
+        None => PollTimeout::NONE,
+    };
+    let mut sources = [
+        PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+        PollFd::new(events.as_fd(), PollFlags::POLLIN),
+    ];
+    poll(&mut sources, timeout)?;
+    let [is_ended, is_changed] = sources.map(|source| source.any().unwrap_or(false));
+    if is_ended {
+        return Ok(Event::End);
+    }
+    if !is_changed {
+        return Ok(Event::Due);
+    }
+    match events.read_events() {
+        Ok(_) | Err(Errno::EAGAIN) => Ok(Event::Change),
+        Err(error) => Err(error).context("cannot read what happened in the directories"),
+    }
+}
+
+struct Watch<'a> {
+    places: &'a Places,
+    wanted: &'a Wanted,
+    throttle: Throttle,
+    /// What was said already.
+    said: BTreeSet<String>,
+    watched: HashSet<WatchDescriptor>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(places: &'a Places, wanted: &'a Wanted) -> Self {
+        Self {
+            places,
+            wanted,
+            throttle: Throttle::default(),
+            said: BTreeSet::new(),
+            watched: HashSet::new(),
+        }
+    }
+
+    fn install(&mut self) -> Result<()> {
+        let report = Installation::open(self.places)?.install(self.wanted)?;
+        self.tell(&report, "installed");
+        Ok(())
+    }
+
+    /// Looks whether everything is in place, mends it if not, and says when to look again if
+    /// nothing happens.
+    fn look(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        match self.mend() {
+            Ok(report) => {
+                self.tell(&report, "mended");
+                if !report.done.is_empty() {
+                    self.throttle.mended(now);
+                    self.tell_pause();
+                }
+                None
+            }
+            Err(problem) => {
+                let problem = format!("{problem:#}");
+                if self.said.insert(problem.clone()) {
+                    error!("cannot mend: {problem}");
+                }
+                Some(now + RETRY)
+            }
+        }
+    }
+
+    /// Mends, unless Sluice was uninstalled meanwhile.
+    fn mend(&mut self) -> Result<Report> {
+        if !self.places.state.exists() {
+            return Ok(uninstalled());
+        }
+        let mut installation = Installation::open(self.places)?;
+        match installation.phase() {
+            Some(Phase::Installed) => Ok(installation.install(self.wanted)?),
+            Some(Phase::Removing) | None => Ok(uninstalled()),
+        }
+    }
+
+    fn tell(&mut self, report: &Report, how: &str) {
+        for done in &report.done {
+            info!("{how}: {done}");
+        }
+        for warning in &report.warnings {
+            if self.said.insert(warning.clone()) {
+                warn!("{warning}");
+            }
+        }
+        self.said.retain(|said| report.warnings.contains(said));
+    }
+
+    fn tell_pause(&self) {
+        let pause = self.throttle.pause();
+        if !pause.is_zero() {
+            warn!(
+                "somebody keeps undoing what is mended: the next mend comes in {} s at the earliest",
+                pause.as_secs()
+            );
+        }
+    }
+
+    /// Watches every directory that matters, and tells whether one is new.
+    fn directories(&mut self, events: &Inotify) -> Result<bool> {
+        let Places {
+            cni_bin, cni_conf, ..
+        } = self.places;
+        let directory = Directory(cni_conf);
+        let files = directory.read().unwrap_or_default().files;
+        let mut directories = directory.real_directories(&files);
+        directories.push(cni_bin.clone());
+        let mut is_new = false;
+        for path in directories {
+            if let Some(watched) = add(events, &path)? {
+                is_new |= self.watched.insert(watched);
+            }
+        }
+        Ok(is_new)
+    }
+}
+
+fn uninstalled() -> Report {
+    let note = "uninstalled: nothing is mended until it is installed again".to_owned();
+    Report {
+        done: Vec::new(),
+        warnings: vec![note],
+    }
+}
+
+/// A directory that is watched already stays so, under the same descriptor; one that was removed
+/// and made again gets a new one.
+fn add(events: &Inotify, path: &Path) -> Result<Option<WatchDescriptor>> {
+    let what = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_ATTRIB
+        | AddWatchFlags::IN_MOVE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    match events.add_watch(path, what) {
+        Ok(watched) => Ok(Some(watched)),
+        // The look that its removal causes makes it again.
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot watch {}", path.display())),
+    }
+}

@@ -1,0 +1,11 @@
+//! The built installer on hosts that are directories of their own.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod chain;
+#[cfg(feature = "failpoints")]
+mod crash;
+mod golden;
+mod host;
+mod status;
+mod trouble;
+mod watch;

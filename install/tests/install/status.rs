@@ -1,0 +1,93 @@
+//! What `status` says, with the real plugin.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::host::{Host, LIST, built_plugin};
+
+fn status(host: &Host) -> (bool, Value, String) {
+    let json = host.run("status", &["--json"]);
+    let table = String::from_utf8(host.run("status", &[]).stdout).unwrap();
+    let status = serde_json::from_slice(&json.stdout).unwrap();
+    (json.status.success(), status, table)
+}
+
+/// Answers so many questions as a daemon that is ready does.
+fn answer(listener: UnixListener, times: usize) -> thread::JoinHandle<()> {
+    let status = json!({
+        "version": "0", "abi": 0, "ready": true, "programs": [], "meshed_pods": 0,
+        "unmeshed_pods": 0,
+    });
+    let body = status.to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming().take(times) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).unwrap() > 0);
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    })
+}
+
+#[test]
+fn the_way_of_the_next_pod_is_told_from_the_runtime_to_the_daemon() {
+    let host = Host::with(&[("05-broken.conf", "{"), ("10-calico.conflist", LIST)]);
+    let (effective, before, table) = status(&host);
+    assert!(!effective);
+    assert_eq!(before["phase"], Value::Null);
+    assert_eq!(before["plugin"], "missing");
+    assert_eq!(before["skipped"][0]["name"], "05-broken.conf");
+    assert!(
+        table.contains("10-calico.conflist, WITHOUT the entry"),
+        "{table}"
+    );
+    assert!(!host.path("state").exists(), "a look must change nothing");
+
+    fs::copy(built_plugin(), host.path("image/sluice-cni")).unwrap();
+    let socket = host.path("daemon.sock");
+    let arguments = ["--socket", socket.to_str().unwrap()];
+    assert!(host.run("install", &arguments).status.success());
+    let (effective, installed, table) = status(&host);
+    assert!(!effective);
+    assert_eq!(installed["phase"], "installed");
+    assert_eq!(installed["carriers"], json!(["10-calico.conflist"]));
+    assert!(
+        table.contains("10-calico.conflist, with the entry"),
+        "{table}"
+    );
+    let reason = installed["daemon"]["reason"].as_str().unwrap();
+    assert!(reason.contains(socket.to_str().unwrap()), "{reason}");
+
+    let daemon = answer(UnixListener::bind(&socket).unwrap(), 2);
+    let (effective, ready, table) = status(&host);
+    assert!(effective, "{ready}");
+    assert!(table.contains("daemon        ready"), "{table}");
+    daemon.join().unwrap();
+}
+
+#[test]
+fn an_entry_that_the_runtime_does_not_reach_is_told() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    assert!(host.run("install", &[]).status.success());
+    host.write("00-foreign.conf", r#"{"name":"n","type":"bridge"}"#);
+    fs::set_permissions(host.plugin(), fs::Permissions::from_mode(0o644)).unwrap();
+    let (effective, status, table) = status(&host);
+    assert!(!effective);
+    assert_eq!(status["chosen"], "00-foreign.conf");
+    assert!(table.contains("cannot be executed"), "{table}");
+    assert!(
+        table.contains("00-foreign.conf, WITHOUT the entry"),
+        "{table}"
+    );
+}

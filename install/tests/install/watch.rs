@@ -1,0 +1,250 @@
+//! The watcher, with a real directory and real events.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStderr, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::host::{CHAINED, Host, LIST, PLUGIN};
+
+/// Within which everything must be mended.
+const SOON: Duration = Duration::from_secs(1);
+/// In which a watcher that reacts to itself would do so many times.
+const A_WHILE: Duration = Duration::from_millis(700);
+
+struct Watcher {
+    process: Child,
+    said: Receiver<String>,
+}
+
+impl Watcher {
+    /// Returns once it watches.
+    fn start(host: &Host) -> Self {
+        let mut command = host.command("watch");
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = lines(process.stderr.take().unwrap());
+        let watcher = Self { process, said };
+        watcher.await_line("watching");
+        watcher
+    }
+
+    fn await_line(&self, part: &str) {
+        let mut lines = std::iter::from_fn(|| self.said.recv_timeout(10 * SOON).ok());
+        let said = lines.any(|line| line.contains(part));
+        assert!(said, "it does not say '{part}'");
+    }
+
+    /// What it has said since the last look.
+    fn said(&self) -> Vec<String> {
+        self.said.try_iter().collect()
+    }
+
+    fn end(mut self, signal: Signal) {
+        self.signal(signal);
+        assert!(self.process.wait().unwrap().success());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// How often it slept and was woken.
+    fn switches(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = fs::read_to_string(path).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt"));
+        line.unwrap().rsplit('\t').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn lines(stderr: ChildStderr) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Waits until something holds, and returns how long that took.
+fn within(limit: Duration, what: &str, holds: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    start.elapsed()
+}
+
+fn calico() -> Host {
+    Host::with(&[("10-calico.conflist", LIST)])
+}
+
+#[test]
+fn whatever_others_do_is_mended_within_a_second() {
+    let host = calico();
+    let _watcher = Watcher::start(&host);
+    assert_eq!(host.read("10-calico.conflist"), CHAINED);
+
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "rewritten in place", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+
+    let newer = LIST.replace("calico", "cilium-cni");
+    fs::write(host.path("new"), &newer).unwrap();
+    fs::rename(host.path("new"), host.conf.join("10-calico.conflist")).unwrap();
+    let chained = CHAINED.replace("calico", "cilium-cni");
+    within(SOON, "replaced", || {
+        host.read("10-calico.conflist") == chained
+    });
+
+    fs::remove_file(host.plugin()).unwrap();
+    let is_back = || fs::read(host.plugin()).is_ok_and(|plugin| plugin == PLUGIN);
+    within(SOON, "plugin removed", is_back);
+}
+
+#[test]
+fn the_entry_follows_files_that_appear_and_disappear() {
+    let host = Host::new();
+    let watcher = Watcher::start(&host);
+    host.write("50-late.conflist", LIST);
+    within(SOON, "the first file", || {
+        host.read("50-late.conflist") == CHAINED
+    });
+    host.write("10-first.conf", r#"{"name":"n","type":"bridge"}"#);
+    within(SOON, "one before it", || {
+        host.read("50-late.conflist") == LIST
+            && host.read("10-first.conf.conflist").contains("sluice-cni")
+    });
+    fs::remove_file(host.conf.join("50-late.conflist")).unwrap();
+    fs::remove_dir_all(&host.conf).unwrap();
+    within(SOON, "the directory", || host.conf.exists());
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "in the new directory", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+    watcher.end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_file_behind_a_link_is_watched_where_it_is() {
+    let host = Host::new();
+    fs::create_dir(host.path("far")).unwrap();
+    let real = host.path("far/real");
+    fs::write(&real, LIST).unwrap();
+    std::os::unix::fs::symlink(&real, host.conf.join("10-calico.conflist")).unwrap();
+    let _watcher = Watcher::start(&host);
+    fs::write(&real, LIST).unwrap();
+    within(SOON, "behind a link", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+    assert!(host.conf.join("10-calico.conflist").is_symlink());
+}
+
+#[test]
+fn its_own_writes_are_no_reason_to_do_anything() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    host.write("10-calico.conflist", LIST);
+    watcher.await_line("mended");
+    thread::sleep(A_WHILE);
+    assert_eq!(watcher.said(), Vec::<String>::new());
+    let before = watcher.switches();
+    thread::sleep(A_WHILE);
+    assert_eq!(
+        watcher.switches(),
+        before,
+        "it must sleep when nothing happens"
+    );
+}
+
+#[test]
+fn somebody_who_fights_back_is_mended_less_and_less_often_and_named() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    let start = Instant::now();
+    let mut mends = 0;
+    while start.elapsed() < 4 * SOON {
+        if host.read("10-calico.conflist") == CHAINED {
+            mends += 1;
+            host.write("10-calico.conflist", LIST);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    watcher.await_line("somebody keeps undoing");
+    assert!((5..9).contains(&mends), "{mends}");
+    watcher.end(Signal::SIGINT);
+}
+
+#[test]
+fn it_ends_cleanly_and_what_is_installed_stays() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    watcher.end(Signal::SIGTERM);
+    assert_eq!(host.read("10-calico.conflist"), CHAINED);
+    assert!(host.plugin().exists());
+}
+
+#[test]
+fn nothing_is_mended_after_an_uninstall_until_the_next_installation() {
+    let host = calico();
+    let before = host.tree();
+    let watcher = Watcher::start(&host);
+    host.succeed("uninstall");
+    watcher.await_line("uninstalled");
+    host.write("10-calico.conflist", LIST);
+    thread::sleep(A_WHILE);
+    host.assert_clean(&before);
+    host.succeed("install");
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "installed again", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+}
+
+#[test]
+fn what_cannot_be_mended_is_said_once_and_tried_again() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    let image = host.path("image/sluice-cni");
+    fs::rename(&image, host.path("gone")).unwrap();
+    for _ in 0..3 {
+        host.write("10-calico.conflist", LIST);
+        thread::sleep(Duration::from_millis(200));
+    }
+    watcher.await_line("cannot mend");
+    assert!(
+        !watcher
+            .said()
+            .iter()
+            .any(|line| line.contains("cannot mend"))
+    );
+    fs::rename(host.path("gone"), &image).unwrap();
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "possible again", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+}
