@@ -1,6 +1,6 @@
 //! The daemon put together: socket, kernel side, owner of the Pods, server.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
@@ -29,6 +29,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
     // One thread: the work that blocks is done by the owner of the Pods.
