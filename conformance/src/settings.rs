@@ -51,6 +51,12 @@ impl Settings {
         self.annotations.get(key).map(String::as_str)
     }
 
+    /// An annotation has this item in its list.
+    pub(crate) fn mentions(&self, item: &str) -> bool {
+        let mut items = self.annotations.values().flat_map(|list| list.split(','));
+        items.any(|one| one.trim() == item)
+    }
+
     /// The source address is kept at the proxy, which needs a socket that may do so.
     pub(crate) fn transparent(&self) -> bool {
         self.get(INTERCEPTION_MODE) == Some("TPROXY")

@@ -47,22 +47,22 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "an excluded port is taken out",
         file: CONNECT,
-        from: "excluded: PORTS.get_ptr(key).is_some()",
-        to: "excluded: false && PORTS.get_ptr(key).is_some()",
+        from: "excluded: filter::lists_port(",
+        to: "excluded: false && filter::lists_port(",
         case: "outbound: an excluded port is direct",
     },
     Fault {
         what: "an excluded port is taken in",
-        file: INBOUND,
-        from: "excluded: PORTS.get_ptr(key).is_some()",
-        to: "excluded: false && PORTS.get_ptr(key).is_some()",
+        file: DECIDE,
+        from: "(from.listed && !only_listed)",
+        to: "false",
         case: "inbound: an excluded port is left alone",
     },
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "from.excluded || from.port.same(HBONE)",
-        to: "from.excluded",
+        from: "from.port.same(HBONE) || ",
+        to: "",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
@@ -75,8 +75,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the proxy's source towards its application is not known",
         file: DECIDE,
-        from: "to.source.is_passthrough_source()",
-        to: "false",
+        from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
+        to: "",
         case: "owner: the proxy with its source towards the application is not taken in",
     },
     Fault {
@@ -89,15 +89,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the client is shown the proxy as its peer",
         file: "ebpf/programs/src/original.rs",
-        from: "original.end.same(End::CLIENT)",
-        to: "original.end.same(End::PROXY)",
+        from: "&& !original.end.same(End::PROXY)",
+        to: "&& original.end.same(End::PROXY)",
         case: THROUGH,
     },
     Fault {
         what: "the destination does not reach the proxy",
         file: "ebpf/programs/src/established.rs",
-        from: "BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => claim(ctx)",
-        to: "BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => { let _ = claim; }",
+        from: "        claim(ctx, pair);",
+        to: "        let _ = (claim, pair);",
         case: THROUGH,
     },
     Fault {
@@ -110,9 +110,23 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "a default outlives the list that replaces it",
         file: "node-daemon/src/pods/policy.rs",
-        from: "Some(list) => ports(EXCLUDE_OUTBOUND, list)?,",
-        to: "Some(list) => ports(EXCLUDE_OUTBOUND, list)?.into_iter().chain([15020]).collect(),",
+        from: "settings.excluded_outbound = ports(key, list)?;",
+        to: "settings.excluded_outbound.extend(ports(key, list)?);",
         case: "outbound: an explicit list replaces 15020",
+    },
+    Fault {
+        what: "an empty list of ranges is read as all",
+        file: "node-daemon/src/pods/policy.rs",
+        from: "list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL)",
+        to: "list(INCLUDE_NETWORKS).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        case: "outbound: an empty list of ranges takes nothing out",
+    },
+    Fault {
+        what: "what is excluded is looked at after what is included",
+        file: DECIDE,
+        from: "if listed.excluded {",
+        to: "if listed.excluded && !listed.network {",
+        case: "outbound: an excluded address inside an included range is direct",
     },
 ];
 

@@ -53,10 +53,6 @@ pub(crate) const REFUSED: Gap = Gap {
 /// All others.
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
-        what: "DNS is not captured",
-        applies: |settings, ask| settings.dns && ask.port == 53,
-    },
-    Gap {
         what: "a proxy with a user or group of its own is not recognised",
         applies: |settings, _| (settings.uid, settings.gid) != (PROXY, PROXY),
     },
@@ -65,11 +61,12 @@ pub(crate) const GAPS: &[Gap] = &[
         applies: |_, ask| ask.from == Origin::ProxyGroup && stays(ask.to),
     },
     Gap {
-        what: "the proxy calls 127.0.0.2 from the Pod's address instead of a loopback one",
-        applies: |_, ask| {
-            matches!(ask.from, Origin::Proxy | Origin::ProxyUser)
-                && matches!(ask.to, Target::LoopbackSecond | Target::Resolver)
-        },
+        what: "a diverted call of 127.0.0.2 comes from the Pod's address, not from a loopback one",
+        applies: |_, ask| matches!(ask.to, Target::LoopbackSecond | Target::Resolver),
+    },
+    Gap {
+        what: "the range ::/0 holds the IPv4 addresses too",
+        applies: |settings, ask| ask.family.v4() && settings.mentions("::/0"),
     },
     Gap {
         what: "getpeername of an MPTCP socket names the proxy",

@@ -31,7 +31,7 @@ pub(crate) struct View {
     pub(crate) local: Option<String>,
     /// The error at the client.
     pub(crate) errno: Option<String>,
-    /// The end came within a second.
+    /// If it was refused, then within a second.
     pub(crate) prompt: bool,
 }
 
@@ -85,7 +85,7 @@ impl Names {
             peer: peer.map(|peer| self.at(peer)),
             local: local.map(|local| self.ip(local.ip())),
             errno: errno.clone(),
-            prompt: *prompt,
+            prompt: *prompt || errno.is_none(),
         }
     }
 }
