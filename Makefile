@@ -20,12 +20,13 @@ export ENVOY := $(TARGET)/tools/bin/envoy
 export CNITOOL := $(TARGET)/tools/bin/cnitool
 export CNI_PLUGINS := /usr/lib/cni
 
-.PHONY: help root setup build demo chaos scale test test-kernels lint clean distclean
+.PHONY: help root setup build demo conformance chaos scale test test-kernels lint clean distclean
 
 help:
 	@echo 'Sluice: a service mesh without iptables in the Pods'
 	@echo
 	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
+	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared'
 	@echo '  make chaos         restart and kill the daemon under load: nothing may fail'
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
@@ -35,7 +36,7 @@ help:
 	@echo '  make setup         only the tools, which the targets above fetch by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
 	@echo
-	@echo 'demo, chaos, scale, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
+	@echo 'demo, conformance, chaos, scale, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -55,6 +56,11 @@ build: setup
 
 demo: root build
 	@$(TARGET)/release/sluice-conformance demo
+
+# SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
+conformance: root build
+	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
+	@$(TARGET)/release/sluice-conformance runtimes
 
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos

@@ -2,13 +2,14 @@
 # What the build, the demo and the tests need from Debian, beside the BPF toolchain.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 
-build=(gcc libc6-dev curl python3-venv)
+build=(gcc libc6-dev curl python3-venv protobuf-compiler)
 lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
+runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
 kernels=(qemu-system-x86 busybox-static cpio)
 
 case ${1:-all} in
-    all) packages all "${build[@]}" "${lab[@]}" "${cnitool[@]}" ;;
+    all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;
     kernels) packages kernels "${kernels[@]}" ;;
     *) die "usage: setup/packages.sh [all|kernels]" ;;
 esac

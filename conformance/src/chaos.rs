@@ -14,8 +14,8 @@ use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
 
 use crate::{
-    case::{APP, PODS},
     census::Census,
+    demo::{PODS, row::APP},
     inside::load::Outcome,
     interrupt::Interrupt,
     lab::{Binaries, CLIENT, Lab, process::Process},

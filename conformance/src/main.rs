@@ -11,8 +11,11 @@ mod inside;
 mod interrupt;
 mod lab;
 mod report;
+mod runtime;
 mod scale;
+mod settings;
 mod subject;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,14 @@ enum Job {
     Chaos(chaos::Options),
     /// Measure ADD, DEL, memory and takeover with many Pods on the node.
     Scale(scale::Options),
+    /// List the cases of the conformance suite, and where each is promised.
+    List,
+    /// Run the cases on what diverts traffic, and on the two that validate them.
+    Run(suite::command::Run),
+    /// Compare two subjects by random Pods and connections.
+    Diff(suite::command::Diff),
+    /// Let real runtimes call the plugin: containerd's CRI, ctr, podman.
+    Runtimes(runtime::Options),
     /// What the lab runs inside its namespaces.
     #[command(flatten)]
     Inside(inside::Job),
@@ -44,6 +55,13 @@ fn main() -> ExitCode {
         Job::Demo(options) => demo::run(&options),
         Job::Chaos(options) => chaos::run(&options),
         Job::Scale(options) => scale::run(&options),
+        Job::List => {
+            suite::command::list();
+            Ok(true)
+        }
+        Job::Run(run) => run.run(),
+        Job::Diff(diff) => diff.run(),
+        Job::Runtimes(options) => options.run(),
         Job::Inside(job) => job.run().map(|()| true),
     };
     match outcome {

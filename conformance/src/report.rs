@@ -13,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{CASES, Row},
+    demo::{CASES, row::Row},
     lab::{Lab, Pod},
     subject::Counters,
 };
@@ -242,10 +242,11 @@ pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> T) -> T {
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
-const RED: &str = "31";
-const GREEN: &str = "32";
+pub(crate) const RED: &str = "31";
+pub(crate) const GREEN: &str = "32";
 
-fn paint(code: &str, text: &str, colours: bool) -> String {
+/// In a colour, if there are any.
+pub(crate) fn paint(code: &str, text: &str, colours: bool) -> String {
     if colours {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {

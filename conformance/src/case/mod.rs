@@ -1,320 +1,193 @@
-//! One call and everything it must look like from every side.
+//! The listed cases: one behaviour each, where it is written down, and what must be seen.
 
-mod table;
+mod dns;
+mod host;
+mod inbound;
+mod outbound;
+mod owner;
+mod refusal;
+mod sockets;
+mod transparent;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
-
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
-    inside::call::Heard,
-    interrupt::Interrupt,
-    lab::{
-        Caller, Lab,
-        proxy::{Hop, INBOUND, OUTBOUND},
+    inside::probe::Way,
+    settings::Settings,
+    suite::{
+        ask::{Ask, Family, Origin, Server, Source, Target},
+        view::{DNS, INBOUND, OUTBOUND, View},
     },
-    subject::Counters,
 };
-pub(crate) use table::{CASES, PODS};
 
-/// The application's port.
-pub(crate) const APP: u16 = 8080;
-/// The status port, which is never intercepted.
-pub(crate) const STATUS: u16 = 15021;
+/// A group of cases and its name.
+pub(crate) const GROUPS: [(&str, &[Case]); 8] = [
+    ("inbound", inbound::CASES),
+    ("outbound", outbound::CASES),
+    ("owner", owner::CASES),
+    ("dns", dns::CASES),
+    ("sockets", sockets::CASES),
+    ("host", host::CASES),
+    ("transparent", transparent::CASES),
+    ("refusal", refusal::CASES),
+];
 
-/// Access logs are written when a connection has ended.
-const LOGS: Duration = Duration::from_secs(1);
-/// Long enough for a log line that should not come.
-const SETTLE: Duration = Duration::from_millis(80);
-
-/// The socket and the address that a client uses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    V4,
-    V6,
-    /// An `AF_INET6` socket that connects to `::ffff:a.b.c.d`, as Java's do.
-    Mapped,
-}
-
-/// A proxy that carries the connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Via {
-    /// The outbound listener of a Pod.
-    Outbound(&'static str),
-    /// The inbound listener of a Pod.
-    Inbound(&'static str),
-}
-
-/// How a call ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The application answers and sees the client's own address.
-    SeenAsClient,
-    /// The application answers and sees the source that proxies use towards their application.
-    SeenAsProxy,
-    /// The connection is refused.
-    Refused,
+/// Every case, with its group.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Case)> {
+    GROUPS
+        .into_iter()
+        .flat_map(|(group, cases)| cases.iter().map(move |case| (group, case)))
 }
 
 /// A behaviour.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    pub(crate) caller: Caller,
-    /// The Pod that is called.
-    pub(crate) to: &'static str,
+    /// Where it is promised.
+    pub(crate) source: &'static str,
+    pub(crate) settings: fn() -> Settings,
+    pub(crate) from: Origin,
+    pub(crate) bound: Source,
+    pub(crate) to: Target,
     pub(crate) port: u16,
-    pub(crate) family: Family,
-    pub(crate) via: &'static [Via],
-    pub(crate) end: End,
-    /// The decisions, each with how often it is taken.
-    pub(crate) reasons: &'static [(&'static str, u64)],
+    pub(crate) way: Way,
+    /// It holds for each of these.
+    pub(crate) families: &'static [Family],
+    pub(crate) expect: Expect,
 }
 
-/// A behaviour as it was observed.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) passed: bool,
-    /// Each thing that is not as it should be.
-    pub(crate) wrong: Vec<String>,
-    pub(crate) caller: String,
-    pub(crate) asked: SocketAddr,
-    pub(crate) heard: Heard,
-    pub(crate) hops: Vec<Hop>,
-    /// Connections that the proxies' listeners accepted, by Envoy's counters.
-    pub(crate) accepted: Counters,
-    pub(crate) reasons: Option<Counters>,
+/// What must be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Expect {
+    /// The proxy's listener for what leaves the Pod accepts and learns the destination.
+    Outbound,
+    /// The proxy's listener for what enters the Pod accepts and learns the destination.
+    Inbound,
+    /// The proxy's resolver answers in the name of the asked one.
+    Dns,
+    /// Whoever was asked answers.
+    Direct,
+    /// At once, as if nobody listened.
+    Refused,
+    /// The Pod is not admitted to the network, and the reason names these.
+    NotAdmitted(&'static [&'static str]),
 }
+
+pub(crate) const EVERY: &[Family] = &Family::ALL;
+pub(crate) const BOTH: &[Family] = &[Family::V4, Family::V6];
+pub(crate) const V4: &[Family] = &[Family::V4];
+pub(crate) const V6: &[Family] = &[Family::V6];
+
+/// A call from the application to a server beyond the node, unless a case says otherwise.
+pub(crate) const OUT: Case = Case {
+    name: "",
+    source: "",
+    settings: Settings::default,
+    from: Origin::Application,
+    bound: Source::Any,
+    to: Target::Outside(Server::One),
+    port: 80,
+    way: Way::Tcp,
+    families: EVERY,
+    expect: Expect::Outbound,
+};
+
+/// A call from a Pod that is not meshed, unless a case says otherwise.
+pub(crate) const IN: Case = Case {
+    from: Origin::Peer,
+    to: Target::Pod,
+    port: 8080,
+    families: EVERY,
+    expect: Expect::Inbound,
+    ..OUT
+};
 
 impl Case {
-    /// Makes the call and compares.
-    pub(crate) fn run(&self, lab: &Lab, interrupt: &Interrupt) -> Result<Row> {
-        let asked = self.address(lab)?;
-        let before = (hops(lab)?, lab.subject.counters()?);
-        let accepted = accepted(lab)?;
-        let heard = lab.call(self.caller, asked)?;
-        interrupt.wait(LOGS, || {
-            Ok(hops(lab)?.len() >= before.0.len() + self.via.len())
-        })?;
-        std::thread::sleep(SETTLE);
-        let mut carried = fresh(&before.0, hops(lab)?);
-        carried.sort_by_key(|hop| hop.listener != OUTBOUND);
-        let accepted = difference(&accepted, &self::accepted(lab)?);
-        let reasons = match (before.1, lab.subject.counters()?) {
-            (Some(before), Some(after)) => Some(difference(&before, &after)),
-            _ => None,
+    /// What is to be tried.
+    pub(crate) fn asks(&self) -> Vec<Ask> {
+        let ask = |family: &Family| Ask {
+            from: self.from,
+            source: self.bound,
+            to: self.to,
+            family: *family,
+            port: self.port,
+            way: self.way,
         };
+        self.families.iter().map(ask).collect()
+    }
+}
+
+impl Expect {
+    /// It cannot be seen unless something diverts or refuses.
+    pub(crate) fn needs_interception(self) -> bool {
+        self != Self::Direct
+    }
+
+    /// Compares; `asked` is the address as the client and as a proxy has it.
+    pub(crate) fn check(self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
+        let (peer, original) = asked;
         let mut wrong = Vec::new();
-        self.check_call(lab, asked, &heard, &mut wrong)?;
-        self.check_hops(lab, asked, &carried, &mut wrong)?;
-        self.check_accepted(&accepted, &mut wrong);
-        self.check_reasons(reasons.as_ref(), &mut wrong);
-        Ok(Row {
-            name: self.name.to_owned(),
-            passed: wrong.is_empty(),
-            wrong,
-            caller: self.caller_name(),
-            asked,
-            heard,
-            hops: carried,
-            accepted,
-            reasons,
-        })
-    }
-
-    fn address(&self, lab: &Lab) -> Result<SocketAddr> {
-        let ip = lab.pod(self.to)?.address(self.family != Family::V6)?;
-        let ip = match (self.family, ip) {
-            (Family::Mapped, IpAddr::V4(v4)) => v4.to_ipv6_mapped().into(),
-            _ => ip,
-        };
-        Ok(SocketAddr::new(ip, self.port))
-    }
-
-    /// The address of the caller on the Pods' network.
-    fn client(&self, lab: &Lab) -> Result<IpAddr> {
-        let v4 = self.family != Family::V6;
-        match self.caller {
-            Caller::Application(pod) | Caller::Proxy(pod) => lab.pod(pod)?.address(v4),
-            Caller::Node => {
-                let found = lab.gateways.iter().find(|ip| ip.is_ipv4() == v4).copied();
-                found.context("the node lacks an address of a family")
+        let mut expect = |what: &str, seen: &Option<String>, expected: Option<&str>| {
+            if seen.as_deref() != expected {
+                let show = |value: Option<&str>| value.unwrap_or("–").to_owned();
+                let (seen, expected) = (show(seen.as_deref()), show(expected));
+                wrong.push(format!(
+                    "{:?}: {what} {seen}, expected {expected}",
+                    ask.family
+                ));
             }
-        }
-    }
-
-    fn caller_name(&self) -> String {
-        match self.caller {
-            Caller::Application(pod) => format!("app in {pod}"),
-            Caller::Proxy(pod) => format!("proxy in {pod}"),
-            Caller::Node => "node".to_owned(),
-        }
-    }
-
-    fn check_call(
-        &self,
-        lab: &Lab,
-        asked: SocketAddr,
-        heard: &Heard,
-        wrong: &mut Vec<String>,
-    ) -> Result<()> {
-        if self.end == End::Refused {
-            if heard.errno.as_deref() != Some("ECONNREFUSED") {
-                wrong.push(format!("not refused: {}", outcome(heard)));
-            }
-            return Ok(());
-        }
-        let Some(greeting) = &heard.greeting else {
-            wrong.push(format!("no answer: {}", outcome(heard)));
-            return Ok(());
         };
-        expect(wrong, "status", &heard.status, &Some(200));
-        expect(
-            wrong,
-            "getpeername at the client",
-            &heard.peer,
-            &Some(asked),
-        );
-        expect(wrong, "Pod that answered", &greeting.pod.as_str(), &self.to);
-        let source = match self.end {
-            End::SeenAsProxy if self.family == Family::V6 => Ipv6Addr::from_bits(6).into(),
-            End::SeenAsProxy => Ipv4Addr::new(127, 0, 0, 6).into(),
-            _ => self.client(lab)?,
+        let accepted = match self {
+            Self::Outbound => Some(OUTBOUND.0),
+            Self::Inbound => Some(INBOUND.0),
+            Self::Dns => Some(DNS.0),
+            Self::Direct => Some(server(ask.to)),
+            Self::Refused | Self::NotAdmitted(_) => None,
         };
-        expect(
-            wrong,
-            "source that the server saw",
-            &greeting.source.ip(),
-            &source,
-        );
-        Ok(())
-    }
-
-    fn check_hops(
-        &self,
-        lab: &Lab,
-        asked: SocketAddr,
-        carried: &[Hop],
-        wrong: &mut Vec<String>,
-    ) -> Result<()> {
-        let expected: Vec<_> = self.via.iter().map(|via| via.names()).collect();
-        let seen: Vec<_> = carried
-            .iter()
-            .map(|hop| (hop.pod.as_str(), hop.listener.as_str()))
-            .collect();
-        expect(wrong, "proxies that carried it", &seen, &expected);
-        let original = SocketAddr::new(asked.ip().to_canonical(), asked.port());
-        let client = self.client(lab)?;
-        for hop in carried {
-            let at = format!("at the {} listener of {}", hop.listener, hop.pod);
-            expect(
-                wrong,
-                &format!("original destination {at}"),
-                &hop.original,
-                &original,
-            );
-            expect(wrong, &format!("client {at}"), &hop.client.ip(), &client);
+        expect("accepted by", &view.accepted_by, accepted);
+        if accepted.is_none() {
+            expect("errno", &view.errno, Some("ECONNREFUSED"));
+            return wrong;
         }
-        Ok(())
-    }
-
-    /// Envoy counts each connection as it accepts it, whatever becomes of it.
-    fn check_accepted(&self, accepted: &Counters, wrong: &mut Vec<String>) {
-        let name = |via: &Via| {
-            let (pod, listener) = via.names();
-            (format!("{listener} listener of {pod}"), 1)
-        };
-        let expected = self.via.iter().map(name).collect();
-        expect(
-            wrong,
-            "connections that proxies accepted",
-            accepted,
-            &expected,
-        );
-    }
-
-    /// Only decisions about this call: a reason that starts otherwise counts a mechanism.
-    fn check_reasons(&self, reasons: Option<&Counters>, wrong: &mut Vec<String>) {
-        let Some(reasons) = reasons else { return };
-        let decisions = reasons.iter().filter(|(reason, _)| {
-            let local = reason.as_str() == "inbound_local";
-            (reason.starts_with("outbound_") || reason.starts_with("inbound_")) && !local
-        });
-        let seen: BTreeMap<_, _> = decisions
-            .map(|(name, count)| (name.as_str(), *count))
-            .collect();
-        let expected = self.reasons.iter().copied().collect();
-        expect(wrong, "decisions", &seen, &expected);
-    }
-}
-
-impl Via {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Outbound(pod) => (pod, OUTBOUND),
-            Self::Inbound(pod) => (pod, INBOUND),
+        expect("errno", &view.errno, None);
+        expect("getpeername", &view.peer, Some(peer));
+        if let Self::Outbound | Self::Inbound = self {
+            expect("original destination", &view.original, Some(original));
+            let own = view
+                .local
+                .as_deref()
+                .map(|local| local.trim_start_matches("::ffff:"));
+            expect("source", &view.source, own);
         }
-    }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(
-    wrong: &mut Vec<String>,
-    what: &str,
-    seen: &T,
-    expected: &T,
-) {
-    if seen != expected {
-        wrong.push(format!("{what}: {seen:?}, expected {expected:?}"));
-    }
-}
-
-fn outcome(heard: &Heard) -> String {
-    match (&heard.errno, &heard.greeting) {
-        (Some(errno), _) => errno.clone(),
-        (None, Some(greeting)) => format!("{} answered", greeting.pod),
-        (None, None) => "the connection was closed without an answer".to_owned(),
-    }
-}
-
-/// For each Pod, what its proxy has carried.
-fn hops(lab: &Lab) -> Result<Vec<Hop>> {
-    let hops: Result<Vec<_>> = lab.pods.iter().map(crate::lab::Pod::hops).collect();
-    Ok(hops?.into_iter().flatten().collect())
-}
-
-/// What every proxy has accepted.
-fn accepted(lab: &Lab) -> Result<Counters> {
-    let counts: Result<Vec<_>> = lab.pods.iter().map(crate::lab::Pod::accepted).collect();
-    Ok(counts?.into_iter().flatten().collect())
-}
-
-/// What came after `before`; each Pod's own part only grows at its end.
-fn fresh(before: &[Hop], after: Vec<Hop>) -> Vec<Hop> {
-    let mut known: BTreeMap<String, usize> = BTreeMap::new();
-    for hop in before {
-        *known.entry(hop.pod.clone()).or_default() += 1;
-    }
-    let mut is_new = |hop: &Hop| match known.get_mut(&hop.pod) {
-        Some(left) if *left > 0 => {
-            *left -= 1;
-            false
+        if self == Self::Direct {
+            expect("address reached", &view.reached, Some(original));
         }
-        _ => true,
-    };
-    after.into_iter().filter(|hop| is_new(hop)).collect()
+        if self == Self::Outbound {
+            wrong.extend(foreign_source(ask, view));
+        }
+        wrong
+    }
 }
 
-fn difference(before: &Counters, after: &Counters) -> Counters {
-    let grown = after.iter().map(|(reason, count)| {
-        (
-            reason.clone(),
-            count.saturating_sub(before.get(reason).copied().unwrap_or(0)),
+/// A proxy knows its Pod by the address, which a loopback address would hide.
+fn foreign_source(ask: Ask, view: &View) -> Option<String> {
+    let beyond = matches!(ask.to, Target::Peer | Target::Node | Target::Outside(_));
+    let own = |source: &String| source.starts_with("pod");
+    let foreign = beyond && !view.source.as_ref().is_some_and(own);
+    foreign.then(|| {
+        format!(
+            "{:?}: source {:?} is not the Pod's",
+            ask.family, view.source
         )
-    });
-    grown.filter(|(_, count)| *count > 0).collect()
+    })
+}
+
+/// Who serves there.
+fn server(target: Target) -> &'static str {
+    match target {
+        Target::Peer => "peer",
+        Target::Node => "node",
+        Target::Outside(_) => "outside",
+        _ => "application",
+    }
 }

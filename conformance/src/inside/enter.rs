@@ -29,6 +29,9 @@ pub(crate) struct Enter {
     cgroup: Option<PathBuf>,
     #[arg(long)]
     user: Option<u32>,
+    /// The user's number, unless another is given.
+    #[arg(long)]
+    group: Option<u32>,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -40,6 +43,7 @@ impl Enter {
             netns,
             cgroup,
             user,
+            group,
             command,
         } = self;
         let (program, arguments) = command.split_first().context("no program given")?;
@@ -55,7 +59,7 @@ impl Enter {
         }
         if let Some(user) = user {
             setgroups(&[])?;
-            setgid(Gid::from_raw(user))?;
+            setgid(Gid::from_raw(group.unwrap_or(user)))?;
             setuid(Uid::from_raw(user))?;
         }
         // The lab waits for its signals in a thread and blocks them; a blocked one stays blocked.

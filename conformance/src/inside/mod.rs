@@ -2,7 +2,9 @@
 
 pub(crate) mod call;
 mod enter;
+pub(crate) mod listen;
 pub(crate) mod load;
+pub(crate) mod probe;
 pub(crate) mod serve;
 
 use std::{fs, path::Path, process::Command};
@@ -25,6 +27,12 @@ pub(crate) enum Job {
     /// Be many clients, for a while.
     #[command(hide = true)]
     Load(load::Load),
+    /// Be the proxy, the application or a server of the suite.
+    #[command(hide = true)]
+    Listen(listen::Listen),
+    /// Be a client of the suite: many connections.
+    #[command(hide = true)]
+    Probe,
 }
 
 impl Job {
@@ -35,6 +43,8 @@ impl Job {
             Self::Serve(serve) => serve.run(),
             Self::Call(call) => call.run(),
             Self::Load(load) => load.run(),
+            Self::Listen(listen) => listen.run(),
+            Self::Probe => probe::run(),
         }
     }
 }
@@ -46,8 +56,10 @@ pub(crate) struct Place<'a> {
     pub(crate) netns: Option<&'a Path>,
     /// Its cgroup, if not ours.
     pub(crate) cgroup: Option<&'a Path>,
-    /// Its user and group, if not root.
+    /// Its user, and its group unless that is named, if not root.
     pub(crate) user: Option<u32>,
+    /// Its group.
+    pub(crate) group: Option<u32>,
 }
 
 impl Place<'_> {
@@ -63,6 +75,9 @@ impl Place<'_> {
         }
         if let Some(user) = self.user {
             command.arg("--user").arg(user.to_string());
+        }
+        if let Some(group) = self.group {
+            command.arg("--group").arg(group.to_string());
         }
         command.arg("--").arg(program);
         Ok(command)

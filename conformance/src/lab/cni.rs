@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,6 +24,8 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(40);
 const VERSION: &str = "1.0.0";
+/// What the bridges of the node are called, or begin with.
+pub(crate) const BRIDGE: &str = "sluice0";
 
 /// A network that Pods join.
 pub(crate) struct Network {
@@ -38,6 +41,63 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) name: &'a str,
     pub(crate) netns: &'a Netns,
     pub(crate) annotations: &'a BTreeMap<String, String>,
+    pub(crate) shape: Shape,
+}
+
+/// Which addresses a network gives to a Pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Shape {
+    /// One of each family.
+    #[default]
+    Dual,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Two of each family.
+    Twice,
+    /// One of each family, on a link of its own instead of a bridge.
+    Routed,
+}
+
+impl Shape {
+    const ALL: [Self; 5] = [Self::Dual, Self::V4, Self::V6, Self::Twice, Self::Routed];
+
+    /// What this network's name and bridge end with.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Dual => "",
+            Self::V4 => "-v4",
+            Self::V6 => "-v6",
+            Self::Twice => "-two",
+            Self::Routed => "-ptp",
+        }
+    }
+
+    /// The addresses of the Pods; the node's namespace has no others.
+    fn ranges(self) -> Value {
+        let subnet = |subnet: &str| json!([{ "subnet": subnet }]);
+        let part = |prefix: &str, subnet: &str, from: u8, to: u8| {
+            json!([{
+                "subnet": format!("{prefix}{subnet}"),
+                "rangeStart": format!("{prefix}{from}"),
+                "rangeEnd": format!("{prefix}{to}"),
+            }])
+        };
+        match self {
+            Self::Dual => json!([subnet("10.77.0.0/24"), subnet("fd00:77::/64")]),
+            Self::V4 => json!([subnet("10.77.1.0/24")]),
+            Self::V6 => json!([subnet("fd00:77:1::/64")]),
+            Self::Routed => json!([subnet("10.77.4.0/24"), subnet("fd00:77:4::/64")]),
+            Self::Twice => json!([
+                part("10.77.2.", "0/24", 10, 99),
+                part("10.77.2.", "0/24", 110, 199),
+                part("fd00:77:2::", "/64", 10, 99),
+                part("fd00:77:2::", "/64", 110, 199),
+            ]),
+        }
+    }
 }
 
 impl Network {
@@ -56,23 +116,17 @@ impl Network {
             let file = plugin.file_name().context("a plugin without a name")?;
             symlink(plugin, binaries.join(file))?;
         }
-        let mut chain = vec![
-            json!({
-                "type": "bridge",
-                "bridge": "sluice0",
-                "isGateway": true,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": directory.join("leases"),
-                    "ranges": subnets(),
-                },
-            }),
-            json!({ "type": "portmap", "capabilities": { "portMappings": true } }),
-        ];
-        chain.extend(subject.clone());
-        let conflist = json!({ "cniVersion": VERSION, "name": name, "plugins": chain });
-        let file = configurations.join("10-lab.conflist");
-        fs::write(file, serde_json::to_string_pretty(&conflist)?)?;
+        for (index, shape) in Shape::ALL.into_iter().enumerate() {
+            let mut chain = vec![
+                link(shape, directory),
+                json!({ "type": "portmap", "capabilities": { "portMappings": true } }),
+            ];
+            chain.extend(subject.clone());
+            let name = format!("{name}{}", shape.suffix());
+            let conflist = json!({ "cniVersion": VERSION, "name": name, "plugins": chain });
+            let file = configurations.join(format!("1{index}-lab.conflist"));
+            fs::write(file, serde_json::to_string_pretty(&conflist)?)?;
+        }
         Ok(Self {
             name: name.to_owned(),
             cnitool: cnitool.to_owned(),
@@ -166,7 +220,8 @@ impl Network {
         };
         let mut command = place.command(&self.cnitool)?;
         command
-            .args([verb, &self.name])
+            .arg(verb)
+            .arg(format!("{}{}", self.name, pod.shape.suffix()))
             .arg(pod.netns.path())
             .env("NETCONFPATH", &self.configurations)
             .env("CNI_PATH", &self.plugins)
@@ -176,9 +231,23 @@ impl Network {
     }
 }
 
-/// The addresses of the Pods; the node's namespace has no others.
-fn subnets() -> Value {
-    json!([[{ "subnet": "10.77.0.0/24" }], [{ "subnet": "fd00:77::/64" }]])
+/// The plugin that makes the link: a bridge as with Flannel, or a link as with Calico.
+fn link(shape: Shape, directory: &Path) -> Value {
+    let ipam = json!({
+        "type": "host-local",
+        "dataDir": directory.join("leases"),
+        "ranges": shape.ranges(),
+        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+    });
+    match shape {
+        Shape::Routed => json!({ "type": "ptp", "ipam": ipam }),
+        _ => json!({
+            "type": "bridge",
+            "bridge": format!("{BRIDGE}{}", shape.suffix()),
+            "isGateway": true,
+            "ipam": ipam,
+        }),
+    }
 }
 
 fn arguments(pod: &str) -> String {

@@ -3,7 +3,7 @@
 pub(crate) mod bpffs;
 pub(crate) mod cgroup;
 pub(crate) mod cni;
-mod netns;
+pub(crate) mod netns;
 mod pod;
 pub(crate) mod process;
 pub(crate) mod proxy;
@@ -18,12 +18,18 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     inside::{Place, call::Heard},
     interrupt::Interrupt,
-    lab::{cgroup::Cgroup, cni::Network, netns::Netns},
+    lab::{
+        cgroup::Cgroup,
+        cni::{Network, Sandbox},
+        netns::Netns,
+    },
+    settings::Settings,
     subject::Subject,
 };
 pub(crate) use pod::{Plan, Pod};
@@ -111,14 +117,16 @@ impl Lab {
         subject: crate::subject::Choice,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let name = format!("sluice-demo-{}", std::process::id());
-        let directory = TempDir::with_prefix(format!("{name}-"))?;
+        let directory = TempDir::with_prefix("sluice-lab-")?;
+        // What is unique there is unique elsewhere.
+        let name = directory.path().file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
         // Proxies and applications, which are not root, have files in it.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let cgroup = Cgroup::create(&name)?;
         let node = Netns::create(format!("{name}-node"))?;
         let subject = subject.start(&binaries, directory.path(), cgroup.path(), interrupt)?;
-        let mut plugins: Vec<PathBuf> = ["bridge", "host-local", "portmap"]
+        let mut plugins: Vec<PathBuf> = ["bridge", "ptp", "host-local", "portmap", "loopback"]
             .map(|plugin| binaries.cni_plugins.join(plugin))
             .into();
         plugins.extend(subject.plugin());
@@ -151,7 +159,7 @@ impl Lab {
         pod.addresses = cni::addresses(&pod.result)?;
         self.gateways = cni::gateways(&pod.result);
         if plan.meshed {
-            self.subject.enrol(pod.netns.path())?;
+            self.subject.enrol(pod.netns.path(), &Settings::default())?;
         }
         pod.start(
             self.cgroup.path(),
@@ -177,6 +185,7 @@ impl Lab {
             netns: Some(netns.path()),
             cgroup: Some(self.cgroup.path()),
             user,
+            ..Place::default()
         };
         let mut command = place.own()?;
         command.args(["call", "--to", &to.to_string()]);
@@ -192,12 +201,37 @@ impl Lab {
             netns: Some(pod.netns.path()),
             cgroup: Some(self.cgroup.path()),
             user: Some(user),
+            ..Place::default()
         }
     }
 
     /// A file that goes with the lab.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Joins a sandbox to the Pods' network. Returns the chain's result.
+    pub(crate) fn join(&self, sandbox: &Sandbox<'_>) -> Result<Value> {
+        self.network.add(&self.node, sandbox)
+    }
+
+    /// Takes a sandbox off the Pods' network.
+    pub(crate) fn leave(&self, sandbox: &Sandbox<'_>) -> Result<()> {
+        self.network.del(&self.node, sandbox)
+    }
+
+    /// A place in one of the lab's namespaces; without one, on its node.
+    pub(crate) fn within<'a>(&'a self, netns: Option<&'a Netns>) -> Place<'a> {
+        Place {
+            netns: Some(netns.unwrap_or(&self.node).path()),
+            cgroup: Some(self.cgroup.path()),
+            ..Place::default()
+        }
+    }
+
+    /// The namespace of its node.
+    pub(crate) fn node(&self) -> &Netns {
+        &self.node
     }
 
     /// How long the subject's plugin takes to add a Pod that is on the network already.
@@ -241,7 +275,10 @@ impl Lab {
         note(none("results in libcni's cache", &network.cached()));
         note(subject.stop());
         note(node.interfaces().and_then(|found| {
-            let veths: Vec<_> = found.into_iter().filter(|name| name != "sluice0").collect();
+            let veths: Vec<_> = found
+                .into_iter()
+                .filter(|name| !name.starts_with(cni::BRIDGE))
+                .collect();
             none("interfaces of the node", &veths)
         }));
         namespaces.push(node);

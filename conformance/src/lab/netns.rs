@@ -29,8 +29,10 @@ impl Netns {
             removed: false,
         };
         // Duplicate address detection would keep an IPv6 address unusable for two seconds.
+        // Applications, which are not root, serve low ports.
         let quiet = "for conf in all default; do \
-                     echo 0 >/proc/sys/net/ipv6/conf/$conf/accept_dad; done";
+                     echo 0 >/proc/sys/net/ipv6/conf/$conf/accept_dad; done; \
+                     echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start";
         output(
             netns
                 .place()
@@ -74,6 +76,26 @@ impl Netns {
             .filter(|name| *name != "lo")
             .map(ToOwned::to_owned)
             .collect())
+    }
+
+    /// Runs `ip` in it, with arguments that are separated by blanks.
+    pub(crate) fn ip(&self, arguments: &str) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name]).args(arguments.split(' '));
+        output(&mut command, LIMIT).map(drop)
+    }
+
+    /// Lets it route between its links.
+    pub(crate) fn forward(&self) -> Result<()> {
+        let script = "echo 1 >/proc/sys/net/ipv4/ip_forward; \
+                      echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
+        let mut command = self.place().command(Path::new("/bin/sh"))?;
+        output(command.args(["-ec", script]), LIMIT).map(drop)
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Removes the name. The namespace goes with its last process.

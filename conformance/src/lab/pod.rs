@@ -10,7 +10,7 @@ use crate::{
     interrupt::Interrupt,
     lab::{
         APPLICATION,
-        cni::Sandbox,
+        cni::{Sandbox, Shape},
         netns::Netns,
         process::Process,
         proxy::{Hop, Proxy},
@@ -69,6 +69,7 @@ impl Pod {
             name: self.plan.name,
             netns: &self.netns,
             annotations: &self.annotations,
+            shape: Shape::Dual,
         }
     }
 
@@ -80,7 +81,7 @@ impl Pod {
         let place = Place {
             netns: Some(self.netns.path()),
             cgroup: Some(cgroup),
-            user: None,
+            ..Place::default()
         };
         if proxy {
             let own = directory.join(format!("{name}-proxy"));

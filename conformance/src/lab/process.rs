@@ -110,35 +110,32 @@ impl Drop for Process {
 
 /// Runs a command that ends by itself, within `limit`, with `input` on its standard input.
 pub(crate) fn finish(command: &mut Command, input: &str, limit: Duration) -> Result<Output> {
+    // Files: unlike pipes they cannot fill up, nor be kept open by what the command leaves behind.
+    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut child = command
         .stdin(self::input(input)?)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?)
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
     let Some(status) = wait(&mut child, limit)? else {
-        // It may have started others, which would keep its output open.
         killpg(pid(&child)?, Signal::SIGKILL)?;
         child.wait()?;
         bail!("{command:?} does not end within {} s", limit.as_secs());
     };
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    child
-        .stdout
-        .take()
-        .context("no output")?
-        .read_to_end(&mut stdout)?;
-    child
-        .stderr
-        .take()
-        .context("no output")?
-        .read_to_end(&mut stderr)?;
     Ok(Output {
         status,
-        stdout,
-        stderr,
+        stdout: content(&mut stdout)?,
+        stderr: content(&mut stderr)?,
     })
+}
+
+fn content(file: &mut File) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// A file to be some command's standard input: unlike a pipe it cannot fill up.

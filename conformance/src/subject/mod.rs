@@ -7,6 +7,7 @@ pub(crate) mod sluice;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -14,19 +15,27 @@ use clap::ValueEnum;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::{census::Census, interrupt::Interrupt, lab::Binaries};
+use crate::{
+    census::Census,
+    inside::Place,
+    interrupt::Interrupt,
+    lab::{Binaries, process::output},
+    settings::Settings,
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// How often each reason was given.
 pub(crate) type Counters = BTreeMap<String, u64>;
 
 /// Something that diverts the traffic of Pods through their proxies.
-pub(crate) trait Subject {
+pub(crate) trait Subject: Send + Sync {
     /// Its entry at the end of the conflist.
     fn entry(&self) -> Option<Value>;
     /// The plugin of that entry.
     fn plugin(&self) -> Option<PathBuf>;
     /// Told of each meshed Pod after it joined the network.
-    fn enrol(&self, _netns: &Path) -> Result<()> {
+    fn enrol(&self, _netns: &Path, _settings: &Settings) -> Result<()> {
         Ok(())
     }
     /// Whether it makes the kernel track the Pods' connections.
@@ -39,6 +48,10 @@ pub(crate) trait Subject {
     fn restart(&mut self, _signal: Signal, _interrupt: &Interrupt) -> Result<()> {
         bail!("this subject has no daemon")
     }
+    /// The Pods that it knows.
+    fn pods(&self) -> Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
     /// The BPF objects that must be gone once it has ended.
     fn census(&self) -> Result<Census> {
         Ok(Census::default())
@@ -48,7 +61,7 @@ pub(crate) trait Subject {
 }
 
 /// Which one.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Choice {
     /// The built binaries.
     Sluice,
@@ -59,6 +72,15 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sluice => "sluice",
+            Self::Iptables => "iptables",
+            Self::None => "none",
+        }
+    }
+
     /// Starts it on a node.
     pub(crate) fn start(
         self,
@@ -75,4 +97,14 @@ impl Choice {
             Self::None => Box::new(none::Nothing),
         })
     }
+}
+
+/// Gives `lo` the proxy's source towards its application; 127.0.0.6 is there in any case.
+fn passthrough_address(netns: &Path) -> Result<()> {
+    let place = Place {
+        netns: Some(netns),
+        ..Place::default()
+    };
+    let arguments = ["-6", "address", "add", "::6/128", "dev", "lo", "nodad"];
+    output(place.command(Path::new("ip"))?.args(arguments), LIMIT).map(drop)
 }

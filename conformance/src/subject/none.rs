@@ -1,11 +1,14 @@
 //! The control: Pods without any interception.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::subject::{Counters, Subject};
+use crate::{
+    settings::Settings,
+    subject::{Counters, Subject, passthrough_address},
+};
 
 /// Diverts nothing.
 pub(crate) struct Nothing;
@@ -17,6 +20,11 @@ impl Subject for Nothing {
 
     fn plugin(&self) -> Option<PathBuf> {
         None
+    }
+
+    /// What every sidecar's set-up does: the proxy's source towards its application exists.
+    fn enrol(&self, netns: &Path, _settings: &Settings) -> Result<()> {
+        passthrough_address(netns)
     }
 
     fn counters(&self) -> Result<Option<Counters>> {

@@ -110,6 +110,10 @@ impl Subject for Sluice {
         Some(self.plugin.clone())
     }
 
+    fn pods(&self) -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&http::get(&self.socket, "/v1/pods")?)?)
+    }
+
     fn counters(&self) -> Result<Option<Counters>> {
         let text = http::get(&self.socket, "/metrics")
             .with_context(|| format!("the daemon's log is {}", self.log.display()))?;

@@ -1,5 +1,8 @@
 //! The demonstration: build the lab, make every call, remove the lab, judge.
 
+pub(crate) mod row;
+mod table;
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -7,13 +10,13 @@ use clap::Args;
 use nix::unistd::Uid;
 
 use crate::{
-    case::{CASES, PODS},
     census::Census,
     interrupt::Interrupt,
     lab::{Binaries, Lab},
     report::{Report, Sink, step},
     subject::Choice,
 };
+pub(crate) use table::{CASES, PODS};
 
 /// Odd, so that the median is one of them.
 const TIMED: u32 = 21;
@@ -67,16 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) -> Result<()> {
-    step("adding the Pods", || {
-        for plan in PODS {
-            interrupt.check()?;
-            lab.add(*plan)?;
-        }
-        Ok::<_, anyhow::Error>(())
-    })?;
-    step("starting proxies and applications", || {
-        lab.pods.iter_mut().try_for_each(|pod| pod.wait(interrupt))
-    })?;
+    add_pods(lab, interrupt)?;
     sink.picture(lab);
     for case in CASES {
         interrupt.check()?;
@@ -101,4 +95,18 @@ fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) 
         .map(Duration::as_secs_f64)
         .map(|s| s * 1e3);
     Ok(())
+}
+
+/// The Pods of the demonstration, with what runs in them.
+pub(crate) fn add_pods(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
+    step("adding the Pods", || {
+        for plan in PODS {
+            interrupt.check()?;
+            lab.add(*plan)?;
+        }
+        Ok::<_, anyhow::Error>(())
+    })?;
+    step("starting proxies and applications", || {
+        lab.pods.iter_mut().try_for_each(|pod| pod.wait(interrupt))
+    })
 }

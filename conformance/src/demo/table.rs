@@ -1,6 +1,6 @@
 //! The Pods of the lab and what must become of the calls between them.
 
-use super::{APP, Case, End, Family, STATUS, Via};
+use super::row::{APP, Case, End, Family, STATUS, Via};
 use crate::lab::{Caller, Plan};
 
 /// The Pods.

@@ -1,0 +1,120 @@
+//! DNS capture.
+
+use super::{
+    Case, EVERY,
+    Expect::{Direct, Dns, Inbound},
+    OUT, V4,
+};
+use crate::{
+    inside::probe::Way,
+    settings::{EXCLUDE_OUTBOUND_PORTS, Settings},
+    suite::ask::{Origin, Target},
+};
+
+const ROW6: &str = "PARITY outbound 6";
+
+fn dns() -> Settings {
+    Settings {
+        dns: true,
+        ..Settings::default()
+    }
+}
+
+/// A question to a resolver beyond the node.
+const ASK: Case = Case {
+    settings: dns,
+    port: 53,
+    families: EVERY,
+    expect: Dns,
+    ..OUT
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a question over TCP is captured",
+        source: ROW6,
+        ..ASK
+    },
+    Case {
+        name: "a question from a connected socket is captured",
+        source: ROW6,
+        way: Way::Udp,
+        ..ASK
+    },
+    Case {
+        name: "a question from an unconnected socket is captured",
+        source: ROW6,
+        way: Way::UdpUnconnected,
+        ..ASK
+    },
+    Case {
+        name: "a resolver on 127.0.0.53 is captured",
+        source: "PARITY outbound 4, with DNS capture",
+        to: Target::Resolver,
+        families: V4,
+        way: Way::UdpUnconnected,
+        ..ASK
+    },
+    Case {
+        name: "a resolver on 127.0.0.53 is captured over TCP",
+        source: "PARITY outbound 4, with DNS capture",
+        to: Target::Resolver,
+        families: V4,
+        ..ASK
+    },
+    Case {
+        name: "the proxy's own questions are direct",
+        source: "PARITY outbound 5",
+        from: Origin::Proxy,
+        way: Way::Udp,
+        expect: Direct,
+        ..ASK
+    },
+    Case {
+        name: "the proxy's own questions over TCP are direct",
+        source: "PARITY outbound 5",
+        from: Origin::Proxy,
+        expect: Direct,
+        ..ASK
+    },
+    Case {
+        name: "the proxy that asks port 53 of its own Pod is not taken in",
+        source: "PARITY outbound 3, with DNS capture",
+        from: Origin::Proxy,
+        to: Target::Pod,
+        families: super::BOTH,
+        expect: Direct,
+        ..ASK
+    },
+    Case {
+        name: "an excluded port 53 is direct",
+        source: "PARITY outbound 1",
+        settings: || dns().with(EXCLUDE_OUTBOUND_PORTS, "53"),
+        way: Way::Udp,
+        expect: Direct,
+        ..ASK
+    },
+    Case {
+        name: "other datagrams are direct",
+        source: "PARITY outbound 11",
+        way: Way::Udp,
+        port: 8080,
+        expect: Direct,
+        ..ASK
+    },
+    Case {
+        name: "other connections go to the proxy",
+        source: "PARITY outbound 10",
+        port: 80,
+        expect: super::Expect::Outbound,
+        ..ASK
+    },
+    Case {
+        name: "a question from outside to the Pod is inbound",
+        source: "PARITY inbound 3",
+        from: Origin::Peer,
+        to: Target::Pod,
+        expect: Inbound,
+        ..ASK
+    },
+];

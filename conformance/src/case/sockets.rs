@@ -1,0 +1,52 @@
+//! Kinds of sockets and ways to connect.
+
+use super::{Case, EVERY, IN, OUT};
+use crate::{inside::probe::Way, suite::ask::Source};
+
+const FACTS: &str = "PARITY, facts: every connect passes the hook";
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a non-blocking connect is diverted",
+        source: FACTS,
+        way: Way::NonBlocking,
+        ..OUT
+    },
+    Case {
+        name: "data in the SYN is diverted",
+        source: FACTS,
+        way: Way::FastOpen,
+        ..OUT
+    },
+    Case {
+        name: "an MPTCP socket is diverted",
+        source: FACTS,
+        way: Way::Mptcp,
+        ..OUT
+    },
+    Case {
+        name: "a socket bound to the Pod's address is diverted",
+        source: FACTS,
+        bound: Source::Pod,
+        families: EVERY,
+        ..OUT
+    },
+    Case {
+        name: "a non-blocking client is taken in",
+        source: FACTS,
+        way: Way::NonBlocking,
+        ..IN
+    },
+    Case {
+        name: "data in the SYN is taken in",
+        source: FACTS,
+        way: Way::FastOpen,
+        ..IN
+    },
+    Case {
+        name: "an MPTCP client is taken in",
+        source: FACTS,
+        way: Way::Mptcp,
+        ..IN
+    },
+];

@@ -1,0 +1,104 @@
+//! What a Pod is told about the interception of its traffic.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lab::{PROXY, cni::Shape};
+
+/// The injector's mark.
+const STATUS: &str = "sidecar.istio.io/status";
+
+/// A Pod's settings, as its annotations and its sidecar's container have them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// What an operator wrote.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// The sidecar takes DNS: its port 15053 is open.
+    pub(crate) dns: bool,
+    /// The sidecar's user.
+    pub(crate) uid: u32,
+    /// The sidecar's group.
+    pub(crate) gid: u32,
+    /// The sidecar runs.
+    pub(crate) proxy: bool,
+    /// The Pod's addresses.
+    pub(crate) shape: Shape,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            annotations: [(STATUS.to_owned(), "{}".to_owned())].into(),
+            dns: false,
+            uid: PROXY,
+            gid: PROXY,
+            proxy: true,
+            shape: Shape::Dual,
+        }
+    }
+}
+
+impl Settings {
+    /// The same with one more annotation.
+    pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// What an annotation says.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+
+    /// An annotation has this item in its list.
+    pub(crate) fn mentions(&self, item: &str) -> bool {
+        let mut items = self.annotations.values().flat_map(|list| list.split(','));
+        items.any(|one| one.trim() == item)
+    }
+
+    /// The source address is kept at the proxy, which needs a socket that may do so.
+    pub(crate) fn transparent(&self) -> bool {
+        self.get(INTERCEPTION_MODE) == Some("TPROXY")
+    }
+
+    /// The injector has been at this Pod.
+    pub(crate) fn meshed(&self) -> bool {
+        self.annotations.contains_key(STATUS)
+    }
+
+    /// The annotations that are not the injector's mark, for a reader.
+    pub(crate) fn describe(&self) -> String {
+        let mut parts: Vec<_> = (self.annotations.iter())
+            .filter(|(key, _)| *key != STATUS)
+            .map(|(key, value)| format!("{}={value:?}", key.rsplit('/').next().unwrap_or(key)))
+            .collect();
+        let plain = Self::default();
+        if self.dns {
+            parts.push("DNS".to_owned());
+        }
+        if (self.uid, self.gid) != (plain.uid, plain.gid) {
+            parts.push(format!("proxy {}:{}", self.uid, self.gid));
+        }
+        if !self.proxy {
+            parts.push("proxy not up".to_owned());
+        }
+        if self.shape != plain.shape {
+            parts.push(format!("{:?}", self.shape));
+        }
+        if parts.is_empty() {
+            parts.push("defaults".to_owned());
+        }
+        parts.join(", ")
+    }
+}
+
+pub(crate) const INTERCEPTION_MODE: &str = "sidecar.istio.io/interceptionMode";
+pub(crate) const INCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+pub(crate) const EXCLUDE_INBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+pub(crate) const INCLUDE_OUTBOUND_RANGES: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+pub(crate) const EXCLUDE_OUTBOUND_RANGES: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+pub(crate) const INCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+pub(crate) const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+pub(crate) const EXCLUDE_INTERFACES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
+pub(crate) const STATUS_PORT: &str = "status.sidecar.istio.io/port";

@@ -1,0 +1,170 @@
+//! A Pod of the suite: an application and a stand-in for its proxy, which both say what they see.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    inside::{Place, serve::READY},
+    interrupt::Interrupt,
+    lab::{APPLICATION, Lab, cni, netns::Netns, process::Process},
+    settings::Settings,
+    suite::{
+        ask::SERVED,
+        view::{DNS, INBOUND, OUTBOUND},
+    },
+};
+
+const START: Duration = Duration::from_secs(10);
+
+/// A Pod on the network.
+pub(crate) struct Guest {
+    pub(crate) settings: Settings,
+    pub(crate) netns: Netns,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) gateways: Vec<IpAddr>,
+    name: String,
+    joined: bool,
+    processes: Vec<Process>,
+}
+
+impl Guest {
+    /// Makes it and waits until everything in it serves. What it is called must be new.
+    pub(crate) fn create(
+        lab: &Lab,
+        name: &str,
+        settings: Settings,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let mut guest = Self {
+            netns: Netns::create(format!("{}-{name}", lab.name))?,
+            name: name.to_owned(),
+            settings,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            joined: false,
+            processes: Vec::new(),
+        };
+        let made = guest.start(lab, interrupt);
+        match made {
+            Ok(()) => Ok(guest),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = guest.remove(lab);
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&mut self, lab: &Lab, interrupt: &Interrupt) -> Result<()> {
+        self.joined = true;
+        let result = lab.join(&self.sandbox())?;
+        self.addresses = cni::addresses(&result)?;
+        self.gateways = cni::gateways(&result);
+        if self.settings.meshed() {
+            lab.subject.enrol(self.netns.path(), &self.settings)?;
+            if self.settings.proxy {
+                self.start_proxy(lab)?;
+            }
+        }
+        let place = Place {
+            user: Some(APPLICATION),
+            ..lab.within(Some(&self.netns))
+        };
+        // A Pod that is not meshed is called by its own name.
+        let by = if self.settings.meshed() {
+            "application"
+        } else {
+            &self.name
+        };
+        let application = listen(lab, &self.name, by, place)?;
+        self.processes.push(application);
+        self.processes
+            .iter_mut()
+            .try_for_each(|process| wait(process, interrupt))
+    }
+
+    fn start_proxy(&mut self, lab: &Lab) -> Result<()> {
+        let Settings { uid, gid, dns, .. } = self.settings;
+        let transparent = self.settings.transparent();
+        let place = Place {
+            // A transparent listener needs a capability, which only root has here.
+            user: (!transparent).then_some(uid),
+            group: (!transparent).then_some(gid),
+            ..lab.within(Some(&self.netns))
+        };
+        let mut command = place.own()?;
+        command.arg("listen");
+        for (name, port) in [OUTBOUND, INBOUND].into_iter().chain(dns.then_some(DNS)) {
+            command.arg("--tcp").arg(format!("{name}={port}"));
+        }
+        if dns {
+            command.arg("--udp").arg(format!("{}={}", DNS.0, DNS.1));
+        }
+        if transparent {
+            command.arg("--transparent");
+        }
+        let log = lab.file(&format!("{}-proxy.log", self.name));
+        let title = format!("the proxy of {}", self.name);
+        self.processes
+            .push(Process::start(&title, &mut command, &log)?);
+        Ok(())
+    }
+
+    /// Its address of a family; the second one if `index` is 1.
+    pub(crate) fn address(&self, v4: bool, index: usize) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .filter(|ip| ip.is_ipv4() == v4)
+            .nth(index)
+            .copied()
+    }
+
+    /// Takes it away.
+    pub(crate) fn remove(mut self, lab: &Lab) -> Result<()> {
+        for process in self.processes.drain(..) {
+            process.stop()?;
+        }
+        if self.joined {
+            lab.leave(&self.sandbox())?;
+        }
+        self.netns.remove()
+    }
+
+    fn sandbox(&self) -> cni::Sandbox<'_> {
+        cni::Sandbox {
+            name: &self.name,
+            netns: &self.netns,
+            annotations: &self.settings.annotations,
+            shape: self.settings.shape,
+        }
+    }
+}
+
+/// Starts a server of every port that the suite knows.
+pub(crate) fn listen(lab: &Lab, host: &str, by: &str, place: Place<'_>) -> Result<Process> {
+    let mut command = place.own()?;
+    command.arg("listen");
+    for port in SERVED {
+        command.args([
+            "--tcp",
+            &format!("{by}={port}"),
+            "--udp",
+            &format!("{by}={port}"),
+        ]);
+    }
+    let log = lab.file(&format!("{host}-servers.log"));
+    Process::start(&format!("the servers of {host}"), &mut command, &log)
+}
+
+/// Waits until a listener serves.
+pub(crate) fn wait(process: &mut Process, interrupt: &Interrupt) -> Result<()> {
+    let ready = interrupt.wait(START, || {
+        process.check()?;
+        Ok(process.log().lines().any(|line| line == READY))
+    })?;
+    if !ready {
+        bail!("a listener is not ready\n{}", process.tail());
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Differences from the rules that are known: those that are meant, and those that are to go.
+
+use serde::Serialize;
+
+use crate::{
+    inside::probe::Way,
+    lab::{PROXY, cni::Shape},
+    settings::Settings,
+    suite::ask::{Ask, Origin, Target},
+};
+
+/// A difference that is meant. The comparison leaves it out.
+pub(crate) struct Meant {
+    pub(crate) what: &'static str,
+    pub(crate) why: &'static str,
+}
+
+/// All of them.
+pub(crate) const MEANT: &[Meant] = &[
+    Meant {
+        what: "conntrack",
+        why: "no connection of a Pod is tracked, which is what the rules are replaced for",
+    },
+    Meant {
+        what: "the own address of the proxy's socket",
+        why: "the rules rewrite to 127.0.0.1 and the listener's port; here outbound connections \
+              meet the proxy all over 127.64.0.0/10, so that client ports last, and inbound \
+              ones keep the address that was asked for",
+    },
+    Meant {
+        what: "the owner of a socket that changed hands",
+        why: "the rules look at who made the socket, the hooks at who connects it",
+    },
+];
+
+/// A difference that is not meant and not mended yet. A full run fails if it no longer shows.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Gap {
+    pub(crate) what: &'static str,
+    #[serde(skip)]
+    applies: fn(&Settings, Ask) -> bool,
+}
+
+/// Said by the daemon of what it refuses because it cannot do it.
+const REFUSALS: [&str; 2] = ["is not supported yet", "ports are too many"];
+
+/// A Pod that is refused rather than intercepted in another way than it asks for.
+pub(crate) const REFUSED: Gap = Gap {
+    what: "annotations that are not supported yet keep the Pod from starting",
+    applies: |_, _| false,
+};
+
+/// All others.
+pub(crate) const GAPS: &[Gap] = &[
+    Gap {
+        what: "a proxy with a user or group of its own is not recognised",
+        applies: |settings, _| (settings.uid, settings.gid) != (PROXY, PROXY),
+    },
+    Gap {
+        what: "a process with only the proxy's group that calls its own Pod is taken in",
+        applies: |_, ask| ask.from == Origin::ProxyGroup && stays(ask.to),
+    },
+    Gap {
+        what: "a diverted call of 127.0.0.2 comes from the Pod's address, not from a loopback one",
+        applies: |_, ask| matches!(ask.to, Target::LoopbackSecond | Target::Resolver),
+    },
+    Gap {
+        what: "the range ::/0 holds the IPv4 addresses too",
+        applies: |settings, ask| ask.family.v4() && settings.mentions("::/0"),
+    },
+    Gap {
+        what: "getpeername of an MPTCP socket names the proxy",
+        applies: |_, ask| ask.way == Way::Mptcp,
+    },
+    Gap {
+        what: "of two IPv6 addresses the first is the source, not the one that the route prefers",
+        applies: |settings, ask| settings.shape == Shape::Twice && !ask.family.v4(),
+    },
+];
+
+impl Gap {
+    /// The gap that explains a difference in a connection.
+    pub(crate) fn of(settings: &Settings, ask: Ask) -> Option<Self> {
+        GAPS.iter()
+            .find(|gap| (gap.applies)(settings, ask))
+            .copied()
+    }
+
+    /// The gap that explains why a Pod was not admitted.
+    pub(crate) fn of_refusal(said: &str) -> Option<Self> {
+        (REFUSALS.iter())
+            .any(|refusal| said.contains(refusal))
+            .then_some(REFUSED)
+    }
+}
+
+fn stays(to: Target) -> bool {
+    !matches!(to, Target::Peer | Target::Node | Target::Outside(_))
+}

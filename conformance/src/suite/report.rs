@@ -1,0 +1,277 @@
+//! What the suite saw: a table, JSON, or `JUnit`'s XML.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, stdout},
+};
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    report::{GREEN, RED, paint},
+    subject::Choice,
+    suite::{
+        diff::{Comparison, Difference},
+        junit,
+        known::GAPS,
+        run::Outcome,
+    },
+};
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// Everything that was seen.
+    Json,
+    /// For a CI that shows tests.
+    Junit,
+}
+
+/// Everything that was seen.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    /// Release of the kernel.
+    pub(crate) kernel: String,
+    /// For each subject, the listed cases in their order.
+    pub(crate) subjects: BTreeMap<&'static str, Vec<Outcome>>,
+    /// Listed cases that two subjects do not show alike.
+    pub(crate) listed: Vec<Difference>,
+    pub(crate) generated: Vec<Generated>,
+    /// What the removal of the labs did not remove.
+    pub(crate) left_behind: Vec<String>,
+    /// Every case ran on every subject.
+    #[serde(skip)]
+    pub(crate) full: bool,
+}
+
+/// Random connections of one seed.
+#[derive(Serialize)]
+pub(crate) struct Generated {
+    pub(crate) seed: u64,
+    pub(crate) comparison: Comparison,
+    /// Differences, each in the smallest Pod that shows it.
+    pub(crate) shrunk: Vec<Difference>,
+}
+
+impl Report {
+    /// Nothing seen yet.
+    pub(crate) fn new() -> Result<Self> {
+        let kernel = nix::sys::utsname::uname()?;
+        Ok(Self {
+            kernel: kernel.release().to_string_lossy().into_owned(),
+            subjects: BTreeMap::new(),
+            listed: Vec::new(),
+            generated: Vec::new(),
+            left_behind: Vec::new(),
+            full: false,
+        })
+    }
+
+    /// The listed cases on a subject.
+    pub(crate) fn add(
+        &mut self,
+        subject: Choice,
+        ran: Result<(Vec<Outcome>, Vec<String>)>,
+    ) -> Result<()> {
+        let (outcomes, left) = ran?;
+        self.subjects.insert(subject.name(), outcomes);
+        self.left_behind.extend(left);
+        Ok(())
+    }
+
+    /// Compares what two subjects showed of the listed cases.
+    pub(crate) fn compare(&mut self, one: Choice, other: Choice) {
+        let shown = |subject: Choice| {
+            self.subjects
+                .get(subject.name())
+                .cloned()
+                .unwrap_or_default()
+        };
+        let (one, other) = (shown(one), shown(other));
+        let pairs = one.iter().zip(&other);
+        self.listed = pairs
+            .flat_map(|(one, other)| one.differences(other))
+            .collect();
+    }
+
+    /// No difference that nothing explains.
+    pub(crate) fn same(&self) -> bool {
+        let known = |difference: &Difference| difference.gap.is_some();
+        let generated = self.generated.iter();
+        let mut all = generated
+            .flat_map(|one| &one.comparison.differences)
+            .chain(&self.listed);
+        all.all(known) && self.left_behind.is_empty()
+    }
+
+    /// Everything as it should be, or known not to be.
+    pub(crate) fn passed(&self) -> bool {
+        let bad = |outcome: &Outcome| !outcome.as_it_should && outcome.gap.is_none();
+        self.same() && self.closed().is_empty() && !self.subjects.values().flatten().any(bad)
+    }
+
+    /// How often each gap showed.
+    fn gaps(&self) -> BTreeMap<&'static str, usize> {
+        let generated = self
+            .generated
+            .iter()
+            .flat_map(|one| &one.comparison.differences);
+        let differences = self
+            .listed
+            .iter()
+            .chain(generated)
+            .filter_map(|one| one.gap);
+        let outcomes = self
+            .subjects
+            .values()
+            .flatten()
+            .filter_map(|outcome| outcome.gap);
+        let mut gaps = BTreeMap::new();
+        for gap in differences.chain(outcomes) {
+            *gaps.entry(gap.what).or_default() += 1;
+        }
+        gaps
+    }
+
+    /// Gaps that a full run no longer shows: they are to be taken off the list.
+    fn closed(&self) -> Vec<&'static str> {
+        if !self.full {
+            return Vec::new();
+        }
+        let gaps = self.gaps();
+        let all = GAPS.iter().map(|gap| gap.what);
+        all.filter(|what| !gaps.contains_key(what)).collect()
+    }
+
+    /// On standard output.
+    pub(crate) fn print(&self, format: Format) -> Result<()> {
+        match format {
+            Format::Table => self.table(),
+            Format::Json => println!("{}", serde_json::to_string_pretty(self)?),
+            Format::Junit => println!("{}", junit::write(self)?),
+        }
+        Ok(())
+    }
+
+    fn table(&self) {
+        let colours = stdout().is_terminal();
+        let red = |text: &str| paint(RED, text, colours);
+        let Some(first) = self.subjects.values().next() else {
+            return;
+        };
+        let names: Vec<_> = COLUMNS
+            .into_iter()
+            .filter(|name| self.subjects.contains_key(name))
+            .collect();
+        print!("{:<76}", "");
+        for name in &names {
+            print!("{name:>9}");
+        }
+        println!();
+        for (index, case) in first.iter().enumerate() {
+            let outcomes = names
+                .iter()
+                .filter_map(|name| self.subjects.get(name)?.get(index));
+            let marks: String = outcomes
+                .clone()
+                .map(|outcome| mark(outcome, colours))
+                .collect();
+            println!("{:<76}{marks}", format!("{}: {}", case.group, case.name));
+            for outcome in outcomes.filter(|outcome| !outcome.as_it_should && outcome.gap.is_none())
+            {
+                outcome
+                    .wrong
+                    .iter()
+                    .for_each(|wrong| println!("    {}", red(wrong)));
+            }
+        }
+        println!(
+            "\n  ✓ as promised   · fails, as it must without interception   ○ known gap   ✗ wrong"
+        );
+        for (name, outcomes) in &self.subjects {
+            let good = outcomes
+                .iter()
+                .filter(|outcome| outcome.as_it_should)
+                .count();
+            let gaps = outcomes
+                .iter()
+                .filter(|outcome| outcome.gap.is_some())
+                .count();
+            let all = outcomes.len();
+            println!("  {name}: {good} of {all} cases as they should be, {gaps} known gaps");
+        }
+        self.differences(&red);
+        for left in &self.left_behind {
+            println!("  {}", red(&format!("left behind: {left}")));
+        }
+        let verdict = if self.passed() {
+            paint(GREEN, "passed", colours)
+        } else {
+            red("failed")
+        };
+        println!("{verdict}, kernel {}", self.kernel);
+    }
+
+    fn differences(&self, red: &dyn Fn(&str) -> String) {
+        if self.subjects.len() > 1 {
+            println!("  listed cases: {}", count(&self.listed));
+        }
+        let unknown = self
+            .listed
+            .iter()
+            .filter(|difference| difference.gap.is_none());
+        for difference in unknown {
+            println!("    {}", red(&difference.to_string()));
+        }
+        for Generated {
+            seed,
+            comparison,
+            shrunk,
+        } in &self.generated
+        {
+            let Comparison {
+                connections,
+                pods,
+                differences,
+            } = comparison;
+            println!(
+                "  seed {seed}: {connections} connections in {pods} Pods: {}",
+                count(differences)
+            );
+            for difference in shrunk {
+                println!("    {}", red(&difference.to_string()));
+            }
+        }
+        for (gap, count) in self.gaps() {
+            println!("  known gap, {count} times: {gap}");
+        }
+        for gap in self.closed() {
+            println!("  {}", red(&format!("closed, take it off the list: {gap}")));
+        }
+    }
+}
+
+/// The order of the table: the control, the reference, the product.
+const COLUMNS: [&str; 3] = ["none", "iptables", "sluice"];
+
+fn mark(outcome: &Outcome, colours: bool) -> String {
+    match (outcome.as_it_should, outcome.passed) {
+        (true, true) => paint(GREEN, &format!("{:>9}", "✓"), colours),
+        (true, false) => format!("{:>9}", "·"),
+        (false, _) if outcome.gap.is_some() => format!("{:>9}", "○"),
+        (false, _) => paint(RED, &format!("{:>9}", "✗"), colours),
+    }
+}
+
+fn count(differences: &[Difference]) -> String {
+    let unknown = differences
+        .iter()
+        .filter(|difference| difference.gap.is_none())
+        .count();
+    let known = differences.len() - unknown;
+    format!("{unknown} unknown differences, {known} by known gaps")
+}

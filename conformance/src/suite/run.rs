@@ -1,0 +1,207 @@
+//! Running the listed cases on one subject.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    case::{Case, Expect},
+    demo::{
+        self,
+        row::{self, Row},
+    },
+    interrupt::Interrupt,
+    lab::{Binaries, Lab},
+    settings::Settings,
+    subject::Choice,
+    suite::{diff::Difference, known::Gap, stage::Stage, view::View},
+};
+
+/// The group of the cases with real proxies.
+pub(crate) const ENVOY: &str = "envoy";
+/// Where those are promised.
+pub(crate) const ENVOY_SOURCE: &str = "PARITY, all rows, as Envoy sees them";
+
+/// How a case went on a subject.
+#[derive(Clone, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) group: &'static str,
+    pub(crate) name: String,
+    pub(crate) source: &'static str,
+    /// What was promised was seen.
+    pub(crate) passed: bool,
+    /// That is how it must be on this subject: the control must fail what needs interception.
+    pub(crate) as_it_should: bool,
+    /// What explains that it is not, if that is known.
+    pub(crate) gap: Option<Gap>,
+    /// Each thing that differs from the promise.
+    pub(crate) wrong: Vec<String>,
+    /// What was seen, for each family.
+    pub(crate) views: Vec<Option<View>>,
+    #[serde(skip)]
+    case: Option<&'static Case>,
+}
+
+/// A listed case and its group.
+pub(crate) type Listed = (&'static str, &'static Case);
+
+/// Runs the cases, one Pod for all with the same settings.
+pub(crate) fn run(
+    stage: &mut Stage,
+    cases: &[Listed],
+    interrupt: &Interrupt,
+) -> Result<Vec<Outcome>> {
+    let mut by_settings: BTreeMap<Settings, Vec<usize>> = BTreeMap::new();
+    for (index, (_, case)) in cases.iter().enumerate() {
+        by_settings
+            .entry((case.settings)())
+            .or_default()
+            .push(index);
+    }
+    let mut outcomes: Vec<Option<Outcome>> = cases.iter().map(|_| None).collect();
+    for (settings, indices) in by_settings {
+        interrupt.check()?;
+        let group: Vec<_> = indices.iter().map(|index| cases[*index]).collect();
+        let results = together(stage, settings, &group, interrupt)?;
+        for (index, result) in indices.into_iter().zip(results) {
+            outcomes[index] = Some(result);
+        }
+    }
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+fn together(
+    stage: &mut Stage,
+    settings: Settings,
+    cases: &[Listed],
+    interrupt: &Interrupt,
+) -> Result<Vec<Outcome>> {
+    let subject = stage.subject;
+    let judge = |listed: &Listed, wrong, views| Outcome::new(subject, *listed, wrong, views);
+    let guest = match stage.admit(settings, interrupt) {
+        Ok(guest) => guest,
+        Err(error) => {
+            let said = format!("{error:#}");
+            return Ok(cases
+                .iter()
+                .map(|listed| judge(listed, not_admitted(listed.1.expect, &said), Vec::new()))
+                .collect());
+        }
+    };
+    let asks: Vec<_> = cases.iter().map(|(_, case)| case.asks()).collect();
+    let mut views = stage.observe(&guest, &asks.concat())?.into_iter();
+    let mut outcomes = Vec::new();
+    for (listed, asks) in cases.iter().zip(&asks) {
+        let views: Vec<_> = views.by_ref().take(asks.len()).collect();
+        let mut wrong = Vec::new();
+        if let Expect::NotAdmitted(_) = listed.1.expect {
+            wrong.push("the Pod was admitted".to_owned());
+        }
+        for (ask, view) in asks.iter().zip(&views) {
+            match (stage.asked(&guest, *ask), view) {
+                (Some(asked), Some(view)) => {
+                    wrong.extend(listed.1.expect.check(*ask, &asked, view));
+                }
+                _ => wrong.push(format!("{:?}: the Pod lacks an address", ask.family)),
+            }
+        }
+        outcomes.push(judge(listed, wrong, views));
+    }
+    guest.remove(&stage.lab)?;
+    Ok(outcomes)
+}
+
+impl Outcome {
+    fn new(
+        subject: Choice,
+        (group, case): Listed,
+        wrong: Vec<String>,
+        views: Vec<Option<View>>,
+    ) -> Self {
+        let passed = wrong.is_empty();
+        let settings = (case.settings)();
+        let asks = case.asks();
+        let gap = (asks.iter().find_map(|ask| Gap::of(&settings, *ask)))
+            .or_else(|| wrong.iter().find_map(|wrong| Gap::of_refusal(wrong)))
+            .filter(|_| !passed && subject == Choice::Sluice);
+        let expected = subject != Choice::None || !case.expect.needs_interception();
+        Self {
+            group,
+            name: case.name.to_owned(),
+            source: case.source,
+            passed,
+            as_it_should: passed == expected,
+            gap,
+            wrong,
+            views,
+            case: Some(case),
+        }
+    }
+
+    /// What another subject showed otherwise.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<Difference> {
+        let Some(case) = self.case else {
+            return Vec::new();
+        };
+        let asks = case.asks();
+        let pairs = asks.iter().zip(self.views.iter().zip(&other.views));
+        let differences = pairs.filter_map(|(ask, (one, other))| {
+            let fields = one.as_ref()?.differences(other.as_ref()?);
+            let name = format!("{}: {}", self.group, self.name);
+            (!fields.is_empty())
+                .then(|| Difference::new(Some(name), &(case.settings)(), Some(*ask), fields))
+        });
+        differences.collect()
+    }
+
+    fn with_envoy(row: &Row, case: &row::Case, subject: Choice) -> Self {
+        let expected = subject != Choice::None || !case.needs_interception();
+        Self {
+            group: ENVOY,
+            name: row.name.clone(),
+            source: ENVOY_SOURCE,
+            passed: row.passed,
+            as_it_should: row.passed == expected,
+            gap: None,
+            wrong: row.wrong.clone(),
+            views: Vec::new(),
+            case: None,
+        }
+    }
+}
+
+/// Runs rows of the demonstration, with its Pods; also returns what was left behind.
+pub(crate) fn with_envoy(
+    binaries: Binaries,
+    subject: Choice,
+    rows: &[&'static row::Case],
+    interrupt: &Interrupt,
+) -> Result<(Vec<Outcome>, Vec<String>)> {
+    let mut lab = Lab::create(binaries, subject, interrupt)?;
+    let fill = |lab: &mut Lab| -> Result<Vec<_>> {
+        demo::add_pods(lab, interrupt)?;
+        rows.iter()
+            .map(|case| {
+                Ok(Outcome::with_envoy(
+                    &case.run(lab, interrupt)?,
+                    case,
+                    subject,
+                ))
+            })
+            .collect()
+    };
+    let outcomes = fill(&mut lab);
+    let left = lab.remove();
+    Ok((outcomes?, left))
+}
+
+fn not_admitted(expect: Expect, said: &str) -> Vec<String> {
+    let Expect::NotAdmitted(names) = expect else {
+        return vec![format!("the Pod was not admitted: {said}")];
+    };
+    let missing = names.iter().filter(|name| !said.contains(**name));
+    missing
+        .map(|name| format!("the reason does not name {name:?}: {said}"))
+        .collect()
+}

@@ -1,0 +1,262 @@
+//! The lab of the suite: a node, a host beyond it, a Pod that is not meshed, and one Pod at a time
+//! that is put to the test.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    inside::{
+        Place,
+        probe::{Attempt, Noticed},
+    },
+    interrupt::Interrupt,
+    lab::{
+        Binaries, CLIENT, Lab,
+        netns::Netns,
+        process::{Process, finish},
+    },
+    settings::Settings,
+    subject::Choice,
+    suite::{
+        ask::{Ask, Origin, Source, Target},
+        guest::{self, Guest},
+        view::{Names, View},
+    },
+};
+
+/// Neither a user nor a group of a proxy.
+const STRANGER: u32 = 2000;
+/// For all connections of one client.
+const LIMIT: Duration = Duration::from_mins(2);
+/// The link between the node and the host beyond.
+const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
+/// What the host beyond answers for, and where the Pods are.
+const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
+const POD_RANGES: [&str; 2] = ["10.77.0.0/16", "fd00:77::/32"];
+
+/// The lab, with a subject on its node. [`Stage::remove`] tells whether all of it went.
+pub(crate) struct Stage {
+    outside_servers: Process,
+    node_servers: Process,
+    peer: Guest,
+    outside: Netns,
+    pub(crate) lab: Lab,
+    pub(crate) subject: Choice,
+    made: u32,
+}
+
+impl Stage {
+    /// Builds it.
+    pub(crate) fn build(
+        binaries: Binaries,
+        subject: Choice,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let lab = Lab::create(binaries, subject, interrupt)?;
+        let outside = Netns::create(format!("{}-outside", lab.name))?;
+        connect(lab.node(), &outside)?;
+        let plain = Settings {
+            annotations: BTreeMap::new(),
+            ..Settings::default()
+        };
+        let peer = Guest::create(&lab, "peer", plain, interrupt)?;
+        let mut outside_servers =
+            guest::listen(&lab, "outside", "outside", lab.within(Some(&outside)))?;
+        let mut node_servers = guest::listen(&lab, "node", "node", lab.within(None))?;
+        guest::wait(&mut outside_servers, interrupt)?;
+        guest::wait(&mut node_servers, interrupt)?;
+        Ok(Self {
+            outside_servers,
+            node_servers,
+            peer,
+            outside,
+            lab,
+            subject,
+            made: 0,
+        })
+    }
+
+    /// Adds a Pod to be tested.
+    pub(crate) fn admit(&mut self, settings: Settings, interrupt: &Interrupt) -> Result<Guest> {
+        self.made += 1;
+        Guest::create(&self.lab, &format!("pod{}", self.made), settings, interrupt)
+    }
+
+    /// Tries connections; one that the Pod's addresses do not allow gives nothing.
+    pub(crate) fn observe(&self, guest: &Guest, asks: &[Ask]) -> Result<Vec<Option<View>>> {
+        let names = self.names(guest);
+        let mut views = vec![None; asks.len()];
+        let mut batches: BTreeMap<Origin, Vec<(usize, Attempt)>> = BTreeMap::new();
+        for (index, ask) in asks.iter().enumerate() {
+            if let Some(attempt) = self.attempt(guest, *ask) {
+                batches.entry(ask.from).or_default().push((index, attempt));
+            }
+        }
+        for (origin, batch) in batches {
+            let (indices, attempts): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let noticed = self.probe(guest, origin, &attempts)?;
+            for (index, noticed) in indices.into_iter().zip(&noticed) {
+                views[index] = Some(names.view(noticed));
+            }
+        }
+        Ok(views)
+    }
+
+    /// The address that a connection asks for, by name.
+    pub(crate) fn asked(&self, guest: &Guest, ask: Ask) -> Option<(String, String)> {
+        let names = self.names(guest);
+        let to = self.attempt(guest, ask)?.to;
+        let canonical = SocketAddr::new(to.ip().to_canonical(), to.port());
+        Some((names.at(to), names.at(canonical)))
+    }
+
+    /// What the addresses are called.
+    pub(crate) fn names(&self, guest: &Guest) -> Names {
+        let mut names = Names::default();
+        for v4 in [true, false] {
+            let index = usize::from(!v4);
+            for (nth, label) in ["pod", "pod-second"].into_iter().enumerate() {
+                guest
+                    .address(v4, nth)
+                    .into_iter()
+                    .for_each(|ip| names.add(ip, label));
+            }
+            self.peer
+                .address(v4, 0)
+                .into_iter()
+                .for_each(|ip| names.add(ip, "peer"));
+            let (outside, node) = UPLINK[index];
+            for (ip, label) in [(outside, "outside"), (node, "node")] {
+                names.add(ip.parse().unwrap_or(IpAddr::from([0; 4])), label);
+            }
+        }
+        for gateway in guest.gateways.iter().chain(&self.peer.gateways) {
+            names.add(*gateway, "node");
+        }
+        names
+    }
+
+    fn attempt(&self, guest: &Guest, ask: Ask) -> Option<Attempt> {
+        let v4 = ask.family.v4();
+        let pod = guest.address(v4, 0);
+        if ask.from.inside() && !is_local(ask.to) {
+            // Without an address of the family, no packet leaves the Pod.
+            pod?;
+        }
+        let loopback = |four: [u8; 4]| v4.then_some(IpAddr::from(four));
+        let ip = match ask.to {
+            Target::Pod => pod?,
+            Target::PodSecond => guest.address(v4, 1)?,
+            Target::Peer => self.peer.address(v4, 0)?,
+            Target::Node => *guest.gateways.iter().find(|ip| ip.is_ipv4() == v4)?,
+            Target::Outside(server) => server.address(v4),
+            Target::Loopback => Source::Loopback.address(v4, None)?,
+            Target::LoopbackSecond => loopback([127, 0, 0, 2])?,
+            Target::Resolver => loopback([127, 0, 0, 53])?,
+        };
+        let source = ask.source.address(v4, pod).map(|ip| ask.family.dress(ip));
+        Some(Attempt {
+            to: SocketAddr::new(ask.family.dress(ip), ask.port),
+            way: ask.way,
+            source,
+        })
+    }
+
+    fn probe(&self, guest: &Guest, origin: Origin, attempts: &[Attempt]) -> Result<Vec<Noticed>> {
+        let Settings { uid, gid, .. } = guest.settings;
+        let (netns, user) = match origin {
+            Origin::Application => (Some(&guest.netns), Some((CLIENT, CLIENT))),
+            Origin::Root => (Some(&guest.netns), None),
+            Origin::Proxy => (Some(&guest.netns), Some((uid, gid))),
+            Origin::ProxyUser => (Some(&guest.netns), Some((uid, STRANGER))),
+            Origin::ProxyGroup => (Some(&guest.netns), Some((STRANGER, gid))),
+            Origin::Peer => (Some(&self.peer.netns), Some((CLIENT, CLIENT))),
+            Origin::Node => (None, None),
+            Origin::Outside => (Some(&self.outside), None),
+        };
+        let place = Place {
+            user: user.map(|(user, _)| user),
+            group: user.map(|(_, group)| group),
+            ..self.lab.within(netns)
+        };
+        let mut command = place.own()?;
+        let answer = finish(
+            command.arg("probe"),
+            &serde_json::to_string(attempts)?,
+            LIMIT,
+        )?;
+        let said = String::from_utf8_lossy(&answer.stderr);
+        ensure!(answer.status.success(), "the client failed: {said}");
+        let noticed: Vec<Noticed> = serde_json::from_slice(&answer.stdout)
+            .with_context(|| format!("the client's report; it said: {said}"))?;
+        ensure!(
+            noticed.len() == attempts.len(),
+            "the client left connections out"
+        );
+        Ok(noticed)
+    }
+
+    /// Removes everything; returns what went wrong or was left.
+    pub(crate) fn remove(self) -> Vec<String> {
+        let Self {
+            outside_servers,
+            node_servers,
+            peer,
+            outside,
+            lab,
+            ..
+        } = self;
+        let outcomes = [
+            outside_servers.stop(),
+            node_servers.stop(),
+            peer.remove(&lab),
+            outside.ip("link delete uplink"),
+            outside.remove(),
+        ];
+        let failures = outcomes.into_iter().filter_map(Result::err);
+        let mut left: Vec<_> = failures.map(|error| format!("{error:#}")).collect();
+        left.extend(lab.remove());
+        left
+    }
+}
+
+fn is_local(target: Target) -> bool {
+    matches!(
+        target,
+        Target::Loopback | Target::LoopbackSecond | Target::Resolver
+    )
+}
+
+/// The node routes between its Pods and the host beyond, which answers for whole ranges.
+fn connect(node: &Netns, outside: &Netns) -> Result<()> {
+    outside.ip(&format!(
+        "link add uplink type veth peer name uplink netns {}",
+        node.name()
+    ))?;
+    for [own, other] in UPLINK.map(|(outside, node)| [outside, node]) {
+        let length = if own.contains(':') { 64 } else { 24 };
+        outside.ip(&format!("address add {own}/{length} dev uplink"))?;
+        node.ip(&format!("address add {other}/{length} dev uplink"))?;
+    }
+    for netns in [outside, node] {
+        netns.ip("link set uplink up")?;
+    }
+    for range in SERVED_RANGES {
+        let via = if range.contains(':') {
+            UPLINK[1].0
+        } else {
+            UPLINK[0].0
+        };
+        outside.ip(&format!("route add local {range} dev lo"))?;
+        node.ip(&format!("route add {range} via {via}"))?;
+    }
+    for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK) {
+        outside.ip(&format!("route add {range} via {via}"))?;
+    }
+    node.forward()
+}

@@ -1,0 +1,251 @@
+//! Faults are planted into a copy of the sources, one at a time; the suite must find each.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests say what they expect by failing"
+)]
+
+mod binaries;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// A fault: in a file, one text for another, and the case that must fail with it.
+struct Fault {
+    what: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    case: &'static str,
+}
+
+const DECIDE: &str = "ebpf/abi/src/decide.rs";
+const CONNECT: &str = "ebpf/programs/src/connect.rs";
+const INBOUND: &str = "ebpf/programs/src/inbound.rs";
+const THROUGH: &str = "outbound: a server is met through the proxy";
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        what: "the proxy's group is ignored",
+        file: DECIDE,
+        from: " || to.gid == pod.proxy_gid",
+        to: "",
+        case: "owner: a process with the proxy's group goes out directly",
+    },
+    Fault {
+        what: "v4-mapped addresses are not folded",
+        file: "ebpf/programs/src/main.rs",
+        from: "connect::connect::<V6>(&ctx)",
+        to: "{ if context::destination::<V6>(&ctx).addr.is_v4() { return 1 } connect::connect::<V6>(&ctx) }",
+        case: THROUGH,
+    },
+    Fault {
+        what: "an excluded port is taken out",
+        file: CONNECT,
+        from: "excluded: filter::lists_port(",
+        to: "excluded: false && filter::lists_port(",
+        case: "outbound: an excluded port is direct",
+    },
+    Fault {
+        what: "an excluded port is taken in",
+        file: DECIDE,
+        from: "(from.listed && !only_listed)",
+        to: "false",
+        case: "inbound: an excluded port is left alone",
+    },
+    Fault {
+        what: "tunnels are taken in",
+        file: DECIDE,
+        from: "from.port.same(HBONE) || ",
+        to: "",
+        case: "inbound: 15008 reaches the application",
+    },
+    Fault {
+        what: "the proxy that calls its own Pod goes past itself",
+        file: DECIDE,
+        from: "Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod)",
+        to: "Verdict::Direct(Reason::OutboundOwnPod)",
+        case: "owner: the proxy that calls its own Pod is taken in",
+    },
+    Fault {
+        what: "the proxy's source towards its application is not known",
+        file: DECIDE,
+        from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
+        to: "",
+        case: "owner: the proxy with its source towards the application is not taken in",
+    },
+    Fault {
+        what: "without a proxy peers reach the application",
+        file: INBOUND,
+        from: "if assigned { SK_PASS } else { SK_DROP }",
+        to: "{ let _ = SK_DROP; SK_PASS }",
+        case: "inbound: without a proxy the peer is refused",
+    },
+    Fault {
+        what: "the client is shown the proxy as its peer",
+        file: "ebpf/programs/src/original.rs",
+        from: "&& !original.end.same(End::PROXY)",
+        to: "&& original.end.same(End::PROXY)",
+        case: THROUGH,
+    },
+    Fault {
+        what: "the destination does not reach the proxy",
+        file: "ebpf/programs/src/established.rs",
+        from: "        claim(ctx, pair);",
+        to: "        let _ = (claim, pair);",
+        case: THROUGH,
+    },
+    Fault {
+        what: "the proxy sees a loopback address as the client",
+        file: CONNECT,
+        from: "F::bind(ctx.sock_addr, home);",
+        to: "let _ = F::bind;",
+        case: THROUGH,
+    },
+    Fault {
+        what: "a default outlives the list that replaces it",
+        file: "node-daemon/src/pods/policy.rs",
+        from: "settings.excluded_outbound = ports(key, list)?;",
+        to: "settings.excluded_outbound.extend(ports(key, list)?);",
+        case: "outbound: an explicit list replaces 15020",
+    },
+    Fault {
+        what: "an empty list of ranges is read as all",
+        file: "node-daemon/src/pods/policy.rs",
+        from: "list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL)",
+        to: "list(INCLUDE_NETWORKS).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        case: "outbound: an empty list of ranges takes nothing out",
+    },
+    Fault {
+        what: "what is excluded is looked at after what is included",
+        file: DECIDE,
+        from: "if listed.excluded {",
+        to: "if listed.excluded && !listed.network {",
+        case: "outbound: an excluded address inside an included range is direct",
+    },
+];
+
+#[test]
+fn every_planted_fault_is_found() {
+    let tree = Tree::copy();
+    tree.build();
+    for Fault { case, .. } in FAULTS {
+        assert!(
+            !tree.fails(case),
+            "without any fault the case fails: {case}"
+        );
+    }
+    let missed: Vec<_> = FAULTS.iter().filter(|fault| !tree.finds(fault)).collect();
+    let missed: Vec<_> = missed.iter().map(|fault| fault.what).collect();
+    assert!(
+        missed.is_empty(),
+        "the suite does not find these: {missed:#?}"
+    );
+}
+
+/// A copy of the sources, with a target directory of its own that later runs build upon.
+struct Tree {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+impl Tree {
+    fn copy() -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap()
+            .to_owned();
+        let path = root.join("target/mutations");
+        fs::create_dir_all(&path).unwrap();
+        // With the times of the files, so that cargo builds again only what differs.
+        let copy = "tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
+        let output = Command::new("sh")
+            .args(["-ec", copy, "sh"])
+            .arg(&root)
+            .arg(&path)
+            .output();
+        succeed("the copy of the sources", &output.unwrap());
+        Self { root, path }
+    }
+
+    /// Builds the daemon.
+    fn build(&self) {
+        let tools = self.root.join("target/tools/bin");
+        let search = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "-p", "sluiced"])
+            .current_dir(&self.path);
+        // The outer cargo's settings are for its own target directory.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_")) {
+            if name != "CARGO_HOME" {
+                cargo.env_remove(name);
+            }
+        }
+        succeed("the build", &cargo.env("PATH", search).output().unwrap());
+    }
+
+    /// Whether the suite fails on this tree's daemon.
+    fn fails(&self, case: &str) -> bool {
+        let run = [
+            "run",
+            "--subject",
+            "sluice",
+            "--format",
+            "json",
+            "--case",
+            case,
+        ];
+        let mut suite = binaries::conformance(&run);
+        suite.env("SLUICED", self.path.join("target/debug/sluiced"));
+        let output = suite.output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!(
+                "no report ({error}): {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        let outcomes = report["subjects"]["sluice"].as_array().unwrap();
+        let named = |one: &&Value| {
+            case == format!(
+                "{}: {}",
+                one["group"].as_str().unwrap(),
+                one["name"].as_str().unwrap()
+            )
+        };
+        let outcome = outcomes.iter().find(named).unwrap();
+        assert!(
+            output.status.success() || outcomes.iter().any(|one| one["passed"] == false),
+            "the suite fails, but no case does: {report:#}"
+        );
+        outcome["passed"] == false
+    }
+
+    /// Plants a fault, looks whether its case fails, and takes it out again.
+    fn finds(&self, fault: &Fault) -> bool {
+        let file = self.path.join(fault.file);
+        let sound = fs::read_to_string(&file).unwrap();
+        let places = sound.matches(fault.from).count();
+        assert_eq!(
+            places, 1,
+            "{}: {:?} is not in {} once",
+            fault.what, fault.from, fault.file
+        );
+        fs::write(&file, sound.replace(fault.from, fault.to)).unwrap();
+        self.build();
+        let found = self.fails(fault.case);
+        println!("{}: {}", fault.what, if found { "found" } else { "missed" });
+        fs::write(&file, sound).unwrap();
+        found
+    }
+}
+
+fn succeed(what: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what} failed: {said}");
+}
