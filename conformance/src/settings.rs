@@ -51,10 +51,18 @@ impl Settings {
         self.annotations.get(key).map(String::as_str)
     }
 
-    /// An annotation has this item in its list.
-    pub(crate) fn mentions(&self, item: &str) -> bool {
-        let mut items = self.annotations.values().flat_map(|list| list.split(','));
-        items.any(|one| one.trim() == item)
+    /// What the runtime hands over: rules learn the proxy's ids from its container, of which a
+    /// plugin is told nothing.
+    pub(crate) fn handed_over(&self) -> BTreeMap<String, String> {
+        let ids = [
+            ("sluice.io/proxy-uid", self.uid),
+            ("sluice.io/proxy-gid", self.gid),
+        ];
+        let own = ids
+            .into_iter()
+            .filter(|(_, id)| self.meshed() && *id != PROXY);
+        let own = own.map(|(key, id)| (key.to_owned(), id.to_string()));
+        self.annotations.clone().into_iter().chain(own).collect()
     }
 
     /// The source address is kept at the proxy, which needs a socket that may do so.

@@ -1,6 +1,6 @@
 //! A Pod of the suite: an application and a stand-in for its proxy, which both say what they see.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use anyhow::{Result, bail};
 
@@ -24,6 +24,8 @@ pub(crate) struct Guest {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) gateways: Vec<IpAddr>,
     name: String,
+    /// What the runtime hands over.
+    annotations: BTreeMap<String, String>,
     joined: bool,
     processes: Vec<Process>,
 }
@@ -39,6 +41,7 @@ impl Guest {
         let mut guest = Self {
             netns: Netns::create(format!("{}-{name}", lab.name))?,
             name: name.to_owned(),
+            annotations: settings.handed_over(),
             settings,
             addresses: Vec::new(),
             gateways: Vec::new(),
@@ -135,7 +138,7 @@ impl Guest {
         cni::Sandbox {
             name: &self.name,
             netns: &self.netns,
-            annotations: &self.settings.annotations,
+            annotations: &self.annotations,
             shape: self.settings.shape,
         }
     }

@@ -2,12 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    inside::probe::Way,
-    lab::{PROXY, cni::Shape},
-    settings::Settings,
-    suite::ask::{Ask, Origin, Target},
-};
+use crate::{inside::probe::Way, lab::cni::Shape, settings::Settings, suite::ask::Ask};
 
 /// A difference that is meant. The comparison leaves it out.
 pub(crate) struct Meant {
@@ -53,20 +48,8 @@ pub(crate) const REFUSED: Gap = Gap {
 /// All others.
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
-        what: "a proxy with a user or group of its own is not recognised",
-        applies: |settings, _| (settings.uid, settings.gid) != (PROXY, PROXY),
-    },
-    Gap {
-        what: "a process with only the proxy's group that calls its own Pod is taken in",
-        applies: |_, ask| ask.from == Origin::ProxyGroup && stays(ask.to),
-    },
-    Gap {
-        what: "a diverted call of 127.0.0.2 comes from the Pod's address, not from a loopback one",
-        applies: |_, ask| matches!(ask.to, Target::LoopbackSecond | Target::Resolver),
-    },
-    Gap {
-        what: "the range ::/0 holds the IPv4 addresses too",
-        applies: |settings, ask| ask.family.v4() && settings.mentions("::/0"),
+        what: "queries are captured once the proxy listens for them, not before",
+        applies: |settings, _| settings.dns && !settings.proxy,
     },
     Gap {
         what: "getpeername of an MPTCP socket names the proxy",
@@ -92,8 +75,4 @@ impl Gap {
             .any(|refusal| said.contains(refusal))
             .then_some(REFUSED)
     }
-}
-
-fn stays(to: Target) -> bool {
-    !matches!(to, Target::Peer | Target::Node | Target::Outside(_))
 }

@@ -48,10 +48,27 @@ pub struct Outbound {
     pub own: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
+    /// The socket is a UDP one.
+    pub datagram: bool,
     /// The Pod's proxy answers DNS queries.
     pub captures_dns: bool,
     /// The Pod's lists about networks, and about ports that are the proxy's.
     pub listed: Listed,
+}
+
+impl Outbound {
+    const fn by_user(&self, pod: &Pod) -> bool {
+        self.uid == pod.proxy_uid
+    }
+
+    const fn by_group(&self, pod: &Pod) -> bool {
+        self.gid == pod.proxy_gid
+    }
+
+    /// With `TPROXY` whatever the proxy sends over `lo` is marked, and the mark is all that counts.
+    const fn marked(&self, pod: &Pod) -> bool {
+        pod.flags.has(PodFlags::TRANSPARENT) && (self.by_user(pod) || self.by_group(pod))
+    }
 }
 
 /// What the Pod's lists say of a destination. A Pod without lists includes everything.
@@ -80,12 +97,12 @@ pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
     if to.excluded {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
-    let by_proxy = to.uid == pod.proxy_uid || to.gid == pod.proxy_gid;
+    let by_proxy = to.by_user(pod) || to.by_group(pod);
     if to.captures_dns && to.port.same(DNS) {
         return query(pod, to, by_proxy);
     }
     if (to.own || to.addr.is_loopback())
-        && let Some(verdict) = over_loopback(pod, to, by_proxy)
+        && let Some(verdict) = over_loopback(pod, to)
     {
         return verdict;
     }
@@ -104,22 +121,32 @@ const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
     if local && to.source.is_passthrough_source() {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
+    // The exception is made for the proxy's user alone.
+    let by_group = to.by_group(pod) && !to.by_user(pod);
+    if local && !to.datagram && !to.addr.is_canonical_loopback() && (by_group || to.marked(pod)) {
+        return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
+    }
     if by_proxy {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
     Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
 }
 
-/// The rows for packets that leave over `lo`, if one of them matches.
-const fn over_loopback(pod: &Pod, to: &Outbound, by_proxy: bool) -> Option<Verdict> {
+/// The rows for packets that leave over `lo`, if one of them matches. The chain goes through the
+/// proxy's user before it comes to its group: what is not by the user has left it by then.
+const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    if by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
+    if to.marked(pod) && !to.addr.is_canonical_loopback() {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
-    if !by_proxy && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
+    if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
+    }
+    let by_proxy = to.by_user(pod) || to.by_group(pod);
+    if by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
+        return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     None
 }
@@ -156,7 +183,8 @@ pub const fn inbound(pod: &Pod, from: &Inbound) -> Verdict {
         return Verdict::Direct(Reason::InboundLocal);
     }
     let only_listed = pod.flags.has(PodFlags::INBOUND_LISTED);
-    if from.port.same(HBONE) || (from.listed && !only_listed) {
+    let tunnel = from.port.same(HBONE) && !pod.flags.has(PodFlags::TRANSPARENT);
+    if tunnel || (from.listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
     }
     if only_listed && !from.listed {

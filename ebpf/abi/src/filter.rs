@@ -98,15 +98,27 @@ impl PortPrefix {
 pub struct RangeKey {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
+    /// 4 or 6: `::/0` holds no IPv4 address, although these are v4-mapped here.
+    pub family: u64,
     /// An address.
     pub addr: Addr,
 }
 
 impl RangeKey {
     /// Bits before the address.
-    const HEAD: u32 = 64;
+    const HEAD: u32 = 128;
     /// Bits of the whole key.
     pub const BITS: u32 = Self::HEAD + 128;
+
+    /// The key of one address of one Pod.
+    #[must_use]
+    pub const fn new(cookie: u64, addr: Addr) -> Self {
+        Self {
+            cookie,
+            family: if addr.is_v4() { 4 } else { 6 },
+            addr,
+        }
+    }
 
     /// Bits that count for a network with `length` bits: IPv4 is v4-mapped.
     #[must_use]
@@ -130,7 +142,7 @@ impl NetworkPrefix {
     #[must_use]
     pub const fn new(cookie: u64, addr: Addr, length: u8) -> Self {
         Self {
-            key: RangeKey { cookie, addr },
+            key: RangeKey::new(cookie, addr),
             bits: RangeKey::bits(addr, length),
         }
     }
@@ -178,12 +190,12 @@ mod tests {
     #[test]
     fn the_port_comes_after_cookie_and_list_in_memory() {
         assert_eq!(core::mem::offset_of!(PortKey, port) * 8, 80);
-        assert_eq!(core::mem::offset_of!(RangeKey, addr) * 8, 64);
+        assert_eq!(core::mem::offset_of!(RangeKey, addr) * 8, 128);
     }
 
     #[test]
     fn networks_of_ipv4_are_mapped() {
-        assert_eq!(RangeKey::bits(Addr::v4(0), 8), 64 + 96 + 8);
-        assert_eq!(RangeKey::bits(Addr::UNSPECIFIED, 8), 64 + 8);
+        assert_eq!(RangeKey::bits(Addr::v4(0), 8), 128 + 96 + 8);
+        assert_eq!(RangeKey::bits(Addr::UNSPECIFIED, 8), 128 + 8);
     }
 }

@@ -32,6 +32,9 @@ impl PodFlags {
     /// A loopback network is among the listed ones.
     pub const LOOPBACK_LISTED: Self = Self(1 << 9);
 
+    /// The Pod asks for `TPROXY`, whose rules know fewer exceptions.
+    pub const TRANSPARENT: Self = Self(1 << 10);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -241,7 +244,7 @@ mod tests {
             (56, 8),
             (16, 4),
             (16, 8),
-            (24, 8),
+            (32, 8),
             (16, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (2, recorded));

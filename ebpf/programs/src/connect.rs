@@ -25,7 +25,7 @@ const MPTCP: u32 = 262;
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if datagram::is_udp(ctx) {
-        return datagram::send::<F>(ctx, |process| come_from_home::<F>(ctx, process));
+        return datagram::capture::<F>(ctx, |process, _| come_from_home::<F>(ctx, process));
     }
     if !is_tcp(ctx) {
         return ALLOW;
@@ -117,6 +117,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         port: asked.port,
         own: owns(process, asked.addr),
         excluded: filter::lists_port(&process.pod, PortList::OutboundExcluded, asked.port),
+        datagram: datagram::is_udp(ctx),
         captures_dns: captures_dns(process, asked.port),
         listed: filter::listed(&process.pod, asked.addr, asked.port),
     }
@@ -158,12 +159,20 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
     ALLOW
 }
 
-/// Under iptables the proxy sees the Pod's address as the source; the route to a loopback address
-/// would choose 127.0.0.1.
+/// Under iptables the proxy sees the source that the route to the asked address gives: the Pod's
+/// address. The route to the proxy would choose 127.0.0.1.
 #[inline(always)]
 fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
-    let home = process.address_like(context::destination::<F>(ctx).addr);
-    if F::source(context::socket(ctx)).is_unspecified() && !home.is_unspecified() {
+    if F::source(context::socket(ctx)).is_unspecified()
+        && let Some(home) = home(process, context::destination::<F>(ctx).addr)
+    {
         F::bind(ctx.sock_addr, home);
     }
+}
+
+/// The Pod's address from which it reaches others, unless the destination is a loopback address.
+#[inline(always)]
+pub(crate) fn home(process: &Process, asked: Addr) -> Option<Addr> {
+    let home = process.address_like(asked);
+    (!asked.is_loopback() && !home.is_unspecified()).then_some(home)
 }

@@ -96,6 +96,8 @@ pub(crate) trait Family {
     fn source(sk: *const bpf_sock) -> Addr;
     /// Binds the socket to an address, and leaves the port to `connect`.
     fn bind(ctx: *mut bpf_sock_addr, addr: Addr);
+    /// Lets a datagram that has no source yet come from an address.
+    fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
     /// Whether a socket of this family can show this address.
     fn shows(addr: Addr) -> bool;
 }
@@ -126,6 +128,13 @@ impl Family for V4 {
         // struct sockaddr_in: family, port 0, address, padding.
         let mut name = [u32::from(AF_INET), addr.words()[3], 0, 0];
         bind(ctx, &mut name);
+    }
+
+    #[inline(always)]
+    fn set_source(ctx: *mut bpf_sock_addr, addr: Addr) {
+        if read!(ctx, msg_src_ip4) == 0 {
+            write!(ctx, msg_src_ip4 = addr.words()[3]);
+        }
     }
 
     #[inline(always)]
@@ -160,6 +169,17 @@ impl Family for V6 {
         // struct sockaddr_in6: family, port 0, flow information, address, scope.
         let mut name = [u32::from(AF_INET6), 0, a, b, c, d, 0];
         bind(ctx, &mut name);
+    }
+
+    #[inline(always)]
+    fn set_source(ctx: *mut bpf_sock_addr, addr: Addr) {
+        if Addr::v6(read_v6!(ctx, msg_src_ip6)).is_unspecified() {
+            let [a, b, c, d] = addr.words();
+            write!(ctx, msg_src_ip6[0] = a);
+            write!(ctx, msg_src_ip6[1] = b);
+            write!(ctx, msg_src_ip6[2] = c);
+            write!(ctx, msg_src_ip6[3] = d);
+        }
     }
 
     #[inline(always)]

@@ -25,10 +25,23 @@ pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
     read!(ctx.sock_addr, type_) == DATAGRAM && read!(ctx.sock_addr, protocol) == UDP
 }
 
-/// A datagram is sent to an address, or a socket is connected to one. Whatever is no query costs
-/// one comparison.
+/// A datagram is sent to an address.
 #[inline(always)]
-pub(crate) fn send<F: Family>(ctx: &SockAddrContext, source: impl FnOnce(&Process)) -> i32 {
+pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
+    capture::<F>(ctx, |process, asked| {
+        if let Some(home) = connect::home(process, asked) {
+            F::set_source(ctx.sock_addr, home);
+        }
+    })
+}
+
+/// Whatever is no query costs one comparison. `come_from` gives the query its source, before it
+/// gets its new destination.
+#[inline(always)]
+pub(crate) fn capture<F: Family>(
+    ctx: &SockAddrContext,
+    come_from: impl FnOnce(&Process, Addr),
+) -> i32 {
     let asked = context::destination::<F>(ctx);
     if !asked.port.same(DNS) {
         return ALLOW;
@@ -45,7 +58,7 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext, source: impl FnOnce(&Proces
     match verdict {
         Verdict::Direct(_) => ALLOW,
         Verdict::ToProxy(port, _) => {
-            source(process);
+            come_from(process, asked.addr);
             divert::<F>(ctx, asked, port)
         }
     }

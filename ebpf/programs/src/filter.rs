@@ -31,7 +31,6 @@ pub(crate) fn listed(pod: &Pod, addr: Addr, port: Port) -> Listed {
 /// Whether a network of the Pod covers an address.
 #[inline(always)]
 fn covers(networks: &LpmTrie<RangeKey, u8, MAX_NETWORKS>, pod: &Pod, addr: Addr) -> bool {
-    let cookie = pod.cookie;
-    let key = Key::new(RangeKey::BITS, RangeKey { cookie, addr });
-    networks.get(&key).is_some()
+    let key = RangeKey::new(pod.cookie, addr);
+    networks.get(&Key::new(RangeKey::BITS, key)).is_some()
 }

@@ -57,13 +57,13 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// `sendto(2)` with an address on an `AF_INET` UDP socket.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V4>(&ctx, |_| {})
+    datagram::send::<V4>(&ctx)
 }
 
 /// `sendto(2)` with an address on an `AF_INET6` UDP socket.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V6>(&ctx, |_| {})
+    datagram::send::<V6>(&ctx)
 }
 
 /// `recvfrom(2)` on an `AF_INET` UDP socket.

@@ -91,8 +91,8 @@ pub(crate) fn wanted(
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
     let pod = Pod {
         cookie,
-        proxy_uid: settings.mesh.uid,
-        proxy_gid: settings.mesh.gid,
+        proxy_uid: settings.proxy.uid,
+        proxy_gid: settings.proxy.gid,
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
         dns_port: Port::new(settings.mesh.dns),
@@ -101,6 +101,7 @@ pub(crate) fn wanted(
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
+            (settings.transparent, PodFlags::TRANSPARENT),
         ])
         .with(lists::flags_of(settings))
         .with(

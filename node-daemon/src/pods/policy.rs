@@ -17,6 +17,10 @@ const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
 const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
 const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
 const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+const MODE: &str = "sidecar.istio.io/interceptionMode";
+/// The proxy's user and group, where its container runs as another than the mesh's own.
+const PROXY_UID: &str = "sluice.io/proxy-uid";
+const PROXY_GID: &str = "sluice.io/proxy-gid";
 const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 /// Every annotation that begins like this is about traffic.
 const TRAFFIC: &str = "traffic.sidecar.istio.io/";
@@ -63,8 +67,21 @@ pub(crate) struct Settings {
     pub(crate) networks: Option<Vec<IpNet>>,
     /// Networks that are left alone.
     pub(crate) excluded_networks: Vec<IpNet>,
+    /// The Pod asks for `TPROXY`.
+    pub(crate) transparent: bool,
+    /// The proxy's user and group.
+    pub(crate) proxy: Owner,
     /// What the Pod wishes to be accelerated, if it says so.
     pub(crate) acceleration: Option<Acceleration>,
+}
+
+/// A user and a group, as the Pod's containers number them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The user.
+    pub(crate) uid: u32,
+    /// The group.
+    pub(crate) gid: u32,
 }
 
 /// The annotations cannot be followed.
@@ -128,6 +145,11 @@ impl Settings {
             included_outbound: Ports::new(),
             networks: None,
             excluded_networks: Vec::new(),
+            transparent: false,
+            proxy: Owner {
+                uid: mesh.uid,
+                gid: mesh.gid,
+            },
             acceleration: None,
         }
     }
@@ -144,12 +166,21 @@ fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
     let list = |key: &'static str| annotations.get(key).map(|list| (key, &**list));
     let mut settings = Settings {
         inbound: inbound(annotations)?,
+        transparent: annotations
+            .get(MODE)
+            .is_some_and(|mode| mode.trim() == "TPROXY"),
         acceleration: acceleration(annotations)?,
         ..Settings::of(&ISTIO)
     };
     // An explicit list, even an empty one, takes the default's place.
     if let Some((key, list)) = list(EXCLUDE_OUTBOUND) {
         settings.excluded_outbound = ports(key, list)?;
+    }
+    if let Some((key, id)) = list(PROXY_UID) {
+        settings.proxy.uid = id_of(key, id)?;
+    }
+    if let Some((key, id)) = list(PROXY_GID) {
+        settings.proxy.gid = id_of(key, id)?;
     }
     if let Some((key, list)) = list(INCLUDE_OUTBOUND) {
         settings.included_outbound = ports(key, list)?;
@@ -195,7 +226,8 @@ fn supported(key: &str, value: &str) -> Result<(), Error> {
     let (fine, allowed) = match key {
         EXCLUDE_INBOUND | EXCLUDE_OUTBOUND | INCLUDE_INBOUND | INCLUDE_OUTBOUND
         | INCLUDE_NETWORKS | EXCLUDE_NETWORKS => return Ok(()),
-        "sidecar.istio.io/interceptionMode" => (value == "REDIRECT", "REDIRECT"),
+        // The proxy sees the client's address either way: no packet is rewritten.
+        MODE => (matches!(value, "REDIRECT" | "TPROXY"), "REDIRECT or TPROXY"),
         "traffic.sidecar.istio.io/excludeInterfaces"
         | "traffic.sidecar.istio.io/kubevirtInterfaces"
         | "istio.io/reroute-virtual-interfaces" => (value.is_empty(), "an empty value"),
@@ -265,6 +297,18 @@ fn range(item: &str) -> Option<(u16, u16)> {
 fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
+}
+
+/// A user or group. Root runs much else in a Pod, so it is nobody's proxy.
+fn id_of(key: &'static str, text: &str) -> Result<u32, Error> {
+    let digits = text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.trim().parse().ok();
+    id.filter(|id| digits && *id != 0)
+        .ok_or_else(|| Error::Item {
+            key,
+            item: text.to_owned(),
+            allowed: "a user or group from 1 to 4294967295",
+        })
 }
 
 /// Zero switches Istio's health port off.
@@ -403,6 +447,16 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_may_have_another_user_and_group_but_not_roots() {
+        let settings = meshed(&[(PROXY_UID, " 2102 "), (PROXY_GID, "7")]);
+        assert_eq!(settings.proxy, Owner { uid: 2102, gid: 7 });
+        for bad in ["0", "", "root", "-1", "+5", "4294967296"] {
+            let refused = with(&[(PROXY_UID, bad)]);
+            assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_pod_may_choose_its_acceleration() {
         let settings = meshed(&[(acceleration::ANNOTATION, "off")]);
         assert_eq!(settings.acceleration, Some(Acceleration::Off));
@@ -416,7 +470,7 @@ mod tests {
     #[test]
     fn what_is_not_built_refuses_the_pod() {
         for (key, value) in [
-            ("sidecar.istio.io/interceptionMode", "TPROXY"),
+            ("sidecar.istio.io/interceptionMode", "NONE"),
             ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
             ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
             ("traffic.sidecar.istio.io/fromTheFuture", "1"),

@@ -106,7 +106,7 @@ fn every_outbound_row_holds_in_every_family() {
         (PROXY_GROUP, From::Anywhere,    To::World,         80,    false, direct(OutboundByProxy)),
         (PROXY_USER,  From::Anywhere,    To::World,         80,    false, direct(OutboundByProxy)),
         (PROXY,       From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
-        (PROXY_GROUP, From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
+        (PROXY_GROUP, From::Anywhere,    To::OwnPod,        8080,  false, direct(OutboundLocal)),
         (PROXY_USER,  From::Anywhere,    To::OwnPod,        8080,  false, proxy_in),
         (PROXY,       From::Anywhere,    To::OtherLoopback, 8080,  false, proxy_in),
         (PROXY,       From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundByProxy)),
@@ -133,6 +133,7 @@ fn every_outbound_row_holds_in_every_family() {
                 port,
                 own,
                 excluded,
+                datagram: false,
                 captures_dns: false,
                 listed: Listed::EVERYTHING,
             };
@@ -235,6 +236,7 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
         (APP,   To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundLocal)),
         (PROXY, To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundByProxy)),
         (PROXY, To::OwnPod,        loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundOwnPod)),
+        (PROXY_GROUP, To::OwnPod,  loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundOwnPod)),
     ];
     for ((uid, gid), to, flags, listed, verdict) in table {
         for family in [Family::V4, Family::V6, Family::Mapped] {
@@ -249,6 +251,7 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 port: Port::new(80),
                 own: to == To::OwnPod,
                 excluded: false,
+                datagram: false,
                 captures_dns: false,
                 listed,
             };
@@ -266,6 +269,7 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
 fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
     use Reason::*;
     let resolver = Verdict::ToProxy(Port::new(15053), OutboundDns);
+    let own = Verdict::ToProxy(Port::new(15006), OutboundOwnPod);
     let direct = Verdict::Direct;
     let from = From::Anywhere;
     #[rustfmt::skip]
@@ -280,6 +284,8 @@ fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
         (PROXY,       from,              To::World,         53,   false, direct(OutboundByProxy)),
         (PROXY,       from,              To::OwnPod,        53,   false, direct(OutboundByProxy)),
         (PROXY_GROUP, from,              To::World,         53,   false, direct(OutboundByProxy)),
+        (PROXY_GROUP, from,              To::OwnPod,        53,   false, own),
+        (PROXY_GROUP, from,              To::Loopback,      53,   false, direct(OutboundByProxy)),
         (PROXY,       From::Passthrough, To::OwnPod,        53,   false, direct(OutboundPassthrough)),
     ];
     for ((uid, gid), from, to, port, excluded, verdict) in table {
@@ -295,6 +301,7 @@ fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
                 port: Port::new(port),
                 own: to == To::OwnPod,
                 excluded,
+                datagram: false,
                 captures_dns: true,
                 listed: Listed::EVERYTHING,
             };
@@ -309,4 +316,40 @@ fn source(from: From, family: Family) -> Addr {
         (From::Passthrough, Family::V6) => Addr::V6_PASSTHROUGH,
         (From::Passthrough, _) => Addr::V4_PASSTHROUGH,
     }
+}
+
+#[test]
+fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
+    let pod = Pod {
+        flags: PodFlags::TRANSPARENT,
+        ..POD
+    };
+    let own = Verdict::ToProxy(Port::new(15006), Reason::OutboundOwnPod);
+    let direct = Verdict::Direct(Reason::OutboundByProxy);
+    for (uid, gid) in [PROXY, PROXY_USER, PROXY_GROUP] {
+        for (port, captures_dns) in [(80, false), (15008, false), (53, true)] {
+            for (to, verdict) in [(To::OwnPod, own), (To::World, direct)] {
+                let asked = Outbound {
+                    uid,
+                    gid,
+                    source: Addr::UNSPECIFIED,
+                    addr: destination(to, Family::V4).unwrap(),
+                    port: Port::new(port),
+                    own: to == To::OwnPod,
+                    excluded: false,
+                    datagram: false,
+                    captures_dns,
+                    listed: Listed::EVERYTHING,
+                };
+                assert_eq!(outbound(&pod, &asked), verdict, "{uid} {gid} {port} {to:?}");
+            }
+        }
+    }
+    let from = Inbound {
+        port: Port::new(15008),
+        local: false,
+        listed: false,
+    };
+    let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
+    assert_eq!(inbound(&pod, &from), proxy);
 }
