@@ -115,7 +115,8 @@ const fn over_loopback(pod: &Pod, to: &Outbound, by_proxy: bool) -> Option<Verdi
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    if by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
+    let hairpin = !pod.flags.has(PodFlags::NO_HAIRPIN);
+    if hairpin && by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     if !by_proxy && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {

@@ -32,6 +32,9 @@ impl PodFlags {
     /// A loopback network is among the listed ones.
     pub const LOOPBACK_LISTED: Self = Self(1 << 9);
 
+    /// The proxy's calls to its own Pod are left alone.
+    pub const NO_HAIRPIN: Self = Self(1 << 10);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {

@@ -91,8 +91,8 @@ pub(crate) fn wanted(
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
     let pod = Pod {
         cookie,
-        proxy_uid: settings.mesh.uid,
-        proxy_gid: settings.mesh.gid,
+        proxy_uid: settings.uid,
+        proxy_gid: settings.gid,
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
         dns_port: Port::new(settings.mesh.dns),
@@ -101,6 +101,7 @@ pub(crate) fn wanted(
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
+            (!settings.mesh.hairpin, PodFlags::NO_HAIRPIN),
         ])
         .with(lists::flags_of(settings))
         .with(
@@ -221,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pods::{mesh::ISTIO, policy::Inbound};
+    use crate::pods::{mesh::Mesh, policy::Inbound};
 
     /// What the kernel would hold after a step.
     fn take(held: &mut Held, step: &Step) {
@@ -251,7 +252,7 @@ mod tests {
         Settings {
             inbound: Inbound::AllBut(inbound.iter().map(|port| (*port, *port)).collect()),
             excluded_outbound: [(15020, 15020)].into(),
-            ..Settings::of(&ISTIO)
+            ..Settings::of(Mesh::preset("istio"))
         }
     }
 

@@ -3,23 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use daemon_api::{Sidecar, sidecar};
 use ipnet::IpNet;
 
 use super::{
     acceleration::{self, Acceleration},
-    mesh::{ISTIO, Mesh},
+    mesh::Mesh,
 };
-
-const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
-const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
-const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
-const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
-const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
-const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
-const STATUS_PORT: &str = "status.sidecar.istio.io/port";
-/// Every annotation that begins like this is about traffic.
-const TRAFFIC: &str = "traffic.sidecar.istio.io/";
 
 /// Every port, or every network.
 const ALL: &str = "*";
@@ -53,6 +42,10 @@ pub(crate) enum Inbound {
 pub(crate) struct Settings {
     /// Which mesh's sidecar the Pod carries.
     pub(crate) mesh: &'static Mesh,
+    /// The proxy's user, as the Pod numbers it.
+    pub(crate) uid: u32,
+    /// The proxy's group, likewise.
+    pub(crate) gid: u32,
     /// Connections that enter the Pod.
     pub(crate) inbound: Inbound,
     /// Outbound ports that are left alone.
@@ -92,7 +85,7 @@ pub(crate) enum Error {
         count: usize,
     },
     /// An annotation that would change interception in a way that is not built.
-    #[error("annotation {key}: '{value}' is not supported yet, only {allowed} is")]
+    #[error("annotation {key}: '{value}' is not supported, only '{allowed}' is")]
     Unsupported {
         /// The annotation.
         key: String,
@@ -101,30 +94,53 @@ pub(crate) enum Error {
         /// What it may be.
         allowed: &'static str,
     },
+    /// An annotation that nobody here knows, among those that are about traffic.
+    #[error("annotation {key}: not known, and what it asks for would not be done")]
+    NotKnown {
+        /// The annotation.
+        key: String,
+    },
 }
 
 /// What the annotations of a Pod say at least that carries a sidecar.
-pub(crate) fn injected() -> BTreeMap<String, String> {
-    [(daemon_api::INJECTED.to_owned(), "{}".to_owned())].into()
+pub(crate) fn injected(mesh: &Mesh) -> BTreeMap<String, String> {
+    [(mesh.injected.clone(), "true".to_owned())].into()
 }
 
-/// Decides what is to be done with a Pod.
-pub(crate) fn decide(annotations: Option<&BTreeMap<String, String>>) -> Result<Verdict, Error> {
+/// Decides what is to be done with a Pod on a node of this mesh.
+pub(crate) fn decide(
+    mesh: &'static Mesh,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<Verdict, Error> {
     let annotations = annotations.ok_or(Error::NotHandedOver)?;
-    match sidecar(annotations) {
-        Sidecar::Injected => settings(annotations).map(Verdict::Mesh),
-        Sidecar::Absent => Ok(Verdict::LeaveAlone("no sidecar was injected")),
-        Sidecar::SwitchedOff => Ok(Verdict::LeaveAlone("sidecar.istio.io/inject is false")),
+    let is_off = |(key, off): (&String, &String)| {
+        (annotations.get(key)).is_some_and(|value| value.trim() == off)
+    };
+    if !annotations.contains_key(&mesh.injected) {
+        return Ok(Verdict::LeaveAlone("no sidecar was injected"));
     }
+    if mesh.switched_off.iter().any(is_off) {
+        return Ok(Verdict::LeaveAlone(
+            "an annotation switches the sidecar off",
+        ));
+    }
+    for (key, value) in annotations {
+        supported(mesh, key, value.trim())?;
+    }
+    Pod { mesh, annotations }.settings().map(Verdict::Mesh)
 }
 
 impl Settings {
     /// Those of a Pod that says nothing.
     pub(crate) fn of(mesh: &'static Mesh) -> Self {
+        let mut inbound = single(&mesh.never_inbound);
+        inbound.extend(single(&mesh.excluded_inbound));
         Self {
             mesh,
-            inbound: Inbound::AllBut(single(mesh.never_inbound)),
-            excluded_outbound: single(mesh.default_excluded_outbound),
+            uid: mesh.uid,
+            gid: mesh.gid,
+            inbound: Inbound::AllBut(inbound),
+            excluded_outbound: single(&mesh.excluded_outbound),
             included_outbound: Ports::new(),
             networks: None,
             excluded_networks: Vec::new(),
@@ -137,44 +153,73 @@ fn single(ports: &[u16]) -> Ports {
     ports.iter().map(|port| (*port, *port)).collect()
 }
 
-fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
-    for (key, value) in annotations {
-        supported(key, value.trim())?;
-    }
-    let list = |key: &'static str| annotations.get(key).map(|list| (key, &**list));
-    let mut settings = Settings {
-        inbound: inbound(annotations)?,
-        acceleration: acceleration(annotations)?,
-        ..Settings::of(&ISTIO)
-    };
-    // An explicit list, even an empty one, takes the default's place.
-    if let Some((key, list)) = list(EXCLUDE_OUTBOUND) {
-        settings.excluded_outbound = ports(key, list)?;
-    }
-    if let Some((key, list)) = list(INCLUDE_OUTBOUND) {
-        settings.included_outbound = ports(key, list)?;
-    }
-    if let Some((key, list)) = list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL) {
-        settings.networks = Some(networks(key, list)?);
-    }
-    if let Some((key, list)) = list(EXCLUDE_NETWORKS) {
-        settings.excluded_networks = networks(key, list)?;
-    }
-    Ok(settings)
+/// A Pod that carries a mesh's sidecar, and what it says.
+struct Pod<'a> {
+    mesh: &'static Mesh,
+    annotations: &'a BTreeMap<String, String>,
 }
 
-/// With a list of the ports that are the proxy's, the list of those that are not has no effect.
-fn inbound(annotations: &BTreeMap<String, String>) -> Result<Inbound, Error> {
-    let mut except = single(ISTIO.never_inbound);
-    if let Some(list) = annotations.get(EXCLUDE_INBOUND) {
-        except.extend(ports(EXCLUDE_INBOUND, list)?);
+impl Pod<'_> {
+    fn settings(&self) -> Result<Settings, Error> {
+        let names = &self.mesh.annotations;
+        let mut settings = Settings {
+            inbound: self.inbound()?,
+            acceleration: acceleration(self.annotations)?,
+            ..Settings::of(self.mesh)
+        };
+        // An explicit list, even an empty one, takes the default's place.
+        if let Some((key, list)) = self.said(names.exclude_outbound_ports.as_ref()) {
+            settings.excluded_outbound = ports(key, list)?;
+        }
+        if let Some((key, list)) = self.said(names.include_outbound_ports.as_ref()) {
+            settings.included_outbound = ports(key, list)?;
+        }
+        if let Some((key, list)) = self.chosen(names.include_networks.as_ref()) {
+            settings.networks = Some(networks(key, list)?);
+        }
+        if let Some((key, list)) = self.said(names.exclude_networks.as_ref()) {
+            settings.excluded_networks = networks(key, list)?;
+        }
+        if let Some((key, id)) = self.said(names.proxy_uid.as_ref()) {
+            settings.uid = owner(key, id)?;
+        }
+        if let Some((key, id)) = self.said(names.proxy_gid.as_ref()) {
+            settings.gid = owner(key, id)?;
+        }
+        Ok(settings)
     }
-    if let Some(port) = annotations.get(STATUS_PORT) {
-        except.extend(status_port(port)?.map(|port| (port, port)));
+
+    /// With a list of the ports that are the proxy's, the list of those that are not has no effect.
+    fn inbound(&self) -> Result<Inbound, Error> {
+        let Mesh {
+            annotations: names,
+            never_inbound,
+            excluded_inbound,
+            ..
+        } = self.mesh;
+        let mut except = single(never_inbound);
+        match self.said(names.exclude_inbound_ports.as_ref()) {
+            Some((key, list)) => except.extend(ports(key, list)?),
+            None => except.extend(single(excluded_inbound)),
+        }
+        if let Some((key, port)) = self.said(names.status_port.as_ref()) {
+            except.extend(status_port(key, port)?.map(|port| (port, port)));
+        }
+        match self.chosen(names.include_inbound_ports.as_ref()) {
+            Some((key, list)) => ports(key, list).map(Inbound::Only),
+            None => Ok(Inbound::AllBut(except)),
+        }
     }
-    match annotations.get(INCLUDE_INBOUND) {
-        Some(list) if list.trim() != ALL => ports(INCLUDE_INBOUND, list).map(Inbound::Only),
-        _ => Ok(Inbound::AllBut(except)),
+
+    /// An annotation that the mesh has and the Pod uses.
+    fn said(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
+        let name: &'static str = name?;
+        self.annotations.get(name).map(|value| (name, &**value))
+    }
+
+    /// Likewise, unless it means everything.
+    fn chosen(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
+        self.said(name).filter(|(_, list)| list.trim() != ALL)
     }
 }
 
@@ -190,26 +235,26 @@ fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceler
     Ok(Some(wish))
 }
 
-/// Refuses what would change interception and is not built.
-fn supported(key: &str, value: &str) -> Result<(), Error> {
-    let (fine, allowed) = match key {
-        EXCLUDE_INBOUND | EXCLUDE_OUTBOUND | INCLUDE_INBOUND | INCLUDE_OUTBOUND
-        | INCLUDE_NETWORKS | EXCLUDE_NETWORKS => return Ok(()),
-        "sidecar.istio.io/interceptionMode" => (value == "REDIRECT", "REDIRECT"),
-        "traffic.sidecar.istio.io/excludeInterfaces"
-        | "traffic.sidecar.istio.io/kubevirtInterfaces"
-        | "istio.io/reroute-virtual-interfaces" => (value.is_empty(), "an empty value"),
-        other if other.starts_with(TRAFFIC) => (false, "a traffic annotation that Sluice knows"),
-        _ => return Ok(()),
-    };
-    if fine {
-        return Ok(());
+/// Refuses what would change interception and cannot be followed.
+fn supported(mesh: &'static Mesh, key: &str, value: &str) -> Result<(), Error> {
+    if let Some(allowed) = mesh.only.get(key) {
+        return if value == allowed {
+            Ok(())
+        } else {
+            Err(Error::Unsupported {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                allowed,
+            })
+        };
     }
-    Err(Error::Unsupported {
-        key: key.to_owned(),
-        value: value.to_owned(),
-        allowed,
-    })
+    let is_closed = (mesh.closed.iter()).any(|beginning| key.starts_with(&**beginning));
+    if is_closed && !mesh.annotations.has(key) {
+        return Err(Error::NotKnown {
+            key: key.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// A list of ports and ranges. A blank value is an empty list.
@@ -268,16 +313,28 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Zero switches Istio's health port off.
-fn status_port(value: &str) -> Result<Option<u16>, Error> {
+fn status_port(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
     match port(value.trim()) {
         Some(0) => Ok(None),
         Some(port) => Ok(Some(port)),
         None => Err(Error::Item {
-            key: STATUS_PORT,
+            key,
             item: value.trim().to_owned(),
             allowed: "a port, or 0",
         }),
     }
+}
+
+/// A user or group. The last number means nobody.
+fn owner(key: &'static str, value: &str) -> Result<u32, Error> {
+    let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let id = value.trim().parse().ok();
+    id.filter(|id| digits && *id != u32::MAX)
+        .ok_or_else(|| Error::Item {
+            key,
+            item: value.trim().to_owned(),
+            allowed: "a number from 0 to 4294967294",
+        })
 }
 
 #[cfg(test)]
@@ -286,18 +343,32 @@ mod tests {
 
     use super::*;
 
+    const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+    const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+    const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+    const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+    const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+    const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+
     fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
-        let injected = ("sidecar.istio.io/status", "{}");
-        let annotations = pairs
-            .iter()
-            .chain([&injected])
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        decide(Some(&annotations))
+        within("istio", pairs)
+    }
+
+    fn within(mesh: &str, pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
+        let mesh = Mesh::preset(mesh);
+        let mut annotations = injected(mesh);
+        annotations
+            .extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        decide(mesh, Some(&annotations))
     }
 
     fn meshed(pairs: &[(&str, &str)]) -> Settings {
-        match with(pairs) {
+        meshed_by("istio", pairs)
+    }
+
+    fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> Settings {
+        match within(mesh, pairs) {
             Ok(Verdict::Mesh(settings)) => settings,
             other => panic!("{other:?}"),
         }
@@ -309,13 +380,16 @@ mod tests {
 
     #[test]
     fn without_annotations_the_pod_waits() {
-        assert_eq!(decide(None), Err(Error::NotHandedOver));
+        assert_eq!(
+            decide(Mesh::preset("istio"), None),
+            Err(Error::NotHandedOver)
+        );
     }
 
     #[test]
     fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
         let annotations = BTreeMap::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
-        let verdict = decide(Some(&annotations));
+        let verdict = decide(Mesh::preset("istio"), Some(&annotations));
         assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
     }
 
@@ -423,7 +497,55 @@ mod tests {
             ("istio.io/reroute-virtual-interfaces", "net1"),
         ] {
             let refused = with(&[(key, value)]);
-            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{key}");
+            let is_named = matches!(
+                refused,
+                Err(Error::Unsupported { .. } | Error::NotKnown { .. })
+            );
+            assert!(is_named, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_switched_off_sidecar_is_left_alone() {
+        for (mesh, key, value) in [
+            ("istio", "sidecar.istio.io/inject", " false "),
+            ("linkerd", "linkerd.io/inject", "disabled"),
+            ("kuma", "kuma.io/sidecar-injected", "false"),
+            ("osm", "openservicemesh.io/sidecar-injection", "disabled"),
+        ] {
+            let verdict = within(mesh, &[(key, value)]);
+            assert!(matches!(verdict, Ok(Verdict::LeaveAlone(_))), "{mesh}");
+        }
+    }
+
+    #[test]
+    fn every_mesh_has_its_own_words() {
+        for (mesh, key) in [
+            ("linkerd", "config.linkerd.io/skip-outbound-ports"),
+            ("kuma", "traffic.kuma.io/exclude-outbound-ports"),
+            ("osm", "openservicemesh.io/outbound-port-exclusion-list"),
+        ] {
+            let settings = meshed_by(mesh, &[(key, "25,8000-8001"), (EXCLUDE_OUTBOUND, "!")]);
+            assert_eq!(settings.excluded_outbound, [(25, 25), (8000, 8001)].into());
+        }
+        let refused = within(
+            "kuma",
+            &[("traffic.kuma.io/exclude-outbound-ips", "10.0.0.1")],
+        );
+        assert!(matches!(refused, Err(Error::NotKnown { .. })));
+    }
+
+    #[test]
+    fn the_pod_may_name_the_proxys_user_and_group() {
+        const UID: &str = "config.linkerd.io/proxy-uid";
+        let settings = meshed_by(
+            "linkerd",
+            &[(UID, "77"), ("config.linkerd.io/proxy-gid", "0")],
+        );
+        assert_eq!((settings.uid, settings.gid), (77, 0));
+        for bad in ["", "+1", "root", "4294967295", "4294967296"] {
+            let refused = within("linkerd", &[(UID, bad)]);
+            assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
         }
     }
 

@@ -45,8 +45,9 @@ impl Owner {
             store,
             records,
             acceleration,
+            mesh,
         } = inheritance;
-        let mut owner = Self::new(datapath, store, acceleration);
+        let mut owner = Self::new(datapath, store, acceleration, mesh);
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
@@ -186,7 +187,7 @@ impl Owner {
         let id = netns.id();
         let standing = Standing::Meshed {
             cookie: id.cookie,
-            mesh: settings.mesh.name,
+            mesh: &settings.mesh.name,
         };
         let mut attachments = Vec::new();
         for (slot, record) in members {

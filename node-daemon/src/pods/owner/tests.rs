@@ -67,6 +67,7 @@ impl Node {
             store,
             records,
             acceleration: Acceleration::default(),
+            mesh: Mesh::preset("istio"),
         };
         Owner::restore(inheritance).expect("tables that can be read")
     }
@@ -285,6 +286,7 @@ fn a_refused_pod_leaves_nothing_behind() {
 fn a_step_that_fails_takes_those_before_it_back() {
     let Rig { owner, .. } = &mut rig("rollback");
     let Ok(Verdict::Mesh(settings)) = policy::decide(
+        owner.mesh,
         request(&attachment("a", "eth0"), &Namespace::with(&[]), &[])
             .annotations
             .as_ref(),
