@@ -136,6 +136,7 @@ impl Owner {
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::open(Path::new(&request.netns))?;
+        let settings = settings.seen_outside(&netns.users()?)?;
         let interfaces = netns.interfaces()?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();

@@ -9,6 +9,7 @@ use super::{
     acceleration::{self, Acceleration},
     mesh::Mesh,
 };
+use crate::netns::Users;
 
 /// Every port, or every network.
 const ALL: &str = "*";
@@ -42,7 +43,7 @@ pub(crate) enum Inbound {
 pub(crate) struct Settings {
     /// Which mesh's sidecar the Pod carries.
     pub(crate) mesh: &'static Mesh,
-    /// The proxy's user, as the Pod numbers it.
+    /// The proxy's user, as the Pod numbers it, until it is [`Settings::seen_outside`].
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
@@ -93,6 +94,12 @@ pub(crate) enum Error {
         value: String,
         /// What it may be.
         allowed: &'static str,
+    },
+    /// The Pod has a user namespace in which the proxy cannot run.
+    #[error("the proxy's user {uid} has no number outside the Pod's user namespace")]
+    NoUser {
+        /// As the Pod numbers it.
+        uid: u32,
     },
     /// An annotation that nobody here knows, among those that are about traffic.
     #[error("annotation {key}: not known, and what it asks for would not be done")]
@@ -146,6 +153,18 @@ impl Settings {
             excluded_networks: Vec::new(),
             acceleration: None,
         }
+    }
+}
+
+impl Settings {
+    /// With the proxy's user and group as the initial user namespace numbers them. A group that
+    /// has no number there belongs to nobody.
+    pub(crate) fn seen_outside(self, users: &Users) -> Result<Self, Error> {
+        let uid = users
+            .user(self.uid)
+            .ok_or(Error::NoUser { uid: self.uid })?;
+        let gid = users.group(self.gid).unwrap_or(u32::MAX);
+        Ok(Self { uid, gid, ..self })
     }
 }
 

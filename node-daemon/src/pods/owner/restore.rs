@@ -159,7 +159,11 @@ impl Owner {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let netns = there.or_else(|| self.search(id));
-                Ok(netns.map_or(Meaning::Gone, |netns| Meaning::Meshed(netns, settings)))
+                let Some(netns) = netns else {
+                    return Ok(Meaning::Gone);
+                };
+                let settings = settings.seen_outside(&netns.users()?)?;
+                Ok(Meaning::Meshed(netns, settings))
             }
             (Verdict::LeaveAlone(because), None) if path.exists() => {
                 Ok(Meaning::LeftAlone(because))
