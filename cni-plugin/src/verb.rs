@@ -1,6 +1,8 @@
 //! What each verb does (CNI spec 1.1.0, "CNI operations").
 
-use daemon_api::{Admit, Admitted, Attachment, Collect, Retired, Sidecar, Status, path, sidecar};
+use daemon_api::{
+    Admit, Admitted, Attachment, Collect, Retired, Status, path, surely_without_sidecar,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -89,7 +91,7 @@ fn is_unmeshed(admit: &Admit) -> bool {
     admit
         .annotations
         .as_ref()
-        .is_some_and(|annotations| sidecar(annotations) != Sidecar::Injected)
+        .is_some_and(surely_without_sidecar)
 }
 
 /// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then: what

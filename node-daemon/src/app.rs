@@ -16,7 +16,7 @@ use crate::{
     bpf::{Datapath, Pins},
     cgroup,
     config::{Behaviour, Places, Run},
-    pods::{self, Acceleration, Inheritance, Pods, Store},
+    pods::{self, Acceleration, Inheritance, Mesh, Pods, Store},
 };
 
 /// Between two rounds of upkeep.
@@ -25,6 +25,7 @@ const ROUND: Duration = Duration::from_secs(30);
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     let behaviour = Behaviour::read(config.config.as_deref())?;
+    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;
     let filter: EnvFilter = config.log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -50,6 +51,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             store,
             records,
             acceleration: acceleration(behaviour.acceleration)?,
+            mesh,
         };
         let (pods, owner) = pods::start(inheritance, behaviour.on_exit)?;
         info!(socket = %config.socket.display(), "ready");

@@ -33,6 +33,10 @@ impl Verdict {
 
 /// A socket in a meshed Pod that connects.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct Outbound {
     /// The caller's user, as the initial user namespace numbers it.
     pub uid: u32,
@@ -122,7 +126,7 @@ const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
     // The exception is made for the proxy's user alone.
-    let by_group = to.by_group(pod) && !to.by_user(pod);
+    let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
     if local && !to.datagram && !to.addr.is_canonical_loopback() && (by_group || to.marked(pod)) {
         return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
     }
@@ -138,14 +142,15 @@ const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    if to.marked(pod) && !to.addr.is_canonical_loopback() {
+    let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !to.addr.is_canonical_loopback();
+    if own && to.marked(pod) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if by_proxy && !to.addr.is_canonical_loopback() && !to.port.same(HBONE) {
+    if own && by_proxy && !to.port.same(HBONE) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     None

@@ -32,8 +32,10 @@ impl PodFlags {
     /// A loopback network is among the listed ones.
     pub const LOOPBACK_LISTED: Self = Self(1 << 9);
 
+    /// The proxy's calls to its own Pod are left alone.
+    pub const NO_HAIRPIN: Self = Self(1 << 10);
     /// The Pod asks for `TPROXY`, whose rules know fewer exceptions.
-    pub const TRANSPARENT: Self = Self(1 << 10);
+    pub const TRANSPARENT: Self = Self(1 << 11);
 
     /// Both sets together.
     #[must_use]

@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use sidecar::{INJECTED, Sidecar, sidecar};
+pub use sidecar::surely_without_sidecar;
 
 /// Where the daemon listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";

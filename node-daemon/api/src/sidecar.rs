@@ -1,61 +1,32 @@
-//! Whether a Pod's annotations say that it carries a sidecar.
-//!
-//! Both sides need it: the daemon to decide, the plugin to let Pods without a sidecar start
-//! while the daemon is away.
+//! What a Pod's annotations tell while the daemon is away.
 
 use std::collections::BTreeMap;
 
-/// What the annotations say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sidecar {
-    /// A sidecar was injected.
-    Injected,
-    /// No sidecar was injected.
-    Absent,
-    /// One was injected, or is asked for, but the Pod opts out.
-    SwitchedOff,
-}
+/// The marks of the meshes that the daemon knows without being told.
+const MARKS: [&str; 4] = [
+    "sidecar.istio.io/status",
+    "linkerd.io/proxy-version",
+    "kuma.io/sidecar-injected",
+    "openservicemesh.io/sidecar-injection",
+];
 
-/// Istio's injector writes this once it has added the sidecar.
-pub const INJECTED: &str = "sidecar.istio.io/status";
-/// The Pod's own wish; `false` switches the mesh off.
-const INJECT: &str = "sidecar.istio.io/inject";
-
-/// Reads the annotations that tell whether a sidecar is there.
+/// Whether no known mesh has put a sidecar into a Pod. Which mesh the node has, and whether a
+/// sidecar is switched off, only the daemon knows: a mark is enough to wait for it.
 #[must_use]
-pub fn sidecar(annotations: &BTreeMap<String, String>) -> Sidecar {
-    let off = annotations
-        .get(INJECT)
-        .is_some_and(|wish| wish.trim() == "false");
-    match (annotations.contains_key(INJECTED), off) {
-        (_, true) => Sidecar::SwitchedOff,
-        (true, false) => Sidecar::Injected,
-        (false, false) => Sidecar::Absent,
-    }
+pub fn surely_without_sidecar(annotations: &BTreeMap<String, String>) -> bool {
+    !MARKS.iter().any(|mark| annotations.contains_key(*mark))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(pairs: &[(&str, &str)]) -> Sidecar {
-        sidecar(
-            &pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect(),
-        )
-    }
-
     #[test]
-    fn a_pod_is_meshed_when_it_was_injected_and_not_switched_off() {
-        assert_eq!(of(&[(INJECTED, "{}")]), Sidecar::Injected);
-        assert_eq!(of(&[(INJECTED, "{}"), (INJECT, "true")]), Sidecar::Injected);
-        assert_eq!(
-            of(&[(INJECTED, "{}"), (INJECT, " false ")]),
-            Sidecar::SwitchedOff
-        );
-        assert_eq!(of(&[(INJECT, "true")]), Sidecar::Absent);
-        assert_eq!(of(&[]), Sidecar::Absent);
+    fn the_mark_of_any_mesh_leaves_a_doubt() {
+        assert!(surely_without_sidecar(&BTreeMap::new()));
+        for mark in MARKS {
+            let annotations = BTreeMap::from([(mark.to_owned(), String::new())]);
+            assert!(!surely_without_sidecar(&annotations), "{mark}");
+        }
     }
 }

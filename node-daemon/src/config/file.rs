@@ -7,19 +7,34 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::pods::Acceleration;
+use crate::pods::{Acceleration, Meshes};
 
 /// Read if no other file is named, and if it is there.
 const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
 /// How the daemon behaves. Every key has a default; an unknown one is refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Behaviour {
     /// What becomes of the data path when the daemon is told to stop.
     pub(crate) on_exit: OnExit,
     /// Which connections on the node go from socket to socket.
     pub(crate) acceleration: Acceleration,
+    /// Whose sidecars the Pods carry: the name of a preset, or of one of `meshes`.
+    pub(crate) mesh: String,
+    /// Meshes of one's own.
+    pub(crate) meshes: Meshes,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            on_exit: OnExit::default(),
+            acceleration: Acceleration::default(),
+            mesh: "istio".to_owned(),
+            meshes: Meshes::new(),
+        }
+    }
 }
 
 /// What becomes of the data path when the daemon is told to stop.
@@ -120,5 +135,12 @@ mod tests {
         let behaviour = read("on-exit = \"detach\"\nacceleration = \"all\"").unwrap();
         assert_eq!(behaviour.on_exit, OnExit::Detach);
         assert_eq!(behaviour.acceleration, Acceleration::All);
+        let mine = "mesh = 'mine'\n[meshes.mine]\nuid = 7\noutbound = 1\ninbound = 2\n\
+                    injected = 'mine/here'";
+        let behaviour = read(mine).unwrap();
+        assert_eq!(
+            (&*behaviour.mesh, behaviour.meshes["mine"].uid),
+            ("mine", 7)
+        );
     }
 }

@@ -17,6 +17,12 @@ pub(super) fn namespace_type(namespace: BorrowedFd<'_>) -> Result<c_int, Errno> 
     Errno::result(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_NSTYPE) })
 }
 
+/// The user namespace that owns a namespace.
+pub(super) fn owning_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: the request takes no argument, and the descriptor is open while it is borrowed.
+    owned(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) }.into())
+}
+
 /// The cookie of the calling thread's network namespace.
 pub(super) fn netns_cookie_here() -> Result<u64, Error> {
     let probe = socket(

@@ -9,6 +9,7 @@ mod kernel;
 mod links;
 mod listeners;
 mod rules;
+mod users;
 
 use std::{
     fs::{File, OpenOptions},
@@ -28,6 +29,9 @@ pub(crate) use error::Error;
 pub(crate) use existing::existing;
 pub(crate) use links::Interface;
 pub(crate) use listeners::Listener;
+pub(crate) use users::Users;
+#[cfg(test)]
+pub(crate) use users::of_a_pod_with_users;
 
 /// What the host's own processes run in, as far as the daemon can see it.
 const HOSTS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
@@ -83,6 +87,11 @@ impl Netns {
     /// The path at which it was found.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who its users and groups are outside.
+    pub(crate) fn users(&self) -> Result<Users, Error> {
+        Users::of(self.file.as_fd())
     }
 
     /// Its interfaces, with their addresses.

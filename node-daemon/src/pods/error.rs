@@ -100,7 +100,9 @@ impl Error {
     fn details(&self) -> String {
         match self {
             Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
-            Self::Policy(policy::Error::Unsupported { .. }) => UNSUPPORTED.to_owned(),
+            Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. }) => {
+                UNSUPPORTED.to_owned()
+            }
             Self::LetGo { errors } => {
                 let each: Vec<_> = errors.iter().map(Self::in_one_line).collect();
                 each.join("; ")

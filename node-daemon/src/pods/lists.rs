@@ -87,13 +87,13 @@ fn prefix(cookie: u64, network: &IpNet) -> NetworkPrefix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::mesh::ISTIO;
+    use crate::pods::mesh::Mesh;
 
     fn settings() -> Settings {
         Settings {
             inbound: Inbound::AllBut([(80, 80), (8000, 8003)].into()),
             excluded_outbound: Ports::new(),
-            ..Settings::of(&ISTIO)
+            ..Settings::of(Mesh::preset("istio"))
         }
     }
 
@@ -119,7 +119,7 @@ mod tests {
             excluded_networks: vec![network("fd00::/8")],
             included_outbound: [(443, 443)].into(),
             excluded_outbound: Ports::new(),
-            ..Settings::of(&ISTIO)
+            ..Settings::of(Mesh::preset("istio"))
         };
         let expected = PodFlags::INBOUND_LISTED
             .with(PodFlags::OUTBOUND_LISTED)

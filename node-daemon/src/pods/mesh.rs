@@ -1,37 +1,219 @@
-//! What differs between service meshes, as a table.
+//! What differs between service meshes: data, not code.
 
-/// The constants of one mesh's sidecar.
-#[derive(Debug, PartialEq, Eq)]
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The presets, in the form in which the configuration describes further meshes.
+const PRESETS: &str = include_str!("meshes.toml");
+
+/// One mesh's sidecar, and the annotations by which Pods speak of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Mesh {
     /// Its name, for people.
-    pub(crate) name: &'static str,
+    #[serde(skip)]
+    pub(crate) name: String,
     /// The proxy's user.
     pub(crate) uid: u32,
-    /// The proxy's group.
+    /// The proxy's group, if it tells the proxy from others.
+    #[serde(default = "nobodys")]
     pub(crate) gid: u32,
     /// Where the proxy takes the application's connections.
     pub(crate) outbound: u16,
     /// Where the proxy takes connections to the Pod.
     pub(crate) inbound: u16,
-    /// Where the proxy answers DNS queries, if it is told to.
+    /// Where the proxy answers DNS queries, if it can be told to.
+    #[serde(default)]
     pub(crate) dns: u16,
     /// Ports that the proxy itself serves, which are never intercepted.
-    pub(crate) never_inbound: &'static [u16],
-    /// Ports that are not intercepted unless the Pod names others.
-    pub(crate) default_excluded_outbound: &'static [u16],
+    #[serde(default)]
+    pub(crate) never_inbound: Vec<u16>,
+    /// Inbound ports that are not intercepted unless the Pod names others.
+    #[serde(default)]
+    pub(crate) excluded_inbound: Vec<u16>,
+    /// Outbound ports that are not intercepted unless the Pod names others.
+    #[serde(default)]
+    pub(crate) excluded_outbound: Vec<u16>,
     /// Whether the proxy takes the application's connections on `127.0.0.1` alone.
+    #[serde(default)]
     pub(crate) single_loopback: bool,
+    /// Whether the proxy's calls to its own Pod enter it as others' do.
+    #[serde(default = "yes")]
+    pub(crate) hairpin: bool,
+    /// The annotation that a Pod with a sidecar has.
+    pub(crate) injected: String,
+    /// Annotations with values that switch interception off all the same.
+    #[serde(default)]
+    pub(crate) switched_off: BTreeMap<String, String>,
+    /// The names of the annotations that are followed.
+    #[serde(default)]
+    pub(crate) annotations: Annotations,
+    /// Annotations of which one value is understood.
+    #[serde(default)]
+    pub(crate) only: BTreeMap<String, String>,
+    /// Beginnings of names: an annotation that begins so and is not understood refuses the Pod.
+    #[serde(default)]
+    pub(crate) closed: Vec<String>,
 }
 
-/// Istio: telemetry 15020, health 15021, Envoy's statistics 15090.
-pub(crate) const ISTIO: Mesh = Mesh {
-    name: "istio",
-    uid: 1337,
-    gid: 1337,
-    outbound: 15001,
-    inbound: 15006,
-    dns: 15053,
-    never_inbound: &[15020, 15021, 15090],
-    default_excluded_outbound: &[15020],
-    single_loopback: false,
-};
+/// Names of annotations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Annotations {
+    /// Inbound ports that are the proxy's.
+    pub(crate) include_inbound_ports: Option<String>,
+    /// Inbound ports that are not.
+    pub(crate) exclude_inbound_ports: Option<String>,
+    /// Outbound ports that are the proxy's whatever the address.
+    pub(crate) include_outbound_ports: Option<String>,
+    /// Outbound ports that are not.
+    pub(crate) exclude_outbound_ports: Option<String>,
+    /// Networks that are the proxy's.
+    pub(crate) include_networks: Option<String>,
+    /// Networks that are not.
+    pub(crate) exclude_networks: Option<String>,
+    /// One more inbound port that is not the proxy's.
+    pub(crate) status_port: Option<String>,
+    /// `REDIRECT` or `TPROXY`.
+    pub(crate) interception_mode: Option<String>,
+    /// The proxy's user.
+    pub(crate) proxy_uid: Option<String>,
+    /// The proxy's group.
+    pub(crate) proxy_gid: Option<String>,
+}
+
+impl Annotations {
+    /// Whether an annotation is one of these.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        let all = [
+            &self.include_inbound_ports,
+            &self.exclude_inbound_ports,
+            &self.include_outbound_ports,
+            &self.exclude_outbound_ports,
+            &self.include_networks,
+            &self.exclude_networks,
+            &self.status_port,
+            &self.interception_mode,
+            &self.proxy_uid,
+            &self.proxy_gid,
+        ];
+        all.iter().any(|name| name.as_deref() == Some(key))
+    }
+}
+
+/// Meshes by name.
+pub(crate) type Meshes = BTreeMap<String, Mesh>;
+
+/// A mesh cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The presets are part of the binary.
+    #[error("the built-in meshes cannot be understood")]
+    Presets(#[from] toml::de::Error),
+    /// There is none of this name.
+    #[error("mesh '{name}' is not known: there are {known}, and others need [meshes.NAME]")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// What is described is none.
+    #[error("[meshes.{name}]: {problem}")]
+    Impossible {
+        /// The name.
+        name: String,
+        /// Why.
+        problem: &'static str,
+    },
+}
+
+impl Mesh {
+    /// The mesh of a name: one of `own`, which may replace a preset, or a preset. It lives as
+    /// long as the process: every Pod refers to it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it could not work.
+    pub(crate) fn choose(name: &str, own: Meshes) -> Result<&'static Self, Error> {
+        let mut all: Meshes = toml::from_str(PRESETS)?;
+        all.extend(own);
+        let Some(mut mesh) = all.remove(name) else {
+            let known: Vec<_> = all.into_keys().collect();
+            return Err(Error::Unknown {
+                name: name.to_owned(),
+                known: known.join(", "),
+            });
+        };
+        name.clone_into(&mut mesh.name);
+        if let Some(problem) = mesh.problem() {
+            let name = mesh.name;
+            return Err(Error::Impossible { name, problem });
+        }
+        Ok(Box::leak(Box::new(mesh)))
+    }
+
+    fn problem(&self) -> Option<&'static str> {
+        if self.inbound == 0 || self.outbound == 0 {
+            return Some("the ports 'inbound' and 'outbound' must not be 0");
+        }
+        if self.inbound == self.outbound || [self.inbound, self.outbound].contains(&self.dns) {
+            return Some("'inbound', 'outbound' and 'dns' must be different ports");
+        }
+        (self.injected.is_empty()).then_some("'injected' must name an annotation")
+    }
+
+    /// The preset of a name.
+    #[cfg(test)]
+    pub(crate) fn preset(name: &str) -> &'static Self {
+        Self::choose(name, Meshes::new()).expect("a preset")
+    }
+}
+
+/// No socket has it: `chown(2)` takes it for "unchanged".
+fn nobodys() -> u32 {
+    u32::MAX
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
+        for name in ["istio", "linkerd", "kuma", "osm"] {
+            let mesh = Mesh::preset(name);
+            assert_eq!(mesh.name, name);
+            let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);
+            assert!(!daemon_api::surely_without_sidecar(&marked), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
+        let words = "[istio]\nuid = 7\noutbound = 1\ninbound = 2\ninjected = 'mine/here'";
+        let own = Mesh::choose("istio", toml::from_str(words).unwrap()).unwrap();
+        assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
+    }
+
+    #[test]
+    fn what_could_not_work_is_refused() {
+        let unknown = Mesh::choose("isto", Meshes::new()).unwrap_err();
+        assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
+        for (ports, expected) in [
+            ("outbound = 0\ninbound = 2", "must not be 0"),
+            ("outbound = 2\ninbound = 2", "different"),
+            ("outbound = 1\ninbound = 2\ndns = 2", "different"),
+        ] {
+            let words = format!("[mine]\nuid = 7\n{ports}\ninjected = 'mine/here'");
+            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap()).unwrap_err();
+            assert!(refused.to_string().contains(expected), "{refused}");
+        }
+        assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());
+    }
+}

@@ -29,6 +29,7 @@ use crate::{
 pub(crate) use acceleration::Acceleration;
 use enrol::PASSTHROUGH;
 pub(crate) use error::Error;
+pub(crate) use mesh::{Mesh, Meshes};
 use owner::Owner;
 pub(crate) use owner::Reading;
 pub(crate) use store::{Record, Slot, Store};
@@ -67,6 +68,8 @@ pub(crate) struct Inheritance {
     pub(crate) records: Vec<(Slot, Record)>,
     /// What is accelerated on this node.
     pub(crate) acceleration: Acceleration,
+    /// Whose sidecars the Pods on this node carry.
+    pub(crate) mesh: &'static Mesh,
 }
 
 /// Takes over every Pod, and starts the owner.

@@ -22,6 +22,7 @@ use super::{
     acceleration::Acceleration,
     addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
+    mesh::Mesh,
     plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
@@ -36,6 +37,8 @@ pub(crate) struct Owner {
     datapath: Datapath,
     /// Of Pods that wish for nothing else.
     acceleration: Acceleration,
+    /// Whose sidecars the Pods on this node carry.
+    mesh: &'static Mesh,
     store: Store,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
@@ -70,10 +73,16 @@ struct Enrolled {
 
 impl Owner {
     /// Knows nothing yet: see [`Owner::restore`].
-    fn new(datapath: Datapath, store: Store, acceleration: Acceleration) -> Self {
+    fn new(
+        datapath: Datapath,
+        store: Store,
+        acceleration: Acceleration,
+        mesh: &'static Mesh,
+    ) -> Self {
         Self {
             datapath,
             acceleration,
+            mesh,
             store,
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -99,7 +108,7 @@ impl Owner {
 
     /// What is to be done with a Pod on this node.
     fn decide(&self, request: &Admit) -> Result<Verdict, Error> {
-        let mut verdict = policy::decide(request.annotations.as_ref())?;
+        let mut verdict = policy::decide(self.mesh, request.annotations.as_ref())?;
         if let Verdict::Mesh(settings) = &mut verdict {
             settings.acceleration = Some(self.acceleration.of_pod(settings.acceleration));
         }
@@ -127,6 +136,7 @@ impl Owner {
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::open(Path::new(&request.netns))?;
+        let settings = settings.seen_outside(&netns.users()?)?;
         let interfaces = netns.interfaces()?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
@@ -142,7 +152,7 @@ impl Owner {
         let passthrough = !there || self.pods.get(&id.cookie).is_some_and(ours);
         let standing = Standing::Meshed {
             cookie: id.cookie,
-            mesh: settings.mesh.name,
+            mesh: &settings.mesh.name,
         };
         let record = self.store.record(request, Some(id), passthrough);
         self.enrol(&netns, settings, record, standing)?;

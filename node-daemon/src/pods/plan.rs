@@ -91,8 +91,8 @@ pub(crate) fn wanted(
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
     let pod = Pod {
         cookie,
-        proxy_uid: settings.proxy.uid,
-        proxy_gid: settings.proxy.gid,
+        proxy_uid: settings.uid,
+        proxy_gid: settings.gid,
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
         dns_port: Port::new(settings.mesh.dns),
@@ -102,6 +102,7 @@ pub(crate) fn wanted(
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
             (settings.transparent, PodFlags::TRANSPARENT),
+            (!settings.mesh.hairpin, PodFlags::NO_HAIRPIN),
         ])
         .with(lists::flags_of(settings))
         .with(
@@ -222,7 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pods::{mesh::ISTIO, policy::Inbound};
+    use crate::pods::{mesh::Mesh, policy::Inbound};
 
     /// What the kernel would hold after a step.
     fn take(held: &mut Held, step: &Step) {
@@ -252,7 +253,7 @@ mod tests {
         Settings {
             inbound: Inbound::AllBut(inbound.iter().map(|port| (*port, *port)).collect()),
             excluded_outbound: [(15020, 15020)].into(),
-            ..Settings::of(&ISTIO)
+            ..Settings::of(Mesh::preset("istio"))
         }
     }
 

@@ -3,27 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use daemon_api::{Sidecar, sidecar};
 use ipnet::IpNet;
 
 use super::{
     acceleration::{self, Acceleration},
-    mesh::{ISTIO, Mesh},
+    mesh::Mesh,
 };
-
-const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
-const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
-const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
-const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
-const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
-const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
-const MODE: &str = "sidecar.istio.io/interceptionMode";
-/// The proxy's user and group, where its container runs as another than the mesh's own.
-const PROXY_UID: &str = "sluice.io/proxy-uid";
-const PROXY_GID: &str = "sluice.io/proxy-gid";
-const STATUS_PORT: &str = "status.sidecar.istio.io/port";
-/// Every annotation that begins like this is about traffic.
-const TRAFFIC: &str = "traffic.sidecar.istio.io/";
+use crate::netns::Users;
 
 /// Every port, or every network.
 const ALL: &str = "*";
@@ -57,6 +43,10 @@ pub(crate) enum Inbound {
 pub(crate) struct Settings {
     /// Which mesh's sidecar the Pod carries.
     pub(crate) mesh: &'static Mesh,
+    /// The proxy's user, as the Pod numbers it, until it is [`Settings::seen_outside`].
+    pub(crate) uid: u32,
+    /// The proxy's group, likewise.
+    pub(crate) gid: u32,
     /// Connections that enter the Pod.
     pub(crate) inbound: Inbound,
     /// Outbound ports that are left alone.
@@ -69,19 +59,8 @@ pub(crate) struct Settings {
     pub(crate) excluded_networks: Vec<IpNet>,
     /// The Pod asks for `TPROXY`.
     pub(crate) transparent: bool,
-    /// The proxy's user and group.
-    pub(crate) proxy: Owner,
     /// What the Pod wishes to be accelerated, if it says so.
     pub(crate) acceleration: Option<Acceleration>,
-}
-
-/// A user and a group, as the Pod's containers number them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    /// The user.
-    pub(crate) uid: u32,
-    /// The group.
-    pub(crate) gid: u32,
 }
 
 /// The annotations cannot be followed.
@@ -109,7 +88,7 @@ pub(crate) enum Error {
         count: usize,
     },
     /// An annotation that would change interception in a way that is not built.
-    #[error("annotation {key}: '{value}' is not supported yet, only {allowed} is")]
+    #[error("annotation {key}: '{value}' is not supported, only '{allowed}' is")]
     Unsupported {
         /// The annotation.
         key: String,
@@ -118,40 +97,77 @@ pub(crate) enum Error {
         /// What it may be.
         allowed: &'static str,
     },
+    /// The Pod has a user namespace in which the proxy cannot run.
+    #[error("the proxy's user {uid} has no number outside the Pod's user namespace")]
+    NoUser {
+        /// As the Pod numbers it.
+        uid: u32,
+    },
+    /// An annotation that nobody here knows, among those that are about traffic.
+    #[error("annotation {key}: not known, and what it asks for would not be done")]
+    NotKnown {
+        /// The annotation.
+        key: String,
+    },
 }
 
 /// What the annotations of a Pod say at least that carries a sidecar.
-pub(crate) fn injected() -> BTreeMap<String, String> {
-    [(daemon_api::INJECTED.to_owned(), "{}".to_owned())].into()
+pub(crate) fn injected(mesh: &Mesh) -> BTreeMap<String, String> {
+    [(mesh.injected.clone(), "true".to_owned())].into()
 }
 
-/// Decides what is to be done with a Pod.
-pub(crate) fn decide(annotations: Option<&BTreeMap<String, String>>) -> Result<Verdict, Error> {
+/// Decides what is to be done with a Pod on a node of this mesh.
+pub(crate) fn decide(
+    mesh: &'static Mesh,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<Verdict, Error> {
     let annotations = annotations.ok_or(Error::NotHandedOver)?;
-    match sidecar(annotations) {
-        Sidecar::Injected => settings(annotations).map(Verdict::Mesh),
-        Sidecar::Absent => Ok(Verdict::LeaveAlone("no sidecar was injected")),
-        Sidecar::SwitchedOff => Ok(Verdict::LeaveAlone("sidecar.istio.io/inject is false")),
+    let is_off = |(key, off): (&String, &String)| {
+        (annotations.get(key)).is_some_and(|value| value.trim() == off)
+    };
+    if !annotations.contains_key(&mesh.injected) {
+        return Ok(Verdict::LeaveAlone("no sidecar was injected"));
     }
+    if mesh.switched_off.iter().any(is_off) {
+        return Ok(Verdict::LeaveAlone(
+            "an annotation switches the sidecar off",
+        ));
+    }
+    for (key, value) in annotations {
+        supported(mesh, key, value.trim())?;
+    }
+    Pod { mesh, annotations }.settings().map(Verdict::Mesh)
 }
 
 impl Settings {
     /// Those of a Pod that says nothing.
     pub(crate) fn of(mesh: &'static Mesh) -> Self {
+        let mut inbound = single(&mesh.never_inbound);
+        inbound.extend(single(&mesh.excluded_inbound));
         Self {
             mesh,
-            inbound: Inbound::AllBut(single(mesh.never_inbound)),
-            excluded_outbound: single(mesh.default_excluded_outbound),
+            uid: mesh.uid,
+            gid: mesh.gid,
+            inbound: Inbound::AllBut(inbound),
+            excluded_outbound: single(&mesh.excluded_outbound),
             included_outbound: Ports::new(),
             networks: None,
             excluded_networks: Vec::new(),
             transparent: false,
-            proxy: Owner {
-                uid: mesh.uid,
-                gid: mesh.gid,
-            },
             acceleration: None,
         }
+    }
+}
+
+impl Settings {
+    /// With the proxy's user and group as the initial user namespace numbers them. A group that
+    /// has no number there belongs to nobody.
+    pub(crate) fn seen_outside(self, users: &Users) -> Result<Self, Error> {
+        let uid = users
+            .user(self.uid)
+            .ok_or(Error::NoUser { uid: self.uid })?;
+        let gid = users.group(self.gid).unwrap_or(u32::MAX);
+        Ok(Self { uid, gid, ..self })
     }
 }
 
@@ -159,53 +175,76 @@ fn single(ports: &[u16]) -> Ports {
     ports.iter().map(|port| (*port, *port)).collect()
 }
 
-fn settings(annotations: &BTreeMap<String, String>) -> Result<Settings, Error> {
-    for (key, value) in annotations {
-        supported(key, value.trim())?;
-    }
-    let list = |key: &'static str| annotations.get(key).map(|list| (key, &**list));
-    let mut settings = Settings {
-        inbound: inbound(annotations)?,
-        transparent: annotations
-            .get(MODE)
-            .is_some_and(|mode| mode.trim() == "TPROXY"),
-        acceleration: acceleration(annotations)?,
-        ..Settings::of(&ISTIO)
-    };
-    // An explicit list, even an empty one, takes the default's place.
-    if let Some((key, list)) = list(EXCLUDE_OUTBOUND) {
-        settings.excluded_outbound = ports(key, list)?;
-    }
-    if let Some((key, id)) = list(PROXY_UID) {
-        settings.proxy.uid = id_of(key, id)?;
-    }
-    if let Some((key, id)) = list(PROXY_GID) {
-        settings.proxy.gid = id_of(key, id)?;
-    }
-    if let Some((key, list)) = list(INCLUDE_OUTBOUND) {
-        settings.included_outbound = ports(key, list)?;
-    }
-    if let Some((key, list)) = list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL) {
-        settings.networks = Some(networks(key, list)?);
-    }
-    if let Some((key, list)) = list(EXCLUDE_NETWORKS) {
-        settings.excluded_networks = networks(key, list)?;
-    }
-    Ok(settings)
+/// A Pod that carries a mesh's sidecar, and what it says.
+struct Pod<'a> {
+    mesh: &'static Mesh,
+    annotations: &'a BTreeMap<String, String>,
 }
 
-/// With a list of the ports that are the proxy's, the list of those that are not has no effect.
-fn inbound(annotations: &BTreeMap<String, String>) -> Result<Inbound, Error> {
-    let mut except = single(ISTIO.never_inbound);
-    if let Some(list) = annotations.get(EXCLUDE_INBOUND) {
-        except.extend(ports(EXCLUDE_INBOUND, list)?);
+impl Pod<'_> {
+    fn settings(&self) -> Result<Settings, Error> {
+        let names = &self.mesh.annotations;
+        let mut settings = Settings {
+            inbound: self.inbound()?,
+            acceleration: acceleration(self.annotations)?,
+            ..Settings::of(self.mesh)
+        };
+        // An explicit list, even an empty one, takes the default's place.
+        if let Some((key, list)) = self.said(names.exclude_outbound_ports.as_ref()) {
+            settings.excluded_outbound = ports(key, list)?;
+        }
+        if let Some((key, list)) = self.said(names.include_outbound_ports.as_ref()) {
+            settings.included_outbound = ports(key, list)?;
+        }
+        if let Some((key, list)) = self.chosen(names.include_networks.as_ref()) {
+            settings.networks = Some(networks(key, list)?);
+        }
+        if let Some((key, list)) = self.said(names.exclude_networks.as_ref()) {
+            settings.excluded_networks = networks(key, list)?;
+        }
+        if let Some((key, mode)) = self.said(names.interception_mode.as_ref()) {
+            settings.transparent = is_transparent(key, mode)?;
+        }
+        if let Some((key, id)) = self.said(names.proxy_uid.as_ref()) {
+            settings.uid = owner(key, id)?;
+        }
+        if let Some((key, id)) = self.said(names.proxy_gid.as_ref()) {
+            settings.gid = owner(key, id)?;
+        }
+        Ok(settings)
     }
-    if let Some(port) = annotations.get(STATUS_PORT) {
-        except.extend(status_port(port)?.map(|port| (port, port)));
+
+    /// With a list of the ports that are the proxy's, the list of those that are not has no effect.
+    fn inbound(&self) -> Result<Inbound, Error> {
+        let Mesh {
+            annotations: names,
+            never_inbound,
+            excluded_inbound,
+            ..
+        } = self.mesh;
+        let mut except = single(never_inbound);
+        match self.said(names.exclude_inbound_ports.as_ref()) {
+            Some((key, list)) => except.extend(ports(key, list)?),
+            None => except.extend(single(excluded_inbound)),
+        }
+        if let Some((key, port)) = self.said(names.status_port.as_ref()) {
+            except.extend(status_port(key, port)?.map(|port| (port, port)));
+        }
+        match self.chosen(names.include_inbound_ports.as_ref()) {
+            Some((key, list)) => ports(key, list).map(Inbound::Only),
+            None => Ok(Inbound::AllBut(except)),
+        }
     }
-    match annotations.get(INCLUDE_INBOUND) {
-        Some(list) if list.trim() != ALL => ports(INCLUDE_INBOUND, list).map(Inbound::Only),
-        _ => Ok(Inbound::AllBut(except)),
+
+    /// An annotation that the mesh has and the Pod uses.
+    fn said(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
+        let name: &'static str = name?;
+        self.annotations.get(name).map(|value| (name, &**value))
+    }
+
+    /// Likewise, unless it means everything.
+    fn chosen(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
+        self.said(name).filter(|(_, list)| list.trim() != ALL)
     }
 }
 
@@ -221,27 +260,26 @@ fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceler
     Ok(Some(wish))
 }
 
-/// Refuses what would change interception and is not built.
-fn supported(key: &str, value: &str) -> Result<(), Error> {
-    let (fine, allowed) = match key {
-        EXCLUDE_INBOUND | EXCLUDE_OUTBOUND | INCLUDE_INBOUND | INCLUDE_OUTBOUND
-        | INCLUDE_NETWORKS | EXCLUDE_NETWORKS => return Ok(()),
-        // The proxy sees the client's address either way: no packet is rewritten.
-        MODE => (matches!(value, "REDIRECT" | "TPROXY"), "REDIRECT or TPROXY"),
-        "traffic.sidecar.istio.io/excludeInterfaces"
-        | "traffic.sidecar.istio.io/kubevirtInterfaces"
-        | "istio.io/reroute-virtual-interfaces" => (value.is_empty(), "an empty value"),
-        other if other.starts_with(TRAFFIC) => (false, "a traffic annotation that Sluice knows"),
-        _ => return Ok(()),
-    };
-    if fine {
-        return Ok(());
+/// Refuses what would change interception and cannot be followed.
+fn supported(mesh: &'static Mesh, key: &str, value: &str) -> Result<(), Error> {
+    if let Some(allowed) = mesh.only.get(key) {
+        return if value == allowed {
+            Ok(())
+        } else {
+            Err(Error::Unsupported {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                allowed,
+            })
+        };
     }
-    Err(Error::Unsupported {
-        key: key.to_owned(),
-        value: value.to_owned(),
-        allowed,
-    })
+    let is_closed = (mesh.closed.iter()).any(|beginning| key.starts_with(&**beginning));
+    if is_closed && !mesh.annotations.has(key) {
+        return Err(Error::NotKnown {
+            key: key.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// A list of ports and ranges. A blank value is an empty list.
@@ -299,217 +337,43 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| digits)
 }
 
-/// A user or group. Root runs much else in a Pod, so it is nobody's proxy.
-fn id_of(key: &'static str, text: &str) -> Result<u32, Error> {
-    let digits = text.trim().bytes().all(|byte| byte.is_ascii_digit());
-    let id = text.trim().parse().ok();
-    id.filter(|id| digits && *id != 0)
-        .ok_or_else(|| Error::Item {
-            key,
-            item: text.to_owned(),
-            allowed: "a user or group from 1 to 4294967295",
-        })
-}
-
 /// Zero switches Istio's health port off.
-fn status_port(value: &str) -> Result<Option<u16>, Error> {
+fn status_port(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
     match port(value.trim()) {
         Some(0) => Ok(None),
         Some(port) => Ok(Some(port)),
         None => Err(Error::Item {
-            key: STATUS_PORT,
+            key,
             item: value.trim().to_owned(),
             allowed: "a port, or 0",
         }),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
-        let injected = ("sidecar.istio.io/status", "{}");
-        let annotations = pairs
-            .iter()
-            .chain([&injected])
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        decide(Some(&annotations))
-    }
-
-    fn meshed(pairs: &[(&str, &str)]) -> Settings {
-        match with(pairs) {
-            Ok(Verdict::Mesh(settings)) => settings,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn except(ports: &[(u16, u16)]) -> Inbound {
-        Inbound::AllBut(ports.iter().copied().collect())
-    }
-
-    #[test]
-    fn without_annotations_the_pod_waits() {
-        assert_eq!(decide(None), Err(Error::NotHandedOver));
-    }
-
-    #[test]
-    fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
-        let annotations = BTreeMap::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
-        let verdict = decide(Some(&annotations));
-        assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
-    }
-
-    #[test]
-    fn the_proxys_own_ports_are_always_excluded() {
-        let settings = meshed(&[]);
-        let own = [(15020, 15020), (15021, 15021), (15090, 15090)];
-        assert_eq!(settings.inbound, except(&own));
-        assert_eq!(settings.excluded_outbound, single(&[15020]));
-    }
-
-    #[test]
-    fn lists_may_hold_blanks_and_ranges() {
-        let settings = meshed(&[
-            (EXCLUDE_INBOUND, " 80, 443 ,8000-8002"),
-            (STATUS_PORT, "15999"),
-        ]);
-        let mut expected = single(&[80, 443, 15020, 15021, 15090, 15999]);
-        expected.insert((8000, 8002));
-        assert_eq!(settings.inbound, Inbound::AllBut(expected));
-    }
-
-    #[test]
-    fn an_explicit_outbound_list_replaces_the_default() {
-        let settings = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
-        assert_eq!(settings.excluded_outbound, single(&[3306]));
-        let settings = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
-        assert_eq!(settings.excluded_outbound, Ports::new());
-    }
-
-    #[test]
-    fn a_bad_item_is_named_with_its_annotation() {
-        for bad in [
-            "http", "0", "65536", "+80", "-1", "9-8", "1-", "*", "80;81", "",
-        ] {
-            let list = format!("80,{bad}");
-            match with(&[(EXCLUDE_INBOUND, &list)]) {
-                Err(Error::Item { key, item, .. }) => {
-                    assert_eq!((key, &*item), (EXCLUDE_INBOUND, bad));
-                }
-                other => panic!("{bad}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_pod_cannot_take_the_whole_table() {
-        let list = vec!["10.0.0.0/8"; MAX_ITEMS + 1].join(",");
-        let refused = with(&[(EXCLUDE_NETWORKS, &list)]);
-        assert!(matches!(refused, Err(Error::TooMany { .. })));
-        assert_eq!(
-            meshed(&[(EXCLUDE_OUTBOUND, "1-65535")])
-                .excluded_outbound
-                .len(),
-            1
-        );
-    }
-
-    #[test]
-    fn a_list_of_inbound_ports_includes_only_these_and_the_empty_one_none() {
-        for (list, expected) in [("80, 9000-9001", &[(80, 80), (9000, 9001)][..]), (" ", &[])] {
-            let settings = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
-            assert_eq!(
-                settings.inbound,
-                Inbound::Only(expected.iter().copied().collect())
-            );
-        }
-    }
-
-    #[test]
-    fn networks_of_both_families_may_be_listed_together() {
-        let text = "10.1.2.3/8, fd00::/16 ,127.0.0.0/8";
-        let list: Vec<IpNet> = text
-            .split(',')
-            .map(|one| one.trim().parse().unwrap())
-            .collect();
-        let settings = meshed(&[(INCLUDE_NETWORKS, text), (EXCLUDE_NETWORKS, text)]);
-        assert_eq!(settings.networks.as_ref(), Some(&list));
-        assert_eq!(settings.excluded_networks, list);
-        assert_eq!(meshed(&[(INCLUDE_NETWORKS, "")]).networks, Some(Vec::new()));
-        for bad in ["10.0.0.0", "10.0.0.0/33", "*", "host/8", "10.0.0.0/8,*"] {
-            let refused = with(&[(EXCLUDE_NETWORKS, bad)]);
-            assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_may_have_another_user_and_group_but_not_roots() {
-        let settings = meshed(&[(PROXY_UID, " 2102 "), (PROXY_GID, "7")]);
-        assert_eq!(settings.proxy, Owner { uid: 2102, gid: 7 });
-        for bad in ["0", "", "root", "-1", "+5", "4294967296"] {
-            let refused = with(&[(PROXY_UID, bad)]);
-            assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_pod_may_choose_its_acceleration() {
-        let settings = meshed(&[(acceleration::ANNOTATION, "off")]);
-        assert_eq!(settings.acceleration, Some(Acceleration::Off));
-        let refused = with(&[(acceleration::ANNOTATION, "fast")]).unwrap_err();
-        assert!(
-            refused.to_string().contains("off, proxies or all"),
-            "{refused}"
-        );
-    }
-
-    #[test]
-    fn what_is_not_built_refuses_the_pod() {
-        for (key, value) in [
-            ("sidecar.istio.io/interceptionMode", "NONE"),
-            ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
-            ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
-            ("traffic.sidecar.istio.io/fromTheFuture", "1"),
-            ("istio.io/reroute-virtual-interfaces", "net1"),
-        ] {
-            let refused = with(&[(key, value)]);
-            assert!(matches!(refused, Err(Error::Unsupported { .. })), "{key}");
-        }
-    }
-
-    #[test]
-    fn defaults_may_be_spelled_out() {
-        let spelled = meshed(&[
-            ("sidecar.istio.io/interceptionMode", "REDIRECT"),
-            ("traffic.sidecar.istio.io/includeInboundPorts", "*"),
-            ("traffic.sidecar.istio.io/includeOutboundIPRanges", " * "),
-            ("traffic.sidecar.istio.io/excludeOutboundIPRanges", ""),
-            (EXCLUDE_INBOUND, ""),
-            (STATUS_PORT, "0"),
-        ]);
-        assert_eq!(spelled, meshed(&[]));
-    }
-
-    proptest! {
-        #[test]
-        fn no_value_makes_the_parsers_panic(value in "[0-9, *-]{0,40}|.*") {
-            for key in [
-                EXCLUDE_INBOUND, INCLUDE_INBOUND, EXCLUDE_OUTBOUND, INCLUDE_OUTBOUND,
-                EXCLUDE_NETWORKS, INCLUDE_NETWORKS, STATUS_PORT,
-            ] {
-                drop(with(&[(key, &value)]));
-            }
-        }
-
-        #[test]
-        fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
-            let text: Vec<_> = list.iter().map(u16::to_string).collect();
-            let ranges = list.into_iter().map(|port| (port, port)).collect();
-            prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(ranges));
-        }
+/// Both keep the client's address at the proxy here: no packet is rewritten.
+fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Error> {
+    match mode.trim() {
+        "REDIRECT" => Ok(false),
+        "TPROXY" => Ok(true),
+        other => Err(Error::Item {
+            key,
+            item: other.to_owned(),
+            allowed: "REDIRECT or TPROXY",
+        }),
     }
 }
+
+/// A user or group. The last number means nobody.
+fn owner(key: &'static str, value: &str) -> Result<u32, Error> {
+    let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let id = value.trim().parse().ok();
+    id.filter(|id| digits && *id != u32::MAX)
+        .ok_or_else(|| Error::Item {
+            key,
+            item: value.trim().to_owned(),
+            allowed: "a number from 0 to 4294967294",
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -277,3 +277,25 @@ fn gc_lets_go_what_no_longer_exists() {
     let retired: Retired = daemon.post(path::GC, &collect("net")).ok();
     assert_eq!(retired.attachments, [request.attachment]);
 }
+
+#[test]
+fn the_configuration_says_whose_sidecars_the_pods_carry() {
+    let daemon = Daemon::configured("mesh", "mesh = \"linkerd\"");
+    let pod = Pod::new("mesh", &["10.1.0.1/24"]);
+    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+
+    let said = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let injected = said("linkerd.io/proxy-version", "edge");
+    for (key, bad) in [
+        ("config.linkerd.io/proxy-uid", "root"),
+        ("config.linkerd.io/skip-outbound-ports", "25,smtp"),
+        ("config.linkerd.io/skip-subnets", "10.0.0.0/8"),
+    ] {
+        request.annotations = Some([injected.clone(), said(key, bad)].into());
+        let refusal = daemon.post(path::ADMIT, &request).refusal(422);
+        assert!(refusal.message.contains(key), "{}", refusal.message);
+    }
+    request.annotations = Some([injected].into());
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+}

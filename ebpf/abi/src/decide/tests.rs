@@ -353,3 +353,33 @@ fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
     assert_eq!(inbound(&pod, &from), proxy);
 }
+
+#[test]
+fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
+    let pod = Pod {
+        flags: PodFlags::NO_HAIRPIN,
+        ..POD
+    };
+    for (family, address) in [
+        (Family::V4, destination(To::OwnPod, Family::V4)),
+        (Family::V6, destination(To::OwnPod, Family::V6)),
+        (Family::Mapped, destination(To::OwnPod, Family::Mapped)),
+    ] {
+        let to = Outbound {
+            uid: 1337,
+            gid: 0,
+            source: Addr::UNSPECIFIED,
+            addr: address.unwrap(),
+            port: Port::new(8080),
+            own: true,
+            excluded: false,
+            datagram: false,
+            captures_dns: false,
+            listed: Listed::EVERYTHING,
+        };
+        let direct = Verdict::Direct(Reason::OutboundByProxy);
+        assert_eq!(outbound(&pod, &to), direct, "{family:?}");
+        let diverted = Verdict::ToProxy(Port::new(15006), Reason::OutboundOwnPod);
+        assert_eq!(outbound(&POD, &to), diverted, "{family:?}");
+    }
+}

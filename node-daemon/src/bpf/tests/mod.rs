@@ -11,7 +11,7 @@ use lab::{
     APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, await_that, call, connect, greeted,
     listen, port,
 };
-use sluice_abi::{PortList, Reason};
+use sluice_abi::{PodFlags, PortList, Reason};
 
 /// Each destination as the client writes it, and as everybody else must see it.
 fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
@@ -256,4 +256,19 @@ fn the_next_daemon_replaces_the_programs_and_keeps_what_connections_know() {
     assert_eq!(seen.original, Some(to.parse().unwrap()));
     greeted(stream);
     assert_eq!(lab.count(Reason::OutboundToProxy), 1);
+}
+
+#[test]
+fn without_a_hairpin_the_proxy_meets_the_application_at_the_pods_own_address() {
+    let mut lab = Lab::bare();
+    lab.enrol_with(PodFlags::NO_HAIRPIN);
+    let proxy = listen(&lab.pod, "[::]:15006");
+    let app = listen(&lab.pod, "[::]:8080");
+    for (written, _) in destinations(POD, 8080) {
+        let stream = connect(&lab.pod, PROXY, &written);
+        assert!(accept(&lab.pod, &app, SOON).is_some(), "{written}");
+        greeted(stream);
+    }
+    assert!(accept(&lab.pod, &proxy, NEVER).is_none());
+    assert_eq!(lab.count(Reason::OutboundByProxy), 3);
 }

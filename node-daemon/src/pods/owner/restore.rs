@@ -45,8 +45,9 @@ impl Owner {
             store,
             records,
             acceleration,
+            mesh,
         } = inheritance;
-        let mut owner = Self::new(datapath, store, acceleration);
+        let mut owner = Self::new(datapath, store, acceleration, mesh);
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
@@ -158,7 +159,11 @@ impl Owner {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let netns = there.or_else(|| self.search(id));
-                Ok(netns.map_or(Meaning::Gone, |netns| Meaning::Meshed(netns, settings)))
+                let Some(netns) = netns else {
+                    return Ok(Meaning::Gone);
+                };
+                let settings = settings.seen_outside(&netns.users()?)?;
+                Ok(Meaning::Meshed(netns, settings))
             }
             (Verdict::LeaveAlone(because), None) if path.exists() => {
                 Ok(Meaning::LeftAlone(because))
@@ -186,7 +191,7 @@ impl Owner {
         let id = netns.id();
         let standing = Standing::Meshed {
             cookie: id.cookie,
-            mesh: settings.mesh.name,
+            mesh: &settings.mesh.name,
         };
         let mut attachments = Vec::new();
         for (slot, record) in members {

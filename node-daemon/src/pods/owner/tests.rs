@@ -67,6 +67,7 @@ impl Node {
             store,
             records,
             acceleration: Acceleration::default(),
+            mesh: Mesh::preset("istio"),
         };
         Owner::restore(inheritance).expect("tables that can be read")
     }
@@ -188,6 +189,25 @@ fn what_admit_writes_retire_removes() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_has_its_proxy_told_by_their_numbers_outside() {
+    let node = Node::new("users");
+    let pod = Namespace(netns::of_a_pod_with_users());
+    pod.open().add_to_loopback(ip("10.1.0.1")).unwrap();
+    let mut owner = node.start();
+    let who = attachment("a", "eth0");
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    let proxy = |owner: &Owner| {
+        let process = owner.datapath.process(pod.cookie()).unwrap().unwrap();
+        (process.pod.proxy_uid, process.pod.proxy_gid)
+    };
+    assert_eq!(proxy(&owner), (1_001_337, 2_001_337));
+    drop(owner);
+
+    let owner = node.start();
+    assert_eq!(proxy(&owner), (1_001_337, 2_001_337));
+}
+
+#[test]
 fn an_address_on_lo_that_was_there_before_stays() {
     let Rig { owner, .. } = &mut rig("passthrough");
     let who = attachment("a", "eth0");
@@ -285,6 +305,7 @@ fn a_refused_pod_leaves_nothing_behind() {
 fn a_step_that_fails_takes_those_before_it_back() {
     let Rig { owner, .. } = &mut rig("rollback");
     let Ok(Verdict::Mesh(settings)) = policy::decide(
+        owner.mesh,
         request(&attachment("a", "eth0"), &Namespace::with(&[]), &[])
             .annotations
             .as_ref(),

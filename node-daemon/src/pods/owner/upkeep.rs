@@ -10,7 +10,7 @@ use super::Owner;
 use crate::{
     cgroup,
     netns::{self, Interface, Netns},
-    pods::{Error, enrol::Site, mesh::ISTIO, plan::Held, policy},
+    pods::{Error, enrol::Site, plan::Held, policy},
 };
 
 impl Owner {
@@ -66,7 +66,7 @@ impl Owner {
         if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
             return Ok(None);
         }
-        if !netns.listens_on(&[ISTIO.outbound, ISTIO.inbound])? {
+        if !netns.listens_on(&[self.mesh.outbound, self.mesh.inbound])? {
             return Ok(None);
         }
         if netns.rewrites_own_connections()? {
@@ -84,7 +84,7 @@ impl Owner {
             netns: path.display().to_string(),
             addresses: interfaces.iter().flat_map(reachable).collect(),
             pod: PodName::default(),
-            annotations: Some(policy::injected()),
+            annotations: Some(policy::injected(self.mesh)),
         }))
     }
 

@@ -1,0 +1,262 @@
+//! What Pods may say, and what they may not.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
+const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+const INCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+const INCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+const INCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/includeOutboundIPRanges";
+const EXCLUDE_NETWORKS: &str = "traffic.sidecar.istio.io/excludeOutboundIPRanges";
+const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+
+fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
+    within("istio", pairs)
+}
+
+fn within(mesh: &str, pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
+    let mesh = Mesh::preset(mesh);
+    let mut annotations = injected(mesh);
+    annotations.extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    decide(mesh, Some(&annotations))
+}
+
+fn meshed(pairs: &[(&str, &str)]) -> Settings {
+    meshed_by("istio", pairs)
+}
+
+fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> Settings {
+    match within(mesh, pairs) {
+        Ok(Verdict::Mesh(settings)) => settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn except(ports: &[(u16, u16)]) -> Inbound {
+    Inbound::AllBut(ports.iter().copied().collect())
+}
+
+#[test]
+fn without_annotations_the_pod_waits() {
+    assert_eq!(
+        decide(Mesh::preset("istio"), None),
+        Err(Error::NotHandedOver)
+    );
+}
+
+#[test]
+fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
+    let annotations = BTreeMap::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
+    let verdict = decide(Mesh::preset("istio"), Some(&annotations));
+    assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
+}
+
+#[test]
+fn the_proxys_own_ports_are_always_excluded() {
+    let settings = meshed(&[]);
+    let own = [(15020, 15020), (15021, 15021), (15090, 15090)];
+    assert_eq!(settings.inbound, except(&own));
+    assert_eq!(settings.excluded_outbound, single(&[15020]));
+}
+
+#[test]
+fn lists_may_hold_blanks_and_ranges() {
+    let settings = meshed(&[
+        (EXCLUDE_INBOUND, " 80, 443 ,8000-8002"),
+        (STATUS_PORT, "15999"),
+    ]);
+    let mut expected = single(&[80, 443, 15020, 15021, 15090, 15999]);
+    expected.insert((8000, 8002));
+    assert_eq!(settings.inbound, Inbound::AllBut(expected));
+}
+
+#[test]
+fn an_explicit_outbound_list_replaces_the_default() {
+    let settings = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
+    assert_eq!(settings.excluded_outbound, single(&[3306]));
+    let settings = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
+    assert_eq!(settings.excluded_outbound, Ports::new());
+}
+
+#[test]
+fn a_bad_item_is_named_with_its_annotation() {
+    for bad in [
+        "http", "0", "65536", "+80", "-1", "9-8", "1-", "*", "80;81", "",
+    ] {
+        let list = format!("80,{bad}");
+        match with(&[(EXCLUDE_INBOUND, &list)]) {
+            Err(Error::Item { key, item, .. }) => {
+                assert_eq!((key, &*item), (EXCLUDE_INBOUND, bad));
+            }
+            other => panic!("{bad}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_pod_cannot_take_the_whole_table() {
+    let list = vec!["10.0.0.0/8"; MAX_ITEMS + 1].join(",");
+    let refused = with(&[(EXCLUDE_NETWORKS, &list)]);
+    assert!(matches!(refused, Err(Error::TooMany { .. })));
+    assert_eq!(
+        meshed(&[(EXCLUDE_OUTBOUND, "1-65535")])
+            .excluded_outbound
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn a_list_of_inbound_ports_includes_only_these_and_the_empty_one_none() {
+    for (list, expected) in [("80, 9000-9001", &[(80, 80), (9000, 9001)][..]), (" ", &[])] {
+        let settings = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
+        assert_eq!(
+            settings.inbound,
+            Inbound::Only(expected.iter().copied().collect())
+        );
+    }
+}
+
+#[test]
+fn networks_of_both_families_may_be_listed_together() {
+    let text = "10.1.2.3/8, fd00::/16 ,127.0.0.0/8";
+    let list: Vec<IpNet> = text
+        .split(',')
+        .map(|one| one.trim().parse().unwrap())
+        .collect();
+    let settings = meshed(&[(INCLUDE_NETWORKS, text), (EXCLUDE_NETWORKS, text)]);
+    assert_eq!(settings.networks.as_ref(), Some(&list));
+    assert_eq!(settings.excluded_networks, list);
+    assert_eq!(meshed(&[(INCLUDE_NETWORKS, "")]).networks, Some(Vec::new()));
+    for bad in ["10.0.0.0", "10.0.0.0/33", "*", "host/8", "10.0.0.0/8,*"] {
+        let refused = with(&[(EXCLUDE_NETWORKS, bad)]);
+        assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn both_modes_of_interception_are_taken_and_no_other() {
+    const MODE: &str = "sidecar.istio.io/interceptionMode";
+    assert!(meshed(&[(MODE, " TPROXY ")]).transparent);
+    assert!(!meshed(&[(MODE, "REDIRECT")]).transparent);
+    let refused = with(&[(MODE, "NONE")]).unwrap_err().to_string();
+    assert!(
+        refused.contains(MODE) && refused.contains("REDIRECT or TPROXY"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_proxy_may_run_as_another_user_and_group() {
+    let settings = meshed(&[
+        ("sluice.io/proxy-uid", " 2102 "),
+        ("sluice.io/proxy-gid", "7"),
+    ]);
+    assert_eq!((settings.uid, settings.gid), (2102, 7));
+}
+
+#[test]
+fn a_pod_may_choose_its_acceleration() {
+    let settings = meshed(&[(acceleration::ANNOTATION, "off")]);
+    assert_eq!(settings.acceleration, Some(Acceleration::Off));
+    let refused = with(&[(acceleration::ANNOTATION, "fast")]).unwrap_err();
+    assert!(
+        refused.to_string().contains("off, proxies or all"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_is_not_built_refuses_the_pod() {
+    for (key, value) in [
+        ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
+        ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
+        ("traffic.sidecar.istio.io/fromTheFuture", "1"),
+        ("istio.io/reroute-virtual-interfaces", "net1"),
+    ] {
+        let refused = with(&[(key, value)]);
+        let is_named = matches!(
+            refused,
+            Err(Error::Unsupported { .. } | Error::NotKnown { .. })
+        );
+        assert!(is_named, "{key}");
+    }
+}
+
+#[test]
+fn a_switched_off_sidecar_is_left_alone() {
+    for (mesh, key, value) in [
+        ("istio", "sidecar.istio.io/inject", " false "),
+        ("linkerd", "linkerd.io/inject", "disabled"),
+        ("kuma", "kuma.io/sidecar-injected", "false"),
+        ("osm", "openservicemesh.io/sidecar-injection", "disabled"),
+    ] {
+        let verdict = within(mesh, &[(key, value)]);
+        assert!(matches!(verdict, Ok(Verdict::LeaveAlone(_))), "{mesh}");
+    }
+}
+
+#[test]
+fn every_mesh_has_its_own_words() {
+    for (mesh, key) in [
+        ("linkerd", "config.linkerd.io/skip-outbound-ports"),
+        ("kuma", "traffic.kuma.io/exclude-outbound-ports"),
+        ("osm", "openservicemesh.io/outbound-port-exclusion-list"),
+    ] {
+        let settings = meshed_by(mesh, &[(key, "25,8000-8001"), (EXCLUDE_OUTBOUND, "!")]);
+        assert_eq!(settings.excluded_outbound, [(25, 25), (8000, 8001)].into());
+    }
+    let refused = within(
+        "kuma",
+        &[("traffic.kuma.io/exclude-outbound-ips", "10.0.0.1")],
+    );
+    assert!(matches!(refused, Err(Error::NotKnown { .. })));
+}
+
+#[test]
+fn the_pod_may_name_the_proxys_user_and_group() {
+    const UID: &str = "config.linkerd.io/proxy-uid";
+    let settings = meshed_by(
+        "linkerd",
+        &[(UID, "77"), ("config.linkerd.io/proxy-gid", "0")],
+    );
+    assert_eq!((settings.uid, settings.gid), (77, 0));
+    for bad in ["", "+1", "root", "4294967295", "4294967296"] {
+        let refused = within("linkerd", &[(UID, bad)]);
+        assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn defaults_may_be_spelled_out() {
+    let spelled = meshed(&[
+        ("sidecar.istio.io/interceptionMode", "REDIRECT"),
+        ("traffic.sidecar.istio.io/includeInboundPorts", "*"),
+        ("traffic.sidecar.istio.io/includeOutboundIPRanges", " * "),
+        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", ""),
+        (EXCLUDE_INBOUND, ""),
+        (STATUS_PORT, "0"),
+    ]);
+    assert_eq!(spelled, meshed(&[]));
+}
+
+proptest! {
+    #[test]
+    fn no_value_makes_the_parsers_panic(value in "[0-9, *-]{0,40}|.*") {
+        for key in [
+            EXCLUDE_INBOUND, INCLUDE_INBOUND, EXCLUDE_OUTBOUND, INCLUDE_OUTBOUND,
+            EXCLUDE_NETWORKS, INCLUDE_NETWORKS, STATUS_PORT,
+        ] {
+            drop(with(&[(key, &value)]));
+        }
+    }
+
+    #[test]
+    fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
+        let text: Vec<_> = list.iter().map(u16::to_string).collect();
+        let ranges = list.into_iter().map(|port| (port, port)).collect();
+        prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(ranges));
+    }
+}
