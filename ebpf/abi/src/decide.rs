@@ -56,6 +56,9 @@ pub struct Outbound {
     pub datagram: bool,
     /// The Pod's proxy answers DNS queries.
     pub captures_dns: bool,
+    /// The port is in the list of inbound ports that counts. Only looked at with
+    /// [`PodFlags::TRANSPARENT`].
+    pub inbound_listed: bool,
     /// The Pod's lists about networks, and about ports that are the proxy's.
     pub listed: Listed,
 }
@@ -67,11 +70,6 @@ impl Outbound {
 
     const fn by_group(&self, pod: &Pod) -> bool {
         self.gid == pod.proxy_gid
-    }
-
-    /// With `TPROXY` whatever the proxy sends over `lo` is marked, and the mark is all that counts.
-    const fn marked(&self, pod: &Pod) -> bool {
-        pod.flags.has(PodFlags::TRANSPARENT) && (self.by_user(pod) || self.by_group(pod))
     }
 }
 
@@ -98,6 +96,35 @@ impl Listed {
 /// Where a TCP connection that a socket in `pod` opens goes, or a datagram to a DNS server.
 #[must_use]
 pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
+    let verdict = chain(pod, to);
+    // With TPROXY, what the proxy sends to its own Pod passes the inbound rules as well, unless it
+    // was diverted already.
+    if matches!(verdict, Verdict::Direct(_)) && is_marked(pod, to) {
+        let from = Inbound {
+            port: to.port,
+            local: false,
+            listed: to.inbound_listed,
+        };
+        if matches!(inbound(pod, &from), Verdict::ToProxy(..)) {
+            return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
+        }
+    }
+    verdict
+}
+
+/// Whether rules for `TPROXY` mark what the socket sends.
+const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
+    let own = (to.own || to.addr.is_loopback()) && !to.addr.is_canonical_loopback();
+    let by_proxy = to.by_user(pod) || to.by_group(pod);
+    pod.flags.has(PodFlags::TRANSPARENT)
+        && own
+        && by_proxy
+        && !to.datagram
+        && !to.source.is_passthrough_source()
+}
+
+/// The rows of the outbound chain, in their order.
+const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
     if to.excluded {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
@@ -127,7 +154,7 @@ const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
     }
     // The exception is made for the proxy's user alone.
     let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
-    if local && !to.datagram && !to.addr.is_canonical_loopback() && (by_group || to.marked(pod)) {
+    if local && by_group && !to.datagram && !to.addr.is_canonical_loopback() {
         return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
     }
     if by_proxy {
@@ -143,9 +170,6 @@ const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
     let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !to.addr.is_canonical_loopback();
-    if own && to.marked(pod) {
-        return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
-    }
     if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }

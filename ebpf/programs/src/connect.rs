@@ -10,7 +10,7 @@ use crate::{
     ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
-    datagram, filter,
+    datagram, filter, inbound,
     maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
 };
 
@@ -119,6 +119,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         excluded: filter::lists_port(&process.pod, PortList::OutboundExcluded, asked.port),
         datagram: datagram::is_udp(ctx),
         captures_dns: captures_dns(process, asked.port),
+        inbound_listed: process.pod.flags.has(PodFlags::TRANSPARENT)
+            && inbound::is_listed(&process.pod, asked.port),
         listed: filter::listed(&process.pod, asked.addr, asked.port),
     }
 }

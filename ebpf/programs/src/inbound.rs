@@ -81,7 +81,7 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
 
 /// Whether the list of inbound ports that counts has this one.
 #[inline(always)]
-fn is_listed(pod: &Pod, port: Port) -> bool {
+pub(crate) fn is_listed(pod: &Pod, port: Port) -> bool {
     let list = if pod.flags.has(PodFlags::INBOUND_LISTED) {
         PortList::InboundIncluded
     } else {

@@ -135,6 +135,7 @@ fn every_outbound_row_holds_in_every_family() {
                 excluded,
                 datagram: false,
                 captures_dns: false,
+                inbound_listed: false,
                 listed: Listed::EVERYTHING,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
@@ -253,6 +254,7 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 excluded: false,
                 datagram: false,
                 captures_dns: false,
+                inbound_listed: false,
                 listed,
             };
             let pod = Pod { flags, ..POD };
@@ -303,6 +305,7 @@ fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
                 excluded,
                 datagram: false,
                 captures_dns: true,
+                inbound_listed: false,
                 listed: Listed::EVERYTHING,
             };
             assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
@@ -339,6 +342,7 @@ fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
                     excluded: false,
                     datagram: false,
                     captures_dns,
+                    inbound_listed: false,
                     listed: Listed::EVERYTHING,
                 };
                 assert_eq!(outbound(&pod, &asked), verdict, "{uid} {gid} {port} {to:?}");
@@ -375,6 +379,7 @@ fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
             excluded: false,
             datagram: false,
             captures_dns: false,
+            inbound_listed: false,
             listed: Listed::EVERYTHING,
         };
         let direct = Verdict::Direct(Reason::OutboundByProxy);
