@@ -19,8 +19,12 @@ export SLUICED := $(TARGET)/release/sluiced
 export ENVOY := $(TARGET)/tools/bin/envoy
 export CNITOOL := $(TARGET)/tools/bin/cnitool
 export CNI_PLUGINS := /usr/lib/cni
+export IMAGES := $(TARGET)/image
+# The image's name.
+IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup build demo conformance chaos scale test test-kernels lint clean distclean
+.PHONY: help root setup build demo conformance chaos scale test test-kernels image-root image manifests e2e lint clean \
+	distclean
 
 help:
 	@echo 'Sluice: a service mesh without iptables in the Pods'
@@ -31,12 +35,15 @@ help:
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
+	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
+	@echo '  make image         the container image, below target/image/'
+	@echo '  make manifests     the plain manifest, from the chart'
 	@echo '  make build         release binaries below target/'
 	@echo '  make lint          formatting, clippy, docs, licences'
 	@echo '  make setup         only the tools, which the targets above fetch by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
 	@echo
-	@echo 'demo, conformance, chaos, scale, test, test-kernels and a first setup need root, on Debian with a Rust toolchain.'
+	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with a Rust toolchain.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -47,6 +54,7 @@ setup:
 	@setup/bpf.sh
 	@setup/cnitool.sh
 	@setup/envoy.sh
+	@setup/manifests.sh
 
 # What is copied onto hosts with any C library brings its own. A target named
 # explicitly keeps that flag away from build scripts and proc macros.
@@ -75,6 +83,27 @@ test-kernels: root build
 	@setup/packages.sh kernels
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
 	@conformance/kernels/run.sh $(TARGET)/$(HOST)/release/sluiced
+
+# The container image: static binaries and nothing else.
+image-root: setup
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) \
+		-p sluiced -p sluice-cni -p sluice-install
+	@install/manifests/tree.sh $(TARGET)/$(HOST)/release $(IMAGES)/sluice
+
+image: image-root
+	@install/manifests/image.sh $(IMAGES)/sluice.tar $(IMAGE) $(IMAGES)/sluice /bin/sluiced
+	@echo '$(IMAGES)/sluice.tar holds $(IMAGE)'
+
+manifests:
+	@setup/manifests.sh
+	@$(TARGET)/tools/manifests/bin/python install/manifests/render.py >install/manifests/sluice.yaml
+
+e2e: IMAGE := sluice.test/sluice:latest
+e2e: root image
+	@setup/kubernetes.sh
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-conformance
+	@conformance/e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
+	@$(TARGET)/$(HOST)/release/sluice-conformance e2e
 
 lint: setup
 	@setup/cargo-deny.sh

@@ -2,25 +2,6 @@
 # cnitool, the reference CNI runtime, from Debian's source package: no binary package has it.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 
-# The archives that binary packages come from, as archives of sources: many machines list none.
-source_archives() {
-    apt-get indextargets --format 'deb-src $(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages'
-}
-
-# download_source DIRECTORY NAME: from the first archive that has it.
-download_source() {
-    cd "$1"
-    local archive apt=(apt-get -o "Dir::Etc::SourceList=$1/sources.list" -o Dir::Etc::SourceParts=-
-        -o "Dir::State::Lists=$1/lists" -o APT::Sandbox::User=root)
-    mkdir -p lists/partial
-    while read -r archive; do
-        echo "$archive" >sources.list
-        "${apt[@]}" update
-        "${apt[@]}" source --download-only "$2" && return
-    done < <(source_archives)
-    return 1
-}
-
 install_cnitool() {
     local work=$TOOLS/cnitool module=src/github.com/containernetworking/cni
     rm -rf "$work"

@@ -6,6 +6,7 @@ mod case;
 mod census;
 mod chaos;
 mod demo;
+mod e2e;
 mod http;
 mod inside;
 mod interrupt;
@@ -32,6 +33,10 @@ struct Arguments {
 enum Job {
     /// Build a small mesh on this machine, send traffic through it, show what became of it.
     Demo(demo::Options),
+    /// Install Sluice on a real cluster of one node, upgrade it under load, remove it.
+    E2e(e2e::Options),
+    #[command(hide = true)]
+    E2eNode(e2e::Node),
     /// Restart and kill the daemon under load: nothing may fail, nothing may go past the proxies.
     Chaos(chaos::Options),
     /// Measure ADD, DEL, memory and takeover with many Pods on the node.
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
     let Arguments { job } = Arguments::parse();
     let outcome = match job {
         Job::Demo(options) => demo::run(&options),
+        Job::E2e(options) => e2e::run(&options),
+        Job::E2eNode(node) => node.run(),
         Job::Chaos(options) => chaos::run(&options),
         Job::Scale(options) => scale::run(&options),
         Job::List => {

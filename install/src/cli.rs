@@ -70,7 +70,7 @@ pub(crate) struct Install {
     plugin: Option<PathBuf>,
     /// Where the daemon listens, as seen from the host.
     #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
     /// Whose configuration carries the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     mode: Mode,

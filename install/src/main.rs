@@ -3,7 +3,7 @@
 //! | command | does |
 //! |---|---|
 //! | `install` | places the plugin, then puts its entry into the primary network's configuration |
-//! | `watch` | installs, then mends what others undo, until SIGTERM; what is installed stays |
+//! | `watch` | installs, then mends what others undo, until SIGTERM; the plugin stays unless the daemon was the last |
 //! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin |
 //! | `status` | says what is installed and whether it is used; fails if the next Pod is not seen |
 //!
@@ -22,6 +22,7 @@ mod conflist;
 mod crash;
 mod directory;
 mod entry;
+mod farewell;
 mod installation;
 mod journal;
 mod place;
@@ -44,10 +45,14 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    cli::{Cli, Job, Places},
+    cli::{Cli, Install, Job, Places},
     installation::{Installation, Report},
     journal::Phase,
 };
+
+/// How long the plugin outlives the configuration if both go with the daemon, within the time that
+/// the kubelet leaves.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
@@ -72,14 +77,24 @@ fn run(Cli { job, log }: Cli) -> Result<ExitCode> {
             let (places, wanted) = install.wanted();
             tell(&Installation::open(&places)?.install(&wanted)?);
         }
-        Job::Watch(install) => {
-            let (places, wanted) = install.wanted();
-            watch::run(&places, &wanted)?;
-        }
+        Job::Watch(install) => watch(install)?,
         Job::Uninstall(job) => uninstall(&job.places, Duration::from_secs(job.grace))?,
         Job::Status(job) => return status(&job),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is installed stays when the watch ends, unless the daemon ended as the last one.
+fn watch(install: Install) -> Result<()> {
+    let socket = install.socket.clone();
+    let (places, wanted) = install.wanted();
+    watch::run(&places, &wanted)?;
+    if farewell::was_last(&socket) {
+        info!("no other daemon comes: the plugin goes too");
+        uninstall(&places, FAREWELL)?;
+        farewell::heeded(&socket)?;
+    }
+    Ok(())
 }
 
 /// The configuration goes first: a Pod that is being torn down still finds the plugin.

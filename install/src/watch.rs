@@ -52,7 +52,7 @@ pub(crate) fn run(places: &Places, wanted: &Wanted) -> Result<()> {
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
         match wait(&ended, &events, timeout)? {
             Event::End => {
-                info!("ended; what is installed stays");
+                info!("ended");
                 return Ok(());
             }
             Event::Change => {

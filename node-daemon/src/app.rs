@@ -15,7 +15,8 @@ use crate::{
     api::{self, Socket},
     bpf::{Datapath, Pins},
     cgroup,
-    config::{Behaviour, Places, Run},
+    config::{Behaviour, OnExit, Places, Run},
+    kube::successor,
     pods::{self, Acceleration, Inheritance, Mesh, Pods, Store},
 };
 
@@ -53,20 +54,32 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             acceleration: acceleration(behaviour.acceleration)?,
             mesh,
         };
-        let (pods, owner) = pods::start(inheritance, behaviour.on_exit)?;
+        let (pods, owner) = pods::start(inheritance)?;
         info!(socket = %config.socket.display(), "ready");
         let upkeep = tokio::spawn(keep_up(pods.clone()));
+        let mut last = false;
         api::serve(&socket, pods, async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            // Until that is known, Pods are served.
+            if let Some(set) = &behaviour.daemon_set {
+                last = !successor::is_expected(set).await;
+            }
         })
         .await;
-        info!(data_path = ?behaviour.on_exit, "stopping");
+        let on_exit = if last {
+            OnExit::Detach
+        } else {
+            behaviour.on_exit
+        };
+        info!(data_path = ?on_exit, "stopping");
         upkeep.abort();
         drop(upkeep.await);
-        owner.join();
+        if owner.join(on_exit) && last {
+            socket.bid_farewell()?;
+        }
         Ok(())
     })
 }

@@ -14,6 +14,7 @@ mod config;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod detach;
+mod kube;
 mod netns;
 mod pods;
 

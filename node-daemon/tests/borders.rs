@@ -7,7 +7,8 @@ use std::{
 };
 
 /// Words in the source, and the only place where they may stand.
-const BORDERS: [(&[&str], &str); 3] = [
+const BORDERS: [(&[&str], &str); 4] = [
+    (&["kube::Client", "k8s_openapi::"], "kube"),
     (&["aya::"], "bpf"),
     (&["setns(", "unshare(", "rtnetlink::"], "netns"),
     (&["hyper::server", "UnixListener"], "api"),

@@ -6,6 +6,7 @@ pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod probe;
 pub(crate) mod serve;
+mod validate;
 
 use std::{fs, path::Path, process::Command};
 
@@ -21,6 +22,9 @@ pub(crate) enum Job {
     /// Be the application of a Pod.
     #[command(hide = true)]
     Serve(serve::Serve),
+    /// Check that traffic is diverted, as Istio does before a Pod starts.
+    #[command(hide = true)]
+    Validate(validate::Validate),
     /// Be a client: one connection, one request.
     #[command(hide = true)]
     Call(call::Call),
@@ -40,6 +44,7 @@ impl Job {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Self::Enter(enter) => enter.run(),
+            Self::Validate(validate) => validate.run(),
             Self::Serve(serve) => serve.run(),
             Self::Call(call) => call.run(),
             Self::Load(load) => load.run(),

@@ -143,7 +143,8 @@ impl Proxy {
     }
 }
 
-fn bootstrap(admin: &Path, log: &Path) -> Value {
+/// Its configuration, with these files of its own.
+pub(crate) fn bootstrap(admin: &Path, log: &Path) -> Value {
     let any4 = json!([{ "address_prefix": "0.0.0.0", "prefix_len": 0 }]);
     let any6 = json!([{ "address_prefix": "::", "prefix_len": 0 }]);
     json!({

@@ -1,6 +1,6 @@
 //! What is put to the test. The lab and the rows do not know which one it is.
 
-mod iptables;
+pub(crate) mod iptables;
 mod none;
 pub(crate) mod sluice;
 

@@ -150,8 +150,11 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
         return DENY;
     }
     come_from_home::<F>(ctx, process);
-    let single =
-        process.pod.flags.has(PodFlags::SINGLE_LOOPBACK) || port.same(process.pod.dns_port);
+    // What the proxy calls of its own Pod arrives where iptables' REDIRECT would send it: Istio's
+    // validation listens at 127.0.0.1 alone and asks for 127.0.0.6 before a Pod may start.
+    let single = process.pod.flags.has(PodFlags::SINGLE_LOOPBACK)
+        || port.same(process.pod.dns_port)
+        || port.same(process.pod.inbound_port);
     let loopback = if single && asked.addr.is_v4() {
         Addr::V4_LOOPBACK
     } else {

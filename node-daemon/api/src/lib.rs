@@ -15,7 +15,11 @@
 
 mod sidecar;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +27,13 @@ pub use sidecar::surely_without_sidecar;
 
 /// Where the daemon listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";
+/// What a daemon leaves beside its socket if it has removed the data path because no other daemon
+/// comes after it: then the plugin has to go as well.
+#[must_use]
+pub fn farewell(socket: &Path) -> PathBuf {
+    socket.with_extension("removed")
+}
+
 /// Bytes of the largest request body that is read.
 pub const MAX_BODY: usize = 1 << 20;
 

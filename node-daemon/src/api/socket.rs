@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use daemon_api::farewell;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -72,6 +73,10 @@ impl Socket {
         }
         let lock = Lock::take(path)?;
         remove_stale(path)?;
+        match fs::remove_file(farewell(path)) {
+            Err(source) if source.kind() != ErrorKind::NotFound => return Err(failed(source)),
+            _ => {}
+        }
         let before = umask(Mode::from_bits_truncate(0o177));
         let bound = UnixListener::bind(path);
         umask(before);
@@ -80,6 +85,15 @@ impl Socket {
             path: path.into(),
             lock,
         })
+    }
+
+    /// Tells whoever installed the plugin that it has to go.
+    pub(crate) fn bid_farewell(&self) -> Result<(), Error> {
+        let path = farewell(&self.path);
+        match File::create(&path) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(Error::Io { path, source }),
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::pods::{Acceleration, Meshes};
+use crate::{
+    kube::successor,
+    pods::{Acceleration, Meshes},
+};
 
 /// Read if no other file is named, and if it is there.
 const DEFAULT: &str = "/etc/sluice/sluiced.toml";
@@ -24,6 +27,9 @@ pub(crate) struct Behaviour {
     pub(crate) mesh: String,
     /// Meshes of one's own.
     pub(crate) meshes: Meshes,
+    /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
+    /// is the last one: it removes the data path, whatever `on-exit` says.
+    pub(crate) daemon_set: Option<successor::Name>,
 }
 
 impl Default for Behaviour {
@@ -33,6 +39,7 @@ impl Default for Behaviour {
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),
+            daemon_set: None,
         }
     }
 }
@@ -132,9 +139,12 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let behaviour = read("on-exit = \"detach\"\nacceleration = \"all\"").unwrap();
+        let text =
+            "on-exit = \"detach\"\nacceleration = \"all\"\ndaemon-set = \"kube-system/sluice\"";
+        let behaviour = read(text).unwrap();
         assert_eq!(behaviour.on_exit, OnExit::Detach);
         assert_eq!(behaviour.acceleration, Acceleration::All);
+        assert!(behaviour.daemon_set.is_some());
         let mine = "mesh = 'mine'\n[meshes.mine]\nuid = 7\noutbound = 1\ninbound = 2\n\
                     injected = 'mine/here'";
         let behaviour = read(mine).unwrap();

@@ -46,15 +46,26 @@ pub(crate) struct Pods {
 }
 
 /// The owner's thread.
-#[derive(Debug)]
-pub(crate) struct Thread(JoinHandle<()>);
+pub(crate) struct Thread(JoinHandle<Owner>);
 
 impl Thread {
-    /// Waits until the owner has ended. It begins when the last [`Pods`] is dropped.
-    pub(crate) fn join(self) {
-        if self.0.join().is_err() {
+    /// Waits until the owner has ended, which it does when the last [`Pods`] is dropped; then does
+    /// with the data path what is wanted. Whether that was done.
+    pub(crate) fn join(self, on_exit: OnExit) -> bool {
+        let Ok(owner) = self.0.join() else {
             tracing::error!("the owner of the Pods ended by a panic");
+            return false;
+        };
+        if on_exit == OnExit::Keep {
+            return true;
         }
+        let (pins, store, records) = owner.into_parts();
+        let detached = detach(pins, &store, &records);
+        match &detached {
+            Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
+            Err(error) => tracing::error!(%error, "not detached completely"),
+        }
+        detached.is_ok()
     }
 }
 
@@ -77,7 +88,7 @@ pub(crate) struct Inheritance {
 /// # Errors
 ///
 /// If the kernel's tables cannot be read, or no thread can be made.
-pub(crate) fn start(inheritance: Inheritance, on_exit: OnExit) -> anyhow::Result<(Pods, Thread)> {
+pub(crate) fn start(inheritance: Inheritance) -> anyhow::Result<(Pods, Thread)> {
     let mut owner = Owner::restore(inheritance)?;
     owner.find();
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
@@ -86,13 +97,7 @@ pub(crate) fn start(inheritance: Inheritance, on_exit: OnExit) -> anyhow::Result
         while let Some(work) = work.blocking_recv() {
             work(&mut owner);
         }
-        if on_exit == OnExit::Detach {
-            let (pins, store, records) = owner.into_parts();
-            match detach(pins, &store, &records) {
-                Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
-                Err(error) => tracing::error!(%error, "not detached completely"),
-            }
-        }
+        owner
     })?;
     Ok((Pods { owner: sender }, Thread(thread)))
 }

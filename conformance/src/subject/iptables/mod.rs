@@ -78,6 +78,11 @@ impl Subject for Iptables {
     }
 }
 
+/// What `iptables-restore` reads for a Pod with these settings.
+pub(crate) fn rules_v4(settings: &Settings) -> Result<String> {
+    Ok(rules::rules(&Plan::read(settings)?, &V4))
+}
+
 fn write(place: &Place<'_>, program: &str, plan: &Plan, family: &Family) -> Result<()> {
     let rules = rules::rules(plan, family);
     let Output { status, stderr, .. } =

@@ -1,0 +1,269 @@
+//! What happens on the node, in order.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    e2e::{
+        Options, calls,
+        cluster::{self, Cluster},
+        kubectl::Kubectl,
+        node::{self, CNI_BIN, CNI_CONF, LAB},
+        pods::{Mesh, NAMESPACE, Pod},
+        snapshot::Snapshot,
+        verdict::Verdicts,
+    },
+    interrupt::Interrupt,
+    lab::process::{Process, output},
+};
+
+const SYSTEM: &str = "kube-system";
+const DAEMONSET: &str = "daemonset/sluice";
+/// What keeps the data path alive.
+const PINS: &str = "/sys/fs/bpf/sluice";
+const IMAGE: &str = "sluice.test/sluice";
+/// The load starts before the upgrade and ends after it.
+const LOAD_SECONDS: u64 = 40;
+/// For a Pod to end and the plugin to be told.
+const DELETED: Duration = Duration::from_mins(1);
+const RENDER: Duration = Duration::from_secs(30);
+
+/// Whether everything was as it should be.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let interrupt = Interrupt::install()?;
+    let mut verdicts = Verdicts::default();
+    let outcome = Scenario::run(options, &interrupt, &mut verdicts);
+    if let Err(error) = outcome {
+        println!("    {error:#}\n    logs are in {}", options.logs.display());
+        return Ok(false);
+    }
+    Ok(verdicts.passed())
+}
+
+/// A cluster and what was there before Sluice.
+struct Scenario<'a> {
+    options: &'a Options,
+    cluster: Cluster,
+    before: Snapshot,
+}
+
+impl Scenario<'_> {
+    fn run(options: &Options, interrupt: &Interrupt, verdicts: &mut Verdicts) -> Result<()> {
+        node::furnish(&options.cni_plugins)?;
+        let before = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
+        let mut cluster = None;
+        verdicts.require("a control plane starts", || {
+            let started = cluster.insert(Cluster::start(options, interrupt)?);
+            started.kubectl.raw("/version").map(|said| version(&said))
+        })?;
+        let mut scenario = Scenario {
+            options,
+            cluster: cluster.context("it has started")?,
+            before,
+        };
+        verdicts.require("a node joins", || {
+            scenario.cluster.add_node(&options.images, interrupt)?;
+            Ok("kubelet, containerd and runc; three images imported".to_owned())
+        })?;
+        scenario.go(interrupt, verdicts)
+    }
+
+    fn go(&mut self, interrupt: &Interrupt, verdicts: &mut Verdicts) -> Result<()> {
+        let kubectl = &self.cluster.kubectl.clone();
+        verdicts.check("the API server accepts the manifests", || self.dry_run());
+        let mut first = None;
+        verdicts.require("a Pod with iptables rules works", || {
+            let pods = Pod::start(kubectl, [("old", Mesh::Rules), ("outside", Mesh::None)])?;
+            let [old, outside] = first.insert(pods);
+            calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
+        })?;
+        let [old, outside] = &first.context("they have started")?;
+
+        verdicts.require("the chart is installed", || self.install("latest"))?;
+        let mut second = None;
+        verdicts.require("Pods without rules go through their sidecars", || {
+            let pods = Pod::start(
+                kubectl,
+                [("client", Mesh::Plugin), ("server", Mesh::Plugin)],
+            )?;
+            let [client, server] = second.insert(pods);
+            calls::all(kubectl, &[(client, Mesh::Plugin), (server, Mesh::Plugin)])
+        })?;
+        let [client, server] = &second.context("they have started")?;
+        let mixed = [
+            (old, Mesh::Rules),
+            (outside, Mesh::None),
+            (client, Mesh::Plugin),
+        ];
+        verdicts.check("Pods with and without rules work together", || {
+            calls::all(kubectl, &mixed)
+        });
+        verdicts.check("an upgrade under load harms no connection", || {
+            self.upgrade(client, server, interrupt)
+        });
+        verdicts.check("after the upgrade all is as before", || {
+            calls::all(kubectl, &mixed)
+        });
+        verdicts.check("deleted Pods are forgotten", || {
+            forget(kubectl, &[client, server], interrupt)
+        });
+        verdicts.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
+        verdicts.check("the mesh is back at its rules", || {
+            let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
+            calls::all(
+                kubectl,
+                &[
+                    (old, Mesh::Rules),
+                    (outside, Mesh::None),
+                    (&new, Mesh::Rules),
+                ],
+            )
+        });
+        Ok(())
+    }
+
+    /// The manifest of the repository, and the chart with this test's values.
+    fn dry_run(&self) -> Result<String> {
+        let plain = fs::read_to_string(self.options.manifests.join("sluice.yaml"))?;
+        let mut accepted = 0;
+        for manifest in [plain, self.render("latest")?] {
+            let arguments = ["apply", "--dry-run=server", "--filename=-"];
+            let said = self.cluster.kubectl.run(&arguments, &manifest)?;
+            accepted += said.lines().count();
+        }
+        Ok(format!("{accepted} objects, by --dry-run=server"))
+    }
+
+    fn render(&self, tag: &str) -> Result<String> {
+        let values = Path::new(LAB).join("values.json");
+        fs::write(
+            &values,
+            json!({ "image": { "repository": IMAGE, "tag": tag } }).to_string(),
+        )?;
+        let mut command = Command::new(&self.options.helm);
+        command
+            .arg(self.options.manifests.join("render.py"))
+            .arg("--values")
+            .arg(&values);
+        output(&mut command, RENDER)
+    }
+
+    /// Applies the chart and waits until its Pods are ready.
+    fn install(&self, tag: &str) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.apply(&self.render(tag)?)?;
+        let wait = [
+            "rollout",
+            "status",
+            "--namespace",
+            SYSTEM,
+            DAEMONSET,
+            "--timeout=60s",
+        ];
+        if let Err(error) = kubectl.run(&wait, "") {
+            return Err(error.context(why(kubectl)));
+        }
+        let status = kubectl.get(SYSTEM, DAEMONSET)?;
+        Ok(format!(
+            "{} of {} Pods ready",
+            status["status"]["numberReady"], status["status"]["desiredNumberScheduled"]
+        ))
+    }
+
+    fn upgrade(&self, client: &Pod, server: &Pod, interrupt: &Interrupt) -> Result<String> {
+        cluster::tag(&format!("{IMAGE}:latest"), &format!("{IMAGE}:next"))?;
+        let log = self.options.logs.join("load.log");
+        let mut command = calls::load(&self.cluster.kubectl, client, server, LOAD_SECONDS);
+        let mut load = Process::start("the load", &mut command, &log)?;
+        let rolled = self.install("next")?;
+        load.check().context("the load ended before the upgrade")?;
+        let limit = Duration::from_secs(LOAD_SECONDS * 2);
+        let ended = interrupt.wait(limit, || Ok(load.check().is_err()))?;
+        ensure!(ended, "the load does not end");
+        Ok(format!("{}; {rolled}", calls::judge(&load.log())?))
+    }
+
+    fn uninstall(&self) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        let manifest = self.render("next")?;
+        kubectl.run(&["delete", "--filename=-", "--wait=true"], &manifest)?;
+        let selector = "--selector=app.kubernetes.io/name=sluice";
+        kubectl.run(
+            &[
+                "wait",
+                "--namespace",
+                SYSTEM,
+                "--for=delete",
+                "pod",
+                selector,
+                "--timeout=90s",
+            ],
+            "",
+        )?;
+        let now = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
+        self.before.expect(&now)?;
+        ensure!(!Path::new(PINS).exists(), "{PINS} is left");
+        let mut files = Command::new("find");
+        files.args(["/run/sluice", "/var/lib/sluice", "-not", "-type", "d"]);
+        let files = output(&mut files, RENDER)?;
+        ensure!(files.is_empty(), "left: {files}");
+        Ok(format!(
+            "the {} files of CNI are byte for byte as before; no pin is left",
+            now.len()
+        ))
+    }
+}
+
+fn version(said: &str) -> String {
+    let version: Option<Value> = serde_json::from_str(said).ok();
+    let version = version.and_then(|version| version["gitVersion"].as_str().map(str::to_owned));
+    format!("Kubernetes {}", version.unwrap_or_default())
+}
+
+/// What the cluster says of Sluice's Pods.
+fn why(kubectl: &Kubectl) -> String {
+    let events = [
+        "get",
+        "events",
+        "--namespace",
+        SYSTEM,
+        "--output=custom-columns=:.message",
+    ];
+    let logs = [
+        "logs",
+        "--namespace",
+        SYSTEM,
+        DAEMONSET,
+        "--all-containers",
+        "--tail=20",
+    ];
+    [events.as_slice(), logs.as_slice()]
+        .map(|command| {
+            kubectl
+                .run(command, "")
+                .unwrap_or_else(|error| format!("{error:#}"))
+        })
+        .join("\n")
+}
+
+/// Deletes Pods; the runtime tells the plugin, and the plugin the daemon.
+fn forget(kubectl: &Kubectl, pods: &[&Pod], interrupt: &Interrupt) -> Result<String> {
+    let mut arguments = vec!["delete", "pod", "--namespace", NAMESPACE, "--wait=false"];
+    arguments.extend(pods.iter().map(|pod| pod.name));
+    kubectl.run(&arguments, "")?;
+    let mut known = String::new();
+    let forgotten = interrupt.wait(DELETED, || {
+        let target = [SYSTEM, DAEMONSET, "sluiced"];
+        known = kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])?;
+        Ok(pods
+            .iter()
+            .all(|pod| !known.contains(&format!("\"{}\"", pod.name))))
+    })?;
+    ensure!(forgotten, "the daemon still knows one of them: {known}");
+    Ok(format!(
+        "{} Pods deleted, none known to the daemon",
+        pods.len()
+    ))
+}

@@ -1,0 +1,3 @@
+//! The Kubernetes API: the only module that talks to it.
+
+pub(crate) mod successor;
