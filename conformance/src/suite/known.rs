@@ -54,7 +54,7 @@ pub(crate) const GAPS: &[Gap] = &[
     Gap {
         what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
                lose their packets; meant",
-        applies: |settings, ask| settings.transparent() && !settings.proxy && !ask.from.inside(),
+        applies: |settings, _| settings.transparent() && !settings.proxy,
     },
     Gap {
         what: "getpeername of an MPTCP socket names the proxy",
