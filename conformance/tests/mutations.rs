@@ -33,8 +33,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the proxy's group is ignored",
         file: DECIDE,
-        from: " || to.gid == pod.proxy_gid",
-        to: "",
+        from: "self.gid == pod.proxy_gid",
+        to: "self.gid == pod.proxy_gid && false",
         case: "owner: a process with the proxy's group goes out directly",
     },
     Fault {
@@ -61,15 +61,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "from.port.same(HBONE) || ",
-        to: "",
+        from: "let tunnel = from.port.same(HBONE)",
+        to: "let tunnel = false && from.port.same(HBONE)",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
         what: "the proxy that calls its own Pod goes past itself",
         file: DECIDE,
-        from: "Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod)",
-        to: "Verdict::Direct(Reason::OutboundOwnPod)",
+        from: "if own && by_proxy && !to.port.same(HBONE)",
+        to: "if false && own && by_proxy && !to.port.same(HBONE)",
         case: "owner: the proxy that calls its own Pod is taken in",
     },
     Fault {
@@ -117,8 +117,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "an empty list of ranges is read as all",
         file: "node-daemon/src/pods/policy.rs",
-        from: "list(INCLUDE_NETWORKS).filter(|(_, list)| list.trim() != ALL)",
-        to: "list(INCLUDE_NETWORKS).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        from: "self.said(name).filter(|(_, list)| list.trim() != ALL)",
+        to: "self.said(name).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
         case: "outbound: an empty list of ranges takes nothing out",
     },
     Fault {

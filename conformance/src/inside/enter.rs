@@ -10,11 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use caps::{CapSet, Capability};
 use clap::Args;
 use nix::{
     sched::{CloneFlags, setns},
     sys::{
-        prctl::set_pdeathsig,
+        prctl::{set_keepcaps, set_pdeathsig},
         signal::{SigSet, Signal},
     },
     unistd::{Gid, Uid, setgid, setgroups, setuid},
@@ -32,6 +33,9 @@ pub(crate) struct Enter {
     /// The user's number, unless another is given.
     #[arg(long)]
     group: Option<u32>,
+    /// Keep the right to accept connections to addresses that are not the host's.
+    #[arg(long)]
+    transparent: bool,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -44,6 +48,7 @@ impl Enter {
             cgroup,
             user,
             group,
+            transparent,
             command,
         } = self;
         let (program, arguments) = command.split_first().context("no program given")?;
@@ -58,9 +63,13 @@ impl Enter {
             enter_netns(&netns)?;
         }
         if let Some(user) = user {
+            set_keepcaps(transparent)?;
             setgroups(&[])?;
             setgid(Gid::from_raw(group.unwrap_or(user)))?;
             setuid(Uid::from_raw(user))?;
+        }
+        if transparent {
+            keep(Capability::CAP_NET_ADMIN)?;
         }
         // The lab waits for its signals in a thread and blocks them; a blocked one stays blocked.
         SigSet::all().thread_unblock()?;
@@ -73,6 +82,14 @@ impl Enter {
         let error = Command::new(path).arg0(program).args(arguments).exec();
         Err(anyhow!(error).context(format!("cannot run {}", Path::new(program).display())))
     }
+}
+
+/// Lets a capability survive the start of a program that has none of its own: capabilities(7).
+fn keep(capability: Capability) -> Result<()> {
+    for set in [CapSet::Inheritable, CapSet::Ambient] {
+        caps::raise(None, set, capability).with_context(|| format!("cannot keep {capability}"))?;
+    }
+    Ok(())
 }
 
 fn enter_netns(path: &Path) -> Result<()> {

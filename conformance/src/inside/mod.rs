@@ -65,6 +65,8 @@ pub(crate) struct Place<'a> {
     pub(crate) user: Option<u32>,
     /// Its group.
     pub(crate) group: Option<u32>,
+    /// It may accept connections to addresses that are not the host's.
+    pub(crate) transparent: bool,
 }
 
 impl Place<'_> {
@@ -83,6 +85,9 @@ impl Place<'_> {
         }
         if let Some(group) = self.group {
             command.arg("--group").arg(group.to_string());
+        }
+        if self.transparent {
+            command.arg("--transparent");
         }
         command.arg("--").arg(program);
         Ok(command)

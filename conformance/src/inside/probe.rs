@@ -21,8 +21,8 @@ use crate::inside::listen::Seen;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A datagram that is not answered by then is lost: the lab has no slow links. The first one may
 /// wait in vain for a neighbour to be found.
-const DATAGRAM_PATIENCE: Duration = Duration::from_millis(400);
-const DATAGRAMS: u32 = 2;
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(300);
+const DATAGRAMS: u32 = 6;
 /// Connections that are tried at a time.
 const WORKERS: usize = 8;
 /// A refusal that takes longer was none: the packets were lost.

@@ -91,9 +91,9 @@ impl Guest {
         let Settings { uid, gid, dns, .. } = self.settings;
         let transparent = self.settings.transparent();
         let place = Place {
-            // A transparent listener needs a capability, which only root has here.
-            user: (!transparent).then_some(uid),
-            group: (!transparent).then_some(gid),
+            user: Some(uid),
+            group: Some(gid),
+            transparent,
             ..lab.within(Some(&self.netns))
         };
         let mut command = place.own()?;

@@ -52,6 +52,11 @@ pub(crate) const GAPS: &[Gap] = &[
         applies: |settings, _| settings.dns && !settings.proxy,
     },
     Gap {
+        what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
+               lose their packets; meant",
+        applies: |settings, _| settings.transparent() && !settings.proxy,
+    },
+    Gap {
         what: "getpeername of an MPTCP socket names the proxy",
         applies: |_, ask| ask.way == Way::Mptcp,
     },

@@ -43,7 +43,7 @@ pub(crate) struct Report {
     pub(crate) generated: Vec<Generated>,
     /// What the removal of the labs did not remove.
     pub(crate) left_behind: Vec<String>,
-    /// Every case ran on every subject.
+    /// Every case ran on every subject, and the seeds were chosen.
     #[serde(skip)]
     pub(crate) full: bool,
 }
