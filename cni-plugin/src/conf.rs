@@ -130,7 +130,9 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
         Some(other) => return Err(wrong("runtimeConfig", expected("an object", other))),
     };
     match config.get(ANNOTATIONS) {
-        None | Some(Value::Null) => Ok(None),
+        None => Ok(None),
+        // containerd hands over a Go map, which is null if the Pod has no annotation.
+        Some(Value::Null) => Ok(Some(BTreeMap::new())),
         Some(value) => serde_json::from_value(value.clone())
             .map(Some)
             .map_err(|_| wrong(&key, expected("an object of strings", value))),
@@ -248,6 +250,14 @@ mod tests {
             (conf.annotations, conf.valid, conf.prev_result),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn a_pod_without_annotations_is_not_one_whose_annotations_were_not_handed_over() {
+        let null = r#"{"name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":null}}"#;
+        assert_eq!(conf(null).unwrap().annotations, Some(BTreeMap::new()));
+        let without = r#"{"name":"n","runtimeConfig":{}}"#;
+        assert_eq!(conf(without).unwrap().annotations, None);
     }
 
     proptest! {
