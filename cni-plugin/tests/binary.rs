@@ -325,15 +325,21 @@ fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
 
 #[test]
 fn add_without_the_daemon_fails_unless_the_pod_certainly_has_no_sidecar() {
-    for (annotations, succeeds) in [
-        (json!({"sidecar.istio.io/status": "{}"}), false),
-        (json!({"linkerd.io/proxy-version": "edge-25.8.1"}), false),
-        (json!({}), true),
-        (Value::Null, false),
+    let handed_over =
+        |annotations: Value| json!({ "io.kubernetes.cri.pod-annotations": annotations });
+    for (runtime, succeeds) in [
+        (handed_over(json!({"sidecar.istio.io/status": "{}"})), false),
+        (
+            handed_over(json!({"linkerd.io/proxy-version": "edge-25.8.1"})),
+            false,
+        ),
+        (handed_over(json!({})), true),
+        (handed_over(Value::Null), true),
+        (json!({}), false),
     ] {
         let node = Node::without_daemon();
         let mut conf = node.conf("1.0.0");
-        conf["runtimeConfig"]["io.kubernetes.cri.pod-annotations"] = annotations;
+        conf["runtimeConfig"] = runtime;
         let outcome = node.run("ADD", &conf);
         if succeeds {
             outcome.succeeds_with(&prev_result("1.0.0"));
