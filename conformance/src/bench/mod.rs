@@ -38,8 +38,8 @@ pub(crate) struct Options {
     /// Less than three minutes: Envoy as TCP proxy, few loads, three rounds of a second.
     #[arg(long)]
     quick: bool,
-    /// Rounds; each contender runs each load once in each.
-    #[arg(long, default_value_t = 9)]
+    /// Rounds; each contender runs each load once in each. Five take about 25 minutes.
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a load runs, in seconds.
     #[arg(long, default_value_t = 2)]
