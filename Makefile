@@ -23,8 +23,8 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup build demo conformance chaos scale test test-kernels image-root image manifests e2e lint clean \
-	distclean
+.PHONY: help root setup build demo conformance chaos bench scale test test-kernels image-root image manifests e2e lint \
+	clean distclean
 
 help:
 	@echo 'Sluice: a service mesh without iptables in the Pods'
@@ -32,6 +32,7 @@ help:
 	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared'
 	@echo '  make chaos         restart and kill the daemon under load: nothing may fail'
+	@echo '  make bench         compare speed with iptables, by real Envoys; quicker with BENCH=--quick'
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
@@ -72,6 +73,10 @@ conformance: root build
 
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos
+
+bench: root build
+	@setup/packages.sh bench
+	@$(TARGET)/release/sluice-conformance bench $(BENCH)
 
 scale: root build
 	@$(TARGET)/release/sluice-conformance scale

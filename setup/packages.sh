@@ -7,9 +7,11 @@ lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
 runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
 kernels=(qemu-system-x86 busybox-static cpio)
+bench=(wrk)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;
     kernels) packages kernels "${kernels[@]}" ;;
-    *) die "usage: setup/packages.sh [all|kernels]" ;;
+    bench) packages bench "${bench[@]}" ;;
+    *) die "usage: setup/packages.sh [all|kernels|bench]" ;;
 esac

@@ -2,6 +2,7 @@
 //! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod case;
 mod census;
 mod chaos;
@@ -41,6 +42,8 @@ enum Job {
     Chaos(chaos::Options),
     /// Measure ADD, DEL, memory and takeover with many Pods on the node.
     Scale(scale::Options),
+    /// Compare how fast traffic gets through: rules against programs, by real proxies.
+    Bench(bench::Options),
     /// List the cases of the conformance suite, and where each is promised.
     List,
     /// Run the cases on what diverts traffic, and on the two that validate them.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Job::E2eNode(node) => node.run(),
         Job::Chaos(options) => chaos::run(&options),
         Job::Scale(options) => scale::run(&options),
+        Job::Bench(options) => bench::run(&options),
         Job::List => {
             suite::command::list();
             Ok(true)

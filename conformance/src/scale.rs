@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         count: options.pods,
     };
     step("making the namespaces", || pods.make(&interrupt))?;
-    let mut sluice = Sluice::start(&binaries, directory.path(), cgroup.path(), &interrupt)?;
+    let mut sluice = Sluice::start(&binaries, directory.path(), cgroup.path(), "", &interrupt)?;
     let report = measure(&mut sluice, &pods, &interrupt)?;
     Box::new(sluice).stop()?;
     drop(pods);

@@ -1,10 +1,13 @@
 //! What the lab runs inside its namespaces: this binary again, under a hidden name.
 
 pub(crate) mod call;
+pub(crate) mod drive;
+pub(crate) mod echo;
 mod enter;
 pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod probe;
+pub(crate) mod relay;
 pub(crate) mod serve;
 mod validate;
 
@@ -37,6 +40,15 @@ pub(crate) enum Job {
     /// Be a client of the suite: many connections.
     #[command(hide = true)]
     Probe,
+    /// Be the server of the benchmark.
+    #[command(hide = true)]
+    Echo(echo::Echo),
+    /// Be the minimal proxy of the benchmark.
+    #[command(hide = true)]
+    Relay(relay::Relay),
+    /// Be a client of the benchmark.
+    #[command(hide = true)]
+    Drive(drive::Drive),
 }
 
 impl Job {
@@ -50,6 +62,9 @@ impl Job {
             Self::Load(load) => load.run(),
             Self::Listen(listen) => listen.run(),
             Self::Probe => probe::run(),
+            Self::Echo(echo) => echo.run(),
+            Self::Relay(relay) => relay.run(),
+            Self::Drive(drive) => drive.run(),
         }
     }
 }

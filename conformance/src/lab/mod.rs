@@ -117,6 +117,17 @@ impl Lab {
         subject: crate::subject::Choice,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        Self::with(binaries, |binaries, directory, cgroup| {
+            subject.start(binaries, directory, cgroup, interrupt)
+        })
+    }
+
+    /// A node without Pods, with a subject that `start` starts, told the lab's directory and
+    /// cgroup.
+    pub(crate) fn with(
+        binaries: Binaries,
+        start: impl FnOnce(&Binaries, &Path, &Path) -> Result<Box<dyn Subject>>,
+    ) -> Result<Self> {
         let directory = TempDir::with_prefix("sluice-lab-")?;
         // What is unique there is unique elsewhere.
         let name = directory.path().file_name().unwrap_or_default();
@@ -125,7 +136,7 @@ impl Lab {
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let cgroup = Cgroup::create(&name)?;
         let node = Netns::create(format!("{name}-node"))?;
-        let subject = subject.start(&binaries, directory.path(), cgroup.path(), interrupt)?;
+        let subject = start(&binaries, directory.path(), cgroup.path())?;
         let mut plugins: Vec<PathBuf> = ["bridge", "ptp", "host-local", "portmap", "loopback"]
             .map(|plugin| binaries.cni_plugins.join(plugin))
             .into();

@@ -91,7 +91,7 @@ impl Choice {
     ) -> Result<Box<dyn Subject>> {
         Ok(match self {
             Self::Sluice => Box::new(sluice::Sluice::start(
-                binaries, directory, cgroup, interrupt,
+                binaries, directory, cgroup, "", interrupt,
             )?),
             Self::Iptables => Box::new(iptables::Iptables),
             Self::None => Box::new(none::Nothing),

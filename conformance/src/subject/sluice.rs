@@ -1,6 +1,7 @@
 //! The built binaries: the daemon on the node, the plugin in the chain.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,20 +35,24 @@ pub(crate) struct Sluice {
     sluiced: PathBuf,
     cgroup: PathBuf,
     state: PathBuf,
+    config: PathBuf,
     pins: Bpffs,
 }
 
 impl Sluice {
     /// Starts the daemon in the machine's own network namespace, with its programs on `cgroup`
-    /// alone.
+    /// alone. `behaviour` is its configuration.
     pub(crate) fn start(
         binaries: &Binaries,
         directory: &Path,
         cgroup: &Path,
+        behaviour: &str,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let socket = directory.join("sluiced.sock");
         let state = directory.join("sluiced-pods");
+        let config = directory.join("sluiced.toml");
+        fs::write(&config, behaviour)?;
         let pins = Bpffs::mount()?;
         let mut sluice = Self {
             daemon: None,
@@ -57,6 +62,7 @@ impl Sluice {
             sluiced: binaries.sluiced.clone(),
             cgroup: cgroup.to_owned(),
             state,
+            config,
             pins,
         };
         sluice.run(interrupt)?;
@@ -69,6 +75,7 @@ impl Sluice {
         command.arg("run").arg("--socket").arg(&self.socket);
         command.arg("--cgroup").arg(&self.cgroup);
         command.arg("--state").arg(&self.state);
+        command.arg("--config").arg(&self.config);
         command.arg("--bpffs").arg(self.pins.pins());
         let daemon = Process::start("sluiced", &mut command, &self.log)?;
         let daemon = self.daemon.insert(daemon);

@@ -1,0 +1,91 @@
+//! Every sample of a run, and what is drawn from them.
+
+use serde::Serialize;
+
+use crate::bench::{
+    matter::{Contender, Figure, Load, Sample, Sidecar},
+    statistics::{Ratio, Summary},
+};
+
+/// The same resamples for the same samples.
+const SEED: u64 = 0x51;
+
+/// All that was measured.
+#[derive(Default, Serialize)]
+pub(super) struct Results {
+    pub(super) kernel: String,
+    pub(super) processor: String,
+    pub(super) processors: usize,
+    pub(super) rounds: usize,
+    pub(super) seconds: f64,
+    /// What was passed over, and why.
+    pub(super) notes: Vec<String>,
+    pub(super) samples: Vec<Measured>,
+}
+
+/// A sample and what it is of.
+#[derive(Serialize)]
+pub(super) struct Measured {
+    pub(super) round: usize,
+    pub(super) contender: Contender,
+    pub(super) sidecar: Sidecar,
+    pub(super) load: Load,
+    pub(super) sample: Sample,
+}
+
+impl Results {
+    /// A figure's value in each round.
+    fn series(
+        &self,
+        contender: Contender,
+        (sidecar, load): (Sidecar, Load),
+        figure: Figure,
+    ) -> Vec<Option<f64>> {
+        let mut series = vec![None; self.rounds];
+        let wanted = (contender, sidecar, load);
+        let of = |one: &&Measured| (one.contender, one.sidecar, one.load) == wanted;
+        for one in self.samples.iter().filter(of) {
+            if let Some(place) = series.get_mut(one.round) {
+                *place = figure.of(&one.sample);
+            }
+        }
+        series
+    }
+
+    /// Of all rounds.
+    pub(super) fn summary(
+        &self,
+        contender: Contender,
+        what: (Sidecar, Load),
+        figure: Figure,
+    ) -> Option<Summary> {
+        let series = self.series(contender, what, figure);
+        Summary::of(&series.into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// Of one contender to another, round by round.
+    pub(super) fn ratio(
+        &self,
+        (contender, base): (Contender, Contender),
+        what: (Sidecar, Load),
+        figure: Figure,
+    ) -> Option<Ratio> {
+        let of = |contender| self.series(contender, what, figure);
+        Ratio::paired(&of(contender), &of(base), SEED)
+    }
+
+    /// Who and what is in it, in order.
+    pub(super) fn contents(&self) -> (Vec<Contender>, Vec<(Sidecar, Load)>) {
+        let mut contenders: Vec<_> = self.samples.iter().map(|one| one.contender).collect();
+        let mut matters: Vec<_> = self
+            .samples
+            .iter()
+            .map(|one| (one.sidecar, one.load))
+            .collect();
+        contenders.sort_unstable();
+        contenders.dedup();
+        matters.sort_unstable();
+        matters.dedup();
+        (contenders, matters)
+    }
+}

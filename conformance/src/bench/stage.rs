@@ -1,0 +1,233 @@
+//! A contender's node: a client's Pod and a server's Pod, each with a sidecar.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+
+use crate::{
+    bench::{
+        envoy::{self, Route},
+        matter::{Contender, Load, Sample, Sidecar},
+        tools,
+    },
+    inside::serve::READY,
+    interrupt::Interrupt,
+    lab::{APPLICATION, Binaries, Lab, PROXY, Plan, Pod, process::Process},
+    subject::{Choice, sluice::Sluice},
+};
+
+const START: Duration = Duration::from_secs(10);
+const PORT: u16 = 8080;
+const OUTBOUND: u16 = 15001;
+const INBOUND: u16 = 15006;
+const CLIENT: &str = "client";
+const SERVER: &str = "server";
+/// One for all: a namespace may come with another than the machine's.
+const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// Everything of one contender.
+pub(super) struct Stage {
+    // Processes end before what they live in.
+    processes: Vec<Process>,
+    lab: Lab,
+    target: SocketAddr,
+}
+
+impl Stage {
+    /// Builds it, and waits until it serves.
+    pub(super) fn build(
+        binaries: &Binaries,
+        contender: Contender,
+        sidecar: Sidecar,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let lab = lab(binaries.resolve()?, contender, interrupt)?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut stage = Self {
+            processes: Vec::new(),
+            lab,
+            target: nowhere,
+        };
+        let meshed = !matches!(contender, Contender::Direct | Contender::Explicit);
+        for name in [CLIENT, SERVER] {
+            stage.lab.add(Plan {
+                name,
+                meshed,
+                proxy: false,
+                ports: &[],
+            })?;
+            stage.settle(name)?;
+        }
+        let server = SocketAddr::new(stage.lab.pod(SERVER)?.address(true)?, PORT);
+        on_processor(processor(SERVER), || stage.serve(interrupt))?;
+        if contender != Contender::Direct {
+            for (name, route) in routes(contender, server) {
+                on_processor(processor(name), || {
+                    stage.accompany(name, sidecar, (route, &binaries.envoy), interrupt)
+                })?;
+            }
+        }
+        stage.target = match contender {
+            Contender::Explicit => SocketAddr::from((Ipv4Addr::LOCALHOST, OUTBOUND)),
+            _ => server,
+        };
+        Ok(stage)
+    }
+
+    /// Runs a load.
+    pub(super) fn run(&self, load: Load, duration: Duration) -> Result<Sample> {
+        let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
+        on_processor(processor(CLIENT), || {
+            tools::run(load, duration, place, self.target, || self.conntrack())
+        })
+    }
+
+    /// Removes it; returns what went wrong or was left behind.
+    pub(super) fn remove(self) -> Vec<String> {
+        let Self { processes, lab, .. } = self;
+        let ended = processes.into_iter().map(Process::stop);
+        let mut left: Vec<_> = ended
+            .filter_map(Result::err)
+            .map(|error| format!("{error:#}"))
+            .collect();
+        left.extend(lab.remove());
+        left
+    }
+
+    /// Connections that the kernel tracks in the Pods.
+    fn conntrack(&self) -> Result<u64> {
+        let count = |pod: &Pod| -> Result<u64> {
+            let count = pod
+                .netns
+                .read("/proc/sys/net/netfilter/nf_conntrack_count")?;
+            Ok(count.trim().parse().unwrap_or_default())
+        };
+        self.lab.pods.iter().map(count).sum()
+    }
+
+    /// Gives a Pod the machine's congestion control and enough client ports.
+    fn settle(&self, name: &str) -> Result<()> {
+        let pod = self.lab.pod(name)?;
+        let algorithm = fs::read_to_string(CONGESTION)?;
+        let script = format!(
+            "set -e; echo {} >{CONGESTION}; echo 1024 65000 >/proc/sys/net/ipv4/ip_local_port_range; \
+             echo 15001,15006 >/proc/sys/net/ipv4/ip_local_reserved_ports",
+            algorithm.trim()
+        );
+        let place = self.lab.within(Some(&pod.netns));
+        let mut command = place.command(Path::new("/bin/sh"))?;
+        crate::lab::process::output(command.args(["-c", &script]), START).map(drop)
+    }
+
+    fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
+        let mut command = place.own()?;
+        command.args(["echo", "--port", &PORT.to_string()]);
+        self.start("server", &mut command, interrupt)
+    }
+
+    /// Starts a Pod's sidecar.
+    fn accompany(
+        &mut self,
+        name: &str,
+        sidecar: Sidecar,
+        (route, program): (Route, &Path),
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let place = self.lab.place(self.lab.pod(name)?, PROXY);
+        let own = self.lab.file(&format!("{name}-envoy"));
+        if sidecar != Sidecar::Minimal {
+            let http = sidecar == Sidecar::EnvoyHttp;
+            let configuration = envoy::configuration(route, http, &own);
+            let process = envoy::start(program, place, &own, &configuration, interrupt)?;
+            self.processes.push(process);
+            return Ok(());
+        }
+        let mut command = place.own()?;
+        command.args(["relay", "--port", &route.port.to_string()]);
+        if let Some(to) = route.to {
+            command.args(["--to", &to.to_string()]);
+        }
+        if let Some(from) = route.from {
+            command.args(["--from", &from.to_string()]);
+        }
+        self.start(&format!("{name}-relay"), &mut command, interrupt)
+    }
+
+    /// Starts a process that says when it is ready.
+    fn start(&mut self, name: &str, command: &mut Command, interrupt: &Interrupt) -> Result<()> {
+        let log = self.lab.file(&format!("{name}.log"));
+        let mut process = Process::start(name, command, &log)?;
+        let ready = interrupt.wait(START, || {
+            process.check()?;
+            Ok(process.log().lines().any(|line| line == READY))
+        })?;
+        ensure!(ready, "{name} is not ready\n{}", process.tail());
+        self.processes.push(process);
+        Ok(())
+    }
+}
+
+fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {
+    let Some(acceleration) = contender.acceleration() else {
+        let choice = match contender {
+            Contender::Iptables => Choice::Iptables,
+            _ => Choice::None,
+        };
+        return Lab::create(binaries, choice, interrupt);
+    };
+    let behaviour = format!("acceleration = \"{acceleration}\"\n");
+    Lab::with(binaries, |binaries, directory, cgroup| {
+        let sluice = Sluice::start(binaries, directory, cgroup, &behaviour, interrupt)?;
+        Ok(Box::new(sluice))
+    })
+}
+
+/// What the two sidecars do.
+fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2] {
+    let application = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let explicit = contender == Contender::Explicit;
+    let inbound = SocketAddr::new(server.ip(), INBOUND);
+    let outbound = Route {
+        port: OUTBOUND,
+        to: explicit.then_some(inbound),
+        from: None,
+    };
+    let inbound = Route {
+        port: INBOUND,
+        to: explicit.then_some(application),
+        from: (!explicit).then_some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
+    };
+    [(CLIENT, outbound), (SERVER, inbound)]
+}
+
+/// The Pods have a processor each, as far as there are some.
+fn processor(pod: &str) -> usize {
+    usize::from(pod == SERVER)
+}
+
+/// Does something, and starts processes, on one processor alone.
+fn on_processor<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = Pid::from_raw(0);
+    let before = sched_getaffinity(own)?;
+    let usable: Vec<usize> = (0..CpuSet::count())
+        .filter(|cpu| before.is_set(*cpu).unwrap_or(false))
+        .collect();
+    let cpu = usable.get(wanted % usable.len().max(1));
+    let mut only = CpuSet::new();
+    only.set(*cpu.context("no processor")?)?;
+    sched_setaffinity(own, &only)?;
+    let done = work();
+    sched_setaffinity(own, &before)?;
+    done
+}
