@@ -47,8 +47,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "an excluded port is taken out",
         file: CONNECT,
-        from: "excluded: filter::lists_port(",
-        to: "excluded: false && filter::lists_port(",
+        from: "excluded: facts.has(Fact::PortExcluded)",
+        to: "excluded: false && facts.has(Fact::PortExcluded)",
         case: "outbound: an excluded port is direct",
     },
     Fault {
@@ -103,7 +103,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the proxy sees a loopback address as the client",
         file: CONNECT,
-        from: "F::bind(ctx.sock_addr, home);",
+        from: "let _keeps_its_route = F::bind(ctx.sock_addr, home);",
         to: "let _ = F::bind;",
         case: THROUGH,
     },

@@ -48,17 +48,28 @@ impl Addr {
         if self.is_v4() { Some(self.0[3]) } else { None }
     }
 
+    /// An address of the same family that no host has: reserved (RFC 1112, section 4), or where
+    /// packets are discarded (RFC 6666).
+    #[must_use]
+    pub const fn nobodys(self) -> Self {
+        if self.is_v4() {
+            Self::v4(0xf000_0000_u32.to_be())
+        } else {
+            Self([0x0100_0000_u32.to_be(), 0, 0, 0])
+        }
+    }
+
     /// Whether this is an IPv4 address.
     #[must_use]
     pub const fn is_v4(self) -> bool {
-        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED
+        self.0[0] | self.0[1] | (self.0[2] ^ MAPPED) == 0
     }
 
     /// Whether this is `::` or `0.0.0.0`, which `connect` takes for the loopback address.
     #[must_use]
     pub const fn is_unspecified(self) -> bool {
         let [a, b, c, d] = self.0;
-        a == 0 && b == 0 && (c == 0 || c == MAPPED) && d == 0
+        a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
     /// Whether packets for this address never leave the host: `127.0.0.0/8`, `::1`, and the
@@ -87,13 +98,12 @@ impl Addr {
         self.same(Self::V4_PASSTHROUGH) || self.same(Self::V6_PASSTHROUGH)
     }
 
-    /// Equality in `const` context, word by word (no call to `memcmp`, which BPF has not).
+    /// Equality in `const` context (no call to `memcmp`, which BPF has not), with a single branch:
+    /// the verifier follows every one of them.
     #[must_use]
     pub const fn same(self, other: Self) -> bool {
-        self.0[0] == other.0[0]
-            && self.0[1] == other.0[1]
-            && self.0[2] == other.0[2]
-            && self.0[3] == other.0[3]
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
     }
 
     /// The loopback address at which a connection to `self` is handed to the proxy.

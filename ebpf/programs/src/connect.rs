@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
     Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
-    decide::{self, DNS, Outbound, Verdict},
+    decide::{self, DNS, Listed, Outbound, Verdict},
 };
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     count::count,
     datagram, filter, inbound,
     maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
+    veil::{Fact, Veil},
 };
 
 /// `SOCK_STREAM`.
@@ -109,19 +110,37 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         reason = "the helper packs gid << 32 | uid"
     )]
     let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    let pod = &process.pod;
+    let inbound_listed =
+        || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
+    let facts = Veil::new(owner)
+        .note(Fact::Own, owns(process, asked.addr))
+        .note(
+            Fact::PortExcluded,
+            filter::lists_port(pod, PortList::OutboundExcluded, asked.port),
+        )
+        .note(Fact::Datagram, datagram::is_udp(ctx))
+        .note(Fact::CapturesDns, captures_dns(process, asked.port))
+        .note(Fact::InboundListed, inbound_listed())
+        .note(Fact::NetworkExcluded, filter::excludes(pod, asked.addr))
+        .note(Fact::PortListed, filter::includes_port(pod, asked.port))
+        .note(Fact::NetworkListed, filter::includes(pod, asked.addr));
     Outbound {
         uid,
         gid,
         source: F::source(context::socket(ctx)),
         addr: asked.addr,
         port: asked.port,
-        own: owns(process, asked.addr),
-        excluded: filter::lists_port(&process.pod, PortList::OutboundExcluded, asked.port),
-        datagram: datagram::is_udp(ctx),
-        captures_dns: captures_dns(process, asked.port),
-        inbound_listed: process.pod.flags.has(PodFlags::TRANSPARENT)
-            && inbound::is_listed(&process.pod, asked.port),
-        listed: filter::listed(&process.pod, asked.addr, asked.port),
+        own: facts.has(Fact::Own),
+        excluded: facts.has(Fact::PortExcluded),
+        datagram: facts.has(Fact::Datagram),
+        captures_dns: facts.has(Fact::CapturesDns),
+        inbound_listed: facts.has(Fact::InboundListed),
+        listed: Listed {
+            excluded: facts.has(Fact::NetworkExcluded),
+            port: facts.has(Fact::PortListed),
+            network: facts.has(Fact::NetworkListed),
+        },
     }
 }
 

@@ -1,9 +1,7 @@
 //! Whether a Pod lists a port or an address.
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
-use sluice_abi::{
-    Addr, Pod, PodFlags, Port, PortKey, PortList, RangeKey, decide::Listed, maps::MAX_NETWORKS,
-};
+use sluice_abi::{Addr, Pod, PodFlags, Port, PortKey, PortList, RangeKey, maps::MAX_NETWORKS};
 
 use crate::maps::{EXCLUDED, INCLUDED, PORT_RANGES, PORTS};
 
@@ -16,16 +14,23 @@ pub(crate) fn lists_port(pod: &Pod, list: PortList, port: Port) -> bool {
             && PORT_RANGES.get(&Key::new(PortKey::BITS, key)).is_some())
 }
 
-/// What the lists say of a destination. A Pod without lists costs no look-up.
+/// Whether an address is in a network that the Pod excludes. As in all that follows, a Pod
+/// without such a list costs no look-up.
 #[inline(always)]
-pub(crate) fn listed(pod: &Pod, addr: Addr, port: Port) -> Listed {
-    let flags = pod.flags;
-    Listed {
-        excluded: flags.has(PodFlags::NETWORKS_EXCLUDED) && covers(&EXCLUDED, pod, addr),
-        port: flags.has(PodFlags::OUTBOUND_LISTED)
-            && lists_port(pod, PortList::OutboundIncluded, port),
-        network: !flags.has(PodFlags::NETWORKS_LISTED) || covers(&INCLUDED, pod, addr),
-    }
+pub(crate) fn excludes(pod: &Pod, addr: Addr) -> bool {
+    pod.flags.has(PodFlags::NETWORKS_EXCLUDED) && covers(&EXCLUDED, pod, addr)
+}
+
+/// Whether a port is the proxy's whatever the address.
+#[inline(always)]
+pub(crate) fn includes_port(pod: &Pod, port: Port) -> bool {
+    pod.flags.has(PodFlags::OUTBOUND_LISTED) && lists_port(pod, PortList::OutboundIncluded, port)
+}
+
+/// Whether an address is in a network that is the proxy's.
+#[inline(always)]
+pub(crate) fn includes(pod: &Pod, addr: Addr) -> bool {
+    !pod.flags.has(PodFlags::NETWORKS_LISTED) || covers(&INCLUDED, pod, addr)
 }
 
 /// Whether a network of the Pod covers an address.

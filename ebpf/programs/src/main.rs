@@ -17,6 +17,7 @@ mod filter;
 mod inbound;
 mod maps;
 mod original;
+mod veil;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops},
