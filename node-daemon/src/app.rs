@@ -8,16 +8,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     api::{self, Socket},
-    bpf::{Datapath, Pins},
+    bpf::{Datapath, Learned, Pins},
     cgroup,
     config::{Behaviour, OnExit, Places, Run},
-    kube::successor,
-    pods::{self, Acceleration, Inheritance, Mesh, Pods, Store},
+    kube::{Cluster, successor},
+    pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store},
 };
 
 /// Between two rounds of upkeep.
@@ -44,21 +44,30 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         // First the socket, and with it the lock: of two daemons only one touches the kernel.
         let socket = Socket::bind(&config.socket)?;
         let Places { bpffs, state } = &config.places;
-        let datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
+        let learned = datapath.learned()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs().join(" "), "attached");
         let (store, records) = Store::open(state)?;
         let inheritance = Inheritance {
             datapath,
             store,
             records,
-            acceleration: acceleration(behaviour.acceleration)?,
-            mesh,
+            rules: Rules {
+                mesh,
+                when_unknown: behaviour.when_unknown,
+                acceleration: acceleration(behaviour.acceleration)?,
+            },
         };
         let (pods, owner) = pods::start(inheritance)?;
         info!(socket = %config.socket.display(), "ready");
-        let upkeep = tokio::spawn(keep_up(pods.clone()));
+        let cluster = Cluster::new(behaviour.kubeconfig);
+        let upkeep = [
+            tokio::spawn(keep_up(pods.clone())),
+            tokio::spawn(follow(learned, pods.clone())),
+            tokio::spawn(look_up(cluster.clone(), pods.clone())),
+        ];
         let mut last = false;
-        api::serve(&socket, pods, async {
+        api::serve(&socket, pods, cluster, async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -75,8 +84,10 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             behaviour.on_exit
         };
         info!(data_path = ?on_exit, "stopping");
-        upkeep.abort();
-        drop(upkeep.await);
+        for task in upkeep {
+            task.abort();
+            drop(task.await);
+        }
         if owner.join(on_exit) && last {
             socket.bid_farewell()?;
         }
@@ -92,6 +103,29 @@ fn acceleration(wanted: Acceleration) -> anyhow::Result<Acceleration> {
         warn!("{reason}");
         Acceleration::Off
     }))
+}
+
+/// Takes in what the API server knows of the Pods that run already.
+async fn look_up(cluster: Cluster, pods: Pods) {
+    let node = std::env::var("NODE_NAME").or_else(|_| {
+        let host = uname()?.nodename().to_string_lossy().to_lowercase();
+        Ok::<_, nix::Error>(host)
+    });
+    if let Ok(node) = node
+        && let Ok(listed) = cluster.pods_of(&node).await
+        && pods.expect(listed).await.is_err()
+    {
+        debug!("stopped before the list came");
+    }
+}
+
+/// Takes in what the kernel finds, until the owner ends.
+async fn follow(mut learned: Learned, pods: Pods) {
+    while learned.wait().await.is_ok() {
+        if pods.learn().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Until the owner ends.

@@ -38,6 +38,15 @@ pub(crate) fn processes(cgroup: &Path) -> Vec<i32> {
     found
 }
 
+/// Whether the kubelet made a process's cgroup for a Pod: its name has the Pod's uid, with `_` in
+/// place of `-` if systemd keeps it. No process can leave it that sees no other cgroup.
+pub(crate) fn is_of_pod(process: i32, uid: &str) -> bool {
+    let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+    [uid.to_owned(), uid.replace('-', "_")]
+        .iter()
+        .any(|uid| own.contains(&format!("pod{uid}")))
+}
+
 /// Looks for `cgroup2` in the kernel's table of mounts (proc(5): `id parent major:minor root
 /// mountpoint options optional… - type source super`). A mount of the hierarchy's root is
 /// preferred to one of a part of it, as a container may have.

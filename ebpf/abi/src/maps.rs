@@ -18,6 +18,12 @@ pub const EXCLUDED: &str = "excluded";
 /// Network namespace cookie (`u64`) → `u8` (no meaning): Pods whose proxy answers DNS queries.
 /// Written by `sock_ops` and by the daemon.
 pub const RESOLVERS: &str = "resolvers";
+/// Place → provisional cookie (`u64`) of a Pod whose network namespace is not known; 0 ends the
+/// list. Written by the daemon.
+pub const AWAITED: &str = "awaited";
+/// Ring of network namespace cookies (`u64`) in which an awaited Pod was found. Written by
+/// `connect`.
+pub const LEARNED: &str = "learned";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const LISTENERS: &str = "listeners";
 /// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
@@ -34,7 +40,7 @@ pub const FLOWS: &str = "flows";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 16] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -42,6 +48,8 @@ pub const ALL: [&str; 14] = [
     INCLUDED,
     EXCLUDED,
     RESOLVERS,
+    AWAITED,
+    LEARNED,
     LISTENERS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
@@ -53,6 +61,10 @@ pub const ALL: [&str; 14] = [
 
 /// Pod addresses, processes and excluded ports that fit: hash tables allocate on demand.
 pub const MAX_PODS: usize = 16_384;
+/// Pods that are awaited at one time: every unknown caller is compared with each.
+pub const MAX_AWAITED: u32 = 32;
+/// Bytes of a ring that holds as many times what is told of one: a page at least.
+pub const LEARNED_BYTES: usize = 4096;
 /// Listed ports of all Pods together, and listed ranges of ports.
 pub const MAX_PORTS: usize = 262_144;
 /// Listed networks of all Pods together, for each of the two tries.

@@ -249,7 +249,7 @@ mod tests {
             (32, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (2, recorded));
+        assert_eq!((ABI_VERSION, layout), (3, recorded));
     }
 
     #[test]

@@ -80,6 +80,8 @@ reasons! {
     OutboundPortListed = 19, "outbound_port_listed";
     /// Outbound: a DNS query, over TCP or UDP, diverted to the proxy's resolver.
     OutboundDns = 20, "outbound_dns";
+    /// A Pod that was known by its addresses alone is known by its network namespace.
+    PodLearned = 21, "pod_learned";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
     /// A direction moved to TCP: its budget was spent without an answer.

@@ -10,7 +10,7 @@ use crate::{
     ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
-    datagram, filter, inbound,
+    datagram, filter, inbound, learn,
     maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
     veil::{Fact, Veil},
 };
@@ -33,7 +33,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     let cookie = context::netns_cookie(ctx);
     // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let Some(process) = (unsafe { PROCESS_IP.get(cookie) }) else {
+    let known = unsafe { PROCESS_IP.get(cookie) };
+    let Some(process) = known.or_else(|| learn::process::<F>(ctx, cookie)) else {
         return ALLOW;
     };
     let asked = context::destination::<F>(ctx);
@@ -190,7 +191,7 @@ fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
     if F::source(context::socket(ctx)).is_unspecified()
         && let Some(home) = home(process, context::destination::<F>(ctx).addr)
     {
-        F::bind(ctx.sock_addr, home);
+        let _keeps_its_route = F::bind(ctx.sock_addr, home);
     }
 }
 

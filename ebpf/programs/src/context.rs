@@ -94,8 +94,10 @@ pub(crate) trait Family {
     fn set_address(ctx: *mut bpf_sock_addr, addr: Addr);
     /// The address that the socket is bound to.
     fn source(sk: *const bpf_sock) -> Addr;
-    /// Binds the socket to an address, and leaves the port to `connect`.
-    fn bind(ctx: *mut bpf_sock_addr, addr: Addr);
+    /// Binds the socket to an address, and leaves the port to `connect`. `false` if the address
+    /// is not of the socket's network namespace, or if the socket has a port already: it keeps the
+    /// source address that the route gives it, and everything else works as ever.
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) -> bool;
     /// Lets a datagram that has no source yet come from an address.
     fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
     /// Whether a socket of this family can show this address.
@@ -124,10 +126,10 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) {
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) -> bool {
         // struct sockaddr_in: family, port 0, address, padding.
         let mut name = [u32::from(AF_INET), addr.words()[3], 0, 0];
-        bind(ctx, &mut name);
+        bind(ctx, &mut name)
     }
 
     #[inline(always)]
@@ -164,11 +166,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) {
+    fn bind(ctx: *mut bpf_sock_addr, addr: Addr) -> bool {
         let [a, b, c, d] = addr.words();
         // struct sockaddr_in6: family, port 0, flow information, address, scope.
         let mut name = [u32::from(AF_INET6), 0, a, b, c, d, 0];
-        bind(ctx, &mut name);
+        bind(ctx, &mut name)
     }
 
     #[inline(always)]
@@ -188,12 +190,10 @@ impl Family for V6 {
     }
 }
 
-/// A socket that has a port already cannot be bound again; it keeps the source address that the
-/// route gives it, and everything else works as ever. Hence no result.
 #[inline(always)]
-fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) {
+fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) -> bool {
     // SAFETY: `name` lives on the stack for the call, and the length is its size.
-    let _bound = unsafe { bpf_bind(ctx, name.as_mut_ptr().cast::<sockaddr>(), bytes(name)) };
+    unsafe { bpf_bind(ctx, name.as_mut_ptr().cast::<sockaddr>(), bytes(name)) == 0 }
 }
 
 /// Bytes of a socket address, as the kernel counts them.

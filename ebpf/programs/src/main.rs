@@ -15,6 +15,7 @@ mod datagram;
 mod established;
 mod filter;
 mod inbound;
+mod learn;
 mod maps;
 mod original;
 mod veil;

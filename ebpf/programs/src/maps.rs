@@ -1,13 +1,16 @@
 //! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
 
 use aya_ebpf::{
-    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, SockHash},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use sluice_abi::{
     Addr, Endpoint, Flow, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process, RangeKey,
     Reason,
-    maps::{MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS},
+    maps::{
+        LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS,
+        MAX_PODS, MAX_PORTS,
+    },
 };
 
 /// `BPF_F_NO_PREALLOC`: memory for the Pods that exist, not for those that could.
@@ -33,6 +36,12 @@ pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new()
 
 #[btf_map(name = "resolvers")]
 pub(crate) static RESOLVERS: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "awaited")]
+pub(crate) static AWAITED: Array<u64, { MAX_AWAITED as usize }> = Array::new();
+
+#[btf_map(name = "learned")]
+pub(crate) static LEARNED: RingBuf<u64, LEARNED_BYTES> = RingBuf::new();
 
 #[btf_map(name = "listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use daemon_api::{Refusal, code};
 use hyper::{Method, StatusCode};
 
-use crate::pods;
+use crate::{kube, pods};
 
 /// A request that is not answered as it wished.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,8 @@ pub(super) enum Error {
     Timeout { seconds: u64 },
     #[error("the answer could not be written: {0}")]
     Answer(String),
+    #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
+    Unknown(#[source] kube::Error),
     #[error(transparent)]
     Pods(#[from] pods::Error),
 }
@@ -41,7 +43,7 @@ impl Error {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
-            Self::Timeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout { .. } | Self::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Pods(error) => match error.refusal().code {
                 code::TRY_AGAIN_LATER => StatusCode::SERVICE_UNAVAILABLE,
@@ -58,7 +60,7 @@ impl Error {
     pub(super) fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Pods(error) => return error.refusal(),
-            Self::Timeout { .. } => code::TRY_AGAIN_LATER,
+            Self::Timeout { .. } | Self::Unknown(_) => code::TRY_AGAIN_LATER,
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
                 code::IO_FAILURE
             }
@@ -69,7 +71,17 @@ impl Error {
         Refusal {
             code,
             message: self.to_string(),
-            details: self.source().map(ToString::to_string).unwrap_or_default(),
+            details: self.details(),
+        }
+    }
+
+    fn details(&self) -> String {
+        let below = std::iter::successors(self.source(), |&error| error.source());
+        let causes: Vec<_> = below.map(ToString::to_string).collect();
+        let causes = causes.join(": ");
+        match self {
+            Self::Unknown(_) => format!("{causes}; {}", pods::HAND_OVER),
+            _ => causes,
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use daemon_api::{MAX_BODY, path};
+use daemon_api::{Admit, Admitted, MAX_BODY, path};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{Method, Request, body::Incoming};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::pods::Pods;
+use crate::{kube::Cluster, pods::Pods};
 
 /// For the whole body to arrive.
 const BODY: Duration = Duration::from_secs(5);
@@ -65,29 +65,46 @@ fn find(path: &str, method: &Method) -> Result<Route, Error> {
     })
 }
 
-/// Answers a request of a peer that may ask.
-pub(super) async fn answer(
-    request: Request<Incoming>,
-    pods: &Pods,
-    metrics: &Metrics,
-) -> Result<Answer, Error> {
-    match find(request.uri().path(), request.method())? {
-        Route::Admit => Answer::json(&pods.admit(read(request).await?).await?),
-        Route::Retire => Answer::json(&pods.retire(read(request).await?).await?),
-        Route::Check => {
-            pods.check(read(request).await?).await?;
-            Ok(Answer::Nothing)
+/// Whom requests are about.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) pods: Pods,
+    pub(super) cluster: Cluster,
+    pub(super) metrics: Metrics,
+}
+
+impl Desk {
+    /// Answers a request of a peer that may ask.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Error> {
+        let Self { pods, metrics, .. } = self;
+        match find(request.uri().path(), request.method())? {
+            Route::Admit => Answer::json(&self.admit(read(request).await?).await?),
+            Route::Retire => Answer::json(&pods.retire(read(request).await?).await?),
+            Route::Check => {
+                pods.check(read(request).await?).await?;
+                Ok(Answer::Nothing)
+            }
+            Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
+            Route::Status => Answer::json(&pods.status().await?),
+            Route::Pods => Answer::json(&pods.list().await?),
+            Route::Alive => Ok(Answer::Text("alive\n")),
+            Route::Ready => pods
+                .status()
+                .await
+                .map(|_| Answer::Text("ready\n"))
+                .map_err(Error::from),
+            Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
         }
-        Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
-        Route::Status => Answer::json(&pods.status().await?),
-        Route::Pods => Answer::json(&pods.list().await?),
-        Route::Alive => Ok(Answer::Text("alive\n")),
-        Route::Ready => pods
-            .status()
-            .await
-            .map(|_| Answer::Text("ready\n"))
-            .map_err(Error::from),
-        Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
+    }
+
+    /// The API server is asked here, where nobody else waits for its answer.
+    async fn admit(&self, mut request: Admit) -> Result<Admitted, Error> {
+        let asked = self.cluster.complete(&mut request).await;
+        let admitted = self.pods.admit(request).await;
+        match (asked, admitted) {
+            (Err(source), Err(error)) if error.is_unknown() => Err(Error::Unknown(source)),
+            (_, admitted) => Ok(admitted?),
+        }
     }
 }
 

@@ -24,10 +24,10 @@ use super::{
     error::Error,
     metrics::Metrics,
     respond::respond,
-    routes::{answer, label},
+    routes::{Desk, label},
     socket::Socket,
 };
-use crate::pods::Pods;
+use crate::{kube::Cluster, pods::Pods};
 
 /// Connections at one time. More wait in the socket's backlog.
 const CONNECTIONS: usize = 64;
@@ -41,33 +41,35 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the socket until `stop`, and finishes the requests that are under way.
-pub(crate) async fn serve(socket: &Socket, pods: Pods, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(
+    socket: &Socket,
+    pods: Pods,
+    cluster: Cluster,
+    stop: impl Future<Output = ()>,
+) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let open = GracefulShutdown::new();
-    let metrics = Metrics::new();
+    let desk = Desk {
+        pods,
+        cluster,
+        metrics: Metrics::new(),
+    };
     tokio::select! {
         () = stop => {}
-        () = accept(socket, &free, &open, &pods, &metrics) => {}
+        () = accept(socket, &free, &open, &desk) => {}
     }
     if timeout(FAREWELL, open.shutdown()).await.is_err() {
         warn!("requests under way were cut off");
     }
 }
 
-async fn accept(
-    socket: &Socket,
-    free: &Arc<Semaphore>,
-    open: &GracefulShutdown,
-    pods: &Pods,
-    metrics: &Metrics,
-) {
+async fn accept(socket: &Socket, free: &Arc<Semaphore>, open: &GracefulShutdown, desk: &Desk) {
     // The semaphore is never closed.
     while let Ok(permit) = Arc::clone(free).acquire_owned().await {
         match socket.listener.accept().await {
             Ok((stream, _)) => {
                 let connection = Connection {
-                    pods: pods.clone(),
-                    metrics: metrics.clone(),
+                    desk: desk.clone(),
                     _permit: permit,
                 };
                 tokio::spawn(connection.serve(stream, open.watcher()));
@@ -81,8 +83,7 @@ async fn accept(
 }
 
 struct Connection {
-    pods: Pods,
-    metrics: Metrics,
+    desk: Desk,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -110,11 +111,10 @@ impl Connection {
         let begin = Instant::now();
         let path = label(request.uri().path());
         let outcome = if peer == 0 {
-            let Self { pods, metrics, .. } = self;
             let late = Error::Timeout {
                 seconds: ANSWER.as_secs(),
             };
-            let answered = timeout(ANSWER, answer(request, pods, metrics)).await;
+            let answered = timeout(ANSWER, self.desk.answer(request)).await;
             answered.unwrap_or(Err(late))
         } else {
             Err(Error::Peer { uid: peer })
@@ -129,7 +129,8 @@ impl Connection {
             );
         }
         let response = respond(outcome);
-        self.metrics
+        self.desk
+            .metrics
             .count(path, response.status().as_u16(), begin.elapsed());
         Ok(response)
     }

@@ -42,6 +42,9 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// What the kernel tells unasked.
+    #[error("cannot listen to what the kernel finds")]
+    Listen(#[source] io::Error),
     /// A pin, or a directory of pins.
     #[error("cannot {operation} {}", path.display())]
     Pin {

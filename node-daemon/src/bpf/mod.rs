@@ -5,6 +5,7 @@
 
 mod attach;
 mod error;
+mod learned;
 mod link;
 mod listeners;
 mod lists;
@@ -18,11 +19,12 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{MapData, PerCpuArray},
+    maps::{Array, MapData, PerCpuArray},
 };
 use sluice_abi::{Addr, Pod, Process, Reason, maps};
 
 pub(crate) use error::Error;
+pub(crate) use learned::Learned;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
 use lists::Lists;
@@ -40,6 +42,7 @@ pub(crate) struct Datapath {
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
+    awaited: Array<MapData, u64>,
     lists: Lists,
     listeners: Listeners,
     counters: PerCpuArray<MapData, u64>,
@@ -74,6 +77,7 @@ impl Datapath {
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
+            awaited: table::take(&mut programs, maps::AWAITED)?,
             lists: Lists::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             counters: table::take(&mut programs, maps::COUNTERS)?,
@@ -184,6 +188,24 @@ impl Datapath {
     /// Writes the entry of a network namespace, in place of the one that is there.
     pub(crate) fn set_process(&mut self, cookie: u64, process: &Process) -> Result<(), Error> {
         self.processes.set(cookie, *process)
+    }
+
+    /// Lets callers of whom nothing is known be compared with Pods whose network namespace is not
+    /// known, in place of those that were awaited before. Each has an entry under a provisional
+    /// cookie. Those beyond [`maps::MAX_AWAITED`] have to wait.
+    pub(crate) fn set_awaited(&mut self, provisional: &[u64]) -> Result<(), Error> {
+        let places = provisional.iter().chain(std::iter::repeat(&0));
+        for (place, cookie) in (0..maps::MAX_AWAITED).zip(places) {
+            self.awaited
+                .set(place, cookie, 0)
+                .map_err(|source| Error::map(maps::AWAITED, "write to", source))?;
+        }
+        Ok(())
+    }
+
+    /// To hear when the kernel has found an awaited Pod. To be taken once, within a runtime.
+    pub(crate) fn learned(&mut self) -> Result<Learned, Error> {
+        Learned::take(&mut self.programs)
     }
 
     /// Removes the entry of a network namespace, if there is one, and what the kernel learned of

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     kube::successor,
-    pods::{Acceleration, Meshes},
+    pods::{Acceleration, Meshes, WhenUnknown},
 };
 
 /// Read if no other file is named, and if it is there.
@@ -27,6 +27,10 @@ pub(crate) struct Behaviour {
     pub(crate) mesh: String,
     /// Meshes of one's own.
     pub(crate) meshes: Meshes,
+    /// What becomes of a Pod whose annotations neither the runtime nor the API server tells.
+    pub(crate) when_unknown: WhenUnknown,
+    /// How to reach the API server; by default with the service account of the daemon's Pod.
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
     /// is the last one: it removes the data path, whatever `on-exit` says.
     pub(crate) daemon_set: Option<successor::Name>,
@@ -39,6 +43,8 @@ impl Default for Behaviour {
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),
+            when_unknown: WhenUnknown::default(),
+            kubeconfig: None,
             daemon_set: None,
         }
     }

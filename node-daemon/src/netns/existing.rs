@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{HOSTS, Inode};
+use super::{HOSTS, Id, Inode};
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -31,6 +31,12 @@ pub(crate) fn existing(processes: &[i32], known: &[&Path]) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Those of the processes that are in a network namespace.
+pub(crate) fn members(processes: &[i32], id: Id) -> impl Iterator<Item = i32> {
+    let inside = move |pid: &i32| Inode::at(format!("/proc/{pid}/ns/net")) == Some(id.inode);
+    processes.iter().copied().filter(inside)
 }
 
 fn mounted() -> BTreeMap<Inode, PathBuf> {

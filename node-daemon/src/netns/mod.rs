@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use enter::fresh;
 pub(crate) use error::Error;
-pub(crate) use existing::existing;
+pub(crate) use existing::{existing, members};
 pub(crate) use links::Interface;
 pub(crate) use listeners::Listener;
 pub(crate) use users::Users;

@@ -27,6 +27,9 @@ pub(crate) enum Error {
         /// The other Pod.
         owner: String,
     },
+    /// Somebody else has the address of a Pod.
+    #[error("it has an address of the Pod {0}, whose processes are elsewhere")]
+    Stranger(String),
     /// Programs, links or maps.
     #[error(transparent)]
     Kernel(#[from] bpf::Error),
@@ -66,13 +69,18 @@ pub(crate) enum Error {
     Stopping,
 }
 
-const HAND_OVER: &str = "the plugin's entry in the network configuration must declare \
+pub(crate) const HAND_OVER: &str = "the plugin's entry in the network configuration must declare \
      \"capabilities\": {\"io.kubernetes.cri.pod-annotations\": true}, and containerd must be 1.5 \
      or newer, CRI-O 1.29 or newer";
 const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar's iptables rules \
      on a node without Sluice";
 
 impl Error {
+    /// Whether it is not known if the Pod carries a sidecar.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Policy(policy::Error::NotHandedOver))
+    }
+
     /// As the contract tells it.
     pub(crate) fn refusal(&self) -> Refusal {
         let code = match self {
@@ -84,7 +92,7 @@ impl Error {
                 | netns::Error::Host { .. },
             )
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
+            Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) => code::UNKNOWN_CONTAINER,

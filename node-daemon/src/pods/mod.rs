@@ -14,11 +14,13 @@ mod policy;
 mod store;
 
 use std::{
+    collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     thread::{Builder, JoinHandle},
 };
 
-use daemon_api::{Admit, Admitted, Attachment, Collect, PodView, Retired, Status};
+use daemon_api::{Admit, Admitted, Attachment, Collect, PodName, PodView, Retired, Status};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -28,14 +30,29 @@ use crate::{
 };
 pub(crate) use acceleration::Acceleration;
 use enrol::PASSTHROUGH;
-pub(crate) use error::Error;
+pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use mesh::{Mesh, Meshes};
 use owner::Owner;
 pub(crate) use owner::Reading;
+pub(crate) use policy::WhenUnknown;
 pub(crate) use store::{Record, Slot, Store};
 
 /// Requests that may wait for the owner. The socket admits fewer connections than that.
 const WAITING: usize = 128;
+
+/// What people say of a Pod in its manifest.
+pub(crate) type Annotations = BTreeMap<String, String>;
+
+/// A Pod of this node of which a list tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    /// Its name.
+    pub(crate) pod: PodName,
+    /// Of every family.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// All of them.
+    pub(crate) annotations: Annotations,
+}
 
 type Work = Box<dyn FnOnce(&mut Owner) + Send>;
 
@@ -77,10 +94,19 @@ pub(crate) struct Inheritance {
     pub(crate) store: Store,
     /// The records.
     pub(crate) records: Vec<(Slot, Record)>,
-    /// What is accelerated on this node.
-    pub(crate) acceleration: Acceleration,
-    /// Whose sidecars the Pods on this node carry.
+    /// The node's own.
+    pub(crate) rules: Rules,
+}
+
+/// What holds for every Pod of the node, unless its annotations say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Whose sidecars the Pods carry.
     pub(crate) mesh: &'static Mesh,
+    /// What becomes of a Pod of which nobody tells.
+    pub(crate) when_unknown: WhenUnknown,
+    /// Which connections go from socket to socket.
+    pub(crate) acceleration: Acceleration,
 }
 
 /// Takes over every Pod, and starts the owner.
@@ -151,6 +177,16 @@ impl Pods {
     /// Finds Pods that nobody reported, and mends what was lost.
     pub(crate) async fn keep_up(&self) -> Result<(), Error> {
         self.ask(Owner::keep_up).await
+    }
+
+    /// Takes in what a list of this node's Pods tells of.
+    pub(crate) async fn expect(&self, listed: Vec<Expected>) -> Result<(), Error> {
+        self.ask(|owner| owner.expect(listed)).await
+    }
+
+    /// Takes in the Pods whose network namespace the kernel has named.
+    pub(crate) async fn learn(&self) -> Result<(), Error> {
+        self.ask(Owner::learn).await
     }
 
     /// How the daemon is.

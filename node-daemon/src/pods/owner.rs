@@ -1,6 +1,7 @@
 //! The registry of attachments and the state of their Pods, in one hand.
 
 mod check;
+mod expect;
 mod restore;
 mod upkeep;
 mod view;
@@ -15,14 +16,12 @@ use daemon_api::{Admit, Admitted, Attachment, Collect, PodName, Retired};
 use sluice_abi::Addr;
 use tracing::{info, warn};
 
+use expect::Awaited;
 pub(crate) use view::Reading;
 
 use super::{
-    Error,
-    acceleration::Acceleration,
-    addresses,
+    Annotations, Error, Expected, Rules, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
-    mesh::Mesh,
     plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
@@ -35,10 +34,7 @@ use crate::{
 /// Owns the kernel side and knows every attachment.
 pub(crate) struct Owner {
     datapath: Datapath,
-    /// Of Pods that wish for nothing else.
-    acceleration: Acceleration,
-    /// Whose sidecars the Pods on this node carry.
-    mesh: &'static Mesh,
+    rules: Rules,
     store: Store,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
@@ -46,6 +42,10 @@ pub(crate) struct Owner {
     /// Network namespaces that the kernel serves and of which no record tells: they stay as they
     /// are, because their Pods would run open otherwise.
     nameless: BTreeMap<u64, Enrolment>,
+    /// The Pods of this node, as a list told of them.
+    expected: Vec<Expected>,
+    /// Those whose network namespace is not known, by a cookie that stands for it.
+    awaited: BTreeMap<u64, Awaited>,
 }
 
 /// An attachment that was looked at.
@@ -73,27 +73,23 @@ struct Enrolled {
 
 impl Owner {
     /// Knows nothing yet: see [`Owner::restore`].
-    fn new(
-        datapath: Datapath,
-        store: Store,
-        acceleration: Acceleration,
-        mesh: &'static Mesh,
-    ) -> Self {
+    fn new(datapath: Datapath, store: Store, rules: Rules) -> Self {
         Self {
             datapath,
-            acceleration,
-            mesh,
+            rules,
             store,
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
             nameless: BTreeMap::new(),
+            expected: Vec::new(),
+            awaited: BTreeMap::new(),
         }
     }
 
     pub(super) fn admit(&mut self, request: Admit) -> Result<Admitted, Error> {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
-        let standing = match self.decide(&request)? {
+        let standing = match self.verdict(request.annotations.as_ref())? {
             Verdict::Mesh(settings) => self.mesh(request, settings)?,
             Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
@@ -107,10 +103,10 @@ impl Owner {
     }
 
     /// What is to be done with a Pod on this node.
-    fn decide(&self, request: &Admit) -> Result<Verdict, Error> {
-        let mut verdict = policy::decide(self.mesh, request.annotations.as_ref())?;
+    fn verdict(&self, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
+        let mut verdict = policy::decide(&self.rules, annotations)?;
         if let Verdict::Mesh(settings) = &mut verdict {
-            settings.acceleration = Some(self.acceleration.of_pod(settings.acceleration));
+            settings.acceleration = Some(self.rules.acceleration.of_pod(settings.acceleration));
         }
         Ok(verdict)
     }
@@ -156,6 +152,7 @@ impl Owner {
         };
         let record = self.store.record(request, Some(id), passthrough);
         self.enrol(&netns, settings, record, standing)?;
+        self.settle(&addresses)?;
         Ok(standing)
     }
 
@@ -163,7 +160,8 @@ impl Owner {
     fn claim(&mut self, addresses: &[IpAddr], cookie: u64) -> Result<(), Error> {
         for address in addresses {
             let other = self.owner_of((*address).into())?;
-            let Some(other) = other.filter(|one| *one != cookie) else {
+            let another = |one: &u64| *one != cookie && !self.is_awaited(*one);
+            let Some(other) = other.filter(another) else {
                 continue;
             };
             if self.is_alive(other) {
@@ -323,6 +321,7 @@ impl Owner {
         for attachment in all.unwrap_or_default() {
             self.retire(&attachment)?;
         }
+        self.part(cookie, &[])?;
         let Some(mut kernel) = self.nameless.remove(&cookie) else {
             return Ok(());
         };

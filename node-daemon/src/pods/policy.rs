@@ -1,11 +1,13 @@
 //! From a Pod's annotations to its settings. Pure, and closed: what is not understood refuses
 //! the Pod, so that no annotation is silently without effect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::{
+    Annotations, Rules,
     acceleration::{self, Acceleration},
     mesh::Mesh,
 };
@@ -111,17 +113,35 @@ pub(crate) enum Error {
     },
 }
 
+/// What becomes of a Pod of which nobody tells whether it carries a sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WhenUnknown {
+    /// It does not start, until somebody tells.
+    #[default]
+    Refuse,
+    /// It is meshed, with the mesh's defaults. If it has no sidecar, it cannot be reached.
+    Intercept,
+    /// It is left alone. If it has a sidecar, that sees nothing.
+    Pass,
+}
+
 /// What the annotations of a Pod say at least that carries a sidecar.
-pub(crate) fn injected(mesh: &Mesh) -> BTreeMap<String, String> {
+pub(crate) fn injected(mesh: &Mesh) -> Annotations {
     [(mesh.injected.clone(), "true".to_owned())].into()
 }
 
-/// Decides what is to be done with a Pod on a node of this mesh.
-pub(crate) fn decide(
-    mesh: &'static Mesh,
-    annotations: Option<&BTreeMap<String, String>>,
-) -> Result<Verdict, Error> {
-    let annotations = annotations.ok_or(Error::NotHandedOver)?;
+/// Decides what is to be done with a Pod. `None`: its annotations are not known.
+pub(crate) fn decide(rules: &Rules, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
+    match (annotations, rules.when_unknown) {
+        (Some(annotations), _) => of_known(rules.mesh, annotations),
+        (None, WhenUnknown::Refuse) => Err(Error::NotHandedOver),
+        (None, WhenUnknown::Intercept) => of_known(rules.mesh, &injected(rules.mesh)),
+        (None, WhenUnknown::Pass) => Ok(Verdict::LeaveAlone("nobody tells its annotations")),
+    }
+}
+
+fn of_known(mesh: &'static Mesh, annotations: &Annotations) -> Result<Verdict, Error> {
     let is_off = |(key, off): (&String, &String)| {
         (annotations.get(key)).is_some_and(|value| value.trim() == off)
     };
@@ -178,7 +198,7 @@ fn single(ports: &[u16]) -> Ports {
 /// A Pod that carries a mesh's sidecar, and what it says.
 struct Pod<'a> {
     mesh: &'static Mesh,
-    annotations: &'a BTreeMap<String, String>,
+    annotations: &'a Annotations,
 }
 
 impl Pod<'_> {
@@ -248,7 +268,7 @@ impl Pod<'_> {
     }
 }
 
-fn acceleration(annotations: &BTreeMap<String, String>) -> Result<Option<Acceleration>, Error> {
+fn acceleration(annotations: &Annotations) -> Result<Option<Acceleration>, Error> {
     let Some(text) = annotations.get(acceleration::ANNOTATION) else {
         return Ok(None);
     };

@@ -5,7 +5,9 @@
     reason = "tests say what they expect by failing"
 )]
 
+mod api_server;
 mod client;
+mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod node;

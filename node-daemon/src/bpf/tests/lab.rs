@@ -33,6 +33,9 @@ pub(super) const APP: u32 = 1000;
 /// The proxy's user.
 pub(super) const PROXY: u32 = 1337;
 
+/// Stands for a cookie that is not known.
+pub(super) const PROVISIONAL: u64 = 1 << 63;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace, and the thread that lives in it.
@@ -188,6 +191,12 @@ impl Lab {
         self.take_in(cookie, &WORLD, flags);
         let netns = File::open(&self.world.path).unwrap();
         self.datapath.steer(cookie, netns.as_fd()).unwrap();
+    }
+
+    /// The Pod is known by its addresses alone.
+    pub(super) fn expect(&mut self) {
+        self.take_in(PROVISIONAL, &POD, PodFlags::NETWORKS_EXCLUDED);
+        self.datapath.set_awaited(&[7, PROVISIONAL]).unwrap();
     }
 
     fn take_in(&mut self, cookie: u64, addresses: &[&str; 2], flags: PodFlags) {

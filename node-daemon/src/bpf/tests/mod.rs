@@ -4,6 +4,7 @@ mod accelerate;
 mod dns;
 mod filter;
 mod lab;
+mod learn;
 
 use std::{io::ErrorKind, net::SocketAddr};
 

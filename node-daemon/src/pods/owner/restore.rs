@@ -44,10 +44,9 @@ impl Owner {
             datapath,
             store,
             records,
-            acceleration,
-            mesh,
+            rules,
         } = inheritance;
-        let mut owner = Self::new(datapath, store, acceleration, mesh);
+        let mut owner = Self::new(datapath, store, rules);
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
@@ -155,10 +154,13 @@ impl Owner {
 
     fn meaning(&self, record: &Record) -> Result<Meaning, Error> {
         let path = Path::new(&record.request.netns);
-        match (self.decide(&record.request)?, record.netns) {
+        match (
+            self.verdict(record.request.annotations.as_ref())?,
+            record.netns,
+        ) {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
-                let netns = there.or_else(|| self.search(id));
+                let netns = there.or_else(|| self.search(|one| one == id));
                 let Some(netns) = netns else {
                     return Ok(Meaning::Gone);
                 };

@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     bpf::Private,
     cgroup,
-    pods::{Error, Inheritance},
+    pods::{Acceleration, Error, Inheritance, Mesh, WhenUnknown},
 };
 
 /// A cgroup of the test's own.
@@ -66,8 +66,11 @@ impl Node {
             datapath,
             store,
             records,
-            acceleration: Acceleration::default(),
-            mesh: Mesh::preset("istio"),
+            rules: Rules {
+                mesh: Mesh::preset("istio"),
+                when_unknown: WhenUnknown::default(),
+                acceleration: Acceleration::default(),
+            },
         };
         Owner::restore(inheritance).expect("tables that can be read")
     }
@@ -305,7 +308,7 @@ fn a_refused_pod_leaves_nothing_behind() {
 fn a_step_that_fails_takes_those_before_it_back() {
     let Rig { owner, .. } = &mut rig("rollback");
     let Ok(Verdict::Mesh(settings)) = policy::decide(
-        owner.mesh,
+        &owner.rules,
         request(&attachment("a", "eth0"), &Namespace::with(&[]), &[])
             .annotations
             .as_ref(),

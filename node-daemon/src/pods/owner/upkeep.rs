@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::Path};
 use daemon_api::{Admit, Attachment, PodAddress, PodName};
 use tracing::{debug, error, info, warn};
 
-use super::Owner;
+use super::{Owner, name};
 use crate::{
     cgroup,
     netns::{self, Interface, Netns},
@@ -18,12 +18,13 @@ impl Owner {
     pub(in crate::pods) fn keep_up(&mut self) {
         self.mend();
         self.find();
+        self.learn();
     }
 
     /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
     ///
-    /// Their annotations are not known: they get the mesh's defaults. A Pod whose own rules divert
-    /// its traffic needs nothing.
+    /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
+    /// A Pod whose own rules divert its traffic needs nothing.
     pub(in crate::pods) fn find(&mut self) {
         let processes = cgroup::processes(self.datapath.cgroup());
         for path in netns::existing(&processes, &self.known_paths()) {
@@ -43,12 +44,12 @@ impl Owner {
         }
     }
 
-    /// Where a namespace is now to which its old path leads no longer.
-    pub(super) fn search(&self, id: netns::Id) -> Option<Netns> {
+    /// A namespace of which only the identity is known.
+    pub(super) fn search(&self, is_it: impl Fn(netns::Id) -> bool) -> Option<Netns> {
         let processes = cgroup::processes(self.datapath.cgroup());
         let paths = netns::existing(&processes, &[]);
         let mut opened = paths.iter().filter_map(|path| Netns::open(path).ok());
-        opened.find(|netns| netns.id() == id)
+        opened.find(|netns| is_it(netns.id()))
     }
 
     fn known_paths(&self) -> Vec<&Path> {
@@ -66,26 +67,43 @@ impl Owner {
         if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
             return Ok(None);
         }
-        if !netns.listens_on(&[self.mesh.outbound, self.mesh.inbound])? {
-            return Ok(None);
+        let interfaces = netns.interfaces()?;
+        let mut request = Self::report(&netns, &interfaces);
+        match self.expected_at(&request.addresses) {
+            Some(pod) if !self.is_home(&netns, pod) => {
+                return Err(Error::Stranger(name(&pod.pod)));
+            }
+            Some(pod) if self.settings_of(pod).is_none() => return Ok(None),
+            Some(pod) => {
+                request.pod = pod.pod.clone();
+                request.annotations = Some(pod.annotations.clone());
+            }
+            None if netns.listens_on(&[self.rules.mesh.outbound, self.rules.mesh.inbound])? => {
+                request.annotations = Some(policy::injected(self.rules.mesh));
+            }
+            None => return Ok(None),
         }
         if netns.rewrites_own_connections()? {
             debug!(netns = %path.display(), "its own rules divert its traffic");
             return Ok(None);
         }
-        let interfaces = netns.interfaces()?;
-        Ok(Some(Admit {
+        Ok(Some(request))
+    }
+
+    /// What the plugin would have reported of a namespace, without what only the runtime knows.
+    pub(super) fn report(netns: &Netns, interfaces: &[Interface]) -> Admit {
+        Admit {
             attachment: Attachment {
                 // No network of CNI has this name: its GC leaves the Pod alone.
                 network: String::new(),
-                container_id: format!("netns-{cookie}"),
+                container_id: format!("netns-{}", netns.id().cookie),
                 ifname: "eth0".to_owned(),
             },
-            netns: path.display().to_string(),
+            netns: netns.path().display().to_string(),
             addresses: interfaces.iter().flat_map(reachable).collect(),
             pod: PodName::default(),
-            annotations: Some(policy::injected(self.mesh)),
-        }))
+            annotations: None,
+        }
     }
 
     /// Puts hooks back that somebody removed, and lets go of namespaces that are gone.

@@ -20,7 +20,15 @@ fn within(mesh: &str, pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
     let mesh = Mesh::preset(mesh);
     let mut annotations = injected(mesh);
     annotations.extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    decide(mesh, Some(&annotations))
+    decide(&rules(mesh, WhenUnknown::Refuse), Some(&annotations))
+}
+
+fn rules(mesh: &'static Mesh, when_unknown: WhenUnknown) -> Rules {
+    Rules {
+        mesh,
+        when_unknown,
+        acceleration: Acceleration::Off,
+    }
 }
 
 fn meshed(pairs: &[(&str, &str)]) -> Settings {
@@ -39,17 +47,22 @@ fn except(ports: &[(u16, u16)]) -> Inbound {
 }
 
 #[test]
-fn without_annotations_the_pod_waits() {
-    assert_eq!(
-        decide(Mesh::preset("istio"), None),
-        Err(Error::NotHandedOver)
-    );
+fn without_annotations_the_pod_waits_unless_the_node_says_otherwise() {
+    let istio = Mesh::preset("istio");
+    let decided = |when_unknown| decide(&rules(istio, when_unknown), None);
+    let because = "nobody tells its annotations";
+    assert_eq!(decided(WhenUnknown::Refuse), Err(Error::NotHandedOver));
+    assert_eq!(decided(WhenUnknown::Intercept), with(&[]));
+    assert_eq!(decided(WhenUnknown::Pass), Ok(Verdict::LeaveAlone(because)));
 }
 
 #[test]
 fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
-    let annotations = BTreeMap::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
-    let verdict = decide(Mesh::preset("istio"), Some(&annotations));
+    let annotations = Annotations::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
+    let verdict = decide(
+        &rules(Mesh::preset("istio"), WhenUnknown::Intercept),
+        Some(&annotations),
+    );
     assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
 }
 

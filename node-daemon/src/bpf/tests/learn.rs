@@ -1,0 +1,138 @@
+//! Pods that are known by their addresses alone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use sluice_abi::{NetworkPrefix, Reason};
+
+use super::{
+    destinations,
+    lab::{
+        APP, Lab, Netns, POD, PROVISIONAL, PROXY, SOON, Seen, WORLD, accept, connect, greeted,
+        listen,
+    },
+};
+use crate::bpf::Entry;
+
+fn awaited() -> Lab {
+    let mut lab = Lab::bare();
+    lab.expect();
+    lab
+}
+
+/// Connects on a socket that was given an option first. The source that it had.
+fn connect_with(
+    netns: &Netns,
+    to: &str,
+    option: impl FnOnce(&socket2::Socket) + Send + 'static,
+) -> SocketAddr {
+    let to: SocketAddr = to.parse().unwrap();
+    netns.run_as(APP, move || {
+        let domain = socket2::Domain::for_address(to);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+        option(&socket);
+        socket.connect(&to.into()).unwrap();
+        socket.local_addr().unwrap().as_socket().unwrap()
+    })
+}
+
+#[test]
+fn the_first_connection_of_a_pod_known_by_its_addresses_meets_the_proxy() {
+    for index in 0..3 {
+        let lab = awaited();
+        let proxy = listen(&lab.pod, "[::]:15001");
+        let (written, at) = &destinations(WORLD, 80)[index];
+        for _ in 0..2 {
+            let stream = connect(&lab.pod, APP, written);
+            let seen = Some(Seen {
+                peer: POD[usize::from(at.is_ipv6())].parse().unwrap(),
+                original: Some(*at),
+            });
+            assert_eq!(accept(&lab.pod, &proxy, SOON), seen, "{written}");
+            greeted(stream);
+        }
+        assert_eq!(lab.count(Reason::PodLearned), 1);
+        let learned = lab.datapath.process(lab.cookie).unwrap().unwrap();
+        assert_eq!(learned.pod.cookie, PROVISIONAL);
+    }
+}
+
+#[test]
+fn a_proxy_that_calls_its_own_pod_is_known_by_that() {
+    let lab = awaited();
+    let inbound = listen(&lab.pod, "[::]:15006");
+    let (written, at) = &destinations(POD, 8080)[0];
+    let stream = connect(&lab.pod, PROXY, written);
+    let seen = accept(&lab.pod, &inbound, SOON);
+    assert_eq!(seen.and_then(|seen| seen.original), Some(*at));
+    greeted(stream);
+    assert_eq!(lab.count(Reason::PodLearned), 1);
+}
+
+#[test]
+fn what_a_pod_lists_counts_before_its_namespace_is_known() {
+    let mut lab = awaited();
+    let world = listen(&lab.world, "[::]:80");
+    let server: IpAddr = WORLD[0].parse().unwrap();
+    let prefix = NetworkPrefix::new(PROVISIONAL, server.into(), 32);
+    lab.datapath.list(&Entry::Excluded(prefix)).unwrap();
+    let stream = connect(&lab.pod, APP, &format!("{}:80", WORLD[0]));
+    assert!(accept(&lab.world, &world, SOON).is_some());
+    greeted(stream);
+    assert_eq!(lab.count(Reason::OutboundNetworkExcluded), 1);
+}
+
+#[test]
+fn nobody_is_taken_for_an_awaited_pod_who_only_may_bind_to_its_addresses() {
+    let lab = awaited();
+    let _app = listen(&lab.pod, "[::]:8080");
+    let sources = || {
+        destinations(POD, 8080).map(|(to, at)| {
+            let own: IpAddr = WORLD[usize::from(at.is_ipv6())].parse().unwrap();
+            for free in [false, true] {
+                let source = connect_with(&lab.world, &to, move |socket| {
+                    if at.is_ipv4() {
+                        // Also of an IPv6 socket.
+                        socket.set_freebind_v4(free).unwrap();
+                    } else {
+                        socket.set_freebind_v6(free).unwrap();
+                    }
+                });
+                assert_eq!(source.ip().to_canonical(), own, "{to}");
+            }
+        })
+    };
+    sources();
+    lab.world.run(|| {
+        for family in ["ipv4", "ipv6"] {
+            std::fs::write(format!("/proc/sys/net/{family}/ip_nonlocal_bind"), "1").unwrap();
+        }
+    });
+    sources();
+    assert_eq!(lab.count(Reason::PodLearned), 0);
+}
+
+#[test]
+fn a_caller_that_stays_at_home_or_chose_a_source_is_not_asked() {
+    let lab = awaited();
+    let app = listen(&lab.pod, "[::]:8080");
+    let world = listen(&lab.world, "[::]:80");
+    for (from, to, at) in [
+        (
+            "0.0.0.0:0".to_owned(),
+            "127.0.0.1:8080".to_owned(),
+            (&lab.pod, &app),
+        ),
+        (
+            format!("{}:0", POD[0]),
+            format!("{}:80", WORLD[0]),
+            (&lab.world, &world),
+        ),
+    ] {
+        let from: SocketAddr = from.parse().unwrap();
+        connect_with(&lab.pod, &to, move |socket| {
+            socket.bind(&from.into()).unwrap()
+        });
+        assert!(accept(at.0, at.1, SOON).is_some());
+    }
+    assert_eq!(lab.count(Reason::PodLearned), 0);
+}

@@ -1,0 +1,255 @@
+//! Pods, as the API server knows them: one whose annotations the runtime does not hand over, and at
+//! the start those of this node. Never a watch: what a Pod is does not change while it runs.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use daemon_api::{Admit, PodName};
+use http_body_util::Limited;
+use hyper::Response;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::util::MapResponseLayer;
+use tracing::{debug, info, warn};
+
+use crate::pods::Expected;
+
+/// For everything that is asked about one Pod: less than the plugin has (5 s) for its whole work.
+const ADMISSION: Duration = Duration::from_secs(3);
+/// For the list of this node's Pods. Nothing waits for it.
+const START: Duration = Duration::from_secs(120);
+/// Before the second question; twice as long before each further one, up to the longest.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Bytes of an answer. The store behind the API server takes 1.5 MB for an object.
+const MAX_ANSWER: usize = 16 << 20;
+/// Pods in one part of a list: the memory that it takes is the daemon's largest.
+const PART: u32 = 50;
+
+/// The way to the API server.
+#[derive(Clone, Debug)]
+pub(crate) struct Cluster {
+    kubeconfig: Option<PathBuf>,
+}
+
+/// The API server was asked in vain.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Nobody to ask.
+    #[error(
+        "no API server can be asked: the daemon has no service account, and `kubeconfig` is not set"
+    )]
+    NoAccess,
+    /// Nothing to ask about.
+    #[error("the runtime does not name the Pod")]
+    NoName,
+    /// The file.
+    #[error("the kubeconfig cannot be used")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// The service account's files.
+    #[error("the service account cannot be used")]
+    Account(#[from] kube::config::InClusterError),
+    /// The connection, or the answer.
+    #[error("the API server does not tell")]
+    Api(#[from] kube::Error),
+    /// It was deleted and made anew, or not at all yet.
+    #[error("the API server knows another Pod of that name, with uid {uid}")]
+    Another {
+        /// That one's.
+        uid: String,
+    },
+    /// No answer at all.
+    #[error("the API server does not answer in time")]
+    Late,
+}
+
+impl Error {
+    /// Whether a later answer may be another.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NoAccess | Self::NoName => false,
+            Self::Api(kube::Error::Api(status)) => status.code != 403,
+            _ => true,
+        }
+    }
+}
+
+impl Cluster {
+    /// By a kubeconfig, or by the service account of the Pod in which the daemon runs.
+    pub(crate) fn new(kubeconfig: Option<PathBuf>) -> Self {
+        Self { kubeconfig }
+    }
+
+    /// Adds the annotations that the runtime did not hand over.
+    ///
+    /// # Errors
+    ///
+    /// If they are not known after a few questions. The request is as it was, then.
+    pub(crate) async fn complete(&self, request: &mut Admit) -> Result<(), Error> {
+        if request.annotations.is_some() {
+            return Ok(());
+        }
+        let PodName {
+            namespace,
+            name,
+            uid,
+        } = &request.pod;
+        if namespace.is_empty() || name.is_empty() {
+            return Err(Error::NoName);
+        }
+        let found = persist(ADMISSION, || async {
+            let pods: Api<Pod> = Api::namespaced(self.client().await?, namespace);
+            let found = pods.get(name).await?;
+            match found.metadata.uid.as_deref() {
+                Some(other) if !uid.is_empty() && other != uid => Err(Error::Another {
+                    uid: other.to_owned(),
+                }),
+                _ => Ok(found),
+            }
+        });
+        let annotations = found.await?.metadata.annotations.unwrap_or_default();
+        debug!(pod = %format_args!("{namespace}/{name}"), "the API server told its annotations");
+        request.annotations = Some(annotations);
+        Ok(())
+    }
+
+    /// The Pods of a node that have a network namespace of their own.
+    ///
+    /// # Errors
+    ///
+    /// If nobody can be asked, or after two minutes without an answer.
+    pub(crate) async fn pods_of(&self, node: &str) -> Result<Vec<Expected>, Error> {
+        let found = persist(START, || self.list(node)).await;
+        match &found {
+            Ok(pods) => info!(node, pods = pods.len(), "listed"),
+            Err(Error::NoAccess) => {}
+            Err(error) => warn!(
+                node,
+                error = error as &dyn std::error::Error,
+                "this node's Pods are not listed: those that ran before the daemon get the mesh's defaults"
+            ),
+        }
+        found
+    }
+
+    async fn list(&self, node: &str) -> Result<Vec<Expected>, Error> {
+        let pods: Api<Pod> = Api::all(self.client().await?);
+        let mut params = ListParams::default()
+            .fields(&format!("spec.nodeName={node}"))
+            .limit(PART);
+        let mut found = Vec::new();
+        loop {
+            let part = pods.list(&params).await?;
+            found.extend(part.items.into_iter().filter_map(expected));
+            params.continue_token = part.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A new one each time: that reads the token again, which is rotated every hour.
+    async fn client(&self) -> Result<Client, Error> {
+        let config = match &self.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path)?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+            }
+            None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() => {
+                return Err(Error::NoAccess);
+            }
+            None => Config::incluster()?,
+        };
+        let bounded = MapResponseLayer::new(|response: Response<_>| {
+            response.map(|body| Limited::new(body, MAX_ANSWER))
+        });
+        Ok(ClientBuilder::try_from(config)?
+            .with_layer(&bounded)
+            .build())
+    }
+}
+
+/// Asks again until there is an answer, or no time.
+async fn persist<T, Answer>(time: Duration, ask: impl Fn() -> Answer) -> Result<T, Error>
+where
+    Answer: Future<Output = Result<T, Error>>,
+{
+    let end = Instant::now() + time;
+    let mut pause = PAUSE;
+    let mut last = Error::Late;
+    while let Ok(answer) = timeout_at(end, ask()).await {
+        match answer {
+            Err(error) if error.may_pass() => last = error,
+            answer => return answer,
+        }
+        if Instant::now() + pause > end {
+            break;
+        }
+        sleep(pause).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
+    Err(last)
+}
+
+/// What counts of a Pod, if it has a network namespace of its own.
+fn expected(pod: Pod) -> Option<Expected> {
+    let of_host = pod.spec.is_some_and(|spec| spec.host_network == Some(true));
+    let status = pod.status?;
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let addresses: Vec<IpAddr> = (status.pod_ips.into_iter().flatten())
+        .filter_map(|one| one.ip.parse().ok())
+        .collect();
+    let meta = pod.metadata;
+    (!of_host && !ended && !addresses.is_empty()).then(|| Expected {
+        pod: PodName {
+            namespace: meta.namespace.unwrap_or_default(),
+            name: meta.name.unwrap_or_default(),
+            uid: meta.uid.unwrap_or_default(),
+        },
+        addresses,
+        annotations: meta.annotations.unwrap_or_else(BTreeMap::new),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(spec: serde_json::Value, status: serde_json::Value) -> Option<Expected> {
+        let metadata = json!({ "namespace": "shop", "name": "cart", "uid": "7" });
+        let pod = json!({ "metadata": metadata, "spec": spec, "status": status });
+        expected(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn what_has_no_network_namespace_of_its_own_is_not_expected() {
+        let spec = json!({ "containers": [] });
+        let running =
+            json!({ "phase": "Running", "podIPs": [{ "ip": "10.0.0.7" }, { "ip": "fd00::7" }] });
+        let found = of(spec.clone(), running.clone()).unwrap();
+        assert_eq!(found.pod.name, "cart");
+        let addresses: [IpAddr; 2] = ["10.0.0.7", "fd00::7"].map(|ip| ip.parse().unwrap());
+        assert_eq!(found.addresses, addresses);
+        for (spec, status) in [
+            (json!({ "containers": [], "hostNetwork": true }), running),
+            (spec.clone(), json!({ "phase": "Pending" })),
+            (
+                spec.clone(),
+                json!({ "phase": "Failed", "podIPs": [{ "ip": "10.0.0.7" }] }),
+            ),
+            (
+                spec,
+                json!({ "phase": "Succeeded", "podIPs": [{ "ip": "10.0.0.7" }] }),
+            ),
+        ] {
+            assert!(of(spec, status).is_none());
+        }
+    }
+}

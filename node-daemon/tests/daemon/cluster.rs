@@ -1,0 +1,227 @@
+//! What the API server knows of Pods.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use daemon_api::{Admit, Admitted, PodView, code, path};
+
+use crate::{
+    api_server::{ApiServer, pod},
+    node::{Daemon, Pod},
+    pods::admit,
+};
+
+const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a runtime reports that hands no annotations over.
+fn unknown(name: &str, netns: &str, address: &str) -> Admit {
+    let mut request = admit(name, netns, &[address]);
+    request.pod.name = name.to_owned();
+    request.annotations = None;
+    request
+}
+
+fn daemon(test: &str, server: &ApiServer, more: &str) -> (Daemon, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = server.kubeconfig(directory.path(), "first") + more;
+    (Daemon::configured(test, &config), directory)
+}
+
+/// The Pods that the daemon knows, once there are any.
+fn found(daemon: &Daemon) -> Vec<PodView> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+        if !pods.is_empty() || Instant::now() > end {
+            return pods;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_pod_without_annotations_is_what_the_api_server_says() {
+    let meshed = pod("cart", &[], &[INJECTED]);
+    let server = ApiServer::start(vec![meshed, pod("plain", &[], &[])]);
+    let (daemon, _files) = daemon("told", &server, "");
+    let home = Pod::new("told", &["10.1.0.1/24"]);
+    let request = unknown("cart", &home.path(), "10.1.0.1");
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = unknown("plain", &home.path(), "10.1.0.1");
+    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+
+    let before = server.asked();
+    let told = admit("told", &home.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADMIT, &told).ok::<Admitted>().meshed);
+    assert_eq!(
+        server.asked(),
+        before,
+        "nobody is asked what the runtime told"
+    );
+}
+
+#[test]
+fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
+    let server = ApiServer::start(vec![]);
+    let (daemon, _files) = daemon("trouble", &server, "");
+    let home = Pod::new("trouble", &["10.1.0.1/24"]);
+    let troubles = [
+        ("silent", "does not answer in time"),
+        ("garbage", "does not tell: "),
+        ("endless", "length limit exceeded"),
+        ("forbidden", "not you"),
+        ("broken", "does not tell: "),
+        ("absent", "NotFound"),
+    ];
+    let path_of_home = home.path();
+    thread::scope(|scope| {
+        for (name, why) in troubles {
+            let (daemon, netns) = (&daemon, &path_of_home);
+            scope.spawn(move || {
+                let begin = Instant::now();
+                let reply = daemon.post(path::ADMIT, &unknown(name, netns, "10.1.0.1"));
+                let refusal = reply.refusal(503);
+                assert_eq!(refusal.code, code::TRY_AGAIN_LATER, "{name}");
+                assert!(refusal.details.contains(why), "{name}: {refusal:?}");
+                // What the plugin has by default.
+                assert!(begin.elapsed() < Duration::from_secs(5), "{name}");
+            });
+        }
+    });
+    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
+}
+
+#[test]
+fn an_api_server_that_is_away_or_that_nobody_named_lets_a_pod_wait() {
+    let server = ApiServer::start(vec![]);
+    let (away, _files) = daemon("away", &server, "");
+    drop(server);
+    let alone = Daemon::start("alone");
+    let home = Pod::new("away", &["10.1.0.1/24"]);
+    let request = unknown("cart", &home.path(), "10.1.0.1");
+    for (daemon, why) in [
+        (&away, "does not tell"),
+        (&alone, "no API server can be asked"),
+    ] {
+        let refusal = daemon.post(path::ADMIT, &request).refusal(503);
+        assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
+        assert!(refusal.details.contains(why), "{refusal:?}");
+        assert!(refusal.details.contains("capabilities"), "{refusal:?}");
+    }
+    let mut nameless = request;
+    nameless.pod.name.clear();
+    let refusal = alone.post(path::ADMIT, &nameless).refusal(503);
+    assert!(refusal.details.contains("does not name"), "{refusal:?}");
+}
+
+#[test]
+fn what_becomes_of_a_pod_that_is_not_known_the_configuration_says() {
+    let home = Pod::new("policy", &["10.1.0.1/24"]);
+    let request = unknown("cart", &home.path(), "10.1.0.1");
+    for (policy, meshed) in [("intercept", true), ("pass", false)] {
+        let config = format!("when-unknown = \"{policy}\"");
+        let mut daemon = Daemon::configured(&format!("unknown-{policy}"), &config);
+        let admitted: Admitted = daemon.post(path::ADMIT, &request).ok();
+        assert_eq!(admitted.meshed, meshed);
+        daemon.crash();
+        daemon.restart();
+        assert_eq!(found(&daemon)[0].meshed, meshed);
+    }
+}
+
+#[test]
+fn a_token_that_is_rotated_is_read_again() {
+    let server = ApiServer::start(vec![pod("cart", &[], &[INJECTED])]);
+    let (daemon, files) = daemon("token", &server, "");
+    let home = Pod::new("token", &["10.1.0.1/24"]);
+    server.rotate("second");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let asked = server.asked();
+            while server.asked() == asked {
+                thread::sleep(Duration::from_millis(1));
+            }
+            std::fs::write(files.path().join("token"), "second").unwrap();
+        });
+        let request = unknown("cart", &home.path(), "10.1.0.1");
+        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    });
+}
+
+#[test]
+fn another_pod_of_the_same_name_is_not_taken_for_this_one() {
+    let mut other = pod("cart", &[], &[]);
+    other["metadata"]["uid"] = "old".into();
+    let server = ApiServer::start(vec![other]);
+    let (daemon, _files) = daemon("another", &server, "");
+    let home = Pod::new("another", &["10.1.0.1/24"]);
+    let mut request = unknown("cart", &home.path(), "10.1.0.1");
+    request.pod.uid = "new".to_owned();
+    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
+    assert!(refusal.details.contains("with uid old"), "{refusal:?}");
+}
+
+#[test]
+fn pods_that_run_already_are_taken_in_as_the_list_says() {
+    let mut home = Pod::new("listed", &["10.1.0.1/24"]);
+    // No proxy listens yet.
+    home.listen(&[8080]);
+    let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
+    let server = ApiServer::start(vec![listed, pod("elsewhere", &["10.9.0.9"], &[INJECTED])]);
+    let (mut daemon, _files) = daemon("listed", &server, "");
+    home.join(&daemon);
+    daemon.crash();
+    daemon.restart();
+    let pods = found(&daemon);
+    assert_eq!(pods.len(), 1);
+    assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));
+}
+
+#[test]
+fn a_pod_that_is_known_by_its_address_is_found_by_its_first_connection() {
+    let mut home = Pod::new("learned", &["10.1.0.1/24"]);
+    let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
+    let server = ApiServer::start(vec![listed]);
+    let (daemon, _files) = daemon("learned", &server, "");
+    home.listen(&[8080]);
+    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
+    let refused = "
+try:
+    socket.create_connection(('10.1.0.9', 80), 1)
+    print('open')
+except ConnectionRefusedError:
+    print('refused')";
+    // There is no proxy: whoever is meshed gets nowhere.
+    assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
+    home.join(&daemon);
+    assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
+    let pods = found(&daemon);
+    assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));
+    assert_eq!(daemon.post(path::CHECK, &pods[0].attachment).status, 204);
+}
+
+#[test]
+fn a_pod_is_not_taken_for_another_whose_address_it_gave_itself() {
+    let mut thief = Pod::new("thief", &["10.1.0.1/24"]);
+    thief.listen(&[15001]);
+    let mut listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
+    listed["metadata"]["uid"] = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11".into();
+    let server = ApiServer::start(vec![listed]);
+    let (mut daemon, _files) = daemon("thief", &server, "");
+    thief.join(&daemon);
+    daemon.crash();
+    daemon.restart();
+    let nothing = "import time
+try:
+    socket.create_connection(('10.1.0.9', 80), 0.2)
+except OSError:
+    pass
+print('tried')";
+    assert_eq!(thief.run(&daemon, 1000, nothing), "tried\n");
+    thread::sleep(Duration::from_millis(300));
+    let named = daemon.get(path::PODS).ok::<Vec<PodView>>();
+    assert!(named.iter().all(|pod| pod.pod.name != "cart"), "{named:?}");
+}
