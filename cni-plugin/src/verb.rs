@@ -132,8 +132,8 @@ fn gc(conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
 fn status(daemon: &Daemon) -> Result<(), Error> {
     match daemon.get::<Status>(path::STATUS) {
         Ok(Status { ready: true, .. }) => Ok(()),
-        Ok(_) => Err(Error::NotAvailable {
-            reason: "sluiced is not ready".to_owned(),
+        Ok(status) => Err(Error::NotAvailable {
+            reason: status.problems.join("; "),
         }),
         Err(error) => Err(Error::NotAvailable {
             reason: error.to_string(),

@@ -18,6 +18,7 @@ use crate::{
     config::{Behaviour, OnExit, Places, Run},
     kube::{Cluster, successor},
     pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store},
+    privileges,
 };
 
 /// Between two rounds of upkeep.
@@ -25,6 +26,7 @@ const ROUND: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
+    privileges::reduce()?;
     let behaviour = Behaviour::read(config.config.as_deref())?;
     let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;
     let filter: EnvFilter = config.log.parse().context("--log cannot be understood")?;

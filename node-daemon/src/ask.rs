@@ -23,9 +23,14 @@ pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
     let status: Status = serde_json::from_slice(&answer)?;
     let ready = if status.ready { "ready" } else { "not ready" };
     let lines = format!(
-        "daemon       {ready}, version {}, ABI {}\nprograms     {}\nmeshed pods  {}\nleft alone   {}",
+        "daemon       {ready}, version {}, ABI {}\nproblems     {}\nprograms     {}\nmeshed pods  {}\nleft alone   {}",
         status.version,
         status.abi,
+        if status.problems.is_empty() {
+            "none".to_owned()
+        } else {
+            status.problems.join("; ")
+        },
         status.programs.join(" "),
         status.meshed_pods,
         status.unmeshed_pods,

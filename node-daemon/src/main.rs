@@ -17,6 +17,7 @@ mod detach;
 mod kube;
 mod netns;
 mod pods;
+mod privileges;
 
 use std::process::ExitCode;
 

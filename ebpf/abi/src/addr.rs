@@ -102,8 +102,8 @@ impl Addr {
     /// the verifier follows every one of them.
     #[must_use]
     pub const fn same(self, other: Self) -> bool {
-        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+        let (one, two) = (self.0, other.0);
+        (one[0] ^ two[0]) | (one[1] ^ two[1]) | (one[2] ^ two[2]) | (one[3] ^ two[3]) == 0
     }
 
     /// The loopback address at which a connection to `self` is handed to the proxy.

@@ -185,8 +185,11 @@ pub struct Status {
     pub version: String,
     /// Version of the kernel ABI.
     pub abi: u32,
-    /// Whether an admit would be tried.
+    /// Whether an admit would succeed.
     pub ready: bool,
+    /// Why it would not.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Names of the attached programs.
     pub programs: Vec<String>,
     /// Pods that are intercepted.

@@ -88,11 +88,10 @@ impl Desk {
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Alive => Ok(Answer::Text("alive\n")),
-            Route::Ready => pods
-                .status()
-                .await
-                .map(|_| Answer::Text("ready\n"))
-                .map_err(Error::from),
+            Route::Ready => match pods.status().await?.problems {
+                none if none.is_empty() => Ok(Answer::Text("ready\n")),
+                problems => Err(Error::NotReady { problems }),
+            },
             Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
         }
     }

@@ -94,12 +94,17 @@ impl Datapath {
     /// Pins of maps are not put back: the maps are open here, and the next daemon builds a new
     /// generation if it finds this one incomplete.
     pub(crate) fn mend(&self) -> Result<bool, Error> {
-        if attach::is_attached(&self.generation, &self.cgroup)? {
+        if self.is_attached()? {
             return Ok(false);
         }
         self.generation.make_directories()?;
         attach::attach(&self.programs, &self.generation, &self.cgroup)?;
         Ok(true)
+    }
+
+    /// Whether every hook of the cgroup is attached.
+    pub(crate) fn is_attached(&self) -> Result<bool, Error> {
+        attach::is_attached(&self.generation, &self.cgroup)
     }
 
     /// Whether an earlier daemon's state was taken over.

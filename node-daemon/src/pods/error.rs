@@ -1,6 +1,6 @@
 //! Why the owner of the Pods refuses a request.
 
-use std::{error::Error as _, net::IpAddr};
+use std::{error::Error as _, net::IpAddr, path::PathBuf};
 
 use daemon_api::{Attachment, Refusal, code};
 
@@ -30,6 +30,14 @@ pub(crate) enum Error {
     /// Somebody else has the address of a Pod.
     #[error("it has an address of the Pod {0}, whose processes are elsewhere")]
     Stranger(String),
+    /// The network namespace of another Pod.
+    #[error("'{}' is the network namespace of the Pod {owner}", netns.display())]
+    Occupied {
+        /// The namespace's path.
+        netns: PathBuf,
+        /// The other Pod.
+        owner: String,
+    },
     /// Programs, links or maps.
     #[error(transparent)]
     Kernel(#[from] bpf::Error),
@@ -91,6 +99,7 @@ impl Error {
                 | netns::Error::NotNetns { .. }
                 | netns::Error::Host { .. },
             )
+            | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
             Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
@@ -119,7 +128,7 @@ impl Error {
         }
     }
 
-    fn in_one_line(&self) -> String {
+    pub(super) fn in_one_line(&self) -> String {
         match causes(self) {
             none if none.is_empty() => self.to_string(),
             causes => format!("{self}: {causes}"),

@@ -136,6 +136,7 @@ impl Owner {
         let interfaces = netns.interfaces()?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
+        self.is_free(&netns, &request.attachment)?;
         self.claim(&addresses, id.cookie)?;
         if self
             .cookie_of(&request.attachment)
@@ -154,6 +155,23 @@ impl Owner {
         self.enrol(&netns, settings, record, standing)?;
         self.settle(&addresses)?;
         Ok(standing)
+    }
+
+    /// Makes sure that a network namespace is not another Pod's. All attachments of a Pod have its
+    /// sandbox's container id; what was found running has none yet.
+    fn is_free(&self, netns: &Netns, attachment: &Attachment) -> Result<(), Error> {
+        let cookie = netns.id().cookie;
+        let members = self.pods.get(&cookie).map(|pod| &*pod.attachments);
+        let foreign = |one: &Attachment| {
+            one.container_id != attachment.container_id && !one.network.is_empty()
+        };
+        if members.unwrap_or_default().iter().any(foreign) {
+            return Err(Error::Occupied {
+                netns: netns.path().into(),
+                owner: self.name_of(cookie),
+            });
+        }
+        Ok(())
     }
 
     /// Makes sure that no other Pod has these addresses. One that is gone loses them.

@@ -21,6 +21,8 @@ use crate::netns;
 /// A number that changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const KIND: &str = "json";
+/// What a daemon was writing when it ended; the next one removes it.
+const UNFINISHED: &str = "unfinished";
 /// What cannot be read is kept under this ending, for people.
 const DAMAGED: &str = "damaged";
 
@@ -126,7 +128,7 @@ impl Store {
     pub(crate) fn put(&self, slot: Slot, record: &Record) -> Result<(), Error> {
         let path = self.path(slot);
         let text = serde_json::to_vec(record).map_err(Error::Write)?;
-        let unfinished = path.with_extension("unfinished");
+        let unfinished = path.with_extension(UNFINISHED);
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -141,6 +143,14 @@ impl Store {
         write().map_err(|source| Error::io("write", &path, source))?;
         fail_point!("crash", |_| crate::crash::now());
         Ok(())
+    }
+
+    /// Makes sure that a record could be written.
+    pub(crate) fn try_writing(&self) -> Result<(), Error> {
+        let probe = self.directory.join("probe").with_extension(UNFINISHED);
+        let written = fs::write(&probe, "probe");
+        let removed = fs::remove_file(&probe);
+        (written.and(removed)).map_err(|source| Error::io("write", &probe, source))
     }
 
     /// Removes the record in a slot, if there is one.
@@ -173,7 +183,7 @@ impl Store {
     /// The record in a file, if it is one of this boot.
     fn read(&mut self, path: &Path) -> Result<Option<(Slot, Record)>, Error> {
         let Some(slot) = slot_of(path) else {
-            if path.extension().is_some_and(|kind| kind == "unfinished") {
+            if path.extension().is_some_and(|kind| kind == UNFINISHED) {
                 fs::remove_file(path).map_err(|source| Error::io("remove", path, source))?;
             }
             return Ok(None);

@@ -93,7 +93,7 @@ impl ApiServer {
             } }],
         });
         let path = file("kubeconfig", &config.to_string());
-        format!("kubeconfig = {path:?}\n")
+        format!("kubeconfig = \"{}\"\n", path.display())
     }
 
     /// Takes only this token from now on.

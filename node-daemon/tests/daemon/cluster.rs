@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a runtime reports that hands no annotations over.
 fn unknown(name: &str, netns: &str, address: &str) -> Admit {
     let mut request = admit(name, netns, &[address]);
-    request.pod.name = name.to_owned();
+    name.clone_into(&mut request.pod.name);
     request.annotations = None;
     request
 }
@@ -50,11 +50,12 @@ fn a_pod_without_annotations_is_what_the_api_server_says() {
     let home = Pod::new("told", &["10.1.0.1/24"]);
     let request = unknown("cart", &home.path(), "10.1.0.1");
     assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert_eq!(daemon.post(path::RETIRE, &request.attachment).status, 200);
     let request = unknown("plain", &home.path(), "10.1.0.1");
     assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
 
     let before = server.asked();
-    let told = admit("told", &home.path(), &["10.1.0.1"]);
+    let told = admit("plain", &home.path(), &["10.1.0.1"]);
     assert!(daemon.post(path::ADMIT, &told).ok::<Admitted>().meshed);
     assert_eq!(
         server.asked(),
@@ -190,7 +191,7 @@ fn a_pod_that_is_known_by_its_address_is_found_by_its_first_connection() {
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
     let refused = "
 try:
-    socket.create_connection(('10.1.0.9', 80), 1)
+    socket.socket().connect(('10.1.0.9', 80))
     print('open')
 except ConnectionRefusedError:
     print('refused')";
@@ -214,9 +215,9 @@ fn a_pod_is_not_taken_for_another_whose_address_it_gave_itself() {
     thief.join(&daemon);
     daemon.crash();
     daemon.restart();
-    let nothing = "import time
+    let nothing = "
 try:
-    socket.create_connection(('10.1.0.9', 80), 0.2)
+    socket.socket().connect(('10.1.0.1', 15001))
 except OSError:
     pass
 print('tried')";

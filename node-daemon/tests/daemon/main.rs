@@ -13,3 +13,4 @@ mod crash;
 mod node;
 mod pods;
 mod socket;
+mod strangers;

@@ -60,6 +60,11 @@ impl Daemon {
 
     /// With a configuration file.
     pub(crate) fn configured(test: &str, behaviour: &str) -> Self {
+        Self::launched(&[], test, behaviour)
+    }
+
+    /// By a program that becomes the daemon. It knows the test's directory as `$DIRECTORY`.
+    pub(crate) fn launched(launcher: &[&str], test: &str, behaviour: &str) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
         let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
@@ -71,7 +76,7 @@ impl Daemon {
         fs::write(directory.path().join(CONFIG), behaviour).expect("a file");
         let pins = Bpffs::mount();
         let daemon = Self {
-            process: command(directory.path(), &cgroup, &pins)
+            process: command(launcher, directory.path(), &cgroup, &pins)
                 .spawn()
                 .expect("the daemon starts"),
             socket,
@@ -93,9 +98,24 @@ impl Daemon {
 
     /// A second daemon for the same socket: its exit code and what it says.
     pub(crate) fn rival(&self) -> (Option<i32>, String) {
-        let output = self.another().output().expect("it ends");
+        self.rival_launched(&[])
+    }
+
+    /// Likewise, by a program that becomes the daemon.
+    pub(crate) fn rival_launched(&self, launcher: &[&str]) -> (Option<i32>, String) {
+        let mut command = command(launcher, self.directory.path(), &self.cgroup, &self.pins);
+        let output = command.output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
+    }
+
+    /// What the kernel tells of each of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("it runs");
+        let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status"));
+        tasks
+            .map(|task| status(task.expect("a thread")).expect("its status"))
+            .collect()
     }
 
     /// Kills it as a crash would.
@@ -152,7 +172,7 @@ impl Daemon {
     }
 
     fn another(&self) -> Command {
-        command(self.directory.path(), &self.cgroup, &self.pins)
+        command(&[], self.directory.path(), &self.cgroup, &self.pins)
     }
 
     /// Ends it as an operator would, and tells its exit code.
@@ -201,9 +221,12 @@ impl Drop for Daemon {
     }
 }
 
-fn command(directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+fn command(launcher: &[&str], directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
+    let words = [launcher, &[env!("CARGO_BIN_EXE_sluiced")]].concat();
+    let mut command = Command::new(words[0]);
     command
+        .args(&words[1..])
+        .env("DIRECTORY", directory)
         .arg("run")
         .arg("--socket")
         .arg(directory.join("run/sluiced.sock"))
@@ -287,6 +310,24 @@ impl Pod {
         let process = self.proxy.as_ref().expect("a process");
         let members = daemon.cgroup.join("cgroup.procs");
         fs::write(members, process.id().to_string()).expect("a member of the cgroup");
+    }
+
+    /// Runs a Python program inside, among the processes that the daemon serves, as a user. What
+    /// it prints.
+    pub(crate) fn run(&self, daemon: &Daemon, uid: u32, program: &str) -> String {
+        let join = format!(
+            "import os, socket\n\
+             open('{}', 'w').write('0')\n\
+             os.setgid({uid}); os.setuid({uid})\n",
+            daemon.cgroup.join("cgroup.procs").display()
+        );
+        let network = format!("--net={}", self.path());
+        let output = Command::new("nsenter")
+            .args([&network, "python3", "-c", &(join + program)])
+            .output()
+            .expect("python3");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
     }
 
     /// Gives it rules as an init container does.

@@ -150,15 +150,20 @@ impl Lab {
 
     /// The Pod is not known to the data path.
     pub(super) fn bare() -> Self {
+        Self::at(POD, WORLD)
+    }
+
+    /// The same, with these addresses.
+    pub(super) fn at(pod_at: [&'static str; 2], world_at: [&'static str; 2]) -> Self {
         let (pod, world) = (Netns::new(), Netns::new());
         let other = world.tid();
         pod.run(move || {
             ip(&format!(
                 "link add eth0 type veth peer name eth0 netns {other}"
             ));
-            configure(&POD);
+            configure(&pod_at);
         });
-        world.run(|| configure(&WORLD));
+        world.run(move || configure(&world_at));
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = Private::mount().expect("a BPF file system");
@@ -194,8 +199,8 @@ impl Lab {
     }
 
     /// The Pod is known by its addresses alone.
-    pub(super) fn expect(&mut self) {
-        self.take_in(PROVISIONAL, &POD, PodFlags::NETWORKS_EXCLUDED);
+    pub(super) fn expect(&mut self, at: [&str; 2]) {
+        self.take_in(PROVISIONAL, &at, PodFlags::NETWORKS_EXCLUDED);
         self.datapath.set_awaited(&[7, PROVISIONAL]).unwrap();
     }
 

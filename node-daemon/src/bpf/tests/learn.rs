@@ -6,16 +6,32 @@ use sluice_abi::{NetworkPrefix, Reason};
 
 use super::{
     destinations,
-    lab::{
-        APP, Lab, Netns, POD, PROVISIONAL, PROXY, SOON, Seen, WORLD, accept, connect, greeted,
-        listen,
-    },
+    lab::{APP, Lab, Netns, PROVISIONAL, PROXY, SOON, Seen, accept, connect, greeted, listen},
 };
 use crate::bpf::Entry;
 
-fn awaited() -> Lab {
-    let mut lab = Lab::bare();
-    lab.expect();
+/// Tests share a cgroup, and a Pod is told by its address alone: each test has its own.
+struct Home {
+    pod: [&'static str; 2],
+    world: [&'static str; 2],
+}
+
+/// For each test one.
+const HOMES: [Home; 5] = [
+    home(["10.78.0.2", "fd78::2"], ["10.78.0.1", "fd78::1"]),
+    home(["10.78.1.2", "fd78:1::2"], ["10.78.1.1", "fd78:1::1"]),
+    home(["10.78.2.2", "fd78:2::2"], ["10.78.2.1", "fd78:2::1"]),
+    home(["10.78.3.2", "fd78:3::2"], ["10.78.3.1", "fd78:3::1"]),
+    home(["10.78.4.2", "fd78:4::2"], ["10.78.4.1", "fd78:4::1"]),
+];
+
+const fn home(pod: [&'static str; 2], world: [&'static str; 2]) -> Home {
+    Home { pod, world }
+}
+
+fn awaited(home: &Home) -> Lab {
+    let mut lab = Lab::at(home.pod, home.world);
+    lab.expect(home.pod);
     lab
 }
 
@@ -37,14 +53,15 @@ fn connect_with(
 
 #[test]
 fn the_first_connection_of_a_pod_known_by_its_addresses_meets_the_proxy() {
+    let home = &HOMES[0];
     for index in 0..3 {
-        let lab = awaited();
+        let lab = awaited(home);
         let proxy = listen(&lab.pod, "[::]:15001");
-        let (written, at) = &destinations(WORLD, 80)[index];
+        let (written, at) = &destinations(home.world, 80)[index];
         for _ in 0..2 {
             let stream = connect(&lab.pod, APP, written);
             let seen = Some(Seen {
-                peer: POD[usize::from(at.is_ipv6())].parse().unwrap(),
+                peer: home.pod[usize::from(at.is_ipv6())].parse().unwrap(),
                 original: Some(*at),
             });
             assert_eq!(accept(&lab.pod, &proxy, SOON), seen, "{written}");
@@ -58,9 +75,10 @@ fn the_first_connection_of_a_pod_known_by_its_addresses_meets_the_proxy() {
 
 #[test]
 fn a_proxy_that_calls_its_own_pod_is_known_by_that() {
-    let lab = awaited();
+    let home = &HOMES[1];
+    let lab = awaited(home);
     let inbound = listen(&lab.pod, "[::]:15006");
-    let (written, at) = &destinations(POD, 8080)[0];
+    let (written, at) = &destinations(home.pod, 8080)[0];
     let stream = connect(&lab.pod, PROXY, written);
     let seen = accept(&lab.pod, &inbound, SOON);
     assert_eq!(seen.and_then(|seen| seen.original), Some(*at));
@@ -70,12 +88,13 @@ fn a_proxy_that_calls_its_own_pod_is_known_by_that() {
 
 #[test]
 fn what_a_pod_lists_counts_before_its_namespace_is_known() {
-    let mut lab = awaited();
+    let home = &HOMES[2];
+    let mut lab = awaited(home);
     let world = listen(&lab.world, "[::]:80");
-    let server: IpAddr = WORLD[0].parse().unwrap();
+    let server: IpAddr = home.world[0].parse().unwrap();
     let prefix = NetworkPrefix::new(PROVISIONAL, server.into(), 32);
     lab.datapath.list(&Entry::Excluded(prefix)).unwrap();
-    let stream = connect(&lab.pod, APP, &format!("{}:80", WORLD[0]));
+    let stream = connect(&lab.pod, APP, &format!("{}:80", home.world[0]));
     assert!(accept(&lab.world, &world, SOON).is_some());
     greeted(stream);
     assert_eq!(lab.count(Reason::OutboundNetworkExcluded), 1);
@@ -83,11 +102,12 @@ fn what_a_pod_lists_counts_before_its_namespace_is_known() {
 
 #[test]
 fn nobody_is_taken_for_an_awaited_pod_who_only_may_bind_to_its_addresses() {
-    let lab = awaited();
+    let home = &HOMES[3];
+    let lab = awaited(home);
     let _app = listen(&lab.pod, "[::]:8080");
     let sources = || {
-        destinations(POD, 8080).map(|(to, at)| {
-            let own: IpAddr = WORLD[usize::from(at.is_ipv6())].parse().unwrap();
+        destinations(home.pod, 8080).map(|(to, at)| {
+            let own: IpAddr = home.world[usize::from(at.is_ipv6())].parse().unwrap();
             for free in [false, true] {
                 let source = connect_with(&lab.world, &to, move |socket| {
                     if at.is_ipv4() {
@@ -113,7 +133,8 @@ fn nobody_is_taken_for_an_awaited_pod_who_only_may_bind_to_its_addresses() {
 
 #[test]
 fn a_caller_that_stays_at_home_or_chose_a_source_is_not_asked() {
-    let lab = awaited();
+    let home = &HOMES[4];
+    let lab = awaited(home);
     let app = listen(&lab.pod, "[::]:8080");
     let world = listen(&lab.world, "[::]:80");
     for (from, to, at) in [
@@ -123,8 +144,8 @@ fn a_caller_that_stays_at_home_or_chose_a_source_is_not_asked() {
             (&lab.pod, &app),
         ),
         (
-            format!("{}:0", POD[0]),
-            format!("{}:80", WORLD[0]),
+            format!("{}:0", home.pod[0]),
+            format!("{}:80", home.world[0]),
             (&lab.world, &world),
         ),
     ] {

@@ -1,11 +1,15 @@
 //! Comparing the kernel's state with what it should be (CNI's CHECK).
 
-use std::net::IpAddr;
+use std::{collections::HashSet, fmt::Debug, net::IpAddr};
 
 use daemon_api::Attachment;
 
-use super::{Owner, Standing};
-use crate::pods::Error;
+use super::{Enrolled, Owner, Standing};
+use crate::{
+    bpf::Entry,
+    netns::Netns,
+    pods::{Error, enrol::PASSTHROUGH, plan::Held},
+};
 
 impl Owner {
     /// Names the first difference.
@@ -15,25 +19,73 @@ impl Owner {
         let Standing::Meshed { cookie, .. } = known.standing else {
             return Ok(());
         };
-        let enrolled = self.pods.get(&cookie).ok_or_else(unknown)?;
-        let held = enrolled.kernel.held();
-        same("network namespace in place", &true, &enrolled.is_alive())?;
-        same("process_ip", &held.process, &self.datapath.process(cookie)?)?;
+        self.compare(cookie, self.pods.get(&cookie).ok_or_else(unknown)?)
+    }
+
+    /// From the hooks, without which nothing else counts, to what the Pod has of its own.
+    fn compare(&self, cookie: u64, pod: &Enrolled) -> Result<(), Error> {
+        let Self { datapath, .. } = self;
+        let held = pod.kernel.held();
+        same(
+            "hooks of the cgroup attached",
+            true,
+            datapath.is_attached()?,
+        )?;
+        let netns = pod.reopen();
+        same("network namespace in place", true, netns.is_some())?;
+        same(
+            "inbound hook attached",
+            held.steered,
+            datapath.is_steered(cookie),
+        )?;
+        same("process_ip", held.process, datapath.process(cookie)?)?;
+        self.compare_addresses(cookie, held)?;
+        self.compare_lists(cookie, held)?;
+        netns.map_or(Ok(()), |netns| self.compare_inside(cookie, held, &netns))
+    }
+
+    fn compare_addresses(&self, cookie: u64, held: &Held) -> Result<(), Error> {
+        let what = |addr| format!("local_pod_ips at {}", IpAddr::from(addr));
         for (addr, pod) in &held.addresses {
-            let present = self.datapath.address(*addr)?;
-            let what = format!("local_pod_ips at {}", IpAddr::from(*addr));
-            same(&what, &Some(*pod), &present)?;
+            same(&what(*addr), Some(*pod), self.datapath.address(*addr)?)?;
         }
-        let steered = self.datapath.is_steered(cookie);
-        same("inbound hook attached", &true, &steered)
+        let present = self.datapath.all_addresses()?.into_iter();
+        let own = present.filter(|(_, pod)| pod.cookie == cookie);
+        for (addr, pod) in own.filter(|(addr, _)| !held.addresses.contains_key(addr)) {
+            same(&what(addr), None, Some(pod))?;
+        }
+        Ok(())
+    }
+
+    fn compare_lists(&self, cookie: u64, held: &Held) -> Result<(), Error> {
+        let present = self.datapath.all_lists()?.into_iter();
+        let present: HashSet<Entry> = present.filter(|one| one.cookie() == cookie).collect();
+        for entry in held.lists.symmetric_difference(&present) {
+            let what = format!("listed {entry:?}");
+            same(&what, held.lists.contains(entry), present.contains(entry))?;
+        }
+        Ok(())
+    }
+
+    /// What is inside the network namespace.
+    fn compare_inside(&self, cookie: u64, held: &Held, netns: &Netns) -> Result<(), Error> {
+        if let Some(process) = held.process {
+            let port = process.pod.inbound_port.get();
+            let what = format!("listener on {port} registered");
+            let registered = self.datapath.listeners(cookie)? > 0;
+            same(&what, netns.listens_on(&[port])?, registered)?;
+        }
+        if held.passthrough {
+            let interfaces = netns.interfaces()?;
+            let mut addresses = interfaces.iter().flat_map(|one| &one.addresses);
+            let there = addresses.any(|address| *address == PASSTHROUGH);
+            same("::6 on the loopback interface", true, there)?;
+        }
+        Ok(())
     }
 }
 
-fn same<T: PartialEq + std::fmt::Debug>(
-    what: &str,
-    expected: &T,
-    present: &T,
-) -> Result<(), Error> {
+fn same<T: PartialEq + Debug>(what: &str, expected: T, present: T) -> Result<(), Error> {
     if expected == present {
         return Ok(());
     }

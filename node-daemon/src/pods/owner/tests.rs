@@ -328,23 +328,45 @@ fn a_step_that_fails_takes_those_before_it_back() {
 }
 
 #[test]
-fn check_names_what_the_kernel_lost() {
-    let Rig { owner, .. } = &mut rig("check");
+fn check_names_the_first_difference() {
+    let node = Node::new("check");
+    let owner = &mut node.start();
     let who = attachment("a", "eth0");
-    let pod = Namespace::with(&["10.1.0.1"]);
-    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    let pod = Namespace::with(&["10.1.0.1", "fd00::1"]);
+    let addresses = ["10.1.0.1", "fd00::1"];
+    owner.admit(request(&who, &pod, &addresses)).unwrap();
+    owner.check(&who).unwrap();
+    let differs = |owner: &Owner, what: &str| {
+        let error = owner.check(&who).unwrap_err().to_string();
+        assert!(error.starts_with(what), "{error}");
+    };
+    // Each one is looked at before those above it.
+    pod.open().remove_from_loopback(PASSTHROUGH).unwrap();
+    differs(owner, "::6 on the loopback interface");
+    let held = owner.pods[&pod.cookie()].kernel.held().clone();
+    let listed = held.lists.iter().next().unwrap();
+    owner.datapath.unlist(listed).unwrap();
+    differs(owner, "listed Port");
+    let settings = held.process.unwrap().pod;
+    let foreign = ip("10.1.0.9").into();
+    owner.datapath.set_address(foreign, &settings).unwrap();
+    differs(owner, "local_pod_ips at 10.1.0.9");
     owner
         .datapath
         .remove_address(ip("10.1.0.1").into())
         .unwrap();
-    let differs = owner.check(&who).unwrap_err().to_string();
-    assert!(
-        differs.starts_with("local_pod_ips at 10.1.0.1"),
-        "{differs}"
-    );
+    differs(owner, "local_pod_ips at 10.1.0.1");
     owner.datapath.remove_process(pod.cookie()).unwrap();
-    let differs = owner.check(&who).unwrap_err().to_string();
-    assert!(differs.starts_with("process_ip"), "{differs}");
+    differs(owner, "process_ip");
+    owner.datapath.release(pod.cookie()).unwrap();
+    differs(owner, "inbound hook attached");
+    let generation = format!("v{}/hooks/connect4", sluice_abi::ABI_VERSION);
+    std::fs::remove_file(node.private.directory().join(generation)).unwrap();
+    differs(owner, "hooks of the cgroup attached");
+    assert!(!owner.status().ready);
+    assert_eq!(owner.status().problems, ["hooks of the cgroup are missing"]);
+    owner.keep_up();
+    assert!(owner.status().ready);
 }
 
 #[test]

@@ -20,14 +20,28 @@ pub(crate) struct Reading {
 impl Owner {
     pub(in crate::pods) fn status(&self) -> Status {
         let (meshed_pods, unmeshed_pods) = self.count();
+        let problems = self.problems();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
-            ready: true,
+            ready: problems.is_empty(),
+            problems,
             programs: self.datapath.programs(),
             meshed_pods,
             unmeshed_pods,
         }
+    }
+
+    /// Why an admit would fail.
+    fn problems(&self) -> Vec<String> {
+        let hooks = match self.datapath.is_attached() {
+            Ok(true) => None,
+            Ok(false) => Some("hooks of the cgroup are missing".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        let records = self.store.try_writing().err();
+        let records = records.map(|error| Error::from(error).in_one_line());
+        hooks.into_iter().chain(records).collect()
     }
 
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {

@@ -1,0 +1,89 @@
+//! What the daemon may do: no more than it needs, from its first moment on.
+//!
+//! It reads what strangers wrote: annotations, paths, other processes' descriptors. Whoever takes
+//! it over through that gets neither the rest of root's capabilities nor another program to run.
+
+use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
+use nix::sys::prctl::set_no_new_privs;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// Every capability that is kept, and what fails without it. `CAP_BPF` is a part of
+/// `CAP_SYS_ADMIN` (`capabilities(7)`).
+const NEEDED: [(Capability, &str); 3] = [
+    (
+        Capability::CAP_NET_ADMIN,
+        "to attach programs to cgroups and to Pods' network namespaces",
+    ),
+    (
+        Capability::CAP_SYS_ADMIN,
+        "to load programs and to enter Pods' network namespaces",
+    ),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "to see which network namespace a process has, and to fetch listening sockets",
+    ),
+];
+
+/// Ways to become another program.
+const EXEC: [libc::c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
+
+/// The daemon has too few privileges, or cannot give the others away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Somebody started it with less.
+    #[error(
+        "the daemon needs {capability}, {reason}: run it as root, and in a container add the capability"
+    )]
+    Missing {
+        /// What is missing.
+        capability: Capability,
+        /// What for.
+        reason: &'static str,
+    },
+    /// Capabilities cannot be read or dropped.
+    #[error("cannot change capabilities")]
+    Capabilities(#[from] CapsError),
+    /// `PR_SET_NO_NEW_PRIVS`.
+    #[error("cannot give up new privileges")]
+    NoNewPrivileges(#[from] nix::Error),
+    /// The filter of system calls.
+    #[error("cannot filter system calls")]
+    Filter(#[from] seccompiler::Error),
+}
+
+/// Drops what is not needed. The process must have a single thread: capabilities and filters are
+/// each thread's own, and inherited by those that it starts.
+pub(crate) fn reduce() -> Result<(), Error> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    for (capability, reason) in NEEDED {
+        if !held.contains(&capability) {
+            return Err(Error::Missing { capability, reason });
+        }
+    }
+    set_no_new_privs()?;
+    forbid_exec()?;
+    let needed = CapsHashSet::from(NEEDED.map(|(capability, _)| capability));
+    caps::clear(None, CapSet::Ambient)?;
+    // The permitted ones go last: no other set may hold what they do not.
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        let kept = caps::read(None, set)?
+            .intersection(&needed)
+            .copied()
+            .collect();
+        caps::set(None, set, &kept)?;
+    }
+    Ok(())
+}
+
+/// Lets every attempt to run a program fail with `EPERM`, in this thread and those after it.
+fn forbid_exec() -> Result<(), Error> {
+    let calls = EXEC.map(|call| (call, Vec::new()));
+    let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .map_err(seccompiler::Error::Backend)?;
+    let filter = SeccompFilter::new(calls.into(), SeccompAction::Allow, errno, architecture)
+        .map_err(seccompiler::Error::Backend)?;
+    let program = BpfProgram::try_from(filter).map_err(seccompiler::Error::Backend)?;
+    Ok(seccompiler::apply_filter(&program)?)
+}
