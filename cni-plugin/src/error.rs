@@ -95,6 +95,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// An attachment that is added again, while a daemon might still read that it is gone.
+    #[error("what says that the attachment is gone cannot be removed")]
+    Tombstone(#[source] io::Error),
     /// STATUS: the daemon is away or not ready.
     #[error("no Pod can be added to the mesh now: {reason}")]
     NotAvailable {
@@ -117,7 +120,7 @@ impl Error {
     pub fn code(&self) -> u32 {
         match self {
             Self::Environment { .. } => code::INVALID_ENVIRONMENT,
-            Self::Stdin(_) => code::IO_FAILURE,
+            Self::Stdin(_) | Self::Tombstone(_) => code::IO_FAILURE,
             Self::Json(_) => code::DECODE_FAILURE,
             Self::Config { .. } => code::INVALID_CONFIG,
             Self::UnknownKey { .. } => code::UNSUPPORTED_FIELD,
@@ -131,7 +134,7 @@ impl Error {
     /// The cause, or what to do.
     fn details(&self) -> String {
         match self {
-            Self::Stdin(source) => source.to_string(),
+            Self::Stdin(source) | Self::Tombstone(source) => source.to_string(),
             Self::Json(source) => source.to_string(),
             Self::UnknownKey { allowed, .. } => {
                 format!(

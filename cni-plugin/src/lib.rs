@@ -11,6 +11,7 @@ mod daemon;
 mod error;
 mod invocation;
 mod result;
+mod tombstone;
 mod verb;
 mod version;
 

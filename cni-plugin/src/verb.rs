@@ -11,6 +11,7 @@ use crate::{
     daemon::Daemon,
     error::Verb,
     result,
+    tombstone::Tombstone,
     version::{self, SUPPORTED},
 };
 
@@ -78,6 +79,9 @@ fn add(invocation: &Invocation, mut conf: Conf, daemon: &Daemon) -> Result<Value
         pod: invocation.pod()?,
         annotations: conf.annotations,
     };
+    Tombstone::new(&admit.attachment, &conf.socket)
+        .remove()
+        .map_err(Error::Tombstone)?;
     match daemon.post::<Admitted>(path::ADMIT, &admit) {
         Ok(_) => Ok(prev_result),
         // Nobody needs to be asked about a Pod that certainly has no sidecar.
@@ -95,13 +99,16 @@ fn is_unmeshed(admit: &Admit) -> bool {
 }
 
 /// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then: what
-/// the daemon cannot hear now ends with the Pod's namespace.
+/// the daemon cannot hear now it reads later, and most of it ends with the Pod's namespace.
 fn del(invocation: &Invocation, conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
     let attachment = invocation.attachment(&conf.network)?;
     match daemon.post::<Retired>(path::RETIRE, &attachment) {
         Ok(_) => Ok(()),
         Err(error @ Error::Daemon { .. }) => {
             eprintln!("sluice-cni: DEL goes on without the daemon: {error}");
+            if let Err(error) = Tombstone::new(&attachment, &conf.socket).put() {
+                eprintln!("sluice-cni: the daemon will not read of it: {error}");
+            }
             Ok(())
         }
         Err(error) => Err(error),

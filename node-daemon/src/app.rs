@@ -17,7 +17,7 @@ use crate::{
     cgroup,
     config::{Behaviour, OnExit, Places, Run},
     kube::{Cluster, successor},
-    pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store},
+    pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store, Tombstones},
     privileges,
 };
 
@@ -54,6 +54,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             datapath,
             store,
             records,
+            tombstones: Tombstones::beside(&config.socket),
             rules: Rules {
                 mesh,
                 when_unknown: behaviour.when_unknown,

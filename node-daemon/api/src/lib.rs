@@ -34,6 +34,13 @@ pub fn farewell(socket: &Path) -> PathBuf {
     socket.with_extension("removed")
 }
 
+/// Where the plugin leaves the attachments that were to be let go while no daemon ran: a file with
+/// an [`Attachment`] for each. The daemon does so at its start, and from time to time.
+#[must_use]
+pub fn tombstones(socket: &Path) -> PathBuf {
+    socket.with_file_name("retired")
+}
+
 /// Bytes of the largest request body that is read.
 pub const MAX_BODY: usize = 1 << 20;
 

@@ -1,7 +1,7 @@
 //! Pods, as the API server knows them: one whose annotations the runtime does not hand over, and at
 //! the start those of this node. Never a watch: what a Pod is does not change while it runs.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use daemon_api::{Admit, PodName};
 use http_body_util::Limited;
@@ -22,7 +22,7 @@ use crate::pods::Expected;
 /// For everything that is asked about one Pod: less than the plugin has (5 s) for its whole work.
 const ADMISSION: Duration = Duration::from_secs(3);
 /// For the list of this node's Pods. Nothing waits for it.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 /// Before the second question; twice as long before each further one, up to the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -212,7 +212,7 @@ fn expected(pod: Pod) -> Option<Expected> {
             uid: meta.uid.unwrap_or_default(),
         },
         addresses,
-        annotations: meta.annotations.unwrap_or_else(BTreeMap::new),
+        annotations: meta.annotations.unwrap_or_default(),
     })
 }
 
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    fn of(spec: serde_json::Value, status: serde_json::Value) -> Option<Expected> {
+    fn of(spec: &serde_json::Value, status: &serde_json::Value) -> Option<Expected> {
         let metadata = json!({ "namespace": "shop", "name": "cart", "uid": "7" });
         let pod = json!({ "metadata": metadata, "spec": spec, "status": status });
         expected(serde_json::from_value(pod).unwrap())
@@ -233,7 +233,7 @@ mod tests {
         let spec = json!({ "containers": [] });
         let running =
             json!({ "phase": "Running", "podIPs": [{ "ip": "10.0.0.7" }, { "ip": "fd00::7" }] });
-        let found = of(spec.clone(), running.clone()).unwrap();
+        let found = of(&spec, &running).unwrap();
         assert_eq!(found.pod.name, "cart");
         let addresses: [IpAddr; 2] = ["10.0.0.7", "fd00::7"].map(|ip| ip.parse().unwrap());
         assert_eq!(found.addresses, addresses);
@@ -249,7 +249,7 @@ mod tests {
                 json!({ "phase": "Succeeded", "podIPs": [{ "ip": "10.0.0.7" }] }),
             ),
         ] {
-            assert!(of(spec, status).is_none());
+            assert!(of(&spec, &status).is_none());
         }
     }
 }

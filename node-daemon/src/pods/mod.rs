@@ -12,6 +12,7 @@ mod owner;
 mod plan;
 mod policy;
 mod store;
+mod tombstones;
 
 use std::{
     collections::BTreeMap,
@@ -36,6 +37,7 @@ use owner::Owner;
 pub(crate) use owner::Reading;
 pub(crate) use policy::WhenUnknown;
 pub(crate) use store::{Record, Slot, Store};
+pub(crate) use tombstones::Tombstones;
 
 /// Requests that may wait for the owner. The socket admits fewer connections than that.
 const WAITING: usize = 128;
@@ -94,6 +96,8 @@ pub(crate) struct Inheritance {
     pub(crate) store: Store,
     /// The records.
     pub(crate) records: Vec<(Slot, Record)>,
+    /// What the plugin left.
+    pub(crate) tombstones: Tombstones,
     /// The node's own.
     pub(crate) rules: Rules,
 }
@@ -116,6 +120,7 @@ pub(crate) struct Rules {
 /// If the kernel's tables cannot be read, or no thread can be made.
 pub(crate) fn start(inheritance: Inheritance) -> anyhow::Result<(Pods, Thread)> {
     let mut owner = Owner::restore(inheritance)?;
+    owner.bury();
     owner.find();
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Work inside namespaces and system calls block: they must not hold up the socket.

@@ -20,7 +20,7 @@ use expect::Awaited;
 pub(crate) use view::Reading;
 
 use super::{
-    Annotations, Error, Expected, Rules, addresses,
+    Annotations, Error, Expected, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     plan::{self, Held},
     policy::{self, Settings, Verdict},
@@ -36,6 +36,7 @@ pub(crate) struct Owner {
     datapath: Datapath,
     rules: Rules,
     store: Store,
+    tombstones: Tombstones,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
     pods: BTreeMap<u64, Enrolled>,
@@ -73,11 +74,12 @@ struct Enrolled {
 
 impl Owner {
     /// Knows nothing yet: see [`Owner::restore`].
-    fn new(datapath: Datapath, store: Store, rules: Rules) -> Self {
+    fn new(datapath: Datapath, store: Store, tombstones: Tombstones, rules: Rules) -> Self {
         Self {
             datapath,
             rules,
             store,
+            tombstones,
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
             nameless: BTreeMap::new(),

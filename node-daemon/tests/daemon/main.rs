@@ -11,6 +11,7 @@ mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod node;
+mod plugin;
 mod pods;
 mod socket;
 mod strangers;

@@ -217,7 +217,11 @@ impl Drop for Daemon {
             }
             sleep(Duration::from_millis(10));
         }
-        drop(fs::remove_dir(&self.cgroup));
+        // What the test started there and has not ended yet.
+        drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
+        while fs::remove_dir(&self.cgroup).is_err() && Instant::now() < end {
+            sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -487,6 +487,10 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let _shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let _best = fs::write(self.before.join("cgroup.procs"), "0");
-        let _effort = fs::remove_dir(&self.path);
+        // A child that another test has just forked may still be there.
+        let end = Instant::now() + PATIENCE;
+        while fs::remove_dir(&self.path).is_err() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }

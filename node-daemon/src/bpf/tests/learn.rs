@@ -151,7 +151,7 @@ fn a_caller_that_stays_at_home_or_chose_a_source_is_not_asked() {
     ] {
         let from: SocketAddr = from.parse().unwrap();
         connect_with(&lab.pod, &to, move |socket| {
-            socket.bind(&from.into()).unwrap()
+            socket.bind(&from.into()).unwrap();
         });
         assert!(accept(at.0, at.1, SOON).is_some());
     }

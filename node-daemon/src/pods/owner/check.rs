@@ -28,17 +28,14 @@ impl Owner {
         let held = pod.kernel.held();
         same(
             "hooks of the cgroup attached",
-            true,
-            datapath.is_attached()?,
+            &true,
+            &datapath.is_attached()?,
         )?;
         let netns = pod.reopen();
-        same("network namespace in place", true, netns.is_some())?;
-        same(
-            "inbound hook attached",
-            held.steered,
-            datapath.is_steered(cookie),
-        )?;
-        same("process_ip", held.process, datapath.process(cookie)?)?;
+        same("network namespace in place", &true, &netns.is_some())?;
+        let steered = datapath.is_steered(cookie);
+        same("inbound hook attached", &held.steered, &steered)?;
+        same("process_ip", &held.process, &datapath.process(cookie)?)?;
         self.compare_addresses(cookie, held)?;
         self.compare_lists(cookie, held)?;
         netns.map_or(Ok(()), |netns| self.compare_inside(cookie, held, &netns))
@@ -47,12 +44,12 @@ impl Owner {
     fn compare_addresses(&self, cookie: u64, held: &Held) -> Result<(), Error> {
         let what = |addr| format!("local_pod_ips at {}", IpAddr::from(addr));
         for (addr, pod) in &held.addresses {
-            same(&what(*addr), Some(*pod), self.datapath.address(*addr)?)?;
+            same(&what(*addr), &Some(*pod), &self.datapath.address(*addr)?)?;
         }
         let present = self.datapath.all_addresses()?.into_iter();
         let own = present.filter(|(_, pod)| pod.cookie == cookie);
         for (addr, pod) in own.filter(|(addr, _)| !held.addresses.contains_key(addr)) {
-            same(&what(addr), None, Some(pod))?;
+            same(&what(addr), &None, &Some(pod))?;
         }
         Ok(())
     }
@@ -62,7 +59,7 @@ impl Owner {
         let present: HashSet<Entry> = present.filter(|one| one.cookie() == cookie).collect();
         for entry in held.lists.symmetric_difference(&present) {
             let what = format!("listed {entry:?}");
-            same(&what, held.lists.contains(entry), present.contains(entry))?;
+            same(&what, &held.lists.contains(entry), &present.contains(entry))?;
         }
         Ok(())
     }
@@ -73,19 +70,19 @@ impl Owner {
             let port = process.pod.inbound_port.get();
             let what = format!("listener on {port} registered");
             let registered = self.datapath.listeners(cookie)? > 0;
-            same(&what, netns.listens_on(&[port])?, registered)?;
+            same(&what, &netns.listens_on(&[port])?, &registered)?;
         }
         if held.passthrough {
             let interfaces = netns.interfaces()?;
             let mut addresses = interfaces.iter().flat_map(|one| &one.addresses);
             let there = addresses.any(|address| *address == PASSTHROUGH);
-            same("::6 on the loopback interface", true, there)?;
+            same("::6 on the loopback interface", &true, &there)?;
         }
         Ok(())
     }
 }
 
-fn same<T: PartialEq + Debug>(what: &str, expected: T, present: T) -> Result<(), Error> {
+fn same<T: PartialEq + Debug>(what: &str, expected: &T, present: &T) -> Result<(), Error> {
     if expected == present {
         return Ok(());
     }

@@ -44,9 +44,10 @@ impl Owner {
             datapath,
             store,
             records,
+            tombstones,
             rules,
         } = inheritance;
-        let mut owner = Self::new(datapath, store, rules);
+        let mut owner = Self::new(datapath, store, tombstones, rules);
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;

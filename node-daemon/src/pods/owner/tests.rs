@@ -66,6 +66,7 @@ impl Node {
             datapath,
             store,
             records,
+            tombstones: Tombstones::beside(&self.state.path().join("socket")),
             rules: Rules {
                 mesh: Mesh::preset("istio"),
                 when_unknown: WhenUnknown::default(),

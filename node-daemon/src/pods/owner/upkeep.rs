@@ -17,8 +17,29 @@ impl Owner {
     /// One round of everything.
     pub(in crate::pods) fn keep_up(&mut self) {
         self.mend();
+        self.bury();
         self.find();
         self.learn();
+    }
+
+    /// Lets go of what was to be let go while no daemon could hear of it.
+    pub(in crate::pods) fn bury(&mut self) {
+        for tombstone in self.tombstones.all() {
+            let done = if let Some(attachment) = &tombstone.attachment {
+                self.retire(attachment).map(drop)
+            } else {
+                warn!(
+                    ?tombstone,
+                    "what the plugin left cannot be understood: removed"
+                );
+                Ok(())
+            };
+            let done = done.map_err(|error| error.to_string());
+            let done = done.and_then(|()| tombstone.remove().map_err(|error| error.to_string()));
+            if let Err(error) = done {
+                error!(?tombstone, error, "what the plugin left stays");
+            }
+        }
     }
 
     /// Takes in Pods that carry a sidecar and were there before the daemon, in place.

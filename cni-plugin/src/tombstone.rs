@@ -1,0 +1,62 @@
+//! What is left for the daemon when it cannot hear of a Pod's end.
+
+use std::{
+    fs::{self, DirBuilder},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use daemon_api::{Attachment, tombstones};
+
+/// So many Pods end while a daemon is away, if it ever comes back.
+const MOST: usize = 4096;
+
+/// The file that says that an attachment is to be let go.
+pub(crate) struct Tombstone<'a> {
+    attachment: &'a Attachment,
+    directory: PathBuf,
+}
+
+impl<'a> Tombstone<'a> {
+    pub(crate) fn new(attachment: &'a Attachment, socket: &Path) -> Self {
+        Self {
+            attachment,
+            directory: tombstones(socket),
+        }
+    }
+
+    /// What the file says counts; its name tells it from those of other attachments.
+    fn path(&self) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        self.attachment.hash(&mut hasher);
+        self.directory
+            .join(format!("{:016x}.json", hasher.finish()))
+    }
+
+    /// Writes it, whole or not at all.
+    pub(crate) fn put(&self) -> io::Result<()> {
+        let made = DirBuilder::new().mode(0o700).create(&self.directory);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        if fs::read_dir(&self.directory)?.count() >= MOST {
+            return Err(io::Error::other(format!("there are {MOST} already")));
+        }
+        let path = self.path();
+        let unfinished = path.with_extension(std::process::id().to_string());
+        fs::write(&unfinished, serde_json::to_vec(self.attachment)?)?;
+        fs::rename(&unfinished, &path)
+    }
+
+    /// Removes it, if it is there.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
