@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use daemon_api::ValidAttachment;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
 
-use crate::{Error, Stdin, invocation::is_identifier};
+use crate::{Error, invocation::is_identifier};
 
 /// Bytes of the longest configuration.
 pub const MAX_STDIN: u64 = 4 << 20;
@@ -49,18 +50,29 @@ pub(crate) struct Conf {
 }
 
 /// The configuration's object, before its keys are looked at.
-pub(crate) fn decode(stdin: Stdin) -> Result<Map<String, Value>, Error> {
-    let bytes = stdin.map_err(Error::Stdin)?;
+pub(crate) fn decode(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
     if bytes.len() as u64 > MAX_STDIN {
         return Err(wrong(
             "the configuration",
             format!("is longer than {MAX_STDIN} bytes"),
         ));
     }
-    match serde_json::from_slice(&bytes).map_err(Error::Json)? {
+    match serde_json::from_slice(bytes).map_err(Error::Json)? {
         Value::Object(object) => Ok(object),
         other => Err(wrong("the configuration", expected("an object", &other))),
     }
+}
+
+/// `prevResult` as it stands there, to the byte: what this plugin does not know, such as a number
+/// that no computer's type holds, is not its to change.
+pub(crate) fn prev_result(bytes: &[u8]) -> Result<&str, Error> {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        #[serde(borrow, rename = "prevResult")]
+        prev_result: &'a RawValue,
+    }
+    let whole: Whole<'_> = serde_json::from_slice(bytes).map_err(Error::Json)?;
+    Ok(whole.prev_result.get())
 }
 
 /// `cniVersion`. Without one it is the oldest that the plugin speaks.
@@ -197,7 +209,7 @@ mod tests {
     use super::*;
 
     fn conf(text: &str) -> Result<Conf, Error> {
-        Conf::new(decode(Ok(text.as_bytes().to_vec()))?)
+        Conf::new(decode(text.as_bytes())?)
     }
 
     #[test]
@@ -263,7 +275,7 @@ mod tests {
     proptest! {
         #[test]
         fn bytes_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _either = decode(Ok(bytes)).and_then(Conf::new);
+            let _either = decode(&bytes).and_then(Conf::new);
         }
 
         #[test]

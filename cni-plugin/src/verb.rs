@@ -3,7 +3,7 @@
 use daemon_api::{
     Admit, Admitted, Attachment, Collect, Retired, Status, path, surely_without_sidecar,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     Error, Invocation, Stdin,
@@ -35,7 +35,7 @@ pub fn respond(invocation: &Invocation, stdin: Stdin) -> Response {
             succeeded: true,
         },
         Ok(Some(result)) => Response {
-            stdout: result.to_string(),
+            stdout: result,
             succeeded: true,
         },
         Err(error) => Response {
@@ -45,21 +45,24 @@ pub fn respond(invocation: &Invocation, stdin: Stdin) -> Response {
     }
 }
 
-fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Option<Value>, Error> {
+fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Option<String>, Error> {
     let verb = invocation.verb()?;
-    let object = conf::decode(stdin)?;
+    let stdin = stdin.map_err(Error::Stdin)?;
+    let object = conf::decode(&stdin)?;
     let version = conf::version(&object)?;
     if verb == Verb::Version {
-        return Ok(Some(
-            json!({ "cniVersion": version, "supportedVersions": SUPPORTED }),
-        ));
+        let versions = json!({ "cniVersion": version, "supportedVersions": SUPPORTED });
+        return Ok(Some(versions.to_string()));
     }
     version::check(&version, verb)?;
     *said = version;
     let conf = Conf::new(object)?;
     let daemon = Daemon::new(&conf.socket, conf.timeout);
     match verb {
-        Verb::Add => add(invocation, conf, &daemon).map(Some),
+        Verb::Add => {
+            add(invocation, conf, &daemon)?;
+            conf::prev_result(&stdin).map(|result| Some(result.to_owned()))
+        }
         Verb::Del => del(invocation, &conf, &daemon).map(|()| None),
         Verb::Check => check(invocation, &conf, &daemon).map(|()| None),
         Verb::Gc => gc(&conf, &daemon).map(|()| None),
@@ -68,13 +71,13 @@ fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Optio
     }
 }
 
-/// Reports the Pod and gives the chain's result back as it came.
-fn add(invocation: &Invocation, mut conf: Conf, daemon: &Daemon) -> Result<Value, Error> {
+/// Reports the Pod.
+fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<(), Error> {
     let attachment = invocation.attachment(&conf.network)?;
-    let prev_result = conf.prev_result.take().ok_or_else(not_chained)?;
+    let prev_result = conf.prev_result.as_ref().ok_or_else(not_chained)?;
     let admit = Admit {
         netns: invocation.netns()?.to_owned(),
-        addresses: result::addresses(&prev_result, &attachment.ifname)?,
+        addresses: result::addresses(prev_result, &attachment.ifname)?,
         attachment,
         pod: invocation.pod()?,
         annotations: conf.annotations,
@@ -83,9 +86,9 @@ fn add(invocation: &Invocation, mut conf: Conf, daemon: &Daemon) -> Result<Value
         .remove()
         .map_err(Error::Tombstone)?;
     match daemon.post::<Admitted>(path::ADMIT, &admit) {
-        Ok(_) => Ok(prev_result),
+        Ok(_) => Ok(()),
         // Nobody needs to be asked about a Pod that certainly has no sidecar.
-        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(prev_result),
+        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(()),
         Err(error) => Err(error),
     }
 }

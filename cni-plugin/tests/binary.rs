@@ -36,6 +36,7 @@ struct Node {
 struct Outcome {
     succeeded: bool,
     stdout: Value,
+    text: String,
     stderr: String,
     request: Option<(String, Value)>,
 }
@@ -89,6 +90,10 @@ impl Node {
     }
 
     fn run_with(self, verb: &str, conf: &Value, environment: &[(&str, &str)]) -> Outcome {
+        self.run_text(verb, &conf.to_string(), environment)
+    }
+
+    fn run_text(self, verb: &str, conf: &str, environment: &[(&str, &str)]) -> Outcome {
         let socket = self.socket();
         let mut plugin = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
             .env_clear()
@@ -108,12 +113,14 @@ impl Node {
             .spawn()
             .unwrap();
         let mut stdin = plugin.stdin.take().unwrap();
-        stdin.write_all(conf.to_string().as_bytes()).unwrap();
+        stdin.write_all(conf.as_bytes()).unwrap();
         drop(stdin);
         let output = plugin.wait_with_output().unwrap();
-        let stdout = match output.stdout.as_slice() {
-            b"" => Value::Null,
-            bytes => serde_json::from_slice(bytes).unwrap(),
+        let text = String::from_utf8(output.stdout).unwrap();
+        let stdout = match &*text {
+            "" => Value::Null,
+            // What is no number of a computer's is not looked into.
+            text => serde_json::from_str(text).unwrap_or_default(),
         };
         // A daemon that nobody called still waits: an empty call lets it end.
         drop(UnixStream::connect(&socket));
@@ -121,6 +128,7 @@ impl Node {
         Outcome {
             succeeded: output.status.success(),
             stdout,
+            text,
             stderr: String::from_utf8(output.stderr).unwrap(),
             request,
         }
@@ -220,6 +228,19 @@ fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
         });
         assert_eq!(admit, expected, "{version}");
     }
+}
+
+#[test]
+fn what_no_computers_number_holds_is_passed_on_to_the_byte() {
+    let result = r#"{ "cniVersion": "1.0.0", "ips": [], "x": [18446744073709551616, -1.50e+3,
+        0.1000, 1E300, "\u00e9\/"], "x": {"": null} }"#;
+    let node = Node::admitting();
+    let mut conf = node.conf("1.0.0");
+    conf["prevResult"] = "HERE".into();
+    let text = conf.to_string().replace("\"HERE\"", result);
+    let outcome = node.run_text("ADD", &text, &[]);
+    assert!(outcome.succeeded, "{}", outcome.stderr);
+    assert_eq!(outcome.text, result);
 }
 
 #[test]
