@@ -23,7 +23,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup build demo conformance chaos bench scale test test-kernels image-root image manifests e2e lint \
+.PHONY: help root setup build demo conformance chaos bench scale test test-kernels fuzz image-root image manifests e2e lint \
 	clean distclean
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
+	@echo '  make fuzz          throw random input at every parser; SECONDS_EACH=60 for longer'
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo '  make image         the container image, below target/image/'
 	@echo '  make manifests     the plain manifest, from the chart'
@@ -88,6 +89,11 @@ test-kernels: root build
 	@setup/packages.sh kernels
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
 	@conformance/kernels/run.sh $(TARGET)/$(HOST)/release/sluiced
+
+SECONDS_EACH ?= 5
+fuzz: setup
+	@setup/fuzz.sh
+	@fuzz/run.sh $(SECONDS_EACH)
 
 # The container image: static binaries and nothing else.
 image-root: setup

@@ -9,6 +9,8 @@
 mod conf;
 mod daemon;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod invocation;
 mod result;
 mod tombstone;

@@ -165,7 +165,7 @@ impl Mesh {
     }
 
     /// The preset of a name.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn preset(name: &str) -> &'static Self {
         Self::choose(name, Meshes::new()).expect("a preset")
     }

@@ -6,6 +6,8 @@ mod acceleration;
 mod addresses;
 mod enrol;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod lists;
 mod mesh;
 mod owner;

@@ -209,7 +209,7 @@ fn slot_of(path: &Path) -> Option<Slot> {
     (path.extension()? == KIND).then_some(Slot(number))
 }
 
-fn decode(text: &[u8]) -> Result<Record, serde_json::Error> {
+pub(super) fn decode(text: &[u8]) -> Result<Record, serde_json::Error> {
     serde_json::from_slice(text)
 }
 

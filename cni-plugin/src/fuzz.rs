@@ -1,0 +1,50 @@
+//! What a fuzzer throws at the plugin, and what must hold of it.
+
+use crate::{
+    Invocation,
+    conf::{self, Conf},
+    result,
+};
+
+/// Standard input.
+pub fn stdin(bytes: &[u8]) {
+    let Ok(object) = conf::decode(bytes) else {
+        return;
+    };
+    let _either = conf::version(&object);
+    let Ok(conf) = Conf::new(object) else {
+        return;
+    };
+    assert!(conf.socket.is_absolute());
+    assert!((1..=60).contains(&conf.timeout.as_secs()));
+    if let Some(prev_result) = &conf.prev_result {
+        for address in result::addresses(prev_result, "eth0").into_iter().flatten() {
+            assert!(!address.interface.is_empty());
+        }
+        if let Ok(text) = conf::prev_result(bytes) {
+            let text = text.as_bytes();
+            assert!(bytes.windows(text.len()).any(|part| part == text));
+        }
+    }
+}
+
+/// The environment: variables in the order of the fields of [`Invocation`], one on each line.
+pub fn environment(text: &str) {
+    let mut lines = text.split('\n').map(str::to_owned);
+    let mut next = || lines.next().unwrap_or_default();
+    let invocation = Invocation {
+        command: next(),
+        container_id: next(),
+        netns: next(),
+        ifname: next(),
+        args: next(),
+    };
+    let _either = invocation.verb();
+    if let Ok(attachment) = invocation.attachment("pods") {
+        assert!(!attachment.container_id.contains('/') && !attachment.ifname.contains('/'));
+        assert!(!attachment.container_id.is_empty() && attachment.ifname.len() <= 15);
+    }
+    if let Ok(pod) = invocation.pod() {
+        assert!([pod.namespace, pod.name, pod.uid].iter().all(|one| !one.contains(';')));
+    }
+}

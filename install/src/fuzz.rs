@@ -1,0 +1,40 @@
+//! What a fuzzer throws at the edits of a configuration, and what must hold of them.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{conflist, entry::Entry};
+
+/// A configuration of the container network, single or list.
+///
+/// # Panics
+///
+/// If an edit cannot be undone to the byte, or changes anything else.
+pub fn conflist(text: &str) {
+    let entry = Entry::new(Path::new(daemon_api::SOCKET));
+    let list = if conflist::check_list(text).is_ok() {
+        text.to_owned()
+    } else if conflist::check_single(text).is_ok()
+        && let Ok(list) = conflist::wrap(text)
+    {
+        list
+    } else {
+        return;
+    };
+    let Ok(chained) = conflist::with_entry(&list, &entry) else {
+        return;
+    };
+    assert!(conflist::check_list(&chained).is_ok());
+    assert!(conflist::entry(&chained).is_some());
+    assert_eq!(conflist::with_entry(&chained, &entry).as_deref().ok(), Some(&*chained));
+    if conflist::entry(&list).is_none() {
+        assert_eq!(conflist::without_entry(&chained), list);
+        let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
+        let mut undone = parse(&chained);
+        if let Some(plugins) = undone.as_mut().and_then(|value| value["plugins"].as_array_mut()) {
+            plugins.pop();
+        }
+        assert_eq!(undone, parse(&list));
+    }
+}

@@ -1,0 +1,52 @@
+//! What a fuzzer throws at the daemon, and what must hold of it.
+
+use daemon_api::{Admit, Attachment, Collect};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    config::Behaviour,
+    pods::{self, Mesh},
+};
+
+/// The body of a request, whichever it is.
+///
+/// # Panics
+///
+/// If what is read is not what is written.
+pub fn request(body: &[u8]) {
+    again::<Admit>(body);
+    again::<Attachment>(body);
+    again::<Collect>(body);
+}
+
+fn again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(body: &[u8]) {
+    let Ok(one) = serde_json::from_slice::<T>(body) else {
+        return;
+    };
+    let written = serde_json::to_vec(&one).unwrap_or_default();
+    assert_eq!(serde_json::from_slice::<T>(&written).ok(), Some(one));
+}
+
+/// A Pod's annotations: the mesh's name, then `KEY=VALUE`, one on each line.
+pub fn annotations(text: &str) {
+    pods::fuzz::annotations(text);
+}
+
+/// A Pod's record.
+pub fn record(text: &[u8]) {
+    pods::fuzz::record(text);
+}
+
+/// The configuration file.
+///
+/// # Panics
+///
+/// If a mesh is chosen that has another name.
+pub fn configuration(text: &str) {
+    let Ok(Behaviour { mesh, meshes, .. }) = toml::from_str(text) else {
+        return;
+    };
+    if let Ok(chosen) = Mesh::choose(&mesh, meshes) {
+        assert_eq!(chosen.name, mesh);
+    }
+}
