@@ -13,7 +13,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
@@ -32,6 +33,9 @@ use super::{
 
 /// Name of the program that is attached to each meshed Pod's network namespace.
 const STEER: &str = "steer";
+
+/// Name of the constant that tells programs whether the kernel knows MPTCP connections.
+const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
 
 /// Name of the program that sees every message on an accelerated connection.
 const SEND: &str = "send";
@@ -56,7 +60,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 /// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
 /// and pinned there.
 pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
+    let knows_mptcp = u32::from(knows_mptcp());
     let mut loader = EbpfLoader::new();
+    loader.override_global(KNOWS_MPTCP, &knows_mptcp, true);
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
     }
@@ -65,6 +71,16 @@ pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
         load_one(program).map_err(|source| Error::program(name, source))?;
     }
     Ok(object)
+}
+
+/// Whether programs may ask which MPTCP connection a socket belongs to. If that cannot be told,
+/// they do without.
+fn knows_mptcp() -> bool {
+    is_helper_supported(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_skc_to_mptcp_sock,
+    )
+    .unwrap_or(false)
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {
