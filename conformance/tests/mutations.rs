@@ -80,6 +80,20 @@ const FAULTS: &[Fault] = &[
         case: "owner: the proxy with its source towards the application is not taken in",
     },
     Fault {
+        what: "what leaves by an excluded interface is taken out",
+        file: DECIDE,
+        from: "if to.aside && !local {",
+        to: "if false && to.aside && !local {",
+        case: "interfaces: what leaves by an excluded interface is direct",
+    },
+    Fault {
+        what: "what comes by an excluded interface is taken in",
+        file: DECIDE,
+        from: "if from.aside {",
+        to: "if false && from.aside {",
+        case: "interfaces: what comes by an excluded interface is left alone",
+    },
+    Fault {
         what: "without a proxy peers reach the application",
         file: INBOUND,
         from: "if assigned { SK_PASS } else { SK_DROP }",

@@ -3,6 +3,7 @@
 mod dns;
 mod host;
 mod inbound;
+mod interfaces;
 mod outbound;
 mod owner;
 mod refusal;
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 8] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 9] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
     ("owner", owner::CASES),
@@ -29,6 +30,7 @@ pub(crate) const GROUPS: [(&str, &[Case]); 8] = [
     ("sockets", sockets::CASES),
     ("host", host::CASES),
     ("transparent", transparent::CASES),
+    ("interfaces", interfaces::CASES),
     ("refusal", refusal::CASES),
 ];
 

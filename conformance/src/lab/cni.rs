@@ -59,10 +59,19 @@ pub(crate) enum Shape {
     Twice,
     /// One of each family, on a link of its own instead of a bridge.
     Routed,
+    /// One of each family, and an interface that the network's plugins do not know.
+    Side,
 }
 
 impl Shape {
-    const ALL: [Self; 5] = [Self::Dual, Self::V4, Self::V6, Self::Twice, Self::Routed];
+    const ALL: [Self; 6] = [
+        Self::Dual,
+        Self::V4,
+        Self::V6,
+        Self::Twice,
+        Self::Routed,
+        Self::Side,
+    ];
 
     /// What this network's name and bridge end with.
     fn suffix(self) -> &'static str {
@@ -72,6 +81,7 @@ impl Shape {
             Self::V6 => "-v6",
             Self::Twice => "-two",
             Self::Routed => "-ptp",
+            Self::Side => "-side",
         }
     }
 
@@ -90,6 +100,7 @@ impl Shape {
             Self::V4 => json!([subnet("10.77.1.0/24")]),
             Self::V6 => json!([subnet("fd00:77:1::/64")]),
             Self::Routed => json!([subnet("10.77.4.0/24"), subnet("fd00:77:4::/64")]),
+            Self::Side => json!([subnet("10.77.5.0/24"), subnet("fd00:77:5::/64")]),
             Self::Twice => json!([
                 part("10.77.2.", "0/24", 10, 99),
                 part("10.77.2.", "0/24", 110, 199),

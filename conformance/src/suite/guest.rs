@@ -7,10 +7,16 @@ use anyhow::{Result, bail};
 use crate::{
     inside::{Place, serve::READY},
     interrupt::Interrupt,
-    lab::{APPLICATION, Lab, cni, netns::Netns, process::Process},
+    lab::{
+        APPLICATION, Lab,
+        cni::{self, Shape},
+        netns::Netns,
+        process::Process,
+    },
     settings::Settings,
     suite::{
         ask::SERVED,
+        side,
         view::{DNS, INBOUND, OUTBOUND},
     },
 };
@@ -60,10 +66,17 @@ impl Guest {
     }
 
     fn start(&mut self, lab: &Lab, interrupt: &Interrupt) -> Result<()> {
+        let side = self.settings.shape == Shape::Side;
+        if side {
+            side::create(lab.node(), &self.netns)?;
+        }
         self.joined = true;
         let result = lab.join(&self.sandbox())?;
         self.addresses = cni::addresses(&result)?;
         self.gateways = cni::gateways(&result);
+        if side {
+            side::lead(lab.node(), &self.addresses)?;
+        }
         if self.settings.meshed() {
             lab.subject.enrol(self.netns.path(), &self.settings)?;
             if self.settings.proxy {

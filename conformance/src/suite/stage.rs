@@ -25,6 +25,7 @@ use crate::{
     suite::{
         ask::{Ask, Origin, Source, Target},
         guest::{self, Guest},
+        side,
         view::{Names, View},
     },
 };
@@ -37,7 +38,12 @@ const LIMIT: Duration = Duration::from_mins(2);
 const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
 /// What the host beyond answers for, and where the Pods are.
 const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
-const POD_RANGES: [&str; 2] = ["10.77.0.0/16", "fd00:77::/32"];
+const POD_RANGES: [&str; 4] = [
+    "10.77.0.0/16",
+    "fd00:77::/32",
+    side::RANGES[0],
+    side::RANGES[1],
+];
 
 /// The lab, with a subject on its node. [`Stage::remove`] tells whether all of it went.
 pub(crate) struct Stage {
@@ -134,6 +140,9 @@ impl Stage {
             for (ip, label) in [(outside, "outside"), (node, "node")] {
                 names.add(ip.parse().unwrap_or(IpAddr::from([0; 4])), label);
             }
+        }
+        for ip in side::addresses() {
+            names.add(ip, "pod-side");
         }
         for gateway in guest.gateways.iter().chain(&self.peer.gateways) {
             names.add(*gateway, "node");
@@ -255,7 +264,7 @@ fn connect(node: &Netns, outside: &Netns) -> Result<()> {
         outside.ip(&format!("route add local {range} dev lo"))?;
         node.ip(&format!("route add {range} via {via}"))?;
     }
-    for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK) {
+    for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK.into_iter().cycle()) {
         outside.ip(&format!("route add {range} via {via}"))?;
     }
     node.forward()

@@ -1,8 +1,6 @@
 //! `connect(2)`: decide, remember where the caller wanted to go, and send it to the proxy.
 
-use aya_ebpf::{
-    bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext,
-};
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
     Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
     decide::{self, DNS, Listed, Outbound, Verdict},
@@ -127,6 +125,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
     )]
     let (uid, gid) = (owner as u32, (owner >> 32) as u32);
     let pod = &process.pod;
+    let sk = context::socket(ctx);
     let inbound_listed =
         || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
     let facts = Veil::new(owner)
@@ -140,14 +139,20 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         .note(Fact::InboundListed, inbound_listed())
         .note(Fact::NetworkExcluded, filter::excludes(pod, asked.addr))
         .note(Fact::PortListed, filter::includes_port(pod, asked.port))
-        .note(Fact::NetworkListed, filter::includes(pod, asked.addr));
+        .note(Fact::NetworkListed, filter::includes(pod, asked.addr))
+        .note(
+            Fact::Aside,
+            filter::sets_aside_to(pod, asked.addr, read!(sk, bound_dev_if)),
+        );
     Outbound {
         uid,
         gid,
-        source: F::source(context::socket(ctx)),
+        mark: read!(sk, mark),
+        source: F::source(sk),
         addr: asked.addr,
         port: asked.port,
         own: facts.has(Fact::Own),
+        aside: facts.has(Fact::Aside),
         excluded: facts.has(Fact::PortExcluded),
         datagram: facts.has(Fact::Datagram),
         captures_dns: facts.has(Fact::CapturesDns),

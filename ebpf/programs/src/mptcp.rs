@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_skc_to_mptcp_sock};
 
-/// Whether the kernel tells the two apart (Linux 5.19). Written by the daemon before the programs
+/// Whether the kernel tells the two apart (Linux 5.19, with MPTCP). Written by the daemon before the programs
 /// are loaded; where it is zero, the verifier never comes to the call that the kernel lacks.
 #[unsafe(no_mangle)]
 static KNOWS_MPTCP: u32 = 0;

@@ -34,11 +34,17 @@ use super::{
 /// Name of the program that is attached to each meshed Pod's network namespace.
 const STEER: &str = "steer";
 
-/// Name of the constant that tells programs whether the kernel knows MPTCP connections.
+/// Constants that tell programs what the kernel knows beyond what they need.
 const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
+const KNOWS_INGRESS: &str = "KNOWS_INGRESS";
+/// There if the kernel is built with MPTCP. Without it, it has the helper and lacks its type.
+const MPTCP: &str = "/proc/sys/net/mptcp";
 
 /// Name of the program that sees every message on an accelerated connection.
 const SEND: &str = "send";
+
+/// As often as libbpf tries to load a program.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// Programs that are attached to the cgroup, with their hooks.
 const HOOKS: [(&str, bpf_attach_type); 10] = [
@@ -61,26 +67,47 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 /// and pinned there.
 pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
     let knows_mptcp = u32::from(knows_mptcp());
+    let knows_ingress = u32::from(knows_ingress());
     let mut loader = EbpfLoader::new();
-    loader.override_global(KNOWS_MPTCP, &knows_mptcp, true);
+    loader
+        .override_global(KNOWS_MPTCP, &knows_mptcp, true)
+        .override_global(KNOWS_INGRESS, &knows_ingress, true);
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        load_one(program).map_err(|source| Error::program(name, source))?;
+        load_patiently(program).map_err(|source| Error::program(name, source))?;
     }
     Ok(object)
 }
 
-/// Whether programs may ask which MPTCP connection a socket belongs to. If that cannot be told,
-/// they do without.
+/// Whether programs may ask which MPTCP connection a socket belongs to (Linux 5.19). If that cannot
+/// be told, they do without.
 fn knows_mptcp() -> bool {
-    is_helper_supported(
-        ProgramType::CgroupSockAddr,
-        BpfHelper::BPF_FUNC_skc_to_mptcp_sock,
-    )
-    .unwrap_or(false)
+    let helper = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
+    Path::new(MPTCP).exists()
+        && is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
+}
+
+/// Whether the inbound hook is told the interface. That came with Linux 5.17, as this helper did.
+pub(super) fn knows_ingress() -> bool {
+    is_helper_supported(ProgramType::SkLookup, BpfHelper::BPF_FUNC_loop).unwrap_or(false)
+}
+
+/// The verifier ends with `EAGAIN` if a signal comes meanwhile, which is no fault of the program.
+fn load_patiently(program: &mut Program) -> Result<(), ProgramError> {
+    let is_interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.kind() == io::ErrorKind::WouldBlock)
+    };
+    for _ in 1..LOAD_ATTEMPTS {
+        match load_one(program) {
+            Err(error) if is_interrupted(&error) => {}
+            other => return other,
+        }
+    }
+    load_one(program)
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// The presets, in the form in which the configuration describes further meshes.
@@ -14,7 +15,8 @@ pub(crate) struct Mesh {
     /// Its name, for people.
     #[serde(skip)]
     pub(crate) name: String,
-    /// The proxy's user.
+    /// The proxy's user, if it tells the proxy from others.
+    #[serde(default = "nobodys")]
     pub(crate) uid: u32,
     /// The proxy's group, if it tells the proxy from others.
     #[serde(default = "nobodys")]
@@ -41,6 +43,19 @@ pub(crate) struct Mesh {
     /// Whether the proxy's calls to its own Pod enter it as others' do.
     #[serde(default = "yes")]
     pub(crate) hairpin: bool,
+    /// The mark of the proxy's sockets, if that tells the proxy from others: its processes need not
+    /// be in the Pod then.
+    #[serde(default)]
+    pub(crate) mark: u32,
+    /// The bits of a mark that count.
+    #[serde(default)]
+    pub(crate) mark_mask: u32,
+    /// Whether resolvers within the Pod keep the queries that they are asked.
+    #[serde(default)]
+    pub(crate) own_resolvers: bool,
+    /// Networks from which and to which nothing is intercepted.
+    #[serde(default)]
+    pub(crate) left_alone: Vec<IpNet>,
     /// The annotation that a Pod with a sidecar has.
     pub(crate) injected: String,
     /// Annotations with values that switch interception off all the same.
@@ -77,6 +92,8 @@ pub(crate) struct Annotations {
     pub(crate) status_port: Option<String>,
     /// `REDIRECT` or `TPROXY`.
     pub(crate) interception_mode: Option<String>,
+    /// Interfaces whose traffic is left alone.
+    pub(crate) exclude_interfaces: Option<String>,
     /// The proxy's user.
     pub(crate) proxy_uid: Option<String>,
     /// The proxy's group.
@@ -95,6 +112,7 @@ impl Annotations {
             &self.exclude_networks,
             &self.status_port,
             &self.interception_mode,
+            &self.exclude_interfaces,
             &self.proxy_uid,
             &self.proxy_gid,
         ];
@@ -160,6 +178,15 @@ impl Mesh {
         }
         if self.inbound == self.outbound || [self.inbound, self.outbound].contains(&self.dns) {
             return Some("'inbound', 'outbound' and 'dns' must be different ports");
+        }
+        if self.uid == nobodys() && self.gid == nobodys() && self.mark_mask == 0 {
+            return Some("one of 'uid', 'gid' and 'mark' with 'mark-mask' must tell the proxy");
+        }
+        if self.mark & !self.mark_mask != 0 {
+            return Some("'mark' has bits that are not in 'mark-mask'");
+        }
+        if !self.left_alone.is_empty() && self.annotations.exclude_interfaces.is_some() {
+            return Some("'left-alone' and 'exclude-interfaces' cannot both be there");
         }
         (self.injected.is_empty()).then_some("'injected' must name an annotation")
     }

@@ -83,9 +83,7 @@ impl Plan {
             include_outbound_ports: ports(settings, settings::INCLUDE_OUTBOUND_PORTS)?,
             exclude_ranges: ranges(settings, settings::EXCLUDE_OUTBOUND_RANGES)?,
             include_ranges,
-            exclude_interfaces: items(settings, settings::EXCLUDE_INTERFACES)
-                .map(str::to_owned)
-                .collect(),
+            exclude_interfaces: interfaces(settings)?,
         })
     }
 
@@ -119,6 +117,14 @@ fn items<'a>(settings: &'a Settings, key: &str) -> impl Iterator<Item = &'a str>
     list.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
+}
+
+/// Rules could leave `lo` out, and with it all that the proxy and its application say to each other.
+fn interfaces(settings: &Settings) -> Result<Vec<String>> {
+    let key = settings::EXCLUDE_INTERFACES;
+    let all: Vec<_> = items(settings, key).map(str::to_owned).collect();
+    ensure!(!all.iter().any(|one| one == "lo"), "{key}: lo is no choice");
+    Ok(all)
 }
 
 fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {

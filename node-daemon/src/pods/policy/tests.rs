@@ -182,9 +182,21 @@ fn a_pod_may_choose_its_acceleration() {
 }
 
 #[test]
+fn interfaces_are_excluded_by_name_or_by_its_beginning() {
+    let key = "traffic.sidecar.istio.io/excludeInterfaces";
+    let excluded = meshed(&[(key, "net1, eth+")]).excluded_interfaces;
+    let expected = ["net1", "eth+"].map(|item| Pattern::parse(item).unwrap());
+    assert_eq!(*excluded, expected);
+    let refused = with(&[(key, "net1,lo")]).unwrap_err().to_string();
+    assert!(
+        refused.contains(key) && refused.contains("'lo'"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn what_is_not_built_refuses_the_pod() {
     for (key, value) in [
-        ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
         ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
         ("traffic.sidecar.istio.io/fromTheFuture", "1"),
         ("istio.io/reroute-virtual-interfaces", "net1"),
