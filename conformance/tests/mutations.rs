@@ -61,15 +61,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "let tunnel = from.port.same(HBONE)",
-        to: "let tunnel = false && from.port.same(HBONE)",
+        from: "let tunnel = from.port.same(pod.tunnel_port)",
+        to: "let tunnel = false && from.port.same(pod.tunnel_port)",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
         what: "the proxy that calls its own Pod goes past itself",
         file: DECIDE,
-        from: "if own && by_proxy && !to.port.same(HBONE)",
-        to: "if false && own && by_proxy && !to.port.same(HBONE)",
+        from: "if own && by_proxy && !to.port.same(pod.tunnel_port)",
+        to: "if false && own && by_proxy && !to.port.same(pod.tunnel_port)",
         case: "owner: the proxy that calls its own Pod is taken in",
     },
     Fault {

@@ -5,10 +5,6 @@
 
 use crate::{Addr, Pod, PodFlags, Port, Reason};
 
-/// HBONE: mutual TLS tunnels that the application's own socket or a ztunnel terminates; the
-/// sidecar's rules never send them to the inbound listener.
-pub const HBONE: Port = Port::new(15008);
-
 /// The port of DNS servers.
 pub const DNS: Port = Port::new(53);
 
@@ -187,7 +183,7 @@ const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if own && by_proxy && !to.port.same(HBONE) {
+    if own && by_proxy && !to.port.same(pod.tunnel_port) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     None
@@ -230,7 +226,7 @@ pub const fn inbound(pod: &Pod, from: &Inbound) -> Verdict {
         return Verdict::Direct(Reason::InboundAside);
     }
     let only_listed = pod.flags.has(PodFlags::INBOUND_LISTED);
-    let tunnel = from.port.same(HBONE) && !pod.flags.has(PodFlags::TRANSPARENT);
+    let tunnel = from.port.same(pod.tunnel_port) && !pod.flags.has(PodFlags::TRANSPARENT);
     if tunnel || (from.listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
     }

@@ -73,8 +73,9 @@ pub struct Pod {
     pub inbound_port: Port,
     /// Where the proxy answers DNS queries on loopback (Istio: 15053).
     pub dns_port: Port,
-    /// Always zero: keeps the fields aligned.
-    pub zero: u16,
+    /// Where tunnels end that the application's own socket terminates, or a proxy that is not told
+    /// by `SO_ORIGINAL_DST` (Istio: 15008). Zero, which nobody connects to, if there are none.
+    pub tunnel_port: Port,
     /// See [`PodFlags`].
     pub flags: PodFlags,
     /// The mark of the proxy's sockets, under [`Pod::mark_mask`].

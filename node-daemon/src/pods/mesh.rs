@@ -28,6 +28,9 @@ pub(crate) struct Mesh {
     /// Where the proxy answers DNS queries, if it can be told to.
     #[serde(default)]
     pub(crate) dns: u16,
+    /// Where tunnels enter the Pod, if there are such: whoever listens there gets them.
+    #[serde(default)]
+    pub(crate) tunnel: u16,
     /// Ports that the proxy itself serves, which are never intercepted.
     #[serde(default)]
     pub(crate) never_inbound: Vec<u16>,
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
-        for name in ["istio", "linkerd", "kuma", "osm"] {
+        for name in ["istio", "linkerd", "kuma", "osm", "ambient"] {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
             let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);

@@ -96,7 +96,7 @@ pub(crate) fn wanted(
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
         dns_port: Port::new(settings.mesh.dns),
-        zero: 0,
+        tunnel_port: Port::new(settings.mesh.tunnel),
         mark: settings.mesh.mark,
         mark_mask: settings.mesh.mark_mask,
         rest: 0,

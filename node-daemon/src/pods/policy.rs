@@ -310,7 +310,8 @@ fn supported(mesh: &'static Mesh, key: &str, value: &str) -> Result<(), Error> {
         };
     }
     let is_closed = (mesh.closed.iter()).any(|beginning| key.starts_with(&**beginning));
-    if is_closed && !mesh.annotations.has(key) {
+    let is_known = *key == mesh.injected || mesh.annotations.has(key);
+    if is_closed && !is_known {
         return Err(Error::NotKnown {
             key: key.to_owned(),
         });

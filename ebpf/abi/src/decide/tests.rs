@@ -14,7 +14,7 @@ const POD: Pod = Pod {
     outbound_port: Port::new(15001),
     inbound_port: Port::new(15006),
     dns_port: Port::new(15053),
-    zero: 0,
+    tunnel_port: Port::new(15008),
     mark: 0,
     mark_mask: 0,
     rest: 0,

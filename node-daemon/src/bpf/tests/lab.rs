@@ -212,7 +212,7 @@ impl Lab {
             outbound_port: Port::new(15001),
             inbound_port: Port::new(15006),
             dns_port: Port::new(15053),
-            zero: 0,
+            tunnel_port: Port::new(15008),
             mark: 0,
             mark_mask: 0,
             rest: 0,

@@ -285,3 +285,24 @@ proptest! {
         prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(ranges));
     }
 }
+
+#[test]
+fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
+    let settings = meshed_by("ambient", &[]);
+    assert_eq!((settings.uid, settings.gid), (u32::MAX, u32::MAX));
+    assert_eq!(
+        (settings.mesh.mark, settings.mesh.mark_mask),
+        (0x539, 0xfff)
+    );
+    assert_eq!(settings.aside.networks.len(), 2);
+    for (key, value) in [
+        ("ambient.istio.io/bypass-inbound-capture", "true"),
+        ("ambient.istio.io/from-the-future", "1"),
+    ] {
+        let refused = within("ambient", &[(key, value)]);
+        assert!(
+            refused.is_err_and(|error| error.to_string().contains(key)),
+            "{key}"
+        );
+    }
+}
