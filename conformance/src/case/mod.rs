@@ -4,6 +4,7 @@ mod dns;
 mod host;
 mod inbound;
 mod interfaces;
+mod meshes;
 mod outbound;
 mod owner;
 mod refusal;
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 9] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 10] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
     ("owner", owner::CASES),
@@ -31,6 +32,7 @@ pub(crate) const GROUPS: [(&str, &[Case]); 9] = [
     ("host", host::CASES),
     ("transparent", transparent::CASES),
     ("interfaces", interfaces::CASES),
+    ("meshes", meshes::CASES),
     ("refusal", refusal::CASES),
 ];
 
@@ -140,8 +142,8 @@ impl Expect {
             }
         };
         let accepted = match self {
-            Self::Outbound => Some(OUTBOUND.0),
-            Self::Inbound => Some(INBOUND.0),
+            Self::Outbound => Some(OUTBOUND),
+            Self::Inbound => Some(INBOUND),
             Self::Dns => Some(DNS.0),
             Self::Direct => Some(server(ask.to)),
             Self::Refused | Self::NotAdmitted(_) => None,

@@ -54,6 +54,8 @@ pub(crate) struct Attempt {
     pub(crate) way: Way,
     /// The address to bind before.
     pub(crate) source: Option<IpAddr>,
+    /// The mark of the socket.
+    pub(crate) mark: Option<u32>,
 }
 
 /// What came of it.
@@ -115,6 +117,9 @@ impl Attempt {
         let socket = Socket::new(Domain::for_address(self.to), kind, protocol)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
         if let Some(source) = self.source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }

@@ -13,6 +13,7 @@ use crate::{
         netns::Netns,
         process::Process,
     },
+    mesh::Ports,
     settings::Settings,
     suite::{
         ask::SERVED,
@@ -101,18 +102,34 @@ impl Guest {
     }
 
     fn start_proxy(&mut self, lab: &Lab) -> Result<()> {
-        let Settings { uid, gid, dns, .. } = self.settings;
+        let Settings {
+            mesh,
+            uid,
+            gid,
+            dns,
+            ..
+        } = self.settings;
+        let Ports { outbound, inbound } = mesh.ports();
         let transparent = self.settings.transparent();
         let place = Place {
-            user: Some(uid),
+            user: mesh.mark().is_none().then_some(uid),
             group: Some(gid),
             transparent,
             ..lab.within(Some(&self.netns))
         };
         let mut command = place.own()?;
         command.arg("listen");
-        for (name, port) in [OUTBOUND, INBOUND].into_iter().chain(dns.then_some(DNS)) {
+        for (name, port) in [(INBOUND, inbound)].into_iter().chain(dns.then_some(DNS)) {
             command.arg("--tcp").arg(format!("{name}={port}"));
+        }
+        let kind = if mesh.listens_on_loopback() {
+            "--tcp-loopback"
+        } else {
+            "--tcp"
+        };
+        command.arg(kind).arg(format!("{OUTBOUND}={outbound}"));
+        if let Some(mark) = mesh.mark() {
+            command.arg("--mark").arg(mark.to_string());
         }
         if dns {
             command.arg("--udp").arg(format!("{}={}", DNS.0, DNS.1));

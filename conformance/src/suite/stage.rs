@@ -20,6 +20,7 @@ use crate::{
         netns::Netns,
         process::{Process, finish},
     },
+    mesh::Mesh,
     settings::Settings,
     subject::Choice,
     suite::{
@@ -61,9 +62,10 @@ impl Stage {
     pub(crate) fn build(
         binaries: Binaries,
         subject: Choice,
+        mesh: Mesh,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let lab = Lab::create(binaries, subject, interrupt)?;
+        let lab = Lab::of(mesh, binaries, subject, interrupt)?;
         let outside = Netns::create(format!("{}-outside", lab.name))?;
         connect(lab.node(), &outside)?;
         let plain = Settings {
@@ -168,19 +170,23 @@ impl Stage {
             Target::LoopbackSecond => loopback([127, 0, 0, 2])?,
             Target::Resolver => loopback([127, 0, 0, 53])?,
         };
+        let mark = guest.settings.mesh.mark();
         let source = ask.source.address(v4, pod).map(|ip| ask.family.dress(ip));
         Some(Attempt {
             to: SocketAddr::new(ask.family.dress(ip), ask.port),
             way: ask.way,
+            mark: mark.filter(|_| ask.from == Origin::Proxy),
             source,
         })
     }
 
     fn probe(&self, guest: &Guest, origin: Origin, attempts: &[Attempt]) -> Result<Vec<Noticed>> {
-        let Settings { uid, gid, .. } = guest.settings;
+        let Settings { mesh, uid, gid, .. } = guest.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&guest.netns), Some((CLIENT, CLIENT))),
             Origin::Root => (Some(&guest.netns), None),
+            // One that is known by a mark must be allowed to give it to its sockets.
+            Origin::Proxy if mesh.mark().is_some() => (Some(&guest.netns), None),
             Origin::Proxy => (Some(&guest.netns), Some((uid, gid))),
             Origin::ProxyUser => (Some(&guest.netns), Some((uid, STRANGER))),
             Origin::ProxyGroup => (Some(&guest.netns), Some((STRANGER, gid))),
@@ -263,6 +269,14 @@ fn connect(node: &Netns, outside: &Netns) -> Result<()> {
         };
         outside.ip(&format!("route add local {range} dev lo"))?;
         node.ip(&format!("route add {range} via {via}"))?;
+    }
+    // The host beyond plays the agent that sends the probes of an ambient node.
+    for (v4, (via, _)) in [true, false].into_iter().zip(UPLINK) {
+        if let Some(ip) = Source::Probe.address(v4, None) {
+            let length = if v4 { 32 } else { 128 };
+            outside.ip(&format!("address add {ip}/{length} dev lo"))?;
+            node.ip(&format!("route add {ip}/{length} via {via}"))?;
+        }
     }
     for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK.into_iter().cycle()) {
         outside.ip(&format!("route add {range} via {via}"))?;

@@ -1,5 +1,6 @@
 //! The reference: the rules that a sidecar's init container writes, in each meshed Pod.
 
+mod meshes;
 mod plan;
 mod rules;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 use crate::{
     inside::Place,
     lab::process::{finish, output},
+    mesh::Mesh,
     settings::Settings,
     subject::{Counters, Subject, passthrough_address},
 };
@@ -38,7 +40,7 @@ impl Subject for Iptables {
     }
 
     fn enrol(&self, netns: &Path, settings: &Settings) -> Result<()> {
-        let plan = Plan::read(settings)?;
+        let transparent = settings.mesh == Mesh::Istio && Plan::read(settings)?.transparent;
         let place = Place {
             netns: Some(netns),
             ..Place::default()
@@ -49,9 +51,9 @@ impl Subject for Iptables {
         };
         passthrough_address(netns)?;
         for (program, family) in [("iptables-restore", V4), ("ip6tables-restore", V6)] {
-            write(&place, program, &plan, &family)?;
+            write(&place, program, &text(settings, &family)?)?;
         }
-        if plan.transparent {
+        if transparent {
             for family in ["-4", "-6"] {
                 ip(&format!(
                     "{family} rule add fwmark {} lookup {TPROXY_TABLE}",
@@ -83,10 +85,16 @@ pub(crate) fn rules_v4(settings: &Settings) -> Result<String> {
     Ok(rules::rules(&Plan::read(settings)?, &V4))
 }
 
-fn write(place: &Place<'_>, program: &str, plan: &Plan, family: &Family) -> Result<()> {
-    let rules = rules::rules(plan, family);
+fn text(settings: &Settings, family: &Family) -> Result<String> {
+    match settings.mesh {
+        Mesh::Istio => Ok(rules::rules(&Plan::read(settings)?, family)),
+        _ => meshes::rules(settings, family),
+    }
+}
+
+fn write(place: &Place<'_>, program: &str, rules: &str) -> Result<()> {
     let Output { status, stderr, .. } =
-        finish(&mut place.command(Path::new(program))?, &rules, LIMIT)?;
+        finish(&mut place.command(Path::new(program))?, rules, LIMIT)?;
     let said = String::from_utf8_lossy(&stderr);
     ensure!(status.success(), "{program}: {said}\n{rules}");
     Ok(())

@@ -127,7 +127,7 @@ fn interfaces(settings: &Settings) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
+pub(super) fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
     let parse = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
         let (first, last): (u16, u16) = (first.trim().parse()?, last.trim().parse()?);
@@ -143,7 +143,7 @@ fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
         .collect()
 }
 
-fn ranges(settings: &Settings, key: &str) -> Result<Vec<Range>> {
+pub(super) fn ranges(settings: &Settings, key: &str) -> Result<Vec<Range>> {
     let parse = |item: &str| {
         let (address, prefix) = item.split_once('/').context("no prefix length")?;
         let range = Range {
