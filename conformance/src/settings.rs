@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) gid: u32,
     /// The sidecar runs.
     pub(crate) proxy: bool,
+    /// The rules of an init container are in the Pod as well.
+    pub(crate) ruled: bool,
     /// The Pod's addresses.
     pub(crate) shape: Shape,
 }
@@ -42,6 +44,7 @@ impl Settings {
             uid: mesh.owner(),
             gid: mesh.owner(),
             proxy: true,
+            ruled: false,
             shape: Shape::Dual,
         }
     }
@@ -96,6 +99,9 @@ impl Settings {
         }
         if !self.proxy {
             parts.push("proxy not up".to_owned());
+        }
+        if self.ruled {
+            parts.push("rules of an init container".to_owned());
         }
         if self.shape != plain.shape {
             parts.push(format!("{:?}", self.shape));

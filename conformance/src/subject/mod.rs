@@ -110,6 +110,6 @@ fn passthrough_address(netns: &Path) -> Result<()> {
         netns: Some(netns),
         ..Place::default()
     };
-    let arguments = ["-6", "address", "add", "::6/128", "dev", "lo", "nodad"];
+    let arguments = ["-6", "address", "replace", "::6/128", "dev", "lo", "nodad"];
     output(place.command(Path::new("ip"))?.args(arguments), LIMIT).map(drop)
 }

@@ -75,6 +75,10 @@ impl Guest {
         let result = lab.join(&self.sandbox())?;
         self.addresses = cni::addresses(&result)?;
         self.gateways = cni::gateways(&result);
+        if self.settings.shape == Shape::Both {
+            let result = lab.join(&self.second_sandbox())?;
+            self.addresses.extend(cni::addresses(&result)?);
+        }
         if side {
             side::lead(lab.node(), &self.addresses)?;
         }
@@ -159,6 +163,9 @@ impl Guest {
             process.stop()?;
         }
         if self.joined {
+            if self.settings.shape == Shape::Both {
+                lab.leave(&self.second_sandbox())?;
+            }
             lab.leave(&self.sandbox())?;
         }
         self.netns.remove()
@@ -170,6 +177,15 @@ impl Guest {
             netns: &self.netns,
             annotations: &self.annotations,
             shape: self.settings.shape,
+            ifname: "eth0",
+        }
+    }
+
+    fn second_sandbox(&self) -> cni::Sandbox<'_> {
+        cni::Sandbox {
+            shape: Shape::Second,
+            ifname: "net1",
+            ..self.sandbox()
         }
     }
 }
