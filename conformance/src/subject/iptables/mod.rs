@@ -99,3 +99,52 @@ fn write(place: &Place<'_>, program: &str, rules: &str) -> Result<()> {
     ensure!(status.success(), "{program}: {said}\n{rules}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{
+        EXCLUDE_INBOUND_PORTS, EXCLUDE_INTERFACES, EXCLUDE_OUTBOUND_RANGES, INCLUDE_OUTBOUND_PORTS,
+        INCLUDE_OUTBOUND_RANGES, INTERCEPTION_MODE,
+    };
+
+    /// Fails with the rules if they are not those of the file. `ISTIO_OUTPUT` sees every protocol,
+    /// and chains are there also if nothing leads to them: else rule for rule what Istio's own
+    /// tests expect of it.
+    fn same(settings: &Settings, family: &Family, golden: &str) {
+        let rules = text(settings, family).unwrap();
+        assert_eq!(rules, golden, "\n{rules}");
+    }
+
+    #[test]
+    fn a_pod_that_says_nothing_has_the_rules_of_istio() {
+        let golden = include_str!("golden/default.rules");
+        same(&Settings::default(), &V4, golden);
+    }
+
+    #[test]
+    fn queries_are_captured_for_any_resolver() {
+        let settings = Settings {
+            dns: true,
+            ..Settings::default()
+        };
+        same(&settings, &V6, include_str!("golden/dns.rules"));
+    }
+
+    #[test]
+    fn lists_come_in_the_order_of_istio() {
+        let settings = Settings::default()
+            .with(EXCLUDE_INTERFACES, "net1")
+            .with(EXCLUDE_INBOUND_PORTS, "8080, 9000-9100")
+            .with(EXCLUDE_OUTBOUND_RANGES, "192.0.2.0/24,fd00::/8")
+            .with(INCLUDE_OUTBOUND_PORTS, "443")
+            .with(INCLUDE_OUTBOUND_RANGES, "198.18.0.0/15");
+        same(&settings, &V4, include_str!("golden/lists.rules"));
+    }
+
+    #[test]
+    fn tproxy_marks_in_the_mangle_table() {
+        let settings = Settings::default().with(INTERCEPTION_MODE, "TPROXY");
+        same(&settings, &V4, include_str!("golden/tproxy.rules"));
+    }
+}
