@@ -279,6 +279,36 @@ proptest! {
     }
 
     #[test]
+    fn a_malformed_item_is_named_wherever_it_stands(
+        before in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
+        bad in "[a-z+*]{1,6}|[1-9][0-9]{5,8}|-[0-9]{1,3}|[1-9][0-9]{0,2}-|0|9-1",
+        after in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
+    ) {
+        prop_assume!(bad != "*" || !before.is_empty() || !after.is_empty());
+        let list = [before, vec![bad.clone()], after].concat().join(",");
+        for key in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INCLUDE_INBOUND, INCLUDE_OUTBOUND] {
+            let refused = with(&[(key, &list)]).unwrap_err().to_string();
+            let named = format!("annotation {key}: '{bad}' is not a port from 1 to 65535");
+            prop_assert!(refused.starts_with(&named), "{}", refused);
+        }
+    }
+
+    #[test]
+    fn a_malformed_network_is_named_wherever_it_stands(
+        before in 0_usize..3,
+        bad in "[a-z]{1,8}|10\\.0\\.0\\.0/(3[3-9]|[4-9][0-9])|10\\.0\\.0\\.256/8|fd00::/129|10\\.0\\.0\\.1",
+        after in 0_usize..3,
+    ) {
+        let good = |count| vec!["10.0.0.0/8".to_owned(); count];
+        let list = [good(before), vec![bad.clone()], good(after)].concat().join(" , ");
+        for key in [INCLUDE_NETWORKS, EXCLUDE_NETWORKS] {
+            let refused = with(&[(key, &list)]).unwrap_err().to_string();
+            let named = format!("annotation {key}: '{bad}' is not a network like");
+            prop_assert!(refused.starts_with(&named), "{}", refused);
+        }
+    }
+
+    #[test]
     fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
         let text: Vec<_> = list.iter().map(u16::to_string).collect();
         let ranges = list.into_iter().map(|port| (port, port)).collect();
