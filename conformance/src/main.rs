@@ -12,6 +12,7 @@ mod http;
 mod inside;
 mod interrupt;
 mod lab;
+mod mesh;
 mod report;
 mod runtime;
 mod scale;

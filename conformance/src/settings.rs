@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::lab::{PROXY, cni::Shape};
-
-/// The injector's mark.
-const STATUS: &str = "sidecar.istio.io/status";
+use crate::{lab::cni::Shape, mesh::Mesh};
 
 /// A Pod's settings, as its annotations and its sidecar's container have them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Settings {
+    /// Of the node and its Pods.
+    pub(crate) mesh: Mesh,
     /// What an operator wrote.
     pub(crate) annotations: BTreeMap<String, String>,
     /// The sidecar takes DNS: its port 15053 is open.
@@ -22,24 +21,34 @@ pub(crate) struct Settings {
     pub(crate) gid: u32,
     /// The sidecar runs.
     pub(crate) proxy: bool,
+    /// The rules of an init container are in the Pod as well.
+    pub(crate) ruled: bool,
     /// The Pod's addresses.
     pub(crate) shape: Shape,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            annotations: [(STATUS.to_owned(), "{}".to_owned())].into(),
-            dns: false,
-            uid: PROXY,
-            gid: PROXY,
-            proxy: true,
-            shape: Shape::Dual,
-        }
+        Self::of(Mesh::Istio)
     }
 }
 
 impl Settings {
+    /// Those of a Pod that says nothing but that it is part of the mesh.
+    pub(crate) fn of(mesh: Mesh) -> Self {
+        let (key, value) = mesh.injected();
+        Self {
+            mesh,
+            annotations: [(key.to_owned(), value.to_owned())].into(),
+            dns: false,
+            uid: mesh.owner(),
+            gid: mesh.owner(),
+            proxy: true,
+            ruled: false,
+            shape: Shape::Dual,
+        }
+    }
+
     /// The same with one more annotation.
     pub(crate) fn with(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
@@ -60,7 +69,7 @@ impl Settings {
         ];
         let own = ids
             .into_iter()
-            .filter(|(_, id)| self.meshed() && *id != PROXY);
+            .filter(|(_, id)| self.meshed() && *id != self.mesh.owner());
         let own = own.map(|(key, id)| (key.to_owned(), id.to_string()));
         self.annotations.clone().into_iter().chain(own).collect()
     }
@@ -72,16 +81,16 @@ impl Settings {
 
     /// The injector has been at this Pod.
     pub(crate) fn meshed(&self) -> bool {
-        self.annotations.contains_key(STATUS)
+        self.annotations.contains_key(self.mesh.injected().0)
     }
 
     /// The annotations that are not the injector's mark, for a reader.
     pub(crate) fn describe(&self) -> String {
         let mut parts: Vec<_> = (self.annotations.iter())
-            .filter(|(key, _)| *key != STATUS)
+            .filter(|(key, _)| *key != self.mesh.injected().0)
             .map(|(key, value)| format!("{}={value:?}", key.rsplit('/').next().unwrap_or(key)))
             .collect();
-        let plain = Self::default();
+        let plain = Self::of(self.mesh);
         if self.dns {
             parts.push("DNS".to_owned());
         }
@@ -90,6 +99,9 @@ impl Settings {
         }
         if !self.proxy {
             parts.push("proxy not up".to_owned());
+        }
+        if self.ruled {
+            parts.push("rules of an init container".to_owned());
         }
         if self.shape != plain.shape {
             parts.push(format!("{:?}", self.shape));
@@ -110,3 +122,12 @@ pub(crate) const INCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/includ
 pub(crate) const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
 pub(crate) const EXCLUDE_INTERFACES: &str = "traffic.sidecar.istio.io/excludeInterfaces";
 pub(crate) const STATUS_PORT: &str = "status.sidecar.istio.io/port";
+
+pub(crate) const SKIP_INBOUND_PORTS: &str = "config.linkerd.io/skip-inbound-ports";
+pub(crate) const SKIP_OUTBOUND_PORTS: &str = "config.linkerd.io/skip-outbound-ports";
+
+pub(crate) const OSM_EXCLUDE_INBOUND_PORTS: &str = "openservicemesh.io/inbound-port-exclusion-list";
+pub(crate) const OSM_EXCLUDE_OUTBOUND_PORTS: &str =
+    "openservicemesh.io/outbound-port-exclusion-list";
+pub(crate) const OSM_INCLUDE_RANGES: &str = "openservicemesh.io/outbound-ip-range-inclusion-list";
+pub(crate) const OSM_EXCLUDE_RANGES: &str = "openservicemesh.io/outbound-ip-range-exclusion-list";

@@ -61,15 +61,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "let tunnel = from.port.same(HBONE)",
-        to: "let tunnel = false && from.port.same(HBONE)",
+        from: "let tunnel = from.port.same(pod.tunnel_port)",
+        to: "let tunnel = false && from.port.same(pod.tunnel_port)",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
         what: "the proxy that calls its own Pod goes past itself",
         file: DECIDE,
-        from: "if own && by_proxy && !to.port.same(HBONE)",
-        to: "if false && own && by_proxy && !to.port.same(HBONE)",
+        from: "if own && by_proxy && !to.port.same(pod.tunnel_port)",
+        to: "if false && own && by_proxy && !to.port.same(pod.tunnel_port)",
         case: "owner: the proxy that calls its own Pod is taken in",
     },
     Fault {
@@ -78,6 +78,20 @@ const FAULTS: &[Fault] = &[
         from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
         to: "",
         case: "owner: the proxy with its source towards the application is not taken in",
+    },
+    Fault {
+        what: "what leaves by an excluded interface is taken out",
+        file: DECIDE,
+        from: "if to.aside && !local {",
+        to: "if false && to.aside && !local {",
+        case: "interfaces: what leaves by an excluded interface is direct",
+    },
+    Fault {
+        what: "what comes by an excluded interface is taken in",
+        file: DECIDE,
+        from: "if from.aside {",
+        to: "if false && from.aside {",
+        case: "interfaces: what comes by an excluded interface is left alone",
     },
     Fault {
         what: "without a proxy peers reach the application",

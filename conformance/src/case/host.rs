@@ -1,18 +1,32 @@
 //! Pods with other addresses.
 
-use super::{BOTH, Case, Expect::Direct, IN, OUT, V4, V6};
+use super::{
+    BOTH, Case,
+    Expect::{Direct, Dns, Inbound},
+    IN, OUT, V4, V6,
+};
 use crate::{
+    inside::probe::Way,
     lab::cni::Shape,
-    settings::Settings,
+    settings::{EXCLUDE_INTERFACES, Settings},
     suite::ask::{Origin, Target},
 };
 
 const SHAPES: &str = "DESIGN, the same holds for IPv4, IPv6 and both";
+const MULTUS: &str = "DESIGN, several interfaces and several ADDs";
+const RULED: &str = "DESIGN, if rules are still in the Pod, they agree with the hooks";
 const ROUTED: &str = "CNI, the chain [ptp, portmap] as with Calico";
 
 fn shaped(shape: Shape) -> Settings {
     Settings {
         shape,
+        ..Settings::default()
+    }
+}
+
+fn ruled() -> Settings {
+    Settings {
+        ruled: true,
         ..Settings::default()
     }
 }
@@ -90,6 +104,80 @@ pub(crate) const CASES: &[Case] = &[
         settings: || shaped(Shape::Routed),
         from: Origin::Node,
         ..IN
+    },
+    Case {
+        name: "a Pod on two networks goes out through the proxy",
+        source: MULTUS,
+        settings: || shaped(Shape::Both),
+        ..OUT
+    },
+    Case {
+        name: "a Pod on two networks is entered through the proxy",
+        source: MULTUS,
+        settings: || shaped(Shape::Both),
+        from: Origin::Node,
+        ..IN
+    },
+    Case {
+        name: "it is entered through the proxy on its second network, too",
+        source: MULTUS,
+        settings: || shaped(Shape::Both),
+        from: Origin::Node,
+        to: Target::PodSecond,
+        ..IN
+    },
+    Case {
+        name: "its second network can be excluded",
+        source: MULTUS,
+        settings: || shaped(Shape::Both).with(EXCLUDE_INTERFACES, "net1"),
+        from: Origin::Node,
+        to: Target::PodSecond,
+        expect: Direct,
+        ..IN
+    },
+    Case {
+        name: "beside an init container's rules a server is met through the proxy",
+        source: RULED,
+        settings: ruled,
+        ..OUT
+    },
+    Case {
+        name: "beside an init container's rules a peer is taken in",
+        source: RULED,
+        settings: ruled,
+        from: Origin::Peer,
+        ..IN
+    },
+    Case {
+        name: "beside an init container's rules the proxy goes out directly",
+        source: RULED,
+        settings: ruled,
+        from: Origin::Proxy,
+        expect: Direct,
+        ..OUT
+    },
+    Case {
+        name: "beside an init container's rules the proxy that calls its own Pod is taken in",
+        source: RULED,
+        settings: ruled,
+        from: Origin::Proxy,
+        to: Target::Pod,
+        port: 8080,
+        families: BOTH,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
+        name: "beside an init container's rules queries are captured",
+        source: RULED,
+        settings: || Settings {
+            dns: true,
+            ..ruled()
+        },
+        port: 53,
+        way: Way::UdpUnconnected,
+        expect: Dns,
+        ..OUT
     },
     Case {
         name: "a Pod that is not meshed goes out directly",

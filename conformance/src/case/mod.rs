@@ -3,6 +3,8 @@
 mod dns;
 mod host;
 mod inbound;
+mod interfaces;
+mod meshes;
 mod outbound;
 mod owner;
 mod refusal;
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 8] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 10] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
     ("owner", owner::CASES),
@@ -29,6 +31,8 @@ pub(crate) const GROUPS: [(&str, &[Case]); 8] = [
     ("sockets", sockets::CASES),
     ("host", host::CASES),
     ("transparent", transparent::CASES),
+    ("interfaces", interfaces::CASES),
+    ("meshes", meshes::CASES),
     ("refusal", refusal::CASES),
 ];
 
@@ -138,8 +142,8 @@ impl Expect {
             }
         };
         let accepted = match self {
-            Self::Outbound => Some(OUTBOUND.0),
-            Self::Inbound => Some(INBOUND.0),
+            Self::Outbound => Some(OUTBOUND),
+            Self::Inbound => Some(INBOUND),
             Self::Dns => Some(DNS.0),
             Self::Direct => Some(server(ask.to)),
             Self::Refused | Self::NotAdmitted(_) => None,

@@ -1,6 +1,6 @@
 //! Kinds of sockets and ways to connect.
 
-use super::{Case, EVERY, IN, OUT};
+use super::{Case, EVERY, Expect::Direct, IN, OUT};
 use crate::{inside::probe::Way, suite::ask::Source};
 
 const FACTS: &str = "PARITY, facts: every connect passes the hook";
@@ -29,6 +29,20 @@ pub(crate) const CASES: &[Case] = &[
         source: FACTS,
         bound: Source::Pod,
         families: EVERY,
+        ..OUT
+    },
+    Case {
+        name: "a socket that was diverted to another port before is diverted",
+        source: FACTS,
+        way: Way::Again,
+        ..OUT
+    },
+    Case {
+        name: "a socket that was diverted before may be direct",
+        source: FACTS,
+        way: Way::Again,
+        port: 15020,
+        expect: Direct,
         ..OUT
     },
     Case {

@@ -31,12 +31,18 @@ pub(crate) struct Listen {
     /// A listener, as NAME=PORT.
     #[arg(long)]
     tcp: Vec<Door>,
+    /// The same on loopback addresses alone.
+    #[arg(long)]
+    tcp_loopback: Vec<Door>,
     /// The same for datagrams.
     #[arg(long)]
     udp: Vec<Door>,
     /// Accept connections to addresses that this host does not have.
     #[arg(long)]
     transparent: bool,
+    /// The mark of the sockets that listen, and of those that they accept.
+    #[arg(long)]
+    mark: Option<u32>,
 }
 
 /// A port and what its listener is called.
@@ -76,12 +82,18 @@ impl Listen {
     pub(crate) fn run(self) -> Result<()> {
         let Self {
             tcp,
+            tcp_loopback,
             udp,
             transparent,
+            mark,
         } = self;
-        for (door, at) in tcp.iter().flat_map(Door::addresses) {
+        let on_loopback = tcp_loopback.iter().flat_map(Door::on_loopback);
+        for (door, at) in tcp.iter().flat_map(Door::addresses).chain(on_loopback) {
             let socket = open(at, Type::STREAM, transparent)
                 .with_context(|| format!("cannot listen on {at}"))?;
+            if let Some(mark) = mark {
+                socket.set_mark(mark)?;
+            }
             socket.listen(BACKLOG)?;
             let (listener, name) = (TcpListener::from(socket), door.name.clone());
             thread::spawn(move || accept(&listener, &name));
@@ -101,9 +113,15 @@ impl Listen {
 
 impl Door {
     fn addresses(&self) -> impl Iterator<Item = (&Self, SocketAddr)> {
-        let wildcards: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        wildcards
-            .map(|ip| (self, SocketAddr::new(ip, self.port)))
+        self.at([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])
+    }
+
+    fn on_loopback(&self) -> impl Iterator<Item = (&Self, SocketAddr)> {
+        self.at([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
+    }
+
+    fn at(&self, both: [IpAddr; 2]) -> impl Iterator<Item = (&Self, SocketAddr)> {
+        both.map(|ip| (self, SocketAddr::new(ip, self.port)))
             .into_iter()
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Result;
 use nix::{errno::Errno, libc::MSG_FASTOPEN};
+use rustix::net::connect_unspec;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -27,6 +28,8 @@ const DATAGRAMS: u32 = 6;
 const WORKERS: usize = 8;
 /// A refusal that takes longer was none: the packets were lost.
 const PROMPT: Duration = Duration::from_millis(900);
+/// The port that [`Way::Again`] connects to first: one that is diverted by default.
+const BEFORE: u16 = 443;
 const HELLO: &[u8] = b"who are you?\n";
 
 /// How the client goes about it.
@@ -41,6 +44,8 @@ pub(crate) enum Way {
     FastOpen,
     /// `IPPROTO_MPTCP`.
     Mptcp,
+    /// On a socket that was connected before, to another port, and let go by `AF_UNSPEC`.
+    Again,
     /// A connected datagram socket.
     Udp,
     /// `sendto()` and `recvfrom()`.
@@ -54,6 +59,8 @@ pub(crate) struct Attempt {
     pub(crate) way: Way,
     /// The address to bind before.
     pub(crate) source: Option<IpAddr>,
+    /// The mark of the socket.
+    pub(crate) mark: Option<u32>,
 }
 
 /// What came of it.
@@ -115,6 +122,9 @@ impl Attempt {
         let socket = Socket::new(Domain::for_address(self.to), kind, protocol)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
         if let Some(source) = self.source {
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
@@ -128,6 +138,11 @@ impl Attempt {
         let mut stream: TcpStream = match self.way {
             Way::FastOpen => {
                 socket.send_to_with_flags(HELLO, &to, MSG_FASTOPEN)?;
+                socket.into()
+            }
+            Way::Again => {
+                self.connect_and_let_go(&socket)?;
+                socket.connect(&to)?;
                 socket.into()
             }
             Way::NonBlocking => {
@@ -148,6 +163,11 @@ impl Attempt {
         stream.read_to_string(&mut answer)?;
         noticed.seen = serde_json::from_str(&answer).ok();
         Ok(())
+    }
+
+    fn connect_and_let_go(&self, socket: &Socket) -> io::Result<()> {
+        socket.connect(&SocketAddr::new(self.to.ip(), BEFORE).into())?;
+        Ok(connect_unspec(socket)?)
     }
 
     fn ask(&self, noticed: &mut Noticed) -> io::Result<()> {

@@ -42,6 +42,7 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) netns: &'a Netns,
     pub(crate) annotations: &'a BTreeMap<String, String>,
     pub(crate) shape: Shape,
+    pub(crate) ifname: &'static str,
 }
 
 /// Which addresses a network gives to a Pod.
@@ -59,10 +60,25 @@ pub(crate) enum Shape {
     Twice,
     /// One of each family, on a link of its own instead of a bridge.
     Routed,
+    /// One of each family, and an interface that the network's plugins do not know.
+    Side,
+    /// One of each family on each of two networks, as with Multus.
+    Both,
+    /// The second of them.
+    Second,
 }
 
 impl Shape {
-    const ALL: [Self; 5] = [Self::Dual, Self::V4, Self::V6, Self::Twice, Self::Routed];
+    const ALL: [Self; 8] = [
+        Self::Dual,
+        Self::V4,
+        Self::V6,
+        Self::Twice,
+        Self::Routed,
+        Self::Side,
+        Self::Both,
+        Self::Second,
+    ];
 
     /// What this network's name and bridge end with.
     fn suffix(self) -> &'static str {
@@ -72,6 +88,9 @@ impl Shape {
             Self::V6 => "-v6",
             Self::Twice => "-two",
             Self::Routed => "-ptp",
+            Self::Side => "-side",
+            Self::Both => "-both",
+            Self::Second => "-2nd",
         }
     }
 
@@ -90,6 +109,9 @@ impl Shape {
             Self::V4 => json!([subnet("10.77.1.0/24")]),
             Self::V6 => json!([subnet("fd00:77:1::/64")]),
             Self::Routed => json!([subnet("10.77.4.0/24"), subnet("fd00:77:4::/64")]),
+            Self::Side => json!([subnet("10.77.5.0/24"), subnet("fd00:77:5::/64")]),
+            Self::Both => json!([subnet("10.77.6.0/24"), subnet("fd00:77:6::/64")]),
+            Self::Second => json!([subnet("10.77.7.0/24"), subnet("fd00:77:7::/64")]),
             Self::Twice => json!([
                 part("10.77.2.", "0/24", 10, 99),
                 part("10.77.2.", "0/24", 110, 199),
@@ -225,6 +247,7 @@ impl Network {
             .arg(pod.netns.path())
             .env("NETCONFPATH", &self.configurations)
             .env("CNI_PATH", &self.plugins)
+            .env("CNI_IFNAME", pod.ifname)
             .env("CNI_ARGS", arguments(pod.name))
             .env("CAP_ARGS", capabilities(pod.annotations).to_string());
         Ok(command)
@@ -233,11 +256,12 @@ impl Network {
 
 /// The plugin that makes the link: a bridge as with Flannel, or a link as with Calico.
 fn link(shape: Shape, directory: &Path) -> Value {
+    let default = json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
     let ipam = json!({
         "type": "host-local",
         "dataDir": directory.join("leases"),
         "ranges": shape.ranges(),
-        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        "routes": if shape == Shape::Second { json!([]) } else { default },
     });
     match shape {
         Shape::Routed => json!({ "type": "ptp", "ipam": ipam }),

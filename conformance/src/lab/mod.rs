@@ -29,8 +29,9 @@ use crate::{
         cni::{Network, Sandbox},
         netns::Netns,
     },
+    mesh::Mesh,
     settings::Settings,
-    subject::Subject,
+    subject::{Choice, Subject},
 };
 pub(crate) use pod::{Plan, Pod};
 
@@ -111,14 +112,24 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// A node without Pods, with the subject running on it.
+    /// A node of Istio's without Pods, with the subject running on it.
     pub(crate) fn create(
         binaries: Binaries,
-        subject: crate::subject::Choice,
+        subject: Choice,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        Self::of(Mesh::Istio, binaries, subject, interrupt)
+    }
+
+    /// The same of another mesh.
+    pub(crate) fn of(
+        mesh: Mesh,
+        binaries: Binaries,
+        subject: Choice,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         Self::with(binaries, |binaries, directory, cgroup| {
-            subject.start(binaries, directory, cgroup, interrupt)
+            subject.start(binaries, directory, cgroup, mesh, interrupt)
         })
     }
 

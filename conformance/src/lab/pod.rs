@@ -70,6 +70,7 @@ impl Pod {
             netns: &self.netns,
             annotations: &self.annotations,
             shape: Shape::Dual,
+            ifname: "eth0",
         }
     }
 

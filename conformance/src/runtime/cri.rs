@@ -34,7 +34,7 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
     vec![
         (
             name("a meshed Pod is entered through its proxy"),
-            cri.is_entered(node, "meshed", meshed(), INBOUND.0),
+            cri.is_entered(node, "meshed", meshed(), INBOUND),
         ),
         (
             name("a Pod without a sidecar is left alone"),

@@ -28,6 +28,7 @@ use crate::{
         Binaries, Lab,
         process::{Process, finish, output},
     },
+    mesh::Ports,
     report::step,
     settings::{EXCLUDE_INBOUND_PORTS, Settings},
     subject::Choice,
@@ -143,7 +144,8 @@ impl Node<'_> {
         }
         .own()?;
         proxy.arg("listen");
-        for (name, port) in [OUTBOUND, INBOUND] {
+        let Ports { outbound, inbound } = settings.mesh.ports();
+        for (name, port) in [(OUTBOUND, outbound), (INBOUND, inbound)] {
             proxy.args(["--tcp", &format!("{name}={port}")]);
         }
         let log = self.lab.file(&format!("{id}-proxy.log"));
@@ -162,6 +164,7 @@ impl Node<'_> {
             to,
             way: Way::Tcp,
             source: None,
+            mark: None,
         }];
         let mut command = self.lab.within(None).own()?;
         let answer = finish(

@@ -20,6 +20,7 @@ use crate::{
     inside::Place,
     interrupt::Interrupt,
     lab::{Binaries, process::output},
+    mesh::Mesh,
     settings::Settings,
 };
 
@@ -87,12 +88,16 @@ impl Choice {
         binaries: &Binaries,
         directory: &Path,
         cgroup: &Path,
+        mesh: Mesh,
         interrupt: &Interrupt,
     ) -> Result<Box<dyn Subject>> {
         Ok(match self {
-            Self::Sluice => Box::new(sluice::Sluice::start(
-                binaries, directory, cgroup, "", interrupt,
-            )?),
+            Self::Sluice => {
+                let behaviour = format!("mesh = '{}'\n", mesh.name());
+                Box::new(sluice::Sluice::start(
+                    binaries, directory, cgroup, &behaviour, interrupt,
+                )?)
+            }
             Self::Iptables => Box::new(iptables::Iptables),
             Self::None => Box::new(none::Nothing),
         })
@@ -105,6 +110,6 @@ fn passthrough_address(netns: &Path) -> Result<()> {
         netns: Some(netns),
         ..Place::default()
     };
-    let arguments = ["-6", "address", "add", "::6/128", "dev", "lo", "nodad"];
+    let arguments = ["-6", "address", "replace", "::6/128", "dev", "lo", "nodad"];
     output(place.command(Path::new("ip"))?.args(arguments), LIMIT).map(drop)
 }

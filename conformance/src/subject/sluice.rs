@@ -20,7 +20,8 @@ use crate::{
         bpffs::Bpffs,
         process::{Process, output},
     },
-    subject::{Counters, Subject},
+    settings::Settings,
+    subject::{Counters, Subject, iptables::Iptables},
 };
 
 const START: Duration = Duration::from_secs(20);
@@ -115,6 +116,14 @@ impl Subject for Sluice {
 
     fn plugin(&self) -> Option<PathBuf> {
         Some(self.plugin.clone())
+    }
+
+    /// The plugin has enrolled it. What an init container writes comes after.
+    fn enrol(&self, netns: &Path, settings: &Settings) -> Result<()> {
+        if settings.ruled {
+            Iptables.enrol(netns, settings)?;
+        }
+        Ok(())
     }
 
     fn pods(&self) -> Result<Vec<Value>> {

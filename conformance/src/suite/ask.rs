@@ -47,6 +47,8 @@ pub(crate) enum Source {
     Loopback,
     /// The proxy's towards its application: 127.0.0.6 or `::6`.
     Passthrough,
+    /// That of an ambient node's probes.
+    Probe,
 }
 
 /// Whom it wants to reach.
@@ -70,6 +72,9 @@ pub(crate) enum Target {
     /// 127.0.0.53, where local resolvers listen.
     Resolver,
 }
+
+/// `fd16:9254:7127:1337:ffff:ffff:ffff:ffff`.
+const PROBE_V6: u128 = 0xfd16_9254_7127_1337_ffff_ffff_ffff_ffff;
 
 /// Servers beyond the node, each in a range of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -167,6 +172,7 @@ impl Source {
             Self::Pod => pod,
             Self::Loopback => Some(pick([127, 0, 0, 1], 1)),
             Self::Passthrough => Some(pick([127, 0, 0, 6], 6)),
+            Self::Probe => Some(pick([169, 254, 7, 127], PROBE_V6)),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     case, demo,
     interrupt::Interrupt,
     lab::Binaries,
+    mesh::Mesh,
     report::step,
     subject::Choice,
     suite::{
@@ -212,9 +213,19 @@ fn listed(
         "no case is called {wanted:?}: see sluice-conformance list"
     );
     let (mut outcomes, mut left) = (Vec::new(), Vec::new());
-    if !cases.is_empty() {
-        let mut stage = Stage::build(binaries.resolve()?, subject, interrupt)?;
-        let what = format!("running {} cases on {}", cases.len(), subject.name());
+    for mesh in Mesh::ALL {
+        let of_mesh = |(_, case): &&Listed| (case.settings)().mesh == mesh;
+        let cases: Vec<_> = cases.iter().filter(of_mesh).copied().collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let mut stage = Stage::build(binaries.resolve()?, subject, mesh, interrupt)?;
+        let what = format!(
+            "running {} cases of {} on {}",
+            cases.len(),
+            mesh.name(),
+            subject.name()
+        );
         let ran = step(&what, || run::run(&mut stage, &cases, interrupt));
         left.extend(stage.remove());
         outcomes.extend(ran?);

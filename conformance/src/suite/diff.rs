@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     interrupt::Interrupt,
     lab::Binaries,
+    mesh::Mesh,
     settings::Settings,
     subject::Choice,
     suite::{
@@ -135,7 +136,7 @@ impl Pair {
         [one, other]: [Choice; 2],
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let build = |subject| Stage::build(binaries.resolve()?, subject, interrupt);
+        let build = |subject| Stage::build(binaries.resolve()?, subject, Mesh::Istio, interrupt);
         Ok(Self {
             one: build(one)?,
             other: build(other)?,
@@ -238,7 +239,7 @@ fn show(stage: &mut Stage, scene: &Scene, interrupt: &Interrupt) -> Result<Shown
 
 /// The same settings with one thing less, each in turn.
 fn simpler(settings: &Settings) -> Vec<Settings> {
-    let plain = Settings::default();
+    let plain = Settings::of(settings.mesh);
     let mut all = Vec::new();
     for (key, value) in &settings.annotations {
         if plain.annotations.contains_key(key) {

@@ -219,7 +219,7 @@ fn family(rng: &mut Rng, shape: Shape) -> Family {
     match shape {
         Shape::V4 => one(rng, &[Family::V4, Family::Mapped]),
         Shape::V6 => Family::V6,
-        Shape::Dual | Shape::Twice | Shape::Routed => one(rng, &Family::ALL),
+        _ => one(rng, &Family::ALL),
     }
 }
 

@@ -7,10 +7,17 @@ use anyhow::{Result, bail};
 use crate::{
     inside::{Place, serve::READY},
     interrupt::Interrupt,
-    lab::{APPLICATION, Lab, cni, netns::Netns, process::Process},
+    lab::{
+        APPLICATION, Lab,
+        cni::{self, Shape},
+        netns::Netns,
+        process::Process,
+    },
+    mesh::Ports,
     settings::Settings,
     suite::{
         ask::SERVED,
+        side,
         view::{DNS, INBOUND, OUTBOUND},
     },
 };
@@ -60,10 +67,21 @@ impl Guest {
     }
 
     fn start(&mut self, lab: &Lab, interrupt: &Interrupt) -> Result<()> {
+        let side = self.settings.shape == Shape::Side;
+        if side {
+            side::create(lab.node(), &self.netns)?;
+        }
         self.joined = true;
         let result = lab.join(&self.sandbox())?;
         self.addresses = cni::addresses(&result)?;
         self.gateways = cni::gateways(&result);
+        if self.settings.shape == Shape::Both {
+            let result = lab.join(&self.second_sandbox())?;
+            self.addresses.extend(cni::addresses(&result)?);
+        }
+        if side {
+            side::lead(lab.node(), &self.addresses)?;
+        }
         if self.settings.meshed() {
             lab.subject.enrol(self.netns.path(), &self.settings)?;
             if self.settings.proxy {
@@ -88,18 +106,34 @@ impl Guest {
     }
 
     fn start_proxy(&mut self, lab: &Lab) -> Result<()> {
-        let Settings { uid, gid, dns, .. } = self.settings;
+        let Settings {
+            mesh,
+            uid,
+            gid,
+            dns,
+            ..
+        } = self.settings;
+        let Ports { outbound, inbound } = mesh.ports();
         let transparent = self.settings.transparent();
         let place = Place {
-            user: Some(uid),
+            user: mesh.mark().is_none().then_some(uid),
             group: Some(gid),
             transparent,
             ..lab.within(Some(&self.netns))
         };
         let mut command = place.own()?;
         command.arg("listen");
-        for (name, port) in [OUTBOUND, INBOUND].into_iter().chain(dns.then_some(DNS)) {
+        for (name, port) in [(INBOUND, inbound)].into_iter().chain(dns.then_some(DNS)) {
             command.arg("--tcp").arg(format!("{name}={port}"));
+        }
+        let kind = if mesh.listens_on_loopback() {
+            "--tcp-loopback"
+        } else {
+            "--tcp"
+        };
+        command.arg(kind).arg(format!("{OUTBOUND}={outbound}"));
+        if let Some(mark) = mesh.mark() {
+            command.arg("--mark").arg(mark.to_string());
         }
         if dns {
             command.arg("--udp").arg(format!("{}={}", DNS.0, DNS.1));
@@ -129,6 +163,9 @@ impl Guest {
             process.stop()?;
         }
         if self.joined {
+            if self.settings.shape == Shape::Both {
+                lab.leave(&self.second_sandbox())?;
+            }
             lab.leave(&self.sandbox())?;
         }
         self.netns.remove()
@@ -140,6 +177,15 @@ impl Guest {
             netns: &self.netns,
             annotations: &self.annotations,
             shape: self.settings.shape,
+            ifname: "eth0",
+        }
+    }
+
+    fn second_sandbox(&self) -> cni::Sandbox<'_> {
+        cni::Sandbox {
+            shape: Shape::Second,
+            ifname: "net1",
+            ..self.sandbox()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{inside::probe::Way, lab::cni::Shape, settings::Settings, suite::ask::Ask};
+use crate::{lab::cni::Shape, settings::Settings, suite::ask::Ask};
 
 /// A difference that is meant. The comparison leaves it out.
 pub(crate) struct Meant {
@@ -55,10 +55,6 @@ pub(crate) const GAPS: &[Gap] = &[
         what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
                lose their packets; meant",
         applies: |settings, _| settings.transparent() && !settings.proxy,
-    },
-    Gap {
-        what: "getpeername of an MPTCP socket names the proxy",
-        applies: |_, ask| ask.way == Way::Mptcp,
     },
     Gap {
         what: "of two IPv6 addresses the first is the source, not the one that the route prefers",

@@ -9,5 +9,6 @@ mod junit;
 pub(crate) mod known;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod side;
 pub(crate) mod stage;
 pub(crate) mod view;

@@ -20,11 +20,13 @@ use crate::{
         netns::Netns,
         process::{Process, finish},
     },
+    mesh::Mesh,
     settings::Settings,
     subject::Choice,
     suite::{
         ask::{Ask, Origin, Source, Target},
         guest::{self, Guest},
+        side,
         view::{Names, View},
     },
 };
@@ -37,7 +39,12 @@ const LIMIT: Duration = Duration::from_mins(2);
 const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
 /// What the host beyond answers for, and where the Pods are.
 const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
-const POD_RANGES: [&str; 2] = ["10.77.0.0/16", "fd00:77::/32"];
+const POD_RANGES: [&str; 4] = [
+    "10.77.0.0/16",
+    "fd00:77::/32",
+    side::RANGES[0],
+    side::RANGES[1],
+];
 
 /// The lab, with a subject on its node. [`Stage::remove`] tells whether all of it went.
 pub(crate) struct Stage {
@@ -55,9 +62,10 @@ impl Stage {
     pub(crate) fn build(
         binaries: Binaries,
         subject: Choice,
+        mesh: Mesh,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let lab = Lab::create(binaries, subject, interrupt)?;
+        let lab = Lab::of(mesh, binaries, subject, interrupt)?;
         let outside = Netns::create(format!("{}-outside", lab.name))?;
         connect(lab.node(), &outside)?;
         let plain = Settings {
@@ -135,6 +143,9 @@ impl Stage {
                 names.add(ip.parse().unwrap_or(IpAddr::from([0; 4])), label);
             }
         }
+        for ip in side::addresses() {
+            names.add(ip, "pod-side");
+        }
         for gateway in guest.gateways.iter().chain(&self.peer.gateways) {
             names.add(*gateway, "node");
         }
@@ -159,19 +170,23 @@ impl Stage {
             Target::LoopbackSecond => loopback([127, 0, 0, 2])?,
             Target::Resolver => loopback([127, 0, 0, 53])?,
         };
+        let mark = guest.settings.mesh.mark();
         let source = ask.source.address(v4, pod).map(|ip| ask.family.dress(ip));
         Some(Attempt {
             to: SocketAddr::new(ask.family.dress(ip), ask.port),
             way: ask.way,
+            mark: mark.filter(|_| ask.from == Origin::Proxy),
             source,
         })
     }
 
     fn probe(&self, guest: &Guest, origin: Origin, attempts: &[Attempt]) -> Result<Vec<Noticed>> {
-        let Settings { uid, gid, .. } = guest.settings;
+        let Settings { mesh, uid, gid, .. } = guest.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&guest.netns), Some((CLIENT, CLIENT))),
             Origin::Root => (Some(&guest.netns), None),
+            // One that is known by a mark must be allowed to give it to its sockets.
+            Origin::Proxy if mesh.mark().is_some() => (Some(&guest.netns), None),
             Origin::Proxy => (Some(&guest.netns), Some((uid, gid))),
             Origin::ProxyUser => (Some(&guest.netns), Some((uid, STRANGER))),
             Origin::ProxyGroup => (Some(&guest.netns), Some((STRANGER, gid))),
@@ -255,7 +270,15 @@ fn connect(node: &Netns, outside: &Netns) -> Result<()> {
         outside.ip(&format!("route add local {range} dev lo"))?;
         node.ip(&format!("route add {range} via {via}"))?;
     }
-    for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK) {
+    // The host beyond plays the agent that sends the probes of an ambient node.
+    for (v4, (via, _)) in [true, false].into_iter().zip(UPLINK) {
+        if let Some(ip) = Source::Probe.address(v4, None) {
+            let length = if v4 { 32 } else { 128 };
+            outside.ip(&format!("address add {ip}/{length} dev lo"))?;
+            node.ip(&format!("route add {ip}/{length} via {via}"))?;
+        }
+    }
+    for (range, (_, via)) in POD_RANGES.into_iter().zip(UPLINK.into_iter().cycle()) {
         outside.ip(&format!("route add {range} via {via}"))?;
     }
     node.forward()

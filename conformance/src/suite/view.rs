@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::inside::probe::Noticed;
 
-/// What the listeners of a proxy are called, and its ports.
-pub(crate) const OUTBOUND: (&str, u16) = ("outbound", 15001);
-pub(crate) const INBOUND: (&str, u16) = ("inbound", 15006);
+/// What the listeners of a proxy are called, and the port of its resolver.
+pub(crate) const OUTBOUND: &str = "outbound";
+pub(crate) const INBOUND: &str = "inbound";
 pub(crate) const DNS: (&str, u16) = ("dns", 15053);
 
 /// Everything observable, with names for addresses.
@@ -73,7 +73,7 @@ impl Names {
         } = noticed;
         let by_proxy = seen
             .as_ref()
-            .is_some_and(|seen| [OUTBOUND.0, INBOUND.0, DNS.0].contains(&seen.by.as_str()));
+            .is_some_and(|seen| [OUTBOUND, INBOUND, DNS.0].contains(&seen.by.as_str()));
         let seen = seen.as_ref();
         View {
             accepted_by: seen.map(|seen| seen.by.clone()),

@@ -5,10 +5,6 @@
 
 use crate::{Addr, Pod, PodFlags, Port, Reason};
 
-/// HBONE: mutual TLS tunnels that the application's own socket or a ztunnel terminates; the
-/// sidecar's rules never send them to the inbound listener.
-pub const HBONE: Port = Port::new(15008);
-
 /// The port of DNS servers.
 pub const DNS: Port = Port::new(53);
 
@@ -42,6 +38,8 @@ pub struct Outbound {
     pub uid: u32,
     /// The caller's group, likewise.
     pub gid: u32,
+    /// The socket's mark.
+    pub mark: u32,
     /// The address that the socket is bound to, or unspecified.
     pub source: Addr,
     /// The address asked for.
@@ -50,6 +48,9 @@ pub struct Outbound {
     pub port: Port,
     /// `addr` belongs to the caller's Pod.
     pub own: bool,
+    /// Packets to `addr` leave by an interface that the Pod excludes, or `addr` is in a network that
+    /// is left alone whatever else is listed. Only looked at with [`PodFlags::ASIDE`].
+    pub aside: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
     /// The socket is a UDP one.
@@ -64,8 +65,9 @@ pub struct Outbound {
 }
 
 impl Outbound {
+    /// A mark counts as the user does.
     const fn by_user(&self, pod: &Pod) -> bool {
-        self.uid == pod.proxy_uid
+        self.uid == pod.proxy_uid || pod.marks(self.mark)
     }
 
     const fn by_group(&self, pod: &Pod) -> bool {
@@ -103,6 +105,7 @@ pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
         let from = Inbound {
             port: to.port,
             local: false,
+            aside: false,
             listed: to.inbound_listed,
         };
         if matches!(inbound(pod, &from), Verdict::ToProxy(..)) {
@@ -125,6 +128,10 @@ const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
 
 /// The rows of the outbound chain, in their order.
 const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
+    let local = to.own || to.addr.is_loopback();
+    if to.aside && !local {
+        return Verdict::Direct(Reason::OutboundAside);
+    }
     if to.excluded {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
@@ -132,9 +139,7 @@ const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
     if to.captures_dns && to.port.same(DNS) {
         return query(pod, to, by_proxy);
     }
-    if (to.own || to.addr.is_loopback())
-        && let Some(verdict) = over_loopback(pod, to)
-    {
+    if local && let Some(verdict) = over_loopback(pod, to) {
         return verdict;
     }
     if by_proxy {
@@ -151,6 +156,10 @@ const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
     let local = to.own || to.addr.is_loopback();
     if local && to.source.is_passthrough_source() {
         return Verdict::Direct(Reason::OutboundPassthrough);
+    }
+    let own_resolver = local && (to.datagram || to.addr.is_canonical_loopback());
+    if own_resolver && pod.flags.has(PodFlags::OWN_RESOLVERS) {
+        return Verdict::Direct(Reason::OutboundLocal);
     }
     // The exception is made for the proxy's user alone.
     let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
@@ -174,7 +183,7 @@ const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if own && by_proxy && !to.port.same(HBONE) {
+    if own && by_proxy && !to.port.same(pod.tunnel_port) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
     }
     None
@@ -200,6 +209,8 @@ pub struct Inbound {
     pub port: Port,
     /// The peer is the Pod itself: the packet came over `lo`.
     pub local: bool,
+    /// The packet came by an interface that the Pod excludes, or from a network that is left alone.
+    pub aside: bool,
     /// `port` is in the Pod's list: of those that are the proxy's, if it has one
     /// ([`PodFlags::INBOUND_LISTED`]), or else of those that are not.
     pub listed: bool,
@@ -211,8 +222,11 @@ pub const fn inbound(pod: &Pod, from: &Inbound) -> Verdict {
     if from.local {
         return Verdict::Direct(Reason::InboundLocal);
     }
+    if from.aside {
+        return Verdict::Direct(Reason::InboundAside);
+    }
     let only_listed = pod.flags.has(PodFlags::INBOUND_LISTED);
-    let tunnel = from.port.same(HBONE) && !pod.flags.has(PodFlags::TRANSPARENT);
+    let tunnel = from.port.same(pod.tunnel_port) && !pod.flags.has(PodFlags::TRANSPARENT);
     if tunnel || (from.listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
     }

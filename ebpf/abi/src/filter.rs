@@ -1,5 +1,5 @@
-//! Which ports and addresses of a Pod are included or excluded: keys of the maps `ports`,
-//! `port_ranges`, `included` and `excluded`.
+//! Which ports, addresses and interfaces of a Pod are included or excluded: keys of the maps
+//! `ports`, `port_ranges`, `included`, `excluded`, `aside` and `interfaces`.
 //!
 //! A range of ports is a few prefixes of the 16-bit number, as a range of addresses is one of the
 //! 128-bit one. Whole numbers are in a hash table, shorter prefixes in a trie, which is asked only
@@ -92,7 +92,7 @@ impl PortPrefix {
     }
 }
 
-/// What a prefix in `included` and `excluded` is compared with.
+/// What a prefix in `included`, `excluded` and `aside` is compared with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RangeKey {
@@ -144,6 +144,30 @@ impl NetworkPrefix {
         Self {
             key: RangeKey::new(cookie, addr),
             bits: RangeKey::bits(addr, length),
+        }
+    }
+}
+
+/// Key of `interfaces`: an interface that the Pod excludes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InterfaceKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// The interface's index there.
+    pub index: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u32,
+}
+
+impl InterfaceKey {
+    /// The key of one interface of one Pod.
+    #[must_use]
+    pub const fn new(cookie: u64, index: u32) -> Self {
+        Self {
+            cookie,
+            index,
+            zero: 0,
         }
     }
 }

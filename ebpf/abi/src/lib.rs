@@ -18,7 +18,7 @@ mod reason;
 mod user;
 
 pub use addr::{Addr, Port};
-pub use filter::{NetworkPrefix, PortKey, PortList, PortPrefix, RangeKey};
+pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, RangeKey};
 pub use flow::{BUDGET, Flow, Lane, Passage};
 pub use pod::{End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;

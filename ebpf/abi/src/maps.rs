@@ -15,6 +15,12 @@ pub const INCLUDED: &str = "included";
 /// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): networks that are left alone,
 /// as a trie. Written by the daemon.
 pub const EXCLUDED: &str = "excluded";
+/// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): networks of which no row is asked,
+/// as a trie. Written by the daemon.
+pub const ASIDE: &str = "aside";
+/// [`InterfaceKey`](crate::InterfaceKey) → `u8` (no meaning): interfaces of which no row is asked.
+/// Written by the daemon.
+pub const INTERFACES: &str = "interfaces";
 /// Network namespace cookie (`u64`) → `u8` (no meaning): Pods whose proxy answers DNS queries.
 /// Written by `sock_ops` and by the daemon.
 pub const RESOLVERS: &str = "resolvers";
@@ -40,13 +46,15 @@ pub const FLOWS: &str = "flows";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 18] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
     PORT_RANGES,
     INCLUDED,
     EXCLUDED,
+    ASIDE,
+    INTERFACES,
     RESOLVERS,
     AWAITED,
     LEARNED,
@@ -69,6 +77,8 @@ pub const LEARNED_BYTES: usize = 4096;
 pub const MAX_PORTS: usize = 262_144;
 /// Listed networks of all Pods together, for each of the two tries.
 pub const MAX_NETWORKS: usize = 1_048_576;
+/// Excluded interfaces of all Pods together.
+pub const MAX_INTERFACES: usize = 16_384;
 /// Listening sockets of all Pods together.
 pub const MAX_LISTENERS: usize = 65_536;
 /// Connections between `connect` and `accept` at one time, node-wide (LRU).

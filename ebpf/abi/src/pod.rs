@@ -37,6 +37,13 @@ impl PodFlags {
     /// The Pod asks for `TPROXY`, whose rules know fewer exceptions.
     pub const TRANSPARENT: Self = Self(1 << 11);
 
+    /// Some interfaces are left alone, or some networks whatever else the Pod lists.
+    pub const ASIDE: Self = Self(1 << 12);
+    /// These networks are left alone as sources, too.
+    pub const ASIDE_INBOUND: Self = Self(1 << 13);
+    /// Resolvers within the Pod keep their queries.
+    pub const OWN_RESOLVERS: Self = Self(1 << 14);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -66,12 +73,25 @@ pub struct Pod {
     pub inbound_port: Port,
     /// Where the proxy answers DNS queries on loopback (Istio: 15053).
     pub dns_port: Port,
-    /// Always zero: keeps the fields aligned.
-    pub zero: u16,
+    /// Where tunnels end that the application's own socket terminates, or a proxy that is not told
+    /// by `SO_ORIGINAL_DST` (Istio: 15008). Zero, which nobody connects to, if there are none.
+    pub tunnel_port: Port,
     /// See [`PodFlags`].
     pub flags: PodFlags,
+    /// The mark of the proxy's sockets, under [`Pod::mark_mask`].
+    pub mark: u32,
+    /// The bits of a mark that count; none if the proxy is known by its user alone.
+    pub mark_mask: u32,
     /// Always zero: keeps the size a multiple of the alignment.
     pub rest: u32,
+}
+
+impl Pod {
+    /// Whether a socket with this mark is the proxy's.
+    #[must_use]
+    pub const fn marks(&self, mark: u32) -> bool {
+        self.mark_mask != 0 && mark & self.mark_mask == self.mark
+    }
 }
 
 /// Value of `process_ip`: what a process in a meshed Pod's network namespace belongs to.
@@ -221,7 +241,7 @@ mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
-    use crate::{ABI_VERSION, Flow, Lane, PortKey, RangeKey};
+    use crate::{ABI_VERSION, Flow, InterfaceKey, Lane, PortKey, RangeKey};
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
@@ -236,10 +256,11 @@ mod tests {
             (size_of::<PortKey>(), align_of::<PortKey>()),
             (size_of::<RangeKey>(), align_of::<RangeKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
+            (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
         ];
         let recorded = [
-            (32, 8),
-            (64, 8),
+            (40, 8),
+            (72, 8),
             (20, 4),
             (24, 4),
             (48, 8),
@@ -247,6 +268,7 @@ mod tests {
             (16, 4),
             (16, 8),
             (32, 8),
+            (16, 8),
             (16, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (3, recorded));

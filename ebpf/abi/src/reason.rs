@@ -82,6 +82,10 @@ reasons! {
     OutboundDns = 20, "outbound_dns";
     /// A Pod that was known by its addresses alone is known by its network namespace.
     PodLearned = 21, "pod_learned";
+    /// Outbound: the packets leave by an excluded interface, or to a network that is left alone.
+    OutboundAside = 22, "outbound_aside";
+    /// Inbound: the packets come by an excluded interface, or from a network that is left alone.
+    InboundAside = 23, "inbound_aside";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
     /// A direction moved to TCP: its budget was spent without an answer.

@@ -3,7 +3,10 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::{Addr, Endpoint, ListenerKey, Original, Pair, Pod, Port, PortKey, Process, RangeKey};
+use crate::{
+    Addr, Endpoint, InterfaceKey, ListenerKey, Original, Pair, Pod, Port, PortKey, Process,
+    RangeKey,
+};
 
 macro_rules! pods {
     ($($name:ident),+) => {
@@ -24,6 +27,7 @@ pods!(
     Pair,
     PortKey,
     RangeKey,
+    InterfaceKey,
     ListenerKey
 );
 

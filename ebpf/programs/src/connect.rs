@@ -1,6 +1,6 @@
 //! `connect(2)`: decide, remember where the caller wanted to go, and send it to the proxy.
 
-use aya_ebpf::{helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
     Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
     decide::{self, DNS, Listed, Outbound, Verdict},
@@ -12,6 +12,7 @@ use crate::{
     count::count,
     datagram, filter, inbound, learn,
     maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
+    mptcp,
     veil::{Fact, Veil},
 };
 
@@ -19,8 +20,6 @@ use crate::{
 const STREAM: u32 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
-/// `IPPROTO_MPTCP`.
-const MPTCP: u32 = 262;
 
 /// Decides about one connect. A caller outside every meshed Pod costs one look-up.
 #[inline(always)]
@@ -43,10 +42,20 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     nominate(ctx, process, asked, verdict);
     match verdict {
         Verdict::Direct(_) => {
-            context::forget(context::socket(ctx));
+            forget(context::socket(ctx));
             ALLOW
         }
         Verdict::ToProxy(port, _) => divert::<F>(ctx, process, asked, port),
+    }
+}
+
+/// The socket may have been connected before, to something that was diverted.
+#[inline(always)]
+fn forget(sk: *mut bpf_sock) {
+    context::forget(sk);
+    let connection = mptcp::connection(sk);
+    if !connection.is_null() {
+        context::forget(connection);
     }
 }
 
@@ -59,6 +68,10 @@ fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: 
         return;
     }
     let sk = context::socket(ctx);
+    if !mptcp::connection(sk).is_null() {
+        // Its bytes are numbered twice, and a sockhash knows one of the numbers.
+        return;
+    }
     match verdict.reason() {
         // Within the Pod: application and proxy.
         Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundPassthrough
@@ -80,10 +93,10 @@ fn is_accelerated(addr: Addr) -> bool {
         .is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
 }
 
+/// Whether a socket is a TCP one, also as the first subflow of an MPTCP connection.
 #[inline(always)]
 fn is_tcp(ctx: &SockAddrContext) -> bool {
-    let protocol = read!(ctx.sock_addr, protocol);
-    read!(ctx.sock_addr, type_) == STREAM && (protocol == TCP || protocol == MPTCP)
+    read!(ctx.sock_addr, type_) == STREAM && read!(ctx.sock_addr, protocol) == TCP
 }
 
 /// Where a socket's connection goes, or its datagram to a DNS server.
@@ -112,6 +125,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
     )]
     let (uid, gid) = (owner as u32, (owner >> 32) as u32);
     let pod = &process.pod;
+    let sk = context::socket(ctx);
     let inbound_listed =
         || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
     let facts = Veil::new(owner)
@@ -125,14 +139,20 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         .note(Fact::InboundListed, inbound_listed())
         .note(Fact::NetworkExcluded, filter::excludes(pod, asked.addr))
         .note(Fact::PortListed, filter::includes_port(pod, asked.port))
-        .note(Fact::NetworkListed, filter::includes(pod, asked.addr));
+        .note(Fact::NetworkListed, filter::includes(pod, asked.addr))
+        .note(
+            Fact::Aside,
+            filter::sets_aside_to(pod, asked.addr, read!(sk, bound_dev_if)),
+        );
     Outbound {
         uid,
         gid,
-        source: F::source(context::socket(ctx)),
+        mark: read!(sk, mark),
+        source: F::source(sk),
         addr: asked.addr,
         port: asked.port,
         own: facts.has(Fact::Own),
+        aside: facts.has(Fact::Aside),
         excluded: facts.has(Fact::PortExcluded),
         datagram: facts.has(Fact::Datagram),
         captures_dns: facts.has(Fact::CapturesDns),
@@ -169,6 +189,8 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
         count(Reason::OutboundRefused);
         return DENY;
     }
+    // What `getpeername` is asked about.
+    let _is_no_subflow = context::remember(mptcp::connection(sk), original);
     come_from_home::<F>(ctx, process);
     // What the proxy calls of its own Pod arrives where iptables' REDIRECT would send it: Istio's
     // validation listens at 127.0.0.1 alone and asks for 127.0.0.6 before a Pod may start.

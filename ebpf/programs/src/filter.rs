@@ -1,9 +1,11 @@
 //! Whether a Pod lists a port or an address.
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
-use sluice_abi::{Addr, Pod, PodFlags, Port, PortKey, PortList, RangeKey, maps::MAX_NETWORKS};
+use sluice_abi::{
+    Addr, InterfaceKey, Pod, PodFlags, Port, PortKey, PortList, RangeKey, maps::MAX_NETWORKS,
+};
 
-use crate::maps::{EXCLUDED, INCLUDED, PORT_RANGES, PORTS};
+use crate::maps::{ASIDE, EXCLUDED, INCLUDED, INTERFACES, PORT_RANGES, PORTS};
 
 /// Whether a port is in a list.
 #[inline(always)]
@@ -31,6 +33,32 @@ pub(crate) fn includes_port(pod: &Pod, port: Port) -> bool {
 #[inline(always)]
 pub(crate) fn includes(pod: &Pod, addr: Addr) -> bool {
     !pod.flags.has(PodFlags::NETWORKS_LISTED) || covers(&INCLUDED, pod, addr)
+}
+
+/// Whether what goes to an address goes past every row. The interface is the one that the socket is
+/// bound to, or zero: then the address tells.
+#[inline(always)]
+pub(crate) fn sets_aside_to(pod: &Pod, addr: Addr, interface: u32) -> bool {
+    pod.flags.has(PodFlags::ASIDE)
+        && if interface == 0 {
+            covers(&ASIDE, pod, addr)
+        } else {
+            sets_aside(pod, interface)
+        }
+}
+
+/// The same for what comes from an address by an interface.
+#[inline(always)]
+pub(crate) fn sets_aside_from(pod: &Pod, addr: Addr, interface: u32) -> bool {
+    pod.flags.has(PodFlags::ASIDE)
+        && (sets_aside(pod, interface)
+            || (pod.flags.has(PodFlags::ASIDE_INBOUND) && covers(&ASIDE, pod, addr)))
+}
+
+#[inline(always)]
+fn sets_aside(pod: &Pod, interface: u32) -> bool {
+    let key = InterfaceKey::new(pod.cookie, interface);
+    INTERFACES.get_ptr(key).is_some()
 }
 
 /// Whether a network of the Pod covers an address.

@@ -20,6 +20,11 @@ use crate::{
     maps::{LISTENERS, LOCAL_POD_IPS},
 };
 
+/// Whether the kernel tells the interface by which a connection comes (Linux 5.17). Written by the
+/// daemon before the programs are loaded, as `mptcp::KNOWS_MPTCP` is.
+#[unsafe(no_mangle)]
+static KNOWS_INGRESS: u32 = 0;
+
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
 
@@ -75,8 +80,20 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
     Inbound {
         port,
         local,
+        aside: filter::sets_aside_from(pod, from, ingress(ctx)),
         listed: is_listed(pod, port),
     }
+}
+
+/// The index of the interface by which the connection comes; zero, which none has, if that is not
+/// known.
+#[inline(always)]
+fn ingress(ctx: &SkLookupContext) -> u32 {
+    // SAFETY: a constant of the object, which the daemon may have overwritten.
+    if unsafe { (&raw const KNOWS_INGRESS).read_volatile() } == 0 {
+        return 0;
+    }
+    read!(ctx.lookup, ingress_ifindex)
 }
 
 /// Whether the list of inbound ports that counts has this one.
@@ -96,6 +113,7 @@ pub(crate) fn is_steered(pod: &Pod, port: Port) -> bool {
     let from = Inbound {
         port,
         local: false,
+        aside: false,
         listed: is_listed(pod, port),
     };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))

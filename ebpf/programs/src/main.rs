@@ -17,6 +17,7 @@ mod filter;
 mod inbound;
 mod learn;
 mod maps;
+mod mptcp;
 mod original;
 mod veil;
 

@@ -5,11 +5,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Flow, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process, RangeKey,
-    Reason,
+    Addr, Endpoint, Flow, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process,
+    RangeKey, Reason,
     maps::{
-        LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS,
-        MAX_PODS, MAX_PORTS,
+        LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS,
+        MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
 
@@ -33,6 +33,12 @@ pub(crate) static INCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new()
 
 #[btf_map(name = "excluded")]
 pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+
+#[btf_map(name = "aside")]
+pub(crate) static ASIDE: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+
+#[btf_map(name = "interfaces")]
+pub(crate) static INTERFACES: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "resolvers")]
 pub(crate) static RESOLVERS: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();

@@ -70,7 +70,7 @@ fn original(ctx: &SockoptContext) -> Option<Endpoint> {
         return Some(original.to);
     }
     // The kernel knows better if rules in the Pod rewrote the connection.
-    if read!(ctx.sockopt, retval) == 0 || !asked_by_proxy(ctx) {
+    if read!(ctx.sockopt, retval) == 0 || !asked_by_proxy(ctx, sk) {
         return None;
     }
     count(Reason::OriginalSteered);
@@ -80,7 +80,7 @@ fn original(ctx: &SockoptContext) -> Option<Endpoint> {
 /// Whether the caller is the proxy of a meshed Pod: only it accepts connections that `sk_lookup`
 /// steered, whose own address is what the peer asked for.
 #[inline(always)]
-fn asked_by_proxy(ctx: &SockoptContext) -> bool {
+fn asked_by_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
     // SAFETY: the daemon replaces entries whole, and the program only reads.
     let Some(process) = (unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) }) else {
         return false;
@@ -91,7 +91,8 @@ fn asked_by_proxy(ctx: &SockoptContext) -> bool {
         reason = "the helper packs gid << 32 | uid"
     )]
     let (uid, gid) = (owner as u32, (owner >> 32) as u32);
-    uid == process.pod.proxy_uid || gid == process.pod.proxy_gid
+    let pod = &process.pod;
+    uid == pod.proxy_uid || gid == pod.proxy_gid || pod.marks(read!(sk, mark))
 }
 
 #[inline(always)]

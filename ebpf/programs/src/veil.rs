@@ -16,6 +16,7 @@ pub(crate) enum Fact {
     NetworkExcluded,
     PortListed,
     NetworkListed,
+    Aside,
 }
 
 /// A set of facts that are true.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 /// The marks of the meshes that the daemon knows without being told.
-const MARKS: [&str; 4] = [
+const MARKS: [&str; 5] = [
     "sidecar.istio.io/status",
     "linkerd.io/proxy-version",
     "kuma.io/sidecar-injected",
     "openservicemesh.io/sidecar-injection",
+    "ambient.istio.io/redirection",
 ];
 
 /// Whether no known mesh has put a sidecar into a Pod. Which mesh the node has, and whether a

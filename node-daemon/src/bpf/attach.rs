@@ -13,7 +13,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
@@ -33,8 +34,17 @@ use super::{
 /// Name of the program that is attached to each meshed Pod's network namespace.
 const STEER: &str = "steer";
 
+/// Constants that tell programs what the kernel knows beyond what they need.
+const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
+const KNOWS_INGRESS: &str = "KNOWS_INGRESS";
+/// There if the kernel is built with MPTCP. Without it, it has the helper and lacks its type.
+const MPTCP: &str = "/proc/sys/net/mptcp";
+
 /// Name of the program that sees every message on an accelerated connection.
 const SEND: &str = "send";
+
+/// As often as libbpf tries to load a program.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// Programs that are attached to the cgroup, with their hooks.
 const HOOKS: [(&str, bpf_attach_type); 10] = [
@@ -56,15 +66,48 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 /// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
 /// and pinned there.
 pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
+    let knows_mptcp = u32::from(knows_mptcp());
+    let knows_ingress = u32::from(knows_ingress());
     let mut loader = EbpfLoader::new();
+    loader
+        .override_global(KNOWS_MPTCP, &knows_mptcp, true)
+        .override_global(KNOWS_INGRESS, &knows_ingress, true);
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        load_one(program).map_err(|source| Error::program(name, source))?;
+        load_patiently(program).map_err(|source| Error::program(name, source))?;
     }
     Ok(object)
+}
+
+/// Whether programs may ask which MPTCP connection a socket belongs to (Linux 5.19). If that cannot
+/// be told, they do without.
+fn knows_mptcp() -> bool {
+    let helper = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
+    Path::new(MPTCP).exists()
+        && is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
+}
+
+/// Whether the inbound hook is told the interface. That came with Linux 5.17, as this helper did.
+pub(super) fn knows_ingress() -> bool {
+    is_helper_supported(ProgramType::SkLookup, BpfHelper::BPF_FUNC_loop).unwrap_or(false)
+}
+
+/// The verifier ends with `EAGAIN` if a signal comes meanwhile, which is no fault of the program.
+fn load_patiently(program: &mut Program) -> Result<(), ProgramError> {
+    let is_interrupted = |error: &ProgramError| {
+        matches!(error, ProgramError::LoadError { io_error, .. }
+            if io_error.kind() == io::ErrorKind::WouldBlock)
+    };
+    for _ in 1..LOAD_ATTEMPTS {
+        match load_one(program) {
+            Err(error) if is_interrupted(&error) => {}
+            other => return other,
+        }
+    }
+    load_one(program)
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {

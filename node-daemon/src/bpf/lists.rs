@@ -7,7 +7,7 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use sluice_abi::{NetworkPrefix, PortKey, PortPrefix, RangeKey, maps};
+use sluice_abi::{InterfaceKey, NetworkPrefix, PortKey, PortPrefix, RangeKey, maps};
 
 use super::{
     Error,
@@ -23,14 +23,20 @@ pub(crate) enum Entry {
     Included(NetworkPrefix),
     /// A network that is left alone.
     Excluded(NetworkPrefix),
+    /// A network of which no row is asked.
+    Aside(NetworkPrefix),
+    /// An interface of which no row is asked.
+    Interface(InterfaceKey),
 }
 
-/// The maps `ports`, `port_ranges`, `included` and `excluded`.
+/// The maps `ports`, `port_ranges`, `included`, `excluded`, `aside` and `interfaces`.
 pub(super) struct Lists {
     ports: Table<PortKey, u8>,
     ranges: Trie<PortKey>,
     included: Trie<RangeKey>,
     excluded: Trie<RangeKey>,
+    aside: Trie<RangeKey>,
+    interfaces: Table<InterfaceKey, u8>,
 }
 
 /// A trie with its name, for errors that tell which.
@@ -44,7 +50,10 @@ impl Entry {
     pub(crate) fn cookie(&self) -> u64 {
         match self {
             Self::Port(prefix) => prefix.key.cookie,
-            Self::Included(prefix) | Self::Excluded(prefix) => prefix.key.cookie,
+            Self::Included(prefix) | Self::Excluded(prefix) | Self::Aside(prefix) => {
+                prefix.key.cookie
+            }
+            Self::Interface(key) => key.cookie,
         }
     }
 }
@@ -57,6 +66,8 @@ impl Lists {
             ranges: Trie::take(object, maps::PORT_RANGES)?,
             included: Trie::take(object, maps::INCLUDED)?,
             excluded: Trie::take(object, maps::EXCLUDED)?,
+            aside: Trie::take(object, maps::ASIDE)?,
+            interfaces: Table::take(object, maps::INTERFACES)?,
         })
     }
 
@@ -67,6 +78,8 @@ impl Lists {
             Entry::Port(prefix) => self.ranges.set(prefix.bits, prefix.key),
             Entry::Included(prefix) => self.included.set(prefix.bits, prefix.key),
             Entry::Excluded(prefix) => self.excluded.set(prefix.bits, prefix.key),
+            Entry::Aside(prefix) => self.aside.set(prefix.bits, prefix.key),
+            Entry::Interface(key) => self.interfaces.set(*key, 0),
         }
     }
 
@@ -77,6 +90,8 @@ impl Lists {
             Entry::Port(prefix) => self.ranges.remove(prefix.bits, prefix.key),
             Entry::Included(prefix) => self.included.remove(prefix.bits, prefix.key),
             Entry::Excluded(prefix) => self.excluded.remove(prefix.bits, prefix.key),
+            Entry::Aside(prefix) => self.aside.remove(prefix.bits, prefix.key),
+            Entry::Interface(key) => self.interfaces.remove(*key),
         }
     }
 
@@ -92,10 +107,14 @@ impl Lists {
         let ranges = self.ranges.all()?.into_iter().map(range);
         let included = self.included.all()?.into_iter().map(network);
         let excluded = self.excluded.all()?.into_iter().map(network);
+        let aside = self.aside.all()?.into_iter().map(network);
+        let interfaces = self.interfaces.all()?.into_iter().map(|(key, _)| key);
         Ok(ports
             .chain(ranges)
             .chain(included.map(Entry::Included))
             .chain(excluded.map(Entry::Excluded))
+            .chain(aside.map(Entry::Aside))
+            .chain(interfaces.map(Entry::Interface))
             .collect())
     }
 }

@@ -139,6 +139,11 @@ impl Datapath {
         names
     }
 
+    /// Whether the inbound hook is told the interface by which a connection comes.
+    pub(crate) fn knows_ingress() -> bool {
+        attach::knows_ingress()
+    }
+
     /// Attaches the inbound hook to a network namespace.
     pub(crate) fn steer(&mut self, cookie: u64, netns: BorrowedFd<'_>) -> Result<(), Error> {
         attach::steer(&self.programs, netns, &self.generation.pod(cookie))

@@ -21,6 +21,8 @@ const LOOPBACK: &str = "lo";
 pub(crate) struct Interface {
     /// Its name in this namespace.
     pub(crate) name: String,
+    /// Its index in this namespace.
+    pub(crate) index: u32,
     /// Its addresses, of both families.
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -45,6 +47,7 @@ pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
             let own = addresses.iter().filter(|one| one.header.index == index);
             Some(Interface {
                 name,
+                index,
                 addresses: own.filter_map(address_of).collect(),
             })
         };
@@ -127,7 +130,9 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 /// Runs `work` with a netlink socket of this thread's network namespace.
-fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn with_handle<T>(
+    work: impl AsyncFnOnce(Handle) -> Result<T, Error>,
+) -> Result<T, Error> {
     let io = |source| Error::Io {
         what: "a netlink socket",
         source,
@@ -145,6 +150,6 @@ fn with_handle<T>(work: impl AsyncFnOnce(Handle) -> Result<T, Error>) -> Result<
     })
 }
 
-fn failed(operation: &'static str, source: rtnetlink::Error) -> Error {
+pub(super) fn failed(operation: &'static str, source: rtnetlink::Error) -> Error {
     Error::Netlink { operation, source }
 }

@@ -8,6 +8,7 @@ mod existing;
 mod kernel;
 mod links;
 mod listeners;
+mod routes;
 mod rules;
 mod users;
 
@@ -29,6 +30,7 @@ pub(crate) use error::Error;
 pub(crate) use existing::{existing, members};
 pub(crate) use links::Interface;
 pub(crate) use listeners::Listener;
+pub(crate) use routes::{Route, Routes};
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::of_a_pod_with_users;
@@ -97,6 +99,11 @@ impl Netns {
     /// Its interfaces, with their addresses.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
         enter::run(self.file.as_fd(), links::interfaces)?
+    }
+
+    /// By which interfaces its packets leave.
+    pub(crate) fn routes(&self) -> Result<Routes, Error> {
+        enter::run(self.file.as_fd(), routes::routes)?
     }
 
     /// Gives an address to the loopback interface. `false` if it is there already.

@@ -88,6 +88,7 @@ mod tests {
         };
         let interface = |name: &str, addresses: &[&str]| Interface {
             name: name.to_owned(),
+            index: 0,
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
         };
         let interfaces = [

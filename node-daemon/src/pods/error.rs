@@ -4,7 +4,7 @@ use std::{error::Error as _, net::IpAddr, path::PathBuf};
 
 use daemon_api::{Attachment, Refusal, code};
 
-use super::{addresses, policy, store};
+use super::{addresses, aside, policy, store};
 use crate::{bpf, netns};
 
 /// A request cannot be carried out.
@@ -19,6 +19,9 @@ pub(crate) enum Error {
     /// The Pod's addresses.
     #[error(transparent)]
     Address(#[from] addresses::Error),
+    /// Interfaces that the Pod excludes.
+    #[error(transparent)]
+    Aside(#[from] aside::Error),
     /// An address that another Pod has.
     #[error("{address} belongs to the Pod {owner}")]
     Taken {
@@ -93,7 +96,7 @@ impl Error {
     pub(crate) fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
-            Self::Policy(_) => code::POD_REFUSED,
+            Self::Policy(_) | Self::Aside(_) => code::POD_REFUSED,
             Self::Netns(
                 netns::Error::Open { .. }
                 | netns::Error::NotNetns { .. }
@@ -117,9 +120,8 @@ impl Error {
     fn details(&self) -> String {
         match self {
             Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
-            Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. }) => {
-                UNSUPPORTED.to_owned()
-            }
+            Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
+            | Self::Aside(_) => UNSUPPORTED.to_owned(),
             Self::LetGo { errors } => {
                 let each: Vec<_> = errors.iter().map(Self::in_one_line).collect();
                 each.join("; ")

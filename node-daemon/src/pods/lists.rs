@@ -3,9 +3,10 @@
 use std::iter;
 
 use ipnet::IpNet;
-use sluice_abi::{NetworkPrefix, PodFlags, PortList, PortPrefix};
+use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortList, PortPrefix};
 
 use super::{
+    aside::Aside,
     plan::flags,
     policy::{Inbound, Ports, Settings},
 };
@@ -34,6 +35,11 @@ pub(super) fn flags_of(settings: &Settings) -> PodFlags {
             networks.is_some_and(|all| all.iter().any(loopback)),
             PodFlags::LOOPBACK_LISTED,
         ),
+        (!settings.aside.is_empty(), PodFlags::ASIDE),
+        (
+            !settings.mesh.left_alone.is_empty(),
+            PodFlags::ASIDE_INBOUND,
+        ),
     ])
 }
 
@@ -41,11 +47,18 @@ pub(super) fn flags_of(settings: &Settings) -> PodFlags {
 pub(super) fn entries(cookie: u64, settings: &Settings) -> impl Iterator<Item = Entry> {
     let included = settings.networks.iter().flatten();
     let excluded = settings.excluded_networks.iter();
+    let Aside {
+        interfaces,
+        networks: aside,
+    } = &settings.aside;
+    let interface = move |index: &u32| Entry::Interface(InterfaceKey::new(cookie, *index));
     port_lists(settings)
         .into_iter()
         .flat_map(move |(list, ports)| prefixes(cookie, list, ports).map(Entry::Port))
         .chain(included.map(move |one| Entry::Included(prefix(cookie, one))))
         .chain(excluded.map(move |one| Entry::Excluded(prefix(cookie, one))))
+        .chain((aside.iter()).map(move |one| Entry::Aside(prefix(cookie, one))))
+        .chain(interfaces.iter().map(interface))
 }
 
 fn port_lists(settings: &Settings) -> [(PortList, &Ports); 3] {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 /// The presets, in the form in which the configuration describes further meshes.
@@ -14,7 +15,8 @@ pub(crate) struct Mesh {
     /// Its name, for people.
     #[serde(skip)]
     pub(crate) name: String,
-    /// The proxy's user.
+    /// The proxy's user, if it tells the proxy from others.
+    #[serde(default = "nobodys")]
     pub(crate) uid: u32,
     /// The proxy's group, if it tells the proxy from others.
     #[serde(default = "nobodys")]
@@ -26,6 +28,9 @@ pub(crate) struct Mesh {
     /// Where the proxy answers DNS queries, if it can be told to.
     #[serde(default)]
     pub(crate) dns: u16,
+    /// Where tunnels enter the Pod, if there are such: whoever listens there gets them.
+    #[serde(default)]
+    pub(crate) tunnel: u16,
     /// Ports that the proxy itself serves, which are never intercepted.
     #[serde(default)]
     pub(crate) never_inbound: Vec<u16>,
@@ -41,6 +46,19 @@ pub(crate) struct Mesh {
     /// Whether the proxy's calls to its own Pod enter it as others' do.
     #[serde(default = "yes")]
     pub(crate) hairpin: bool,
+    /// The mark of the proxy's sockets, if that tells the proxy from others: its processes need not
+    /// be in the Pod then.
+    #[serde(default)]
+    pub(crate) mark: u32,
+    /// The bits of a mark that count.
+    #[serde(default)]
+    pub(crate) mark_mask: u32,
+    /// Whether resolvers within the Pod keep the queries that they are asked.
+    #[serde(default)]
+    pub(crate) own_resolvers: bool,
+    /// Networks from which and to which nothing is intercepted.
+    #[serde(default)]
+    pub(crate) left_alone: Vec<IpNet>,
     /// The annotation that a Pod with a sidecar has.
     pub(crate) injected: String,
     /// Annotations with values that switch interception off all the same.
@@ -77,6 +95,8 @@ pub(crate) struct Annotations {
     pub(crate) status_port: Option<String>,
     /// `REDIRECT` or `TPROXY`.
     pub(crate) interception_mode: Option<String>,
+    /// Interfaces whose traffic is left alone.
+    pub(crate) exclude_interfaces: Option<String>,
     /// The proxy's user.
     pub(crate) proxy_uid: Option<String>,
     /// The proxy's group.
@@ -95,6 +115,7 @@ impl Annotations {
             &self.exclude_networks,
             &self.status_port,
             &self.interception_mode,
+            &self.exclude_interfaces,
             &self.proxy_uid,
             &self.proxy_gid,
         ];
@@ -161,6 +182,15 @@ impl Mesh {
         if self.inbound == self.outbound || [self.inbound, self.outbound].contains(&self.dns) {
             return Some("'inbound', 'outbound' and 'dns' must be different ports");
         }
+        if self.uid == nobodys() && self.gid == nobodys() && self.mark_mask == 0 {
+            return Some("one of 'uid', 'gid' and 'mark' with 'mark-mask' must tell the proxy");
+        }
+        if self.mark & !self.mark_mask != 0 {
+            return Some("'mark' has bits that are not in 'mark-mask'");
+        }
+        if !self.left_alone.is_empty() && self.annotations.exclude_interfaces.is_some() {
+            return Some("'left-alone' and 'exclude-interfaces' cannot both be there");
+        }
         (self.injected.is_empty()).then_some("'injected' must name an annotation")
     }
 
@@ -186,7 +216,7 @@ mod tests {
 
     #[test]
     fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
-        for name in ["istio", "linkerd", "kuma", "osm"] {
+        for name in ["istio", "linkerd", "kuma", "osm", "ambient"] {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
             let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);

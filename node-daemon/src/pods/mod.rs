@@ -4,6 +4,7 @@
 
 mod acceleration;
 mod addresses;
+mod aside;
 mod enrol;
 mod error;
 #[cfg(fuzzing)]

@@ -2,6 +2,7 @@
 
 mod check;
 mod expect;
+mod inside;
 mod restore;
 mod upkeep;
 mod view;
@@ -30,6 +31,7 @@ use crate::{
     bpf::{Datapath, Pins},
     netns::{self, Netns},
 };
+use inside::seen_inside;
 
 /// Owns the kernel side and knows every attachment.
 pub(crate) struct Owner {
@@ -134,7 +136,7 @@ impl Owner {
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::open(Path::new(&request.netns))?;
-        let settings = settings.seen_outside(&netns.users()?)?;
+        let settings = seen_inside(settings, &netns)?;
         let interfaces = netns.interfaces()?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();

@@ -96,13 +96,16 @@ pub(crate) fn wanted(
         outbound_port: Port::new(settings.mesh.outbound),
         inbound_port: Port::new(settings.mesh.inbound),
         dns_port: Port::new(settings.mesh.dns),
-        zero: 0,
+        tunnel_port: Port::new(settings.mesh.tunnel),
+        mark: settings.mesh.mark,
+        mark_mask: settings.mesh.mark_mask,
         rest: 0,
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
             (settings.transparent, PodFlags::TRANSPARENT),
             (!settings.mesh.hairpin, PodFlags::NO_HAIRPIN),
+            (settings.mesh.own_resolvers, PodFlags::OWN_RESOLVERS),
         ])
         .with(lists::flags_of(settings))
         .with(

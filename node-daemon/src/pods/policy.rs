@@ -1,6 +1,8 @@
 //! From a Pod's annotations to its settings. Pure, and closed: what is not understood refuses
 //! the Pod, so that no annotation is silently without effect.
 
+mod items;
+
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
@@ -9,9 +11,11 @@ use serde::Deserialize;
 use super::{
     Annotations, Rules,
     acceleration::{self, Acceleration},
+    aside::{Aside, Pattern},
     mesh::Mesh,
 };
 use crate::netns::Users;
+use items::{is_transparent, items, networks, owner, ports, status_port};
 
 /// Every port, or every network.
 const ALL: &str = "*";
@@ -59,6 +63,10 @@ pub(crate) struct Settings {
     pub(crate) networks: Option<Vec<IpNet>>,
     /// Networks that are left alone.
     pub(crate) excluded_networks: Vec<IpNet>,
+    /// Interfaces whose traffic is left alone.
+    pub(crate) excluded_interfaces: Box<[Pattern]>,
+    /// What that means in the Pod as it is.
+    pub(crate) aside: Aside,
     /// The Pod asks for `TPROXY`.
     pub(crate) transparent: bool,
     /// What the Pod wishes to be accelerated, if it says so.
@@ -173,6 +181,11 @@ impl Settings {
             included_outbound: Ports::new(),
             networks: None,
             excluded_networks: Vec::new(),
+            excluded_interfaces: Box::default(),
+            aside: Aside {
+                networks: mesh.left_alone.clone(),
+                ..Aside::default()
+            },
             transparent: false,
             acceleration: None,
         }
@@ -224,6 +237,9 @@ impl Pod<'_> {
         }
         if let Some((key, mode)) = self.said(names.interception_mode.as_ref()) {
             settings.transparent = is_transparent(key, mode)?;
+        }
+        if let Some((key, list)) = self.said(names.exclude_interfaces.as_ref()) {
+            settings.excluded_interfaces = items(key, list, Pattern::ALLOWED, Pattern::parse)?;
         }
         if let Some((key, id)) = self.said(names.proxy_uid.as_ref()) {
             settings.uid = owner(key, id)?;
@@ -294,105 +310,13 @@ fn supported(mesh: &'static Mesh, key: &str, value: &str) -> Result<(), Error> {
         };
     }
     let is_closed = (mesh.closed.iter()).any(|beginning| key.starts_with(&**beginning));
-    if is_closed && !mesh.annotations.has(key) {
+    let is_known = *key == mesh.injected || mesh.annotations.has(key);
+    if is_closed && !is_known {
         return Err(Error::NotKnown {
             key: key.to_owned(),
         });
     }
     Ok(())
-}
-
-/// A list of ports and ranges. A blank value is an empty list.
-fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
-    items(
-        key,
-        list,
-        "a port from 1 to 65535 or a range like 8000-8999",
-        range,
-    )
-}
-
-/// A list of networks. A blank value is an empty list.
-fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
-    let network = |item: &str| item.parse::<IpNet>().ok();
-    items(key, list, "a network like 10.0.0.0/8 or fd00::/8", network)
-}
-
-fn items<T, All: FromIterator<T>>(
-    key: &'static str,
-    list: &str,
-    allowed: &'static str,
-    read: impl Fn(&str) -> Option<T>,
-) -> Result<All, Error> {
-    let texts: Vec<_> = match list.trim() {
-        "" => Vec::new(),
-        list => list.split(',').map(str::trim).collect(),
-    };
-    if texts.len() > MAX_ITEMS {
-        let count = texts.len();
-        return Err(Error::TooMany { key, count });
-    }
-    let item = |text: &str| {
-        read(text).ok_or_else(|| Error::Item {
-            key,
-            item: text.to_owned(),
-            allowed,
-        })
-    };
-    texts.into_iter().map(item).collect()
-}
-
-/// `8080` or `8000-8999`.
-fn range(item: &str) -> Option<(u16, u16)> {
-    let (low, high) = match item.split_once('-') {
-        Some((low, high)) => (port(low.trim_end())?, port(high.trim_start())?),
-        None => (port(item)?, port(item)?),
-    };
-    (0 < low && low <= high).then_some((low, high))
-}
-
-/// Digits only: `u16::from_str` would take a sign.
-fn port(text: &str) -> Option<u16> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
-}
-
-/// Zero switches Istio's health port off.
-fn status_port(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
-    match port(value.trim()) {
-        Some(0) => Ok(None),
-        Some(port) => Ok(Some(port)),
-        None => Err(Error::Item {
-            key,
-            item: value.trim().to_owned(),
-            allowed: "a port, or 0",
-        }),
-    }
-}
-
-/// Both keep the client's address at the proxy here: no packet is rewritten.
-fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Error> {
-    match mode.trim() {
-        "REDIRECT" => Ok(false),
-        "TPROXY" => Ok(true),
-        other => Err(Error::Item {
-            key,
-            item: other.to_owned(),
-            allowed: "REDIRECT or TPROXY",
-        }),
-    }
-}
-
-/// A user or group. The last number means nobody.
-fn owner(key: &'static str, value: &str) -> Result<u32, Error> {
-    let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
-    let id = value.trim().parse().ok();
-    id.filter(|id| digits && *id != u32::MAX)
-        .ok_or_else(|| Error::Item {
-            key,
-            item: value.trim().to_owned(),
-            allowed: "a number from 0 to 4294967294",
-        })
 }
 
 #[cfg(test)]

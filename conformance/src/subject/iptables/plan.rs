@@ -83,9 +83,7 @@ impl Plan {
             include_outbound_ports: ports(settings, settings::INCLUDE_OUTBOUND_PORTS)?,
             exclude_ranges: ranges(settings, settings::EXCLUDE_OUTBOUND_RANGES)?,
             include_ranges,
-            exclude_interfaces: items(settings, settings::EXCLUDE_INTERFACES)
-                .map(str::to_owned)
-                .collect(),
+            exclude_interfaces: interfaces(settings)?,
         })
     }
 
@@ -121,7 +119,15 @@ fn items<'a>(settings: &'a Settings, key: &str) -> impl Iterator<Item = &'a str>
         .filter(|item| !item.is_empty())
 }
 
-fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
+/// Rules could leave `lo` out, and with it all that the proxy and its application say to each other.
+fn interfaces(settings: &Settings) -> Result<Vec<String>> {
+    let key = settings::EXCLUDE_INTERFACES;
+    let all: Vec<_> = items(settings, key).map(str::to_owned).collect();
+    ensure!(!all.iter().any(|one| one == "lo"), "{key}: lo is no choice");
+    Ok(all)
+}
+
+pub(super) fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
     let parse = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
         let (first, last): (u16, u16) = (first.trim().parse()?, last.trim().parse()?);
@@ -137,7 +143,7 @@ fn ports(settings: &Settings, key: &str) -> Result<Vec<Ports>> {
         .collect()
 }
 
-fn ranges(settings: &Settings, key: &str) -> Result<Vec<Range>> {
+pub(super) fn ranges(settings: &Settings, key: &str) -> Result<Vec<Range>> {
     let parse = |item: &str| {
         let (address, prefix) = item.split_once('/').context("no prefix length")?;
         let range = Range {

@@ -12,10 +12,10 @@ const DNS_PORT: u16 = 15053;
 
 /// What the two families' rules differ in.
 pub(super) struct Family {
-    loopback: &'static str,
+    pub(super) loopback: &'static str,
     /// The proxy's source towards its application.
     passthrough: &'static str,
-    v4: bool,
+    pub(super) v4: bool,
 }
 
 pub(super) const V4: Family = Family {
@@ -36,20 +36,20 @@ impl Family {
 }
 
 /// A table under construction.
-struct Table(Vec<String>);
+pub(super) struct Table(Vec<String>);
 
 impl Table {
-    fn new(name: &str, chains: &[&str]) -> Self {
+    pub(super) fn new(name: &str, chains: &[&str]) -> Self {
         let mut lines = vec![format!("*{name}")];
         lines.extend(chains.iter().map(|chain| format!("-N {chain}")));
         Self(lines)
     }
 
-    fn add(&mut self, rule: impl AsRef<str>) {
+    pub(super) fn add(&mut self, rule: impl AsRef<str>) {
         self.0.push(format!("-A {}", rule.as_ref()));
     }
 
-    fn end(mut self) -> String {
+    pub(super) fn end(mut self) -> String {
         self.0.push("COMMIT\n".to_owned());
         self.0.join("\n")
     }

@@ -14,7 +14,9 @@ const POD: Pod = Pod {
     outbound_port: Port::new(15001),
     inbound_port: Port::new(15006),
     dns_port: Port::new(15053),
-    zero: 0,
+    tunnel_port: Port::new(15008),
+    mark: 0,
+    mark_mask: 0,
     rest: 0,
     flags: PodFlags::MORE_ADDRESSES,
 };
@@ -135,6 +137,8 @@ fn every_outbound_row_holds_in_every_family() {
                 excluded,
                 datagram: false,
                 captures_dns: false,
+                aside: false,
+                mark: 0,
                 inbound_listed: false,
                 listed: Listed::EVERYTHING,
             };
@@ -177,6 +181,7 @@ fn every_inbound_row_holds() {
         let from = Inbound {
             port: Port::new(port),
             local,
+            aside: false,
             listed,
         };
         assert_eq!(inbound(&POD, &from), verdict, "{from:?}");
@@ -205,6 +210,7 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
         let from = Inbound {
             port,
             local,
+            aside: false,
             listed,
         };
         assert_eq!(inbound(&pod, &from), verdict, "{from:?}");
@@ -254,6 +260,8 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 excluded: false,
                 datagram: false,
                 captures_dns: false,
+                aside: false,
+                mark: 0,
                 inbound_listed: false,
                 listed,
             };
@@ -305,6 +313,8 @@ fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
                 excluded,
                 datagram: false,
                 captures_dns: true,
+                aside: false,
+                mark: 0,
                 inbound_listed: false,
                 listed: Listed::EVERYTHING,
             };
@@ -342,6 +352,8 @@ fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
                     excluded: false,
                     datagram: false,
                     captures_dns,
+                    aside: false,
+                    mark: 0,
                     inbound_listed: false,
                     listed: Listed::EVERYTHING,
                 };
@@ -352,6 +364,7 @@ fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
     let from = Inbound {
         port: Port::new(15008),
         local: false,
+        aside: false,
         listed: false,
     };
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
@@ -379,6 +392,8 @@ fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
             excluded: false,
             datagram: false,
             captures_dns: false,
+            aside: false,
+            mark: 0,
             inbound_listed: false,
             listed: Listed::EVERYTHING,
         };
@@ -388,3 +403,5 @@ fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
         assert_eq!(outbound(&POD, &to), diverted, "{family:?}");
     }
 }
+
+mod aside;

@@ -212,7 +212,9 @@ impl Lab {
             outbound_port: Port::new(15001),
             inbound_port: Port::new(15006),
             dns_port: Port::new(15053),
-            zero: 0,
+            tunnel_port: Port::new(15008),
+            mark: 0,
+            mark_mask: 0,
             rest: 0,
             flags,
         };
@@ -421,7 +423,10 @@ pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = 
 fn of(cookie: u64, mut entry: Entry) -> Entry {
     match &mut entry {
         Entry::Port(prefix) => prefix.key.cookie = cookie,
-        Entry::Included(prefix) | Entry::Excluded(prefix) => prefix.key.cookie = cookie,
+        Entry::Included(prefix) | Entry::Excluded(prefix) | Entry::Aside(prefix) => {
+            prefix.key.cookie = cookie;
+        }
+        Entry::Interface(key) => key.cookie = cookie,
     }
     entry
 }

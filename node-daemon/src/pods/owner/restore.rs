@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use tracing::{error, info, warn};
 
-use super::{Enrolled, Owner, Standing};
+use super::{Enrolled, Owner, Standing, inside::seen_inside};
 use crate::{
     netns::Netns,
     pods::{
@@ -19,7 +19,7 @@ use crate::{
 
 /// What a record means now.
 enum Meaning {
-    Meshed(Netns, Settings),
+    Meshed(Netns, Box<Settings>),
     LeftAlone(&'static str),
     /// The Pod is gone.
     Gone,
@@ -130,7 +130,7 @@ impl Owner {
             Ok(Meaning::Meshed(netns, settings)) => {
                 let pod = found.entry(netns.id().cookie).or_insert_with(|| Found {
                     netns,
-                    settings,
+                    settings: *settings,
                     members: Vec::new(),
                 });
                 pod.members.push((slot, record));
@@ -165,8 +165,8 @@ impl Owner {
                 let Some(netns) = netns else {
                     return Ok(Meaning::Gone);
                 };
-                let settings = settings.seen_outside(&netns.users()?)?;
-                Ok(Meaning::Meshed(netns, settings))
+                let settings = seen_inside(settings, &netns)?;
+                Ok(Meaning::Meshed(netns, settings.into()))
             }
             (Verdict::LeaveAlone(because), None) if path.exists() => {
                 Ok(Meaning::LeftAlone(because))

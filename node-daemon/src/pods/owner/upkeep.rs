@@ -18,6 +18,7 @@ impl Owner {
     pub(in crate::pods) fn keep_up(&mut self) {
         self.mend();
         self.bury();
+        self.follow_routes();
         self.find();
         self.learn();
     }

@@ -182,9 +182,21 @@ fn a_pod_may_choose_its_acceleration() {
 }
 
 #[test]
+fn interfaces_are_excluded_by_name_or_by_its_beginning() {
+    let key = "traffic.sidecar.istio.io/excludeInterfaces";
+    let excluded = meshed(&[(key, "net1, eth+")]).excluded_interfaces;
+    let expected = ["net1", "eth+"].map(|item| Pattern::parse(item).unwrap());
+    assert_eq!(*excluded, expected);
+    let refused = with(&[(key, "net1,lo")]).unwrap_err().to_string();
+    assert!(
+        refused.contains(key) && refused.contains("'lo'"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn what_is_not_built_refuses_the_pod() {
     for (key, value) in [
-        ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
         ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
         ("traffic.sidecar.istio.io/fromTheFuture", "1"),
         ("istio.io/reroute-virtual-interfaces", "net1"),
@@ -267,9 +279,60 @@ proptest! {
     }
 
     #[test]
+    fn a_malformed_item_is_named_wherever_it_stands(
+        before in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
+        bad in "[a-z+*]{1,6}|[1-9][0-9]{5,8}|-[0-9]{1,3}|[1-9][0-9]{0,2}-|0|9-1",
+        after in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
+    ) {
+        prop_assume!(bad != "*" || !before.is_empty() || !after.is_empty());
+        let list = [before, vec![bad.clone()], after].concat().join(",");
+        for key in [EXCLUDE_INBOUND, EXCLUDE_OUTBOUND, INCLUDE_INBOUND, INCLUDE_OUTBOUND] {
+            let refused = with(&[(key, &list)]).unwrap_err().to_string();
+            let named = format!("annotation {key}: '{bad}' is not a port from 1 to 65535");
+            prop_assert!(refused.starts_with(&named), "{}", refused);
+        }
+    }
+
+    #[test]
+    fn a_malformed_network_is_named_wherever_it_stands(
+        before in 0_usize..3,
+        bad in "[a-z]{1,8}|10\\.0\\.0\\.0/(3[3-9]|[4-9][0-9])|10\\.0\\.0\\.256/8|fd00::/129|10\\.0\\.0\\.1",
+        after in 0_usize..3,
+    ) {
+        let good = |count| vec!["10.0.0.0/8".to_owned(); count];
+        let list = [good(before), vec![bad.clone()], good(after)].concat().join(" , ");
+        for key in [INCLUDE_NETWORKS, EXCLUDE_NETWORKS] {
+            let refused = with(&[(key, &list)]).unwrap_err().to_string();
+            let named = format!("annotation {key}: '{bad}' is not a network like");
+            prop_assert!(refused.starts_with(&named), "{}", refused);
+        }
+    }
+
+    #[test]
     fn ports_that_are_printed_are_read_back(list in prop::collection::btree_set(1_u16.., 1..40)) {
         let text: Vec<_> = list.iter().map(u16::to_string).collect();
         let ranges = list.into_iter().map(|port| (port, port)).collect();
         prop_assert_eq!(ports(EXCLUDE_OUTBOUND, &text.join(" , ")), Ok(ranges));
+    }
+}
+
+#[test]
+fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
+    let settings = meshed_by("ambient", &[]);
+    assert_eq!((settings.uid, settings.gid), (u32::MAX, u32::MAX));
+    assert_eq!(
+        (settings.mesh.mark, settings.mesh.mark_mask),
+        (0x539, 0xfff)
+    );
+    assert_eq!(settings.aside.networks.len(), 2);
+    for (key, value) in [
+        ("ambient.istio.io/bypass-inbound-capture", "true"),
+        ("ambient.istio.io/from-the-future", "1"),
+    ] {
+        let refused = within("ambient", &[(key, value)]);
+        assert!(
+            refused.is_err_and(|error| error.to_string().contains(key)),
+            "{key}"
+        );
     }
 }

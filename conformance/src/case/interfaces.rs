@@ -1,0 +1,133 @@
+//! `excludeInterfaces`: what leaves or comes by these interfaces is left alone.
+
+use super::{
+    Case,
+    Expect::{Direct, Dns, Inbound, NotAdmitted, Outbound},
+    IN, OUT, V4,
+};
+use crate::{
+    inside::probe::Way,
+    lab::cni::Shape,
+    settings::{EXCLUDE_INTERFACES, INCLUDE_OUTBOUND_PORTS, Settings},
+    suite::{
+        ask::{Origin, Server, Target},
+        side::IN_POD,
+    },
+};
+
+const SOURCE: &str = "PARITY excludeInterfaces";
+
+fn two() -> Settings {
+    Settings {
+        shape: Shape::Side,
+        ..Settings::default()
+    }
+}
+
+fn without(interfaces: &str) -> Settings {
+    two().with(EXCLUDE_INTERFACES, interfaces)
+}
+
+fn second() -> Settings {
+    without(IN_POD)
+}
+
+const BY_SECOND: Case = Case {
+    source: SOURCE,
+    settings: second,
+    to: Target::Outside(Server::Three),
+    expect: Direct,
+    ..OUT
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "what leaves by an excluded interface is direct",
+        ..BY_SECOND
+    },
+    Case {
+        name: "a query that leaves so is not captured",
+        settings: || Settings {
+            dns: true,
+            ..second()
+        },
+        port: 53,
+        way: Way::Udp,
+        ..BY_SECOND
+    },
+    Case {
+        name: "another interface's queries are captured",
+        settings: || Settings {
+            dns: true,
+            ..second()
+        },
+        to: Target::Outside(Server::One),
+        port: 53,
+        way: Way::Udp,
+        expect: Dns,
+        ..BY_SECOND
+    },
+    Case {
+        name: "a listed port changes nothing there",
+        settings: || second().with(INCLUDE_OUTBOUND_PORTS, "80"),
+        ..BY_SECOND
+    },
+    Case {
+        name: "what leaves by another interface is taken",
+        to: Target::Outside(Server::One),
+        expect: Outbound,
+        ..BY_SECOND
+    },
+    Case {
+        name: "a longer route by another interface is taken",
+        settings: || without("eth0"),
+        to: Target::Outside(Server::One),
+        ..BY_SECOND
+    },
+    Case {
+        name: "the beginning of a name and a + mean all that begin so",
+        settings: || without("dummy0, net+"),
+        ..BY_SECOND
+    },
+    Case {
+        name: "an interface that is not there is none",
+        settings: || without("net2"),
+        to: Target::Outside(Server::One),
+        expect: Outbound,
+        ..BY_SECOND
+    },
+    Case {
+        name: "what comes by an excluded interface is left alone",
+        source: SOURCE,
+        settings: second,
+        from: Origin::Outside,
+        expect: Direct,
+        ..IN
+    },
+    Case {
+        name: "what comes by another interface is taken in",
+        source: SOURCE,
+        settings: || without("eth0"),
+        from: Origin::Outside,
+        expect: Inbound,
+        ..IN
+    },
+    Case {
+        name: "the proxy that calls its own Pod is taken in",
+        source: SOURCE,
+        settings: || without("eth0,net1"),
+        from: Origin::Proxy,
+        to: Target::Pod,
+        port: 8080,
+        families: V4,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
+        name: "lo cannot be excluded",
+        source: SOURCE,
+        settings: || Settings::default().with(EXCLUDE_INTERFACES, "lo"),
+        expect: NotAdmitted(&[EXCLUDE_INTERFACES, "lo"]),
+        ..OUT
+    },
+];
