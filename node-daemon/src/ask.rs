@@ -3,13 +3,13 @@
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use daemon_api::{PodView, Refusal, Status, path};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header::HOST};
+use daemon_api::{Connection, Explanation, PodView, Question, Refusal, Status, path};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::config::Ask;
+use crate::config::{Ask, Explain};
 
 /// For the whole conversation.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +46,41 @@ pub(crate) fn pods(ask: &Ask) -> anyhow::Result<()> {
     }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
     print(table(&pods).as_bytes())
+}
+
+/// `sluiced explain`.
+pub(crate) fn explain(explain: Explain) -> anyhow::Result<()> {
+    let (uid, gid) = explain.user;
+    let connection = match (explain.to, explain.from, explain.port) {
+        (Some(to), ..) => Connection::To {
+            to,
+            uid,
+            gid,
+            udp: explain.udp,
+        },
+        (None, Some(from), Some(port)) => Connection::From { from, port },
+        _ => bail!("say --to IP:PORT, or --from IP and --port PORT"),
+    };
+    let question = serde_json::to_vec(&Question {
+        pod: explain.pod,
+        connection,
+    })?;
+    let answer = ask(&explain.ask.socket, Method::POST, path::EXPLAIN, question)?;
+    if explain.ask.json {
+        return print(&answer);
+    }
+    let found: Explanation = serde_json::from_slice(&answer)?;
+    let rule = [&*found.rule, "-"][usize::from(found.rule.is_empty())].to_owned();
+    let lines = [
+        ("pod", format!("{}/{}", found.pod.namespace, found.pod.name)),
+        ("container", found.container_id),
+        ("outcome", found.outcome),
+        ("rule", rule),
+        ("because", found.because),
+        ("matched", found.matched.unwrap_or_else(|| "-".to_owned())),
+    ];
+    let lines = lines.map(|(key, value)| format!("{key:<11}{}", printable(&value)));
+    print(lines.join("\n").as_bytes())
 }
 
 fn table(pods: &[PodView]) -> String {
@@ -117,25 +152,36 @@ fn print(text: &[u8]) -> anyhow::Result<()> {
 }
 
 fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    ask(socket, Method::GET, path, Vec::new())
+}
+
+fn ask(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let answer = timeout(PATIENCE, exchange(socket, path)).await;
+        let answer = timeout(PATIENCE, exchange(socket, method, path, body)).await;
         answer.with_context(|| format!("no answer from {}", socket.display()))?
     })
 }
 
-async fn exchange(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<Bytes> {
     let unreachable = || format!("no daemon at {}: does it run?", socket.display());
     let stream = UnixStream::connect(socket)
         .await
         .with_context(unreachable)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::<Bytes>::from(body))?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();

@@ -2,7 +2,10 @@
 
 mod file;
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
@@ -29,6 +32,8 @@ pub(crate) enum Command {
     Status(Ask),
     /// Show the Pods that the daemon knows.
     Pods(Ask),
+    /// Tell what would become of a connection of a Pod, and which rule decides.
+    Explain(Explain),
     /// Remove every hook and map that a daemon left: Pods go past their sidecars.
     Detach(Places),
     /// Load and attach every program, to see whether this kernel takes them, and leave again.
@@ -75,6 +80,38 @@ pub(crate) struct Ask {
     /// Print the answer as it came.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("connection").required(true).args(["to", "from"]))]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    /// The Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its container's id.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: String,
+    /// A process in the Pod connects to this address and port.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) to: Option<SocketAddr>,
+    /// The user of that process, and its group if that has another number.
+    #[arg(long = "as", value_name = "UID[:GID]", default_value = "0", requires = "to", value_parser = user)]
+    pub(crate) user: (u32, u32),
+    /// It sends a datagram: what matters is whether that is a DNS query.
+    #[arg(long, requires = "to")]
+    pub(crate) udp: bool,
+    /// A peer with this address connects to the Pod.
+    #[arg(long, value_name = "IP", requires = "port")]
+    pub(crate) from: Option<IpAddr>,
+    /// The port of the Pod to which that peer connects.
+    #[arg(long, value_name = "PORT", requires = "from")]
+    pub(crate) port: Option<u16>,
+}
+
+/// `UID` or `UID:GID`.
+fn user(text: &str) -> Result<(u32, u32), std::num::ParseIntError> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    Ok((uid.parse()?, gid.parse()?))
 }
 
 /// Options of `check-kernel`.

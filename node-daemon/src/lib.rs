@@ -35,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Run(run) => app::run(run),
         Command::Status(ask) => ask::status(&ask),
         Command::Pods(ask) => ask::pods(&ask),
+        Command::Explain(explain) => ask::explain(explain),
         Command::Detach(places) => detach::run(&places),
         Command::CheckKernel(check) => check_kernel::run(check),
     };

@@ -1,7 +1,7 @@
 //! Why a connection went where it went: one stable number for each way through the decisions.
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, $label:literal;)+) => {
+    ($($(#[doc = $words:literal])+ $name:ident = $number:literal, $label:literal;)+) => {
         /// The reason of a decision. The number is the index in the `counters` map and part of
         /// the ABI; the label is the metric's label and the word in logs and tables.
         ///
@@ -9,7 +9,7 @@ macro_rules! reasons {
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
-            $($(#[$doc])* $name = $number,)+
+            $($(#[doc = $words])+ $name = $number,)+
         }
 
         impl Reason {
@@ -32,6 +32,12 @@ macro_rules! reasons {
             #[must_use]
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)+ }
+            }
+
+            /// A sentence for people.
+            #[must_use]
+            pub const fn words(self) -> &'static str {
+                match self { $(Self::$name => concat!($($words),+).trim_ascii(),)+ }
             }
         }
     };

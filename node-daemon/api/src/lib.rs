@@ -6,6 +6,7 @@
 //! | `POST /v1/retire` | [`Attachment`] | [`Retired`] |
 //! | `POST /v1/check` | [`Attachment`] | `204` |
 //! | `POST /v1/gc` | [`Collect`] | [`Retired`] |
+//! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
@@ -17,7 +18,7 @@ mod sidecar;
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -54,6 +55,8 @@ pub mod path {
     pub const CHECK: &str = "/v1/check";
     /// `POST`: retire every attachment that is not listed.
     pub const GC: &str = "/v1/gc";
+    /// `POST`: what would become of a connection, and by which rule.
+    pub const EXPLAIN: &str = "/v1/explain";
     /// `GET`: whether an admit would succeed, and what the daemon found.
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.
@@ -163,6 +166,57 @@ pub struct Admitted {
 pub struct Retired {
     /// The attachments that were let go.
     pub attachments: Vec<Attachment>,
+}
+
+/// Body of `POST /v1/explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// `NAMESPACE/NAME` of a Pod, one of its addresses, or the beginning of its container's id.
+    pub pod: String,
+    /// The connection.
+    pub connection: Connection,
+}
+
+/// A connection that a [`Question`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Connection {
+    /// A process in the Pod connects, or sends a DNS query.
+    To {
+        /// Where to.
+        to: SocketAddr,
+        /// The process's user, as the host numbers it.
+        uid: u32,
+        /// Its group, likewise.
+        gid: u32,
+        /// Whether it sends a datagram.
+        udp: bool,
+    },
+    /// A peer connects to the Pod by TCP.
+    From {
+        /// The peer's address.
+        from: IpAddr,
+        /// The port of the Pod.
+        port: u16,
+    },
+}
+
+/// Answer to an explain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The Pod.
+    pub pod: PodName,
+    /// Its container.
+    pub container_id: String,
+    /// Where the connection goes, in a few words.
+    pub outcome: String,
+    /// The rule that decides, as metrics have it; empty if the Pod is left alone.
+    pub rule: String,
+    /// What that means.
+    pub because: String,
+    /// What of the Pod's own settings matched, if it is one of them.
+    pub matched: Option<String>,
 }
 
 /// Body of `POST /v1/gc`.

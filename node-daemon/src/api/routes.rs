@@ -21,6 +21,7 @@ pub(super) enum Route {
     Retire,
     Check,
     Collect,
+    Explain,
     Status,
     Pods,
     Alive,
@@ -28,11 +29,12 @@ pub(super) enum Route {
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 9] = [
+const ROUTES: [(&str, Method, Route); 10] = [
     (path::ADMIT, Method::POST, Route::Admit),
     (path::RETIRE, Method::POST, Route::Retire),
     (path::CHECK, Method::POST, Route::Check),
     (path::GC, Method::POST, Route::Collect),
+    (path::EXPLAIN, Method::POST, Route::Explain),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
     (path::HEALTHZ, Method::GET, Route::Alive),
@@ -85,6 +87,7 @@ impl Desk {
                 Ok(Answer::Nothing)
             }
             Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
+            Route::Explain => Answer::json(&pods.explain(read(request).await?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Alive => Ok(Answer::Text("alive\n")),

@@ -230,6 +230,11 @@ impl Datapath {
         self.resolvers.set(cookie, 0)
     }
 
+    /// Whether a Pod's DNS queries are captured.
+    pub(crate) fn captures_dns(&self, cookie: u64) -> Result<bool, Error> {
+        Ok(self.resolvers.get(cookie)?.is_some())
+    }
+
     /// The entry of a network namespace.
     pub(crate) fn process(&self, cookie: u64) -> Result<Option<Process>, Error> {
         self.processes.get(cookie)

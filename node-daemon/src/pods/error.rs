@@ -30,6 +30,9 @@ pub(crate) enum Error {
         /// The other Pod.
         owner: String,
     },
+    /// A question about nobody.
+    #[error("no Pod here has the name, the address or the container '{0}'")]
+    Nobody(String),
     /// Somebody else has the address of a Pod.
     #[error("it has an address of the Pod {0}, whose processes are elsewhere")]
     Stranger(String),
@@ -107,7 +110,7 @@ impl Error {
             Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
-            Self::Unknown(_) => code::UNKNOWN_CONTAINER,
+            Self::Unknown(_) | Self::Nobody(_) => code::UNKNOWN_CONTAINER,
             Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,
         };
         Refusal {

@@ -1,14 +1,18 @@
 //! The part of [`crate::fuzz`] that is about Pods.
 
+use std::sync::LazyLock;
+
 use super::{Acceleration, Mesh, Rules, WhenUnknown, plan, policy, store};
 use policy::{Inbound, Verdict};
 
 pub(crate) fn annotations(text: &str) {
+    // A mesh is never freed.
+    static MESHES: LazyLock<[&Mesh; 4]> =
+        LazyLock::new(|| ["istio", "linkerd", "kuma", "osm"].map(Mesh::preset));
     let mut lines = text.split('\n');
-    let meshes = ["istio", "linkerd", "kuma", "osm"];
     let first = lines.next().unwrap_or_default();
     let rules = Rules {
-        mesh: Mesh::preset(meshes[first.len() % meshes.len()]),
+        mesh: MESHES[first.len() % MESHES.len()],
         when_unknown: WhenUnknown::default(),
         acceleration: Acceleration::Off,
     };
@@ -19,7 +23,11 @@ pub(crate) fn annotations(text: &str) {
         return;
     };
     let (Inbound::AllBut(inbound) | Inbound::Only(inbound)) = &settings.inbound;
-    for ports in [inbound, &settings.excluded_outbound, &settings.included_outbound] {
+    for ports in [
+        inbound,
+        &settings.excluded_outbound,
+        &settings.included_outbound,
+    ] {
         assert!(ports.iter().all(|(low, high)| low <= high));
     }
     let held = plan::wanted(7, &settings, &[], true);

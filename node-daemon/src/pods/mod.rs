@@ -7,6 +7,7 @@ mod addresses;
 mod aside;
 mod enrol;
 mod error;
+mod explain;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod lists;
@@ -24,7 +25,9 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-use daemon_api::{Admit, Admitted, Attachment, Collect, PodName, PodView, Retired, Status};
+use daemon_api::{
+    Admit, Admitted, Attachment, Collect, Explanation, PodName, PodView, Question, Retired, Status,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -195,6 +198,11 @@ impl Pods {
     /// Takes in the Pods whose network namespace the kernel has named.
     pub(crate) async fn learn(&self) -> Result<(), Error> {
         self.ask(Owner::learn).await
+    }
+
+    /// What would become of a connection.
+    pub(crate) async fn explain(&self, question: Question) -> Result<Explanation, Error> {
+        self.ask(move |owner| owner.explain(&question)).await?
     }
 
     /// How the daemon is.

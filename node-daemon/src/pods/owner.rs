@@ -2,6 +2,7 @@
 
 mod check;
 mod expect;
+mod explain;
 mod inside;
 mod restore;
 mod upkeep;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use daemon_api::{
-    Admit, Admitted, Attachment, Collect, PodAddress, PodName, PodView, Refusal, Retired, code,
-    path,
+    Admit, Admitted, Attachment, Collect, Connection, Explanation, PodAddress, PodName, PodView,
+    Question, Refusal, Retired, code, path,
 };
 
 use crate::node::{Daemon, Pod};
@@ -298,4 +298,65 @@ fn the_configuration_says_whose_sidecars_the_pods_carry() {
     }
     request.annotations = Some([injected].into());
     assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+}
+
+#[test]
+fn what_is_explained_is_what_happens() {
+    let daemon = Daemon::start("explain");
+    let mut pod = Pod::new("explain", &["10.1.0.1/24"]);
+    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    let excluded = ("traffic.sidecar.istio.io/excludeOutboundPorts", "8000-8999");
+    request.annotations = Some(annotated(&[excluded]));
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    pod.listen(&[15006]);
+    for (to, uid) in [
+        ("10.1.0.9:80", 1000),
+        ("10.1.0.9:8080", 1000),
+        ("10.1.0.9:80", 1337),
+        ("10.1.0.1:80", 1337),
+        ("10.1.0.1:80", 1000),
+    ] {
+        let question = Question {
+            pod: "shop/pod-a".to_owned(),
+            connection: Connection::To {
+                to: to.parse().unwrap(),
+                uid,
+                gid: uid,
+                udp: false,
+            },
+        };
+        let explained: Explanation = daemon.post(path::EXPLAIN, &question).ok();
+        let seen = |daemon: &Daemon| {
+            let metrics = daemon.get(path::METRICS).body;
+            let line = format!("sluice_decisions_total{{reason=\"{}\"}} ", explained.rule);
+            let count = metrics.lines().find_map(|one| one.strip_prefix(&line));
+            count.unwrap().parse::<u64>().unwrap()
+        };
+        let before = seen(&daemon);
+        let (host, port) = to.split_once(':').unwrap();
+        let connect = format!(
+            "
+one = socket.socket()
+one.settimeout(0.1)
+one.connect_ex(('{host}', {port}))
+print('tried')"
+        );
+        assert_eq!(pod.run(&daemon, uid, &connect), "tried\n");
+        assert_eq!(seen(&daemon), before + 1, "{to} by {uid}: {explained:?}");
+        let refused = explained.outcome.contains("15001");
+        assert_eq!(
+            refused,
+            explained.outcome.starts_with("refused"),
+            "{explained:?}"
+        );
+    }
+    let nobody = Question {
+        pod: "shop/cart".to_owned(),
+        connection: Connection::From {
+            from: "10.1.0.9".parse().unwrap(),
+            port: 80,
+        },
+    };
+    let refusal = daemon.post(path::EXPLAIN, &nobody).refusal(404);
+    assert!(refusal.message.contains("shop/cart"));
 }

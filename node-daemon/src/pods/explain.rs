@@ -1,0 +1,223 @@
+//! What becomes of a connection, and why: the decisions that the kernel takes, asked with what the
+//! Pod's settings say. Pure.
+
+use std::{fmt::Display, net::IpAddr};
+
+use daemon_api::Connection;
+use ipnet::IpNet;
+use sluice_abi::{
+    Addr, Port, Reason,
+    decide::{self, Listed, Verdict},
+};
+
+use super::{
+    plan::Held,
+    policy::{Inbound, Ports, Settings},
+};
+
+/// What is known of a meshed Pod.
+pub(super) struct Subject<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) held: &'a Held,
+    /// Its proxy answers DNS queries.
+    pub(super) captures_dns: bool,
+}
+
+impl Subject<'_> {
+    /// What the kernel would decide.
+    pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
+        let pod = self.held.process?.pod;
+        let Settings {
+            networks,
+            excluded_networks,
+            ..
+        } = self.settings;
+        Some(match *connection {
+            Connection::To { to, uid, gid, udp } => {
+                let (ip, port) = (to.ip().to_canonical(), to.port());
+                let outbound = decide::Outbound {
+                    uid,
+                    gid,
+                    mark: 0,
+                    source: Addr::UNSPECIFIED,
+                    addr: ip.into(),
+                    port: Port::new(port),
+                    own: self.owns(ip),
+                    aside: covers(&self.settings.aside.networks, ip).is_some(),
+                    excluded: has(&self.settings.excluded_outbound, port).is_some(),
+                    datagram: udp,
+                    captures_dns: self.captures_dns,
+                    inbound_listed: has(self.inbound(), port).is_some(),
+                    listed: Listed {
+                        excluded: covers(excluded_networks, ip).is_some(),
+                        port: has(&self.settings.included_outbound, port).is_some(),
+                        network: networks
+                            .as_ref()
+                            .is_none_or(|networks| covers(networks, ip).is_some()),
+                    },
+                };
+                decide::outbound(&pod, &outbound)
+            }
+            Connection::From { from, port } => {
+                let from = from.to_canonical();
+                let addr = Addr::from(from);
+                let inbound = decide::Inbound {
+                    port: Port::new(port),
+                    local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
+                    aside: covers(&self.settings.aside.networks, from).is_some(),
+                    listed: has(self.inbound(), port).is_some(),
+                };
+                decide::inbound(&pod, &inbound)
+            }
+        })
+    }
+
+    /// The item of the Pod's settings by which a rule matches, if it is by one.
+    pub(super) fn matched(&self, reason: Reason, connection: &Connection) -> Option<String> {
+        let Settings {
+            networks,
+            excluded_networks,
+            excluded_outbound,
+            included_outbound,
+            uid,
+            gid,
+            ..
+        } = self.settings;
+        let (ip, port) = match connection {
+            Connection::To { to, .. } => (to.ip().to_canonical(), to.port()),
+            Connection::From { from, port } => (from.to_canonical(), *port),
+        };
+        match reason {
+            Reason::OutboundPortExcluded => has(excluded_outbound, port).map(ports),
+            Reason::OutboundPortListed => has(included_outbound, port).map(ports),
+            Reason::OutboundNetworkExcluded => covers(excluded_networks, ip).map(network),
+            Reason::OutboundToProxy => covers(networks.as_ref()?, ip).map(network),
+            Reason::OutboundNotListed => Some(format!("only {}", list(networks.as_ref()?))),
+            Reason::OutboundAside | Reason::InboundAside => {
+                covers(&self.settings.aside.networks, ip).map(network)
+            }
+            Reason::OutboundByProxy => Some(format!("uid {uid} or gid {gid} is the proxy")),
+            Reason::InboundPortExcluded | Reason::InboundToProxy => {
+                has(self.inbound(), port).map(ports)
+            }
+            Reason::InboundNotListed => {
+                let listed: Vec<_> = self.inbound().iter().copied().map(ports).collect();
+                Some(format!("only {}", list(&listed)))
+            }
+            _ => None,
+        }
+    }
+
+    fn owns(&self, ip: IpAddr) -> bool {
+        self.held.addresses.contains_key(&ip.into())
+    }
+
+    fn inbound(&self) -> &Ports {
+        let (Inbound::AllBut(listed) | Inbound::Only(listed)) = &self.settings.inbound;
+        listed
+    }
+}
+
+fn has(listed: &Ports, port: u16) -> Option<(u16, u16)> {
+    let mut found = (listed.iter()).filter(|(low, high)| (*low..=*high).contains(&port));
+    found.next().copied()
+}
+
+fn covers(networks: &[IpNet], ip: IpAddr) -> Option<&IpNet> {
+    networks.iter().find(|network| network.contains(&ip))
+}
+
+fn ports((low, high): (u16, u16)) -> String {
+    if low == high {
+        format!("port {low}")
+    } else {
+        format!("ports {low}-{high}")
+    }
+}
+
+fn network(network: &IpNet) -> String {
+    format!("network {network}")
+}
+
+fn list(items: &[impl Display]) -> String {
+    if items.is_empty() {
+        return "nothing".to_owned();
+    }
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::{mesh::Mesh, plan};
+
+    fn explain(connection: &Connection) -> (&'static str, Option<String>) {
+        let settings = Settings {
+            excluded_networks: vec!["10.1.0.0/16".parse().unwrap()],
+            excluded_outbound: [(8000, 8999)].into(),
+            inbound: Inbound::AllBut([(15021, 15021)].into()),
+            ..Settings::of(Mesh::preset("istio"))
+        };
+        let held = plan::wanted(7, &settings, &["10.0.0.5".parse().unwrap()], true);
+        let subject = Subject {
+            settings: &settings,
+            held: &held,
+            captures_dns: true,
+        };
+        let reason = subject.verdict(connection).unwrap().reason();
+        (reason.label(), subject.matched(reason, connection))
+    }
+
+    fn to(to: &str, uid: u32) -> Connection {
+        Connection::To {
+            to: to.parse().unwrap(),
+            uid,
+            gid: uid,
+            udp: false,
+        }
+    }
+
+    fn from(from: &str, port: u16) -> Connection {
+        Connection::From {
+            from: from.parse().unwrap(),
+            port,
+        }
+    }
+
+    #[test]
+    fn the_rule_and_what_matched_are_named() {
+        let rows = [
+            (to("192.0.2.1:80", 0), "outbound_to_proxy", None),
+            (to("192.0.2.1:53", 0), "outbound_dns", None),
+            (
+                to("192.0.2.1:8080", 0),
+                "outbound_port_excluded",
+                Some("ports 8000-8999"),
+            ),
+            (
+                to("[::ffff:10.1.2.3]:80", 0),
+                "outbound_network_excluded",
+                Some("network 10.1.0.0/16"),
+            ),
+            (
+                to("192.0.2.1:80", 1337),
+                "outbound_by_proxy",
+                Some("uid 1337 or gid 1337 is the proxy"),
+            ),
+            (to("10.0.0.5:80", 1337), "outbound_own_pod", None),
+            (to("10.0.0.5:80", 0), "outbound_local", None),
+            (from("192.0.2.1", 80), "inbound_to_proxy", None),
+            (
+                from("192.0.2.1", 15021),
+                "inbound_port_excluded",
+                Some("port 15021"),
+            ),
+            (from("10.0.0.5", 80), "inbound_local", None),
+        ];
+        for (connection, rule, matched) in rows {
+            let expected = (rule, matched.map(str::to_owned));
+            assert_eq!(explain(&connection), expected, "{connection:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Explaining what would become of a connection.
+
+use std::net::IpAddr;
+
+use daemon_api::{Attachment, Connection, Explanation, Question};
+use sluice_abi::decide::Verdict;
+
+use super::{Known, Owner, Standing, name};
+use crate::pods::{Error, explain::Subject};
+
+impl Owner {
+    pub(in crate::pods) fn explain(&self, question: &Question) -> Result<Explanation, Error> {
+        let nobody = || Error::Nobody(question.pod.clone());
+        let (attachment, known) = self.sought(&question.pod).ok_or_else(nobody)?;
+        let explained = |outcome: &str| Explanation {
+            pod: known.record.request.pod.clone(),
+            container_id: attachment.container_id.clone(),
+            outcome: outcome.to_owned(),
+            rule: String::new(),
+            because: known.standing.because(),
+            matched: None,
+        };
+        let Standing::Meshed { cookie, .. } = known.standing else {
+            return Ok(explained("left alone, as everything of this Pod"));
+        };
+        let pod = self.pods.get(&cookie).ok_or_else(nobody)?;
+        let subject = Subject {
+            settings: &pod.settings,
+            held: pod.kernel.held(),
+            captures_dns: self.datapath.captures_dns(cookie)?,
+        };
+        let verdict = subject.verdict(&question.connection).ok_or_else(nobody)?;
+        let outcome = match (verdict, &question.connection) {
+            (Verdict::Direct(_), Connection::To { .. }) => "direct, past the proxy".to_owned(),
+            (Verdict::Direct(_), Connection::From { .. }) => "to the application".to_owned(),
+            (Verdict::ToProxy(port, _), _) => {
+                let port = port.get();
+                let netns = pod.reopen().ok_or(Error::Gone)?;
+                if netns.listens_on(&[port])? {
+                    format!("to the proxy's port {port}")
+                } else {
+                    format!("refused: nobody listens on the proxy's port {port}")
+                }
+            }
+        };
+        let reason = verdict.reason();
+        Ok(Explanation {
+            rule: reason.label().to_owned(),
+            because: reason.words().to_owned(),
+            matched: subject.matched(reason, &question.connection),
+            ..explained(&outcome)
+        })
+    }
+
+    /// The Pod that somebody means by its name, by an address or by its container.
+    fn sought(&self, what: &str) -> Option<(&Attachment, &Known)> {
+        let address: Option<IpAddr> = what.parse().ok();
+        let has = |known: &Known| known.record.addresses().any(|one| Some(one) == address);
+        let is_it = |(attachment, known): &(&Attachment, &Known)| {
+            name(&known.record.request.pod) == what
+                || has(known)
+                || (!what.is_empty() && attachment.container_id.starts_with(what))
+        };
+        self.attachments.iter().find(is_it)
+    }
+}
