@@ -45,6 +45,10 @@ pub fn environment(text: &str) {
         assert!(!attachment.container_id.is_empty() && attachment.ifname.len() <= 15);
     }
     if let Ok(pod) = invocation.pod() {
-        assert!([pod.namespace, pod.name, pod.uid].iter().all(|one| !one.contains(';')));
+        assert!(
+            [pod.namespace, pod.name, pod.uid]
+                .iter()
+                .all(|one| !one.contains(';'))
+        );
     }
 }

@@ -27,13 +27,19 @@ pub fn conflist(text: &str) {
     };
     assert!(conflist::check_list(&chained).is_ok());
     assert!(conflist::entry(&chained).is_some());
-    assert_eq!(conflist::with_entry(&chained, &entry).as_deref().ok(), Some(&*chained));
+    assert_eq!(
+        conflist::with_entry(&chained, &entry).as_deref().ok(),
+        Some(&*chained)
+    );
     // One that stands first, where there is no network yet, is taken out for good.
     if conflist::without_entry(&list) == list {
         assert_eq!(conflist::without_entry(&chained), list);
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();
         let mut undone = parse(&chained);
-        if let Some(plugins) = undone.as_mut().and_then(|value| value["plugins"].as_array_mut()) {
+        if let Some(plugins) = undone
+            .as_mut()
+            .and_then(|value| value["plugins"].as_array_mut())
+        {
             plugins.pop();
         }
         assert_eq!(undone, parse(&list));

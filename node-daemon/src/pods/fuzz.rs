@@ -19,7 +19,11 @@ pub(crate) fn annotations(text: &str) {
         return;
     };
     let (Inbound::AllBut(inbound) | Inbound::Only(inbound)) = &settings.inbound;
-    for ports in [inbound, &settings.excluded_outbound, &settings.included_outbound] {
+    for ports in [
+        inbound,
+        &settings.excluded_outbound,
+        &settings.included_outbound,
+    ] {
         assert!(ports.iter().all(|(low, high)| low <= high));
     }
     let held = plan::wanted(7, &settings, &[], true);
