@@ -196,6 +196,10 @@ impl Mesh {
 
     /// The preset of a name.
     #[cfg(any(test, fuzzing))]
+    #[expect(
+        clippy::expect_used,
+        reason = "for tests, and for what throws random input"
+    )]
     pub(crate) fn preset(name: &str) -> &'static Self {
         Self::choose(name, Meshes::new()).expect("a preset")
     }

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     os::fd::AsRawFd as _,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use daemon_api::{PodAddress, ValidAttachment};
 
 use super::*;
 use crate::{
-    bpf::Private,
+    bpf::{Entry, Private},
     cgroup,
     pods::{Acceleration, Error, Inheritance, Mesh, WhenUnknown},
 };
@@ -117,6 +118,17 @@ impl Namespace {
 
     fn cookie(&self) -> u64 {
         self.open().id().cookie
+    }
+
+    /// Runs `ip` in it.
+    fn ip(&self, arguments: &str) {
+        let (this, file) = (std::process::id(), self.0.as_raw_fd());
+        let done = Command::new("nsenter")
+            .arg(format!("--net=/proc/{this}/fd/{file}"))
+            .arg("ip")
+            .args(arguments.split(' '))
+            .status();
+        assert!(done.expect("nsenter").success(), "{arguments}");
     }
 
     fn has(&self, address: &str) -> bool {
@@ -266,6 +278,34 @@ fn two_attachments_of_one_namespace_are_one_pod() {
     owner.check(&second).unwrap();
     owner.retire(&second).unwrap();
     assert!(!owner.knows_process(pod.cookie()));
+}
+
+#[test]
+fn the_routes_of_an_excluded_interface_are_followed() {
+    let Rig { owner, .. } = &mut rig("routes");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    let mut request = request(&attachment("a", "eth0"), &pod, &["10.1.0.1"]);
+    let annotations = request.annotations.get_or_insert_default();
+    let key = "traffic.sidecar.istio.io/excludeInterfaces";
+    annotations.insert(key.to_owned(), "net1".to_owned());
+    owner.admit(request).unwrap();
+    let aside = |owner: &Owner| {
+        let all = owner.datapath.all_lists().unwrap();
+        let aside = |entry: &&Entry| matches!(entry, Entry::Aside(_) | Entry::Interface(_));
+        all.iter().filter(aside).count()
+    };
+    assert_eq!(aside(owner), 0);
+
+    pod.ip("link add net1 type veth peer name other");
+    pod.ip("link set net1 up");
+    pod.ip("link set other up");
+    pod.ip("route add 192.0.2.0/24 dev net1");
+    owner.follow_routes();
+    assert_eq!(aside(owner), 2);
+
+    pod.ip("link delete net1");
+    owner.follow_routes();
+    assert_eq!(aside(owner), 0);
 }
 
 #[test]
