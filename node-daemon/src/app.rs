@@ -4,6 +4,7 @@ use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
+use sluice_abi::Event;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior},
@@ -12,10 +13,11 @@ use tracing::{debug, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    api::{self, Socket},
-    bpf::{Datapath, Learned, Pins},
+    api::{self, Desk, Socket},
+    bpf::{Datapath, Pins, Ring},
     cgroup,
     config::{Behaviour, OnExit, Places, Run},
+    journal::Journal,
     kube::{Cluster, successor},
     pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store, Tombstones},
     privileges,
@@ -47,7 +49,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         let socket = Socket::bind(&config.socket)?;
         let Places { bpffs, state } = &config.places;
         let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
-        let learned = datapath.learned()?;
+        let (learned, events) = (datapath.learned()?, datapath.events()?);
         info!(cgroup = %cgroup.display(), programs = datapath.programs().join(" "), "attached");
         let (store, records) = Store::open(state)?;
         let inheritance = Inheritance {
@@ -64,13 +66,16 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         let (pods, owner) = pods::start(inheritance)?;
         info!(socket = %config.socket.display(), "ready");
         let cluster = Cluster::new(behaviour.kubeconfig);
+        let journal = Journal::default();
         let upkeep = [
             tokio::spawn(keep_up(pods.clone())),
             tokio::spawn(follow(learned, pods.clone())),
+            tokio::spawn(listen(events, journal.clone())),
             tokio::spawn(look_up(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        api::serve(&socket, pods, cluster, async {
+        let desk = Desk::new(pods, cluster, journal);
+        api::serve(&socket, desk, async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -123,11 +128,18 @@ async fn look_up(cluster: Cluster, pods: Pods) {
 }
 
 /// Takes in what the kernel finds, until the owner ends.
-async fn follow(mut learned: Learned, pods: Pods) {
-    while learned.wait().await.is_ok() {
+async fn follow(mut learned: Ring<u64>, pods: Pods) {
+    while learned.next().await.is_ok() {
         if pods.learn().await.is_err() {
             return;
         }
+    }
+}
+
+/// Notes what the programs tell.
+async fn listen(mut events: Ring<Event>, journal: Journal) {
+    while let Ok(events) = events.next().await {
+        journal.add(events);
     }
 }
 

@@ -3,16 +3,18 @@
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use daemon_api::{Connection, Explanation, PodView, Question, Refusal, Status, path};
+use daemon_api::{
+    Connection, EventView, Events, Explanation, PodView, Question, Refusal, Status, path,
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::config::{Ask, Explain};
+use crate::config::{self, Ask, Explain, Watch};
 
 /// For the whole conversation.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// `sluiced status`.
 pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
@@ -81,6 +83,62 @@ pub(crate) fn explain(explain: Explain) -> anyhow::Result<()> {
     ];
     let lines = lines.map(|(key, value)| format!("{key:<11}{}", printable(&value)));
     print(lines.join("\n").as_bytes())
+}
+
+/// `sluiced watch`: until interrupted, or until nobody reads.
+pub(crate) fn watch(watch: Watch) -> anyhow::Result<()> {
+    let config::Watch { ask: to, pod } = watch;
+    let mut after = None;
+    if !to.json {
+        print(HEAD.as_bytes())?;
+    }
+    loop {
+        let question = serde_json::to_vec(&daemon_api::Watch {
+            after,
+            pod: pod.clone(),
+        })?;
+        let answer = ask(&to.socket, Method::POST, path::EVENTS, question)?;
+        let heard: Events = serde_json::from_slice(&answer)?;
+        if heard.lost > 0 {
+            eprintln!("{} decisions were too many to be shown", heard.lost);
+        }
+        for event in &heard.events {
+            let line = if to.json {
+                serde_json::to_string(event)?
+            } else {
+                line(event)
+            };
+            match print(line.as_bytes()) {
+                Err(error) if is_broken_pipe(&error) => return Ok(()),
+                done => done?,
+            }
+        }
+        after = Some(heard.next);
+    }
+}
+
+const HEAD: &str = "TIME (UTC)    POD                               UID  FROM                    TO                      RULE";
+
+fn line(event: &EventView) -> String {
+    let (seconds, millis) = (event.time / 1000, event.time % 1000);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let uid = event
+        .uid
+        .map_or_else(|| "-".to_owned(), |uid| uid.to_string());
+    let pod = printable(&event.pod);
+    let from = match event.from.port() {
+        0 => event.from.ip().to_string(),
+        _ => event.from.to_string(),
+    };
+    let (to, rule) = (event.to.to_string(), &event.rule);
+    format!(
+        "{hour:02}:{minute:02}:{second:02}.{millis:03}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}"
+    )
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn table(pods: &[PodView]) -> String {

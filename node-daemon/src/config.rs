@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Pods(Ask),
     /// Tell what would become of a connection of a Pod, and which rule decides.
     Explain(Explain),
+    /// Show decisions as the kernel takes them, until interrupted.
+    Watch(Watch),
     /// Remove every hook and map that a daemon left: Pods go past their sidecars.
     Detach(Places),
     /// Load and attach every program, to see whether this kernel takes them, and leave again.
@@ -80,6 +82,17 @@ pub(crate) struct Ask {
     /// Print the answer as it came.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+    /// Only those of this Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its
+    /// container's id.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
 }
 
 /// Options of `explain`.

@@ -16,6 +16,7 @@ mod crash;
 mod detach;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod journal;
 mod kube;
 mod netns;
 mod pods;
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Status(ask) => ask::status(&ask),
         Command::Pods(ask) => ask::pods(&ask),
         Command::Explain(explain) => ask::explain(explain),
+        Command::Watch(watch) => ask::watch(watch),
         Command::Detach(places) => detach::run(&places),
         Command::CheckKernel(check) => check_kernel::run(check),
     };

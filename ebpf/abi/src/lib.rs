@@ -8,6 +8,7 @@
 
 mod addr;
 pub mod decide;
+mod event;
 mod filter;
 mod flow;
 pub mod maps;
@@ -18,6 +19,7 @@ mod reason;
 mod user;
 
 pub use addr::{Addr, Port};
+pub use event::{Event, Told};
 pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, RangeKey};
 pub use flow::{BUDGET, Flow, Lane, Passage};
 pub use pod::{End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, Process};
@@ -27,4 +29,4 @@ pub use reason::Reason;
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the
 /// one recorded for this number.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

@@ -42,11 +42,18 @@ pub const SOCK_PAIR_MAP: &str = "sock_pair_map";
 pub const LANES: &str = "lanes";
 /// [`Pair`](crate::Pair) → [`Flow`](crate::Flow): how far each direction is.
 pub const FLOWS: &str = "flows";
+/// 0 → nanoseconds of the monotonic clock (`u64`) until which somebody watches. Written by the
+/// daemon.
+pub const WATCHED: &str = "watched";
+/// Ring of [`Event`](crate::Event)s, while somebody watches.
+pub const EVENTS: &str = "events";
+/// 0 → [`Told`](crate::Told), for each CPU.
+pub const TOLD: &str = "told";
 /// [`Reason`](crate::Reason) → `u64`, for each CPU.
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 21] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -64,6 +71,9 @@ pub const ALL: [&str; 18] = [
     SOCK_PAIR_MAP,
     LANES,
     FLOWS,
+    WATCHED,
+    EVENTS,
+    TOLD,
     COUNTERS,
 ];
 
@@ -71,6 +81,8 @@ pub const ALL: [&str; 18] = [
 pub const MAX_PODS: usize = 16_384;
 /// Pods that are awaited at one time: every unknown caller is compared with each.
 pub const MAX_AWAITED: u32 = 32;
+/// Bytes of the ring of events: what is told in a second by two CPUs.
+pub const EVENTS_BYTES: usize = 131_072;
 /// Bytes of a ring that holds as many times what is told of one: a page at least.
 pub const LEARNED_BYTES: usize = 4096;
 /// Listed ports of all Pods together, and listed ranges of ports.

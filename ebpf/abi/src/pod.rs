@@ -241,7 +241,7 @@ mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
-    use crate::{ABI_VERSION, Flow, InterfaceKey, Lane, PortKey, RangeKey};
+    use crate::{ABI_VERSION, Event, Flow, InterfaceKey, Lane, PortKey, RangeKey, Told};
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
@@ -257,6 +257,8 @@ mod tests {
             (size_of::<RangeKey>(), align_of::<RangeKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
             (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
+            (size_of::<Event>(), align_of::<Event>()),
+            (size_of::<Told>(), align_of::<Told>()),
         ];
         let recorded = [
             (40, 8),
@@ -270,8 +272,10 @@ mod tests {
             (32, 8),
             (16, 8),
             (16, 8),
+            (64, 8),
+            (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (3, recorded));
+        assert_eq!((ABI_VERSION, layout), (4, recorded));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, InterfaceKey, ListenerKey, Original, Pair, Pod, Port, PortKey, Process,
+    Addr, Endpoint, Event, InterfaceKey, ListenerKey, Original, Pair, Pod, Port, PortKey, Process,
     RangeKey,
 };
 
@@ -23,6 +23,7 @@ pods!(
     Pod,
     Process,
     Endpoint,
+    Event,
     Original,
     Pair,
     PortKey,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, End, Endpoint, Original, PodFlags, Port, PortList, Process, Reason,
+    Addr, End, Endpoint, Event, Original, PodFlags, Port, PortList, Process, Reason,
     decide::{self, DNS, Listed, Outbound, Verdict},
 };
 
@@ -14,6 +14,7 @@ use crate::{
     maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
     mptcp,
     veil::{Fact, Veil},
+    watch,
 };
 
 /// `SOCK_STREAM`.
@@ -38,7 +39,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     };
     let asked = context::destination::<F>(ctx);
     let verdict = decide::<F>(ctx, process, asked);
-    count(verdict.reason());
+    tell(process, asked, verdict.reason());
     nominate(ctx, process, asked, verdict);
     match verdict {
         Verdict::Direct(_) => {
@@ -46,6 +47,24 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             ALLOW
         }
         Verdict::ToProxy(port, _) => divert::<F>(ctx, process, asked, port),
+    }
+}
+
+/// Counts a decision about what a process in the Pod does, and tells of it.
+#[inline(always)]
+pub(crate) fn tell(process: &Process, asked: Endpoint, reason: Reason) {
+    count(reason);
+    if watch::is_on() {
+        let (uid, gid) = caller();
+        watch::tell(&Event {
+            cookie: process.pod.cookie,
+            from: Endpoint::new(process.address_like(asked.addr), Port::new(0)),
+            to: asked,
+            reason: reason as u32,
+            uid,
+            gid,
+            zero: 0,
+        });
     }
 }
 
@@ -115,20 +134,27 @@ pub(crate) fn captures_dns(process: &Process, port: Port) -> bool {
     port.same(DNS) && RESOLVERS.get_ptr(process.pod.cookie).is_some()
 }
 
-/// What the decision depends on.
+/// User and group of the calling process, as the initial user namespace numbers them.
 #[inline(always)]
-fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
+fn caller() -> (u32, u32) {
     let owner = bpf_get_current_uid_gid();
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the helper packs gid << 32 | uid"
     )]
     let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    (uid, gid)
+}
+
+/// What the decision depends on.
+#[inline(always)]
+fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
+    let (uid, gid) = caller();
     let pod = &process.pod;
     let sk = context::socket(ctx);
     let inbound_listed =
         || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
-    let facts = Veil::new(owner)
+    let facts = Veil::new(uid.into())
         .note(Fact::Own, owns(process, asked.addr))
         .note(
             Fact::PortExcluded,

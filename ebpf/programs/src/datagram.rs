@@ -54,7 +54,7 @@ pub(crate) fn capture<F: Family>(
         return ALLOW;
     }
     let verdict = connect::decide::<F>(ctx, process, asked);
-    count(verdict.reason());
+    connect::tell(process, asked, verdict.reason());
     match verdict {
         Verdict::Direct(_) => ALLOW,
         Verdict::ToProxy(port, _) => {

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Addr, ListenerKey, Pod, PodFlags, Port, PortList, Reason,
+    Addr, Endpoint, Event, ListenerKey, Pod, PodFlags, Port, PortList, Reason,
     decide::{self, Inbound, Verdict},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     count::count,
     filter,
     maps::{LISTENERS, LOCAL_POD_IPS},
+    watch,
 };
 
 /// Whether the kernel tells the interface by which a connection comes (Linux 5.17). Written by the
@@ -44,20 +45,49 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     let verdict = decide::inbound(pod, &facts(ctx, pod, to, from));
     match verdict {
         Verdict::Direct(reason) => {
-            count(reason);
+            tell(ctx, pod, to, from, reason);
             SK_PASS
         }
         Verdict::ToProxy(_, reason) => {
             let assigned =
                 (v4 && assign(ctx, pod.cookie, AF_INET)) || assign(ctx, pod.cookie, AF_INET6);
-            count(if assigned {
+            let reason = if assigned {
                 reason
             } else {
                 Reason::InboundNoProxy
-            });
+            };
+            tell(ctx, pod, to, from, reason);
             if assigned { SK_PASS } else { SK_DROP }
         }
     }
+}
+
+/// Counts a decision, and tells of it.
+#[inline(always)]
+fn tell(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr, reason: Reason) {
+    count(reason);
+    if watch::is_on() {
+        let peer = Port::from_be(read!(ctx.lookup, remote_port));
+        watch::tell(&Event {
+            cookie: pod.cookie,
+            from: Endpoint::new(from, peer),
+            to: Endpoint::new(to, asked_port(ctx)),
+            reason: reason as u32,
+            uid: Event::NOBODY,
+            gid: Event::NOBODY,
+            zero: 0,
+        });
+    }
+}
+
+/// The port that the peer asked for.
+#[inline(always)]
+fn asked_port(ctx: &SkLookupContext) -> Port {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    Port::new(read!(ctx.lookup, local_port) as u16)
 }
 
 /// What the decision depends on.
@@ -67,11 +97,7 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
 /// never leave the Pod. (The interface itself is in the context only since Linux 5.17.)
 #[inline(always)]
 fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a port, in host byte order"
-    )]
-    let port = Port::new(read!(ctx.lookup, local_port) as u16);
+    let port = asked_port(ctx);
     let local = from.same(to)
         || from.is_loopback()
         || from.is_passthrough_source()

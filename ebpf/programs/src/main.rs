@@ -20,6 +20,7 @@ mod maps;
 mod mptcp;
 mod original;
 mod veil;
+mod watch;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops},

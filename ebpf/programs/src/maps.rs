@@ -5,11 +5,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Flow, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey, Process,
-    RangeKey, Reason,
+    Addr, Endpoint, Event, Flow, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey,
+    Process, RangeKey, Reason, Told,
     maps::{
-        LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS,
-        MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
+        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_INTERFACES, MAX_LANES,
+        MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
 
@@ -66,6 +66,15 @@ pub(crate) static LANES: SkStorage<Lane> = SkStorage::new();
 
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<Pair, Flow, MAX_FLOWS> = LruHashMap::new();
+
+#[btf_map(name = "watched")]
+pub(crate) static WATCHED: Array<u64, 1> = Array::new();
+
+#[btf_map(name = "events")]
+pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+
+#[btf_map(name = "told")]
+pub(crate) static TOLD: PerCpuArray<Told, 1> = PerCpuArray::new();
 
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();

@@ -7,6 +7,7 @@
 //! | `POST /v1/check` | [`Attachment`] | `204` |
 //! | `POST /v1/gc` | [`Collect`] | [`Retired`] |
 //! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
+//! | `POST /v1/events` | [`Watch`] | [`Events`], when there are some |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
@@ -55,6 +56,8 @@ pub mod path {
     pub const CHECK: &str = "/v1/check";
     /// `POST`: retire every attachment that is not listed.
     pub const GC: &str = "/v1/gc";
+    /// `POST`: what the programs have decided since the last question.
+    pub const EVENTS: &str = "/v1/events";
     /// `POST`: what would become of a connection, and by which rule.
     pub const EXPLAIN: &str = "/v1/explain";
     /// `GET`: whether an admit would succeed, and what the daemon found.
@@ -217,6 +220,49 @@ pub struct Explanation {
     pub because: String,
     /// What of the Pod's own settings matched, if it is one of them.
     pub matched: Option<String>,
+}
+
+/// Body of `POST /v1/events`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// [`Events::next`] of the answer before. Without it nothing is told yet, and nothing is waited
+    /// for.
+    #[serde(default)]
+    pub after: Option<u64>,
+    /// Only those of this Pod, named as in a [`Question`].
+    #[serde(default)]
+    pub pod: Option<String>,
+}
+
+/// Answer to a watch: what was decided, or nothing after ten seconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// What to ask for next.
+    pub next: u64,
+    /// Events of which nothing is kept: they were too many for whoever asks.
+    pub lost: u64,
+    /// In their order.
+    pub events: Vec<EventView>,
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When the daemon heard of it: milliseconds since 1970, UTC.
+    pub time: u64,
+    /// The Pod, as `NAMESPACE/NAME`.
+    pub pod: String,
+    /// The user of the process that connects, as the host numbers it; absent for a peer.
+    pub uid: Option<u32>,
+    /// Its group, likewise.
+    pub gid: Option<u32>,
+    /// The connecting end; port 0 if it is not chosen yet.
+    pub from: SocketAddr,
+    /// Where it wanted to go.
+    pub to: SocketAddr,
+    /// The rule that decided, as metrics have it.
+    pub rule: String,
 }
 
 /// Body of `POST /v1/gc`.

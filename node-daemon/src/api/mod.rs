@@ -7,5 +7,6 @@ mod routes;
 mod server;
 mod socket;
 
+pub(crate) use routes::Desk;
 pub(crate) use server::serve;
 pub(crate) use socket::Socket;

@@ -1,18 +1,25 @@
 //! Which path does what.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use daemon_api::{Admit, Admitted, MAX_BODY, path};
+use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Watch, path};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{Method, Request, body::Incoming};
 use serde::de::DeserializeOwned;
+use sluice_abi::{Event, Reason};
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{kube::Cluster, pods::Pods};
+use crate::{journal::Journal, kube::Cluster, pods::Pods};
 
 /// For the whole body to arrive.
 const BODY: Duration = Duration::from_secs(5);
+
+/// For something to be decided, before the answer is that nothing was.
+const WATCH: Duration = Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,7 @@ pub(super) enum Route {
     Check,
     Collect,
     Explain,
+    Events,
     Status,
     Pods,
     Alive,
@@ -29,12 +37,13 @@ pub(super) enum Route {
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 10] = [
+const ROUTES: [(&str, Method, Route); 11] = [
     (path::ADMIT, Method::POST, Route::Admit),
     (path::RETIRE, Method::POST, Route::Retire),
     (path::CHECK, Method::POST, Route::Check),
     (path::GC, Method::POST, Route::Collect),
     (path::EXPLAIN, Method::POST, Route::Explain),
+    (path::EVENTS, Method::POST, Route::Events),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
     (path::HEALTHZ, Method::GET, Route::Alive),
@@ -69,13 +78,24 @@ fn find(path: &str, method: &Method) -> Result<Route, Error> {
 
 /// Whom requests are about.
 #[derive(Clone)]
-pub(super) struct Desk {
-    pub(super) pods: Pods,
-    pub(super) cluster: Cluster,
+pub(crate) struct Desk {
+    pods: Pods,
+    cluster: Cluster,
+    journal: Journal,
     pub(super) metrics: Metrics,
 }
 
 impl Desk {
+    /// Of a daemon that has answered nothing yet.
+    pub(crate) fn new(pods: Pods, cluster: Cluster, journal: Journal) -> Self {
+        Self {
+            pods,
+            cluster,
+            journal,
+            metrics: Metrics::new(),
+        }
+    }
+
     /// Answers a request of a peer that may ask.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Error> {
         let Self { pods, metrics, .. } = self;
@@ -88,6 +108,7 @@ impl Desk {
             }
             Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
             Route::Explain => Answer::json(&pods.explain(read(request).await?).await?),
+            Route::Events => Answer::json(&self.watch(read(request).await?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Alive => Ok(Answer::Text("alive\n")),
@@ -99,6 +120,21 @@ impl Desk {
         }
     }
 
+    /// What was decided since. The programs tell of it until the next question, and a while longer.
+    async fn watch(&self, Watch { after, pod }: Watch) -> Result<Events, Error> {
+        let only = pod.is_some();
+        let names = self.pods.watch(pod, 2 * WATCH).await?;
+        let heard = self.journal.after(after, WATCH).await;
+        let watched =
+            |(_, event): &&(SystemTime, Event)| !only || names.contains_key(&event.cookie);
+        let view = |(time, event): &(SystemTime, Event)| view(*time, event, &names);
+        Ok(Events {
+            next: heard.next,
+            lost: heard.lost,
+            events: heard.events.iter().filter(watched).map(view).collect(),
+        })
+    }
+
     /// The API server is asked here, where nobody else waits for its answer.
     async fn admit(&self, mut request: Admit) -> Result<Admitted, Error> {
         let asked = self.cluster.complete(&mut request).await;
@@ -107,6 +143,24 @@ impl Desk {
             (Err(source), Err(error)) if error.is_unknown() => Err(Error::Unknown(source)),
             (_, admitted) => Ok(admitted?),
         }
+    }
+}
+
+fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {
+    let since_1970 = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let reason = Reason::ALL.iter().find(|one| **one as u32 == event.reason);
+    let of_caller = |id: u32| (event.uid != Event::NOBODY).then_some(id);
+    let unknown = || format!("cookie {}", event.cookie);
+    EventView {
+        time: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+        pod: names.get(&event.cookie).cloned().unwrap_or_else(unknown),
+        uid: of_caller(event.uid),
+        gid: of_caller(event.gid),
+        from: event.from.into(),
+        to: event.to.into(),
+        rule: reason.map_or("unknown", |reason| reason.label()).to_owned(),
     }
 }
 

@@ -22,12 +22,10 @@ use tracing::{debug, warn};
 
 use super::{
     error::Error,
-    metrics::Metrics,
     respond::respond,
     routes::{Desk, label},
     socket::Socket,
 };
-use crate::{kube::Cluster, pods::Pods};
 
 /// Connections at one time. More wait in the socket's backlog.
 const CONNECTIONS: usize = 64;
@@ -41,19 +39,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the socket until `stop`, and finishes the requests that are under way.
-pub(crate) async fn serve(
-    socket: &Socket,
-    pods: Pods,
-    cluster: Cluster,
-    stop: impl Future<Output = ()>,
-) {
+pub(crate) async fn serve(socket: &Socket, desk: Desk, stop: impl Future<Output = ()>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let open = GracefulShutdown::new();
-    let desk = Desk {
-        pods,
-        cluster,
-        metrics: Metrics::new(),
-    };
     tokio::select! {
         () = stop => {}
         () = accept(socket, &free, &open, &desk) => {}

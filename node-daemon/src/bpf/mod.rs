@@ -5,31 +5,33 @@
 
 mod attach;
 mod error;
-mod learned;
 mod link;
 mod listeners;
 mod lists;
 mod pins;
+mod ring;
 mod table;
 
 use std::{
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
-use sluice_abi::{Addr, Pod, Process, Reason, maps};
+use nix::time::{ClockId, clock_gettime};
+use sluice_abi::{Addr, Event, Pod, Process, Reason, maps};
 
 pub(crate) use error::Error;
-pub(crate) use learned::Learned;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
 use lists::Lists;
 use pins::Generation;
 pub(crate) use pins::{Pins, Private};
+pub(crate) use ring::Ring;
 use table::Table;
 
 /// Programs, links and maps.
@@ -43,6 +45,7 @@ pub(crate) struct Datapath {
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
     awaited: Array<MapData, u64>,
+    watched: Array<MapData, u64>,
     lists: Lists,
     listeners: Listeners,
     counters: PerCpuArray<MapData, u64>,
@@ -78,6 +81,7 @@ impl Datapath {
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
+            watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             counters: table::take(&mut programs, maps::COUNTERS)?,
@@ -214,8 +218,25 @@ impl Datapath {
     }
 
     /// To hear when the kernel has found an awaited Pod. To be taken once, within a runtime.
-    pub(crate) fn learned(&mut self) -> Result<Learned, Error> {
-        Learned::take(&mut self.programs)
+    pub(crate) fn learned(&mut self) -> Result<Ring<u64>, Error> {
+        Ring::take(&mut self.programs, maps::LEARNED)
+    }
+
+    /// What the programs decide, while it is watched. To be taken once, within a runtime.
+    pub(crate) fn events(&mut self) -> Result<Ring<Event>, Error> {
+        Ring::take(&mut self.programs, maps::EVENTS)
+    }
+
+    /// Lets the programs tell of what they decide, for some time from now on.
+    pub(crate) fn watch(&mut self, time: Duration) -> Result<(), Error> {
+        // The clock of `bpf_ktime_get_ns`.
+        let now =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| Error::Listen(errno.into()))?;
+        let until = Duration::from(now) + time;
+        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        self.watched
+            .set(0, until, 0)
+            .map_err(|source| Error::map(maps::WATCHED, "write to", source))
     }
 
     /// Removes the entry of a network namespace, if there is one, and what the kernel learned of

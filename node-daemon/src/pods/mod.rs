@@ -23,6 +23,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     thread::{Builder, JoinHandle},
+    time::Duration,
 };
 
 use daemon_api::{
@@ -203,6 +204,17 @@ impl Pods {
     /// What would become of a connection.
     pub(crate) async fn explain(&self, question: Question) -> Result<Explanation, Error> {
         self.ask(move |owner| owner.explain(&question)).await?
+    }
+
+    /// Lets the programs tell of their decisions for a while. The names of the Pods that are
+    /// watched, by their network namespaces' cookies.
+    pub(crate) async fn watch(
+        &self,
+        pod: Option<String>,
+        time: Duration,
+    ) -> Result<BTreeMap<u64, String>, Error> {
+        self.ask(move |owner| owner.watch(pod.as_deref(), time))
+            .await?
     }
 
     /// How the daemon is.

@@ -15,3 +15,4 @@ mod plugin;
 mod pods;
 mod socket;
 mod strangers;
+mod watch;

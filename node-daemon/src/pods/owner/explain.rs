@@ -1,6 +1,6 @@
 //! Explaining what would become of a connection.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use daemon_api::{Attachment, Connection, Explanation, Question};
 use sluice_abi::decide::Verdict;
@@ -50,6 +50,29 @@ impl Owner {
             matched: subject.matched(reason, &question.connection),
             ..explained(&outcome)
         })
+    }
+
+    /// Lets the programs tell of their decisions for a while. The names of the Pods by their
+    /// network namespaces' cookies: of all, or of the one that is meant.
+    pub(in crate::pods) fn watch(
+        &mut self,
+        pod: Option<&str>,
+        time: Duration,
+    ) -> Result<BTreeMap<u64, String>, Error> {
+        self.datapath.watch(time)?;
+        let named = |cookie: u64, known: &Known| (cookie, name(&known.record.request.pod));
+        if let Some(pod) = pod {
+            let nobody = || Error::Nobody(pod.to_owned());
+            let (attachment, known) = self.sought(pod).ok_or_else(nobody)?;
+            let cookie = self.cookie_of(attachment);
+            return Ok(cookie
+                .map(|cookie| named(cookie, known))
+                .into_iter()
+                .collect());
+        }
+        let all = self.attachments.iter();
+        let meshed = all.filter_map(|(one, known)| Some(named(self.cookie_of(one)?, known)));
+        Ok(meshed.collect())
     }
 
     /// The Pod that somebody means by its name, by an address or by its container.

@@ -1,0 +1,48 @@
+//! Hearing from the kernel what it tells unasked.
+
+use std::{io, marker::PhantomData};
+
+use aya::{
+    Ebpf, Pod,
+    maps::{MapData, RingBuf},
+};
+use tokio::io::unix::AsyncFd;
+
+use super::{Error, table};
+
+/// A ring of elements that the programs write.
+pub(crate) struct Ring<T> {
+    ring: AsyncFd<RingBuf<MapData>>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Pod> Ring<T> {
+    /// Takes the ring out of the object. Within a runtime of tokio.
+    pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let ring = table::take(object, name)?;
+        #[expect(unsafe_code, reason = "aya's ring implements `AsRawFd` alone")]
+        // SAFETY: a ring keeps its map's descriptor open for as long as it lives, and tells no
+        // other.
+        let registered = unsafe { AsyncFd::register(ring) };
+        let ring = registered.map_err(|error| Error::Listen(error.into()))?;
+        Ok(Self {
+            ring,
+            of: PhantomData,
+        })
+    }
+
+    /// Waits until something is in the ring, and takes all of it out.
+    pub(crate) async fn next(&mut self) -> io::Result<Vec<T>> {
+        let mut ready = self.ring.readable_mut().await?;
+        let mut found = Vec::new();
+        while let Some(bytes) = ready.get_inner_mut().next() {
+            if bytes.len() >= size_of::<T>() {
+                #[expect(unsafe_code, reason = "an element is as the programs wrote it")]
+                // SAFETY: there are as many bytes, and `T` is plain data.
+                found.push(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() });
+            }
+        }
+        ready.clear_ready();
+        Ok(found)
+    }
+}

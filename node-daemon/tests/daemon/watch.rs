@@ -1,0 +1,129 @@
+//! Whoever watches sees what is decided.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    thread,
+};
+
+use daemon_api::{Admitted, EventView, Events, Watch, path};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    node::{Daemon, Pod},
+    pods::admit,
+};
+
+const CONNECT: &str = "
+one = socket.socket()
+one.settimeout(0.2)
+one.connect_ex(('10.1.0.9', 8080))
+print('tried')";
+
+fn ask(daemon: &Daemon, after: Option<u64>, pod: Option<&str>) -> Events {
+    let pod = pod.map(str::to_owned);
+    daemon.post(path::EVENTS, &Watch { after, pod }).ok()
+}
+
+#[test]
+fn every_watcher_sees_the_decisions_about_the_pods_that_it_means() {
+    let daemon = Daemon::start("watch");
+    let (one, two) = (
+        Pod::new("watch-1", &["10.1.0.1/24"]),
+        Pod::new("watch-2", &["10.1.0.2/24"]),
+    );
+    for (name, pod, address) in [("one", &one, "10.1.0.1"), ("two", &two, "10.1.0.2")] {
+        let request = admit(name, &pod.path(), &[address]);
+        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        // Nobody watches.
+        assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
+    }
+    let begin = ask(&daemon, None, None);
+    assert_eq!((begin.next, begin.events), (0, vec![]));
+    assert_eq!(one.run(&daemon, 1000, CONNECT), "tried\n");
+    assert_eq!(two.run(&daemon, 1337, CONNECT), "tried\n");
+
+    let seen = |pod| {
+        let mut seen = Vec::new();
+        let mut after = 0;
+        while after < 2 {
+            let Events { next, lost, events } = ask(&daemon, Some(after), pod);
+            assert_eq!(lost, 0);
+            seen.extend(
+                events
+                    .into_iter()
+                    .map(|event| (event.pod, event.uid, event.rule)),
+            );
+            after = next;
+        }
+        seen
+    };
+    let first = (
+        "shop/pod-one".to_owned(),
+        Some(1000),
+        "outbound_to_proxy".to_owned(),
+    );
+    let second = (
+        "shop/pod-two".to_owned(),
+        Some(1337),
+        "outbound_by_proxy".to_owned(),
+    );
+    thread::scope(|scope| {
+        let all = scope.spawn(|| seen(None));
+        let some = scope.spawn(|| seen(Some("10.1.0.2")));
+        assert_eq!(all.join().unwrap(), [first, second.clone()]);
+        assert_eq!(some.join().unwrap(), [second]);
+    });
+    let nobody = Watch {
+        after: None,
+        pod: Some("shop/nobody".to_owned()),
+    };
+    let refusal = daemon.post(path::EVENTS, &nobody).refusal(404);
+    assert!(refusal.message.contains("shop/nobody"));
+}
+
+#[test]
+fn a_person_sees_a_line_for_each_decision_until_he_has_enough() {
+    let daemon = Daemon::start("watch-line");
+    let pod = Pod::new("watch-line", &["10.1.0.1/24"]);
+    let request = admit("one", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    for json in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+        command
+            .args(["watch", "--pod", "shop/pod-one", "--socket"])
+            .arg(&daemon.socket)
+            .args(json.then_some("--json"))
+            .stdout(Stdio::piped());
+        let mut watcher = command.spawn().unwrap();
+        let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+        if !json {
+            assert!(lines.next().unwrap().unwrap().starts_with("TIME"));
+        }
+        thread::scope(|scope| {
+            // As often as it takes for the watcher to be there.
+            let trying = scope.spawn(|| {
+                for _ in 0..20 {
+                    assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
+                }
+            });
+            let line = lines.next().unwrap().unwrap();
+            if json {
+                let event: EventView = serde_json::from_str(&line).unwrap();
+                assert_eq!(event.to, "10.1.0.9:8080".parse().unwrap());
+            } else {
+                assert!(
+                    line.contains("shop/pod-one") && line.contains("10.1.0.9:8080"),
+                    "{line}"
+                );
+            }
+            trying.join().unwrap();
+        });
+        let pid = i32::try_from(watcher.id()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+        watcher.wait().unwrap();
+    }
+}
