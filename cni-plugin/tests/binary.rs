@@ -235,12 +235,39 @@ fn what_no_computers_number_holds_is_passed_on_to_the_byte() {
     let result = r#"{ "cniVersion": "1.0.0", "ips": [], "x": [18446744073709551616, -1.50e+3,
         0.1000, 1E300, "\u00e9\/"], "x": {"": null} }"#;
     let node = Node::admitting();
-    let mut conf = node.conf("1.0.0");
-    conf["prevResult"] = "HERE".into();
-    let text = conf.to_string().replace("\"HERE\"", result);
+    let text = text_with(&node, result);
     let outcome = node.run_text("ADD", &text, &[]);
     assert!(outcome.succeeded, "{}", outcome.stderr);
     assert_eq!(outcome.text, result);
+}
+
+/// A configuration whose `prevResult` is this text.
+fn text_with(node: &Node, prev_result: &str) -> String {
+    let mut conf = node.conf("1.0.0");
+    conf["prevResult"] = json!("PREV");
+    conf.to_string().replace("\"PREV\"", prev_result)
+}
+
+#[test]
+fn of_a_key_that_comes_twice_the_last_one_counts() {
+    let last = r#"{ "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
+    let node = Node::admitting();
+    let twice = format!(r#"{{}},"prevResult": {last}"#);
+    let conf = text_with(&node, &twice);
+    let outcome = node.run_text("ADD", &conf, &[]);
+    assert!(outcome.succeeded, "{}", outcome.text);
+    assert_eq!(outcome.text, last);
+}
+
+#[test]
+fn a_result_that_is_no_object_is_refused_before_anybody_is_asked() {
+    for wrong in ["[]", "7", "\"x\"", "true"] {
+        let node = Node::admitting();
+        let conf = text_with(&node, wrong);
+        let outcome = node.run_text("ADD", &conf, &[]);
+        outcome.fails_with(7, "prevResult must be an object");
+        assert_eq!(outcome.request, None, "{wrong}");
+    }
 }
 
 #[test]
