@@ -54,8 +54,10 @@ fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Optio
         let versions = json!({ "cniVersion": version, "supportedVersions": SUPPORTED });
         return Ok(Some(versions.to_string()));
     }
+    if SUPPORTED.contains(&&*version) {
+        said.clone_from(&version);
+    }
     version::check(&version, verb)?;
-    *said = version;
     let conf = Conf::new(document)?;
     let daemon = Daemon::new(&conf.socket, conf.timeout);
     match verb {

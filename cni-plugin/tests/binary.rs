@@ -122,9 +122,11 @@ impl Node {
             // What is no number of a computer's is not looked into.
             text => serde_json::from_str(text).unwrap_or_default(),
         };
-        // A daemon that nobody called still waits: an empty call lets it end.
-        drop(UnixStream::connect(&socket));
-        let request = self.served.and_then(|served| served.join().unwrap());
+        let request = self.served.and_then(|served| {
+            // A daemon that nobody called still waits: an empty call lets it end.
+            drop(UnixStream::connect(&socket));
+            served.join().unwrap()
+        });
         Outcome {
             succeeded: output.status.success(),
             stdout,
@@ -337,6 +339,17 @@ fn version_tells_every_version_without_a_container() {
 }
 
 #[test]
+fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
+    for (verb, version) in [("CHECK", "0.3.1"), ("STATUS", "1.0.0"), ("GC", "0.4.0")] {
+        let node = Node::without_daemon();
+        let conf = node.conf(version);
+        let outcome = node.run(verb, &conf);
+        outcome.fails_with(1, "exists since");
+        assert_eq!(outcome.stdout["cniVersion"], version, "{verb}");
+    }
+}
+
+#[test]
 fn gc_collects_nothing_when_it_is_given_no_list() {
     let node = Node::retiring();
     let conf = node.conf("1.1.0");
@@ -426,6 +439,21 @@ fn a_daemon_that_hangs_is_given_up_after_the_deadline() {
         "{:?}",
         start.elapsed()
     );
+}
+
+#[test]
+fn a_daemon_that_accepts_nobody_is_given_up_after_the_deadline() {
+    let node = Node::without_daemon();
+    let listener =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let address = socket2::SockAddr::unix(node.socket()).unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(0).unwrap();
+    let _first_in_the_queue = UnixStream::connect(node.socket()).unwrap();
+    let conf = node.conf("1.0.0");
+    let started = Instant::now();
+    node.run("ADD", &conf).fails_with(11, "does not answer");
+    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[test]
