@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use daemon_api::ValidAttachment;
-use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{Error, invocation::is_identifier};
@@ -42,47 +41,64 @@ pub(crate) struct Conf {
     /// For everything that the plugin does.
     pub(crate) timeout: Duration,
     /// The result of the chain before this plugin.
-    pub(crate) prev_result: Option<Value>,
+    pub(crate) prev_result: Option<String>,
     /// The Pod's annotations, if the runtime handed them over.
     pub(crate) annotations: Option<BTreeMap<String, String>>,
     /// The attachments that GC must keep, if the runtime listed them.
     pub(crate) valid: Option<Vec<ValidAttachment>>,
 }
 
-/// The configuration's object, before its keys are looked at.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
+/// The configuration, before its keys are looked at. Of a key that comes twice the last one counts.
+pub(crate) struct Document {
+    object: Map<String, Value>,
+    prev_result: Option<String>,
+}
+
+/// Takes the configuration apart. `prevResult` stays as it stands there, to the byte: what this
+/// plugin does not know, such as a number that no computer's type holds, is not its to change.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     if bytes.len() as u64 > MAX_STDIN {
         return Err(wrong(
             "the configuration",
             format!("is longer than {MAX_STDIN} bytes"),
         ));
     }
-    match serde_json::from_slice(bytes).map_err(Error::Json)? {
-        Value::Object(object) => Ok(object),
-        other => Err(wrong("the configuration", expected("an object", &other))),
-    }
-}
-
-/// `prevResult` as it stands there, to the byte: what this plugin does not know, such as a number
-/// that no computer's type holds, is not its to change.
-pub(crate) fn prev_result(bytes: &[u8]) -> Result<&str, Error> {
-    #[derive(Deserialize)]
-    struct Whole<'a> {
-        #[serde(borrow, rename = "prevResult")]
-        prev_result: &'a RawValue,
-    }
-    let whole: Whole<'_> = serde_json::from_slice(bytes).map_err(Error::Json)?;
-    Ok(whole.prev_result.get())
+    let parsed: serde_json::Result<BTreeMap<String, &RawValue>> = serde_json::from_slice(bytes);
+    let mut keys = parsed.map_err(|error| {
+        if error.is_data() {
+            wrong("the configuration", "must be an object".to_owned())
+        } else {
+            Error::Json(error)
+        }
+    })?;
+    let prev_result = keys.remove("prevResult").map(RawValue::get);
+    let value = |(key, raw): (String, &RawValue)| Ok((key, serde_json::from_str(raw.get())?));
+    Ok(Document {
+        prev_result: prev_result
+            .filter(|text| *text != "null")
+            .map(str::to_owned),
+        object: keys
+            .into_iter()
+            .map(value)
+            .collect::<Result<_, _>>()
+            .map_err(Error::Json)?,
+    })
 }
 
 /// `cniVersion`. Without one it is the oldest that the plugin speaks.
-pub(crate) fn version(object: &Map<String, Value>) -> Result<String, Error> {
-    Ok(text(object, "cniVersion")?.unwrap_or("0.3.0").to_owned())
+pub(crate) fn version(document: &Document) -> Result<String, Error> {
+    Ok(text(&document.object, "cniVersion")?
+        .unwrap_or("0.3.0")
+        .to_owned())
 }
 
 impl Conf {
     /// Checks every key.
-    pub(crate) fn new(mut object: Map<String, Value>) -> Result<Self, Error> {
+    pub(crate) fn new(document: Document) -> Result<Self, Error> {
+        let Document {
+            object,
+            prev_result,
+        } = document;
         let known = |key: &String| {
             STANDARD.contains(&key.as_str())
                 || OWN.contains(&key.as_str())
@@ -114,9 +130,7 @@ impl Conf {
             timeout: timeout(&object)?,
             annotations: annotations(&object)?,
             valid: valid_attachments(&object)?,
-            prev_result: object
-                .shift_remove("prevResult")
-                .filter(|value| !value.is_null()),
+            prev_result,
         })
     }
 }

@@ -4,6 +4,8 @@ use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::Error;
 
 /// Bytes of the longest answer: a refusal, or a list of attachments.
-const MAX_ANSWER: usize = 4 << 20;
+const MAX_ANSWER: u64 = 4 << 20;
 /// Header lines of an answer; the daemon sends four.
 const MAX_HEADERS: usize = 32;
 
@@ -58,7 +60,7 @@ impl Daemon {
             socket: self.socket.clone(),
             source,
         };
-        let answer = self.talk(request).map_err(failed)?;
+        let answer = self.within_the_deadline(request).map_err(failed)?;
         let (status, body) = split(&answer).map_err(failed)?;
         if (200..300).contains(&status) {
             // 204 has no body: it stands for `null`.
@@ -71,39 +73,29 @@ impl Daemon {
         }
     }
 
-    /// The whole answer, up to the end of the connection.
-    fn talk(&self, request: &str) -> io::Result<Vec<u8>> {
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_write_timeout(Some(self.left()?))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::with_capacity(1024);
-        let mut chunk = [0; 4096];
-        loop {
-            stream.set_read_timeout(Some(self.left()?))?;
-            match stream.read(&mut chunk) {
-                Ok(0) => return Ok(answer),
-                Ok(bytes) => answer.extend_from_slice(&chunk[..bytes]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
-                Err(error) => return Err(error),
-            }
-            if answer.len() > MAX_ANSWER {
-                return Err(garbage(format!(
-                    "the answer is longer than {MAX_ANSWER} bytes"
-                )));
-            }
-        }
-    }
-
-    /// The time that is left; the kernel takes zero for "no limit".
-    fn left(&self) -> io::Result<Duration> {
+    /// Talks on a thread of its own, which ends with the process: a connection waits without end
+    /// where the queue of those to be accepted is full, and a slow reader makes every write wait.
+    fn within_the_deadline(&self, request: &str) -> io::Result<Vec<u8>> {
+        let (sender, answer) = mpsc::channel();
+        let (socket, request) = (self.socket.clone(), request.to_owned());
+        thread::Builder::new().spawn(move || sender.send(talk(&socket, &request)))?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            Err(late())
-        } else {
-            Ok(left)
-        }
+        answer.recv_timeout(left).map_err(|_| late())?
     }
+}
+
+/// The whole answer, up to the end of the connection.
+fn talk(socket: &Path, request: &str) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::with_capacity(1024);
+    stream.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
+    if answer.len() as u64 > MAX_ANSWER {
+        return Err(garbage(format!(
+            "the answer is longer than {MAX_ANSWER} bytes"
+        )));
+    }
+    Ok(answer)
 }
 
 /// Status and body of an answer.

@@ -1,10 +1,10 @@
 //! The Pod's addresses in the chain's result (CNI spec 1.1.0, "Success"). The result itself is
 //! never changed.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use daemon_api::PodAddress;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     Error,
@@ -15,9 +15,11 @@ use crate::{
 ///
 /// `ifname` stands for entries that name no interface: the spec leaves it out where a plugin
 /// lists no interfaces.
-pub(crate) fn addresses(result: &Value, ifname: &str) -> Result<Vec<PodAddress>, Error> {
-    let ips = list(result, "ips")?;
-    let interfaces = list(result, "interfaces")?;
+pub(crate) fn addresses(result: &str, ifname: &str) -> Result<Vec<PodAddress>, Error> {
+    let result: BTreeMap<String, &RawValue> = serde_json::from_str(result)
+        .map_err(|_| wrong("prevResult", "must be an object".to_owned()))?;
+    let ips = &list(&result, "ips")?;
+    let interfaces = &list(&result, "interfaces")?;
     let mut found = Vec::with_capacity(ips.len());
     for (index, entry) in ips.iter().enumerate() {
         let interface = match entry.get("interface") {
@@ -35,13 +37,14 @@ pub(crate) fn addresses(result: &Value, ifname: &str) -> Result<Vec<PodAddress>,
     Ok(found)
 }
 
-fn list<'a>(result: &'a Value, key: &str) -> Result<&'a [Value], Error> {
-    match result.get(key) {
-        None | Some(Value::Null) => Ok(&[]),
-        Some(Value::Array(list)) => Ok(list),
-        Some(other) => Err(wrong(
+fn list(result: &BTreeMap<String, &RawValue>, key: &str) -> Result<Vec<Value>, Error> {
+    let text = result.get(key).map_or("null", |raw| raw.get());
+    match serde_json::from_str(text).map_err(Error::Json)? {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => Ok(list),
+        other => Err(wrong(
             &format!("prevResult.{key}"),
-            expected("a list", other),
+            expected("a list", &other),
         )),
     }
 }
@@ -105,7 +108,7 @@ mod tests {
                 {"version": "6", "address": "fd00::5/64", "interface": 1},
             ],
         });
-        let found = addresses(&result, "eth0").unwrap();
+        let found = addresses(&result.to_string(), "eth0").unwrap();
         let texts: Vec<_> = found
             .iter()
             .map(|one| format!("{} {}", one.ip, one.interface))
@@ -116,7 +119,10 @@ mod tests {
     #[test]
     fn an_address_without_an_interface_is_on_the_one_that_was_asked_for() {
         let result = json!({"ips": [{"address": "10.0.0.5/24"}]});
-        assert_eq!(addresses(&result, "net1").unwrap()[0].interface, "net1");
+        assert_eq!(
+            addresses(&result.to_string(), "net1").unwrap()[0].interface,
+            "net1"
+        );
     }
 
     #[test]
@@ -141,7 +147,7 @@ mod tests {
             ),
         ];
         for (result, path) in rows {
-            let error = addresses(&result, "eth0").unwrap_err();
+            let error = addresses(&result.to_string(), "eth0").unwrap_err();
             assert_eq!(error.code(), 7);
             assert!(error.to_string().starts_with(path), "{error}");
         }
@@ -154,7 +160,7 @@ mod tests {
                 "interfaces": [{"name": "eth0", "sandbox": "x"}],
                 "ips": [{"address": address, "interface": at}],
             });
-            let _either = addresses(&result, "eth0");
+            let _either = addresses(&result.to_string(), "eth0");
         }
     }
 }

@@ -48,21 +48,20 @@ pub fn respond(invocation: &Invocation, stdin: Stdin) -> Response {
 fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Option<String>, Error> {
     let verb = invocation.verb()?;
     let stdin = stdin.map_err(Error::Stdin)?;
-    let object = conf::decode(&stdin)?;
-    let version = conf::version(&object)?;
+    let document = conf::decode(&stdin)?;
+    let version = conf::version(&document)?;
     if verb == Verb::Version {
         let versions = json!({ "cniVersion": version, "supportedVersions": SUPPORTED });
         return Ok(Some(versions.to_string()));
     }
+    if SUPPORTED.contains(&&*version) {
+        said.clone_from(&version);
+    }
     version::check(&version, verb)?;
-    *said = version;
-    let conf = Conf::new(object)?;
+    let conf = Conf::new(document)?;
     let daemon = Daemon::new(&conf.socket, conf.timeout);
     match verb {
-        Verb::Add => {
-            add(invocation, conf, &daemon)?;
-            conf::prev_result(&stdin).map(|result| Some(result.to_owned()))
-        }
+        Verb::Add => add(invocation, conf, &daemon).map(Some),
         Verb::Del => del(invocation, &conf, &daemon).map(|()| None),
         Verb::Check => check(invocation, &conf, &daemon).map(|()| None),
         Verb::Gc => gc(&conf, &daemon).map(|()| None),
@@ -71,13 +70,13 @@ fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Optio
     }
 }
 
-/// Reports the Pod.
-fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<(), Error> {
+/// Reports the Pod, and passes the result on.
+fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<String, Error> {
     let attachment = invocation.attachment(&conf.network)?;
-    let prev_result = conf.prev_result.as_ref().ok_or_else(not_chained)?;
+    let prev_result = conf.prev_result.ok_or_else(not_chained)?;
     let admit = Admit {
         netns: invocation.netns()?.to_owned(),
-        addresses: result::addresses(prev_result, &attachment.ifname)?,
+        addresses: result::addresses(&prev_result, &attachment.ifname)?,
         attachment,
         pod: invocation.pod()?,
         annotations: conf.annotations,
@@ -86,9 +85,9 @@ fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<(), Error
         .remove()
         .map_err(Error::Tombstone)?;
     match daemon.post::<Admitted>(path::ADMIT, &admit) {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(prev_result),
         // Nobody needs to be asked about a Pod that certainly has no sidecar.
-        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(()),
+        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(prev_result),
         Err(error) => Err(error),
     }
 }

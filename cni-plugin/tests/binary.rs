@@ -122,9 +122,11 @@ impl Node {
             // What is no number of a computer's is not looked into.
             text => serde_json::from_str(text).unwrap_or_default(),
         };
-        // A daemon that nobody called still waits: an empty call lets it end.
-        drop(UnixStream::connect(&socket));
-        let request = self.served.and_then(|served| served.join().unwrap());
+        let request = self.served.and_then(|served| {
+            // A daemon that nobody called still waits: an empty call lets it end.
+            drop(UnixStream::connect(&socket));
+            served.join().unwrap()
+        });
         Outcome {
             succeeded: output.status.success(),
             stdout,
@@ -235,12 +237,39 @@ fn what_no_computers_number_holds_is_passed_on_to_the_byte() {
     let result = r#"{ "cniVersion": "1.0.0", "ips": [], "x": [18446744073709551616, -1.50e+3,
         0.1000, 1E300, "\u00e9\/"], "x": {"": null} }"#;
     let node = Node::admitting();
-    let mut conf = node.conf("1.0.0");
-    conf["prevResult"] = "HERE".into();
-    let text = conf.to_string().replace("\"HERE\"", result);
+    let text = text_with(&node, result);
     let outcome = node.run_text("ADD", &text, &[]);
     assert!(outcome.succeeded, "{}", outcome.stderr);
     assert_eq!(outcome.text, result);
+}
+
+/// A configuration whose `prevResult` is this text.
+fn text_with(node: &Node, prev_result: &str) -> String {
+    let mut conf = node.conf("1.0.0");
+    conf["prevResult"] = json!("PREV");
+    conf.to_string().replace("\"PREV\"", prev_result)
+}
+
+#[test]
+fn of_a_key_that_comes_twice_the_last_one_counts() {
+    let last = r#"{ "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
+    let node = Node::admitting();
+    let twice = format!(r#"{{}},"prevResult": {last}"#);
+    let conf = text_with(&node, &twice);
+    let outcome = node.run_text("ADD", &conf, &[]);
+    assert!(outcome.succeeded, "{}", outcome.text);
+    assert_eq!(outcome.text, last);
+}
+
+#[test]
+fn a_result_that_is_no_object_is_refused_before_anybody_is_asked() {
+    for wrong in ["[]", "7", "\"x\"", "true"] {
+        let node = Node::admitting();
+        let conf = text_with(&node, wrong);
+        let outcome = node.run_text("ADD", &conf, &[]);
+        outcome.fails_with(7, "prevResult must be an object");
+        assert_eq!(outcome.request, None, "{wrong}");
+    }
 }
 
 #[test]
@@ -306,6 +335,17 @@ fn version_tells_every_version_without_a_container() {
         );
         let expected = json!({"cniVersion": version, "supportedVersions": VERSIONS});
         outcome.succeeds_with(&expected);
+    }
+}
+
+#[test]
+fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
+    for (verb, version) in [("CHECK", "0.3.1"), ("STATUS", "1.0.0"), ("GC", "0.4.0")] {
+        let node = Node::without_daemon();
+        let conf = node.conf(version);
+        let outcome = node.run(verb, &conf);
+        outcome.fails_with(1, "exists since");
+        assert_eq!(outcome.stdout["cniVersion"], version, "{verb}");
     }
 }
 
@@ -399,6 +439,21 @@ fn a_daemon_that_hangs_is_given_up_after_the_deadline() {
         "{:?}",
         start.elapsed()
     );
+}
+
+#[test]
+fn a_daemon_that_accepts_nobody_is_given_up_after_the_deadline() {
+    let node = Node::without_daemon();
+    let listener =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let address = socket2::SockAddr::unix(node.socket()).unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(0).unwrap();
+    let _first_in_the_queue = UnixStream::connect(node.socket()).unwrap();
+    let conf = node.conf("1.0.0");
+    let started = Instant::now();
+    node.run("ADD", &conf).fails_with(11, "does not answer");
+    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[test]
