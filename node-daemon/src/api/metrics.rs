@@ -20,6 +20,7 @@ const BUCKETS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     requests: Family<[Label; 2], Counter>,
+    refusals: Family<[Label; 2], Counter>,
     seconds: Family<[Label; 1], Histogram, fn() -> Histogram>,
 }
 
@@ -27,6 +28,7 @@ impl Metrics {
     pub(super) fn new() -> Self {
         Self {
             requests: Family::default(),
+            refusals: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         }
     }
@@ -39,6 +41,12 @@ impl Metrics {
         self.seconds
             .get_or_create(&[path])
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts a refusal by its CNI code: an HTTP status stands for several of them.
+    pub(super) fn refuse(&self, path: &'static str, code: u32) {
+        let labels = [("path", path.to_owned()), ("code", code.to_string())];
+        self.refusals.get_or_create(&labels).inc();
     }
 
     pub(super) fn encode(&self, reading: &Reading) -> Result<String, Error> {
@@ -58,6 +66,8 @@ impl Metrics {
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register("pods", "Attachments of Pods that were looked at", pods);
         registry.register("api_requests", "Answered requests", self.requests.clone());
+        let help = "Refused requests, by the CNI code of the refusal";
+        registry.register("refusals", help, self.refusals.clone());
         let help = "Time from a request's header to its answer";
         registry.register("api_request_seconds", help, self.seconds.clone());
         let mut text = String::new();
@@ -76,6 +86,7 @@ mod tests {
     fn everything_measured_is_written() {
         let metrics = Metrics::new();
         metrics.count("/v1/admit", 200, Duration::from_millis(3));
+        metrics.refuse("/v1/admit", 102);
         let reading = Reading {
             decisions: vec![(Reason::OutboundToProxy, 7)],
             meshed: 2,
@@ -87,6 +98,7 @@ mod tests {
             "sluice_pods{meshed=\"true\"} 2",
             "sluice_pods{meshed=\"false\"} 1",
             "sluice_api_requests_total{path=\"/v1/admit\",code=\"200\"} 1",
+            "sluice_refusals_total{path=\"/v1/admit\",code=\"102\"} 1",
             "sluice_api_request_seconds_count{path=\"/v1/admit\"} 1",
             "sluice_api_request_seconds_bucket{le=\"0.005\",path=\"/v1/admit\"} 1",
             "# EOF",

@@ -109,6 +109,7 @@ impl Connection {
         };
         if let Err(error) = &outcome {
             let refusal = error.refusal();
+            self.desk.metrics.refuse(path, refusal.code);
             warn!(
                 path,
                 code = refusal.code,

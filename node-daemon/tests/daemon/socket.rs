@@ -176,6 +176,7 @@ fn status_and_metrics_tell_how_the_daemon_is() {
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 0",
         "sluice_pods{meshed=\"true\"} 0",
         "sluice_api_requests_total{path=\"other\",code=\"404\"} 1",
+        "sluice_refusals_total{path=\"other\",code=\"6\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
