@@ -93,16 +93,13 @@ fn tell(count: u64) {
     await_that(|| sockets(&stage.lab.pod) <= before);
 }
 
-/// TCP sockets of a namespace that are in use, and those that nobody owns any more.
-fn sockets(netns: &Netns) -> [u64; 2] {
+/// TCP sockets of a namespace that are in use.
+fn sockets(netns: &Netns) -> u64 {
     netns.run(|| {
         let text = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
         let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
-        let after = |name: &str| {
-            let mut words = line.split(' ').skip_while(|word| *word != name);
-            words.nth(1).unwrap().parse().unwrap()
-        };
-        [after("inuse"), after("orphan")]
+        let mut words = line.split(' ').skip_while(|word| *word != "inuse");
+        words.nth(1).unwrap().parse().unwrap()
     })
 }
 

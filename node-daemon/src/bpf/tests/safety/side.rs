@@ -73,7 +73,7 @@ impl Side {
 
     /// Reads what is there, and compares it. Tells whether anything was.
     pub(super) fn read(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 65536];
+        let mut buffer = [0; 16384];
         match self.stream.read(&mut buffer) {
             Ok(0) => {
                 let news = !self.has_ended;
