@@ -23,7 +23,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup build demo conformance chaos bench scale test test-kernels fuzz image-root image manifests e2e lint \
+.PHONY: help root setup build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
 	clean distclean
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo '  make bench         compare speed with iptables, by real Envoys; quicker with BENCH=--quick'
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
+	@echo '  make safety        200,000 random connections from socket to socket, every byte compared'
 	@echo '  make test-kernels  load and attach every program on older kernels, in QEMU'
 	@echo '  make fuzz          throw random input at every parser; SECONDS_EACH=60 for longer'
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
@@ -84,6 +85,10 @@ scale: root build
 
 test: root build
 	@.ci/tests
+
+# 200,000 random connections through accelerated paths, every byte compared.
+safety: root setup
+	@$(CARGO) test -p sluiced --lib safety -- --include-ignored --nocapture
 
 test-kernels: root build
 	@setup/packages.sh kernels
