@@ -19,6 +19,8 @@ const BEYOND: [&str; 2] = ["203.0.113.0/24", "2001:db8:2::/48"];
 
 /// Gives it to a Pod, before it joins its network. It goes with the Pod's namespace.
 pub(crate) fn create(node: &Netns, pod: &Netns) -> Result<()> {
+    // The kernel may still be taking down the namespace of the Pod before, and its link with it.
+    node.ip(&format!("link delete {AT_NODE}")).ok();
     pod.ip(&format!(
         "link add {IN_POD} type veth peer name {AT_NODE} netns {}",
         node.name()

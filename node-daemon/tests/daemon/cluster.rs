@@ -70,12 +70,13 @@ fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
     let (daemon, _files) = daemon("trouble", &server, "");
     let home = Pod::new("trouble", &["10.1.0.1/24"]);
     let troubles = [
-        ("silent", "does not answer in time"),
-        ("garbage", "does not tell: "),
-        ("endless", "length limit exceeded"),
-        ("forbidden", "not you"),
-        ("broken", "does not tell: "),
-        ("absent", "NotFound"),
+        ("silent", &["does not answer in time"][..]),
+        ("garbage", &["does not tell: "]),
+        // Whichever comes first.
+        ("endless", &["length limit exceeded", "in time"]),
+        ("forbidden", &["not you"]),
+        ("broken", &["does not tell: "]),
+        ("absent", &["NotFound"]),
     ];
     let path_of_home = home.path();
     thread::scope(|scope| {
@@ -86,9 +87,10 @@ fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
                 let reply = daemon.post(path::ADMIT, &unknown(name, netns, "10.1.0.1"));
                 let refusal = reply.refusal(503);
                 assert_eq!(refusal.code, code::TRY_AGAIN_LATER, "{name}");
-                assert!(refusal.details.contains(why), "{name}: {refusal:?}");
-                // What the plugin has by default.
-                assert!(begin.elapsed() < Duration::from_secs(5), "{name}");
+                let told = why.iter().any(|why| refusal.details.contains(why));
+                assert!(told, "{name}: {refusal:?}");
+                // The server is silent for longer.
+                assert!(begin.elapsed() < PATIENCE, "{name}");
             });
         }
     });
