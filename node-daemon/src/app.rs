@@ -50,7 +50,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         let Places { bpffs, state } = &config.places;
         let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
         let (learned, events) = (datapath.learned()?, datapath.events()?);
-        info!(cgroup = %cgroup.display(), programs = datapath.programs().join(" "), "attached");
+        info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
         let inheritance = Inheritance {
             datapath,

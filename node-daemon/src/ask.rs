@@ -4,7 +4,8 @@ use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use daemon_api::{
-    Connection, EventView, Events, Explanation, PodView, Question, Refusal, Status, path,
+    Connection, EventView, Events, Explanation, Feature, PodView, ProgramView, Question, Refusal,
+    Status, path,
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
@@ -23,21 +24,71 @@ pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
         return print(&answer);
     }
     let status: Status = serde_json::from_slice(&answer)?;
+    print(page(&status).as_bytes())
+}
+
+/// A status, for people.
+fn page(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
-    let lines = format!(
-        "daemon       {ready}, version {}, ABI {}\nproblems     {}\nprograms     {}\nmeshed pods  {}\nleft alone   {}",
-        status.version,
-        status.abi,
-        if status.problems.is_empty() {
-            "none".to_owned()
+    let problems = match status.problems.join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        some => some,
+    };
+    let Status { version, abi, .. } = status;
+    let mut lines = vec![
+        ("daemon", format!("{ready}, version {version}, ABI {abi}")),
+        ("problems", problems),
+        ("mesh", status.mesh.clone()),
+        ("acceleration", status.acceleration.clone()),
+        ("pods", counts(status)),
+        ("kernel", status.kernel.clone()),
+    ];
+    lines.extend(status.features.iter().map(|feature| {
+        let Feature {
+            name,
+            found,
+            without,
+        } = feature;
+        let line = if *found {
+            format!("+ {name}")
         } else {
-            status.problems.join("; ")
-        },
-        status.programs.join(" "),
-        status.meshed_pods,
-        status.unmeshed_pods,
-    );
-    print(lines.as_bytes())
+            format!("- {name}: {without}")
+        };
+        ("", line)
+    }));
+    let mut page: Vec<_> = (lines.iter())
+        .map(|(key, value)| format!("{key:<14}{}", printable(value)))
+        .collect();
+    page.push(format!(
+        "\n{:<14}{:>6}  {:>5}  PLACE",
+        "PROGRAM", "ID", "HOOKS"
+    ));
+    page.extend(status.programs.iter().map(|program| {
+        let ProgramView {
+            name,
+            id,
+            place,
+            hooks,
+        } = program;
+        format!("{name:<14}{id:>6}  {hooks:>5}  {place}")
+    }));
+    page.join("\n")
+}
+
+fn counts(status: &Status) -> String {
+    let counts = [
+        (status.meshed_pods, "meshed"),
+        (status.unmeshed_pods, "left alone"),
+        (status.awaited_pods, "awaited"),
+        (status.nameless_pods, "without a record"),
+    ];
+    // The last two are not the rule.
+    let shown = counts
+        .iter()
+        .enumerate()
+        .filter(|(place, (count, _))| *place < 2 || *count > 0);
+    let shown = shown.map(|(_, (count, what))| format!("{count} {what}"));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// `sluiced pods`.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use nix::sys::utsname::uname;
 
 use crate::{
-    bpf::{Datapath, Pins, Private},
+    bpf::{Datapath, Features, Pins, Private},
     cgroup,
     config::CheckKernel,
     netns,
@@ -25,8 +25,11 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
     let private = Private::mount().context("a BPF file system cannot be mounted")?;
     let pins = Pins::open(&private.directory())?;
     let mut datapath = Datapath::open(pins, &cgroup)?;
-    for program in datapath.programs() {
-        writeln!(out, "program {program} loads")?;
+    let Features { mptcp, ingress } = datapath.features();
+    writeln!(out, "feature mptcp {}", yes(mptcp))?;
+    writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
+    for program in datapath.programs()? {
+        writeln!(out, "program {} loads", program.name)?;
     }
     writeln!(out, "the cgroup's programs attach")?;
 
@@ -39,6 +42,10 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
         series(&release)
     )?;
     Ok(())
+}
+
+fn yes(found: bool) -> &'static str {
+    if found { "yes" } else { "no" }
 }
 
 /// `6.1.0-18-amd64` → `6.1`.

@@ -297,12 +297,56 @@ pub struct Status {
     /// Why it would not.
     #[serde(default)]
     pub problems: Vec<String>,
-    /// Names of the attached programs.
-    pub programs: Vec<String>,
+    /// Name of the mesh whose sidecars the Pods carry.
+    #[serde(default)]
+    pub mesh: String,
+    /// Which connections go from socket to socket: `off`, `proxies` or `all`.
+    #[serde(default)]
+    pub acceleration: String,
+    /// Release of the kernel.
+    #[serde(default)]
+    pub kernel: String,
+    /// What Sluice uses of a kernel if it is there.
+    #[serde(default)]
+    pub features: Vec<Feature>,
+    /// The programs, by their names.
+    #[serde(default)]
+    pub programs: Vec<ProgramView>,
     /// Pods that are intercepted.
     pub meshed_pods: usize,
     /// Pods that were looked at and left alone.
     pub unmeshed_pods: usize,
+    /// Meshed Pods of which only the addresses are known: they are refused connections until the
+    /// kernel has named their network namespaces.
+    #[serde(default)]
+    pub awaited_pods: usize,
+    /// Network namespaces that are intercepted and of whose Pods nothing is known.
+    #[serde(default)]
+    pub nameless_pods: usize,
+}
+
+/// Something that not every kernel has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// What it is called.
+    pub name: String,
+    /// Whether this kernel has it.
+    pub found: bool,
+    /// What is missing without it.
+    pub without: String,
+}
+
+/// A kernel program, and where it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// Its name.
+    pub name: String,
+    /// Its id, as `bpftool prog` shows it.
+    pub id: u32,
+    /// To what it is attached: `cgroup`, `netns` or `map`.
+    pub place: String,
+    /// To how many of them: one cgroup, one map, the network namespace of each meshed Pod.
+    pub hooks: usize,
 }
 
 /// A Pod as the daemon knows it.

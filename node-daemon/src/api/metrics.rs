@@ -61,10 +61,20 @@ impl Metrics {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             pods.get_or_create(&[label]).set(count);
         }
+        let awaited = Gauge::<i64>::default();
+        awaited.set(i64::try_from(reading.awaited).unwrap_or(i64::MAX));
+        let repairs = Family::<[Label; 1], Counter>::default();
+        for (repair, count) in reading.repairs.iter() {
+            let label = ("what", repair.label().to_owned());
+            repairs.get_or_create(&[label]).inc_by(count);
+        }
 
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register("pods", "Attachments of Pods that were looked at", pods);
+        let help = "Meshed Pods of which only the addresses are known";
+        registry.register("awaited_pods", help, awaited);
+        registry.register("repairs", "What was put right unasked", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Refused requests, by the CNI code of the refusal";
         registry.register("refusals", help, self.refusals.clone());
@@ -81,22 +91,30 @@ mod tests {
     use sluice_abi::Reason;
 
     use super::*;
+    use crate::pods::{Repair, Repairs};
 
     #[test]
     fn everything_measured_is_written() {
         let metrics = Metrics::new();
         metrics.count("/v1/admit", 200, Duration::from_millis(3));
         metrics.refuse("/v1/admit", 102);
+        let mut repairs = Repairs::default();
+        repairs.count(Repair::Hooks);
         let reading = Reading {
             decisions: vec![(Reason::OutboundToProxy, 7)],
             meshed: 2,
             left_alone: 1,
+            awaited: 3,
+            repairs,
         };
         let text = metrics.encode(&reading).unwrap();
         for line in [
             "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
             "sluice_pods{meshed=\"true\"} 2",
             "sluice_pods{meshed=\"false\"} 1",
+            "sluice_awaited_pods 3",
+            "sluice_repairs_total{what=\"hooks\"} 1",
+            "sluice_repairs_total{what=\"ended\"} 0",
             "sluice_api_requests_total{path=\"/v1/admit\",code=\"200\"} 1",
             "sluice_refusals_total{path=\"/v1/admit\",code=\"102\"} 1",
             "sluice_api_request_seconds_count{path=\"/v1/admit\"} 1",

@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Name of the program that is attached to each meshed Pod's network namespace.
-const STEER: &str = "steer";
+pub(super) const STEER: &str = "steer";
 
 /// Constants that tell programs what the kernel knows beyond what they need.
 const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
@@ -41,7 +41,7 @@ const KNOWS_INGRESS: &str = "KNOWS_INGRESS";
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
 /// Name of the program that sees every message on an accelerated connection.
-const SEND: &str = "send";
+pub(super) const SEND: &str = "send";
 
 /// As often as libbpf tries to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -60,14 +60,23 @@ const HOOKS: [(&str, bpf_attach_type); 10] = [
     ("sock_life", BPF_CGROUP_SOCK_OPS),
 ];
 
+/// What programs use of a kernel if it is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Features {
+    /// Whether programs may ask which MPTCP connection a socket belongs to (Linux 5.19).
+    pub(crate) mptcp: bool,
+    /// Whether the inbound hook is told the interface by which a connection comes (Linux 5.17).
+    pub(crate) ingress: bool,
+}
+
 /// Built from `ebpf/programs` by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
 /// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
 /// and pinned there.
-pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
-    let knows_mptcp = u32::from(knows_mptcp());
-    let knows_ingress = u32::from(knows_ingress());
+pub(super) fn load(generation: &Generation, features: Features) -> Result<Ebpf, Error> {
+    let knows_mptcp = u32::from(features.mptcp);
+    let knows_ingress = u32::from(features.ingress);
     let mut loader = EbpfLoader::new();
     loader
         .override_global(KNOWS_MPTCP, &knows_mptcp, true)
@@ -82,17 +91,18 @@ pub(super) fn load(generation: &Generation) -> Result<Ebpf, Error> {
     Ok(object)
 }
 
-/// Whether programs may ask which MPTCP connection a socket belongs to (Linux 5.19). If that cannot
-/// be told, they do without.
-fn knows_mptcp() -> bool {
-    let helper = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
-    Path::new(MPTCP).exists()
-        && is_helper_supported(ProgramType::CgroupSockAddr, helper).unwrap_or(false)
-}
-
-/// Whether the inbound hook is told the interface. That came with Linux 5.17, as this helper did.
-pub(super) fn knows_ingress() -> bool {
-    is_helper_supported(ProgramType::SkLookup, BpfHelper::BPF_FUNC_loop).unwrap_or(false)
+impl Features {
+    /// Asks the kernel. What it cannot tell is taken for missing.
+    pub(super) fn probe() -> Self {
+        let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
+        let mptcp = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
+        // The interface came with the same Linux as this helper.
+        let ingress = BpfHelper::BPF_FUNC_loop;
+        Self {
+            mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
+            ingress: knows(ProgramType::SkLookup, ingress),
+        }
+    }
 }
 
 /// The verifier ends with `EAGAIN` if a signal comes meanwhile, which is no fault of the program.
@@ -157,13 +167,13 @@ fn attach_send(object: &Ebpf) -> Result<(), Error> {
         .map_err(|source| Error::attach(SEND, source))
 }
 
-/// Whether every hook of the cgroup has its link.
-pub(super) fn is_attached(generation: &Generation, cgroup: &Path) -> Result<bool, Error> {
+/// Names of the programs that have lost their hook at the cgroup.
+pub(super) fn missing(generation: &Generation, cgroup: &Path) -> Result<Vec<&'static str>, Error> {
     let (_, id) = open(cgroup)?;
-    let there = |name| Link::open(&generation.hook(name)).and_then(|link| link.cgroup());
-    Ok(HOOKS
-        .iter()
-        .all(|(name, _)| there(name).is_ok_and(|attached| attached == id)))
+    let there = |name: &str| Link::open(&generation.hook(name)).and_then(|link| link.cgroup());
+    let names = HOOKS.iter().map(|(name, _)| *name);
+    let is_missing = |name: &&str| !there(name).is_ok_and(|attached| attached == id);
+    Ok(names.filter(is_missing).collect())
 }
 
 /// A cgroup, and its identity as links tell it.

@@ -22,9 +22,11 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
+use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{Addr, Event, Pod, Process, Reason, maps};
 
+pub(crate) use attach::Features;
 pub(crate) use error::Error;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
@@ -40,6 +42,7 @@ pub(crate) struct Datapath {
     generation: Generation,
     adopted: bool,
     cgroup: PathBuf,
+    features: Features,
     programs: Ebpf,
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
@@ -60,15 +63,16 @@ impl Datapath {
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
     /// pinned.
     pub(crate) fn open(pins: Pins, cgroup: &Path) -> Result<Self, Error> {
+        let features = Features::probe();
         let current = pins.current()?;
         let adopted = current.is_some();
         let (generation, mut programs) = if let Some(generation) = current {
-            let programs = attach::load(&generation)?;
+            let programs = attach::load(&generation, features)?;
             attach::attach(&programs, &generation, cgroup)?;
             (generation, programs)
         } else {
             let unfinished = pins.begin()?;
-            let programs = attach::load(&unfinished)?;
+            let programs = attach::load(&unfinished, features)?;
             attach::attach(&programs, &unfinished, cgroup)?;
             (pins.publish(&unfinished)?, programs)
         };
@@ -77,6 +81,7 @@ impl Datapath {
             generation,
             adopted,
             cgroup: cgroup.into(),
+            features,
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
@@ -98,7 +103,7 @@ impl Datapath {
     /// Pins of maps are not put back: the maps are open here, and the next daemon builds a new
     /// generation if it finds this one incomplete.
     pub(crate) fn mend(&self) -> Result<bool, Error> {
-        if self.is_attached()? {
+        if self.missing()?.is_empty() {
             return Ok(false);
         }
         self.generation.make_directories()?;
@@ -106,9 +111,14 @@ impl Datapath {
         Ok(true)
     }
 
-    /// Whether every hook of the cgroup is attached.
-    pub(crate) fn is_attached(&self) -> Result<bool, Error> {
-        attach::is_attached(&self.generation, &self.cgroup)
+    /// Names of the programs that have lost their hook at the cgroup.
+    pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
+        attach::missing(&self.generation, &self.cgroup)
+    }
+
+    /// What was found of the kernel.
+    pub(crate) fn features(&self) -> Features {
+        self.features
     }
 
     /// Whether an earlier daemon's state was taken over.
@@ -132,20 +142,29 @@ impl Datapath {
         self.pins
     }
 
-    /// Names of the programs, in alphabetical order.
-    pub(crate) fn programs(&self) -> Vec<String> {
-        let mut names: Vec<_> = self
-            .programs
-            .programs()
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// Whether the inbound hook is told the interface by which a connection comes.
-    pub(crate) fn knows_ingress() -> bool {
-        attach::knows_ingress()
+    /// The programs and where they run, by their names.
+    pub(crate) fn programs(&self) -> Result<Vec<ProgramView>, Error> {
+        let missing = self.missing();
+        let at_cgroup =
+            |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
+        let mut views = Vec::new();
+        for (name, program) in self.programs.programs() {
+            let info = program.info();
+            let info = info.map_err(|source| Error::program(name, source))?;
+            let (place, hooks) = match name {
+                attach::STEER => ("netns", self.steered()?.len()),
+                attach::SEND => ("map", 1),
+                name => ("cgroup", usize::from(at_cgroup(name))),
+            };
+            views.push(ProgramView {
+                name: name.to_owned(),
+                id: info.id(),
+                place: place.to_owned(),
+                hooks,
+            });
+        }
+        views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(views)
     }
 
     /// Attaches the inbound hook to a network namespace.

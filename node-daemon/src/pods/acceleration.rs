@@ -27,6 +27,15 @@ impl Acceleration {
     /// Every choice, as it is written.
     pub(crate) const CHOICES: &str = "off, proxies or all";
 
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Proxies => "proxies",
+            Self::All => "all",
+        }
+    }
+
     /// As it is written in an annotation.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text.trim() {

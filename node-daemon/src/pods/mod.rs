@@ -15,6 +15,7 @@ mod mesh;
 mod owner;
 mod plan;
 mod policy;
+mod repair;
 mod store;
 mod tombstones;
 
@@ -43,6 +44,7 @@ pub(crate) use mesh::{Mesh, Meshes};
 use owner::Owner;
 pub(crate) use owner::Reading;
 pub(crate) use policy::WhenUnknown;
+pub(crate) use repair::{Repair, Repairs};
 pub(crate) use store::{Record, Slot, Store};
 pub(crate) use tombstones::Tombstones;
 
@@ -219,7 +221,7 @@ impl Pods {
 
     /// How the daemon is.
     pub(crate) async fn status(&self) -> Result<Status, Error> {
-        self.ask(|owner| owner.status()).await
+        self.ask(|owner| owner.status()).await?
     }
 
     /// Every Pod.

@@ -22,7 +22,7 @@ use expect::Awaited;
 pub(crate) use view::Reading;
 
 use super::{
-    Annotations, Error, Expected, Rules, Tombstones, addresses,
+    Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     plan::{self, Held},
     policy::{self, Settings, Verdict},
@@ -40,6 +40,7 @@ pub(crate) struct Owner {
     rules: Rules,
     store: Store,
     tombstones: Tombstones,
+    repairs: Repairs,
     attachments: BTreeMap<Attachment, Known>,
     /// By the cookie of the network namespace. Several attachments may share one.
     pods: BTreeMap<u64, Enrolled>,
@@ -83,6 +84,7 @@ impl Owner {
             rules,
             store,
             tombstones,
+            repairs: Repairs::default(),
             attachments: BTreeMap::new(),
             pods: BTreeMap::new(),
             nameless: BTreeMap::new(),
@@ -137,7 +139,7 @@ impl Owner {
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::open(Path::new(&request.netns))?;
-        let settings = seen_inside(settings, &netns)?;
+        let settings = seen_inside(settings, &netns, self.datapath.features())?;
         let interfaces = netns.interfaces()?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();

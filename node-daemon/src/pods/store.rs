@@ -69,6 +69,7 @@ pub(crate) struct Store {
     directory: PathBuf,
     boot: String,
     next: u64,
+    damaged: usize,
 }
 
 impl Record {
@@ -93,6 +94,7 @@ impl Store {
             directory: directory.into(),
             boot: boot.trim().to_owned(),
             next: 0,
+            damaged: 0,
         };
         let mut records = Vec::new();
         for path in store.files()? {
@@ -143,6 +145,11 @@ impl Store {
         write().map_err(|source| Error::io("write", &path, source))?;
         fail_point!("crash", |_| crate::crash::now());
         Ok(())
+    }
+
+    /// How many files were set aside.
+    pub(crate) fn damaged(&self) -> usize {
+        self.damaged
     }
 
     /// Makes sure that a record could be written.
@@ -197,6 +204,7 @@ impl Store {
                 let aside = path.with_extension(DAMAGED);
                 tracing::warn!(path = %aside.display(), %error, "a Pod's record is damaged: set aside");
                 fs::rename(path, &aside).map_err(|source| Error::io("rename", path, source))?;
+                self.damaged += 1;
                 Ok(None)
             }
         }

@@ -18,7 +18,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyD
 use serde_json::{Value, json};
 
 /// How long it stays silent when it is silent: longer than anybody waits.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 

@@ -167,7 +167,12 @@ fn status_and_metrics_tell_how_the_daemon_is() {
     let status: Status = daemon.get(path::STATUS).ok();
     assert!(status.ready && !status.programs.is_empty());
     assert_eq!((status.meshed_pods, status.unmeshed_pods), (0, 0));
-    assert!(daemon.ask(&["status"]).contains("ready, version"));
+    assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "proxies"));
+    assert!(!status.kernel.is_empty() && !status.features.is_empty());
+    let page = daemon.ask(&["status"]);
+    for line in ["ready, version", "0 meshed, 0 left alone", "connect4"] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
     assert_eq!(daemon.ask(&["pods", "--json"]).trim(), "[]");
 
     daemon.get("/nowhere/in/particular");
@@ -175,6 +180,8 @@ fn status_and_metrics_tell_how_the_daemon_is() {
     for line in [
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 0",
         "sluice_pods{meshed=\"true\"} 0",
+        "sluice_awaited_pods 0",
+        "sluice_repairs_total{what=\"hooks\"} 0",
         "sluice_api_requests_total{path=\"other\",code=\"404\"} 1",
         "sluice_refusals_total{path=\"other\",code=\"6\"} 1",
     ] {

@@ -27,9 +27,9 @@ impl Owner {
         let Self { datapath, .. } = self;
         let held = pod.kernel.held();
         same(
-            "hooks of the cgroup attached",
-            &true,
-            &datapath.is_attached()?,
+            "hooks of the cgroup missing",
+            &Vec::new(),
+            &datapath.missing()?,
         )?;
         let netns = pod.reopen();
         same("network namespace in place", &true, &netns.is_some())?;

@@ -13,7 +13,7 @@ use crate::{
     cgroup,
     netns::{self, Netns},
     pods::{
-        Error, Expected,
+        Error, Expected, Repair,
         enrol::{Enrolment, Site},
         plan::{self, Held},
         policy::{Settings, Verdict},
@@ -127,7 +127,10 @@ impl Owner {
             let pod = awaited.pod.clone();
             let who = name(&pod.pod);
             match self.upgrade(cookie, pod) {
-                Ok(()) => info!(cookie, pod = who, "named by the kernel, and taken in"),
+                Ok(()) => {
+                    self.repairs.count(Repair::NamedByKernel);
+                    info!(cookie, pod = who, "named by the kernel, and taken in");
+                }
                 Err(error) => {
                     error!(cookie, pod = who, %error, "named by the kernel, but only half meshed");
                 }

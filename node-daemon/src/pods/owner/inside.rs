@@ -6,10 +6,10 @@ use tracing::{info, warn};
 
 use super::Owner;
 use crate::{
-    bpf::Datapath,
+    bpf::Features,
     netns::Netns,
     pods::{
-        Error,
+        Error, Repair,
         aside::{self, Aside},
         enrol::Site,
         plan,
@@ -19,12 +19,16 @@ use crate::{
 
 /// Settings with users as the host numbers them, and with the networks to which excluded
 /// interfaces lead.
-pub(super) fn seen_inside(settings: Settings, netns: &Netns) -> Result<Settings, Error> {
+pub(super) fn seen_inside(
+    settings: Settings,
+    netns: &Netns,
+    features: Features,
+) -> Result<Settings, Error> {
     let settings = settings.seen_outside(&netns.users()?)?;
     if settings.excluded_interfaces.is_empty() {
         return Ok(settings);
     }
-    if !Datapath::knows_ingress() {
+    if !features.ingress {
         return Err(aside::Error::Kernel.into());
     }
     let aside = aside_in(&settings, netns)?;
@@ -51,8 +55,14 @@ impl Owner {
         for cookie in all {
             match self.follow(cookie) {
                 Ok(false) => {}
-                Ok(true) => info!(cookie, "the routes of excluded interfaces changed"),
-                Err(error) => warn!(cookie, %error, "excluded interfaces are not followed"),
+                Ok(true) => info!(
+                    pod = self.name_of(cookie),
+                    "the routes of excluded interfaces changed"
+                ),
+                Err(error) => {
+                    let pod = self.name_of(cookie);
+                    warn!(pod, %error, "excluded interfaces are not followed");
+                }
             }
         }
     }
@@ -85,6 +95,7 @@ impl Owner {
         };
         pod.kernel.take_in(&mut site, wanted)?;
         pod.settings = settings;
+        self.repairs.count(Repair::Routes);
         Ok(true)
     }
 }

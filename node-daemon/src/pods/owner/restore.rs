@@ -9,7 +9,7 @@ use super::{Enrolled, Owner, Standing, inside::seen_inside};
 use crate::{
     netns::Netns,
     pods::{
-        Error, Inheritance,
+        Error, Inheritance, Repair,
         enrol::{Enrolment, Site},
         plan::{self, Fate, Held},
         policy::{Settings, Verdict},
@@ -48,6 +48,9 @@ impl Owner {
             rules,
         } = inheritance;
         let mut owner = Self::new(datapath, store, tombstones, rules);
+        for _ in 0..owner.store.damaged() {
+            owner.repairs.count(Repair::DamagedRecord);
+        }
         let mut held = owner.held()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
@@ -72,7 +75,8 @@ impl Owner {
                 _ => owner.drop_rest(kernel),
             };
             if let Err(error) = done {
-                error!(cookie, %error, "a Pod could not be taken over completely");
+                let pod = owner.name_of(cookie);
+                error!(pod, %error, "a Pod could not be taken over completely");
                 complete = false;
             }
         }
@@ -165,7 +169,7 @@ impl Owner {
                 let Some(netns) = netns else {
                     return Ok(Meaning::Gone);
                 };
-                let settings = seen_inside(settings, &netns)?;
+                let settings = seen_inside(settings, &netns, self.datapath.features())?;
                 Ok(Meaning::Meshed(netns, settings.into()))
             }
             (Verdict::LeaveAlone(because), None) if path.exists() => {

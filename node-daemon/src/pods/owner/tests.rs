@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{PodAddress, ValidAttachment};
+use daemon_api::{PodAddress, ProgramView, ValidAttachment};
 
 use super::*;
 use crate::{
     bpf::{Entry, Private},
     cgroup,
-    pods::{Acceleration, Error, Inheritance, Mesh, WhenUnknown},
+    pods::{Acceleration, Error, Inheritance, Mesh, Repair, WhenUnknown},
 };
 
 /// A cgroup of the test's own.
@@ -243,7 +243,7 @@ fn admitting_again_changes_nothing_and_with_other_addresses_replaces_them() {
     owner.check(&who).unwrap();
     owner.admit(request(&who, &pod, &["10.1.0.2"])).unwrap();
     assert!(owner.knows_address("10.1.0.2") && !owner.knows_address("10.1.0.1"));
-    assert_eq!(owner.status().meshed_pods, 1);
+    assert_eq!(owner.status().unwrap().meshed_pods, 1);
 }
 
 #[test]
@@ -403,11 +403,21 @@ fn check_names_the_first_difference() {
     differs(owner, "inbound hook attached");
     let generation = format!("v{}/hooks/connect4", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
-    differs(owner, "hooks of the cgroup attached");
-    assert!(!owner.status().ready);
-    assert_eq!(owner.status().problems, ["hooks of the cgroup are missing"]);
+    differs(owner, "hooks of the cgroup missing");
+    let status = owner.status().unwrap();
+    assert_eq!(
+        status.problems,
+        ["hooks of the cgroup are missing: connect4"]
+    );
+    let connect = |one: &&ProgramView| one.name == "connect4";
+    assert_eq!(status.programs.iter().find(connect).unwrap().hooks, 0);
+    assert!(!status.ready);
     owner.keep_up();
-    assert!(owner.status().ready);
+    let status = owner.status().unwrap();
+    assert!(status.ready && status.programs.iter().all(|one| one.hooks == 1));
+    let repairs = owner.read().unwrap().repairs;
+    let repairs: Vec<_> = repairs.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(repairs, [(Repair::Hooks, 1), (Repair::InboundHook, 1)]);
 }
 
 #[test]
@@ -456,7 +466,10 @@ fn the_next_daemon_takes_over_what_the_kernel_and_the_records_hold() {
     let mut owner = node.start();
     assert!(owner.datapath.is_adopted());
     assert_eq!(
-        (owner.status().meshed_pods, owner.status().unmeshed_pods),
+        (
+            owner.status().unwrap().meshed_pods,
+            owner.status().unwrap().unmeshed_pods
+        ),
         (1, 1)
     );
     owner.check(&meshed).unwrap();

@@ -10,7 +10,7 @@ use super::{Owner, name};
 use crate::{
     cgroup,
     netns::{self, Interface, Netns},
-    pods::{Error, enrol::Site, plan::Held, policy},
+    pods::{Error, Repair, enrol::Site, plan::Held, policy},
 };
 
 impl Owner {
@@ -27,7 +27,11 @@ impl Owner {
     pub(in crate::pods) fn bury(&mut self) {
         for tombstone in self.tombstones.all() {
             let done = if let Some(attachment) = &tombstone.attachment {
-                self.retire(attachment).map(drop)
+                self.retire(attachment).map(|retired| {
+                    if !retired.attachments.is_empty() {
+                        self.repairs.count(Repair::EndedUnheard);
+                    }
+                })
             } else {
                 warn!(
                     ?tombstone,
@@ -55,7 +59,10 @@ impl Owner {
                 None => Ok(false),
             });
             match taken_in {
-                Ok(true) => info!(netns = %path.display(), "found running, and taken in"),
+                Ok(true) => {
+                    self.repairs.count(Repair::FoundRunning);
+                    info!(netns = %path.display(), "found running, and taken in");
+                }
                 Ok(false) => {}
                 // It may end while it is looked at.
                 Err(_) if !path.exists() => {}
@@ -132,7 +139,10 @@ impl Owner {
     fn mend(&mut self) {
         match self.datapath.mend() {
             Ok(false) => {}
-            Ok(true) => warn!("hooks of the cgroup were removed: they are put back"),
+            Ok(true) => {
+                self.repairs.count(Repair::Hooks);
+                warn!("hooks of the cgroup were removed: they are put back");
+            }
             Err(error) => {
                 error!(%error, "hooks of the cgroup were removed, and cannot be put back");
             }
@@ -147,18 +157,17 @@ impl Owner {
             if self.datapath.is_steered(cookie) {
                 continue;
             }
-            let done = if self.is_alive(cookie) {
-                warn!(
-                    cookie,
-                    "the inbound hook of a Pod was removed: it is put back"
-                );
-                self.put_back(cookie)
+            let pod = self.name_of(cookie);
+            let (repair, done) = if self.is_alive(cookie) {
+                warn!(pod, "the inbound hook of a Pod was removed: it is put back");
+                (Repair::InboundHook, self.put_back(cookie))
             } else {
-                info!(cookie, "a network namespace is gone: its Pod is let go");
-                self.let_go(cookie)
+                info!(pod, "a network namespace is gone: its Pod is let go");
+                (Repair::Ended, self.let_go(cookie))
             };
-            if let Err(error) = done {
-                error!(cookie, %error, "not mended");
+            match done {
+                Ok(()) => self.repairs.count(repair),
+                Err(error) => error!(pod, %error, "not mended"),
             }
         }
     }

@@ -1,10 +1,14 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, PodView, Status};
+use daemon_api::{Attachment, Feature, PodView, Status};
+use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, Reason};
 
 use super::{Known, Owner};
-use crate::pods::Error;
+use crate::{
+    bpf::Features,
+    pods::{Acceleration, Error, Repairs},
+};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -15,28 +19,43 @@ pub(crate) struct Reading {
     pub(crate) meshed: usize,
     /// Attachments that were left alone.
     pub(crate) left_alone: usize,
+    /// Meshed Pods of which only the addresses are known.
+    pub(crate) awaited: usize,
+    /// What was put right unasked.
+    pub(crate) repairs: Repairs,
 }
 
 impl Owner {
-    pub(in crate::pods) fn status(&self) -> Status {
+    pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
         let (meshed_pods, unmeshed_pods) = self.count();
         let problems = self.problems();
-        Status {
+        let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
+        let kernel = kernel.unwrap_or_default();
+        Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
             ready: problems.is_empty(),
             problems,
-            programs: self.datapath.programs(),
+            mesh: self.rules.mesh.name.clone(),
+            acceleration: self.rules.acceleration.name().to_owned(),
+            features: features(&kernel, self.datapath.features()),
+            kernel,
+            programs: self.datapath.programs()?,
             meshed_pods,
             unmeshed_pods,
-        }
+            awaited_pods: self.awaited.len(),
+            nameless_pods: self.nameless.len(),
+        })
     }
 
     /// Why an admit would fail.
     fn problems(&self) -> Vec<String> {
-        let hooks = match self.datapath.is_attached() {
-            Ok(true) => None,
-            Ok(false) => Some("hooks of the cgroup are missing".to_owned()),
+        let hooks = match self.datapath.missing() {
+            Ok(none) if none.is_empty() => None,
+            Ok(names) => Some(format!(
+                "hooks of the cgroup are missing: {}",
+                names.join(", ")
+            )),
             Err(error) => Some(error.to_string()),
         };
         let records = self.store.try_writing().err();
@@ -68,6 +87,8 @@ impl Owner {
             decisions: self.datapath.counters()?,
             meshed,
             left_alone,
+            awaited: self.awaited.len(),
+            repairs: self.repairs,
         })
     }
 
@@ -77,4 +98,25 @@ impl Owner {
         let meshed = self.attachments.values().filter(meshed).count();
         (meshed, self.attachments.len() - meshed)
     }
+}
+
+/// What a kernel lacks of what would be used, in a few words.
+fn features(release: &str, found: Features) -> Vec<Feature> {
+    let acceleration = Acceleration::All.on_kernel(release);
+    let feature = |name: &str, found, without: String| Feature {
+        name: name.to_owned(),
+        found,
+        without,
+    };
+    let without = "getpeername of an MPTCP socket names the sidecar".to_owned();
+    let ingress = "a Pod with excludeInterfaces is refused".to_owned();
+    vec![
+        feature(
+            "acceleration",
+            acceleration.is_ok(),
+            acceleration.err().unwrap_or_default(),
+        ),
+        feature("mptcp", found.mptcp, without),
+        feature("excluded interfaces", found.ingress, ingress),
+    ]
 }
