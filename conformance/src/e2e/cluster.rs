@@ -14,7 +14,7 @@ use crate::{
     e2e::{
         Options,
         kubectl::Kubectl,
-        node::{ADDRESS, API, LAB},
+        node::{ADDRESS, API, LAB, QUIET_CONF},
     },
     interrupt::Interrupt,
     lab::process::{Process, output},
@@ -22,6 +22,8 @@ use crate::{
 
 /// The node's name.
 pub(crate) const NODE: &str = "sluice-node";
+/// The handler of a runtime that hands no annotations over.
+pub(crate) const QUIET: &str = "quiet";
 /// What Pods' namespaces are held by.
 const PAUSE: &str = "sluice.test/pause:1";
 /// What the API server makes for itself, authority included.
@@ -217,7 +219,10 @@ fn containerd() -> String {
          address = \"{CONTAINERD}\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{PAUSE}\"\n\
-         restrict_oom_score_adj = true\n"
+         restrict_oom_score_adj = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{QUIET}]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         cni_conf_dir = \"{QUIET_CONF}\"\n"
     )
 }
 

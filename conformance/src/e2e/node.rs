@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
 
 use crate::{
     e2e::cgroups::{Hierarchy, hierarchies},
@@ -39,6 +40,9 @@ pub(crate) const LAB: &str = "/run/lab";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const NETWORK: &str = "/etc/cni/net.d/10-bridge.conflist";
+/// The same network for a runtime of another handler, which hands no annotations over: there the
+/// entry of the plugin does not ask for them.
+pub(crate) const QUIET_CONF: &str = "/etc/cni/quiet.d";
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -135,6 +139,15 @@ fn network(cni_plugins: &Path) -> Result<()> {
         )
         .with_context(|| format!("cannot place the plugin {plugin}"))?;
     }
-    fs::write(NETWORK, include_str!("network.json"))?;
+    let network = include_str!("network.json");
+    fs::write(NETWORK, network)?;
+    let mut quiet: Value = serde_json::from_str(network)?;
+    let plugins = quiet["plugins"].as_array_mut().context("no plugins")?;
+    plugins.push(json!({ "type": "sluice-cni" }));
+    fs::create_dir_all(QUIET_CONF)?;
+    fs::write(
+        Path::new(QUIET_CONF).join("10-bridge.conflist"),
+        quiet.to_string(),
+    )?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    e2e::{kubectl::Kubectl, node::LAB},
+    e2e::{cluster::QUIET, kubectl::Kubectl, node::LAB},
     lab::{
         APPLICATION, PROXY,
         proxy::{self, Hop},
@@ -38,6 +38,10 @@ pub(crate) enum Mesh {
     Rules,
     /// With a sidecar alone, as the injector does for a CNI plugin.
     Plugin,
+    /// The same, but started when nobody diverts its traffic yet.
+    Early,
+    /// The same, by a runtime that hands no annotations over.
+    Quiet,
 }
 
 /// A Pod that runs.
@@ -55,12 +59,7 @@ impl Pod {
         kubectl: &Kubectl,
         plans: [(&'static str, Mesh); N],
     ) -> Result<[Self; N]> {
-        let manifests: Result<Vec<_>> = plans
-            .iter()
-            .map(|(name, mesh)| manifest(name, *mesh))
-            .collect();
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": manifests? });
-        kubectl.apply(&list.to_string())?;
+        Self::ask_for(kubectl, &plans)?;
         let pods: Result<Vec<_>> = plans
             .iter()
             .map(|(name, _)| Self::ready(kubectl, name))
@@ -68,7 +67,18 @@ impl Pod {
         pods?.try_into().ok().context("as many Pods as plans")
     }
 
-    fn ready(kubectl: &Kubectl, name: &'static str) -> Result<Self> {
+    /// Lets the API server know of Pods.
+    pub(crate) fn ask_for(kubectl: &Kubectl, plans: &[(&'static str, Mesh)]) -> Result<()> {
+        let manifests: Result<Vec<_>> = plans
+            .iter()
+            .map(|(name, mesh)| manifest(name, *mesh))
+            .collect();
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": manifests? });
+        kubectl.apply(&list.to_string()).map(drop)
+    }
+
+    /// Waits until the kubelet finds a Pod ready.
+    pub(crate) fn ready(kubectl: &Kubectl, name: &'static str) -> Result<Self> {
         let pod = format!("pod/{name}");
         let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=90s"];
         if let Err(error) = kubectl.run(&wait, "") {
@@ -124,17 +134,18 @@ fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
         configure(&directory)?;
         annotations = json!({ "sidecar.istio.io/status": "{}" });
         containers.push(sidecar());
-        first.push(if mesh == Mesh::Rules {
-            rules(&directory)?
-        } else {
-            validation()
-        });
+        match mesh {
+            Mesh::None | Mesh::Early => {}
+            Mesh::Rules => first.push(rules(&directory)?),
+            Mesh::Plugin | Mesh::Quiet => first.push(validation()),
+        }
     }
     Ok(json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": { "name": name, "namespace": NAMESPACE, "annotations": annotations },
         "spec": {
+            "runtimeClassName": (mesh == Mesh::Quiet).then_some(QUIET),
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": false,
             "initContainers": first,

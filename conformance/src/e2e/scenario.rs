@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     e2e::{
         Options, calls,
-        cluster::{self, Cluster},
+        cluster::{self, Cluster, QUIET},
         kubectl::Kubectl,
         node::{self, CNI_BIN, CNI_CONF, LAB},
         pods::{Mesh, NAMESPACE, Pod},
@@ -26,6 +26,10 @@ const PINS: &str = "/sys/fs/bpf/sluice";
 const IMAGE: &str = "sluice.test/sluice";
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 40;
+/// For the daemon to read the list of Pods.
+const TOLD: Duration = Duration::from_secs(20);
+/// For the kubelet to try a Pod, and to say that it was refused.
+const REFUSED: Duration = Duration::from_secs(40);
 /// For a Pod to end and the plugin to be told.
 const DELETED: Duration = Duration::from_mins(1);
 const RENDER: Duration = Duration::from_secs(30);
@@ -75,13 +79,24 @@ impl Scenario<'_> {
         verdicts.check("the API server accepts the manifests", || self.dry_run());
         let mut first = None;
         verdicts.require("a Pod with iptables rules works", || {
-            let pods = Pod::start(kubectl, [("old", Mesh::Rules), ("outside", Mesh::None)])?;
-            let [old, outside] = first.insert(pods);
+            let plans = [
+                ("old", Mesh::Rules),
+                ("outside", Mesh::None),
+                ("early", Mesh::Early),
+            ];
+            let [old, outside, _] = first.insert(Pod::start(kubectl, plans)?);
             calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
         })?;
-        let [old, outside] = &first.context("they have started")?;
+        let [old, outside, early] = &first.context("they have started")?;
 
         verdicts.require("the chart is installed", || self.install("latest"))?;
+        verdicts.check(
+            "a Pod that ran before is taken in as the API server tells",
+            || {
+                known(kubectl, early.name, interrupt)?;
+                calls::all(kubectl, &[(early, Mesh::Early), (outside, Mesh::None)])
+            },
+        );
         let mut second = None;
         verdicts.require("Pods without rules go through their sidecars", || {
             let pods = Pod::start(
@@ -100,6 +115,19 @@ impl Scenario<'_> {
         verdicts.check("Pods with and without rules work together", || {
             calls::all(kubectl, &mixed)
         });
+        let mut quiet = None;
+        verdicts.check(
+            "of a Pod whose runtime tells nothing the API server is asked",
+            || {
+                kubectl.apply(&runtime_class())?;
+                let [pod] = quiet.insert(Pod::start(kubectl, [("quiet", Mesh::Quiet)])?);
+                calls::all(kubectl, &[(pod, Mesh::Quiet), (outside, Mesh::None)])
+            },
+        );
+        verdicts.check(
+            "while the API server does not tell, such a Pod waits",
+            || self.wait_for_the_api_server(outside, interrupt),
+        );
         verdicts.check("an upgrade under load harms no connection", || {
             self.upgrade(client, server, interrupt)
         });
@@ -107,7 +135,12 @@ impl Scenario<'_> {
             calls::all(kubectl, &mixed)
         });
         verdicts.check("deleted Pods are forgotten", || {
-            forget(kubectl, &[client, server], interrupt)
+            let others = [early.name, "quiet", "waiting"];
+            forget(
+                kubectl,
+                &[&[client.name, server.name], &others[..]].concat(),
+                interrupt,
+            )
         });
         verdicts.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
         verdicts.check("the mesh is back at its rules", || {
@@ -172,6 +205,35 @@ impl Scenario<'_> {
         ))
     }
 
+    /// Takes the daemon's right to read Pods away, starts one, and gives the right back.
+    fn wait_for_the_api_server(&self, outside: &Pod, interrupt: &Interrupt) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.run(&["delete", "clusterrolebinding", "sluice"], "")?;
+        Pod::ask_for(kubectl, &[("waiting", Mesh::Quiet)])?;
+        let mut events = String::new();
+        let refused = interrupt.wait(REFUSED, || {
+            let reasons = [
+                "get",
+                "events",
+                "--field-selector=reason=FailedCreatePodSandBox",
+            ];
+            let message = "--output=custom-columns=:.message";
+            events = kubectl.run(&[&reasons[..], &[message]].concat(), "")?;
+            Ok(events.contains("forbidden"))
+        })?;
+        ensure!(refused, "nobody says that it waits: {events}");
+        let phase = kubectl.get(NAMESPACE, "pod/waiting")?["status"]["phase"].clone();
+        ensure!(phase == "Pending", "it is {phase}");
+        self.install("latest")?;
+        let pod = Pod::ready(kubectl, "waiting")?;
+        let called = calls::all(kubectl, &[(&pod, Mesh::Quiet), (outside, Mesh::None)])?;
+        let said = events.lines().find(|line| line.contains("forbidden"));
+        Ok(format!(
+            "refused: {}; then {called}",
+            said.unwrap_or_default().trim()
+        ))
+    }
+
     fn upgrade(&self, client: &Pod, server: &Pod, interrupt: &Interrupt) -> Result<String> {
         cluster::tag(&format!("{IMAGE}:latest"), &format!("{IMAGE}:next"))?;
         let log = self.options.logs.join("load.log");
@@ -222,6 +284,35 @@ fn version(said: &str) -> String {
     format!("Kubernetes {}", version.unwrap_or_default())
 }
 
+/// The Pods, as the daemon tells them.
+fn listed(kubectl: &Kubectl) -> Result<String> {
+    let target = [SYSTEM, DAEMONSET, "sluiced"];
+    kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
+}
+
+/// Waits until the daemon knows a Pod by its name.
+fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Result<()> {
+    let mut all = String::new();
+    let known = interrupt.wait(TOLD, || {
+        all = listed(kubectl)?;
+        Ok(all.contains(&quoted(pod)))
+    })?;
+    ensure!(known, "the daemon does not know {pod}: {all}");
+    Ok(())
+}
+
+/// Pods of this class are started without handing annotations over.
+fn runtime_class() -> String {
+    let (kind, version) = ("RuntimeClass", "node.k8s.io/v1");
+    let metadata = json!({ "name": QUIET });
+    json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "handler": QUIET })
+        .to_string()
+}
+
 /// What the cluster says of Sluice's Pods.
 fn why(kubectl: &Kubectl) -> String {
     let events = [
@@ -249,17 +340,14 @@ fn why(kubectl: &Kubectl) -> String {
 }
 
 /// Deletes Pods; the runtime tells the plugin, and the plugin the daemon.
-fn forget(kubectl: &Kubectl, pods: &[&Pod], interrupt: &Interrupt) -> Result<String> {
+fn forget(kubectl: &Kubectl, pods: &[&str], interrupt: &Interrupt) -> Result<String> {
     let mut arguments = vec!["delete", "pod", "--namespace", NAMESPACE, "--wait=false"];
-    arguments.extend(pods.iter().map(|pod| pod.name));
+    arguments.extend(pods);
     kubectl.run(&arguments, "")?;
     let mut known = String::new();
     let forgotten = interrupt.wait(DELETED, || {
-        let target = [SYSTEM, DAEMONSET, "sluiced"];
-        known = kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])?;
-        Ok(pods
-            .iter()
-            .all(|pod| !known.contains(&format!("\"{}\"", pod.name))))
+        known = listed(kubectl)?;
+        Ok(pods.iter().all(|pod| !known.contains(&quoted(pod))))
     })?;
     ensure!(forgotten, "the daemon still knows one of them: {known}");
     Ok(format!(

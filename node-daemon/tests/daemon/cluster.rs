@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{Admit, Admitted, PodView, code, path};
+use daemon_api::{Admit, Admitted, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},
@@ -184,22 +184,78 @@ fn pods_that_run_already_are_taken_in_as_the_list_says() {
 }
 
 #[test]
+fn pods_that_were_found_before_the_list_came_follow_it() {
+    let (mut meshed, mut plain) = (
+        Pod::new("followed", &["10.1.0.1/24"]),
+        Pod::new("unmeshed", &["10.1.0.2/24"]),
+    );
+    for pod in [&mut meshed, &mut plain] {
+        pod.listen(&[15001, 15006]);
+    }
+    let server = ApiServer::start(vec![
+        pod(
+            "cart",
+            &["10.1.0.1"],
+            &[
+                INJECTED,
+                ("traffic.sidecar.istio.io/excludeOutboundPorts", "25"),
+            ],
+        ),
+        pod("plain", &["10.1.0.2"], &[]),
+    ]);
+    let (mut daemon, _files) = daemon("followed", &server, "");
+    meshed.join(&daemon);
+    plain.join(&daemon);
+    daemon.crash();
+    daemon.restart();
+    let end = Instant::now() + PATIENCE;
+    let pods = loop {
+        let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+        let followed = pods.len() == 1 && pods[0].pod.name == "cart";
+        if followed || Instant::now() > end {
+            break pods;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let [cart] = &pods[..] else {
+        panic!("{pods:?}")
+    };
+    assert_eq!((&*cart.pod.name, cart.meshed), ("cart", true));
+    let question = [
+        "explain",
+        "--pod",
+        "shop/cart",
+        "--to",
+        "10.1.0.9:25",
+        "--as",
+        "1000",
+    ];
+    let explained = daemon.ask(&question);
+    assert!(explained.contains("outbound_port_excluded"), "{explained}");
+}
+
+#[test]
 fn a_pod_that_is_known_by_its_address_is_found_by_its_first_connection() {
     let mut home = Pod::new("learned", &["10.1.0.1/24"]);
     let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     let server = ApiServer::start(vec![listed]);
     let (daemon, _files) = daemon("learned", &server, "");
     home.listen(&[8080]);
-    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
+    let end = Instant::now() + PATIENCE;
+    while daemon.get(path::STATUS).ok::<Status>().awaited_pods == 0 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // Only now can it be found.
+    home.join(&daemon);
     let refused = "
 try:
     socket.socket().connect(('10.1.0.9', 80))
     print('open')
 except ConnectionRefusedError:
     print('refused')";
+    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
     // There is no proxy: whoever is meshed gets nowhere.
     assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
-    home.join(&daemon);
     assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
     let pods = found(&daemon);
     assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));

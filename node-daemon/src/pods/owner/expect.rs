@@ -3,9 +3,9 @@
 //! compares every caller that it does not know with their addresses, and names the namespace of the
 //! first that connects from one.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
-use daemon_api::PodAddress;
+use daemon_api::{Admit, PodAddress};
 use tracing::{error, info, warn};
 
 use super::{Owner, name};
@@ -33,6 +33,7 @@ impl Owner {
     /// Takes in what a list of this node's Pods tells of, in place of the list before.
     pub(in crate::pods) fn expect(&mut self, listed: Vec<Expected>) {
         self.expected = listed;
+        self.correct();
         self.find();
         let meshed: Vec<_> = (self.expected.iter())
             .filter_map(|pod| Some((pod.clone(), self.settings_of(pod)?)))
@@ -44,6 +45,37 @@ impl Owner {
             }
         }
         self.announce();
+    }
+
+    /// Brings Pods that were found running to what the list tells of them. Until it came they had
+    /// the mesh's defaults.
+    fn correct(&mut self) {
+        let found = (self.attachments.values()).map(|known| &known.record.request);
+        let found = found.filter(|request| request.attachment.network.is_empty());
+        let told: Vec<_> = (found.filter_map(|request| self.as_told(request))).collect();
+        for request in told {
+            let pod = name(&request.pod);
+            let done = match self.verdict(request.annotations.as_ref()) {
+                Ok(Verdict::Mesh(_)) => self.admit(request).map(drop),
+                Ok(Verdict::LeaveAlone(_)) => self.retire(&request.attachment).map(drop),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                error!(pod, %error, "found running, and stays with the mesh's defaults");
+            }
+        }
+    }
+
+    /// The report of a Pod that was found running, with what the list adds to it, if it does.
+    fn as_told(&self, request: &Admit) -> Option<Admit> {
+        let listed = self.expected_at(&request.addresses)?;
+        let told = Admit {
+            pod: listed.pod.clone(),
+            annotations: Some(listed.annotations.clone()),
+            ..request.clone()
+        };
+        let netns = Netns::open(Path::new(&request.netns)).ok()?;
+        (told != *request && self.is_home(&netns, listed)).then_some(told)
     }
 
     /// The Pod of the list that has one of these addresses.
