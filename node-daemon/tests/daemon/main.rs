@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod feedback;
 mod node;
 mod plugin;
 mod pods;

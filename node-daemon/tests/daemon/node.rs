@@ -319,19 +319,29 @@ impl Pod {
     /// Runs a Python program inside, among the processes that the daemon serves, as a user. What
     /// it prints.
     pub(crate) fn run(&self, daemon: &Daemon, uid: u32, program: &str) -> String {
-        let join = format!(
-            "import os, socket\n\
-             open('{}', 'w').write('0')\n\
-             os.setgid({uid}); os.setuid({uid})\n",
-            daemon.cgroup.join("cgroup.procs").display()
-        );
-        let network = format!("--net={}", self.path());
-        let output = Command::new("nsenter")
-            .args([&network, "python3", "-c", &(join + program)])
-            .output()
-            .expect("python3");
+        let python = Path::new("/usr/bin/python3");
+        let mut command = self.command(daemon, uid, python);
+        let program = format!("import os, socket\n{program}");
+        let output = command.args(["-c", &program]).output().expect("python3");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// A program inside, among the processes that the daemon serves, as a user. It lacks its
+    /// arguments.
+    pub(crate) fn command(&self, daemon: &Daemon, uid: u32, program: &Path) -> Command {
+        let members = daemon.cgroup.join("cgroup.procs");
+        let network = format!("--net={}", self.path());
+        let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+        let join = "echo 0 >\"$1\"; shift; exec \"$@\"";
+        let mut command = Command::new("nsenter");
+        command
+            .args([&*network, "sh", "-c", join, "sh"])
+            .arg(members);
+        command
+            .args(["setpriv", &user, &group, "--clear-groups"])
+            .arg(program);
+        command
     }
 
     /// Gives it rules as an init container does.
