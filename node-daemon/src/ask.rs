@@ -299,7 +299,10 @@ async fn exchange(
     }
     let refusal: Refusal =
         serde_json::from_slice(&body).with_context(|| format!("the daemon answers {status}"))?;
-    bail!("{}: {}", refusal.message, refusal.details)
+    match &*refusal.details {
+        "" => bail!(refusal.message),
+        details => bail!("{}: {details}", refusal.message),
+    }
 }
 
 #[cfg(test)]

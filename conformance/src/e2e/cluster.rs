@@ -220,6 +220,8 @@ fn containerd() -> String {
          [plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{PAUSE}\"\n\
          restrict_oom_score_adj = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{QUIET}]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
          cni_conf_dir = \"{QUIET_CONF}\"\n"
