@@ -26,12 +26,16 @@ use crate::{
 /// Between two rounds of upkeep.
 const ROUND: Duration = Duration::from_secs(30);
 
+/// netlink-packet-route warns of every attribute that a newer kernel made longer.
+const QUIET: &str = "netlink_packet_route=error";
+
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     privileges::reduce()?;
     let behaviour = Behaviour::read(config.config.as_deref())?;
     let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;
-    let filter: EnvFilter = config.log.parse().context("--log cannot be understood")?;
+    let log = format!("{QUIET},{}", config.log);
+    let filter: EnvFilter = log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -12,9 +12,6 @@ use daemon_api::SOCKET;
 
 pub(crate) use file::{Behaviour, OnExit};
 
-/// netlink-packet-route warns of every attribute that a newer kernel made longer.
-const LOG: &str = "info,netlink_packet_route=error";
-
 /// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
@@ -58,7 +55,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
     /// What is logged, as `level` or `target=level,…`.
-    #[arg(long, value_name = "FILTER", default_value = LOG)]
+    #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,
 }
 

@@ -71,7 +71,23 @@ impl Scenario<'_> {
             scenario.cluster.add_node(&options.images, interrupt)?;
             Ok("kubelet, containerd and runc; three images imported".to_owned())
         })?;
-        scenario.go(interrupt, verdicts)
+        let done = scenario.go(interrupt, verdicts);
+        // There is a DaemonSet only if something failed before the end.
+        scenario.keep_log("sluiced.log").ok();
+        done
+    }
+
+    /// Writes what the daemon said to the other logs.
+    fn keep_log(&self, name: &str) -> Result<()> {
+        let logs = [
+            "logs",
+            "--namespace",
+            SYSTEM,
+            DAEMONSET,
+            "--container=sluiced",
+        ];
+        let said = self.cluster.kubectl.run(&logs, "")?;
+        Ok(fs::write(self.options.logs.join(name), said)?)
     }
 
     fn go(&mut self, interrupt: &Interrupt, verdicts: &mut Verdicts) -> Result<()> {
@@ -128,6 +144,7 @@ impl Scenario<'_> {
             "while the API server does not tell, such a Pod waits",
             || self.wait_for_the_api_server(outside, interrupt),
         );
+        self.keep_log("sluiced-before-the-upgrade.log")?;
         verdicts.check("an upgrade under load harms no connection", || {
             self.upgrade(client, server, interrupt)
         });
@@ -142,6 +159,7 @@ impl Scenario<'_> {
                 interrupt,
             )
         });
+        self.keep_log("sluiced.log")?;
         verdicts.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
         verdicts.check("the mesh is back at its rules", || {
             let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;

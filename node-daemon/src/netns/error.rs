@@ -52,6 +52,15 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// A socket that a process inside listens on.
+    #[error("the listening socket of process {pid} cannot be fetched")]
+    Fetch {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A request to the kernel's routing subsystem.
     #[error("rtnetlink: cannot {operation}")]
     Netlink {

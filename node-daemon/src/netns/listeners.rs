@@ -20,8 +20,12 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use nix::sys::socket::{
-    AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt, sockopt::AcceptConn,
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt,
+        sockopt::AcceptConn,
+    },
 };
 
 use super::{Error, Id, Inode, kernel};
@@ -103,24 +107,34 @@ fn take(mut datagram: &[u8], found: &mut Vec<InetResponse>) -> io::Result<bool> 
 }
 
 /// Fetches the sockets with these inodes. Processes that end meanwhile are passed over.
-pub(super) fn fetch(netns: Id, port: u16, mut inodes: BTreeSet<u64>) -> Vec<Listener> {
+///
+/// # Errors
+///
+/// If the kernel does not let one be fetched.
+pub(super) fn fetch(
+    netns: Id,
+    port: u16,
+    mut inodes: BTreeSet<u64>,
+) -> Result<Vec<Listener>, Error> {
     let mut found = Vec::new();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return found;
-    };
+    let processes = fs::read_dir("/proc").map_err(|source| Error::Io {
+        what: "/proc",
+        source,
+    })?;
     for process in processes.flatten() {
         let path = process.path();
         let pid = process.file_name().to_str().and_then(|n| n.parse().ok());
         if let Some(pid) = pid
             && Inode::at(path.join("ns/net")) == Some(netns.inode)
         {
-            found.extend(fetch_from(&path, pid, netns, port, &mut inodes));
+            let fetched = fetch_from(&path, pid, netns, port, &mut inodes);
+            found.extend(fetched.map_err(|source| Error::Fetch { pid, source })?);
         }
         if inodes.is_empty() {
             break;
         }
     }
-    found
+    Ok(found)
 }
 
 fn fetch_from(
@@ -129,9 +143,12 @@ fn fetch_from(
     netns: Id,
     port: u16,
     inodes: &mut BTreeSet<u64>,
-) -> Vec<Listener> {
-    let (Ok(process), Ok(fds)) = (kernel::pidfd_open(pid), fs::read_dir(path.join("fd"))) else {
-        return Vec::new();
+) -> io::Result<Vec<Listener>> {
+    let Some(process) = unless_gone(kernel::pidfd_open(pid).map_err(Into::into))? else {
+        return Ok(Vec::new());
+    };
+    let Some(fds) = unless_gone(fs::read_dir(path.join("fd")))? else {
+        return Ok(Vec::new());
     };
     let mut found = Vec::new();
     for fd in fds.flatten() {
@@ -145,15 +162,28 @@ fn fetch_from(
         if !inodes.contains(&inode) {
             continue;
         }
-        let listener = kernel::pidfd_getfd(process.as_fd(), number)
-            .ok()
-            .and_then(|socket| Listener::of(socket, netns, port));
-        if let Some(listener) = listener {
+        let socket = unless_gone(kernel::pidfd_getfd(process.as_fd(), number).map_err(Into::into))?;
+        if let Some(listener) = socket.and_then(|socket| Listener::of(socket, netns, port)) {
             inodes.remove(&inode);
             found.push(listener);
         }
     }
-    found
+    Ok(found)
+}
+
+/// Nothing, if the process or its descriptor is gone.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    let gone = [Errno::ENOENT, Errno::ESRCH, Errno::EBADF];
+    match result {
+        Err(error)
+            if gone
+                .iter()
+                .any(|one| error.raw_os_error() == Some(*one as i32)) =>
+        {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
 impl Listener {

@@ -139,7 +139,7 @@ impl Netns {
         if sockets.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(listeners::fetch(self.id, port, sockets))
+        listeners::fetch(self.id, port, sockets)
     }
 }
 

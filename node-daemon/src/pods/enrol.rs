@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::{
     Error,
+    error::one_line,
     plan::{self, Held, Step},
 };
 use crate::{
@@ -81,7 +82,11 @@ impl Enrolment {
     fn roll_back(&self, site: &mut Site<'_>, done: Vec<Step>) {
         for undo in done.into_iter().rev().filter_map(Step::undo) {
             if let Err(error) = self.take(site, &undo) {
-                warn!(?undo, %error, "a step could not be taken back");
+                warn!(
+                    ?undo,
+                    error = one_line(&error),
+                    "a step could not be taken back"
+                );
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Why the owner of the Pods refuses a request.
 
-use std::{error::Error as _, net::IpAddr, path::PathBuf};
+use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
 use daemon_api::{Attachment, Refusal, code};
 
@@ -126,23 +126,24 @@ impl Error {
             Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
             | Self::Aside(_) => UNSUPPORTED.to_owned(),
             Self::LetGo { errors } => {
-                let each: Vec<_> = errors.iter().map(Self::in_one_line).collect();
+                let each: Vec<_> = errors.iter().map(|error| one_line(error)).collect();
                 each.join("; ")
             }
             other => causes(other),
         }
     }
+}
 
-    pub(super) fn in_one_line(&self) -> String {
-        match causes(self) {
-            none if none.is_empty() => self.to_string(),
-            causes => format!("{self}: {causes}"),
-        }
+/// An error with those below it.
+pub(super) fn one_line(error: &dyn StdError) -> String {
+    match causes(error) {
+        none if none.is_empty() => error.to_string(),
+        causes => format!("{error}: {causes}"),
     }
 }
 
 /// The errors below this one.
-fn causes(error: &Error) -> String {
+fn causes(error: &dyn StdError) -> String {
     let below = std::iter::successors(error.source(), |&error| error.source());
     let words: Vec<_> = below.map(ToString::to_string).collect();
     words.join(": ")

@@ -91,7 +91,9 @@ impl Thread {
         let detached = detach(pins, &store, &records);
         match &detached {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
-            Err(error) => tracing::error!(%error, "not detached completely"),
+            Err(error) => {
+                tracing::error!(error = error::one_line(error), "not detached completely");
+            }
         }
         detached.is_ok()
     }

@@ -24,6 +24,7 @@ pub(crate) use view::Reading;
 use super::{
     Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
+    error::one_line,
     plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
@@ -257,7 +258,7 @@ impl Owner {
             None => self.store.remove(slot),
         };
         if let Err(error) = done {
-            warn!(%error, "a record could not be taken back");
+            warn!(error = one_line(&error), "a record could not be taken back");
         }
     }
 

@@ -185,27 +185,25 @@ fn pods_that_run_already_are_taken_in_as_the_list_says() {
 
 #[test]
 fn pods_that_were_found_before_the_list_came_follow_it() {
-    let (mut meshed, mut plain) = (
-        Pod::new("followed", &["10.1.0.1/24"]),
-        Pod::new("unmeshed", &["10.1.0.2/24"]),
-    );
-    for pod in [&mut meshed, &mut plain] {
-        pod.listen(&[15001, 15006]);
+    let addresses = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+    let mut homes = ["followed", "unmeshed", "diverted"]
+        .into_iter()
+        .zip(addresses)
+        .map(|(name, address)| Pod::new(name, &[&format!("{address}/24")]))
+        .collect::<Vec<_>>();
+    for home in &mut homes {
+        home.listen(&[15001, 15006]);
     }
+    let rules = "*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n";
+    homes[2].restore_rules(rules);
+    let excluded = ("traffic.sidecar.istio.io/excludeOutboundPorts", "25");
     let server = ApiServer::start(vec![
-        pod(
-            "cart",
-            &["10.1.0.1"],
-            &[
-                INJECTED,
-                ("traffic.sidecar.istio.io/excludeOutboundPorts", "25"),
-            ],
-        ),
-        pod("plain", &["10.1.0.2"], &[]),
+        pod("cart", &addresses[..1], &[INJECTED, excluded]),
+        pod("plain", &addresses[1..2], &[]),
+        pod("old", &addresses[2..], &[INJECTED]),
     ]);
     let (mut daemon, _files) = daemon("followed", &server, "");
-    meshed.join(&daemon);
-    plain.join(&daemon);
+    homes.iter().for_each(|home| home.join(&daemon));
     daemon.crash();
     daemon.restart();
     let end = Instant::now() + PATIENCE;
@@ -221,16 +219,11 @@ fn pods_that_were_found_before_the_list_came_follow_it() {
         panic!("{pods:?}")
     };
     assert_eq!((&*cart.pod.name, cart.meshed), ("cart", true));
-    let question = [
-        "explain",
-        "--pod",
-        "shop/cart",
-        "--to",
-        "10.1.0.9:25",
-        "--as",
-        "1000",
-    ];
-    let explained = daemon.ask(&question);
+    // One for each family.
+    assert_eq!(cart.listeners, 2);
+    assert_eq!(daemon.get(path::STATUS).ok::<Status>().awaited_pods, 0);
+    let connection = ["--to", "10.1.0.9:25", "--as", "1000"];
+    let explained = daemon.ask(&[&["explain", "--pod", "shop/cart"], &connection[..]].concat());
     assert!(explained.contains("outbound_port_excluded"), "{explained}");
 }
 

@@ -15,6 +15,7 @@ use crate::{
     pods::{
         Error, Expected, Repair,
         enrol::{Enrolment, Site},
+        error::one_line,
         plan::{self, Held},
         policy::{Settings, Verdict},
     },
@@ -34,14 +35,19 @@ impl Owner {
     pub(in crate::pods) fn expect(&mut self, listed: Vec<Expected>) {
         self.expected = listed;
         self.correct();
-        self.find();
+        let left = self.find();
         let meshed: Vec<_> = (self.expected.iter())
+            .filter(|pod| !pod.addresses.iter().any(|ip| left.contains(ip)))
             .filter_map(|pod| Some((pod.clone(), self.settings_of(pod)?)))
             .collect();
         for (pod, settings) in meshed {
             let who = name(&pod.pod);
             if let Err(error) = self.await_namespace(pod, &settings) {
-                error!(pod = who, %error, "its network namespace is not found, and it stays unmeshed");
+                error!(
+                    pod = who,
+                    error = one_line(&error),
+                    "its network namespace is not found, and it stays unmeshed"
+                );
             }
         }
         self.announce();
@@ -61,7 +67,11 @@ impl Owner {
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
-                error!(pod, %error, "found running, and stays with the mesh's defaults");
+                error!(
+                    pod,
+                    error = one_line(&error),
+                    "found running, and stays with the mesh's defaults"
+                );
             }
         }
     }
@@ -99,7 +109,11 @@ impl Owner {
             Ok(Verdict::Mesh(settings)) => Some(settings),
             Ok(Verdict::LeaveAlone(_)) => None,
             Err(error) => {
-                error!(pod = name(&pod.pod), %error, "it runs already, and stays as it is");
+                error!(
+                    pod = name(&pod.pod),
+                    error = one_line(&error),
+                    "it runs already, and stays as it is"
+                );
                 None
             }
         }
@@ -136,7 +150,10 @@ impl Owner {
     fn announce(&mut self) {
         let awaited: Vec<_> = self.awaited.keys().copied().collect();
         if let Err(error) = self.datapath.set_awaited(&awaited) {
-            error!(%error, "the kernel does not know whom to await");
+            error!(
+                error = one_line(&error),
+                "the kernel does not know whom to await"
+            );
         }
     }
 
@@ -147,7 +164,12 @@ impl Owner {
         }
         let named = match self.datapath.all_processes() {
             Ok(all) => all,
-            Err(error) => return error!(%error, "what the kernel learned cannot be read"),
+            Err(error) => {
+                return error!(
+                    error = one_line(&error),
+                    "what the kernel learned cannot be read"
+                );
+            }
         };
         for (cookie, process) in named {
             let Some(awaited) = self.awaited.get(&process.pod.cookie) else {
@@ -164,7 +186,12 @@ impl Owner {
                     info!(cookie, pod = who, "named by the kernel, and taken in");
                 }
                 Err(error) => {
-                    error!(cookie, pod = who, %error, "named by the kernel, but only half meshed");
+                    error!(
+                        cookie,
+                        pod = who,
+                        error = one_line(&error),
+                        "named by the kernel, but only half meshed"
+                    );
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::{
         Error, Repair,
         aside::{self, Aside},
         enrol::Site,
+        error::one_line,
         plan,
         policy::Settings,
     },
@@ -61,7 +62,11 @@ impl Owner {
                 ),
                 Err(error) => {
                     let pod = self.name_of(cookie);
-                    warn!(pod, %error, "excluded interfaces are not followed");
+                    warn!(
+                        pod,
+                        error = one_line(&error),
+                        "excluded interfaces are not followed"
+                    );
                 }
             }
         }

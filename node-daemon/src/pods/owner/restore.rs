@@ -11,6 +11,7 @@ use crate::{
     pods::{
         Error, Inheritance, Repair,
         enrol::{Enrolment, Site},
+        error::one_line,
         plan::{self, Fate, Held},
         policy::{Settings, Verdict},
         store::{Record, Slot},
@@ -76,7 +77,11 @@ impl Owner {
             };
             if let Err(error) = done {
                 let pod = owner.name_of(cookie);
-                error!(pod, %error, "a Pod could not be taken over completely");
+                error!(
+                    pod,
+                    error = one_line(&error),
+                    "a Pod could not be taken over completely"
+                );
                 complete = false;
             }
         }
@@ -102,7 +107,10 @@ impl Owner {
                     info!(path = %path.display(), "removed what an earlier daemon left");
                 }
             }
-            Err(error) => warn!(%error, "not everything that an earlier daemon left was removed"),
+            Err(error) => warn!(
+                error = one_line(&error),
+                "not everything that an earlier daemon left was removed"
+            ),
         }
     }
 
@@ -146,12 +154,18 @@ impl Owner {
             }
             Ok(Meaning::Gone) => {
                 let done = self.store.remove(slot);
-                done.inspect_err(|error| warn!(%error, "a record could not be removed"))
-                    .is_ok()
+                done.inspect_err(|error| {
+                    warn!(error = one_line(error), "a record could not be removed");
+                })
+                .is_ok()
             }
             Err(error) => {
                 let container = record.request.attachment.container_id;
-                error!(container, %error, "a Pod's record cannot be followed: the Pod stays as it is");
+                error!(
+                    container,
+                    error = one_line(&error),
+                    "a Pod's record cannot be followed: the Pod stays as it is"
+                );
                 false
             }
         }

@@ -10,8 +10,18 @@ use super::{Owner, name};
 use crate::{
     cgroup,
     netns::{self, Interface, Netns},
-    pods::{Error, Repair, enrol::Site, plan::Held, policy},
+    pods::{Error, Repair, enrol::Site, error::one_line, plan::Held, policy},
 };
+
+/// What a network namespace that nobody reported is.
+enum Seen {
+    /// A Pod with a sidecar: the request that the plugin would have made.
+    Sidecar(Box<Admit>),
+    /// One whose own rules divert its traffic, with its addresses.
+    Diverted(Vec<PodAddress>),
+    /// None of our business, or a Pod that is meshed already.
+    Nothing,
+}
 
 impl Owner {
     /// One round of everything.
@@ -39,7 +49,7 @@ impl Owner {
                 );
                 Ok(())
             };
-            let done = done.map_err(|error| error.to_string());
+            let done = done.map_err(|error| one_line(&error));
             let done = done.and_then(|()| tombstone.remove().map_err(|error| error.to_string()));
             if let Err(error) = done {
                 error!(?tombstone, error, "what the plugin left stays");
@@ -51,12 +61,19 @@ impl Owner {
     ///
     /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
     /// A Pod whose own rules divert its traffic needs nothing.
-    pub(in crate::pods) fn find(&mut self) {
+    ///
+    /// Returns the addresses of those that were found and are left as they are.
+    pub(in crate::pods) fn find(&mut self) -> Vec<IpAddr> {
         let processes = cgroup::processes(self.datapath.cgroup());
+        let mut left = Vec::new();
         for path in netns::existing(&processes, &self.known_paths()) {
             let taken_in = self.look_at(&path).and_then(|found| match found {
-                Some(request) => self.admit(request).map(|_| true),
-                None => Ok(false),
+                Seen::Sidecar(request) => self.admit(*request).map(|_| true),
+                Seen::Diverted(addresses) => {
+                    left.extend(addresses.into_iter().map(|one| one.ip));
+                    Ok(false)
+                }
+                Seen::Nothing => Ok(false),
             });
             match taken_in {
                 Ok(true) => {
@@ -67,10 +84,11 @@ impl Owner {
                 // It may end while it is looked at.
                 Err(_) if !path.exists() => {}
                 Err(error) => {
-                    error!(netns = %path.display(), %error, "found running, but it stays unmeshed");
+                    error!(netns = %path.display(), error = one_line(&error), "found running, but it stays unmeshed");
                 }
             }
         }
+        left
     }
 
     /// A namespace of which only the identity is known.
@@ -89,12 +107,12 @@ impl Owner {
             .collect()
     }
 
-    /// The request that the plugin would have made for what is at `path`, if a sidecar is there.
-    fn look_at(&self, path: &Path) -> Result<Option<Admit>, Error> {
+    /// What is at `path`.
+    fn look_at(&self, path: &Path) -> Result<Seen, Error> {
         let netns = Netns::open(path)?;
         let cookie = netns.id().cookie;
         if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
-            return Ok(None);
+            return Ok(Seen::Nothing);
         }
         let interfaces = netns.interfaces()?;
         let mut request = Self::report(&netns, &interfaces);
@@ -102,7 +120,7 @@ impl Owner {
             Some(pod) if !self.is_home(&netns, pod) => {
                 return Err(Error::Stranger(name(&pod.pod)));
             }
-            Some(pod) if self.settings_of(pod).is_none() => return Ok(None),
+            Some(pod) if self.settings_of(pod).is_none() => return Ok(Seen::Nothing),
             Some(pod) => {
                 request.pod = pod.pod.clone();
                 request.annotations = Some(pod.annotations.clone());
@@ -110,13 +128,13 @@ impl Owner {
             None if netns.listens_on(&[self.rules.mesh.outbound, self.rules.mesh.inbound])? => {
                 request.annotations = Some(policy::injected(self.rules.mesh));
             }
-            None => return Ok(None),
+            None => return Ok(Seen::Nothing),
         }
         if netns.rewrites_own_connections()? {
             debug!(netns = %path.display(), "its own rules divert its traffic");
-            return Ok(None);
+            return Ok(Seen::Diverted(request.addresses));
         }
-        Ok(Some(request))
+        Ok(Seen::Sidecar(request.into()))
     }
 
     /// What the plugin would have reported of a namespace, without what only the runtime knows.
@@ -144,7 +162,10 @@ impl Owner {
                 warn!("hooks of the cgroup were removed: they are put back");
             }
             Err(error) => {
-                error!(%error, "hooks of the cgroup were removed, and cannot be put back");
+                error!(
+                    error = one_line(&error),
+                    "hooks of the cgroup were removed, and cannot be put back"
+                );
             }
         }
         let all: Vec<u64> = self
@@ -167,7 +188,7 @@ impl Owner {
             };
             match done {
                 Ok(()) => self.repairs.count(repair),
-                Err(error) => error!(pod, %error, "not mended"),
+                Err(error) => error!(pod, error = one_line(&error), "not mended"),
             }
         }
     }

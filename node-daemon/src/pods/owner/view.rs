@@ -7,7 +7,7 @@ use sluice_abi::{ABI_VERSION, Reason};
 use super::{Known, Owner};
 use crate::{
     bpf::Features,
-    pods::{Acceleration, Error, Repairs},
+    pods::{Acceleration, Error, Repairs, error::one_line},
 };
 
 /// What is measured.
@@ -59,7 +59,7 @@ impl Owner {
             Err(error) => Some(error.to_string()),
         };
         let records = self.store.try_writing().err();
-        let records = records.map(|error| Error::from(error).in_one_line());
+        let records = records.map(|error| one_line(&error));
         hooks.into_iter().chain(records).collect()
     }
 
