@@ -112,7 +112,7 @@ fn containers_have_the_rights_they_need_and_no_others() {
         assert_eq!(rights["readOnlyRootFilesystem"], true, "{name}");
         assert_eq!(rights["capabilities"]["drop"], json!(["ALL"]), "{name}");
         let added = match name {
-            "sluiced" => json!(["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]),
+            "sluiced" => json!(["DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]),
             _ => Value::Null,
         };
         assert_eq!(rights["capabilities"]["add"], added, "{name}");

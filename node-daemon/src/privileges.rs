@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// Every capability that is kept, and what fails without it. `CAP_BPF` is a part of
 /// `CAP_SYS_ADMIN` (`capabilities(7)`).
-const NEEDED: [(Capability, &str); 3] = [
+const NEEDED: [(Capability, &str); 4] = [
     (
         Capability::CAP_NET_ADMIN,
         "to attach programs to cgroups and to Pods' network namespaces",
@@ -21,6 +21,10 @@ const NEEDED: [(Capability, &str); 3] = [
     (
         Capability::CAP_SYS_PTRACE,
         "to see which network namespace a process has, and to fetch listening sockets",
+    ),
+    (
+        Capability::CAP_DAC_READ_SEARCH,
+        "to find the listening sockets of sidecars, which are not root's",
     ),
 ];
 

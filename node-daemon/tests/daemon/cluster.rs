@@ -203,7 +203,9 @@ fn pods_that_were_found_before_the_list_came_follow_it() {
         pod("old", &addresses[2..], &[INJECTED]),
     ]);
     let (mut daemon, _files) = daemon("followed", &server, "");
-    homes.iter().for_each(|home| home.join(&daemon));
+    for home in &homes {
+        home.join(&daemon);
+    }
     daemon.crash();
     daemon.restart();
     let end = Instant::now() + PATIENCE;

@@ -295,8 +295,12 @@ impl Pod {
              print('listening', flush=True)\n\
              time.sleep(60)"
         );
+        // As a sidecar, which is not root.
+        let user = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"];
         let mut process = Command::new("ip")
-            .args(["netns", "exec", &self.name, "python3", "-c", &script])
+            .args(["netns", "exec", &self.name])
+            .args(user)
+            .args(["/usr/bin/python3", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process in the namespace");

@@ -7,8 +7,9 @@ use crate::{
     pods::admit,
 };
 
-/// `CAP_NET_ADMIN`, `CAP_SYS_PTRACE` and `CAP_SYS_ADMIN` (`linux/capability.h`).
-const NEEDED: u64 = 1 << 12 | 1 << 19 | 1 << 21;
+/// `CAP_DAC_READ_SEARCH`, `CAP_NET_ADMIN`, `CAP_SYS_PTRACE` and `CAP_SYS_ADMIN`
+/// (`linux/capability.h`).
+const NEEDED: u64 = 1 << 2 | 1 << 12 | 1 << 19 | 1 << 21;
 
 /// A process that sees every directory read-only but the test's own.
 const READ_ONLY: [&str; 8] = [
@@ -78,6 +79,7 @@ fn a_daemon_that_lacks_a_capability_says_which_and_what_for() {
         ("net_admin", "CAP_NET_ADMIN, to attach"),
         ("sys_admin", "CAP_SYS_ADMIN, to load"),
         ("sys_ptrace", "CAP_SYS_PTRACE, to see"),
+        ("dac_read_search", "CAP_DAC_READ_SEARCH, to find"),
     ] {
         let without = format!("--bounding-set=-{name}");
         let (code, said) = daemon.rival_launched(&["setpriv", &without]);
