@@ -54,9 +54,17 @@ pub(crate) enum Error {
     /// The service account's files.
     #[error("the service account cannot be used")]
     Account(#[from] kube::config::InClusterError),
-    /// The connection, or the answer.
+    /// The connection, or an answer that cannot be understood.
     #[error("the API server does not tell")]
-    Api(#[from] kube::Error),
+    Api(#[source] kube::Error),
+    /// The answer is no.
+    #[error("the API server says {code}: {message}")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// Its own words.
+        message: String,
+    },
     /// It was deleted and made anew, or not at all yet.
     #[error("the API server knows another Pod of that name, with uid {uid}")]
     Another {
@@ -73,8 +81,23 @@ impl Error {
     fn may_pass(&self) -> bool {
         match self {
             Self::NoAccess | Self::NoName => false,
-            Self::Api(kube::Error::Api(status)) => status.code != 403,
+            Self::Refused { code, .. } => *code != 403,
             _ => true,
+        }
+    }
+}
+
+impl From<kube::Error> for Error {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused {
+                code: status.code,
+                message: [status.message, status.reason]
+                    .into_iter()
+                    .find(|said| !said.is_empty())
+                    .unwrap_or_default(),
+            },
+            other => Self::Api(other),
         }
     }
 }

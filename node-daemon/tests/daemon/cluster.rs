@@ -75,7 +75,7 @@ fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
         // Whichever comes first.
         ("endless", &["length limit exceeded", "in time"]),
         ("forbidden", &["not you"]),
-        ("broken", &["does not tell: "]),
+        ("broken", &["says 500"]),
         ("absent", &["NotFound"]),
     ];
     let path_of_home = home.path();
