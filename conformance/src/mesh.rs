@@ -15,6 +15,7 @@ pub(crate) enum Mesh {
     /// Istio without sidecars: a proxy of the node has sockets in the Pods.
     Ambient,
     Linkerd,
+    Kuma,
     Osm,
 }
 
@@ -26,7 +27,13 @@ pub(crate) struct Ports {
 }
 
 impl Mesh {
-    pub(crate) const ALL: [Self; 4] = [Self::Istio, Self::Ambient, Self::Linkerd, Self::Osm];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Istio,
+        Self::Ambient,
+        Self::Linkerd,
+        Self::Kuma,
+        Self::Osm,
+    ];
 
     /// As the daemon's configuration calls it.
     pub(crate) fn name(self) -> &'static str {
@@ -34,6 +41,7 @@ impl Mesh {
             Self::Istio => "istio",
             Self::Ambient => "ambient",
             Self::Linkerd => "linkerd",
+            Self::Kuma => "kuma",
             Self::Osm => "osm",
         }
     }
@@ -44,6 +52,7 @@ impl Mesh {
             Self::Istio => ("sidecar.istio.io/status", "{}"),
             Self::Ambient => ("ambient.istio.io/redirection", "enabled"),
             Self::Linkerd => ("linkerd.io/proxy-version", "edge-26.1.1"),
+            Self::Kuma => ("kuma.io/sidecar-injected", "true"),
             Self::Osm => ("openservicemesh.io/sidecar-injection", "enabled"),
         }
     }
@@ -54,6 +63,7 @@ impl Mesh {
             Self::Istio => PROXY,
             Self::Ambient => 0,
             Self::Linkerd => 2102,
+            Self::Kuma => 5678,
             Self::Osm => 1500,
         }
     }
@@ -65,7 +75,7 @@ impl Mesh {
 
     pub(crate) fn ports(self) -> Ports {
         let (outbound, inbound) = match self {
-            Self::Istio | Self::Ambient => (15001, 15006),
+            Self::Istio | Self::Ambient | Self::Kuma => (15001, 15006),
             Self::Linkerd => (4140, 4143),
             Self::Osm => (15001, 15003),
         };

@@ -126,6 +126,9 @@ pub(crate) const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 pub(crate) const SKIP_INBOUND_PORTS: &str = "config.linkerd.io/skip-inbound-ports";
 pub(crate) const SKIP_OUTBOUND_PORTS: &str = "config.linkerd.io/skip-outbound-ports";
 
+pub(crate) const KUMA_EXCLUDE_INBOUND_PORTS: &str = "traffic.kuma.io/exclude-inbound-ports";
+pub(crate) const KUMA_EXCLUDE_OUTBOUND_PORTS: &str = "traffic.kuma.io/exclude-outbound-ports";
+
 pub(crate) const OSM_EXCLUDE_INBOUND_PORTS: &str = "openservicemesh.io/inbound-port-exclusion-list";
 pub(crate) const OSM_EXCLUDE_OUTBOUND_PORTS: &str =
     "openservicemesh.io/outbound-port-exclusion-list";

@@ -9,8 +9,9 @@ use crate::{
     inside::probe::Way,
     mesh::Mesh,
     settings::{
-        OSM_EXCLUDE_INBOUND_PORTS, OSM_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_RANGES,
-        OSM_INCLUDE_RANGES, SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, Settings,
+        KUMA_EXCLUDE_INBOUND_PORTS, KUMA_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_INBOUND_PORTS,
+        OSM_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_RANGES, OSM_INCLUDE_RANGES, SKIP_INBOUND_PORTS,
+        SKIP_OUTBOUND_PORTS, Settings,
     },
     suite::ask::{Origin, Server, Source, Target},
 };
@@ -28,6 +29,10 @@ fn resolving() -> Settings {
 
 fn linkerd() -> Settings {
     Settings::of(Mesh::Linkerd)
+}
+
+fn kuma() -> Settings {
+    Settings::of(Mesh::Kuma)
 }
 
 fn osm() -> Settings {
@@ -60,6 +65,26 @@ const LINKERD_IN: Case = Case {
     source: LINKERD.source,
     settings: linkerd,
     ..IN
+};
+const KUMA: Case = Case {
+    source: "Kuma, rules of kumactl",
+    settings: kuma,
+    ..OUT
+};
+const KUMA_IN: Case = Case {
+    source: KUMA.source,
+    settings: kuma,
+    ..IN
+};
+const KUMA_QUERY: Case = Case {
+    settings: || Settings {
+        dns: true,
+        ..kuma()
+    },
+    port: 53,
+    way: Way::Udp,
+    expect: Dns,
+    ..KUMA
 };
 /// It has no rules for IPv6.
 const OSM: Case = Case {
@@ -212,6 +237,72 @@ pub(crate) const CASES: &[Case] = &[
         settings: || linkerd().with(SKIP_INBOUND_PORTS, "8080"),
         expect: Direct,
         ..LINKERD_IN
+    },
+    Case {
+        name: "kuma: a server is met through the proxy",
+        ..KUMA
+    },
+    Case {
+        name: "kuma: the proxy goes out directly",
+        from: Origin::Proxy,
+        expect: Direct,
+        ..KUMA
+    },
+    Case {
+        name: "kuma: a process with the proxy's group is no exception",
+        from: Origin::ProxyGroup,
+        ..KUMA
+    },
+    Case {
+        name: "kuma: the proxy that calls its own Pod is taken in",
+        from: Origin::Proxy,
+        to: Target::Pod,
+        port: 8080,
+        expect: Inbound,
+        ..KUMA
+    },
+    Case {
+        name: "kuma: the Pod's own address is direct",
+        to: Target::Pod,
+        port: 8080,
+        expect: Direct,
+        ..KUMA
+    },
+    Case {
+        name: "kuma: an excluded port is direct",
+        settings: || kuma().with(KUMA_EXCLUDE_OUTBOUND_PORTS, "443,80"),
+        expect: Direct,
+        ..KUMA
+    },
+    Case {
+        name: "kuma: queries go to the proxy",
+        ..KUMA_QUERY
+    },
+    Case {
+        name: "kuma: queries over TCP go to the proxy",
+        way: Way::Tcp,
+        ..KUMA_QUERY
+    },
+    Case {
+        name: "kuma: the proxy's queries do not",
+        from: Origin::Proxy,
+        expect: Direct,
+        ..KUMA_QUERY
+    },
+    Case {
+        name: "kuma: a peer is taken in",
+        ..KUMA_IN
+    },
+    Case {
+        name: "kuma: 15020 is no exception",
+        port: 15020,
+        ..KUMA_IN
+    },
+    Case {
+        name: "kuma: an excluded inbound port is left alone",
+        settings: || kuma().with(KUMA_EXCLUDE_INBOUND_PORTS, "8080"),
+        expect: Direct,
+        ..KUMA_IN
     },
     Case {
         name: "osm: a server is met through the proxy",

@@ -16,6 +16,7 @@ use crate::{
 pub(super) fn rules(settings: &Settings, family: &Family) -> Result<String> {
     match settings.mesh {
         Mesh::Linkerd => linkerd(settings),
+        Mesh::Kuma => kuma(settings, family),
         Mesh::Osm if family.v4 => osm(settings),
         Mesh::Ambient => Ok(ambient(settings, family)),
         Mesh::Osm | Mesh::Istio => Ok(String::new()),
@@ -61,6 +62,45 @@ fn linkerd(settings: &Settings) -> Result<String> {
     table.add("LEAVES -o lo -j RETURN");
     let outbound = listed(settings::SKIP_OUTBOUND_PORTS, &["4567", "4568"])?;
     leave(&mut table, "LEAVES", &outbound);
+    table.add("LEAVES -p tcp -j TO_OUTBOUND");
+    Ok(table.end())
+}
+
+/// `kumactl install transparent-proxy`.
+fn kuma(settings: &Settings, family: &Family) -> Result<String> {
+    let Family {
+        loopback,
+        passthrough,
+        ..
+    } = family;
+    let mut table = table(settings);
+    let inbound = plan::ports(settings, settings::KUMA_EXCLUDE_INBOUND_PORTS)?;
+    leave(&mut table, "ENTERS", &inbound);
+    table.add("ENTERS -p tcp -j TO_INBOUND");
+    let proxy = format!("-m owner --uid-owner {}", settings.uid);
+    let others = format!("-m owner ! --uid-owner {}", settings.uid);
+    let resolver = "REDIRECT --to-ports 15053";
+    let not_query = if settings.dns {
+        "-p tcp ! --dport 53"
+    } else {
+        "-p tcp"
+    };
+    if settings.dns {
+        table.add(format!("LEAVES -p udp --dport 53 {proxy} -j RETURN"));
+        table.add(format!("LEAVES -p udp --dport 53 -j {resolver}"));
+    }
+    let outbound = plan::ports(settings, settings::KUMA_EXCLUDE_OUTBOUND_PORTS)?;
+    leave(&mut table, "LEAVES", &outbound);
+    table.add(format!("LEAVES -s {passthrough} -o lo -j RETURN"));
+    table.add(format!(
+        "LEAVES {not_query} -o lo ! -d {loopback} {proxy} -j TO_INBOUND"
+    ));
+    table.add(format!("LEAVES {not_query} -o lo {others} -j RETURN"));
+    table.add(format!("LEAVES {proxy} -j RETURN"));
+    if settings.dns {
+        table.add(format!("LEAVES -p tcp --dport 53 -j {resolver}"));
+    }
+    table.add(format!("LEAVES -d {loopback} -j RETURN"));
     table.add("LEAVES -p tcp -j TO_OUTBOUND");
     Ok(table.end())
 }

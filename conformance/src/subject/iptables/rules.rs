@@ -14,7 +14,7 @@ const DNS_PORT: u16 = 15053;
 pub(super) struct Family {
     pub(super) loopback: &'static str,
     /// The proxy's source towards its application.
-    passthrough: &'static str,
+    pub(super) passthrough: &'static str,
     pub(super) v4: bool,
 }
 
