@@ -23,6 +23,9 @@ pub(crate) struct Settings {
     pub(crate) proxy: bool,
     /// The rules of an init container are in the Pod as well.
     pub(crate) ruled: bool,
+    /// The Pod has users of its own (`hostUsers: false`).
+    #[serde(default)]
+    pub(crate) users: bool,
     /// The Pod's addresses.
     pub(crate) shape: Shape,
 }
@@ -45,6 +48,7 @@ impl Settings {
             gid: mesh.owner(),
             proxy: true,
             ruled: false,
+            users: false,
             shape: Shape::Dual,
         }
     }
@@ -102,6 +106,9 @@ impl Settings {
         }
         if self.ruled {
             parts.push("rules of an init container".to_owned());
+        }
+        if self.users {
+            parts.push("users of its own".to_owned());
         }
         if self.shape != plain.shape {
             parts.push(format!("{:?}", self.shape));

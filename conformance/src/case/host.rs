@@ -14,12 +14,20 @@ use crate::{
 
 const SHAPES: &str = "DESIGN, the same holds for IPv4, IPv6 and both";
 const MULTUS: &str = "DESIGN, several interfaces and several ADDs";
+const USERS: &str = "DESIGN, Pods with a user namespace";
 const RULED: &str = "DESIGN, if rules are still in the Pod, they agree with the hooks";
 const ROUTED: &str = "CNI, the chain [ptp, portmap] as with Calico";
 
 fn shaped(shape: Shape) -> Settings {
     Settings {
         shape,
+        ..Settings::default()
+    }
+}
+
+fn with_users() -> Settings {
+    Settings {
+        users: true,
         ..Settings::default()
     }
 }
@@ -32,6 +40,41 @@ fn ruled() -> Settings {
 }
 
 pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a Pod with users of its own goes out through the proxy",
+        source: USERS,
+        settings: with_users,
+        ..OUT
+    },
+    Case {
+        name: "root of such a Pod is no exception",
+        source: USERS,
+        settings: with_users,
+        from: Origin::Root,
+        ..OUT
+    },
+    Case {
+        name: "its proxy goes out directly",
+        source: USERS,
+        settings: with_users,
+        from: Origin::Proxy,
+        expect: Direct,
+        ..OUT
+    },
+    Case {
+        name: "so does who has the proxy's group",
+        source: USERS,
+        settings: with_users,
+        from: Origin::ProxyGroup,
+        expect: Direct,
+        ..OUT
+    },
+    Case {
+        name: "a Pod with users of its own is entered through the proxy",
+        source: USERS,
+        settings: with_users,
+        ..IN
+    },
     Case {
         name: "an IPv4 Pod goes out through the proxy",
         source: SHAPES,

@@ -21,7 +21,9 @@ use nix::{
     unistd::{Gid, Uid, setgid, setgroups, setuid},
 };
 
-/// Start a program elsewhere.
+use crate::lab::netns::owner;
+
+/// Start a program elsewhere: in the user namespace that owns the network namespace, too.
 #[derive(Args)]
 pub(crate) struct Enter {
     #[arg(long)]
@@ -53,6 +55,8 @@ impl Enter {
         } = self;
         let (program, arguments) = command.split_first().context("no program given")?;
         // Opened now: that user may not be able to reach the file by its path.
+        let users = netns.as_deref().map(owner).filter(|users| users.exists());
+        let user = user.or(users.is_some().then_some(0));
         let file = user.and_then(|_| File::open(program).ok());
         if let Some(cgroup) = cgroup {
             // "0" is the writer itself.
@@ -60,7 +64,10 @@ impl Enter {
                 .with_context(|| format!("cannot enter the cgroup {}", cgroup.display()))?;
         }
         if let Some(netns) = netns {
-            enter_netns(&netns)?;
+            enter(&netns, CloneFlags::CLONE_NEWNET)?;
+        }
+        if let Some(users) = users {
+            enter(&users, CloneFlags::CLONE_NEWUSER)?;
         }
         if let Some(user) = user {
             set_keepcaps(transparent)?;
@@ -92,8 +99,7 @@ fn keep(capability: Capability) -> Result<()> {
     Ok(())
 }
 
-fn enter_netns(path: &Path) -> Result<()> {
-    let netns = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    setns(netns, CloneFlags::CLONE_NEWNET)
-        .with_context(|| format!("cannot enter {}", path.display()))
+fn enter(path: &Path, kind: CloneFlags) -> Result<()> {
+    let namespace = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    setns(namespace, kind).with_context(|| format!("cannot enter {}", path.display()))
 }

@@ -45,8 +45,14 @@ impl Guest {
         settings: Settings,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        let home = format!("{}-{name}", lab.name);
+        let make = if settings.users {
+            Netns::with_users
+        } else {
+            Netns::create
+        };
         let mut guest = Self {
-            netns: Netns::create(format!("{}-{name}", lab.name))?,
+            netns: make(home)?,
             name: name.to_owned(),
             annotations: settings.handed_over(),
             settings,
