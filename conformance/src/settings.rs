@@ -8,6 +8,10 @@ use crate::{lab::cni::Shape, mesh::Mesh};
 
 /// A Pod's settings, as its annotations and its sidecar's container have them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings that do not depend on each other"
+)]
 pub(crate) struct Settings {
     /// Of the node and its Pods.
     pub(crate) mesh: Mesh,

@@ -18,6 +18,8 @@ pub(crate) const PER_POD: usize = 60;
 /// Ports that are asked for beside the served ones: a closed one and the proxy's own.
 const ODD_PORTS: [u16; 3] = [CLOSED, 15001, 15006];
 const PORT_RANGES: [&str; 5] = ["8000-8999", "1-1023", "443-9000", "15000-15100", "1-65535"];
+/// Of a Pod that has `eth0` and `net1`.
+const INTERFACES: [&str; 5] = ["net1", "eth0", "net+", "net2", "eth0, net1"];
 const RANGES: [&str; 18] = [
     "198.18.0.0/15",
     "198.18.0.0/24",
@@ -85,7 +87,8 @@ fn settings(rng: &mut Rng) -> Settings {
     let shape = weighted(
         rng,
         &[
-            (70, Shape::Dual),
+            (60, Shape::Dual),
+            (10, Shape::Side),
             (10, Shape::V4),
             (10, Shape::V6),
             (10, Shape::Twice),
@@ -101,12 +104,16 @@ fn settings(rng: &mut Rng) -> Settings {
         gid,
         dns: chance(rng, 35),
         proxy: chance(rng, 92),
+        users: chance(rng, 8),
         ..Settings::default()
     };
     for (percent, key, list) in ANNOTATIONS {
         if chance(rng, percent) {
             made = made.with(key, &list(rng));
         }
+    }
+    if shape == Shape::Side && chance(rng, 75) {
+        made = made.with(settings::EXCLUDE_INTERFACES, one(rng, &INTERFACES));
     }
     made
 }
@@ -302,5 +309,8 @@ mod tests {
             assert!(asks.iter().any(|ask| ask.family == family), "{family:?}");
         }
         assert!(asks.iter().any(|ask| ask.way == Way::FastOpen));
+        assert!(scenes.iter().any(|scene| scene.settings.users));
+        let excluded = |scene: &Scene| scene.settings.get(settings::EXCLUDE_INTERFACES).is_some();
+        assert!(scenes.iter().any(excluded));
     }
 }

@@ -46,13 +46,13 @@ impl Guest {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let home = format!("{}-{name}", lab.name);
-        let make = if settings.users {
+        let create = if settings.users {
             Netns::with_users
         } else {
             Netns::create
         };
         let mut guest = Self {
-            netns: make(home)?,
+            netns: create(home)?,
             name: name.to_owned(),
             annotations: settings.handed_over(),
             settings,

@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use crate::{lab::cni::Shape, settings::Settings, suite::ask::Ask};
+use crate::{
+    lab::cni::Shape,
+    settings::Settings,
+    suite::ask::{Ask, Server, Target},
+};
 
 /// A difference that is meant. The comparison leaves it out.
 pub(crate) struct Meant {
@@ -57,8 +61,12 @@ pub(crate) const GAPS: &[Gap] = &[
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
     Gap {
-        what: "of two IPv6 addresses the first is the source, not the one that the route prefers",
-        applies: |settings, ask| settings.shape == Shape::Twice && !ask.family.v4(),
+        what: "of several addresses the first is the source, not the one that the route prefers",
+        applies: |settings, ask| match settings.shape {
+            Shape::Twice => !ask.family.v4(),
+            Shape::Side => ask.to == Target::Outside(Server::Three),
+            _ => false,
+        },
     },
 ];
 

@@ -35,6 +35,9 @@ pub(crate) struct View {
     pub(crate) prompt: bool,
 }
 
+/// The field that tells whether a refusal came at once.
+pub(crate) const PACE: &str = "prompt";
+
 /// What two views differ in, with both values.
 pub(crate) type Field = (&'static str, String, String);
 
@@ -110,7 +113,7 @@ impl View {
             ("getpeername", show(&self.peer), show(&other.peer)),
             ("getsockname", show(&self.local), show(&other.local)),
             ("errno", show(&self.errno), show(&other.errno)),
-            ("prompt", self.prompt.to_string(), other.prompt.to_string()),
+            (PACE, self.prompt.to_string(), other.prompt.to_string()),
         ];
         fields
             .into_iter()
