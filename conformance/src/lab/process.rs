@@ -161,6 +161,15 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
     Ok(stdout)
 }
 
+/// Resident memory of a process in KiB, and its open descriptors.
+pub(crate) fn footprint(pid: u32) -> Result<(u64, usize)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let rss = rss.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    Ok((rss.context("no VmRSS")?, descriptors))
+}
+
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {
     let started = Instant::now();
     loop {
