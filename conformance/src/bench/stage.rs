@@ -8,16 +8,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use anyhow::{Result, ensure};
 
 use crate::{
     bench::{
         envoy::{self, Route},
         matter::{Contender, Load, Sample, Sidecar},
+        processor::on_processor,
         tools,
     },
     inside::serve::READY,
@@ -214,20 +211,4 @@ fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2
 /// The Pods have a processor each, as far as there are some.
 fn processor(pod: &str) -> usize {
     usize::from(pod == SERVER)
-}
-
-/// Does something, and starts processes, on one processor alone.
-fn on_processor<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let own = Pid::from_raw(0);
-    let before = sched_getaffinity(own)?;
-    let usable: Vec<usize> = (0..CpuSet::count())
-        .filter(|cpu| before.is_set(*cpu).unwrap_or(false))
-        .collect();
-    let cpu = usable.get(wanted % usable.len().max(1));
-    let mut only = CpuSet::new();
-    only.set(*cpu.context("no processor")?)?;
-    sched_setaffinity(own, &only)?;
-    let done = work();
-    sched_setaffinity(own, &before)?;
-    done
 }
