@@ -6,6 +6,7 @@ mod goals;
 mod matter;
 mod plot;
 mod processor;
+mod programs;
 mod results;
 mod stage;
 mod statistics;
@@ -23,7 +24,7 @@ use crate::{interrupt::Interrupt, lab::Binaries};
 use matter::{Contender, Sidecar};
 use results::Results;
 
-const PARTS: [&str; 2] = ["traffic", "control"];
+const PARTS: [&str; 3] = ["traffic", "control", "programs"];
 const CONTENDERS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
@@ -62,6 +63,8 @@ enum Part {
     Traffic,
     /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
     Control,
+    /// What each program costs, as the kernel counts it.
+    Programs,
 }
 
 impl Part {
@@ -77,6 +80,11 @@ impl Part {
             Self::Control => {
                 results.control = Some(control::measure(options, interrupt)?);
                 Ok(Vec::new())
+            }
+            Self::Programs => {
+                let (programs, complaints) = programs::measure(options, interrupt)?;
+                results.programs = Some(programs);
+                Ok(complaints)
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::bench::{
     control::Control,
     goals::{self, Verdict},
     matter::{Contender, Figure, Load, Sample, Sidecar},
+    programs::Programs,
     statistics::{Estimate, Summary},
 };
 
@@ -25,6 +26,7 @@ pub(super) struct Results {
     pub(super) notes: Vec<String>,
     pub(super) samples: Vec<Measured>,
     pub(super) control: Option<Control>,
+    pub(super) programs: Option<Programs>,
     /// What was promised, as far as it was measured.
     pub(super) verdicts: Vec<Verdict>,
 }
@@ -58,6 +60,7 @@ impl Results {
         let all = goals::all();
         let mut verdicts: Vec<_> = all.iter().filter_map(|goal| goal.verdict(self)).collect();
         verdicts.extend(self.control.iter().flat_map(Control::verdicts));
+        verdicts.extend(self.programs.iter().flat_map(Programs::verdicts));
         self.verdicts = verdicts;
     }
 

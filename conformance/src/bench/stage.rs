@@ -161,18 +161,27 @@ impl Stage {
         self.start(&format!("{name}-relay"), &mut command, interrupt)
     }
 
-    /// Starts a process that says when it is ready.
     fn start(&mut self, name: &str, command: &mut Command, interrupt: &Interrupt) -> Result<()> {
-        let log = self.lab.file(&format!("{name}.log"));
-        let mut process = Process::start(name, command, &log)?;
-        let ready = interrupt.wait(START, || {
-            process.check()?;
-            Ok(process.log().lines().any(|line| line == READY))
-        })?;
-        ensure!(ready, "{name} is not ready\n{}", process.tail());
+        let process = start(&self.lab, name, command, interrupt)?;
         self.processes.push(process);
         Ok(())
     }
+}
+
+/// Starts a process of a lab that says when it is ready, and waits for that.
+pub(super) fn start(
+    lab: &Lab,
+    name: &str,
+    command: &mut Command,
+    interrupt: &Interrupt,
+) -> Result<Process> {
+    let mut process = Process::start(name, command, &lab.file(&format!("{name}.log")))?;
+    let ready = interrupt.wait(START, || {
+        process.check()?;
+        Ok(process.log().lines().any(|line| line == READY))
+    })?;
+    ensure!(ready, "{name} is not ready\n{}", process.tail());
+    Ok(process)
 }
 
 fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {

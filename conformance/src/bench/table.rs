@@ -4,6 +4,7 @@ use crate::bench::{
     control::Control,
     goals::Verdict,
     matter::{Contender, Figure, Load, Sidecar},
+    programs::Programs,
     results::Results,
 };
 
@@ -22,6 +23,7 @@ pub(super) fn markdown(results: &Results) -> String {
         lines.push(traffic(results));
     }
     lines.extend(results.control.iter().map(Control::section));
+    lines.extend(results.programs.iter().map(Programs::section));
     if !results.verdicts.is_empty() {
         lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());

@@ -8,6 +8,7 @@ pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod probe;
 pub(crate) mod relay;
+mod repeat;
 pub(crate) mod serve;
 mod validate;
 
@@ -49,6 +50,9 @@ pub(crate) enum Job {
     /// Be a client of the benchmark.
     #[command(hide = true)]
     Drive(drive::Drive),
+    /// Make one system call many times.
+    #[command(hide = true)]
+    Repeat(repeat::Repeat),
 }
 
 impl Job {
@@ -65,6 +69,7 @@ impl Job {
             Self::Echo(echo) => echo.run(),
             Self::Relay(relay) => relay.run(),
             Self::Drive(drive) => drive.run(),
+            Self::Repeat(repeat) => repeat.run(),
         }
     }
 }
