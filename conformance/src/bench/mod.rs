@@ -1,5 +1,6 @@
 //! How fast Sluice is, compared round by round on one machine with what it replaces.
 
+mod churn;
 mod control;
 mod envoy;
 mod goals;
@@ -24,7 +25,7 @@ use crate::{interrupt::Interrupt, lab::Binaries};
 use matter::{Contender, Sidecar};
 use results::Results;
 
-const PARTS: [&str; 3] = ["traffic", "control", "programs"];
+const PARTS: [&str; 4] = ["traffic", "control", "programs", "churn"];
 const CONTENDERS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
@@ -65,6 +66,8 @@ enum Part {
     Control,
     /// What each program costs, as the kernel counts it.
     Programs,
+    /// Short connections with client ports used again.
+    Churn,
 }
 
 impl Part {
@@ -84,6 +87,11 @@ impl Part {
             Self::Programs => {
                 let (programs, complaints) = programs::measure(options, interrupt)?;
                 results.programs = Some(programs);
+                Ok(complaints)
+            }
+            Self::Churn => {
+                let (churn, complaints) = churn::measure(options, interrupt)?;
+                results.churn = churn;
                 Ok(complaints)
             }
         }

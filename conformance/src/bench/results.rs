@@ -7,6 +7,7 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::bench::{
+    churn::Churn,
     control::Control,
     goals::{self, Verdict},
     matter::{Contender, Figure, Load, Sample, Sidecar},
@@ -27,6 +28,7 @@ pub(super) struct Results {
     pub(super) samples: Vec<Measured>,
     pub(super) control: Option<Control>,
     pub(super) programs: Option<Programs>,
+    pub(super) churn: Vec<Churn>,
     /// What was promised, as far as it was measured.
     pub(super) verdicts: Vec<Verdict>,
 }
@@ -61,6 +63,7 @@ impl Results {
         let mut verdicts: Vec<_> = all.iter().filter_map(|goal| goal.verdict(self)).collect();
         verdicts.extend(self.control.iter().flat_map(Control::verdicts));
         verdicts.extend(self.programs.iter().flat_map(Programs::verdicts));
+        verdicts.extend(self.churn.iter().flat_map(Churn::verdicts));
         self.verdicts = verdicts;
     }
 

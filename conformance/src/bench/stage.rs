@@ -19,7 +19,10 @@ use crate::{
     },
     inside::serve::READY,
     interrupt::Interrupt,
-    lab::{APPLICATION, Binaries, Lab, PROXY, Plan, Pod, process::Process},
+    lab::{
+        APPLICATION, Binaries, Lab, PROXY, Plan, Pod,
+        process::{Process, output},
+    },
     subject::{Choice, sluice::Sluice},
 };
 
@@ -29,6 +32,8 @@ const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15006;
 const CLIENT: &str = "client";
 const SERVER: &str = "server";
+/// Client ports: enough for connections that are not used again.
+const PORTS: &str = "1024 65000";
 /// One for all: a namespace may come with another than the machine's.
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
@@ -63,7 +68,7 @@ impl Stage {
                 proxy: false,
                 ports: &[],
             })?;
-            stage.settle(name)?;
+            settle(&stage.lab, name, PORTS)?;
         }
         let server = SocketAddr::new(stage.lab.pod(SERVER)?.address(true)?, PORT);
         on_processor(processor(SERVER), || stage.serve(interrupt))?;
@@ -110,20 +115,6 @@ impl Stage {
             Ok(count.trim().parse().unwrap_or_default())
         };
         self.lab.pods.iter().map(count).sum()
-    }
-
-    /// Gives a Pod the machine's congestion control and enough client ports.
-    fn settle(&self, name: &str) -> Result<()> {
-        let pod = self.lab.pod(name)?;
-        let algorithm = fs::read_to_string(CONGESTION)?;
-        let script = format!(
-            "set -e; echo {} >{CONGESTION}; echo 1024 65000 >/proc/sys/net/ipv4/ip_local_port_range; \
-             echo 15001,15006 >/proc/sys/net/ipv4/ip_local_reserved_ports",
-            algorithm.trim()
-        );
-        let place = self.lab.within(Some(&pod.netns));
-        let mut command = place.command(Path::new("/bin/sh"))?;
-        crate::lab::process::output(command.args(["-c", &script]), START).map(drop)
     }
 
     fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
@@ -184,7 +175,21 @@ pub(super) fn start(
     Ok(process)
 }
 
-fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {
+/// Gives a Pod the machine's congestion control, and these client ports.
+pub(super) fn settle(lab: &Lab, name: &str, ports: &str) -> Result<()> {
+    let algorithm = fs::read_to_string(CONGESTION)?;
+    let script = format!(
+        "set -e; echo {} >{CONGESTION}; echo {ports} >/proc/sys/net/ipv4/ip_local_port_range; \
+         echo {OUTBOUND},{INBOUND} >/proc/sys/net/ipv4/ip_local_reserved_ports",
+        algorithm.trim()
+    );
+    let place = lab.within(Some(&lab.pod(name)?.netns));
+    let mut command = place.command(Path::new("/bin/sh"))?;
+    output(command.args(["-c", &script]), START).map(drop)
+}
+
+/// A node of a contender's, without Pods.
+pub(super) fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {
     let Some(acceleration) = contender.acceleration() else {
         let choice = match contender {
             Contender::Iptables => Choice::Iptables,

@@ -1,6 +1,7 @@
 //! The report in Markdown.
 
 use crate::bench::{
+    churn,
     control::Control,
     goals::Verdict,
     matter::{Contender, Figure, Load, Sidecar},
@@ -24,6 +25,9 @@ pub(super) fn markdown(results: &Results) -> String {
     }
     lines.extend(results.control.iter().map(Control::section));
     lines.extend(results.programs.iter().map(Programs::section));
+    if !results.churn.is_empty() {
+        lines.push(churn::section(&results.churn));
+    }
     if !results.verdicts.is_empty() {
         lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());

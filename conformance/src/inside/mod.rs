@@ -1,6 +1,7 @@
 //! What the lab runs inside its namespaces: this binary again, under a hidden name.
 
 pub(crate) mod call;
+pub(crate) mod churn;
 pub(crate) mod drive;
 pub(crate) mod echo;
 mod enter;
@@ -50,6 +51,9 @@ pub(crate) enum Job {
     /// Be a client of the benchmark.
     #[command(hide = true)]
     Drive(drive::Drive),
+    /// Be a client of the benchmark that opens short connections.
+    #[command(hide = true)]
+    Churn(churn::Churn),
     /// Make one system call many times.
     #[command(hide = true)]
     Repeat(repeat::Repeat),
@@ -69,6 +73,7 @@ impl Job {
             Self::Echo(echo) => echo.run(),
             Self::Relay(relay) => relay.run(),
             Self::Drive(drive) => drive.run(),
+            Self::Churn(churn) => churn.run(),
             Self::Repeat(repeat) => repeat.run(),
         }
     }
