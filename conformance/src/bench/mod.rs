@@ -4,6 +4,7 @@ mod churn;
 mod control;
 mod envoy;
 mod goals;
+mod idle;
 mod matter;
 mod plot;
 mod processor;
@@ -25,7 +26,7 @@ use crate::{interrupt::Interrupt, lab::Binaries};
 use matter::{Contender, Sidecar};
 use results::Results;
 
-const PARTS: [&str; 4] = ["traffic", "control", "programs", "churn"];
+const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
 const CONTENDERS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
@@ -68,6 +69,8 @@ enum Part {
     Programs,
     /// Short connections with client ports used again.
     Churn,
+    /// Memory of connections that are left open.
+    Idle,
 }
 
 impl Part {
@@ -92,6 +95,11 @@ impl Part {
             Self::Churn => {
                 let (churn, complaints) = churn::measure(options, interrupt)?;
                 results.churn = churn;
+                Ok(complaints)
+            }
+            Self::Idle => {
+                let (idle, complaints) = idle::measure(options, interrupt)?;
+                results.idle = Some(idle);
                 Ok(complaints)
             }
         }

@@ -10,6 +10,7 @@ use crate::bench::{
     churn::Churn,
     control::Control,
     goals::{self, Verdict},
+    idle::Idle,
     matter::{Contender, Figure, Load, Sample, Sidecar},
     programs::Programs,
     statistics::{Estimate, Summary},
@@ -29,6 +30,7 @@ pub(super) struct Results {
     pub(super) control: Option<Control>,
     pub(super) programs: Option<Programs>,
     pub(super) churn: Vec<Churn>,
+    pub(super) idle: Option<Idle>,
     /// What was promised, as far as it was measured.
     pub(super) verdicts: Vec<Verdict>,
 }
@@ -64,6 +66,7 @@ impl Results {
         verdicts.extend(self.control.iter().flat_map(Control::verdicts));
         verdicts.extend(self.programs.iter().flat_map(Programs::verdicts));
         verdicts.extend(self.churn.iter().flat_map(Churn::verdicts));
+        verdicts.extend(self.idle.iter().flat_map(Idle::verdicts));
         self.verdicts = verdicts;
     }
 

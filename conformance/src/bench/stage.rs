@@ -26,7 +26,7 @@ use crate::{
     subject::{Choice, sluice::Sluice},
 };
 
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(40);
 const PORT: u16 = 8080;
 const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15006;
@@ -106,8 +106,28 @@ impl Stage {
         left
     }
 
+    /// Opens connections on which nothing happens; they close when the process ends.
+    pub(super) fn hold(&self, count: u16, interrupt: &Interrupt) -> Result<Process> {
+        let mut command = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION).own()?;
+        command.args(["hold", "--to", &self.target.to_string()]);
+        command.args(["--count", &count.to_string()]);
+        on_processor(processor(CLIENT), || {
+            start(&self.lab, "hold", &mut command, interrupt)
+        })
+    }
+
+    /// Lets closed connections leave nothing, not even `TIME_WAIT`.
+    pub(super) fn forget_at_once(&self) -> Result<()> {
+        self.lab.pods.iter().try_for_each(|pod| {
+            let place = self.lab.within(Some(&pod.netns));
+            let mut command = place.command(Path::new("/bin/sh"))?;
+            command.args(["-c", "echo 0 >/proc/sys/net/ipv4/tcp_max_tw_buckets"]);
+            output(&mut command, START).map(drop)
+        })
+    }
+
     /// Connections that the kernel tracks in the Pods.
-    fn conntrack(&self) -> Result<u64> {
+    pub(super) fn conntrack(&self) -> Result<u64> {
         let count = |pod: &Pod| -> Result<u64> {
             let count = pod
                 .netns

@@ -4,6 +4,7 @@ use crate::bench::{
     churn,
     control::Control,
     goals::Verdict,
+    idle::Idle,
     matter::{Contender, Figure, Load, Sidecar},
     programs::Programs,
     results::Results,
@@ -28,6 +29,7 @@ pub(super) fn markdown(results: &Results) -> String {
     if !results.churn.is_empty() {
         lines.push(churn::section(&results.churn));
     }
+    lines.extend(results.idle.iter().map(Idle::section));
     if !results.verdicts.is_empty() {
         lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());

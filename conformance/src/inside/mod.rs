@@ -5,6 +5,7 @@ pub(crate) mod churn;
 pub(crate) mod drive;
 pub(crate) mod echo;
 mod enter;
+mod hold;
 pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod probe;
@@ -54,6 +55,9 @@ pub(crate) enum Job {
     /// Be a client of the benchmark that opens short connections.
     #[command(hide = true)]
     Churn(churn::Churn),
+    /// Be a client of the benchmark that leaves its connections open.
+    #[command(hide = true)]
+    Hold(hold::Hold),
     /// Make one system call many times.
     #[command(hide = true)]
     Repeat(repeat::Repeat),
@@ -74,6 +78,7 @@ impl Job {
             Self::Relay(relay) => relay.run(),
             Self::Drive(drive) => drive.run(),
             Self::Churn(churn) => churn.run(),
+            Self::Hold(hold) => hold.run(),
             Self::Repeat(repeat) => repeat.run(),
         }
     }
