@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::bench::{
-    matter::{Contender, Figure, LOADS, Load, Sidecar},
+    matter::{Contender, Figure, LOADS, Load, Placement, Sidecar},
     results::Results,
     statistics::Estimate,
 };
@@ -92,6 +92,7 @@ pub(super) fn all() -> Vec<Goal> {
     use Contender::{All, Explicit, Iptables, Off, Proxies};
     use Figure::{Cpu, Median, Rate};
     use Load::{Bulk, KeepAlive, NewConnection, RoundTrip};
+    use Placement::{Apart, Together};
     use Sidecar::{EnvoyTcp, Minimal};
     let goal = |(contender, base), (sidecar, load), figure, bound| Goal {
         contender,
@@ -115,7 +116,13 @@ pub(super) fn all() -> Vec<Goal> {
         goal(all, (EnvoyTcp, KeepAlive(64)), Rate, AtLeast(1.9)),
         goal(all, (Minimal, KeepAlive(64)), Rate, AtLeast(2.2)),
         goal(all, (EnvoyTcp, Bulk(4)), Rate, AtLeast(1.15)),
-        goal(all, (EnvoyTcp, RoundTrip(64)), Median, AtMost(0.65)),
+        goal(
+            all,
+            (EnvoyTcp, RoundTrip(64, Together)),
+            Median,
+            AtMost(0.65),
+        ),
+        goal(all, (EnvoyTcp, RoundTrip(64, Apart)), Median, AtMost(0.65)),
         goal(
             (All, Explicit),
             (EnvoyTcp, KeepAlive(64)),

@@ -78,8 +78,12 @@ fn possible() -> Result<u16> {
     let enough = 2 * u64::from(COUNT) + SPARE;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let raised = setrlimit(Resource::RLIMIT_NOFILE, enough, enough.max(most)).is_ok();
-    let limit = if raised { enough } else { most };
-    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    let limit = if raised {
+        enough
+    } else {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+        most
+    };
     Ok(u16::try_from(limit.saturating_sub(SPARE) / 2)?)
 }
 

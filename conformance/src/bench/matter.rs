@@ -95,29 +95,42 @@ pub(super) enum Load {
     /// So many streams, as fast as they go.
     Bulk(u16),
     /// One message of so many bytes at a time, to and fro.
-    RoundTrip(u32),
+    RoundTrip(u32, Placement),
+}
+
+/// Where client and server, each with its sidecar, run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Placement {
+    /// All on one processor.
+    Together,
+    /// The client's Pod on one, the server's on another.
+    Apart,
 }
 
 /// Every load, in the order of the tables.
-pub(super) const LOADS: [Load; 9] = [
+pub(super) const LOADS: [Load; 12] = [
     Load::KeepAlive(1),
     Load::KeepAlive(16),
     Load::KeepAlive(64),
     Load::NewConnection(1),
     Load::NewConnection(16),
     Load::Bulk(4),
-    Load::RoundTrip(64),
-    Load::RoundTrip(1024),
-    Load::RoundTrip(16384),
+    Load::RoundTrip(64, Placement::Together),
+    Load::RoundTrip(1024, Placement::Together),
+    Load::RoundTrip(16384, Placement::Together),
+    Load::RoundTrip(64, Placement::Apart),
+    Load::RoundTrip(1024, Placement::Apart),
+    Load::RoundTrip(16384, Placement::Apart),
 ];
 
 /// Those of a quick run.
-pub(super) const QUICK: [Load; 5] = [
+pub(super) const QUICK: [Load; 6] = [
     Load::KeepAlive(1),
     Load::KeepAlive(64),
     Load::NewConnection(16),
     Load::Bulk(4),
-    Load::RoundTrip(64),
+    Load::RoundTrip(64, Placement::Together),
+    Load::RoundTrip(64, Placement::Apart),
 ];
 
 impl Load {
@@ -127,7 +140,20 @@ impl Load {
             Self::KeepAlive(count) => format!("keep-alive, {count} connections"),
             Self::NewConnection(count) => format!("new connection each, {count} at a time"),
             Self::Bulk(count) => format!("bulk, {count} streams"),
-            Self::RoundTrip(size) => format!("round trip, {size} B"),
+            Self::RoundTrip(size, Placement::Together) => {
+                format!("round trip, {size} B, one processor")
+            }
+            Self::RoundTrip(size, Placement::Apart) => {
+                format!("round trip, {size} B, two processors")
+            }
+        }
+    }
+
+    /// Where it puts client and server.
+    pub(super) fn placement(self) -> Placement {
+        match self {
+            Self::RoundTrip(_, placement) => placement,
+            _ => Placement::Apart,
         }
     }
 

@@ -13,8 +13,8 @@ use anyhow::{Result, ensure};
 use crate::{
     bench::{
         envoy::{self, Route},
-        matter::{Contender, Load, Sample, Sidecar},
-        processor::on_processor,
+        matter::{Contender, Load, Placement, Sample, Sidecar},
+        processor::{bring_to, on_processor},
         tools,
     },
     inside::serve::READY,
@@ -40,7 +40,7 @@ const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Everything of one contender.
 pub(super) struct Stage {
     // Processes end before what they live in.
-    processes: Vec<Process>,
+    processes: Vec<(&'static str, Process)>,
     lab: Lab,
     target: SocketAddr,
 }
@@ -88,16 +88,27 @@ impl Stage {
 
     /// Runs a load.
     pub(super) fn run(&self, load: Load, duration: Duration) -> Result<Sample> {
+        self.arrange(load.placement())?;
         let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
         on_processor(processor(CLIENT), || {
             tools::run(load, duration, place, self.target, || self.conntrack())
         })
     }
 
+    /// Puts the processes where a load wants them.
+    fn arrange(&self, placement: Placement) -> Result<()> {
+        let server = match placement {
+            Placement::Together => processor(CLIENT),
+            Placement::Apart => processor(SERVER),
+        };
+        let mut of_server = self.processes.iter().filter(|(pod, _)| *pod == SERVER);
+        of_server.try_for_each(|(_, process)| bring_to(server, process.id()))
+    }
+
     /// Removes it; returns what went wrong or was left behind.
     pub(super) fn remove(self) -> Vec<String> {
         let Self { processes, lab, .. } = self;
-        let ended = processes.into_iter().map(Process::stop);
+        let ended = processes.into_iter().map(|(_, process)| process.stop());
         let mut left: Vec<_> = ended
             .filter_map(Result::err)
             .map(|error| format!("{error:#}"))
@@ -141,13 +152,13 @@ impl Stage {
         let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
         let mut command = place.own()?;
         command.args(["echo", "--port", &PORT.to_string()]);
-        self.start("server", &mut command, interrupt)
+        self.start((SERVER, "application"), &mut command, interrupt)
     }
 
     /// Starts a Pod's sidecar.
     fn accompany(
         &mut self,
-        name: &str,
+        name: &'static str,
         sidecar: Sidecar,
         (route, program): (Route, &Path),
         interrupt: &Interrupt,
@@ -158,7 +169,7 @@ impl Stage {
             let http = sidecar == Sidecar::EnvoyHttp;
             let configuration = envoy::configuration(route, http, &own);
             let process = envoy::start(program, place, &own, &configuration, interrupt)?;
-            self.processes.push(process);
+            self.processes.push((name, process));
             return Ok(());
         }
         let mut command = place.own()?;
@@ -169,12 +180,17 @@ impl Stage {
         if let Some(from) = route.from {
             command.args(["--from", &from.to_string()]);
         }
-        self.start(&format!("{name}-relay"), &mut command, interrupt)
+        self.start((name, "relay"), &mut command, interrupt)
     }
 
-    fn start(&mut self, name: &str, command: &mut Command, interrupt: &Interrupt) -> Result<()> {
-        let process = start(&self.lab, name, command, interrupt)?;
-        self.processes.push(process);
+    fn start(
+        &mut self,
+        (pod, what): (&'static str, &str),
+        command: &mut Command,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let process = start(&self.lab, &format!("{pod}-{what}"), command, interrupt)?;
+        self.processes.push((pod, process));
         Ok(())
     }
 }
