@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
@@ -10,13 +10,13 @@ use crate::{
         Options,
         goals::{Bound, Verdict},
         matter::Contender,
+        pace::Pace,
         processor::on_processor,
         stage::{self, settle, start},
     },
     inside::churn::Churned,
     interrupt::Interrupt,
-    lab::{APPLICATION, Lab, PROXY, Plan, process::output},
-    report::step,
+    lab::{APPLICATION, Lab, PROXY, Plan, process::Process},
 };
 
 const CONTENDERS: [Contender; 2] = [Contender::Iptables, Contender::Off];
@@ -26,7 +26,7 @@ const PORT: u16 = 8080;
 const OUTBOUND: u16 = 15001;
 const RATE: u32 = 1000;
 const COUNT: u32 = 60_000;
-const QUICK_COUNT: u32 = 10_000;
+const QUICK_COUNT: u32 = 5000;
 /// So few that each is used again before `TIME_WAIT`, which lasts a minute, is over.
 const PORTS: &str = "20000 21999";
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -47,10 +47,12 @@ pub(super) fn measure(
 ) -> Result<(Vec<Churn>, Vec<String>)> {
     let count = if options.quick { QUICK_COUNT } else { COUNT };
     let (mut churns, mut complaints) = (Vec::new(), Vec::new());
+    let pace = Pace::start(CONTENDERS.len());
     for contender in CONTENDERS {
         let mut lab = stage::lab(options.binaries.resolve()?, contender, interrupt)?;
-        let what = format!("{count} short connections: {}", contender.name());
-        let outcome = step(&what, || run(&mut lab, count, interrupt));
+        pace.show(&format!("{count} short connections: {}", contender.name()));
+        let outcome = run(&mut lab, count, interrupt);
+        pace.step();
         complaints.extend(lab.remove());
         let (churned, retransmitted) = outcome?;
         churns.push(Churn {
@@ -86,7 +88,7 @@ fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64
         start(lab, "relay", &mut command, interrupt)
     })?);
     let before = retransmitted(lab)?;
-    let churned = on_processor(0, || churn(lab, count))?;
+    let churned = on_processor(0, || churn(lab, count, interrupt))?;
     let again = retransmitted(lab)? - before;
     for process in processes {
         process.stop()?;
@@ -94,7 +96,7 @@ fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64
     Ok((churned, again))
 }
 
-fn churn(lab: &Lab, count: u32) -> Result<Churned> {
+fn churn(lab: &Lab, count: u32, interrupt: &Interrupt) -> Result<Churned> {
     let mut command = lab.place(lab.pod(CLIENT)?, APPLICATION).own()?;
     command.args(["churn", "--rate", &RATE.to_string()]);
     command.args(["--count", &count.to_string()]);
@@ -103,7 +105,10 @@ fn churn(lab: &Lab, count: u32) -> Result<Churned> {
         command.args(["--to", &to.to_string()]);
     }
     let limit = Duration::from_secs((count / RATE).into()) + PATIENCE;
-    Ok(serde_json::from_str(&output(&mut command, limit)?)?)
+    let mut client = Process::start("churn", &mut command, &lab.file("churn.json"))?;
+    let ended = interrupt.wait(limit, || client.ended())?;
+    ensure!(ended, "the client does not end\n{}", client.tail());
+    Ok(serde_json::from_str(&client.log())?)
 }
 
 fn retransmitted(lab: &Lab) -> Result<u64> {

@@ -11,6 +11,7 @@ use crate::{
         Options,
         goals::{Bound, Verdict},
         matter::rotated,
+        pace::Pace,
         statistics::{Estimate, Summary},
     },
     interrupt::Interrupt,
@@ -76,15 +77,16 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<Contro
         Node::build(&options.binaries.resolve()?, interrupt)
     })?;
     let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
-    let measured = step("timing ADD and DEL", || {
-        Ok(Control {
-            rounds,
-            timings: timings(&node, rounds, interrupt)?,
-            need: Need::of(&node, &options.binaries.resolve()?, interrupt)?,
-        })
-    });
-    node.remove()?;
-    measured
+    let timings = timings(&node, rounds, interrupt)?;
+    let need = step("starting plugin and daemon", || {
+        Need::of(&node, &options.binaries.resolve()?, interrupt)
+    })?;
+    step("deleting the Pods", || node.remove())?;
+    Ok(Control {
+        rounds,
+        timings,
+        need,
+    })
 }
 
 fn timings(node: &Node, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Timing>> {
@@ -93,11 +95,14 @@ fn timings(node: &Node, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Timi
     runs.extend(LEVELS.map(Run::Plugin));
     // The first call makes the bridge.
     node.time(Run::Bare)?;
+    let pace = Pace::start(rounds * runs.len());
     let mut timings = Vec::new();
     for round in 0..rounds {
         for run in rotated(&runs, round) {
             interrupt.check()?;
+            pace.show("ADD and DEL");
             let times = node.time(run)?;
+            pace.step();
             timings.extend(times.map(|(verb, millis)| Timing {
                 round,
                 run,

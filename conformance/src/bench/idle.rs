@@ -11,11 +11,11 @@ use crate::{
         Options,
         goals::{Bound, Verdict},
         matter::{Contender, Sidecar, rotated},
+        pace::Pace,
         stage::Stage,
         statistics::{Estimate, Summary},
     },
     interrupt::Interrupt,
-    report::step,
 };
 
 const CONTENDERS: [Contender; 3] = [Contender::Iptables, Contender::Off, Contender::All];
@@ -59,9 +59,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
         let stage = Stage::build(&options.binaries, contender, sidecar, interrupt)?;
         stages.push((contender, stage));
     }
-    let samples = step("holding connections open", || {
-        samples(&stages, (connections, rounds), interrupt)
-    });
+    let samples = samples(&stages, (connections, rounds), interrupt);
     let removed = stages.into_iter().flat_map(|(_, stage)| stage.remove());
     let complaints = removed.collect();
     let idle = Idle {
@@ -97,15 +95,21 @@ fn samples(
     }
     let all: Vec<_> = stages.iter().collect();
     let each = f64::from(connections);
+    let pace = Pace::start(rounds * all.len());
     let mut samples = Vec::new();
     for round in 0..rounds {
         for (contender, stage) in rotated(&all, round) {
+            pace.show(&format!(
+                "{connections} open connections: {}",
+                contender.name()
+            ));
             let before = (allocated()?, stage.conntrack()?);
             let held = stage.hold(connections, interrupt)?;
             thread::sleep(REST);
             let after = (allocated()?, stage.conntrack()?);
             held.stop()?;
             thread::sleep(REST);
+            pace.step();
             samples.push(Sample {
                 round,
                 contender: *contender,

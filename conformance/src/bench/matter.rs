@@ -1,7 +1,5 @@
 //! What is compared, under what, by which figures.
 
-use std::time::Duration;
-
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -124,13 +122,12 @@ pub(super) const LOADS: [Load; 12] = [
 ];
 
 /// Those of a quick run.
-pub(super) const QUICK: [Load; 6] = [
+pub(super) const QUICK: [Load; 5] = [
     Load::KeepAlive(1),
     Load::KeepAlive(64),
     Load::NewConnection(16),
     Load::Bulk(4),
     Load::RoundTrip(64, Placement::Together),
-    Load::RoundTrip(64, Placement::Apart),
 ];
 
 impl Load {
@@ -228,12 +225,6 @@ pub(super) fn rotated<T: Copy>(all: &[T], round: usize) -> Vec<T> {
     order
 }
 
-/// How long what is left will take, at the pace so far.
-pub(super) fn left(elapsed: Duration, done: usize, all: usize) -> Option<Duration> {
-    let pace = elapsed.checked_div(u32::try_from(done).ok()?)?;
-    Some(pace * u32::try_from(all.saturating_sub(done)).ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,12 +235,5 @@ mod tests {
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
         assert!(rotated::<u8>(&[], 1).is_empty());
-    }
-
-    #[test]
-    fn time_left_follows_the_pace() {
-        let second = Duration::from_secs(1);
-        assert_eq!(left(4 * second, 2, 5), Some(6 * second));
-        assert_eq!(left(second, 0, 5), None);
     }
 }

@@ -18,12 +18,12 @@ use crate::{
         Options,
         goals::{Bound, Verdict},
         matter::rotated,
+        pace::Pace,
         processor::on_processor,
         statistics::Estimate,
     },
     interrupt::Interrupt,
     lab::{APPLICATION, Lab, Plan, process::output},
-    report::step,
     subject::sluice::Sluice,
 };
 
@@ -82,9 +82,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Progr
         },
     )?;
     let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
-    let samples = step("counting what the programs cost", || {
-        samples(&mut lab, rounds, interrupt)
-    });
+    let samples = samples(&mut lab, rounds, interrupt);
     let complaints = lab.remove();
     Ok((Programs { samples: samples? }, complaints))
 }
@@ -100,12 +98,15 @@ fn samples(lab: &mut Lab, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Sa
     }
     let ours = lab.subject.census()?.programs();
     let _counting = enable_stats(Stats::RunTime)?;
+    let pace = Pace::start(rounds * CALLERS.len());
     let mut samples = Vec::new();
     for round in 0..rounds {
         for caller in rotated(&CALLERS, round) {
             interrupt.check()?;
+            pace.show(&title(caller));
             let before = counted(&ours);
             on_processor(0, || act(lab, caller))?;
+            pace.step();
             let new = since(&before, counted(&ours)).into_iter();
             samples.extend(new.map(|(program, (runs, time))| Sample {
                 round,

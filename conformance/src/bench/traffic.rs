@@ -1,13 +1,14 @@
 //! The path of the data: every contender under every load, with every kind of sidecar.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::{
     bench::{
         Options,
-        matter::{self, Contender, LOADS, Load, Sidecar, left, rotated},
+        matter::{self, Contender, LOADS, Load, Sidecar, rotated},
+        pace::Pace,
         results::{Measured, Results},
         stage::Stage,
     },
@@ -30,7 +31,6 @@ pub(super) fn measure(
     for sidecar in &plan.sidecars {
         complaints.extend(plan.compare(*sidecar, results, (&pace, options), interrupt)?);
     }
-    eprintln!();
     Ok(complaints)
 }
 
@@ -147,33 +147,5 @@ impl Plan {
             }
         }
         Ok(measured)
-    }
-}
-
-/// How far a run is.
-struct Pace {
-    begin: Instant,
-    done: std::cell::Cell<usize>,
-    all: usize,
-}
-
-impl Pace {
-    fn start(all: usize) -> Self {
-        Self {
-            begin: Instant::now(),
-            done: 0.into(),
-            all,
-        }
-    }
-
-    fn step(&self) {
-        self.done.set(self.done.get() + 1);
-    }
-
-    fn show(&self, what: &str) {
-        let (done, all) = (self.done.get(), self.all);
-        let left = left(self.begin.elapsed(), done, all);
-        let left = left.map_or_else(String::new, |left| format!(", {} s left", left.as_secs()));
-        eprint!("\r\x1b[K  {done}/{all}{left}  {what}");
     }
 }

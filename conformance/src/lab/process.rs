@@ -56,6 +56,16 @@ impl Process {
         }
     }
 
+    /// Whether it has ended by itself; fails, with the end of its log, if it failed.
+    pub(crate) fn ended(&mut self) -> Result<bool> {
+        match self.child.try_wait()? {
+            Some(status) if !status.success() => {
+                bail!("{} ended with {status}\n{}", self.name, self.tail())
+            }
+            ended => Ok(ended.is_some()),
+        }
+    }
+
     /// What it wrote.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
