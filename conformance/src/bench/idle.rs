@@ -200,7 +200,7 @@ impl Idle {
         let mut lines = vec![
             format!(
                 "\n## Open connections\n\n{connections} connections through both sidecars (minimal \
-                 proxies), on which nothing happens; {rounds} rounds, interleaved. Memory is what \
+                 proxies), on which nothing happens; rounds, interleaved: {rounds}. Memory is what \
                  the kernel's slabs hold more than before, without the caches of files; there are \
                  six sockets to a connection.\n"
             ),
