@@ -39,13 +39,13 @@ pub(crate) struct Options {
     /// What to measure.
     #[arg(long = "part", value_enum, value_delimiter = ',', default_values = PARTS)]
     parts: Vec<Part>,
-    /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds.
+    /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds, fewer connections.
     #[arg(long)]
     quick: bool,
-    /// Rounds; each contender runs each load once in each. Five take about 25 minutes.
+    /// Rounds of the traffic; each contender runs each load once in each. Five take half an hour.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How long a load runs, in seconds.
+    /// How long a load of the traffic runs, in seconds.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Who takes part.
