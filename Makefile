@@ -32,7 +32,7 @@ help:
 	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared'
 	@echo '  make chaos         restart and kill the daemon under load: nothing may fail'
-	@echo '  make bench         compare speed with iptables, by real Envoys; quicker with BENCH=--quick'
+	@echo '  make bench         compare speed with iptables, by real Envoys, and time ADD; quicker with BENCH=--quick'
 	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo '  make safety        200,000 random connections from socket to socket, every byte compared'

@@ -7,7 +7,7 @@ lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
 runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
 kernels=(qemu-system-x86 busybox-static cpio)
-bench=(wrk)
+bench=(wrk time linux-perf)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;

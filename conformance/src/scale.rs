@@ -1,30 +1,19 @@
 //! Many Pods on one node: what an ADD costs the last of them, and what the daemon needs.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::{
     interrupt::Interrupt,
-    lab::{
-        Binaries,
-        cgroup::Cgroup,
-        process::{self, output},
-    },
+    lab::{Binaries, cgroup::Cgroup, crowd::Crowd, process::footprint},
     report::step,
     subject::{Subject, sluice::Sluice},
 };
 
-const LIMIT: Duration = Duration::from_secs(10);
 /// Restarts whose median is told. Odd.
 const RESTARTS: u32 = 5;
 /// Pods at either end whose medians are compared.
@@ -63,12 +52,6 @@ struct Report {
     descriptors: usize,
 }
 
-/// Network namespaces that stand for Pods.
-struct Pods {
-    prefix: String,
-    count: u16,
-}
-
 /// Measures, and prints.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(Uid::effective().is_root(), "needs root");
@@ -77,11 +60,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let name = format!("sluice-scale-{}", std::process::id());
     let directory = tempfile::TempDir::with_prefix(format!("{name}-"))?;
     let cgroup = Cgroup::create(&name)?;
-    let pods = Pods {
-        prefix: name,
-        count: options.pods,
-    };
-    step("making the namespaces", || pods.make(&interrupt))?;
+    let pods = step("making the namespaces", || {
+        Crowd::make(name, options.pods, &interrupt)
+    })?;
     let mut sluice = Sluice::start(&binaries, directory.path(), cgroup.path(), "", &interrupt)?;
     let report = measure(&mut sluice, &pods, &interrupt)?;
     Box::new(sluice).stop()?;
@@ -91,17 +72,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-fn measure(sluice: &mut Sluice, pods: &Pods, interrupt: &Interrupt) -> Result<Report> {
+fn measure(sluice: &mut Sluice, pods: &Crowd, interrupt: &Interrupt) -> Result<Report> {
     let (rss_empty_kib, descriptors_empty) = footprint(sluice.pid()?)?;
     let entry = sluice.entry().context("an entry")?;
     let plugin = sluice.plugin().context("a plugin")?;
-    let call = |verb| -> Result<Vec<f64>> {
-        let each = (0..pods.count).map(|number| {
-            interrupt.check()?;
-            pods.call(&plugin, &entry, verb, number)
-        });
-        each.collect()
-    };
+    let call = |verb| pods.all(&plugin, &entry, verb, interrupt);
     let adds = step("adding the Pods", || call("ADD"))?;
     let (rss_kib, descriptors) = footprint(sluice.pid()?)?;
     let takeovers = step("restarting the daemon", || {
@@ -116,7 +91,7 @@ fn measure(sluice: &mut Sluice, pods: &Pods, interrupt: &Interrupt) -> Result<Re
     let ends = ENDS.min(adds.len());
     let (add_first, add_last) = (median(&adds[..ends]), median(&adds[adds.len() - ends..]));
     Ok(Report {
-        pods: pods.count,
+        pods: pods.count(),
         add_first,
         add_last,
         add_ratio: add_last / add_first,
@@ -127,83 +102,6 @@ fn measure(sluice: &mut Sluice, pods: &Pods, interrupt: &Interrupt) -> Result<Re
         descriptors_empty,
         descriptors,
     })
-}
-
-impl Pods {
-    fn make(&self, interrupt: &Interrupt) -> Result<()> {
-        for number in 0..self.count {
-            interrupt.check()?;
-            let name = self.name(number);
-            let run = |arguments: &[&str]| output(Command::new("ip").args(arguments), LIMIT);
-            run(&["netns", "add", &name])?;
-            let address = format!("{}/32", Self::address(number));
-            run(&["-n", &name, "address", "add", &address, "dev", "lo"])?;
-        }
-        Ok(())
-    }
-
-    /// Runs the plugin alone, as the runtime would after the rest of the chain. Milliseconds.
-    fn call(&self, plugin: &Path, entry: &Value, verb: &str, number: u16) -> Result<f64> {
-        let netns = self.path(number);
-        let mut stdin = entry.clone();
-        stdin["cniVersion"] = "1.0.0".into();
-        stdin["name"] = "scale".into();
-        stdin["runtimeConfig"] =
-            json!({ "io.kubernetes.cri.pod-annotations": { "sidecar.istio.io/status": "{}" } });
-        stdin["prevResult"] = json!({
-            "cniVersion": "1.0.0",
-            "interfaces": [{ "name": "lo", "sandbox": netns }],
-            "ips": [{ "address": format!("{}/32", Self::address(number)), "interface": 0 }],
-        });
-        let mut command = Command::new(plugin);
-        command
-            .env_clear()
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", self.name(number))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_NETNS", &netns)
-            .env("CNI_PATH", "/nowhere")
-            .stdin(process::input(&stdin.to_string())?);
-        let begin = Instant::now();
-        let Output { status, stdout, .. } = command.output()?;
-        let took = begin.elapsed();
-        let said = String::from_utf8_lossy(&stdout);
-        ensure!(status.success(), "{verb} of Pod {number}: {said}");
-        Ok(took.as_secs_f64() * 1e3)
-    }
-
-    fn name(&self, number: u16) -> String {
-        format!("{}-{number}", self.prefix)
-    }
-
-    fn path(&self, number: u16) -> PathBuf {
-        Path::new("/run/netns").join(self.name(number))
-    }
-
-    fn address(number: u16) -> std::net::Ipv4Addr {
-        let [high, low] = number.to_be_bytes();
-        [10, 78, high, low].into()
-    }
-}
-
-impl Drop for Pods {
-    fn drop(&mut self) {
-        for number in 0..self.count {
-            if self.path(number).exists() {
-                let name = self.name(number);
-                let _ = output(Command::new("ip").args(["netns", "delete", &name]), LIMIT);
-            }
-        }
-    }
-}
-
-/// Resident memory in KiB, and open descriptors.
-fn footprint(pid: u32) -> Result<(u64, usize)> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let rss = rss.and_then(|text| text.split_whitespace().next()?.parse().ok());
-    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    Ok((rss.context("no VmRSS")?, descriptors))
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -1,8 +1,11 @@
 //! What Sluice promises of its speed, and whether a run showed it.
 
+use serde::Serialize;
+
 use crate::bench::{
-    matter::{Contender, Figure, LOADS, Load, Sidecar},
+    matter::{Contender, Figure, LOADS, Load, Placement, Sidecar},
     results::Results,
+    statistics::Estimate,
 };
 
 /// A ratio that is promised.
@@ -16,8 +19,9 @@ pub(super) struct Goal {
     bound: Bound,
 }
 
+/// What a figure must reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Bound {
+pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -30,11 +34,55 @@ impl Bound {
         }
     }
 
-    fn text(self) -> String {
+    fn text(self, unit: &str) -> String {
         match self {
-            Self::AtLeast(limit) => format!("≥ {limit:.2}×"),
-            Self::AtMost(limit) => format!("≤ {limit:.2}×"),
+            Self::AtLeast(limit) => format!("≥ {limit}{unit}"),
+            Self::AtMost(limit) => format!("≤ {limit}{unit}"),
         }
+    }
+}
+
+/// A promise, and what a run showed of it.
+#[derive(Serialize)]
+pub(super) struct Verdict {
+    /// Of what, under what, by which figure.
+    pub(super) promise: [String; 3],
+    pub(super) goal: String,
+    pub(super) measured: String,
+    pub(super) met: bool,
+}
+
+impl Verdict {
+    /// Judges a number that is uncertain.
+    pub(super) fn of(promise: [&str; 3], bound: Bound, unit: &str, measured: Estimate) -> Self {
+        Self {
+            promise: promise.map(ToOwned::to_owned),
+            goal: bound.text(unit),
+            measured: measured.text(2, unit),
+            met: bound.holds(measured.median),
+        }
+    }
+
+    /// Judges one that is as it is.
+    pub(super) fn exact(promise: [&str; 3], bound: Bound, unit: &str, measured: f64) -> Self {
+        Self {
+            promise: promise.map(ToOwned::to_owned),
+            goal: bound.text(unit),
+            measured: format!("{}{unit}", (measured * 100.0).round() / 100.0),
+            met: bound.holds(measured),
+        }
+    }
+
+    /// Its line in a table.
+    pub(super) fn row(&self) -> String {
+        let Self {
+            promise: [what, under, figure],
+            goal,
+            measured,
+            met,
+        } = self;
+        let met = if *met { "met" } else { "**not met**" };
+        format!("| {what} | {under} | {figure} | {goal} | {measured} | {met} |")
     }
 }
 
@@ -44,6 +92,7 @@ pub(super) fn all() -> Vec<Goal> {
     use Contender::{All, Explicit, Iptables, Off, Proxies};
     use Figure::{Cpu, Median, Rate};
     use Load::{Bulk, KeepAlive, NewConnection, RoundTrip};
+    use Placement::{Apart, Together};
     use Sidecar::{EnvoyTcp, Minimal};
     let goal = |(contender, base), (sidecar, load), figure, bound| Goal {
         contender,
@@ -67,7 +116,13 @@ pub(super) fn all() -> Vec<Goal> {
         goal(all, (EnvoyTcp, KeepAlive(64)), Rate, AtLeast(1.9)),
         goal(all, (Minimal, KeepAlive(64)), Rate, AtLeast(2.2)),
         goal(all, (EnvoyTcp, Bulk(4)), Rate, AtLeast(1.15)),
-        goal(all, (EnvoyTcp, RoundTrip(64)), Median, AtMost(0.65)),
+        goal(
+            all,
+            (EnvoyTcp, RoundTrip(64, Together)),
+            Median,
+            AtMost(0.65),
+        ),
+        goal(all, (EnvoyTcp, RoundTrip(64, Apart)), Median, AtMost(0.65)),
         goal(
             (All, Explicit),
             (EnvoyTcp, KeepAlive(64)),
@@ -80,8 +135,8 @@ pub(super) fn all() -> Vec<Goal> {
 }
 
 impl Goal {
-    /// A line of the report. Without both contenders in the run there is none.
-    pub(super) fn line(&self, results: &Results) -> Option<String> {
+    /// What a run showed. Without both contenders in it there is nothing to judge.
+    pub(super) fn verdict(&self, results: &Results) -> Option<Verdict> {
         let Self {
             contender,
             base,
@@ -91,23 +146,10 @@ impl Goal {
             bound,
         } = *self;
         let ratio = results.ratio((contender, base), (sidecar, load), figure)?;
-        let verdict = if bound.holds(ratio.median) {
-            "met"
-        } else {
-            "**not met**"
-        };
-        Some(format!(
-            "| {} against {} | {}, {} | {} | {} | {:.2}× ({:.2}–{:.2}) | {verdict} |",
-            contender.name(),
-            base.name(),
-            sidecar.name(),
-            load.name(),
-            figure.name(),
-            bound.text(),
-            ratio.median,
-            ratio.low,
-            ratio.high,
-        ))
+        let what = format!("{} against {}", contender.name(), base.name());
+        let under = format!("{}, {}", sidecar.name(), load.name());
+        let promise = [&*what, &under, figure.name()];
+        Some(Verdict::of(promise, bound, "×", ratio))
     }
 }
 
@@ -119,5 +161,13 @@ mod tests {
     fn a_bound_is_met_at_its_limit() {
         assert!(Bound::AtLeast(1.15).holds(1.15) && !Bound::AtLeast(1.15).holds(1.149));
         assert!(Bound::AtMost(0.9).holds(0.9) && !Bound::AtMost(0.9).holds(0.91));
+    }
+
+    #[test]
+    fn a_verdict_tells_what_it_judges() {
+        let promise = ["sluice-cni", "alone", "memory"];
+        let verdict = Verdict::exact(promise, Bound::AtMost(4.0), " MB", 4.04);
+        let row = "| sluice-cni | alone | memory | ≤ 4 MB | 4.04 MB | **not met** |";
+        assert_eq!(verdict.row(), row);
     }
 }

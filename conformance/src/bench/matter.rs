@@ -1,7 +1,5 @@
 //! What is compared, under what, by which figures.
 
-use std::time::Duration;
-
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -95,20 +93,32 @@ pub(super) enum Load {
     /// So many streams, as fast as they go.
     Bulk(u16),
     /// One message of so many bytes at a time, to and fro.
-    RoundTrip(u32),
+    RoundTrip(u32, Placement),
+}
+
+/// Where client and server, each with its sidecar, run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Placement {
+    /// All on one processor.
+    Together,
+    /// The client's Pod on one, the server's on another.
+    Apart,
 }
 
 /// Every load, in the order of the tables.
-pub(super) const LOADS: [Load; 9] = [
+pub(super) const LOADS: [Load; 12] = [
     Load::KeepAlive(1),
     Load::KeepAlive(16),
     Load::KeepAlive(64),
     Load::NewConnection(1),
     Load::NewConnection(16),
     Load::Bulk(4),
-    Load::RoundTrip(64),
-    Load::RoundTrip(1024),
-    Load::RoundTrip(16384),
+    Load::RoundTrip(64, Placement::Together),
+    Load::RoundTrip(1024, Placement::Together),
+    Load::RoundTrip(16384, Placement::Together),
+    Load::RoundTrip(64, Placement::Apart),
+    Load::RoundTrip(1024, Placement::Apart),
+    Load::RoundTrip(16384, Placement::Apart),
 ];
 
 /// Those of a quick run.
@@ -117,7 +127,7 @@ pub(super) const QUICK: [Load; 5] = [
     Load::KeepAlive(64),
     Load::NewConnection(16),
     Load::Bulk(4),
-    Load::RoundTrip(64),
+    Load::RoundTrip(64, Placement::Together),
 ];
 
 impl Load {
@@ -127,7 +137,20 @@ impl Load {
             Self::KeepAlive(count) => format!("keep-alive, {count} connections"),
             Self::NewConnection(count) => format!("new connection each, {count} at a time"),
             Self::Bulk(count) => format!("bulk, {count} streams"),
-            Self::RoundTrip(size) => format!("round trip, {size} B"),
+            Self::RoundTrip(size, Placement::Together) => {
+                format!("round trip, {size} B, one processor")
+            }
+            Self::RoundTrip(size, Placement::Apart) => {
+                format!("round trip, {size} B, two processors")
+            }
+        }
+    }
+
+    /// Where it puts client and server.
+    pub(super) fn placement(self) -> Placement {
+        match self {
+            Self::RoundTrip(_, placement) => placement,
+            _ => Placement::Apart,
         }
     }
 
@@ -202,12 +225,6 @@ pub(super) fn rotated<T: Copy>(all: &[T], round: usize) -> Vec<T> {
     order
 }
 
-/// How long what is left will take, at the pace so far.
-pub(super) fn left(elapsed: Duration, done: usize, all: usize) -> Option<Duration> {
-    let pace = elapsed.checked_div(u32::try_from(done).ok()?)?;
-    Some(pace * u32::try_from(all.saturating_sub(done)).ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,12 +235,5 @@ mod tests {
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
         assert!(rotated::<u8>(&[], 1).is_empty());
-    }
-
-    #[test]
-    fn time_left_follows_the_pace() {
-        let second = Duration::from_secs(1);
-        assert_eq!(left(4 * second, 2, 5), Some(6 * second));
-        assert_eq!(left(second, 0, 5), None);
     }
 }

@@ -1,14 +1,20 @@
 //! Every sample of a run, and what is drawn from them.
 
+use std::{fs, thread};
+
+use anyhow::Result;
+use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::bench::{
+    churn::Churn,
+    control::Control,
+    goals::{self, Verdict},
+    idle::Idle,
     matter::{Contender, Figure, Load, Sample, Sidecar},
-    statistics::{Ratio, Summary},
+    programs::Programs,
+    statistics::{Estimate, Summary},
 };
-
-/// The same resamples for the same samples.
-const SEED: u64 = 0x51;
 
 /// All that was measured.
 #[derive(Default, Serialize)]
@@ -21,6 +27,12 @@ pub(super) struct Results {
     /// What was passed over, and why.
     pub(super) notes: Vec<String>,
     pub(super) samples: Vec<Measured>,
+    pub(super) control: Option<Control>,
+    pub(super) programs: Option<Programs>,
+    pub(super) churn: Vec<Churn>,
+    pub(super) idle: Option<Idle>,
+    /// What was promised, as far as it was measured.
+    pub(super) verdicts: Vec<Verdict>,
 }
 
 /// A sample and what it is of.
@@ -34,6 +46,30 @@ pub(super) struct Measured {
 }
 
 impl Results {
+    /// Nothing yet, on this machine.
+    pub(super) fn of_this_machine() -> Result<Self> {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
+        let model = model.and_then(|line| line.split_once(": "));
+        Ok(Self {
+            kernel: uname()?.release().to_string_lossy().into_owned(),
+            processor: model.map_or("unknown", |(_, name)| name).to_owned(),
+            processors: thread::available_parallelism()?.get(),
+            ..Self::default()
+        })
+    }
+
+    /// Compares what was measured with what is promised.
+    pub(super) fn judge(&mut self) {
+        let all = goals::all();
+        let mut verdicts: Vec<_> = all.iter().filter_map(|goal| goal.verdict(self)).collect();
+        verdicts.extend(self.control.iter().flat_map(Control::verdicts));
+        verdicts.extend(self.programs.iter().flat_map(Programs::verdicts));
+        verdicts.extend(self.churn.iter().flat_map(Churn::verdicts));
+        verdicts.extend(self.idle.iter().flat_map(Idle::verdicts));
+        self.verdicts = verdicts;
+    }
+
     /// A figure's value in each round.
     fn series(
         &self,
@@ -69,9 +105,9 @@ impl Results {
         (contender, base): (Contender, Contender),
         what: (Sidecar, Load),
         figure: Figure,
-    ) -> Option<Ratio> {
+    ) -> Option<Estimate> {
         let of = |contender| self.series(contender, what, figure);
-        Ratio::paired(&of(contender), &of(base), SEED)
+        Estimate::ratio(&of(contender), &of(base))
     }
 
     /// Who and what is in it, in order.

@@ -8,37 +8,39 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use anyhow::{Result, ensure};
 
 use crate::{
     bench::{
         envoy::{self, Route},
-        matter::{Contender, Load, Sample, Sidecar},
+        matter::{Contender, Load, Placement, Sample, Sidecar},
+        processor::{bring_to, on_processor},
         tools,
     },
     inside::serve::READY,
     interrupt::Interrupt,
-    lab::{APPLICATION, Binaries, Lab, PROXY, Plan, Pod, process::Process},
+    lab::{
+        APPLICATION, Binaries, Lab, PROXY, Plan, Pod,
+        process::{Process, output},
+    },
     subject::{Choice, sluice::Sluice},
 };
 
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(40);
 const PORT: u16 = 8080;
 const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15006;
 const CLIENT: &str = "client";
 const SERVER: &str = "server";
+/// Client ports: enough for connections that are not used again.
+const PORTS: &str = "1024 65000";
 /// One for all: a namespace may come with another than the machine's.
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// Everything of one contender.
 pub(super) struct Stage {
     // Processes end before what they live in.
-    processes: Vec<Process>,
+    processes: Vec<(&'static str, Process)>,
     lab: Lab,
     target: SocketAddr,
 }
@@ -66,7 +68,7 @@ impl Stage {
                 proxy: false,
                 ports: &[],
             })?;
-            stage.settle(name)?;
+            settle(&stage.lab, name, PORTS)?;
         }
         let server = SocketAddr::new(stage.lab.pod(SERVER)?.address(true)?, PORT);
         on_processor(processor(SERVER), || stage.serve(interrupt))?;
@@ -86,16 +88,27 @@ impl Stage {
 
     /// Runs a load.
     pub(super) fn run(&self, load: Load, duration: Duration) -> Result<Sample> {
+        self.arrange(load.placement())?;
         let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
         on_processor(processor(CLIENT), || {
             tools::run(load, duration, place, self.target, || self.conntrack())
         })
     }
 
+    /// Puts the processes where a load wants them.
+    fn arrange(&self, placement: Placement) -> Result<()> {
+        let server = match placement {
+            Placement::Together => processor(CLIENT),
+            Placement::Apart => processor(SERVER),
+        };
+        let mut of_server = self.processes.iter().filter(|(pod, _)| *pod == SERVER);
+        of_server.try_for_each(|(_, process)| bring_to(server, process.id()))
+    }
+
     /// Removes it; returns what went wrong or was left behind.
     pub(super) fn remove(self) -> Vec<String> {
         let Self { processes, lab, .. } = self;
-        let ended = processes.into_iter().map(Process::stop);
+        let ended = processes.into_iter().map(|(_, process)| process.stop());
         let mut left: Vec<_> = ended
             .filter_map(Result::err)
             .map(|error| format!("{error:#}"))
@@ -104,8 +117,28 @@ impl Stage {
         left
     }
 
+    /// Opens connections on which nothing happens; they close when the process ends.
+    pub(super) fn hold(&self, count: u16, interrupt: &Interrupt) -> Result<Process> {
+        let mut command = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION).own()?;
+        command.args(["hold", "--to", &self.target.to_string()]);
+        command.args(["--count", &count.to_string()]);
+        on_processor(processor(CLIENT), || {
+            start(&self.lab, "hold", &mut command, interrupt)
+        })
+    }
+
+    /// Lets closed connections leave nothing, not even `TIME_WAIT`.
+    pub(super) fn forget_at_once(&self) -> Result<()> {
+        self.lab.pods.iter().try_for_each(|pod| {
+            let place = self.lab.within(Some(&pod.netns));
+            let mut command = place.command(Path::new("/bin/sh"))?;
+            command.args(["-c", "echo 0 >/proc/sys/net/ipv4/tcp_max_tw_buckets"]);
+            output(&mut command, START).map(drop)
+        })
+    }
+
     /// Connections that the kernel tracks in the Pods.
-    fn conntrack(&self) -> Result<u64> {
+    pub(super) fn conntrack(&self) -> Result<u64> {
         let count = |pod: &Pod| -> Result<u64> {
             let count = pod
                 .netns
@@ -115,31 +148,17 @@ impl Stage {
         self.lab.pods.iter().map(count).sum()
     }
 
-    /// Gives a Pod the machine's congestion control and enough client ports.
-    fn settle(&self, name: &str) -> Result<()> {
-        let pod = self.lab.pod(name)?;
-        let algorithm = fs::read_to_string(CONGESTION)?;
-        let script = format!(
-            "set -e; echo {} >{CONGESTION}; echo 1024 65000 >/proc/sys/net/ipv4/ip_local_port_range; \
-             echo 15001,15006 >/proc/sys/net/ipv4/ip_local_reserved_ports",
-            algorithm.trim()
-        );
-        let place = self.lab.within(Some(&pod.netns));
-        let mut command = place.command(Path::new("/bin/sh"))?;
-        crate::lab::process::output(command.args(["-c", &script]), START).map(drop)
-    }
-
     fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
         let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
         let mut command = place.own()?;
         command.args(["echo", "--port", &PORT.to_string()]);
-        self.start("server", &mut command, interrupt)
+        self.start((SERVER, "application"), &mut command, interrupt)
     }
 
     /// Starts a Pod's sidecar.
     fn accompany(
         &mut self,
-        name: &str,
+        name: &'static str,
         sidecar: Sidecar,
         (route, program): (Route, &Path),
         interrupt: &Interrupt,
@@ -150,7 +169,7 @@ impl Stage {
             let http = sidecar == Sidecar::EnvoyHttp;
             let configuration = envoy::configuration(route, http, &own);
             let process = envoy::start(program, place, &own, &configuration, interrupt)?;
-            self.processes.push(process);
+            self.processes.push((name, process));
             return Ok(());
         }
         let mut command = place.own()?;
@@ -161,24 +180,52 @@ impl Stage {
         if let Some(from) = route.from {
             command.args(["--from", &from.to_string()]);
         }
-        self.start(&format!("{name}-relay"), &mut command, interrupt)
+        self.start((name, "relay"), &mut command, interrupt)
     }
 
-    /// Starts a process that says when it is ready.
-    fn start(&mut self, name: &str, command: &mut Command, interrupt: &Interrupt) -> Result<()> {
-        let log = self.lab.file(&format!("{name}.log"));
-        let mut process = Process::start(name, command, &log)?;
-        let ready = interrupt.wait(START, || {
-            process.check()?;
-            Ok(process.log().lines().any(|line| line == READY))
-        })?;
-        ensure!(ready, "{name} is not ready\n{}", process.tail());
-        self.processes.push(process);
+    fn start(
+        &mut self,
+        (pod, what): (&'static str, &str),
+        command: &mut Command,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let process = start(&self.lab, &format!("{pod}-{what}"), command, interrupt)?;
+        self.processes.push((pod, process));
         Ok(())
     }
 }
 
-fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {
+/// Starts a process of a lab that says when it is ready, and waits for that.
+pub(super) fn start(
+    lab: &Lab,
+    name: &str,
+    command: &mut Command,
+    interrupt: &Interrupt,
+) -> Result<Process> {
+    let mut process = Process::start(name, command, &lab.file(&format!("{name}.log")))?;
+    let ready = interrupt.wait(START, || {
+        process.check()?;
+        Ok(process.log().lines().any(|line| line == READY))
+    })?;
+    ensure!(ready, "{name} is not ready\n{}", process.tail());
+    Ok(process)
+}
+
+/// Gives a Pod the machine's congestion control, and these client ports.
+pub(super) fn settle(lab: &Lab, name: &str, ports: &str) -> Result<()> {
+    let algorithm = fs::read_to_string(CONGESTION)?;
+    let script = format!(
+        "set -e; echo {} >{CONGESTION}; echo {ports} >/proc/sys/net/ipv4/ip_local_port_range; \
+         echo {OUTBOUND},{INBOUND} >/proc/sys/net/ipv4/ip_local_reserved_ports",
+        algorithm.trim()
+    );
+    let place = lab.within(Some(&lab.pod(name)?.netns));
+    let mut command = place.command(Path::new("/bin/sh"))?;
+    output(command.args(["-c", &script]), START).map(drop)
+}
+
+/// A node of a contender's, without Pods.
+pub(super) fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrupt) -> Result<Lab> {
     let Some(acceleration) = contender.acceleration() else {
         let choice = match contender {
             Contender::Iptables => Choice::Iptables,
@@ -214,20 +261,4 @@ fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2
 /// The Pods have a processor each, as far as there are some.
 fn processor(pod: &str) -> usize {
     usize::from(pod == SERVER)
-}
-
-/// Does something, and starts processes, on one processor alone.
-fn on_processor<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let own = Pid::from_raw(0);
-    let before = sched_getaffinity(own)?;
-    let usable: Vec<usize> = (0..CpuSet::count())
-        .filter(|cpu| before.is_set(*cpu).unwrap_or(false))
-        .collect();
-    let cpu = usable.get(wanted % usable.len().max(1));
-    let mut only = CpuSet::new();
-    only.set(*cpu.context("no processor")?)?;
-    sched_setaffinity(own, &only)?;
-    let done = work();
-    sched_setaffinity(own, &before)?;
-    done
 }

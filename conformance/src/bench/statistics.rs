@@ -1,4 +1,4 @@
-//! What samples say: medians, quartiles, and ratios of paired samples with their uncertainty.
+//! What samples say: medians, quartiles, and what paired samples differ by, with its uncertainty.
 
 use serde::Serialize;
 
@@ -13,9 +13,9 @@ pub(super) struct Summary {
     pub(super) upper_quartile: f64,
 }
 
-/// A median ratio, and the interval that holds it with 95 % confidence.
+/// A median, and the interval that holds it with 95 % confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Ratio {
+pub(super) struct Estimate {
     pub(super) median: f64,
     pub(super) low: f64,
     pub(super) high: f64,
@@ -31,31 +31,67 @@ impl Summary {
             upper_quartile: quantile(&sorted, 0.75)?,
         })
     }
+
+    /// With so many digits behind the point.
+    pub(super) fn text(&self, digits: usize) -> String {
+        let Self {
+            median,
+            lower_quartile,
+            upper_quartile,
+        } = self;
+        format!("{median:.digits$} ({lower_quartile:.digits$}–{upper_quartile:.digits$})")
+    }
 }
 
-impl Ratio {
-    /// Of each round's sample to the same round's base; a round that lacks one does not count.
-    /// The interval is the percentile bootstrap of the median; `seed` makes it repeatable.
-    pub(super) fn paired(samples: &[Option<f64>], base: &[Option<f64>], seed: u64) -> Option<Self> {
-        let pairs = samples.iter().zip(base);
-        let ratios: Vec<f64> = pairs
-            .filter_map(|(sample, base)| Some((*sample)? / (*base)?))
-            .filter(|ratio| ratio.is_finite())
-            .collect();
-        let mut random = fastrand::Rng::with_seed(seed);
+/// The same resamples for the same samples.
+const SEED: u64 = 0x51;
+
+impl Estimate {
+    /// The ratio of each round's sample to the same round's base; a round that lacks one does not
+    /// count.
+    pub(super) fn ratio(samples: &[Option<f64>], base: &[Option<f64>]) -> Option<Self> {
+        Self::of(&paired(samples, base, |sample, base| sample / base))
+    }
+
+    /// What each round's sample is more than the same round's base.
+    pub(super) fn difference(samples: &[Option<f64>], base: &[Option<f64>]) -> Option<Self> {
+        Self::of(&paired(samples, base, |sample, base| sample - base))
+    }
+
+    /// The interval is the percentile bootstrap of the median.
+    pub(super) fn of(samples: &[f64]) -> Option<Self> {
+        let mut random = fastrand::Rng::with_seed(SEED);
         let medians: Option<Vec<f64>> = (0..RESAMPLES)
             .map(|_| {
-                let draw = (0..ratios.len()).map(|_| random.choice(&ratios).copied());
+                let draw = (0..samples.len()).map(|_| random.choice(samples).copied());
                 median(&draw.collect::<Option<Vec<_>>>()?)
             })
             .collect();
         let medians = sorted(&medians?);
         Some(Self {
-            median: median(&ratios)?,
+            median: median(samples)?,
             low: quantile(&medians, 0.025)?,
             high: quantile(&medians, 0.975)?,
         })
     }
+
+    /// With so many digits behind the point, and a unit.
+    pub(super) fn text(&self, digits: usize, unit: &str) -> String {
+        let Self { median, low, high } = self;
+        format!("{median:.digits$}{unit} ({low:.digits$}–{high:.digits$})")
+    }
+}
+
+fn paired(
+    samples: &[Option<f64>],
+    base: &[Option<f64>],
+    compare: impl Fn(f64, f64) -> f64,
+) -> Vec<f64> {
+    let pairs = samples.iter().zip(base);
+    pairs
+        .filter_map(|(sample, base)| Some(compare((*sample)?, (*base)?)))
+        .filter(|value| value.is_finite())
+        .collect()
 }
 
 /// The middle of samples.
@@ -104,27 +140,36 @@ mod tests {
     fn a_constant_ratio_has_no_uncertainty() {
         let base = [Some(1.0), Some(2.0), Some(4.0)];
         let twice = base.map(|sample| sample.map(|sample| sample * 2.0));
-        let ratio = Ratio::paired(&twice, &base, 1).unwrap();
+        let ratio = Estimate::ratio(&twice, &base).unwrap();
         assert_eq!((ratio.median, ratio.low, ratio.high), (2.0, 2.0, 2.0));
     }
 
     #[test]
     fn a_round_without_one_of_the_two_does_not_count() {
-        let ratio = Ratio::paired(
-            &[Some(3.0), None, Some(9.0)],
-            &[Some(1.0), Some(1.0), None],
-            1,
-        );
+        let (samples, base) = ([Some(3.0), None, Some(9.0)], [Some(1.0), Some(1.0), None]);
+        let ratio = Estimate::ratio(&samples, &base);
         assert_eq!(ratio.map(|ratio| ratio.median), Some(3.0));
-        assert_eq!(Ratio::paired(&[None], &[Some(1.0)], 1), None);
+        let difference = Estimate::difference(&samples, &base);
+        assert_eq!(difference.map(|difference| difference.median), Some(2.0));
+        assert_eq!(Estimate::ratio(&[None], &[Some(1.0)]), None);
     }
 
     #[test]
-    fn the_interval_holds_the_median_and_repeats_with_its_seed() {
-        let samples: Vec<_> = (1..=9).map(|value| Some(f64::from(value))).collect();
-        let base = vec![Some(1.0); 9];
-        let ratio = Ratio::paired(&samples, &base, 7).unwrap();
-        assert!(ratio.low < ratio.median && ratio.median < ratio.high);
-        assert_eq!(Some(ratio), Ratio::paired(&samples, &base, 7));
+    fn the_interval_holds_the_median_and_repeats() {
+        let samples: Vec<_> = (1..=9).map(f64::from).collect();
+        let estimate = Estimate::of(&samples).unwrap();
+        assert!(estimate.low < estimate.median && estimate.median < estimate.high);
+        assert_eq!(Some(estimate), Estimate::of(&samples));
+        assert_eq!(Estimate::of(&[]), None);
+    }
+
+    #[test]
+    fn an_estimate_is_told_with_its_interval() {
+        let estimate = Estimate {
+            median: 1.25,
+            low: 1.0,
+            high: 1.5,
+        };
+        assert_eq!(estimate.text(2, " ms"), "1.25 ms (1.00–1.50)");
     }
 }

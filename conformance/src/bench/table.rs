@@ -1,8 +1,12 @@
 //! The report in Markdown.
 
 use crate::bench::{
-    goals,
+    churn,
+    control::Control,
+    goals::Verdict,
+    idle::Idle,
     matter::{Contender, Figure, Load, Sidecar},
+    programs::Programs,
     results::Results,
 };
 
@@ -12,39 +16,47 @@ pub(super) fn markdown(results: &Results) -> String {
         kernel,
         processor,
         processors,
-        rounds,
-        seconds,
         ..
     } = results;
-    let mut lines = vec![
-        "# Benchmark\n".to_owned(),
-        format!(
-            "Linux {kernel}, {processor}, {processors} processors; {rounds} rounds of {seconds} s \
-             each, interleaved, the order rotated. The client's Pod has one processor, the \
-             server's another. Median (quartiles); ratios are paired within a round, median and \
-             95 % bootstrap interval."
-        ),
-    ];
-    lines.extend(
-        results
-            .notes
-            .iter()
-            .map(|note| format!("\nPassed over: {note}")),
-    );
-    let (contenders, matters) = results.contents();
-    for what in matters {
-        lines.push(table(results, &contenders, what));
+    let mut lines = vec![format!(
+        "# Benchmark\n\nLinux {kernel}, {processor}, {processors} processors."
+    )];
+    if !results.samples.is_empty() {
+        lines.push(traffic(results));
     }
-    let promised: Vec<_> = goals::all()
-        .iter()
-        .filter_map(|goal| goal.line(results))
-        .collect();
-    if !promised.is_empty() {
-        lines.push("\n## Goals\n\n| what | load | figure | goal | measured | |".to_owned());
+    lines.extend(results.control.iter().map(Control::section));
+    lines.extend(results.programs.iter().map(Programs::section));
+    if !results.churn.is_empty() {
+        lines.push(churn::section(&results.churn));
+    }
+    lines.extend(results.idle.iter().map(Idle::section));
+    if !results.verdicts.is_empty() {
+        lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());
-        lines.extend(promised);
+        lines.extend(results.verdicts.iter().map(Verdict::row));
     }
     lines.push(String::new());
+    lines.join("\n")
+}
+
+fn traffic(results: &Results) -> String {
+    let Results {
+        rounds,
+        seconds,
+        notes,
+        ..
+    } = results;
+    let mut lines = vec![format!(
+        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated. The client's Pod \
+         has one processor, the server's another, unless the load says otherwise. Median \
+         (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
+    )];
+    lines.extend(notes.iter().map(|note| format!("\nPassed over: {note}")));
+    let (contenders, matters) = results.contents();
+    let tables = matters
+        .into_iter()
+        .map(|what| table(results, &contenders, what));
+    lines.extend(tables);
     lines.join("\n")
 }
 
@@ -63,16 +75,12 @@ fn table(results: &Results, contenders: &[Contender], what: (Sidecar, Load)) -> 
                 return "–".to_owned();
             };
             let digits = usize::from(of.median < 100.0);
-            format!(
-                "{:.digits$} ({:.digits$}–{:.digits$})",
-                of.median, of.lower_quartile, of.upper_quartile
-            )
+            of.text(digits)
         };
         let pair = (*contender, Contender::Iptables);
-        let ratio = results.ratio(pair, what, Figure::Rate).map_or_else(
-            || "–".to_owned(),
-            |ratio| format!("{:.2}× ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high),
-        );
+        let ratio = results
+            .ratio(pair, what, Figure::Rate)
+            .map_or_else(|| "–".to_owned(), |ratio| ratio.text(2, "×"));
         lines.push(format!(
             "| {} | {} | {ratio} | {} | {} | {} |",
             contender.name(),

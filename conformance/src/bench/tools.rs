@@ -40,7 +40,7 @@ pub(super) fn run(
     let seen = match load {
         Load::KeepAlive(connections) => wrk(place, to, (connections, false), duration),
         Load::NewConnection(connections) => wrk(place, to, (connections, true), duration),
-        Load::Bulk(_) | Load::RoundTrip(_) => drive(place, to, load, duration),
+        Load::Bulk(_) | Load::RoundTrip(..) => drive(place, to, load, duration),
     }?;
     let cpu = busy()? - before;
     Ok(Sample {
@@ -122,7 +122,7 @@ fn drive(place: Place<'_>, to: SocketAddr, load: Load, duration: Duration) -> Re
             command.args(["--streams", &streams.to_string()]);
             MIB
         }
-        Load::RoundTrip(size) => {
+        Load::RoundTrip(size, _) => {
             command.args(["--size", &size.to_string()]);
             1.0
         }

@@ -1,13 +1,16 @@
 //! What the lab runs inside its namespaces: this binary again, under a hidden name.
 
 pub(crate) mod call;
+pub(crate) mod churn;
 pub(crate) mod drive;
 pub(crate) mod echo;
 mod enter;
+mod hold;
 pub(crate) mod listen;
 pub(crate) mod load;
 pub(crate) mod probe;
 pub(crate) mod relay;
+mod repeat;
 pub(crate) mod serve;
 mod validate;
 
@@ -49,6 +52,15 @@ pub(crate) enum Job {
     /// Be a client of the benchmark.
     #[command(hide = true)]
     Drive(drive::Drive),
+    /// Be a client of the benchmark that opens short connections.
+    #[command(hide = true)]
+    Churn(churn::Churn),
+    /// Be a client of the benchmark that leaves its connections open.
+    #[command(hide = true)]
+    Hold(hold::Hold),
+    /// Make one system call many times.
+    #[command(hide = true)]
+    Repeat(repeat::Repeat),
 }
 
 impl Job {
@@ -65,6 +77,9 @@ impl Job {
             Self::Echo(echo) => echo.run(),
             Self::Relay(relay) => relay.run(),
             Self::Drive(drive) => drive.run(),
+            Self::Churn(churn) => churn.run(),
+            Self::Hold(hold) => hold.run(),
+            Self::Repeat(repeat) => repeat.run(),
         }
     }
 }

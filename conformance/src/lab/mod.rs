@@ -3,6 +3,7 @@
 pub(crate) mod bpffs;
 pub(crate) mod cgroup;
 pub(crate) mod cni;
+pub(crate) mod crowd;
 pub(crate) mod netns;
 mod pod;
 pub(crate) mod process;

@@ -56,6 +56,16 @@ impl Process {
         }
     }
 
+    /// Whether it has ended by itself; fails, with the end of its log, if it failed.
+    pub(crate) fn ended(&mut self) -> Result<bool> {
+        match self.child.try_wait()? {
+            Some(status) if !status.success() => {
+                bail!("{} ended with {status}\n{}", self.name, self.tail())
+            }
+            ended => Ok(ended.is_some()),
+        }
+    }
+
     /// What it wrote.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -159,6 +169,15 @@ pub(crate) fn output(command: &mut Command, limit: Duration) -> Result<String> {
         bail!("{command:?}: {status}\n{}{}", stdout.trim(), said.trim());
     }
     Ok(stdout)
+}
+
+/// Resident memory of a process in KiB, and its open descriptors.
+pub(crate) fn footprint(pid: u32) -> Result<(u64, usize)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let rss = rss.and_then(|text| text.split_whitespace().next()?.parse().ok());
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    Ok((rss.context("no VmRSS")?, descriptors))
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {

@@ -1,0 +1,203 @@
+//! Many short connections from one Pod to a few destinations, with client ports used again.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+
+use crate::{
+    bench::{
+        Options,
+        goals::{Bound, Verdict},
+        matter::Contender,
+        pace::Pace,
+        processor::on_processor,
+        stage::{self, settle, start},
+    },
+    inside::churn::Churned,
+    interrupt::Interrupt,
+    lab::{APPLICATION, Lab, PROXY, Plan, process::Process},
+};
+
+const CONTENDERS: [Contender; 2] = [Contender::Iptables, Contender::Off];
+const SERVERS: [&str; 3] = ["server-a", "server-b", "server-c"];
+const CLIENT: &str = "client";
+const PORT: u16 = 8080;
+const OUTBOUND: u16 = 15001;
+const RATE: u32 = 1000;
+const COUNT: u32 = 60_000;
+const QUICK_COUNT: u32 = 5000;
+/// So few that each is used again before `TIME_WAIT`, which lasts a minute, is over.
+const PORTS: &str = "20000 21999";
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What one contender made of it.
+#[derive(Serialize)]
+pub(super) struct Churn {
+    contender: Contender,
+    churned: Churned,
+    /// SYNs that were sent again, by client and sidecar.
+    retransmitted: u64,
+}
+
+/// Measures. Returns what the removal complains about, too.
+pub(super) fn measure(
+    options: &Options,
+    interrupt: &Interrupt,
+) -> Result<(Vec<Churn>, Vec<String>)> {
+    let count = if options.quick { QUICK_COUNT } else { COUNT };
+    let (mut churns, mut complaints) = (Vec::new(), Vec::new());
+    let pace = Pace::start(CONTENDERS.len());
+    for contender in CONTENDERS {
+        let mut lab = stage::lab(options.binaries.resolve()?, contender, interrupt)?;
+        pace.show(&format!("{count} short connections: {}", contender.name()));
+        let outcome = run(&mut lab, count, interrupt);
+        pace.step();
+        complaints.extend(lab.remove());
+        let (churned, retransmitted) = outcome?;
+        churns.push(Churn {
+            contender,
+            churned,
+            retransmitted,
+        });
+    }
+    Ok((churns, complaints))
+}
+
+fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64)> {
+    for name in SERVERS.into_iter().chain([CLIENT]) {
+        lab.add(Plan {
+            name,
+            meshed: name == CLIENT,
+            proxy: false,
+            ports: &[],
+        })?;
+    }
+    settle(lab, CLIENT, PORTS)?;
+    let mut processes = Vec::new();
+    for name in SERVERS {
+        let mut command = lab.place(lab.pod(name)?, APPLICATION).own()?;
+        command.args(["echo", "--port", &PORT.to_string()]);
+        processes.push(on_processor(1, || {
+            start(lab, name, &mut command, interrupt)
+        })?);
+    }
+    let mut command = lab.place(lab.pod(CLIENT)?, PROXY).own()?;
+    command.args(["relay", "--port", &OUTBOUND.to_string()]);
+    processes.push(on_processor(0, || {
+        start(lab, "relay", &mut command, interrupt)
+    })?);
+    let before = retransmitted(lab)?;
+    let churned = on_processor(0, || churn(lab, count, interrupt))?;
+    let again = retransmitted(lab)? - before;
+    for process in processes {
+        process.stop()?;
+    }
+    Ok((churned, again))
+}
+
+fn churn(lab: &Lab, count: u32, interrupt: &Interrupt) -> Result<Churned> {
+    let mut command = lab.place(lab.pod(CLIENT)?, APPLICATION).own()?;
+    command.args(["churn", "--rate", &RATE.to_string()]);
+    command.args(["--count", &count.to_string()]);
+    for name in SERVERS {
+        let to = SocketAddr::new(lab.pod(name)?.address(true)?, PORT);
+        command.args(["--to", &to.to_string()]);
+    }
+    let limit = Duration::from_secs((count / RATE).into()) + PATIENCE;
+    let mut client = Process::start("churn", &mut command, &lab.file("churn.json"))?;
+    let ended = interrupt.wait(limit, || client.ended())?;
+    ensure!(ended, "the client does not end\n{}", client.tail());
+    Ok(serde_json::from_str(&client.log())?)
+}
+
+fn retransmitted(lab: &Lab) -> Result<u64> {
+    let netstat = lab.pod(CLIENT)?.netns.read("/proc/net/netstat")?;
+    counter(&netstat, "TcpExt:", "TCPSynRetrans").context("no TCPSynRetrans in /proc/net/netstat")
+}
+
+/// A line of names, and then a line of numbers, both beginning with the group.
+fn counter(netstat: &str, group: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter(|line| line.starts_with(group));
+    let place = lines.next()?.split(' ').position(|word| word == name)?;
+    lines.next()?.split(' ').nth(place)?.parse().ok()
+}
+
+impl Churn {
+    /// What is promised of it.
+    pub(super) fn verdicts(&self) -> Vec<Verdict> {
+        let Self {
+            contender,
+            churned,
+            retransmitted,
+        } = self;
+        let judge = |figure, measured: f64| {
+            let promise = [contender.name(), "short connections", figure];
+            Verdict::exact(promise, Bound::AtMost(0.0), "", measured)
+        };
+        if contender.acceleration().is_none() {
+            return Vec::new();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let retransmitted = *retransmitted as f64;
+        vec![
+            judge("SYNs sent again", retransmitted),
+            judge("EADDRNOTAVAIL", churned.unavailable.into()),
+            judge("other failures", churned.failed.into()),
+        ]
+    }
+}
+
+/// Its part of the report.
+pub(super) fn section(churns: &[Churn]) -> String {
+    let mut lines = vec![
+        format!(
+            "\n## Short connections\n\n{RATE} a second from one Pod to {} destinations in turn, \
+             through the minimal proxy; client ports {PORTS} are used again and again.\n",
+            SERVERS.len()
+        ),
+        "| | answered | EADDRNOTAVAIL | other failures | SYNs sent again | s |\n|---|---|---|---|---|---|"
+            .to_owned(),
+    ];
+    lines.extend(churns.iter().map(|churn| {
+        let Churned {
+            answered,
+            unavailable,
+            failed,
+            seconds,
+        } = churn.churned;
+        let (who, again) = (churn.contender.name(), churn.retransmitted);
+        format!("| {who} | {answered} | {unavailable} | {failed} | {again} | {seconds:.1} |")
+    }));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_its_name_and_group() {
+        let netstat = "TcpExt: A TCPSynRetrans B\nTcpExt: 1 22 3\nIpExt: A\nIpExt: 9\n";
+        assert_eq!(counter(netstat, "TcpExt:", "TCPSynRetrans"), Some(22));
+        assert_eq!(counter(netstat, "IpExt:", "TCPSynRetrans"), None);
+    }
+
+    #[test]
+    fn only_what_is_promised_is_judged() {
+        let churn = |contender| Churn {
+            contender,
+            churned: Churned::default(),
+            retransmitted: 1,
+        };
+        let met = |churn: Churn| {
+            churn
+                .verdicts()
+                .iter()
+                .map(|one| one.met)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(met(churn(Contender::Off)), [false, true, true]);
+        assert!(met(churn(Contender::Iptables)).is_empty());
+    }
+}

@@ -1,0 +1,151 @@
+//! The path of the data: every contender under every load, with every kind of sidecar.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{
+    bench::{
+        Options,
+        matter::{self, Contender, LOADS, Load, Sidecar, rotated},
+        pace::Pace,
+        results::{Measured, Results},
+        stage::Stage,
+    },
+    interrupt::Interrupt,
+};
+
+const QUICK_ROUNDS: usize = 3;
+
+/// Measures. Returns what the removal complains about.
+pub(super) fn measure(
+    options: &Options,
+    results: &mut Results,
+    interrupt: &Interrupt,
+) -> Result<Vec<String>> {
+    let plan = Plan::of(options);
+    results.rounds = plan.rounds;
+    results.seconds = plan.duration.as_secs_f64();
+    let mut complaints = Vec::new();
+    let pace = Pace::start(plan.runs());
+    for sidecar in &plan.sidecars {
+        complaints.extend(plan.compare(*sidecar, results, (&pace, options), interrupt)?);
+    }
+    Ok(complaints)
+}
+
+/// What is run.
+struct Plan {
+    rounds: usize,
+    duration: Duration,
+    contenders: Vec<Contender>,
+    sidecars: Vec<Sidecar>,
+    loads: Vec<Load>,
+}
+
+impl Plan {
+    fn of(options: &Options) -> Self {
+        let Options {
+            quick,
+            rounds,
+            seconds,
+            contenders,
+            sidecars,
+            ..
+        } = options;
+        if *quick {
+            return Self {
+                rounds: QUICK_ROUNDS,
+                duration: Duration::from_secs(1),
+                contenders: contenders.clone(),
+                sidecars: vec![Sidecar::EnvoyTcp],
+                loads: matter::QUICK.into(),
+            };
+        }
+        Self {
+            rounds: *rounds,
+            duration: Duration::from_secs(*seconds),
+            contenders: contenders.clone(),
+            sidecars: sidecars.clone(),
+            loads: LOADS.into(),
+        }
+    }
+
+    /// Loads that a sidecar carries.
+    fn carried(&self, sidecar: Sidecar) -> impl Iterator<Item = Load> {
+        let loads = self.loads.iter().copied();
+        loads.filter(move |load| sidecar.carries(*load))
+    }
+
+    fn runs(&self) -> usize {
+        let loads: usize = self
+            .sidecars
+            .iter()
+            .map(|sidecar| self.carried(*sidecar).count())
+            .sum();
+        loads * self.contenders.len() * self.rounds
+    }
+
+    /// Every contender with one kind of sidecar. Returns what the removal complains about.
+    fn compare(
+        &self,
+        sidecar: Sidecar,
+        results: &mut Results,
+        (pace, options): (&Pace, &Options),
+        interrupt: &Interrupt,
+    ) -> Result<Vec<String>> {
+        let mut stages = Vec::new();
+        for contender in &self.contenders {
+            match Stage::build(&options.binaries, *contender, sidecar, interrupt) {
+                Ok(stage) => stages.push((*contender, stage)),
+                // Without acceleration in the daemon, everything else is still worth a run.
+                Err(error) if contender.acceleration().is_some() => {
+                    results
+                        .notes
+                        .push(format!("{}: {error:#}", contender.name()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let measured = self.measure(sidecar, &stages, pace, interrupt);
+        let removed = stages.into_iter().flat_map(|(_, stage)| stage.remove());
+        let complaints = removed.collect();
+        results.samples.extend(measured?);
+        Ok(complaints)
+    }
+
+    fn measure(
+        &self,
+        sidecar: Sidecar,
+        stages: &[(Contender, Stage)],
+        pace: &Pace,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Measured>> {
+        let mut measured = Vec::new();
+        let all: Vec<usize> = (0..stages.len()).collect();
+        for round in 0..self.rounds {
+            for load in self.carried(sidecar) {
+                for index in rotated(&all, round) {
+                    interrupt.check()?;
+                    let (contender, stage) = &stages[index];
+                    pace.show(&format!(
+                        "{}: {}: {}",
+                        sidecar.name(),
+                        load.name(),
+                        contender.name()
+                    ));
+                    let sample = stage.run(load, self.duration)?;
+                    pace.step();
+                    measured.push(Measured {
+                        round,
+                        contender: *contender,
+                        sidecar,
+                        load,
+                        sample,
+                    });
+                }
+            }
+        }
+        Ok(measured)
+    }
+}
