@@ -2,7 +2,7 @@
 
 use std::{fs, thread, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
@@ -27,6 +27,7 @@ const QUICK_COUNT: u16 = 5000;
 const SPARE: u64 = 100;
 /// Freed objects are counted until a grace period of RCU is over.
 const REST: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a round gave. All of it for each connection.
 #[derive(Serialize)]
@@ -53,14 +54,17 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
         (COUNT, ROUNDS)
     };
     let connections = wanted.min(possible()?);
+    // One for each round: connections that were closed stay tracked for minutes.
     let mut stages = Vec::new();
-    for contender in CONTENDERS {
-        let sidecar = Sidecar::Minimal;
-        let stage = Stage::build(&options.binaries, contender, sidecar, interrupt)?;
-        stages.push((contender, stage));
+    for round in 0..rounds {
+        for contender in rotated(&CONTENDERS, round) {
+            let sidecar = Sidecar::Minimal;
+            let stage = Stage::build(&options.binaries, contender, sidecar, interrupt)?;
+            stages.push((round, contender, stage));
+        }
     }
-    let samples = samples(&stages, (connections, rounds), interrupt);
-    let removed = stages.into_iter().flat_map(|(_, stage)| stage.remove());
+    let samples = samples(&stages, connections, interrupt);
+    let removed = stages.into_iter().flat_map(|(_, _, stage)| stage.remove());
     let complaints = removed.collect();
     let idle = Idle {
         connections,
@@ -86,37 +90,38 @@ fn possible() -> Result<u16> {
 }
 
 fn samples(
-    stages: &[(Contender, Stage)],
-    (connections, rounds): (u16, usize),
+    stages: &[(usize, Contender, Stage)],
+    connections: u16,
     interrupt: &Interrupt,
 ) -> Result<Vec<Sample>> {
-    for (_, stage) in stages {
+    for (_, _, stage) in stages {
         stage.forget_at_once()?;
     }
-    let all: Vec<_> = stages.iter().collect();
     let each = f64::from(connections);
-    let pace = Pace::start(rounds * all.len());
+    let pace = Pace::start(stages.len());
     let mut samples = Vec::new();
-    for round in 0..rounds {
-        for (contender, stage) in rotated(&all, round) {
-            pace.show(&format!(
-                "{connections} open connections: {}",
-                contender.name()
-            ));
-            let before = (allocated()?, stage.conntrack()?);
-            let held = stage.hold(connections, interrupt)?;
-            thread::sleep(REST);
-            let after = (allocated()?, stage.conntrack()?);
-            held.stop()?;
-            thread::sleep(REST);
-            pace.step();
-            samples.push(Sample {
-                round,
-                contender: *contender,
-                bytes: more(before.0, after.0) / each,
-                conntrack: more(before.1, after.1) / each,
-            });
-        }
+    for (round, contender, stage) in stages {
+        pace.show(&format!(
+            "{connections} open connections: {}",
+            contender.name()
+        ));
+        let sockets = stage.sockets()?;
+        let before = (allocated()?, stage.conntrack()?);
+        let held = stage.hold(connections, interrupt)?;
+        thread::sleep(REST);
+        let after = (allocated()?, stage.conntrack()?);
+        held.stop()?;
+        // The sidecars have as many to close.
+        let closed = interrupt.wait(PATIENCE, || Ok(stage.sockets()? <= sockets))?;
+        ensure!(closed, "{} leaves connections open", contender.name());
+        thread::sleep(REST);
+        pace.step();
+        samples.push(Sample {
+            round: *round,
+            contender: *contender,
+            bytes: more(before.0, after.0) / each,
+            conntrack: more(before.1, after.1) / each,
+        });
     }
     Ok(samples)
 }

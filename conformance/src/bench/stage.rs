@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     bench::{
@@ -137,6 +137,15 @@ impl Stage {
         })
     }
 
+    /// TCP sockets in the Pods.
+    pub(super) fn sockets(&self) -> Result<u64> {
+        let count = |pod: &Pod| -> Result<u64> {
+            let sockstat = pod.netns.read("/proc/net/sockstat")?;
+            in_use(&sockstat).context("no TCP in /proc/net/sockstat")
+        };
+        self.lab.pods.iter().map(count).sum()
+    }
+
     /// Connections that the kernel tracks in the Pods.
     pub(super) fn conntrack(&self) -> Result<u64> {
         let count = |pod: &Pod| -> Result<u64> {
@@ -193,6 +202,13 @@ impl Stage {
         self.processes.push((pod, process));
         Ok(())
     }
+}
+
+fn in_use(sockstat: &str) -> Option<u64> {
+    let tcp = sockstat
+        .lines()
+        .find_map(|line| line.strip_prefix("TCP: inuse "))?;
+    tcp.split(' ').next()?.parse().ok()
 }
 
 /// Starts a process of a lab that says when it is ready, and waits for that.
@@ -261,4 +277,15 @@ fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2
 /// The Pods have a processor each, as far as there are some.
 fn processor(pod: &str) -> usize {
     usize::from(pod == SERVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_tcp_are_told_from_others() {
+        let sockstat = "sockets: used 10\nTCP: inuse 7 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 1\n";
+        assert_eq!(in_use(sockstat), Some(7));
+    }
 }
