@@ -158,10 +158,11 @@ impl Control {
     pub(super) fn section(&self) -> String {
         let mut lines = vec![
             format!(
-                "\n## Control path\n\n{} rounds, interleaved, the order shuffled, on one \
-                 processor. The chain is bridge, portmap and sluice-cni, run by cnitool; what \
-                 sluice-cni adds is paired within a round with the chain that lacks it. Medians \
-                 (quartiles, or 95 % bootstrap interval of what is paired), in ms.\n",
+                "\n## Control path\n\n{} rounds, interleaved, the order shuffled; runtime and \
+                 plugins on one processor, daemons on another. The chain is bridge, portmap and \
+                 sluice-cni, run by cnitool; what sluice-cni adds is paired within a round with \
+                 the chain that lacks it. Medians (quartiles, or 95 % bootstrap interval of what \
+                 is paired), in ms.\n",
                 self.rounds
             ),
             "| Pods on the node | chain: ADD | added | chain: DEL | added | sluice-cni alone: ADD \
