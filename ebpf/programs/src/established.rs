@@ -69,7 +69,9 @@ fn accepted(ctx: &SockOpsContext) {
     }
     if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
         if is_inside(process, pair.client.addr) {
-            accelerate::enrol_server(ctx.ops, pair);
+            if pod.flags.has(PodFlags::ACCELERATE_ALL) {
+                accelerate::enrol_server(ctx.ops, pair);
+            }
         } else if process.owns(pair.proxy.addr) && inbound::is_steered(pod, port) {
             accelerate::enrol_server(ctx.ops, Pair { cookie: 0, ..pair });
         }
