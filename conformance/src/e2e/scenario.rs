@@ -191,7 +191,11 @@ impl Scenario<'_> {
         let values = Path::new(LAB).join("values.json");
         fs::write(
             &values,
-            json!({ "image": { "repository": IMAGE, "tag": tag } }).to_string(),
+            json!({
+                "image": { "repository": IMAGE, "tag": tag },
+                "config": { "acceleration": "proxies" },
+            })
+            .to_string(),
         )?;
         let mut command = Command::new(&self.options.helm);
         command

@@ -93,7 +93,8 @@ impl Choice {
     ) -> Result<Box<dyn Subject>> {
         Ok(match self {
             Self::Sluice => {
-                let behaviour = format!("mesh = '{}'\n", mesh.name());
+                // More can go wrong with it than without.
+                let behaviour = format!("mesh = '{}'\nacceleration = 'proxies'\n", mesh.name());
                 Box::new(sluice::Sluice::start(
                     binaries, directory, cgroup, &behaviour, interrupt,
                 )?)

@@ -36,6 +36,9 @@ pub(crate) const MEANT: &[Meant] = &[
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Gap {
     pub(crate) what: &'static str,
+    /// Few Pods show it: a run without it proves nothing.
+    #[serde(skip)]
+    pub(crate) rare: bool,
     #[serde(skip)]
     applies: fn(&Settings, Ask) -> bool,
 }
@@ -46,6 +49,7 @@ const REFUSALS: [&str; 2] = ["is not supported yet", "ports are too many"];
 /// A Pod that is refused rather than intercepted in another way than it asks for.
 pub(crate) const REFUSED: Gap = Gap {
     what: "annotations that are not supported yet keep the Pod from starting",
+    rare: true,
     applies: |_, _| false,
 };
 
@@ -53,15 +57,18 @@ pub(crate) const REFUSED: Gap = Gap {
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
         what: "queries are captured once the proxy listens for them, not before",
+        rare: false,
         applies: |settings, _| settings.dns && !settings.proxy,
     },
     Gap {
         what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
                lose their packets; meant",
+        rare: true,
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
     Gap {
         what: "of several addresses the first is the source, not the one that the route prefers",
+        rare: false,
         applies: |settings, ask| match settings.shape {
             Shape::Twice => !ask.family.v4(),
             Shape::Side => ask.to == Target::Outside(Server::Three),

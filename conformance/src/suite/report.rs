@@ -143,7 +143,7 @@ impl Report {
             return Vec::new();
         }
         let gaps = self.gaps();
-        let all = GAPS.iter().map(|gap| gap.what);
+        let all = (GAPS.iter().filter(|gap| !gap.rare)).map(|gap| gap.what);
         all.filter(|what| !gaps.contains_key(what)).collect()
     }
 

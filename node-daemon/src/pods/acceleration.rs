@@ -15,9 +15,9 @@ const FIRST: (u32, u32) = (6, 1);
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Acceleration {
     /// None.
+    #[default]
     Off,
     /// Those between the proxies of two Pods.
-    #[default]
     Proxies,
     /// Those between a proxy and its application as well.
     All,

@@ -167,7 +167,7 @@ fn status_and_metrics_tell_how_the_daemon_is() {
     let status: Status = daemon.get(path::STATUS).ok();
     assert!(status.ready && !status.programs.is_empty());
     assert_eq!((status.meshed_pods, status.unmeshed_pods), (0, 0));
-    assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "proxies"));
+    assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "off"));
     assert!(!status.kernel.is_empty() && !status.features.is_empty());
     let page = daemon.ask(&["status"]);
     for line in ["ready, version", "0 meshed, 0 left alone", "connect4"] {
