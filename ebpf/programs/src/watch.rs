@@ -1,7 +1,7 @@
 //! Telling whoever watches of each decision. Nobody does, as a rule: that costs one look-up.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use sluice_abi::{Event, Reason, Told};
+use sluice_abi::{Event, Reason};
 
 use crate::{
     count::count,
