@@ -97,6 +97,12 @@ pub(crate) const CASES: &[Case] = &[
         ..BY_SECOND
     },
     Case {
+        name: "what leaves by a second interface is taken unless that is excluded",
+        settings: two,
+        expect: Outbound,
+        ..BY_SECOND
+    },
+    Case {
         name: "what comes by an excluded interface is left alone",
         source: SOURCE,
         settings: second,

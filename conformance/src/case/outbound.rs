@@ -293,6 +293,12 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
+        name: "a star takes every range out",
+        source: "PARITY includeOutboundIPRanges",
+        settings: || ranges("*"),
+        ..OUT
+    },
+    Case {
         name: "an empty list of ranges leaves included ports",
         source: "PARITY includeOutboundPorts",
         settings: || ranges("").with(INCLUDE_OUTBOUND_PORTS, "80"),

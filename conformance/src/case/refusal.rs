@@ -3,10 +3,12 @@
 use super::{Case, Expect::NotAdmitted, OUT};
 use crate::settings::{
     EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_RANGES, INCLUDE_INBOUND_PORTS,
-    INCLUDE_OUTBOUND_PORTS, INCLUDE_OUTBOUND_RANGES, INTERCEPTION_MODE, Settings,
+    INCLUDE_OUTBOUND_PORTS, INCLUDE_OUTBOUND_RANGES, INTERCEPTION_MODE, KUBEVIRT_INTERFACES,
+    REROUTE_INTERFACES, Settings,
 };
 
 const SOURCE: &str = "PARITY, a bad item fails the ADD with the annotation's name and the item";
+const FORWARDED: &str = "PARITY, forwarded traffic passes no socket hook";
 
 fn with(key: &str, value: &str) -> Settings {
     Settings::default().with(key, value)
@@ -67,6 +69,20 @@ pub(crate) const CASES: &[Case] = &[
         settings: || with(INTERCEPTION_MODE, "BPF"),
         expect: NotAdmitted(&[INTERCEPTION_MODE, "BPF"]),
         source: "PARITY interceptionMode",
+        ..OUT
+    },
+    Case {
+        name: "traffic of virtual machines behind an interface",
+        settings: || with(KUBEVIRT_INTERFACES, "net1"),
+        expect: NotAdmitted(&[KUBEVIRT_INTERFACES, "net1"]),
+        source: FORWARDED,
+        ..OUT
+    },
+    Case {
+        name: "traffic that comes to be routed by an interface",
+        settings: || with(REROUTE_INTERFACES, "net1"),
+        expect: NotAdmitted(&[REROUTE_INTERFACES, "net1"]),
+        source: FORWARDED,
         ..OUT
     },
 ];

@@ -65,6 +65,10 @@ impl Plan {
             "{}: {mode:?} is neither REDIRECT nor TPROXY",
             settings::INTERCEPTION_MODE
         );
+        for key in [settings::KUBEVIRT_INTERFACES, settings::REROUTE_INTERFACES] {
+            let said = get(key).unwrap_or_default();
+            ensure!(said.is_empty(), "{key}: nothing is forwarded by {said}");
+        }
         let include_ranges = match get(settings::INCLUDE_OUTBOUND_RANGES).unwrap_or("*") {
             "*" => Ranges::Every,
             _ => Ranges::Only(ranges(settings, settings::INCLUDE_OUTBOUND_RANGES)?),
