@@ -136,6 +136,28 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
+        name: "the proxy that calls its Pod's first address is taken in, from that address",
+        source: "PARITY outbound 3",
+        settings: || shaped(Shape::Twice),
+        from: Origin::Proxy,
+        to: Target::Pod,
+        port: 8080,
+        families: BOTH,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
+        name: "the proxy that calls its Pod's second address is taken in, from that address",
+        source: "PARITY outbound 3",
+        settings: || shaped(Shape::Twice),
+        from: Origin::Proxy,
+        to: Target::PodSecond,
+        port: 8080,
+        families: BOTH,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
         name: "a Pod on a routed link goes out through the proxy",
         source: ROUTED,
         settings: || shaped(Shape::Routed),

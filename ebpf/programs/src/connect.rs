@@ -244,8 +244,14 @@ fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
 }
 
 /// The Pod's address from which it reaches others, unless the destination is a loopback address.
+/// An own IPv6 address is reached from itself (RFC 6724, rule 1), while the local routes of IPv4
+/// name the first address of a network.
 #[inline(always)]
 pub(crate) fn home(process: &Process, asked: Addr) -> Option<Addr> {
-    let home = process.address_like(asked);
+    let home = if !asked.is_v4() && owns(process, asked) {
+        asked
+    } else {
+        process.address_like(asked)
+    };
     (!asked.is_loopback() && !home.is_unspecified()).then_some(home)
 }
