@@ -67,12 +67,10 @@ pub(crate) const GAPS: &[Gap] = &[
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
     Gap {
-        what: "of several addresses the first is the source, not the one that the route prefers",
+        what: "the source is the Pod's address towards the default route, whichever route is taken",
         rare: false,
-        applies: |settings, ask| match settings.shape {
-            Shape::Twice => !ask.family.v4(),
-            Shape::Side => ask.to == Target::Outside(Server::Three),
-            _ => false,
+        applies: |settings, ask| {
+            settings.shape == Shape::Side && ask.to == Target::Outside(Server::Three)
         },
     },
 ];

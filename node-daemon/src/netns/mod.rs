@@ -106,6 +106,11 @@ impl Netns {
         enter::run(self.file.as_fd(), routes::routes)?
     }
 
+    /// From which address of each family its packets leave by the default route.
+    pub(crate) fn sources(&self) -> Result<Vec<IpAddr>, Error> {
+        enter::run(self.file.as_fd(), routes::sources)?
+    }
+
     /// Gives an address to the loopback interface. `false` if it is there already.
     pub(crate) fn add_to_loopback(&self, address: IpAddr) -> Result<bool, Error> {
         enter::run(self.file.as_fd(), || links::add_to_loopback(address))?

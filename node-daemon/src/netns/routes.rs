@@ -1,11 +1,12 @@
-//! By which interfaces packets leave the calling thread's network namespace, over rtnetlink.
+//! By which interfaces and from which addresses packets leave the calling thread's network
+//! namespace, over rtnetlink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::{
-    Handle, IpVersion,
+    Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
@@ -21,6 +22,12 @@ use super::{
 /// The table of the namespace's own addresses, the main one, and the one for what is left
 /// (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
 const USUAL: [u8; 3] = [255, RouteHeader::RT_TABLE_MAIN, 253];
+
+/// Nobody has these addresses (RFC 5737, RFC 3849), so only a default route leads to them.
+const NOBODY: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(198, 51, 100, 1),
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+);
 
 /// A route to a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +117,37 @@ fn route(message: &RouteMessage) -> Option<Route> {
         interfaces,
         metric,
     })
+}
+
+/// The address from which packets leave by the default route, for each family that has one.
+pub(super) fn sources() -> Result<Vec<IpAddr>, Error> {
+    let (v4, v6) = NOBODY;
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32);
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128);
+    with_handle(async |handle| {
+        let mut all = Vec::new();
+        for asked in [v4.build(), v6.build()] {
+            match handle.route().get(asked).execute().try_next().await {
+                Ok(answer) => all.extend(answer.as_ref().and_then(source)),
+                // No route leads there.
+                Err(rtnetlink::Error::NetlinkError(_)) => {}
+                Err(source) => return Err(failed("ask for the default route", source)),
+            }
+        }
+        Ok(all)
+    })
+}
+
+/// The source that the kernel names in its answer.
+fn source(answer: &RouteMessage) -> Option<IpAddr> {
+    answer
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet(from)) => Some((*from).into()),
+            RouteAttribute::PrefSource(RouteAddress::Inet6(from)) => Some((*from).into()),
+            _ => None,
+        })
 }
 
 /// Whether a rule is none of those that every namespace has.

@@ -72,7 +72,8 @@ struct Enrolled {
     id: netns::Id,
     path: PathBuf,
     settings: Settings,
-    /// In the order in which they came: the first one's addresses are the Pod's main ones.
+    /// In the order in which they came: the first one's addresses are the Pod's main ones, unless
+    /// routes prefer others.
     attachments: Vec<Attachment>,
     kernel: Enrolment,
 }
@@ -98,7 +99,7 @@ impl Owner {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
         let standing = match self.verdict(request.annotations.as_ref())? {
-            Verdict::Mesh(settings) => self.mesh(request, settings)?,
+            Verdict::Mesh(settings) => self.mesh(request, *settings)?,
             Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
         let answer = Admitted {

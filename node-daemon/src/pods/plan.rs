@@ -71,7 +71,8 @@ pub(crate) enum Step {
     FetchListeners,
 }
 
-/// What the kernel shall hold for a Pod with these addresses, the first ones being the main ones.
+/// What the kernel shall hold for a Pod with these addresses. The main ones, which are the source of
+/// what is diverted, are those that the routes prefer, or else the first ones.
 /// `passthrough`: whether `lo` needs `::6`, should one of them be an IPv6 address.
 pub(crate) fn wanted(
     cookie: u64,
@@ -79,13 +80,14 @@ pub(crate) fn wanted(
     addresses: &[IpAddr],
     passthrough: bool,
 ) -> Held {
-    let first = |v4: bool| {
-        addresses
-            .iter()
+    let main = |v4: bool| {
+        let preferred = (settings.sources.iter()).filter(|ip| addresses.contains(ip));
+        preferred
+            .chain(addresses)
             .find(|ip| ip.is_ipv4() == v4)
             .map_or(Addr::UNSPECIFIED, |ip| (*ip).into())
     };
-    let (v4, v6) = (first(true), first(false));
+    let (v4, v6) = (main(true), main(false));
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
@@ -349,6 +351,22 @@ mod tests {
         assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
         assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
         assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
+    }
+
+    #[test]
+    fn the_address_that_the_routes_prefer_is_the_main_one() {
+        let addresses = ["10.0.0.1", "fd00::1", "fd00::2"].map(|ip| ip.parse().unwrap());
+        let of = |sources: &[&str]| {
+            let settings = Settings {
+                sources: sources.iter().map(|ip| ip.parse().unwrap()).collect(),
+                ..settings(&[])
+            };
+            let process = wanted(7, &settings, &addresses, true).process.unwrap();
+            [process.v4, process.v6].map(|ip| IpAddr::from(ip).to_string())
+        };
+        assert_eq!(of(&["10.0.0.1", "fd00::2"]), ["10.0.0.1", "fd00::2"]);
+        // An address that nobody reported is not known to be the Pod's.
+        assert_eq!(of(&["10.0.0.9", "2001:db8::9"]), ["10.0.0.1", "fd00::1"]);
     }
 
     #[test]

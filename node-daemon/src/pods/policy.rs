@@ -3,7 +3,7 @@
 
 mod items;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -27,7 +27,7 @@ pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Its traffic is intercepted.
-    Mesh(Settings),
+    Mesh(Box<Settings>),
     /// It is left alone.
     LeaveAlone(&'static str),
 }
@@ -67,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) excluded_interfaces: Box<[Pattern]>,
     /// What that means in the Pod as it is.
     pub(crate) aside: Aside,
+    /// The addresses that its default routes prefer as sources.
+    pub(crate) sources: Vec<IpAddr>,
     /// The Pod asks for `TPROXY`.
     pub(crate) transparent: bool,
     /// What the Pod wishes to be accelerated, if it says so.
@@ -164,7 +166,8 @@ fn of_known(mesh: &'static Mesh, annotations: &Annotations) -> Result<Verdict, E
     for (key, value) in annotations {
         supported(mesh, key, value.trim())?;
     }
-    Pod { mesh, annotations }.settings().map(Verdict::Mesh)
+    let settings = Pod { mesh, annotations }.settings()?;
+    Ok(Verdict::Mesh(Box::new(settings)))
 }
 
 impl Settings {
@@ -186,6 +189,7 @@ impl Settings {
                 networks: mesh.left_alone.clone(),
                 ..Aside::default()
             },
+            sources: Vec::new(),
             transparent: false,
             acceleration: None,
         }

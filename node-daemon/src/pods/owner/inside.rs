@@ -18,14 +18,18 @@ use crate::{
     },
 };
 
-/// Settings with users as the host numbers them, and with the networks to which excluded
-/// interfaces lead.
+/// Settings with users as the host numbers them, with the addresses that routes prefer, and with
+/// the networks to which excluded interfaces lead.
 pub(super) fn seen_inside(
     settings: Settings,
     netns: &Netns,
     features: Features,
 ) -> Result<Settings, Error> {
     let settings = settings.seen_outside(&netns.users()?)?;
+    let settings = Settings {
+        sources: netns.sources()?,
+        ..settings
+    };
     if settings.excluded_interfaces.is_empty() {
         return Ok(settings);
     }

@@ -281,6 +281,29 @@ fn two_attachments_of_one_namespace_are_one_pod() {
 }
 
 #[test]
+fn of_several_addresses_the_default_routes_sources_are_the_main_ones() {
+    let node = Node::new("sources");
+    let addresses = ["10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2"];
+    let pod = Namespace::with(&addresses);
+    pod.ip("link set lo up");
+    pod.ip("link add net1 type veth peer name other");
+    pod.ip("link set net1 up");
+    pod.ip("link set other up");
+    pod.ip("route add default dev net1 src 10.1.0.2");
+    pod.ip("route add default dev net1 src fd00::2");
+    let who = attachment("a", "eth0");
+    let mut owner = node.start();
+    owner.admit(request(&who, &pod, &addresses)).unwrap();
+    let main = |owner: &Owner| {
+        let process = owner.datapath.process(pod.cookie()).unwrap().unwrap();
+        [process.v4, process.v6].map(IpAddr::from)
+    };
+    assert_eq!(main(&owner), ["10.1.0.2", "fd00::2"].map(ip));
+    drop(owner);
+    assert_eq!(main(&node.start()), ["10.1.0.2", "fd00::2"].map(ip));
+}
+
+#[test]
 fn the_routes_of_an_excluded_interface_are_followed() {
     let Rig { owner, .. } = &mut rig("routes");
     let pod = Namespace::with(&["10.1.0.1"]);

@@ -37,7 +37,7 @@ fn meshed(pairs: &[(&str, &str)]) -> Settings {
 
 fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> Settings {
     match within(mesh, pairs) {
-        Ok(Verdict::Mesh(settings)) => settings,
+        Ok(Verdict::Mesh(settings)) => *settings,
         other => panic!("{other:?}"),
     }
 }
