@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    lab::cni::Shape,
-    settings::Settings,
-    suite::ask::{Ask, Server, Target},
-};
+use crate::{settings::Settings, suite::ask::Ask};
 
 /// A difference that is meant. The comparison leaves it out.
 pub(crate) struct Meant {
@@ -65,13 +61,6 @@ pub(crate) const GAPS: &[Gap] = &[
                lose their packets; meant",
         rare: true,
         applies: |settings, _| settings.transparent() && !settings.proxy,
-    },
-    Gap {
-        what: "the source is the Pod's address towards the default route, whichever route is taken",
-        rare: false,
-        applies: |settings, ask| {
-            settings.shape == Shape::Side && ask.to == Target::Outside(Server::Three)
-        },
     },
 ];
 

@@ -1,5 +1,6 @@
-//! Which ports, addresses and interfaces of a Pod are included or excluded: keys of the maps
-//! `ports`, `port_ranges`, `included`, `excluded`, `aside` and `interfaces`.
+//! Which ports, addresses and interfaces of a Pod are included or excluded, and from where it reaches
+//! which networks: keys of the maps `ports`, `port_ranges`, `included`, `excluded`, `aside`,
+//! `sources` and `interfaces`.
 //!
 //! A range of ports is a few prefixes of the 16-bit number, as a range of addresses is one of the
 //! 128-bit one. Whole numbers are in a hash table, shorter prefixes in a trie, which is asked only
@@ -19,6 +20,36 @@ pub enum PortList {
     InboundIncluded = 2,
     /// Connections to these ports are the proxy's, whatever their address.
     OutboundIncluded = 3,
+}
+
+/// What may be in a list of ports: a bit for each, by its number modulo 32. It spares nearly every
+/// port that is not listed the look-up.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSieve(u32);
+
+impl PortSieve {
+    /// Lets no port through.
+    pub const CLOSED: Self = Self(0);
+    /// Lets every port through.
+    pub const OPEN: Self = Self(u32::MAX);
+
+    /// Together with the ports from `low` to `high`, both included.
+    #[must_use]
+    pub const fn with(self, low: u16, high: u16) -> Self {
+        let (mut bits, mut port) = (self.0, low as u32);
+        while port <= high as u32 && bits != u32::MAX {
+            bits |= 1 << (port % u32::BITS);
+            port += 1;
+        }
+        Self(bits)
+    }
+
+    /// `false` if a port is in no list of which this knows.
+    #[must_use]
+    pub const fn may_have(self, port: Port) -> bool {
+        self.0 & (1 << (port.get() as u32 % u32::BITS)) != 0
+    }
 }
 
 /// Key of `ports`, and what a prefix in `port_ranges` is compared with.
@@ -92,7 +123,7 @@ impl PortPrefix {
     }
 }
 
-/// What a prefix in `included`, `excluded` and `aside` is compared with.
+/// What a prefix in `included`, `excluded`, `aside` and `sources` is compared with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RangeKey {
@@ -209,6 +240,20 @@ mod tests {
             assert_eq!(ports, (low..=high).collect::<Vec<_>>(), "{low}-{high}");
             assert!(count <= 30, "{low}-{high}: {count}");
         }
+    }
+
+    #[test]
+    fn a_sieve_lets_every_listed_port_through_and_few_others() {
+        let none = PortSieve::CLOSED;
+        let few = none.with(15020, 15020).with(65535, 65535);
+        for port in 0..=u16::MAX {
+            assert!(!none.may_have(Port::new(port)));
+            assert!(none.with(port, port).may_have(Port::new(port)));
+            let expected = [15020 % 32, 65535 % 32].contains(&(port % 32));
+            assert_eq!(few.may_have(Port::new(port)), expected);
+        }
+        assert_eq!(none.with(9, 8), none);
+        assert_eq!(none.with(0, u16::MAX), PortSieve::OPEN);
     }
 
     #[test]

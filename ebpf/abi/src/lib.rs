@@ -20,7 +20,7 @@ mod user;
 
 pub use addr::{Addr, Port};
 pub use event::{Event, Told};
-pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, RangeKey};
+pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, PortSieve, RangeKey};
 pub use flow::{BUDGET, Flow, Lane, Passage};
 pub use pod::{End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;
@@ -29,4 +29,4 @@ pub use reason::Reason;
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the
 /// one recorded for this number.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -18,6 +18,9 @@ pub const EXCLUDED: &str = "excluded";
 /// Prefix of a [`RangeKey`](crate::RangeKey) → `u8` (no meaning): networks of which no row is asked,
 /// as a trie. Written by the daemon.
 pub const ASIDE: &str = "aside";
+/// Prefix of a [`RangeKey`](crate::RangeKey) → [`Addr`](crate::Addr): from which of the Pod's
+/// addresses its routes lead to a network, as a trie. Written by the daemon.
+pub const SOURCES: &str = "sources";
 /// [`InterfaceKey`](crate::InterfaceKey) → `u8` (no meaning): interfaces of which no row is asked.
 /// Written by the daemon.
 pub const INTERFACES: &str = "interfaces";
@@ -53,7 +56,7 @@ pub const TOLD: &str = "told";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -61,6 +64,7 @@ pub const ALL: [&str; 21] = [
     INCLUDED,
     EXCLUDED,
     ASIDE,
+    SOURCES,
     INTERFACES,
     RESOLVERS,
     AWAITED,
@@ -87,7 +91,7 @@ pub const EVENTS_BYTES: usize = 131_072;
 pub const LEARNED_BYTES: usize = 4096;
 /// Listed ports of all Pods together, and listed ranges of ports.
 pub const MAX_PORTS: usize = 262_144;
-/// Listed networks of all Pods together, for each of the two tries.
+/// Listed networks of all Pods together, for each of the tries.
 pub const MAX_NETWORKS: usize = 1_048_576;
 /// Excluded interfaces of all Pods together.
 pub const MAX_INTERFACES: usize = 16_384;

@@ -1,7 +1,7 @@
 //! Keys and values of the maps. Every type is `repr(C)` without implicit padding: the kernel
 //! compares keys byte by byte.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, PortSieve};
 
 /// Bits of [`Pod::flags`].
 #[repr(transparent)]
@@ -44,6 +44,9 @@ impl PodFlags {
     /// Resolvers within the Pod keep their queries.
     pub const OWN_RESOLVERS: Self = Self(1 << 14);
 
+    /// Some networks are reached from another address than [`Process`] holds.
+    pub const SOURCES: Self = Self(1 << 15);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -82,8 +85,8 @@ pub struct Pod {
     pub mark: u32,
     /// The bits of a mark that count; none if the proxy is known by its user alone.
     pub mark_mask: u32,
-    /// Always zero: keeps the size a multiple of the alignment.
-    pub rest: u32,
+    /// Which outbound ports may be left alone.
+    pub excluded: PortSieve,
 }
 
 impl Pod {
@@ -98,9 +101,9 @@ impl Pod {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Process {
-    /// The Pod's first IPv4 address, or unspecified.
+    /// The Pod's main IPv4 address, or unspecified.
     pub v4: Addr,
-    /// The Pod's first IPv6 address, or unspecified.
+    /// The Pod's main IPv6 address, or unspecified.
     pub v6: Addr,
     /// The Pod's settings, copied so that a connect costs one look-up less.
     pub pod: Pod,
@@ -275,7 +278,7 @@ mod tests {
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (4, recorded));
+        assert_eq!((ABI_VERSION, layout), (5, recorded));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, End, Endpoint, Event, Original, PodFlags, Port, PortList, Process, Reason,
+    Addr, End, Endpoint, Event, Original, PodFlags, Port, Process, Reason,
     decide::{self, DNS, Listed, Outbound, Verdict},
 };
 
@@ -158,7 +158,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         .note(Fact::Own, owns(process, asked.addr))
         .note(
             Fact::PortExcluded,
-            filter::lists_port(pod, PortList::OutboundExcluded, asked.port),
+            filter::excludes_port(pod, asked.port),
         )
         .note(Fact::Datagram, datagram::is_udp(ctx))
         .note(Fact::CapturesDns, captures_dns(process, asked.port))
@@ -232,8 +232,8 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
     ALLOW
 }
 
-/// Under iptables the proxy sees the source that the route to the asked address gives: the Pod's
-/// address. The route to the proxy would choose 127.0.0.1.
+/// Under iptables the proxy sees the source that the route to the asked address gives: one of the
+/// Pod's addresses. The route to the proxy would choose 127.0.0.1.
 #[inline(always)]
 fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
     if F::source(context::socket(ctx)).is_unspecified()
@@ -251,7 +251,7 @@ pub(crate) fn home(process: &Process, asked: Addr) -> Option<Addr> {
     let home = if !asked.is_v4() && owns(process, asked) {
         asked
     } else {
-        process.address_like(asked)
+        filter::source(&process.pod, asked).unwrap_or_else(|| process.address_like(asked))
     };
     (!asked.is_loopback() && !home.is_unspecified()).then_some(home)
 }

@@ -5,7 +5,13 @@ use sluice_abi::{
     Addr, InterfaceKey, Pod, PodFlags, Port, PortKey, PortList, RangeKey, maps::MAX_NETWORKS,
 };
 
-use crate::maps::{ASIDE, EXCLUDED, INCLUDED, INTERFACES, PORT_RANGES, PORTS};
+use crate::maps::{ASIDE, EXCLUDED, INCLUDED, INTERFACES, PORT_RANGES, PORTS, SOURCES};
+
+/// Whether a port is left alone.
+#[inline(always)]
+pub(crate) fn excludes_port(pod: &Pod, port: Port) -> bool {
+    pod.excluded.may_have(port) && lists_port(pod, PortList::OutboundExcluded, port)
+}
 
 /// Whether a port is in a list.
 #[inline(always)]
@@ -59,6 +65,16 @@ pub(crate) fn sets_aside_from(pod: &Pod, addr: Addr, interface: u32) -> bool {
 fn sets_aside(pod: &Pod, interface: u32) -> bool {
     let key = InterfaceKey::new(pod.cookie, interface);
     INTERFACES.get_ptr(key).is_some()
+}
+
+/// The address from which the Pod's routes lead to another one, if it is not the main one.
+#[inline(always)]
+pub(crate) fn source(pod: &Pod, asked: Addr) -> Option<Addr> {
+    if !pod.flags.has(PodFlags::SOURCES) {
+        return None;
+    }
+    let key = RangeKey::new(pod.cookie, asked);
+    SOURCES.get(&Key::new(RangeKey::BITS, key)).copied()
 }
 
 /// Whether a network of the Pod covers an address.

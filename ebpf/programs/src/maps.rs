@@ -37,6 +37,9 @@ pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new()
 #[btf_map(name = "aside")]
 pub(crate) static ASIDE: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
+#[btf_map(name = "sources")]
+pub(crate) static SOURCES: LpmTrie<RangeKey, Addr, MAX_NETWORKS> = LpmTrie::new();
+
 #[btf_map(name = "interfaces")]
 pub(crate) static INTERFACES: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> = HashMap::new();
 

@@ -39,24 +39,43 @@ pub(crate) struct Listener {
     pub(crate) family: u16,
 }
 
-/// Inodes of the sockets of this thread's network namespace that listen on a port.
-pub(super) fn listening(port: u16) -> Result<BTreeSet<u64>, Error> {
-    let mut found = BTreeSet::new();
-    for id in [SocketId::new_v4(), SocketId::new_v6()] {
-        let answers = dump(id).map_err(|source| Error::Io {
+/// Port and inode of each TCP socket that listens in a network namespace.
+#[derive(Debug)]
+pub(crate) struct Listening(Vec<(u16, u64)>);
+
+impl Listening {
+    /// Those of this thread's network namespace.
+    pub(super) fn here() -> Result<Self, Error> {
+        all().map(Self).map_err(|source| Error::Io {
             what: "NETLINK_SOCK_DIAG",
             source,
-        })?;
-        let sockets = answers.into_iter().map(|answer| answer.header);
-        let on_port = sockets.filter(|socket| socket.socket_id.source_port == port);
-        found.extend(on_port.map(|socket| u64::from(socket.inode)));
+        })
+    }
+
+    /// Whether some listen on a port.
+    pub(crate) fn any_on(&self, port: u16) -> bool {
+        self.on(port).next().is_some()
+    }
+
+    /// The inodes of those that do.
+    pub(super) fn on(&self, port: u16) -> impl Iterator<Item = u64> {
+        let on_port = self.0.iter().filter(move |(at, _)| *at == port);
+        on_port.map(|(_, inode)| *inode)
+    }
+}
+
+fn all() -> io::Result<Vec<(u16, u64)>> {
+    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    let mut found = Vec::new();
+    for id in [SocketId::new_v4(), SocketId::new_v6()] {
+        let sockets = dump(&socket, id)?.into_iter().map(|answer| answer.header);
+        found.extend(sockets.map(|one| (one.socket_id.source_port, u64::from(one.inode))));
     }
     Ok(found)
 }
 
 /// Every listening TCP socket of the family of `id` (`sock_diag(7)`).
-fn dump(id: SocketId) -> io::Result<Vec<InetResponse>> {
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+fn dump(socket: &Socket, id: SocketId) -> io::Result<Vec<InetResponse>> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let family = if id.source_address.is_ipv4() {
@@ -233,9 +252,10 @@ mod tests {
             let _connected = TcpStream::connect(at).unwrap();
             let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
             let inode = socket_inode(link.to_str().unwrap()).unwrap();
-            assert_eq!(listening(at.port()).unwrap(), BTreeSet::from([inode]));
+            let found = Listening::here().unwrap();
+            assert_eq!(found.on(at.port()).collect::<Vec<_>>(), [inode]);
+            assert!(!found.any_on(1));
         }
-        assert_eq!(listening(1).unwrap(), BTreeSet::new());
     }
 
     #[test]

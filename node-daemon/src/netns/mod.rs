@@ -22,6 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use enter::Visit;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +30,8 @@ pub(crate) use enter::fresh;
 pub(crate) use error::Error;
 pub(crate) use existing::{existing, members};
 pub(crate) use links::Interface;
-pub(crate) use listeners::Listener;
-pub(crate) use routes::{Route, Routes};
+pub(crate) use listeners::{Listener, Listening};
+pub(crate) use routes::{Route, Routes, Source, is_link_local};
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::of_a_pod_with_users;
@@ -44,6 +45,8 @@ pub(crate) struct Netns {
     file: File,
     path: PathBuf,
     id: Id,
+    /// A thread that stays there, if much is to be done.
+    visit: Option<Visit>,
 }
 
 /// What identifies a network namespace.
@@ -68,16 +71,30 @@ impl Netns {
     ///
     /// If there is nothing, something else than a network namespace, or the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let file = open(path)?;
-        let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
-        if HOSTS.iter().any(|host| Inode::at(host) == Some(inode)) {
-            return Err(Error::Host { path: path.into() });
-        }
+        let (file, inode) = open(path)?;
         let cookie = enter::run(file.as_fd(), kernel::netns_cookie_here)??;
         Ok(Self {
             file,
             path: path.into(),
             id: Id { inode, cookie },
+            visit: None,
+        })
+    }
+
+    /// The same for one in which several things are to be done: a thread stays there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netns::open`].
+    pub(crate) fn visit(path: &Path) -> Result<Self, Error> {
+        let (file, inode) = open(path)?;
+        let visit = Visit::begin(file.as_fd())?;
+        let cookie = visit.run(kernel::netns_cookie_here)??;
+        Ok(Self {
+            file,
+            path: path.into(),
+            id: Id { inode, cookie },
+            visit: Some(visit),
         })
     }
 
@@ -98,53 +115,62 @@ impl Netns {
 
     /// Its interfaces, with their addresses.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        enter::run(self.file.as_fd(), links::interfaces)?
+        self.inside(links::interfaces)?
     }
 
     /// By which interfaces its packets leave.
     pub(crate) fn routes(&self) -> Result<Routes, Error> {
-        enter::run(self.file.as_fd(), routes::routes)?
+        self.inside(routes::routes)?
     }
 
-    /// From which address of each family its packets leave by the default route.
-    pub(crate) fn sources(&self) -> Result<Vec<IpAddr>, Error> {
-        enter::run(self.file.as_fd(), routes::sources)?
+    /// From which address its packets leave for the networks of its routes.
+    pub(crate) fn sources(&self) -> Result<Vec<Source>, Error> {
+        self.inside(routes::sources)?
     }
 
     /// Gives an address to the loopback interface. `false` if it is there already.
     pub(crate) fn add_to_loopback(&self, address: IpAddr) -> Result<bool, Error> {
-        enter::run(self.file.as_fd(), || links::add_to_loopback(address))?
+        self.inside(move || links::add_to_loopback(address))?
     }
 
     /// Takes an address from the loopback interface, if it is there.
     pub(crate) fn remove_from_loopback(&self, address: IpAddr) -> Result<(), Error> {
-        enter::run(self.file.as_fd(), || links::remove_from_loopback(address))?
+        self.inside(move || links::remove_from_loopback(address))?
+    }
+
+    /// The TCP sockets that listen in it.
+    pub(crate) fn listening(&self) -> Result<Listening, Error> {
+        self.inside(Listening::here)?
     }
 
     /// Whether some process in it listens on each of these TCP ports.
     pub(crate) fn listens_on(&self, ports: &[u16]) -> Result<bool, Error> {
-        enter::run(self.file.as_fd(), || {
-            for port in ports {
-                if listeners::listening(*port)?.is_empty() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })?
+        let listening = self.listening()?;
+        Ok(ports.iter().all(|port| listening.any_on(*port)))
     }
 
     /// Whether it has rules of its own that rewrite where its connections go.
     pub(crate) fn rewrites_own_connections(&self) -> Result<bool, Error> {
-        enter::run(self.file.as_fd(), rules::rewrites_own_connections)?
+        self.inside(rules::rewrites_own_connections)?
     }
 
-    /// The sockets that listen on a TCP port, fetched from the processes that own them.
-    pub(crate) fn listeners(&self, port: u16) -> Result<Vec<Listener>, Error> {
-        let sockets = enter::run(self.file.as_fd(), || listeners::listening(port))??;
-        if sockets.is_empty() {
+    /// Those that listen on a port, fetched from the processes that own them.
+    pub(crate) fn fetch(&self, listening: &Listening, port: u16) -> Result<Vec<Listener>, Error> {
+        if !listening.any_on(port) {
             return Ok(Vec::new());
         }
-        listeners::fetch(self.id, port, sockets)
+        listeners::fetch(self.id, port, listening.on(port).collect())
+    }
+
+    /// Does something in a thread that has entered it.
+    fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        match &self.visit {
+            Some(visit) => visit.run(work),
+            None => enter::run(self.file.as_fd(), work),
+        }
     }
 }
 
@@ -172,9 +198,9 @@ impl Inode {
     }
 }
 
-/// Opens a file and makes sure that it is a network namespace. The path comes from outside: a
-/// FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
-fn open(path: &Path) -> Result<File, Error> {
+/// Opens a file and makes sure that it is a network namespace, and not the host's. The path comes
+/// from outside: a FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
+fn open(path: &Path) -> Result<(File, Inode), Error> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -183,9 +209,12 @@ fn open(path: &Path) -> Result<File, Error> {
     let filesystem = fstatfs(&file).map_err(|errno| Error::open(path, errno.into()))?;
     let is_netns = filesystem.filesystem_type() == NSFS_MAGIC
         && kernel::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
-    if is_netns {
-        Ok(file)
-    } else {
-        Err(Error::NotNetns { path: path.into() })
+    if !is_netns {
+        return Err(Error::NotNetns { path: path.into() });
     }
+    let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
+    if HOSTS.iter().any(|host| Inode::at(host) == Some(inode)) {
+        return Err(Error::Host { path: path.into() });
+    }
+    Ok((file, inode))
 }

@@ -1,7 +1,10 @@
 //! By which interfaces and from which addresses packets leave the calling thread's network
 //! namespace, over rtnetlink.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
@@ -38,6 +41,15 @@ pub(crate) struct Route {
     pub(crate) interfaces: Vec<u32>,
     /// Of several to one network the lowest counts.
     pub(crate) metric: u32,
+}
+
+/// A network, and from where it is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The network.
+    pub(crate) to: IpNet,
+    /// The address.
+    pub(crate) from: IpAddr,
 }
 
 /// How packets are routed.
@@ -119,26 +131,50 @@ fn route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
-/// The address from which packets leave by the default route, for each family that has one.
-pub(super) fn sources() -> Result<Vec<IpAddr>, Error> {
-    let (v4, v6) = NOBODY;
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32);
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128);
+/// From which address packets leave for each network of the main table. The routes do not say so by
+/// themselves: the kernel is asked for an address of each.
+pub(super) fn sources() -> Result<Vec<Source>, Error> {
     with_handle(async |handle| {
         let mut all = Vec::new();
-        for asked in [v4.build(), v6.build()] {
-            match handle.route().get(asked).execute().try_next().await {
-                Ok(answer) => all.extend(answer.as_ref().and_then(source)),
-                // No route leads there.
-                Err(rtnetlink::Error::NetlinkError(_)) => {}
-                Err(source) => return Err(failed("ask for the default route", source)),
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let routes = main_table(&handle, &version).await?;
+            let networks: BTreeSet<IpNet> = routes.iter().map(|route| route.to.trunc()).collect();
+            for to in networks.into_iter().filter(|to| !is_link_local(to)) {
+                let from = source_for(&handle, an_address(&to)).await?;
+                all.extend(from.map(|from| Source { to, from }));
             }
         }
         Ok(all)
     })
 }
 
-/// The source that the kernel names in its answer.
+/// An address to which the route to a network leads, and no longer one that is usual.
+fn an_address(network: &IpNet) -> IpAddr {
+    match network {
+        IpNet::V4(all) if all.prefix_len() == 0 => NOBODY.0.into(),
+        IpNet::V6(all) if all.prefix_len() == 0 => NOBODY.1.into(),
+        _ => network.network(),
+    }
+}
+
+/// The source that the kernel names; none if no route leads there.
+async fn source_for(handle: &Handle, to: IpAddr) -> Result<Option<IpAddr>, Error> {
+    let asked = match to {
+        IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, 32)
+            .build(),
+        IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(to, 128)
+            .build(),
+    };
+    match handle.route().get(asked).execute().try_next().await {
+        Ok(answer) => Ok(answer.as_ref().and_then(source)),
+        Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+        Err(source) => Err(failed("ask for a route", source)),
+    }
+}
+
+/// The source in an answer.
 fn source(answer: &RouteMessage) -> Option<IpAddr> {
     answer
         .attributes
@@ -153,4 +189,9 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
 /// Whether a rule is none of those that every namespace has.
 fn is_unusual(rule: &RuleMessage) -> bool {
     rule.header.action != RuleAction::ToTable || !USUAL.contains(&rule.header.table)
+}
+
+/// Every interface has a route to these, and the address names the one that is meant.
+pub(crate) fn is_link_local(to: &IpNet) -> bool {
+    matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use crate::netns::{Interface, Route, Routes};
+use crate::netns::{Interface, Route, Routes, is_link_local};
 
 /// The longest name of an interface (`IFNAMSIZ`, without its end).
 const LONGEST: usize = 15;
@@ -138,11 +138,6 @@ fn networks(routes: &[Route], excluded: &[u32]) -> Result<Vec<IpNet>, Error> {
         without(*to, &holes.copied().collect::<Vec<_>>())
     };
     Ok(inside.iter().flat_map(longer).collect())
-}
-
-/// Every interface has a route to these, and the address names the one that is meant.
-fn is_link_local(to: &IpNet) -> bool {
-    matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
 }
 
 /// What is left of a network without others that are in it.

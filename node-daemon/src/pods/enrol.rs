@@ -125,10 +125,11 @@ impl Enrolment {
         let Some(process) = datapath.process(self.cookie)? else {
             return Ok(());
         };
-        if netns.listens_on(&[process.pod.dns_port.get()])? {
+        let listening = netns.listening()?;
+        if listening.any_on(process.pod.dns_port.get()) {
             datapath.capture_dns(self.cookie)?;
         }
-        for listener in netns.listeners(process.pod.inbound_port.get())? {
+        for listener in netns.fetch(&listening, process.pod.inbound_port.get())? {
             let socket = listener.socket.as_fd();
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "found a listening proxy"),

@@ -3,14 +3,14 @@
 use std::iter;
 
 use ipnet::IpNet;
-use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortList, PortPrefix};
+use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortList, PortPrefix, PortSieve};
 
 use super::{
     aside::Aside,
     plan::flags,
     policy::{Inbound, Ports, Settings},
 };
-use crate::bpf::Entry;
+use crate::{bpf::Entry, netns::Source};
 
 /// What the kernel must know of the lists before it looks into them.
 pub(super) fn flags_of(settings: &Settings) -> PodFlags {
@@ -41,6 +41,17 @@ pub(super) fn flags_of(settings: &Settings) -> PodFlags {
             PodFlags::ASIDE_INBOUND,
         ),
     ])
+}
+
+/// A sieve that lets every outbound port through that is left alone.
+pub(super) fn sieve_of(settings: &Settings) -> PortSieve {
+    let ports = settings.excluded_outbound.iter();
+    ports.fold(PortSieve::CLOSED, |all, (low, high)| all.with(*low, *high))
+}
+
+/// The address from which a network is reached.
+pub(super) fn source(cookie: u64, source: &Source) -> Entry {
+    Entry::Source(prefix(cookie, &source.to), source.from.into())
 }
 
 /// Every entry of every list.

@@ -16,6 +16,7 @@ mod owner;
 mod plan;
 mod policy;
 mod repair;
+mod sources;
 mod store;
 mod tombstones;
 

@@ -140,9 +140,9 @@ impl Owner {
     }
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
-        let netns = Netns::open(Path::new(&request.netns))?;
-        let settings = seen_inside(settings, &netns, self.datapath.features())?;
+        let netns = Netns::visit(Path::new(&request.netns))?;
         let interfaces = netns.interfaces()?;
+        let settings = seen_inside(settings, &netns, &interfaces, self.datapath.features())?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
         self.is_free(&netns, &request.attachment)?;

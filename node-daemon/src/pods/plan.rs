@@ -7,7 +7,7 @@ use std::{
 
 use sluice_abi::{Addr, Pod, PodFlags, Port, Process};
 
-use super::{acceleration::Acceleration, lists, policy::Settings};
+use super::{acceleration::Acceleration, lists, policy::Settings, sources::Sources};
 use crate::bpf::Entry;
 
 /// What the kernel holds for one network namespace.
@@ -80,14 +80,7 @@ pub(crate) fn wanted(
     addresses: &[IpAddr],
     passthrough: bool,
 ) -> Held {
-    let main = |v4: bool| {
-        let preferred = (settings.sources.iter()).filter(|ip| addresses.contains(ip));
-        preferred
-            .chain(addresses)
-            .find(|ip| ip.is_ipv4() == v4)
-            .map_or(Addr::UNSPECIFIED, |ip| (*ip).into())
-    };
-    let (v4, v6) = (main(true), main(false));
+    let Sources { v4, v6, others } = Sources::of(&settings.sources, addresses);
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
@@ -101,13 +94,14 @@ pub(crate) fn wanted(
         tunnel_port: Port::new(settings.mesh.tunnel),
         mark: settings.mesh.mark,
         mark_mask: settings.mesh.mark_mask,
-        rest: 0,
+        excluded: lists::sieve_of(settings),
         flags: flags([
             (more, PodFlags::MORE_ADDRESSES),
             (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
             (settings.transparent, PodFlags::TRANSPARENT),
             (!settings.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (settings.mesh.own_resolvers, PodFlags::OWN_RESOLVERS),
+            (!others.is_empty(), PodFlags::SOURCES),
         ])
         .with(lists::flags_of(settings))
         .with(
@@ -117,7 +111,9 @@ pub(crate) fn wanted(
         ),
     };
     Held {
-        lists: lists::entries(cookie, settings).collect(),
+        lists: (lists::entries(cookie, settings))
+            .chain(others.iter().map(|one| lists::source(cookie, one)))
+            .collect(),
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         process: Some(Process { v4, v6, pod }),
         steered: true,
@@ -160,7 +156,8 @@ pub(crate) fn reconcile(
 }
 
 /// The steps from one state to another. What a hook reads is written before the hook begins to
-/// work, and removed after it has ended.
+/// work, and removed after it has ended; but a source goes before another takes its place in the
+/// map, and until then the main address serves.
 pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     let process = (before.process != after.process).then_some(Step::Process {
         from: before.process,
@@ -173,9 +170,13 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     let begins = !before.steered && after.steered;
     let ends = before.steered && !after.steered;
 
-    let mut steps: Vec<_> = (after.lists.difference(&before.lists))
-        .map(|entry| Step::List(*entry))
-        .collect();
+    let is_source = |entry: &&Entry| matches!(entry, Entry::Source(..));
+    let (sources, rest): (Vec<&Entry>, Vec<&Entry>) =
+        (before.lists.difference(&after.lists)).partition(is_source);
+
+    let mut steps = Vec::new();
+    steps.extend(sources.into_iter().map(|entry| Step::Unlist(*entry)));
+    steps.extend((after.lists.difference(&before.lists)).map(|entry| Step::List(*entry)));
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
         let from = before.addresses.get(addr).copied();
         address(*addr, from, Some(*pod))
@@ -193,7 +194,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
             .filter_map(|(addr, pod)| address(*addr, Some(*pod), None)),
     );
-    steps.extend((before.lists.difference(&after.lists)).map(|entry| Step::Unlist(*entry)));
+    steps.extend(rest.into_iter().map(|entry| Step::Unlist(*entry)));
     steps
 }
 
@@ -225,15 +226,27 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
+    use ipnet::IpNet;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pods::{mesh::Mesh, policy::Inbound};
+    use crate::{
+        netns::Source,
+        pods::{mesh::Mesh, policy::Inbound},
+    };
 
     /// What the kernel would hold after a step.
     fn take(held: &mut Held, step: &Step) {
         match step {
-            Step::List(entry) => assert!(held.lists.insert(*entry)),
+            Step::List(entry) => {
+                let key = |one: &Entry| match one {
+                    Entry::Source(prefix, _) => Some(*prefix),
+                    _ => None,
+                };
+                let taken = |one: &Entry| key(one).is_some() && key(one) == key(entry);
+                assert!(!held.lists.iter().any(taken), "its place is taken");
+                assert!(held.lists.insert(*entry));
+            }
             Step::Unlist(entry) => assert!(held.lists.remove(entry)),
             Step::Address { addr, from, to } => {
                 assert_eq!(held.addresses.get(addr), from.as_ref());
@@ -270,9 +283,14 @@ mod tests {
     fn any_held() -> impl Strategy<Value = Held> {
         let ports = prop::collection::vec(1_u16..6, 0..4);
         let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
-        prop::option::of((ports, addresses)).prop_map(|pod| {
-            let Some((ports, addresses)) = pod else {
+        let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
+        prop::option::of((ports, addresses, routes)).prop_map(|pod| {
+            let Some((ports, addresses, routes)) = pod else {
                 return Held::default();
+            };
+            let route = |(to, from): (u8, u8)| Source {
+                to: IpNet::new([10, to, 0, 0].into(), 8 * to).unwrap(),
+                from: [10, 0, 0, from].into(),
             };
             let address = |(n, v4): &(u8, bool)| -> IpAddr {
                 if *v4 {
@@ -282,7 +300,13 @@ mod tests {
                 }
             };
             let addresses: Vec<_> = addresses.iter().map(address).collect();
-            wanted(7, &settings(&ports), &addresses, true)
+            // A network has one route.
+            let routes: BTreeMap<_, _> = routes.into_iter().collect();
+            let settings = Settings {
+                sources: routes.into_iter().map(route).collect(),
+                ..settings(&ports)
+            };
+            wanted(7, &settings, &addresses, true)
         })
     }
 
@@ -351,22 +375,6 @@ mod tests {
         assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
         assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
         assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
-    }
-
-    #[test]
-    fn the_address_that_the_routes_prefer_is_the_main_one() {
-        let addresses = ["10.0.0.1", "fd00::1", "fd00::2"].map(|ip| ip.parse().unwrap());
-        let of = |sources: &[&str]| {
-            let settings = Settings {
-                sources: sources.iter().map(|ip| ip.parse().unwrap()).collect(),
-                ..settings(&[])
-            };
-            let process = wanted(7, &settings, &addresses, true).process.unwrap();
-            [process.v4, process.v6].map(|ip| IpAddr::from(ip).to_string())
-        };
-        assert_eq!(of(&["10.0.0.1", "fd00::2"]), ["10.0.0.1", "fd00::2"]);
-        // An address that nobody reported is not known to be the Pod's.
-        assert_eq!(of(&["10.0.0.9", "2001:db8::9"]), ["10.0.0.1", "fd00::1"]);
     }
 
     #[test]

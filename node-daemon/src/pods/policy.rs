@@ -3,7 +3,7 @@
 
 mod items;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use super::{
     aside::{Aside, Pattern},
     mesh::Mesh,
 };
-use crate::netns::Users;
+use crate::netns::{Source, Users};
 use items::{is_transparent, items, networks, owner, ports, status_port};
 
 /// Every port, or every network.
@@ -67,8 +67,8 @@ pub(crate) struct Settings {
     pub(crate) excluded_interfaces: Box<[Pattern]>,
     /// What that means in the Pod as it is.
     pub(crate) aside: Aside,
-    /// The addresses that its default routes prefer as sources.
-    pub(crate) sources: Vec<IpAddr>,
+    /// From where its routes lead to which networks, if it has several addresses to choose from.
+    pub(crate) sources: Vec<Source>,
     /// The Pod asks for `TPROXY`.
     pub(crate) transparent: bool,
     /// What the Pod wishes to be accelerated, if it says so.

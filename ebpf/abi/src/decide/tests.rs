@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
 
 use super::{Inbound, Listed, Outbound, Verdict, inbound, outbound};
-use crate::{Addr, Pod, PodFlags, Port, Reason};
+use crate::{Addr, Pod, PodFlags, Port, PortSieve, Reason};
 
 const POD: Pod = Pod {
     cookie: 7,
@@ -17,7 +17,7 @@ const POD: Pod = Pod {
     tunnel_port: Port::new(15008),
     mark: 0,
     mark_mask: 0,
-    rest: 0,
+    excluded: PortSieve::CLOSED,
     flags: PodFlags::MORE_ADDRESSES,
 };
 

@@ -21,7 +21,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{getsockopt, sockopt},
 };
-use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, Process};
+use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, PortSieve, Process};
 
 use crate::bpf::{Datapath, Entry, Pins, Private};
 
@@ -215,7 +215,7 @@ impl Lab {
             tunnel_port: Port::new(15008),
             mark: 0,
             mark_mask: 0,
-            rest: 0,
+            excluded: PortSieve::OPEN,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
@@ -423,9 +423,10 @@ pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = 
 fn of(cookie: u64, mut entry: Entry) -> Entry {
     match &mut entry {
         Entry::Port(prefix) => prefix.key.cookie = cookie,
-        Entry::Included(prefix) | Entry::Excluded(prefix) | Entry::Aside(prefix) => {
-            prefix.key.cookie = cookie;
-        }
+        Entry::Included(prefix)
+        | Entry::Excluded(prefix)
+        | Entry::Aside(prefix)
+        | Entry::Source(prefix, _) => prefix.key.cookie = cookie,
         Entry::Interface(key) => key.cookie = cookie,
     }
     entry

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::Owner;
 use crate::{
     bpf::Features,
-    netns::Netns,
+    netns::{Interface, Netns},
     pods::{
         Error, Repair,
         aside::{self, Aside},
@@ -15,6 +15,7 @@ use crate::{
         error::one_line,
         plan,
         policy::Settings,
+        sources,
     },
 };
 
@@ -23,54 +24,53 @@ use crate::{
 pub(super) fn seen_inside(
     settings: Settings,
     netns: &Netns,
+    interfaces: &[Interface],
     features: Features,
 ) -> Result<Settings, Error> {
     let settings = settings.seen_outside(&netns.users()?)?;
-    let settings = Settings {
-        sources: netns.sources()?,
-        ..settings
-    };
-    if settings.excluded_interfaces.is_empty() {
-        return Ok(settings);
-    }
-    if !features.ingress {
+    if !settings.excluded_interfaces.is_empty() && !features.ingress {
         return Err(aside::Error::Kernel.into());
     }
-    let aside = aside_in(&settings, netns)?;
-    Ok(Settings { aside, ..settings })
+    routed(settings, netns, interfaces)
 }
 
-fn aside_in(settings: &Settings, netns: &Netns) -> Result<Aside, Error> {
-    let Settings {
-        excluded_interfaces,
-        ..
-    } = settings;
-    let (interfaces, routes) = (netns.interfaces()?, netns.routes()?);
-    Ok(Aside::by(excluded_interfaces, &interfaces, &routes)?)
+/// Settings with what routes tell. Pods with one address and no wishes, nearly all, are not asked.
+fn routed(settings: Settings, netns: &Netns, interfaces: &[Interface]) -> Result<Settings, Error> {
+    let sources = if sources::is_unclear(interfaces) {
+        netns.sources()?
+    } else {
+        Vec::new()
+    };
+    let aside = if settings.excluded_interfaces.is_empty() {
+        settings.aside
+    } else {
+        Aside::by(&settings.excluded_interfaces, interfaces, &netns.routes()?)?
+    };
+    Ok(Settings {
+        aside,
+        sources,
+        ..settings
+    })
 }
 
 impl Owner {
-    /// Follows the routes of Pods that exclude interfaces: networks may be added to a Pod without
+    /// Follows the routes of Pods of which they matter: networks may be added to a Pod without
     /// anybody telling.
     pub(super) fn follow_routes(&mut self) {
+        let by_routes = |settings: &Settings| {
+            !settings.excluded_interfaces.is_empty() || !settings.sources.is_empty()
+        };
         let all: Vec<u64> = (self.pods.iter())
-            .filter(|(_, pod)| !pod.settings.excluded_interfaces.is_empty())
+            .filter(|(_, pod)| by_routes(&pod.settings))
             .map(|(cookie, _)| *cookie)
             .collect();
         for cookie in all {
             match self.follow(cookie) {
                 Ok(false) => {}
-                Ok(true) => info!(
-                    pod = self.name_of(cookie),
-                    "the routes of excluded interfaces changed"
-                ),
+                Ok(true) => info!(pod = self.name_of(cookie), "its routes changed"),
                 Err(error) => {
                     let pod = self.name_of(cookie);
-                    warn!(
-                        pod,
-                        error = one_line(&error),
-                        "excluded interfaces are not followed"
-                    );
+                    warn!(pod, error = one_line(&error), "its routes are not followed");
                 }
             }
         }
@@ -84,14 +84,10 @@ impl Owner {
         let Some(netns) = pod.reopen() else {
             return Ok(false);
         };
-        let aside = aside_in(&pod.settings, &netns)?;
-        if aside == pod.settings.aside {
+        let settings = routed(pod.settings.clone(), &netns, &netns.interfaces()?)?;
+        if settings == pod.settings {
             return Ok(false);
         }
-        let settings = Settings {
-            aside,
-            ..pod.settings.clone()
-        };
         let held = pod.kernel.held();
         let addresses: Vec<IpAddr> = (pod.attachments.iter())
             .filter_map(|one| self.attachments.get(one))

@@ -183,7 +183,9 @@ impl Owner {
                 let Some(netns) = netns else {
                     return Ok(Meaning::Gone);
                 };
-                let settings = seen_inside(*settings, &netns, self.datapath.features())?;
+                let interfaces = netns.interfaces()?;
+                let features = self.datapath.features();
+                let settings = seen_inside(*settings, &netns, &interfaces, features)?;
                 Ok(Meaning::Meshed(netns, settings.into()))
             }
             (Verdict::LeaveAlone(because), None) if path.exists() => {

@@ -1,6 +1,8 @@
 //! The owner with a real kernel side, attached to a cgroup without processes, and with network
 //! namespaces made for each test.
 
+mod routes;
+
 use std::{
     fs::File,
     os::fd::AsRawFd as _,
@@ -12,7 +14,7 @@ use daemon_api::{PodAddress, ProgramView, ValidAttachment};
 
 use super::*;
 use crate::{
-    bpf::{Entry, Private},
+    bpf::Private,
     cgroup,
     pods::{Acceleration, Error, Inheritance, Mesh, Repair, WhenUnknown},
 };
@@ -278,57 +280,6 @@ fn two_attachments_of_one_namespace_are_one_pod() {
     owner.check(&second).unwrap();
     owner.retire(&second).unwrap();
     assert!(!owner.knows_process(pod.cookie()));
-}
-
-#[test]
-fn of_several_addresses_the_default_routes_sources_are_the_main_ones() {
-    let node = Node::new("sources");
-    let addresses = ["10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2"];
-    let pod = Namespace::with(&addresses);
-    pod.ip("link set lo up");
-    pod.ip("link add net1 type veth peer name other");
-    pod.ip("link set net1 up");
-    pod.ip("link set other up");
-    pod.ip("route add default dev net1 src 10.1.0.2");
-    pod.ip("route add default dev net1 src fd00::2");
-    let who = attachment("a", "eth0");
-    let mut owner = node.start();
-    owner.admit(request(&who, &pod, &addresses)).unwrap();
-    let main = |owner: &Owner| {
-        let process = owner.datapath.process(pod.cookie()).unwrap().unwrap();
-        [process.v4, process.v6].map(IpAddr::from)
-    };
-    assert_eq!(main(&owner), ["10.1.0.2", "fd00::2"].map(ip));
-    drop(owner);
-    assert_eq!(main(&node.start()), ["10.1.0.2", "fd00::2"].map(ip));
-}
-
-#[test]
-fn the_routes_of_an_excluded_interface_are_followed() {
-    let Rig { owner, .. } = &mut rig("routes");
-    let pod = Namespace::with(&["10.1.0.1"]);
-    let mut request = request(&attachment("a", "eth0"), &pod, &["10.1.0.1"]);
-    let annotations = request.annotations.get_or_insert_default();
-    let key = "traffic.sidecar.istio.io/excludeInterfaces";
-    annotations.insert(key.to_owned(), "net1".to_owned());
-    owner.admit(request).unwrap();
-    let aside = |owner: &Owner| {
-        let all = owner.datapath.all_lists().unwrap();
-        let aside = |entry: &&Entry| matches!(entry, Entry::Aside(_) | Entry::Interface(_));
-        all.iter().filter(aside).count()
-    };
-    assert_eq!(aside(owner), 0);
-
-    pod.ip("link add net1 type veth peer name other");
-    pod.ip("link set net1 up");
-    pod.ip("link set other up");
-    pod.ip("route add 192.0.2.0/24 dev net1");
-    owner.follow_routes();
-    assert_eq!(aside(owner), 2);
-
-    pod.ip("link delete net1");
-    owner.follow_routes();
-    assert_eq!(aside(owner), 0);
 }
 
 #[test]
