@@ -1,15 +1,12 @@
-//! Interfaces and addresses of the calling thread's network namespace, over rtnetlink.
+//! Interfaces and addresses of the calling thread's network namespace.
 
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
-use nix::net::if_::if_nametoindex;
+use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 use rtnetlink::{
     Handle,
-    packet_route::{
-        address::{AddressAttribute, AddressMessage},
-        link::LinkAttribute,
-    },
+    packet_route::address::{AddressAttribute, AddressMessage},
 };
 
 use super::Error;
@@ -27,32 +24,33 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Every interface of the namespace.
+/// Every interface of the namespace (`getifaddrs(3)`).
 pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
-    with_handle(async |handle| {
-        let links: Vec<_> = handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|source| failed("list the interfaces", source))?;
-        let addresses = list(&handle).await?;
-        let interface = |link: rtnetlink::packet_route::link::LinkMessage| {
-            let name = link.attributes.into_iter().find_map(|one| match one {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            })?;
-            let index = link.header.index;
-            let own = addresses.iter().filter(|one| one.header.index == index);
-            Some(Interface {
-                name,
-                index,
-                addresses: own.filter_map(address_of).collect(),
-            })
+    let all = getifaddrs().map_err(|source| Error::Call {
+        call: "getifaddrs",
+        source,
+    })?;
+    let mut found: Vec<Interface> = Vec::new();
+    for one in all {
+        // An IPv4 address comes under its label, such as eth0:1.
+        let name = one.interface_name.split(':').next().unwrap_or_default();
+        let Some(address) = one.address else {
+            continue;
         };
-        Ok(links.into_iter().filter_map(interface).collect())
-    })
+        if let Some(link) = address.as_link_addr() {
+            found.push(Interface {
+                name: name.to_owned(),
+                index: u32::try_from(link.ifindex()).unwrap_or_default(),
+                addresses: Vec::new(),
+            });
+        } else if let Some(owner) = found.iter_mut().find(|owner| owner.name == name) {
+            // Links come before addresses.
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
+            owner.addresses.extend(v4.or(v6));
+        }
+    }
+    Ok(found)
 }
 
 /// Gives an address to the loopback interface. `false` if it is there already.

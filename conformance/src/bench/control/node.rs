@@ -30,6 +30,8 @@ use crate::{
 /// The daemons have a processor of their own.
 const RUNTIME: usize = 0;
 const DAEMONS: usize = 1;
+/// What a daemon writes is in memory on a node, too, below `/run`.
+const MEMORY: &str = "/dev/shm";
 
 /// The node. Dropping it removes it, too.
 pub(super) struct Node {
@@ -52,7 +54,7 @@ struct Level {
 impl Node {
     /// Makes it, and adds the Pods.
     pub(super) fn build(binaries: &Binaries, interrupt: &Interrupt) -> Result<Self> {
-        let directory = TempDir::with_prefix("sluice-control-")?;
+        let directory = TempDir::with_prefix_in("sluice-control-", MEMORY)?;
         let name = directory.path().file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
         let most = LEVELS.into_iter().max().unwrap_or_default();
