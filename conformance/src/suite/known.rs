@@ -1,4 +1,4 @@
-//! Differences from the rules that are known: those that are meant, and those that are to go.
+//! Differences from the rules that are known, and why they are there.
 
 use serde::Serialize;
 
@@ -28,13 +28,10 @@ pub(crate) const MEANT: &[Meant] = &[
     },
 ];
 
-/// A difference that is not meant and not mended yet. A full run fails if it no longer shows.
+/// A difference of some Pods alone. The comparison tells how often it shows.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Gap {
     pub(crate) what: &'static str,
-    /// Few Pods show it: a run without it proves nothing.
-    #[serde(skip)]
-    pub(crate) rare: bool,
     #[serde(skip)]
     applies: fn(&Settings, Ask) -> bool,
 }
@@ -45,21 +42,19 @@ const REFUSALS: [&str; 2] = ["is not supported yet", "ports are too many"];
 /// A Pod that is refused rather than intercepted in another way than it asks for.
 pub(crate) const REFUSED: Gap = Gap {
     what: "annotations that are not supported yet keep the Pod from starting",
-    rare: true,
     applies: |_, _| false,
 };
 
 /// All others.
 pub(crate) const GAPS: &[Gap] = &[
     Gap {
-        what: "queries are captured once the proxy listens for them, not before",
-        rare: false,
+        what: "queries are captured once the proxy listens for them, not before; meant, so that Pods \
+               whose proxy has no resolver keep theirs",
         applies: |settings, _| settings.dns && !settings.proxy,
     },
     Gap {
         what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
                lose their packets; meant",
-        rare: true,
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
 ];

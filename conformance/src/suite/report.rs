@@ -15,7 +15,6 @@ use crate::{
     suite::{
         diff::{Comparison, Difference},
         junit,
-        known::GAPS,
         run::Outcome,
     },
 };
@@ -43,9 +42,6 @@ pub(crate) struct Report {
     pub(crate) generated: Vec<Generated>,
     /// What the removal of the labs did not remove.
     pub(crate) left_behind: Vec<String>,
-    /// Every case ran on every subject, and the seeds were chosen.
-    #[serde(skip)]
-    pub(crate) full: bool,
 }
 
 /// Random connections of one seed.
@@ -67,7 +63,6 @@ impl Report {
             listed: Vec::new(),
             generated: Vec::new(),
             left_behind: Vec::new(),
-            full: false,
         })
     }
 
@@ -111,7 +106,7 @@ impl Report {
     /// Everything as it should be, or known not to be.
     pub(crate) fn passed(&self) -> bool {
         let bad = |outcome: &Outcome| !outcome.as_it_should && outcome.gap.is_none();
-        self.same() && self.closed().is_empty() && !self.subjects.values().flatten().any(bad)
+        self.same() && !self.subjects.values().flatten().any(bad)
     }
 
     /// How often each gap showed.
@@ -135,16 +130,6 @@ impl Report {
             *gaps.entry(gap.what).or_default() += 1;
         }
         gaps
-    }
-
-    /// Gaps that a full run no longer shows: they are to be taken off the list.
-    fn closed(&self) -> Vec<&'static str> {
-        if !self.full {
-            return Vec::new();
-        }
-        let gaps = self.gaps();
-        let all = (GAPS.iter().filter(|gap| !gap.rare)).map(|gap| gap.what);
-        all.filter(|what| !gaps.contains_key(what)).collect()
     }
 
     /// On standard output.
@@ -248,9 +233,6 @@ impl Report {
         }
         for (gap, count) in self.gaps() {
             println!("  known gap, {count} times: {gap}");
-        }
-        for gap in self.closed() {
-            println!("  {}", red(&format!("closed, take it off the list: {gap}")));
         }
     }
 }
