@@ -92,7 +92,7 @@ pub(super) fn all() -> Vec<Goal> {
     use Contender::{All, Explicit, Iptables, Off, Proxies};
     use Figure::{Cpu, Median, Rate};
     use Load::{Bulk, KeepAlive, NewConnection, RoundTrip};
-    use Placement::{Apart, Together};
+    use Placement::{Pods, Sidecars, Together};
     use Sidecar::{EnvoyTcp, Minimal};
     let goal = |(contender, base), (sidecar, load), figure, bound| Goal {
         contender,
@@ -109,12 +109,17 @@ pub(super) fn all() -> Vec<Goal> {
     let all = (All, Iptables);
     goals.extend([
         goal(off, (EnvoyTcp, NewConnection(16)), Rate, AtLeast(1.15)),
-        goal(off, (EnvoyTcp, KeepAlive(64)), Rate, AtLeast(1.12)),
-        goal(off, (EnvoyTcp, KeepAlive(64)), Cpu, AtMost(0.90)),
+        goal(
+            off,
+            (EnvoyTcp, KeepAlive(64, Sidecars)),
+            Rate,
+            AtLeast(1.12),
+        ),
+        goal(off, (EnvoyTcp, KeepAlive(64, Sidecars)), Cpu, AtMost(0.90)),
         goal(off, (EnvoyTcp, NewConnection(16)), Cpu, AtMost(0.90)),
-        goal(all, (EnvoyTcp, KeepAlive(1)), Rate, AtLeast(1.25)),
-        goal(all, (EnvoyTcp, KeepAlive(64)), Rate, AtLeast(1.9)),
-        goal(all, (Minimal, KeepAlive(64)), Rate, AtLeast(2.2)),
+        goal(all, (EnvoyTcp, KeepAlive(1, Sidecars)), Rate, AtLeast(1.25)),
+        goal(all, (EnvoyTcp, KeepAlive(64, Sidecars)), Rate, AtLeast(1.9)),
+        goal(all, (Minimal, KeepAlive(64, Sidecars)), Rate, AtLeast(2.2)),
         goal(all, (EnvoyTcp, Bulk(4)), Rate, AtLeast(1.15)),
         goal(
             all,
@@ -122,10 +127,10 @@ pub(super) fn all() -> Vec<Goal> {
             Median,
             AtMost(0.65),
         ),
-        goal(all, (EnvoyTcp, RoundTrip(64, Apart)), Median, AtMost(0.65)),
+        goal(all, (EnvoyTcp, RoundTrip(64, Pods)), Median, AtMost(0.65)),
         goal(
             (All, Explicit),
-            (EnvoyTcp, KeepAlive(64)),
+            (EnvoyTcp, KeepAlive(64, Sidecars)),
             Rate,
             AtLeast(1.0),
         ),

@@ -36,6 +36,8 @@ struct Sample {
     contender: Contender,
     bytes: f64,
     conntrack: f64,
+    /// What stays after all are closed.
+    stays: f64,
 }
 
 /// All that was measured.
@@ -115,12 +117,14 @@ fn samples(
         let closed = interrupt.wait(PATIENCE, || Ok(stage.sockets()? <= sockets))?;
         ensure!(closed, "{} leaves connections open", contender.name());
         thread::sleep(REST);
+        let end = allocated()?;
         pace.step();
         samples.push(Sample {
             round: *round,
             contender: *contender,
             bytes: more(before.0, after.0) / each,
             conntrack: more(before.1, after.1) / each,
+            stays: more(before.0, end) / each,
         });
     }
     Ok(samples)
@@ -206,10 +210,11 @@ impl Idle {
             format!(
                 "\n## Open connections\n\n{connections} connections through both sidecars (minimal \
                  proxies), on which nothing happens; rounds, interleaved: {rounds}. Memory is what \
-                 the kernel's slabs hold more than before, without the caches of files; there are \
-                 six sockets to a connection.\n"
+                 the kernel's slabs hold more than before, without the caches of files; what stays is \
+                 counted when all are closed. There are six sockets to a connection.\n"
             ),
-            "| | KiB for each | against iptables | conntrack entries for each |\n|---|---|---|---|"
+            "| | KiB for each | against iptables | KiB that stay | conntrack entries for each |\n\
+             |---|---|---|---|---|"
                 .to_owned(),
         ];
         let kib = |sample: &Sample| sample.bytes / 1024.0;
@@ -218,8 +223,13 @@ impl Idle {
             let memory = self.summary(contender, kib)?.text(1);
             let ratio = Estimate::ratio(&self.series(contender, kib), &base)?;
             let entries = self.summary(contender, |sample| sample.conntrack)?.text(1);
+            let stays = self
+                .summary(contender, |sample| sample.stays / 1024.0)?
+                .text(2);
             let (who, ratio) = (contender.name(), ratio.text(2, "×"));
-            Some(format!("| {who} | {memory} | {ratio} | {entries} |"))
+            Some(format!(
+                "| {who} | {memory} | {ratio} | {stays} | {entries} |"
+            ))
         }));
         lines.join("\n")
     }
@@ -247,6 +257,7 @@ mod tests {
             contender,
             bytes: 1024.0,
             conntrack: 0.01,
+            stays: 0.0,
         };
         let idle = Idle {
             connections: 100,

@@ -78,7 +78,7 @@ impl Sidecar {
 
     /// Whether it lets a load through.
     pub(super) fn carries(self, load: Load) -> bool {
-        self != Self::EnvoyHttp || matches!(load, Load::KeepAlive(_) | Load::NewConnection(_))
+        self != Self::EnvoyHttp || matches!(load, Load::KeepAlive(..) | Load::NewConnection(_))
     }
 }
 
@@ -87,7 +87,7 @@ impl Sidecar {
 #[serde(into = "String")]
 pub(super) enum Load {
     /// Requests on so many connections.
-    KeepAlive(u16),
+    KeepAlive(u16, Placement),
     /// A new connection for each request, so many at a time.
     NewConnection(u16),
     /// So many streams, as fast as they go.
@@ -96,35 +96,38 @@ pub(super) enum Load {
     RoundTrip(u32, Placement),
 }
 
-/// Where client and server, each with its sidecar, run.
+/// Who shares a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Placement {
-    /// All on one processor.
+    /// All.
     Together,
-    /// The client's Pod on one, the server's on another.
-    Apart,
+    /// The sidecars, which are what is measured; client and application share the other one.
+    Sidecars,
+    /// The client and its sidecar; the application and its own share the other one.
+    Pods,
 }
 
 /// Every load, in the order of the tables.
-pub(super) const LOADS: [Load; 12] = [
-    Load::KeepAlive(1),
-    Load::KeepAlive(16),
-    Load::KeepAlive(64),
+pub(super) const LOADS: [Load; 13] = [
+    Load::KeepAlive(1, Placement::Sidecars),
+    Load::KeepAlive(16, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Pods),
     Load::NewConnection(1),
     Load::NewConnection(16),
     Load::Bulk(4),
     Load::RoundTrip(64, Placement::Together),
     Load::RoundTrip(1024, Placement::Together),
     Load::RoundTrip(16384, Placement::Together),
-    Load::RoundTrip(64, Placement::Apart),
-    Load::RoundTrip(1024, Placement::Apart),
-    Load::RoundTrip(16384, Placement::Apart),
+    Load::RoundTrip(64, Placement::Pods),
+    Load::RoundTrip(1024, Placement::Pods),
+    Load::RoundTrip(16384, Placement::Pods),
 ];
 
 /// Those of a quick run.
 pub(super) const QUICK: [Load; 5] = [
-    Load::KeepAlive(1),
-    Load::KeepAlive(64),
+    Load::KeepAlive(1, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Sidecars),
     Load::NewConnection(16),
     Load::Bulk(4),
     Load::RoundTrip(64, Placement::Together),
@@ -133,24 +136,24 @@ pub(super) const QUICK: [Load; 5] = [
 impl Load {
     /// What it is called.
     pub(super) fn name(self) -> String {
-        match self {
-            Self::KeepAlive(count) => format!("keep-alive, {count} connections"),
+        let what = match self {
+            Self::KeepAlive(count, _) => format!("keep-alive, {count} connections"),
             Self::NewConnection(count) => format!("new connection each, {count} at a time"),
             Self::Bulk(count) => format!("bulk, {count} streams"),
-            Self::RoundTrip(size, Placement::Together) => {
-                format!("round trip, {size} B, one processor")
-            }
-            Self::RoundTrip(size, Placement::Apart) => {
-                format!("round trip, {size} B, two processors")
-            }
+            Self::RoundTrip(size, _) => format!("round trip, {size} B"),
+        };
+        match self.placement() {
+            Placement::Together => format!("{what}, one processor"),
+            Placement::Sidecars => what,
+            Placement::Pods => format!("{what}, a processor for each Pod"),
         }
     }
 
-    /// Where it puts client and server.
+    /// Who shares a processor.
     pub(super) fn placement(self) -> Placement {
         match self {
-            Self::RoundTrip(_, placement) => placement,
-            _ => Placement::Apart,
+            Self::KeepAlive(_, placement) | Self::RoundTrip(_, placement) => placement,
+            Self::NewConnection(_) | Self::Bulk(_) => Placement::Sidecars,
         }
     }
 

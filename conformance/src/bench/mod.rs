@@ -6,6 +6,7 @@ mod envoy;
 mod goals;
 mod idle;
 mod matter;
+mod nothing;
 mod pace;
 mod plot;
 mod processor;

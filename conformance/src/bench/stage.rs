@@ -40,9 +40,27 @@ const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Everything of one contender.
 pub(super) struct Stage {
     // Processes end before what they live in.
-    processes: Vec<(&'static str, Process)>,
+    processes: Vec<(Role, Process)>,
     lab: Lab,
     target: SocketAddr,
+}
+
+/// What a process is in its Pod.
+#[derive(Clone, Copy)]
+struct Role {
+    pod: &'static str,
+    sidecar: bool,
+}
+
+impl Role {
+    /// On which processor it runs; the client is always on the first.
+    fn processor(self, placement: Placement) -> usize {
+        match placement {
+            Placement::Together => processor(CLIENT),
+            Placement::Sidecars => usize::from(self.sidecar),
+            Placement::Pods => processor(self.pod),
+        }
+    }
 }
 
 impl Stage {
@@ -97,12 +115,8 @@ impl Stage {
 
     /// Puts the processes where a load wants them.
     fn arrange(&self, placement: Placement) -> Result<()> {
-        let server = match placement {
-            Placement::Together => processor(CLIENT),
-            Placement::Apart => processor(SERVER),
-        };
-        let mut of_server = self.processes.iter().filter(|(pod, _)| *pod == SERVER);
-        of_server.try_for_each(|(_, process)| bring_to(server, process.id()))
+        (self.processes.iter())
+            .try_for_each(|(role, process)| bring_to(role.processor(placement), process.id()))
     }
 
     /// Removes it; returns what went wrong or was left behind.
@@ -161,7 +175,11 @@ impl Stage {
         let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
         let mut command = place.own()?;
         command.args(["echo", "--port", &PORT.to_string()]);
-        self.start((SERVER, "application"), &mut command, interrupt)
+        let role = Role {
+            pod: SERVER,
+            sidecar: false,
+        };
+        self.start((role, "application"), &mut command, interrupt)
     }
 
     /// Starts a Pod's sidecar.
@@ -172,13 +190,17 @@ impl Stage {
         (route, program): (Route, &Path),
         interrupt: &Interrupt,
     ) -> Result<()> {
+        let role = Role {
+            pod: name,
+            sidecar: true,
+        };
         let place = self.lab.place(self.lab.pod(name)?, PROXY);
         let own = self.lab.file(&format!("{name}-envoy"));
         if sidecar != Sidecar::Minimal {
             let http = sidecar == Sidecar::EnvoyHttp;
             let configuration = envoy::configuration(route, http, &own);
             let process = envoy::start(program, place, &own, &configuration, interrupt)?;
-            self.processes.push((name, process));
+            self.processes.push((role, process));
             return Ok(());
         }
         let mut command = place.own()?;
@@ -189,17 +211,18 @@ impl Stage {
         if let Some(from) = route.from {
             command.args(["--from", &from.to_string()]);
         }
-        self.start((name, "relay"), &mut command, interrupt)
+        self.start((role, "relay"), &mut command, interrupt)
     }
 
     fn start(
         &mut self,
-        (pod, what): (&'static str, &str),
+        (role, what): (Role, &str),
         command: &mut Command,
         interrupt: &Interrupt,
     ) -> Result<()> {
-        let process = start(&self.lab, &format!("{pod}-{what}"), command, interrupt)?;
-        self.processes.push((pod, process));
+        let name = format!("{}-{what}", role.pod);
+        let process = start(&self.lab, &name, command, interrupt)?;
+        self.processes.push((role, process));
         Ok(())
     }
 }

@@ -47,9 +47,9 @@ fn traffic(results: &Results) -> String {
         ..
     } = results;
     let mut lines = vec![format!(
-        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated. The client's Pod \
-         has one processor, the server's another, unless the load says otherwise. Median \
-         (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
+        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated. The sidecars, \
+         which are what is measured, share one processor, client and application the other, unless \
+         the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
     )];
     lines.extend(notes.iter().map(|note| format!("\nPassed over: {note}")));
     let (contenders, matters) = results.contents();

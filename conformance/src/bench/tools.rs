@@ -38,7 +38,7 @@ pub(super) fn run(
 ) -> Result<Sample> {
     let before = busy()?;
     let seen = match load {
-        Load::KeepAlive(connections) => wrk(place, to, (connections, false), duration),
+        Load::KeepAlive(connections, _) => wrk(place, to, (connections, false), duration),
         Load::NewConnection(connections) => wrk(place, to, (connections, true), duration),
         Load::Bulk(_) | Load::RoundTrip(..) => drive(place, to, load, duration),
     }?;
@@ -126,7 +126,7 @@ fn drive(place: Place<'_>, to: SocketAddr, load: Load, duration: Duration) -> Re
             command.args(["--size", &size.to_string()]);
             1.0
         }
-        Load::KeepAlive(_) | Load::NewConnection(_) => bail!("that is for wrk"),
+        Load::KeepAlive(..) | Load::NewConnection(_) => bail!("that is for wrk"),
     };
     let driven: Driven = serde_json::from_str(&output(&mut command, duration + PATIENCE)?)?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

@@ -266,6 +266,11 @@ impl Lab {
         self.network.time(&sandbox, &pod.result, count)
     }
 
+    /// The cgroup of everything that runs in it.
+    pub(crate) fn cgroup(&self) -> &Path {
+        self.cgroup.path()
+    }
+
     /// Removes everything, in the order of a node that is drained; returns what went wrong or
     /// was left behind.
     pub(crate) fn remove(self) -> Vec<String> {
