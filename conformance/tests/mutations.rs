@@ -147,9 +147,16 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the routes of an excluded interface are not followed",
         file: INSIDE,
-        from: "Ok(Settings { aside, ..settings })",
-        to: "Ok(Settings { aside: { drop(aside); settings.aside.clone() }, ..settings })",
+        from: "Aside::by(&settings.excluded_interfaces, interfaces, &netns.routes()?)?",
+        to: "{ let _ = Aside::by(&[], interfaces, &netns.routes()?)?; settings.aside }",
         case: "interfaces: what leaves by an excluded interface is direct",
+    },
+    Fault {
+        what: "the routes of a Pod with several addresses are not asked",
+        file: INSIDE,
+        from: "if sources::is_unclear(interfaces) {",
+        to: "if false && sources::is_unclear(interfaces) {",
+        case: "interfaces: what leaves by a second interface is taken unless that is excluded",
     },
     Fault {
         what: "the users of a Pod are taken for the host's",
