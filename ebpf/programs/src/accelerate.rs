@@ -14,12 +14,11 @@ use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_INGRESS, bpf_sock, bpf_sock_ops, sk_action::SK_PASS, sk_msg_md},
     cty::c_void,
     helpers::{
-        bpf_msg_apply_bytes, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get,
-        bpf_sock_hash_update,
+        bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_hash_update,
     },
     programs::SkMsgContext,
 };
-use sluice_abi::{BUDGET, End, Flow, Lane, Pair, Passage, Reason};
+use sluice_abi::{End, Flow, Lane, Pair, Passage, Reason};
 
 use crate::{
     context::read,
@@ -101,21 +100,10 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     let flow = unsafe { &mut *flow };
     match flow.take(lane.end, read!(ctx.msg, size)) {
         Passage::Redirect => redirect(ctx.msg, lane, flow),
-        Passage::Spent => {
-            count(Reason::AccelerationSpent);
-            stand_back(ctx.msg);
-        }
-        Passage::Tcp => stand_back(ctx.msg),
+        Passage::Spent => count(Reason::AccelerationSpent),
+        Passage::Tcp => {}
     }
     SK_PASS
-}
-
-/// TCP carries this direction: the program need not be asked of each message, but often enough that
-/// the other direction's budget is renewed.
-#[inline(always)]
-fn stand_back(msg: *mut sk_msg_md) {
-    // SAFETY: the context is the kernel's.
-    let _always_zero = unsafe { bpf_msg_apply_bytes(msg, BUDGET) };
 }
 
 /// Puts the message into the other end's queue; if there is none, TCP carries it, and all after it.
