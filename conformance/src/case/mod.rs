@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::{
     inside::probe::Way,
+    lab::cni::Shape,
     settings::Settings,
     suite::{
         ask::{Ask, Family, Origin, Server, Source, Target},
@@ -119,6 +120,31 @@ impl Case {
         };
         self.families.iter().map(ask).collect()
     }
+
+    /// What is wrong with what was seen; `asked` is the address as the client and as a proxy has it.
+    pub(crate) fn check(&self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
+        let mut wrong = self.expect.check(ask, asked, view);
+        if self.expect == Expect::Outbound {
+            wrong.extend(self.foreign_source(ask, view));
+        }
+        wrong
+    }
+
+    /// A proxy knows its Pod by the address, which a loopback address would hide. Under rules it is
+    /// the one that the route prefers.
+    fn foreign_source(&self, ask: Ask, view: &View) -> Option<String> {
+        let beyond = matches!(ask.to, Target::Peer | Target::Node | Target::Outside(_));
+        let by_second =
+            ask.to == Target::Outside(Server::Three) && (self.settings)().shape == Shape::Side;
+        let own = |source: &String| {
+            source.starts_with("pod") && source.starts_with("pod-side") == by_second
+        };
+        let foreign = beyond && !view.source.as_ref().is_some_and(own);
+        foreign.then(|| {
+            let (family, source) = (ask.family, &view.source);
+            format!("{family:?}: source {source:?} is not the one that the Pod has there")
+        })
+    }
 }
 
 impl Expect {
@@ -127,8 +153,8 @@ impl Expect {
         self != Self::Direct
     }
 
-    /// Compares; `asked` is the address as the client and as a proxy has it.
-    pub(crate) fn check(self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
+    /// Compares everything but the source.
+    fn check(self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
         let (peer, original) = asked;
         let mut wrong = Vec::new();
         let mut expect = |what: &str, seen: &Option<String>, expected: Option<&str>| {
@@ -166,24 +192,8 @@ impl Expect {
         if self == Self::Direct {
             expect("address reached", &view.reached, Some(original));
         }
-        if self == Self::Outbound {
-            wrong.extend(foreign_source(ask, view));
-        }
         wrong
     }
-}
-
-/// A proxy knows its Pod by the address, which a loopback address would hide.
-fn foreign_source(ask: Ask, view: &View) -> Option<String> {
-    let beyond = matches!(ask.to, Target::Peer | Target::Node | Target::Outside(_));
-    let own = |source: &String| source.starts_with("pod");
-    let foreign = beyond && !view.source.as_ref().is_some_and(own);
-    foreign.then(|| {
-        format!(
-            "{:?}: source {:?} is not the Pod's",
-            ask.family, view.source
-        )
-    })
 }
 
 /// Who serves there.
