@@ -126,7 +126,7 @@ fn a_person_sees_a_line_for_each_decision_until_he_has_enough() {
             }
         });
         let pid = i32::try_from(watcher.id()).unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGINT).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         watcher.wait().unwrap();
     }
 }
