@@ -157,10 +157,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
         || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
     let facts = Veil::new(uid.into())
         .note(Fact::Own, owns(process, asked.addr))
-        .note(
-            Fact::PortExcluded,
-            filter::excludes_port(pod, asked.port),
-        )
+        .note(Fact::PortExcluded, filter::excludes_port(pod, asked.port))
         .note(Fact::Datagram, datagram::is_udp(ctx))
         .note(Fact::CapturesDns, captures_dns(process, asked.port))
         .note(Fact::InboundListed, inbound_listed())
