@@ -52,7 +52,9 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         // First the socket, and with it the lock: of two daemons only one touches the kernel.
         let socket = Socket::bind(&config.socket)?;
         let Places { bpffs, state } = &config.places;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup)?;
+        let acceleration = acceleration(behaviour.acceleration)?;
+        let accelerates = acceleration != Acceleration::Off;
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, accelerates)?;
         let (learned, events) = (datapath.learned()?, datapath.events()?);
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
@@ -64,7 +66,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             rules: Rules {
                 mesh,
                 when_unknown: behaviour.when_unknown,
-                acceleration: acceleration(behaviour.acceleration)?,
+                acceleration,
             },
         };
         let (pods, owner) = pods::start(inheritance)?;

@@ -24,7 +24,7 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
     writeln!(out, "cgroup {}", cgroup.display())?;
     let private = Private::mount().context("a BPF file system cannot be mounted")?;
     let pins = Pins::open(&private.directory())?;
-    let mut datapath = Datapath::open(pins, &cgroup)?;
+    let mut datapath = Datapath::open(pins, &cgroup, true)?;
     let Features { mptcp, ingress } = datapath.features();
     writeln!(out, "feature mptcp {}", yes(mptcp))?;
     writeln!(out, "feature excluded interfaces {}", yes(ingress))?;

@@ -100,6 +100,8 @@ reasons! {
     AccelerationPeerMissing = 42, "acceleration_peer_missing";
     /// The kernel did not take a socket.
     AccelerationRefused = 43, "acceleration_refused";
+    /// An application was refused an option that accelerated sockets cannot keep to.
+    AccelerationOption = 44, "acceleration_option";
     /// Whoever watches was not told of a decision: there were too many.
     EventsLeftOut = 60, "events_left_out";
 }

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{bpf_sock, bpf_sock_addr, sockaddr},
+    bindings::{bpf_sock, bpf_sock_addr, bpf_sockopt, sockaddr},
     cty::c_void,
     helpers::{bpf_bind, bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
     programs::SockAddrContext,
@@ -19,6 +19,12 @@ use crate::maps::ORIGINAL_DST;
 pub(crate) const AF_INET: u16 = 2;
 /// `AF_INET6`.
 pub(crate) const AF_INET6: u16 = 10;
+
+/// `IPPROTO_TCP`.
+pub(crate) const TCP: u32 = 6;
+
+/// Bytes of a socket's option that the kernel hands to programs, a page at most.
+const OPTION_BYTES: i32 = 4096;
 
 /// Reads one field of a context.
 macro_rules! read {
@@ -84,6 +90,20 @@ pub(crate) use {read, read_addr, read_v6};
 pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the helper takes the context as it is.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// Lets an option stand that is longer than what programs are shown of it: to the kernel, zero means
+/// that nothing was changed.
+#[inline(always)]
+pub(crate) fn keep_long_option(sockopt: *mut bpf_sockopt) {
+    if read!(sockopt, optlen) > OPTION_BYTES {
+        set_option_length(sockopt, 0);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn set_option_length(sockopt: *mut bpf_sockopt, length: i32) {
+    write!(sockopt, optlen = length);
 }
 
 /// How a socket address lies in a `bpf_sock_addr`, and in `sockaddr`.

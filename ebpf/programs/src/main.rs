@@ -19,6 +19,7 @@ mod learn;
 mod maps;
 mod mptcp;
 mod original;
+mod renounce;
 mod veil;
 mod watch;
 
@@ -86,6 +87,12 @@ fn recvmsg6(ctx: SockAddrContext) -> i32 {
 #[cgroup_sockopt(getsockopt)]
 fn getsockopt(ctx: SockoptContext) -> i32 {
     original::socket_option(&ctx)
+}
+
+/// Before the kernel's own `setsockopt(2)`.
+#[cgroup_sockopt(setsockopt)]
+fn setsockopt(ctx: SockoptContext) -> i32 {
+    renounce::set_option(&ctx)
 }
 
 /// Moments in the life of a TCP socket.

@@ -10,7 +10,7 @@ use sluice_abi::{End, Endpoint, Port, Reason};
 
 use crate::{
     ALLOW,
-    context::{self, AF_INET, AF_INET6, Family, read, read_addr},
+    context::{self, AF_INET, AF_INET6, Family, TCP, read, read_addr},
     count::count,
     maps::PROCESS_IP,
 };
@@ -21,9 +21,6 @@ const SOL_IP: i32 = 0;
 const SOL_IPV6: i32 = 41;
 /// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
 const SO_ORIGINAL_DST: i32 = 80;
-/// `IPPROTO_TCP`.
-const TCP: u32 = 6;
-
 /// Shows the client of a diverted connection the peer that it asked for.
 #[inline(always)]
 pub(crate) fn peer_name<F: Family>(ctx: &SockAddrContext) -> i32 {
@@ -48,15 +45,11 @@ pub(crate) fn socket_option(ctx: &SockoptContext) -> i32 {
             Some(to) => answer_v6(ctx.sockopt, to),
             None => false,
         };
-    if !answered && read!(ctx.sockopt, optlen) > PAGE {
-        // The kernel's answer is longer than what it shows to programs: zero keeps it as it is.
-        set_length(ctx.sockopt, 0);
+    if !answered {
+        context::keep_long_option(ctx.sockopt);
     }
     ALLOW
 }
-
-/// Bytes of an option that the kernel hands to programs (`BPF_SOCKOPT_KERN_BUF_SIZE`, a page).
-const PAGE: i32 = 4096;
 
 /// The original destination of a TCP socket, if there is one to tell.
 #[inline(always)]
@@ -142,14 +135,8 @@ fn answer<const WORDS: usize>(sockopt: *mut bpf_sockopt, name: [u32; WORDS]) -> 
         // SAFETY: the comparison above is the check that the verifier wants.
         unsafe { start.add(index).write_volatile(*word) };
     }
-    set_length(sockopt, context::bytes(&name));
+    context::set_option_length(sockopt, context::bytes(&name));
     // SAFETY: a context's field that this program type may write.
     unsafe { (&raw mut (*sockopt).retval).write_volatile(0) };
     true
-}
-
-#[inline(always)]
-fn set_length(sockopt: *mut bpf_sockopt, length: i32) {
-    // SAFETY: a context's field that this program type may write.
-    unsafe { (&raw mut (*sockopt).optlen).write_volatile(length) };
 }

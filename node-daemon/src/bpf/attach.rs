@@ -18,8 +18,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
-    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SOCK_OPS,
-    BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
+    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SETSOCKOPT,
+    BPF_CGROUP_SOCK_OPS, BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
     BPF_CGROUP_UDP6_SENDMSG, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
@@ -43,11 +43,15 @@ const MPTCP: &str = "/proc/sys/net/mptcp";
 /// Name of the program that sees every message on an accelerated connection.
 pub(super) const SEND: &str = "send";
 
+/// The program that refuses options which accelerated sockets cannot keep to. Every process of the
+/// node pays for it at each `setsockopt`, so it is attached only where sockets may be accelerated.
+pub(super) const RENOUNCE: &str = "setsockopt";
+
 /// As often as libbpf tries to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
 
 /// Programs that are attached to the cgroup, with their hooks.
-const HOOKS: [(&str, bpf_attach_type); 10] = [
+const HOOKS: [(&str, bpf_attach_type); 11] = [
     ("connect4", BPF_CGROUP_INET4_CONNECT),
     ("connect6", BPF_CGROUP_INET6_CONNECT),
     ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
@@ -57,6 +61,7 @@ const HOOKS: [(&str, bpf_attach_type); 10] = [
     ("recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
     ("sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
     ("sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
+    (RENOUNCE, BPF_CGROUP_SETSOCKOPT),
     ("sock_life", BPF_CGROUP_SOCK_OPS),
 ];
 
@@ -131,13 +136,24 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
+/// Those of the programs that are attached to the cgroup.
+fn hooks(accelerates: bool) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
+    let is_wanted = move |(name, _): &(&str, _)| accelerates || *name != RENOUNCE;
+    HOOKS.into_iter().filter(is_wanted)
+}
+
 /// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
-/// program, the others are made. Links of programs that exist no more are removed.
-pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> Result<(), Error> {
+/// program, the others are made. Links of programs that are not to be attached are removed.
+pub(super) fn attach(
+    object: &Ebpf,
+    generation: &Generation,
+    cgroup: &Path,
+    accelerates: bool,
+) -> Result<(), Error> {
     // First: no socket may be in the map without it.
     attach_send(object)?;
     let (directory, id) = open(cgroup)?;
-    for (name, hook) in HOOKS {
+    for (name, hook) in hooks(accelerates) {
         let program = program(object, name)?;
         let pin = generation.hook(name);
         let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
@@ -146,7 +162,9 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, cgroup: &Path) -> R
                 .map_err(|source| Error::attach(name, source))?;
         }
     }
-    let known = HOOKS.map(|(name, _)| generation.hook(name));
+    let known: Vec<_> = hooks(accelerates)
+        .map(|(name, _)| generation.hook(name))
+        .collect();
     for stranger in generation
         .hooks()?
         .iter()
@@ -168,10 +186,14 @@ fn attach_send(object: &Ebpf) -> Result<(), Error> {
 }
 
 /// Names of the programs that have lost their hook at the cgroup.
-pub(super) fn missing(generation: &Generation, cgroup: &Path) -> Result<Vec<&'static str>, Error> {
+pub(super) fn missing(
+    generation: &Generation,
+    cgroup: &Path,
+    accelerates: bool,
+) -> Result<Vec<&'static str>, Error> {
     let (_, id) = open(cgroup)?;
     let there = |name: &str| Link::open(&generation.hook(name)).and_then(|link| link.cgroup());
-    let names = HOOKS.iter().map(|(name, _)| *name);
+    let names = hooks(accelerates).map(|(name, _)| name);
     let is_missing = |name: &&str| !there(name).is_ok_and(|attached| attached == id);
     Ok(names.filter(is_missing).collect())
 }

@@ -41,6 +41,7 @@ pub(crate) struct Datapath {
     pins: Pins,
     generation: Generation,
     adopted: bool,
+    accelerates: bool,
     cgroup: PathBuf,
     features: Features,
     programs: Ebpf,
@@ -55,31 +56,33 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing.
+    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing. `accelerates`:
+    /// whether sockets of the node may be accelerated.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel refuses;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
     /// pinned.
-    pub(crate) fn open(pins: Pins, cgroup: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(pins: Pins, cgroup: &Path, accelerates: bool) -> Result<Self, Error> {
         let features = Features::probe();
         let current = pins.current()?;
         let adopted = current.is_some();
         let (generation, mut programs) = if let Some(generation) = current {
             let programs = attach::load(&generation, features)?;
-            attach::attach(&programs, &generation, cgroup)?;
+            attach::attach(&programs, &generation, cgroup, accelerates)?;
             (generation, programs)
         } else {
             let unfinished = pins.begin()?;
             let programs = attach::load(&unfinished, features)?;
-            attach::attach(&programs, &unfinished, cgroup)?;
+            attach::attach(&programs, &unfinished, cgroup, accelerates)?;
             (pins.publish(&unfinished)?, programs)
         };
         let datapath = Self {
             pins,
             generation,
             adopted,
+            accelerates,
             cgroup: cgroup.into(),
             features,
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
@@ -107,13 +110,18 @@ impl Datapath {
             return Ok(false);
         }
         self.generation.make_directories()?;
-        attach::attach(&self.programs, &self.generation, &self.cgroup)?;
+        attach::attach(
+            &self.programs,
+            &self.generation,
+            &self.cgroup,
+            self.accelerates,
+        )?;
         Ok(true)
     }
 
     /// Names of the programs that have lost their hook at the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        attach::missing(&self.generation, &self.cgroup)
+        attach::missing(&self.generation, &self.cgroup, self.accelerates)
     }
 
     /// What was found of the kernel.
@@ -154,6 +162,7 @@ impl Datapath {
             let (place, hooks) = match name {
                 attach::STEER => ("netns", self.steered()?.len()),
                 attach::SEND => ("map", 1),
+                attach::RENOUNCE if !self.accelerates => ("cgroup", 0),
                 name => ("cgroup", usize::from(at_cgroup(name))),
             };
             views.push(ProgramView {

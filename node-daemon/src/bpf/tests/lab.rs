@@ -167,7 +167,7 @@ impl Lab {
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = Private::mount().expect("a BPF file system");
-        let datapath = open(&private, &cgroup);
+        let datapath = open(&private, &cgroup, true);
         Self {
             pod,
             world,
@@ -228,11 +228,26 @@ impl Lab {
 
     /// Another daemon takes over.
     pub(super) fn restart(self) -> Self {
+        self.restart_as(true)
+    }
+
+    /// Likewise; sockets of the node may be accelerated, or may not.
+    pub(super) fn restart_as(self, accelerates: bool) -> Self {
         drop(self.datapath);
         Self {
-            datapath: open(&self.pins, &self.cgroup),
+            datapath: open(&self.pins, &self.cgroup, accelerates),
             ..self
         }
+    }
+
+    /// How many hooks a program has.
+    pub(super) fn hooks(&self, program: &str) -> usize {
+        let programs = self.datapath.programs().unwrap();
+        programs
+            .iter()
+            .find(|one| one.name == program)
+            .unwrap()
+            .hooks
     }
 
     /// Lists something of the Pod.
@@ -249,9 +264,9 @@ impl Lab {
     }
 }
 
-fn open(private: &Private, cgroup: &Cgroup) -> Datapath {
+fn open(private: &Private, cgroup: &Cgroup, accelerates: bool) -> Datapath {
     let pins = Pins::open(&private.directory()).expect("a directory for pins");
-    Datapath::open(pins, &cgroup.path).expect("the programs load")
+    Datapath::open(pins, &cgroup.path, accelerates).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {

@@ -2,9 +2,9 @@
 //! acceleration is not documented to be on.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{TcpStream, UdpSocket},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     ptr, thread,
     time::Duration,
 };
@@ -107,23 +107,96 @@ fn an_application_splices_from_its_connection() {
 #[test]
 fn an_application_hears_that_what_it_sent_without_a_copy_has_left() {
     let (lab, client, mut server) = of_an_application_left_to_tcp();
-    let on: libc::c_int = 1;
-    let sent = vec![7_u8; 60_000];
-    // SAFETY: the option and the buffer are as long as is said, and the buffer outlives the wait.
-    unsafe {
-        let (fd, value) = (client.as_raw_fd(), (&raw const on).cast());
-        assert_eq!(
-            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, value, 4),
-            0
-        );
-        let length = libc::send(fd, sent.as_ptr().cast(), sent.len(), libc::MSG_ZEROCOPY);
-        assert_eq!(usize::try_from(length).unwrap(), sent.len());
-    }
-    let mut heard = vec![0; sent.len()];
-    server.read_exact(&mut heard).unwrap();
-    assert!(heard == sent);
+    set(&client, ZEROCOPY, &ON).unwrap();
+    send_without_a_copy(&client, &mut server);
     await_that(|| has_news(&client));
     assert_eq!(lab.count(Reason::Accelerated), 0);
+}
+
+#[test]
+fn an_accelerated_application_is_refused_what_its_sockets_would_not_keep_to() {
+    let (lab, client, mut server) = of_an_application(ALL);
+    let datagrams = lab.pod.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    for option in [ZEROCOPY, UPPER_LAYER] {
+        let refused = set(&client, option, b"tls\0").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{option:?}");
+    }
+    assert_eq!(lab.count(Reason::AccelerationOption), 2);
+    // Datagrams are not accelerated.
+    set(&datagrams, ZEROCOPY, &ON).unwrap();
+    // Without the option, the flag means nothing: the bytes are copied, and nobody waits for news.
+    send_without_a_copy(&client, &mut server);
+    assert!(!has_news(&client));
+    assert_eq!(lab.count(Reason::Accelerated), 1);
+}
+
+#[test]
+fn an_application_left_to_tcp_is_told_by_the_kernel_what_upper_layers_there_are() {
+    let (lab, client, _server) = of_an_application_left_to_tcp();
+    let unknown = set(&client, UPPER_LAYER, b"none\0").unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound);
+    assert_eq!(lab.count(Reason::AccelerationOption), 0);
+}
+
+#[test]
+fn a_node_that_accelerates_nothing_does_not_look_at_options() {
+    let (lab, client, _server) = of_an_application(ALL);
+    let lab = lab.restart_as(false);
+    assert_eq!(lab.hooks("setsockopt"), 0);
+    set(&client, ZEROCOPY, &ON).unwrap();
+    let lab = lab.restart_as(true);
+    assert_eq!(lab.hooks("setsockopt"), 1);
+    set(&client, ZEROCOPY, &ON).unwrap_err();
+}
+
+#[test]
+fn an_option_that_is_longer_than_a_page_is_set_as_it_is() {
+    let (_lab, client, _server) = of_an_application(ALL);
+    // The kernel takes the beginning of a longer name: none.
+    set(
+        &client,
+        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+        &[0; 8192],
+    )
+    .unwrap();
+}
+
+const ON: [u8; 4] = 1_i32.to_ne_bytes();
+const ZEROCOPY: (i32, i32) = (libc::SOL_SOCKET, libc::SO_ZEROCOPY);
+const UPPER_LAYER: (i32, i32) = (libc::SOL_TCP, libc::TCP_ULP);
+
+/// `setsockopt(2)`.
+fn set(socket: &impl AsRawFd, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).unwrap();
+    // SAFETY: the value is as long as is said.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            length,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sends with `MSG_ZEROCOPY`, and compares what arrives.
+fn send_without_a_copy(from: &TcpStream, to: &mut TcpStream) {
+    let sent = vec![7_u8; 60_000];
+    // SAFETY: the buffer is as long as is said, and is not changed until all of it has arrived.
+    let length = unsafe {
+        let buffer = sent.as_ptr().cast();
+        libc::send(from.as_raw_fd(), buffer, sent.len(), libc::MSG_ZEROCOPY)
+    };
+    assert_eq!(usize::try_from(length).unwrap(), sent.len());
+    let mut heard = vec![0; sent.len()];
+    to.read_exact(&mut heard).unwrap();
+    assert!(heard == sent);
 }
 
 /// Whether the kernel has put something into the socket's queue of errors, where it tells which

@@ -1,0 +1,46 @@
+//! What an application gives up when its connections go from socket to socket: a socket in a
+//! sockhash takes these options and then does not keep to them, so they are refused at once.
+
+use aya_ebpf::programs::SockoptContext;
+use sluice_abi::{PodFlags, Reason};
+
+use crate::{
+    ALLOW, DENY,
+    context::{self, TCP, read},
+    count::count,
+    maps::PROCESS_IP,
+};
+
+/// `SOL_SOCKET`.
+const SOL_SOCKET: i32 = 1;
+/// `SO_ZEROCOPY`: no completion would ever be told of what is sent with `MSG_ZEROCOPY`.
+const SO_ZEROCOPY: i32 = 60;
+/// `SOL_TCP`.
+const SOL_TCP: i32 = 6;
+/// `TCP_ULP`: what kTLS is to encrypt would reach the other end in clear.
+const TCP_ULP: i32 = 31;
+
+/// Refuses options that accelerated sockets cannot keep to; leaves every other one as it is.
+#[inline(always)]
+pub(crate) fn set_option(ctx: &SockoptContext) -> i32 {
+    let option = (read!(ctx.sockopt, level), read!(ctx.sockopt, optname));
+    let renounced = option == (SOL_SOCKET, SO_ZEROCOPY) || option == (SOL_TCP, TCP_ULP);
+    if renounced && is_accelerated(ctx) {
+        count(Reason::AccelerationOption);
+        return DENY;
+    }
+    context::keep_long_option(ctx.sockopt);
+    ALLOW
+}
+
+/// Whether the socket is an application's whose connections may be accelerated.
+#[inline(always)]
+fn is_accelerated(ctx: &SockoptContext) -> bool {
+    let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);
+    if read!(sk, protocol) != TCP {
+        return false;
+    }
+    // SAFETY: the daemon replaces entries whole, and the program only reads.
+    let process = unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) };
+    process.is_some_and(|one| one.pod.flags.has(PodFlags::ACCELERATE_ALL))
+}
