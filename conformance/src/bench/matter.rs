@@ -137,6 +137,7 @@ impl Load {
     /// What it is called.
     pub(super) fn name(self) -> String {
         let what = match self {
+            Self::KeepAlive(1, _) => "keep-alive, 1 connection".to_owned(),
             Self::KeepAlive(count, _) => format!("keep-alive, {count} connections"),
             Self::NewConnection(count) => format!("new connection each, {count} at a time"),
             Self::Bulk(count) => format!("bulk, {count} streams"),

@@ -14,7 +14,7 @@ use crate::bench::{
 
 const WIDTH: i32 = 960;
 /// Left of the bars: the loads' names.
-const MARGIN: i32 = 270;
+const MARGIN: i32 = 310;
 const BAR: i32 = 13;
 const GAP: i32 = 16;
 const TOP: i32 = 70;
