@@ -14,7 +14,7 @@ use crate::{
     suite::{
         ask::Ask,
         generate::Scene,
-        known::Gap,
+        known::Exception,
         stage::Stage,
         view::{Field, PACE, View},
     },
@@ -44,8 +44,8 @@ pub(crate) struct Difference {
     pub(crate) ask: Option<Ask>,
     /// What differs, with both values.
     pub(crate) fields: Vec<Field>,
-    /// What explains it, if that is known.
-    pub(crate) gap: Option<Gap>,
+    /// What explains it, if it is meant.
+    pub(crate) meant: Option<Exception>,
 }
 
 /// How a comparison went.
@@ -61,7 +61,7 @@ impl Comparison {
     pub(crate) fn unknown(&self) -> impl Iterator<Item = &Difference> {
         self.differences
             .iter()
-            .filter(|difference| difference.gap.is_none())
+            .filter(|difference| difference.meant.is_none())
     }
 
     /// Takes up another one.
@@ -90,18 +90,13 @@ impl Difference {
         fields: Vec<Field>,
     ) -> Self {
         let settings = settings.clone();
-        let gap = match ask {
-            Some(ask) => Gap::of(&settings, ask),
-            None => fields
-                .iter()
-                .find_map(|(_, _, other)| Gap::of_refusal(other)),
-        };
+        let meant = ask.and_then(|ask| Exception::of(&settings, ask));
         Self {
             case,
             settings,
             ask,
             fields,
-            gap,
+            meant,
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn write(report: &Report) -> Result<String> {
 
 fn unknown<'a>(differences: impl Iterator<Item = &'a Difference>) -> Option<String> {
     let lines: Vec<_> = differences
-        .filter(|difference| difference.gap.is_none())
+        .filter(|difference| difference.meant.is_none())
         .map(ToString::to_string)
         .collect();
     (!lines.is_empty()).then(|| lines.join("\n"))

@@ -28,49 +28,34 @@ pub(crate) const MEANT: &[Meant] = &[
     },
 ];
 
-/// A difference of some Pods alone. The comparison tells how often it shows.
+/// A difference of some Pods alone that is meant. The comparison tells how often it shows.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Gap {
+pub(crate) struct Exception {
     pub(crate) what: &'static str,
     #[serde(skip)]
     applies: fn(&Settings, Ask) -> bool,
 }
 
-/// Said by the daemon of what it refuses because it cannot do it.
-const REFUSALS: [&str; 2] = ["is not supported yet", "ports are too many"];
-
-/// A Pod that is refused rather than intercepted in another way than it asks for.
-pub(crate) const REFUSED: Gap = Gap {
-    what: "annotations that are not supported yet keep the Pod from starting",
-    applies: |_, _| false,
-};
-
-/// All others.
-pub(crate) const GAPS: &[Gap] = &[
-    Gap {
-        what: "queries are captured once the proxy listens for them, not before; meant, so that Pods \
-               whose proxy has no resolver keep theirs",
+/// All of them.
+pub(crate) const EXCEPTIONS: &[Exception] = &[
+    Exception {
+        what: "queries are captured once the proxy listens for them, not before, so that Pods whose \
+               proxy has no resolver keep theirs",
         applies: |settings, _| settings.dns && !settings.proxy,
     },
-    Gap {
+    Exception {
         what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
-               lose their packets; meant",
+               lose their packets",
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
 ];
 
-impl Gap {
-    /// The gap that explains a difference in a connection.
+impl Exception {
+    /// What explains a difference in a connection.
     pub(crate) fn of(settings: &Settings, ask: Ask) -> Option<Self> {
-        GAPS.iter()
-            .find(|gap| (gap.applies)(settings, ask))
+        EXCEPTIONS
+            .iter()
+            .find(|exception| (exception.applies)(settings, ask))
             .copied()
-    }
-
-    /// The gap that explains why a Pod was not admitted.
-    pub(crate) fn of_refusal(said: &str) -> Option<Self> {
-        (REFUSALS.iter())
-            .any(|refusal| said.contains(refusal))
-            .then_some(REFUSED)
     }
 }

@@ -95,22 +95,22 @@ impl Report {
 
     /// No difference that nothing explains.
     pub(crate) fn same(&self) -> bool {
-        let known = |difference: &Difference| difference.gap.is_some();
+        let meant = |difference: &Difference| difference.meant.is_some();
         let generated = self.generated.iter();
         let mut all = generated
             .flat_map(|one| &one.comparison.differences)
             .chain(&self.listed);
-        all.all(known) && self.left_behind.is_empty()
+        all.all(meant) && self.left_behind.is_empty()
     }
 
-    /// Everything as it should be, or known not to be.
+    /// Everything as it should be.
     pub(crate) fn passed(&self) -> bool {
-        let bad = |outcome: &Outcome| !outcome.as_it_should && outcome.gap.is_none();
+        let bad = |outcome: &Outcome| !outcome.as_it_should;
         self.same() && !self.subjects.values().flatten().any(bad)
     }
 
-    /// How often each gap showed.
-    fn gaps(&self) -> BTreeMap<&'static str, usize> {
+    /// How often each exception showed.
+    fn exceptions(&self) -> BTreeMap<&'static str, usize> {
         let generated = self
             .generated
             .iter()
@@ -119,17 +119,12 @@ impl Report {
             .listed
             .iter()
             .chain(generated)
-            .filter_map(|one| one.gap);
-        let outcomes = self
-            .subjects
-            .values()
-            .flatten()
-            .filter_map(|outcome| outcome.gap);
-        let mut gaps = BTreeMap::new();
-        for gap in differences.chain(outcomes) {
-            *gaps.entry(gap.what).or_default() += 1;
+            .filter_map(|one| one.meant);
+        let mut counts = BTreeMap::new();
+        for exception in differences {
+            *counts.entry(exception.what).or_default() += 1;
         }
-        gaps
+        counts
     }
 
     /// On standard output.
@@ -166,28 +161,21 @@ impl Report {
                 .map(|outcome| mark(outcome, colours))
                 .collect();
             println!("{:<76}{marks}", format!("{}: {}", case.group, case.name));
-            for outcome in outcomes.filter(|outcome| !outcome.as_it_should && outcome.gap.is_none())
-            {
+            for outcome in outcomes.filter(|outcome| !outcome.as_it_should) {
                 outcome
                     .wrong
                     .iter()
                     .for_each(|wrong| println!("    {}", red(wrong)));
             }
         }
-        println!(
-            "\n  ✓ as promised   · fails, as it must without interception   ○ known gap   ✗ wrong"
-        );
+        println!("\n  ✓ as promised   · fails, as it must without interception   ✗ wrong");
         for (name, outcomes) in &self.subjects {
             let good = outcomes
                 .iter()
                 .filter(|outcome| outcome.as_it_should)
                 .count();
-            let gaps = outcomes
-                .iter()
-                .filter(|outcome| outcome.gap.is_some())
-                .count();
             let all = outcomes.len();
-            println!("  {name}: {good} of {all} cases as they should be, {gaps} known gaps");
+            println!("  {name}: {good} of {all} cases as they should be");
         }
         self.differences(&red);
         for left in &self.left_behind {
@@ -208,7 +196,7 @@ impl Report {
         let unknown = self
             .listed
             .iter()
-            .filter(|difference| difference.gap.is_none());
+            .filter(|difference| difference.meant.is_none());
         for difference in unknown {
             println!("    {}", red(&difference.to_string()));
         }
@@ -231,8 +219,8 @@ impl Report {
                 println!("    {}", red(&difference.to_string()));
             }
         }
-        for (gap, count) in self.gaps() {
-            println!("  known gap, {count} times: {gap}");
+        for (exception, count) in self.exceptions() {
+            println!("  meant, {count} times: {exception}");
         }
     }
 }
@@ -244,7 +232,6 @@ fn mark(outcome: &Outcome, colours: bool) -> String {
     match (outcome.as_it_should, outcome.passed) {
         (true, true) => paint(GREEN, &format!("{:>9}", "✓"), colours),
         (true, false) => format!("{:>9}", "·"),
-        (false, _) if outcome.gap.is_some() => format!("{:>9}", "○"),
         (false, _) => paint(RED, &format!("{:>9}", "✗"), colours),
     }
 }
@@ -252,8 +239,8 @@ fn mark(outcome: &Outcome, colours: bool) -> String {
 fn count(differences: &[Difference]) -> String {
     let unknown = differences
         .iter()
-        .filter(|difference| difference.gap.is_none())
+        .filter(|difference| difference.meant.is_none())
         .count();
-    let known = differences.len() - unknown;
-    format!("{unknown} unknown differences, {known} by known gaps")
+    let meant = differences.len() - unknown;
+    format!("{unknown} unknown differences, {meant} that are meant")
 }

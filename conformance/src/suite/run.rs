@@ -15,7 +15,7 @@ use crate::{
     lab::{Binaries, Lab},
     settings::Settings,
     subject::Choice,
-    suite::{diff::Difference, known::Gap, stage::Stage, view::View},
+    suite::{diff::Difference, stage::Stage, view::View},
 };
 
 /// The group of the cases with real proxies.
@@ -33,8 +33,6 @@ pub(crate) struct Outcome {
     pub(crate) passed: bool,
     /// That is how it must be on this subject: the control must fail what needs interception.
     pub(crate) as_it_should: bool,
-    /// What explains that it is not, if that is known.
-    pub(crate) gap: Option<Gap>,
     /// Each thing that differs from the promise.
     pub(crate) wrong: Vec<String>,
     /// What was seen, for each family.
@@ -120,11 +118,6 @@ impl Outcome {
         views: Vec<Option<View>>,
     ) -> Self {
         let passed = wrong.is_empty();
-        let settings = (case.settings)();
-        let asks = case.asks();
-        let gap = (asks.iter().find_map(|ask| Gap::of(&settings, *ask)))
-            .or_else(|| wrong.iter().find_map(|wrong| Gap::of_refusal(wrong)))
-            .filter(|_| !passed && subject == Choice::Sluice);
         let expected = subject != Choice::None || !case.expect.needs_interception();
         Self {
             group,
@@ -132,7 +125,6 @@ impl Outcome {
             source: case.source,
             passed,
             as_it_should: passed == expected,
-            gap,
             wrong,
             views,
             case: Some(case),
@@ -163,7 +155,6 @@ impl Outcome {
             source: ENVOY_SOURCE,
             passed: row.passed,
             as_it_should: row.passed == expected,
-            gap: None,
             wrong: row.wrong.clone(),
             views: Vec::new(),
             case: None,
