@@ -41,11 +41,13 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
     Exception {
         what: "queries are captured once the proxy listens for them, not before, so that Pods whose \
                proxy has no resolver keep theirs",
-        applies: |settings, _| settings.dns && !settings.proxy,
+        applies: |settings, ask| {
+            settings.dns && !settings.proxy && ask.from.inside() && ask.port == 53
+        },
     },
     Exception {
-        what: "with TPROXY and no proxy peers are refused at once, as with REDIRECT, where the rules \
-               lose their packets",
+        what: "with TPROXY and no proxy, what would enter it is refused at once, as with REDIRECT, where \
+               the rules lose packets",
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
 ];
