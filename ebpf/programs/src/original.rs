@@ -21,6 +21,7 @@ const SOL_IP: i32 = 0;
 const SOL_IPV6: i32 = 41;
 /// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
 const SO_ORIGINAL_DST: i32 = 80;
+
 /// Shows the client of a diverted connection the peer that it asked for.
 #[inline(always)]
 pub(crate) fn peer_name<F: Family>(ctx: &SockAddrContext) -> i32 {
