@@ -93,7 +93,8 @@ pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
 }
 
 /// Lets an option stand that is longer than what programs are shown of it: to the kernel, zero means
-/// that nothing was changed.
+/// that nothing was changed (`Documentation/bpf/prog_cgroup_sockopt.rst`). Linux 6.18 lets it stand
+/// without that, too.
 #[inline(always)]
 pub(crate) fn keep_long_option(sockopt: *mut bpf_sockopt) {
     if read!(sockopt, optlen) > OPTION_BYTES {

@@ -33,7 +33,7 @@ pub(crate) fn set_option(ctx: &SockoptContext) -> i32 {
     ALLOW
 }
 
-/// Whether the socket is of a Pod whose application is accelerated. Its proxy needs neither option.
+/// Whether the socket is of a Pod whose application is accelerated; its proxy needs neither option.
 #[inline(always)]
 fn is_accelerated(ctx: &SockoptContext) -> bool {
     let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);

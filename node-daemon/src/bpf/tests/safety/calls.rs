@@ -149,18 +149,6 @@ fn a_node_that_accelerates_nothing_does_not_look_at_options() {
     set(&client, ZEROCOPY, &ON).unwrap_err();
 }
 
-#[test]
-fn an_option_that_is_longer_than_a_page_is_set_as_it_is() {
-    let (_lab, client, _server) = of_an_application(ALL);
-    // The kernel takes the beginning of a longer name: none.
-    set(
-        &client,
-        (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
-        &[0; 8192],
-    )
-    .unwrap();
-}
-
 const ON: [u8; 4] = 1_i32.to_ne_bytes();
 const ZEROCOPY: (i32, i32) = (libc::SOL_SOCKET, libc::SO_ZEROCOPY);
 const UPPER_LAYER: (i32, i32) = (libc::SOL_TCP, libc::TCP_ULP);
