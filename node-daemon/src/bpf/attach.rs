@@ -264,11 +264,13 @@ fn attach_one(
     pin: &Path,
 ) -> io::Result<()> {
     let link = Link::attach(program, target, hook)?;
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match link.pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(pin)?;
+            link.pin(pin)
+        }
+        pinned => pinned,
     }
-    link.pin(pin)
 }
 
 #[cfg(test)]

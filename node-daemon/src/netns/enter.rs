@@ -1,51 +1,63 @@
-//! Work inside another network namespace, in a thread that ends afterwards: a thread that has
-//! entered a namespace is never used for anything else.
+//! Work inside another network namespace, in threads that do nothing else. One that has come home
+//! waits there for the next visit: to begin and to end a thread takes longer than most of what is to
+//! be done.
 
 use std::{
     fs::File,
-    os::fd::{AsFd as _, BorrowedFd},
-    sync::mpsc::{Sender, channel},
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
     thread::{Builder, scope},
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns, unshare},
+};
 
 use super::Error;
 
 /// The name of the threads.
 const NAME: &str = "netns";
+/// Where they come from and wait: the namespace of the first thread, which never leaves it.
+const HOME: &str = "/proc/self/ns/net";
 
-/// A thread that has entered a namespace and works there, one thing after another, until this is
-/// dropped: to begin and end a thread takes longer than most of what is to be done there.
+/// A thread that is in a namespace and works there, one thing after another, until this is
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Visit(Sender<Job>);
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Is told whether the thread is where it should be.
+type Job = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// Where a thread goes next, and what it does there.
+struct Journey {
+    netns: OwnedFd,
+    jobs: Receiver<Job>,
+}
+
+/// A thread that waits at home, if there is one.
+struct Waiting(Mutex<Option<Sender<Journey>>>);
+
+static WAITING: Waiting = Waiting::new();
 
 impl Visit {
-    /// Enters `netns`.
+    /// Sends a thread into `netns`.
     pub(super) fn begin(netns: BorrowedFd<'_>) -> Result<Self, Error> {
+        Self::by(&WAITING, netns)
+    }
+
+    fn by(waiting: &'static Waiting, netns: BorrowedFd<'_>) -> Result<Self, Error> {
         let netns = netns.try_clone_to_owned().map_err(|source| Error::Io {
             what: "a network namespace",
             source,
         })?;
-        let (jobs, to_do) = channel::<Job>();
-        let (tell, told) = channel();
-        Builder::new()
-            .name(NAME.into())
-            .spawn(move || {
-                let entered = enter(netns.as_fd());
-                drop(netns);
-                let is_inside = entered.is_ok();
-                if tell.send(entered).is_ok() && is_inside {
-                    for job in to_do {
-                        job();
-                    }
-                }
-            })
-            .map_err(|source| Error::Thread(Some(source)))?;
-        told.recv().map_err(|_| Error::Thread(None))??;
-        Ok(Self(jobs))
+        let (tell, jobs) = channel();
+        let thread = waiting.take().map_or_else(|| begin(waiting), Ok)?;
+        (thread.send(Journey { netns, jobs })).map_err(|_| Error::Thread(None))?;
+        Ok(Self(tell))
     }
 
     /// Does something there.
@@ -54,38 +66,78 @@ impl Visit {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = channel();
-        let job = move || {
+        let job = move |entered: Result<(), Errno>| {
             // Whoever asked waits below.
-            let _heard = answer.send(work());
+            let _heard = answer.send(entered.map(|()| work()));
         };
         self.0
             .send(Box::new(job))
             .map_err(|_| Error::Thread(None))?;
-        answered.recv().map_err(|_| Error::Thread(None))
+        let done = answered.recv().map_err(|_| Error::Thread(None))?;
+        done.map_err(|source| Error::Call {
+            call: "setns",
+            source,
+        })
     }
 }
 
-/// Runs `work` in a thread that has entered `netns`.
-pub(super) fn run<T: Send>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, Error> {
-    in_thread(|| {
-        enter(netns)?;
-        Ok(work())
-    })
+impl Waiting {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn take(&self) -> Option<Sender<Journey>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// `false` if another thread waits already: one is enough.
+    fn put(&self, thread: &Sender<Journey>) -> bool {
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = place.is_none();
+        place.get_or_insert_with(|| thread.clone());
+        is_free
+    }
 }
 
-fn enter(netns: BorrowedFd<'_>) -> Result<(), Error> {
-    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
-        call: "setns",
-        source,
-    })
+/// Runs `work` in a thread that is in `netns`.
+pub(super) fn run<T: Send + 'static>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    Visit::begin(netns)?.run(work)
+}
+
+/// Starts a thread that can be sent into namespaces.
+fn begin(waiting: &'static Waiting) -> Result<Sender<Journey>, Error> {
+    let home = File::open(HOME).map_err(|source| Error::Io { what: HOME, source })?;
+    let (thread, journeys) = channel();
+    let own = thread.clone();
+    Builder::new()
+        .name(NAME.into())
+        .spawn(move || {
+            for Journey { netns, jobs } in journeys {
+                let entered = setns(&netns, CloneFlags::CLONE_NEWNET);
+                // The namespace may end while the thread is in it, not because of it.
+                drop(netns);
+                for job in jobs {
+                    job(entered);
+                }
+                let is_home = setns(&home, CloneFlags::CLONE_NEWNET).is_ok();
+                if !is_home || !waiting.put(&own) {
+                    break;
+                }
+            }
+        })
+        .map_err(|source| Error::Thread(Some(source)))?;
+    Ok(thread)
 }
 
 /// A new network namespace, which lasts as long as the file is open.
 pub(crate) fn fresh() -> Result<File, Error> {
-    in_thread(|| {
+    let leave = || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
             call: "unshare",
             source,
@@ -94,14 +146,11 @@ pub(crate) fn fresh() -> Result<File, Error> {
             what: "/proc/thread-self/ns/net",
             source,
         })
-    })
-}
-
-fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    };
     scope(|threads| {
         Builder::new()
             .name(NAME.into())
-            .spawn_scoped(threads, work)
+            .spawn_scoped(threads, leave)
             .map_err(|source| Error::Thread(Some(source)))?
             .join()
             .map_err(|_| Error::Thread(None))?
@@ -110,15 +159,24 @@ fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::fd::AsFd as _,
+        thread::{ThreadId, current, yield_now},
+        time::{Duration, Instant},
+    };
+
     use super::*;
     use crate::netns::kernel::netns_cookie_here;
+
+    fn look() -> (u64, ThreadId) {
+        (netns_cookie_here().unwrap(), current().id())
+    }
 
     #[test]
     fn a_visit_is_one_thread_inside_and_survives_no_panic() {
         let there = fresh().unwrap();
-        let expected = run(there.as_fd(), netns_cookie_here).unwrap().unwrap();
+        let (expected, _) = run(there.as_fd(), look).unwrap();
         let visit = Visit::begin(there.as_fd()).unwrap();
-        let look = || (netns_cookie_here().unwrap(), std::thread::current().id());
         let (cookie, thread) = visit.run(look).unwrap();
         assert_eq!(cookie, expected);
         assert_eq!(visit.run(look).unwrap(), (cookie, thread));
@@ -126,5 +184,43 @@ mod tests {
         let panics = visit.run(|| panic!("as asked for"));
         assert!(matches!(panics, Err::<(), _>(Error::Thread(None))));
         assert!(matches!(visit.run(look), Err(Error::Thread(None))));
+    }
+
+    #[test]
+    fn a_thread_that_came_home_goes_to_the_next() {
+        static HERE: Waiting = Waiting::new();
+        let wait = || {
+            let begin = Instant::now();
+            while HERE.0.lock().unwrap().is_none() {
+                assert!(begin.elapsed() < Duration::from_secs(10), "nobody came home");
+                yield_now();
+            }
+        };
+        let home = File::open(HOME).unwrap();
+        let visit = |netns: &File| Visit::by(&HERE, netns.as_fd()).unwrap().run(look).unwrap();
+        let (first, thread) = visit(&fresh().unwrap());
+        wait();
+        let (second, again) = visit(&fresh().unwrap());
+        assert_eq!(again, thread);
+        assert_ne!(second, first);
+        wait();
+        assert_eq!(visit(&home), (netns_cookie_here().unwrap(), thread));
+    }
+
+    #[test]
+    fn one_waits_and_others_end() {
+        static HERE: Waiting = Waiting::new();
+        let (one, _journeys) = channel();
+        let (other, _journeys) = channel();
+        assert!(HERE.put(&one));
+        assert!(!HERE.put(&other));
+        assert!(HERE.take().is_some() && HERE.take().is_none());
+    }
+
+    #[test]
+    fn what_is_no_namespace_cannot_be_entered() {
+        let file = File::open("/proc/self/stat").unwrap();
+        let entered = run(file.as_fd(), look);
+        assert!(matches!(entered, Err(Error::Call { call: "setns", .. })));
     }
 }

@@ -15,11 +15,8 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 /// A path that leads to each of these processes' namespaces, but for the host's own and those to
 /// which `known` leads. A mount, which runtimes make, is preferred to a process, which may end.
 pub(crate) fn existing(processes: &[i32], known: &[&Path]) -> Vec<PathBuf> {
-    let passed_over = HOSTS
-        .map(Path::new)
-        .into_iter()
-        .chain(known.iter().copied());
-    let mut seen: BTreeSet<Inode> = passed_over.filter_map(Inode::at).collect();
+    let hosts = HOSTS.iter().flatten().copied();
+    let mut seen: BTreeSet<_> = hosts.chain(known.iter().filter_map(Inode::at)).collect();
     let mounts = mounted();
     let mut found = Vec::new();
     for pid in processes {

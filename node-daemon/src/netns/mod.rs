@@ -20,6 +20,7 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use enter::Visit;
@@ -37,7 +38,8 @@ pub(crate) use users::Users;
 pub(crate) use users::of_a_pod_with_users;
 
 /// What the host's own processes run in, as far as the daemon can see it.
-const HOSTS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
+static HOSTS: LazyLock<[Option<Inode>; 2]> =
+    LazyLock::new(|| ["/proc/1/ns/net", "/proc/self/ns/net"].map(Inode::at));
 
 /// A network namespace that a Pod may have.
 #[derive(Debug)]
@@ -213,7 +215,7 @@ fn open(path: &Path) -> Result<(File, Inode), Error> {
         return Err(Error::NotNetns { path: path.into() });
     }
     let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
-    if HOSTS.iter().any(|host| Inode::at(host) == Some(inode)) {
+    if HOSTS.contains(&Some(inode)) {
         return Err(Error::Host { path: path.into() });
     }
     Ok((file, inode))
