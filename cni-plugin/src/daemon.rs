@@ -1,16 +1,14 @@
 //! One request to the daemon: HTTP/1.1 over its unix socket, within one deadline.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    io::{self, ErrorKind, Read, Write},
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread,
     time::{Duration, Instant},
 };
 
 use daemon_api::Refusal;
 use serde::{Serialize, de::DeserializeOwned};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;
 
@@ -60,7 +58,7 @@ impl Daemon {
             socket: self.socket.clone(),
             source,
         };
-        let answer = self.within_the_deadline(request).map_err(failed)?;
+        let answer = self.talk(request).map_err(failed)?;
         let (status, body) = split(&answer).map_err(failed)?;
         if (200..300).contains(&status) {
             // 204 has no body: it stands for `null`.
@@ -73,29 +71,67 @@ impl Daemon {
         }
     }
 
-    /// Talks on a thread of its own, which ends with the process: a connection waits without end
-    /// where the queue of those to be accepted is full, and a slow reader makes every write wait.
-    fn within_the_deadline(&self, request: &str) -> io::Result<Vec<u8>> {
-        let (sender, answer) = mpsc::channel();
-        let (socket, request) = (self.socket.clone(), request.to_owned());
-        thread::Builder::new().spawn(move || sender.send(talk(&socket, &request)))?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        answer.recv_timeout(left).map_err(|_| late())?
+    /// The whole answer, up to the end of the connection.
+    fn talk(&self, request: &str) -> io::Result<Vec<u8>> {
+        let mut line = Line::connect(&self.socket, self.deadline)?;
+        line.write_all(request.as_bytes())?;
+        let mut answer = Vec::with_capacity(1024);
+        line.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
+        if answer.len() as u64 > MAX_ANSWER {
+            return Err(garbage(format!(
+                "the answer is longer than {MAX_ANSWER} bytes"
+            )));
+        }
+        Ok(answer)
     }
 }
 
-/// The whole answer, up to the end of the connection.
-fn talk(socket: &Path, request: &str) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::with_capacity(1024);
-    stream.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
-    if answer.len() as u64 > MAX_ANSWER {
-        return Err(garbage(format!(
-            "the answer is longer than {MAX_ANSWER} bytes"
-        )));
+/// A connection on which nothing waits beyond a deadline: not to be accepted where the queue is
+/// full, nor for one who reads or writes slowly.
+struct Line {
+    socket: Socket,
+    deadline: Instant,
+}
+
+impl Line {
+    fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
+        let line = Self {
+            socket: Socket::new(Domain::UNIX, Type::STREAM, None)?,
+            deadline,
+        };
+        // `connect` heeds the time-out for sending (socket(7)).
+        line.socket.set_write_timeout(line.left()?)?;
+        let address = SockAddr::unix(path)?;
+        line.socket.connect(&address).map_err(late)?;
+        Ok(line)
     }
-    Ok(answer)
+
+    /// What is left of the time, for one call.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late(ErrorKind::WouldBlock.into()));
+        }
+        Ok(Some(left))
+    }
+}
+
+impl Read for Line {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(self.left()?)?;
+        self.socket.read(buffer).map_err(late)
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(self.left()?)?;
+        self.socket.write(bytes).map_err(late)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Status and body of an answer.
@@ -129,8 +165,14 @@ fn split(answer: &[u8]) -> io::Result<(u16, &[u8])> {
     Ok((status, body))
 }
 
-fn late() -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, "no answer within timeoutSeconds")
+/// What a call says whose time is over, in plain words.
+fn late(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => {
+            io::Error::new(ErrorKind::TimedOut, "no answer within timeoutSeconds")
+        }
+        _ => error,
+    }
 }
 
 fn garbage(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
