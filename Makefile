@@ -14,7 +14,7 @@ CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(TARGET)/tools/bin:$(PATH)
 
 # Where the conformance suite and the tests find the binaries under test and their companions.
-export SLUICE_CNI := $(TARGET)/$(HOST)/release/sluice-cni
+export SLUICE_CNI := $(TARGET)/x86_64-unknown-linux-musl/release/sluice-cni
 export SLUICED := $(TARGET)/release/sluiced
 export ENVOY := $(TARGET)/tools/bin/envoy
 export CNITOOL := $(TARGET)/tools/bin/cnitool
@@ -63,7 +63,8 @@ setup:
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-cni -p sluice-install
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
+	@cni-plugin/build.sh
 
 demo: root build
 	@$(TARGET)/release/sluice-conformance demo
@@ -102,9 +103,9 @@ fuzz: setup
 
 # The container image: static binaries and nothing else.
 image-root: setup
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) \
-		-p sluiced -p sluice-cni -p sluice-install
-	@install/manifests/tree.sh $(TARGET)/$(HOST)/release $(IMAGES)/sluice
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced -p sluice-install
+	@cni-plugin/build.sh
+	@install/manifests/tree.sh $(IMAGES)/sluice $(TARGET)/$(HOST)/release/{sluiced,sluice-install} $(SLUICE_CNI)
 
 image: image-root
 	@install/manifests/image.sh $(IMAGES)/sluice.tar $(IMAGE) $(IMAGES)/sluice /bin/sluiced

@@ -65,6 +65,25 @@ install_packages() {
     apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
 }
 
+# rustc_with_sources: prints the compiler that can build its own library for other targets.
+#
+# SLUICE_BPF_TOOLCHAIN=debian (default): Debian's rustc-web with its sources.
+# SLUICE_BPF_TOOLCHAIN=nightly: a rustup nightly with the component rust-src.
+rustc_with_sources() {
+    local rustc
+    case ${SLUICE_BPF_TOOLCHAIN:-debian} in
+        debian) rustc=/usr/bin/rustc ;;
+        nightly)
+            rustc=$(rustup which rustc --toolchain nightly) ||
+                die "no nightly toolchain: run 'rustup toolchain install nightly -c rust-src'"
+            ;;
+        *) die "SLUICE_BPF_TOOLCHAIN is '$SLUICE_BPF_TOOLCHAIN': set it to 'debian' or 'nightly'" ;;
+    esac
+    [[ -d $("$rustc" --print sysroot)/lib/rustlib/src/rust/library/core ]] ||
+        die "$rustc has no sources of its library: run 'make setup', or for a nightly 'rustup component add rust-src --toolchain nightly'"
+    echo "$rustc"
+}
+
 # The archives that binary packages come from, as archives of sources: many machines list none.
 source_archives() {
     apt-get indextargets --format 'deb-src $(REPO_URI) $(CODENAME) $(COMPONENT)' 'Created-By: Packages'

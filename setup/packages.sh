@@ -2,7 +2,7 @@
 # What the build, the demo and the tests need from Debian, beside the BPF toolchain.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 
-build=(gcc libc6-dev curl python3-venv protobuf-compiler)
+build=(gcc libc6-dev musl-dev curl python3-venv protobuf-compiler)
 lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
 runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)

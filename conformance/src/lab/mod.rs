@@ -52,7 +52,7 @@ pub(crate) struct Binaries {
     #[arg(
         long,
         env = "SLUICE_CNI",
-        default_value = "target/x86_64-unknown-linux-gnu/release/sluice-cni"
+        default_value = "target/x86_64-unknown-linux-musl/release/sluice-cni"
     )]
     pub(crate) sluice_cni: PathBuf,
     /// The node daemon under test.

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 const NEEDED: [(&str, &str); 5] = [
     (
         "SLUICE_CNI",
-        "target/x86_64-unknown-linux-gnu/release/sluice-cni",
+        "target/x86_64-unknown-linux-musl/release/sluice-cni",
     ),
     ("SLUICED", "target/release/sluiced"),
     ("ENVOY", "target/tools/bin/envoy"),

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Builds the plugin as it is copied onto hosts, whatever C library they have: static, with musl.
+#
+# Before its first line a program with glibc asks some 80 times what the processor can do, and in a
+# virtual machine each CPUID is a way out of it and back: longer than all that the plugin does.
+#
+# The compiler is that of the BPF programs: it has the sources of Rust's library, which nobody
+# needs to have built for musl then.
+source "${BASH_SOURCE[0]%/*}/../setup/lib.sh"
+
+TRIPLE=x86_64-unknown-linux-musl
+MUSL=/usr/lib/x86_64-linux-musl
+STUB=$ROOT/target/$TRIPLE/unwind
+
+RUSTC=$(rustc_with_sources)
+
+mkdir -p "$STUB"
+gcc -O2 -ffreestanding -c "$ROOT/cni-plugin/unwind.c" -o "$STUB/unwind.o"
+ar rcs "$STUB/libunwind.a" "$STUB/unwind.o"
+
+flags=(
+    -Ctarget-feature=+crt-static
+    -Clinker=gcc
+    # Debian's musl in place of one that would come with the compiler.
+    -Clink-self-contained=no
+    "-Zpre-link-args=-nostartfiles $MUSL/rcrt1.o $MUSL/crti.o"
+    "-Clink-arg=$MUSL/crtn.o"
+    "-L$STUB"
+    "-L$MUSL"
+)
+CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' "${flags[@]}")
+# Debian's rustc is a stable one, and takes what is unstable here only so.
+export RUSTC RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%?} CARGO_PROFILE_RELEASE_PANIC=abort
+cd "$ROOT"
+"${CARGO:-cargo}" build --release --locked --target "$TRIPLE" -p sluice-cni \
+    -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
