@@ -24,8 +24,6 @@ pub(super) struct Results {
     pub(super) processors: usize,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
-    /// What was passed over, and why.
-    pub(super) notes: Vec<String>,
     pub(super) samples: Vec<Measured>,
     pub(super) control: Option<Control>,
     pub(super) programs: Option<Programs>,

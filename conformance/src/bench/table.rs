@@ -41,17 +41,13 @@ pub(super) fn markdown(results: &Results) -> String {
 
 fn traffic(results: &Results) -> String {
     let Results {
-        rounds,
-        seconds,
-        notes,
-        ..
+        rounds, seconds, ..
     } = results;
     let mut lines = vec![format!(
-        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated. The sidecars, \
-         which are what is measured, share one processor, client and application the other, unless \
+        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated, every process \
+         started anew for each. The sidecars, which are what is measured, share one processor, client and application the other, unless \
          the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
     )];
-    lines.extend(notes.iter().map(|note| format!("\nPassed over: {note}")));
     let (contenders, matters) = results.contents();
     let tables = matters
         .into_iter()

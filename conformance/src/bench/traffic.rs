@@ -87,6 +87,9 @@ impl Plan {
     }
 
     /// Every contender with one kind of sidecar. Returns what the removal complains about.
+    ///
+    /// They are built anew for each round: where a process finds its memory makes it faster or slower
+    /// for as long as it lives, and would be taken for its contender's merit.
     fn compare(
         &self,
         sidecar: Sidecar,
@@ -94,56 +97,50 @@ impl Plan {
         (pace, options): (&Pace, &Options),
         interrupt: &Interrupt,
     ) -> Result<Vec<String>> {
-        let mut stages = Vec::new();
-        for contender in &self.contenders {
-            match Stage::build(&options.binaries, *contender, sidecar, interrupt) {
-                Ok(stage) => stages.push((*contender, stage)),
-                // Without acceleration in the daemon, everything else is still worth a run.
-                Err(error) if contender.acceleration().is_some() => {
-                    results
-                        .notes
-                        .push(format!("{}: {error:#}", contender.name()));
-                }
-                Err(error) => return Err(error),
+        let mut complaints = Vec::new();
+        for round in 0..self.rounds {
+            pace.show(&format!("{}: starting", sidecar.name()));
+            let mut stages = Vec::new();
+            for contender in &self.contenders {
+                let stage = Stage::build(&options.binaries, *contender, sidecar, interrupt)?;
+                stages.push((*contender, stage));
             }
+            let measured = self.measure(sidecar, (round, &stages), pace, interrupt);
+            complaints.extend(stages.into_iter().flat_map(|(_, stage)| stage.remove()));
+            results.samples.extend(measured?);
         }
-        let measured = self.measure(sidecar, &stages, pace, interrupt);
-        let removed = stages.into_iter().flat_map(|(_, stage)| stage.remove());
-        let complaints = removed.collect();
-        results.samples.extend(measured?);
         Ok(complaints)
     }
 
+    /// One round.
     fn measure(
         &self,
         sidecar: Sidecar,
-        stages: &[(Contender, Stage)],
+        (round, stages): (usize, &[(Contender, Stage)]),
         pace: &Pace,
         interrupt: &Interrupt,
     ) -> Result<Vec<Measured>> {
         let mut measured = Vec::new();
         let all: Vec<usize> = (0..stages.len()).collect();
-        for round in 0..self.rounds {
-            for load in self.carried(sidecar) {
-                for index in rotated(&all, round) {
-                    interrupt.check()?;
-                    let (contender, stage) = &stages[index];
-                    pace.show(&format!(
-                        "{}: {}: {}",
-                        sidecar.name(),
-                        load.name(),
-                        contender.name()
-                    ));
-                    let sample = stage.run(load, self.duration)?;
-                    pace.step();
-                    measured.push(Measured {
-                        round,
-                        contender: *contender,
-                        sidecar,
-                        load,
-                        sample,
-                    });
-                }
+        for load in self.carried(sidecar) {
+            for index in rotated(&all, round) {
+                interrupt.check()?;
+                let (contender, stage) = &stages[index];
+                pace.show(&format!(
+                    "{}: {}: {}",
+                    sidecar.name(),
+                    load.name(),
+                    contender.name()
+                ));
+                let sample = stage.run(load, self.duration)?;
+                pace.step();
+                measured.push(Measured {
+                    round,
+                    contender: *contender,
+                    sidecar,
+                    load,
+                    sample,
+                });
             }
         }
         Ok(measured)

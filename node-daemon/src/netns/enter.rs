@@ -87,10 +87,7 @@ impl Waiting {
     }
 
     fn take(&self) -> Option<Sender<Journey>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// `false` if another thread waits already: one is enough.
@@ -192,7 +189,10 @@ mod tests {
         let wait = || {
             let begin = Instant::now();
             while HERE.0.lock().unwrap().is_none() {
-                assert!(begin.elapsed() < Duration::from_secs(10), "nobody came home");
+                assert!(
+                    begin.elapsed() < Duration::from_secs(10),
+                    "nobody came home"
+                );
                 yield_now();
             }
         };
