@@ -11,7 +11,7 @@ use crate::{
     context::{self, Family, read},
     count::count,
     datagram, filter, inbound, learn,
-    maps::{LOCAL_POD_IPS, PROCESS_IP, RESOLVERS},
+    maps::{self, RESOLVERS},
     mptcp,
     veil::{Fact, Veil},
     watch,
@@ -33,9 +33,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     let cookie = context::netns_cookie(ctx);
-    // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let known = unsafe { PROCESS_IP.get(cookie) };
-    let Some(process) = known.or_else(|| learn::process::<F>(ctx, cookie)) else {
+    let Some(process) = maps::process(cookie).or_else(|| learn::process::<F>(ctx, cookie)) else {
         return ALLOW;
     };
     let asked = context::destination::<F>(ctx);
@@ -108,9 +106,7 @@ fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: 
 /// Whether an address belongs to a Pod of this node that wants acceleration.
 #[inline(always)]
 fn is_accelerated(addr: Addr) -> bool {
-    // SAFETY: as for `PROCESS_IP`.
-    unsafe { LOCAL_POD_IPS.get(addr) }
-        .is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
+    maps::pod(addr).is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
 }
 
 /// Whether a socket is a TCP one, also as the first subflow of an MPTCP connection.
@@ -195,9 +191,8 @@ fn owns(process: &Process, addr: Addr) -> bool {
     if process.owns(addr) {
         return true;
     }
-    // SAFETY: as for `PROCESS_IP`.
     process.pod.flags.has(PodFlags::MORE_ADDRESSES)
-        && unsafe { LOCAL_POD_IPS.get(addr) }.is_some_and(|pod| pod.cookie == process.pod.cookie)
+        && maps::pod(addr).is_some_and(|pod| pod.cookie == process.pod.cookie)
 }
 
 /// Sends the connection to the proxy at `port`. If its destination cannot be remembered, the

@@ -11,7 +11,7 @@ use crate::{
     ALLOW, DENY, connect,
     context::{self, Family, read},
     count::count,
-    maps::PROCESS_IP,
+    maps,
 };
 
 /// `SOCK_DGRAM`.
@@ -46,8 +46,7 @@ pub(crate) fn capture<F: Family>(
     if !asked.port.same(DNS) {
         return ALLOW;
     }
-    // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let Some(process) = (unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) }) else {
+    let Some(process) = maps::process(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
     if !connect::captures_dns(process, asked.port) {
@@ -96,8 +95,7 @@ pub(crate) fn receive<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(original) = context::recall(context::socket(ctx)) else {
         return ALLOW;
     };
-    // SAFETY: as above.
-    let process = unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) };
+    let process = maps::process(context::netns_cookie(ctx));
     let answers = process.is_some_and(|process| process.pod.dns_port.same(from.port));
     if answers && original.end.same(End::QUERY) && F::shows(original.to.addr) {
         context::set_destination::<F>(ctx, original.to);

@@ -18,7 +18,7 @@ use crate::{
     context::{self, AF_INET, AF_INET6, read, read_addr},
     count::count,
     inbound,
-    maps::{LISTENERS, PAIR_ORIGINAL_DST, PROCESS_IP, RESOLVERS},
+    maps::{self, LISTENERS, PAIR_ORIGINAL_DST, RESOLVERS},
 };
 
 /// Every call of the `sock_ops` program.
@@ -52,7 +52,7 @@ fn publish(ctx: &SockOpsContext) {
 #[inline(always)]
 fn accepted(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
-    let Some(process) = process(cookie) else {
+    let Some(process) = maps::process(cookie) else {
         return;
     };
     let pair = Pair {
@@ -95,7 +95,8 @@ fn connected(ctx: &SockOpsContext) {
             proxy: remote(ctx.ops),
         };
         let own = cookie != 0
-            || process(context::netns_cookie(ctx)).is_some_and(|one| one.owns(pair.client.addr));
+            || maps::process(context::netns_cookie(ctx))
+                .is_some_and(|one| one.owns(pair.client.addr));
         own.then_some(pair)
     });
 }
@@ -123,7 +124,7 @@ fn claim(ctx: &SockOpsContext, pair: Pair) {
 #[inline(always)]
 fn listen(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
-    let Some(process) = process(cookie) else {
+    let Some(process) = maps::process(cookie) else {
         return;
     };
     let port = local(ctx.ops).port;
@@ -155,13 +156,6 @@ fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
     let status =
         unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_NOEXIST)) };
     status == 0
-}
-
-#[inline(always)]
-fn process(cookie: u64) -> Option<&'static Process> {
-    // SAFETY: the daemon replaces entries whole, and the program only reads; an entry is freed
-    // after a grace period of RCU, that is after the program has ended.
-    unsafe { PROCESS_IP.get(cookie) }
 }
 
 #[inline(always)]

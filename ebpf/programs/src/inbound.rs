@@ -17,7 +17,7 @@ use crate::{
     context::{AF_INET, AF_INET6, read, read_addr},
     count::count,
     filter,
-    maps::{LISTENERS, LOCAL_POD_IPS},
+    maps::{self, LISTENERS},
     watch,
 };
 
@@ -38,8 +38,7 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
     let to = read_addr!(ctx.lookup, local_ip4, local_ip6);
     let from = read_addr!(ctx.lookup, remote_ip4, remote_ip6);
-    // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let Some(pod) = (unsafe { LOCAL_POD_IPS.get(to) }) else {
+    let Some(pod) = maps::pod(to) else {
         return SK_PASS;
     };
     let verdict = decide::inbound(pod, &facts(ctx, pod, to, from));
@@ -101,8 +100,7 @@ fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
     let local = from.same(to)
         || from.is_loopback()
         || from.is_passthrough_source()
-        // SAFETY: as above.
-        || unsafe { LOCAL_POD_IPS.get(from) }.is_some_and(|peer| peer.cookie == pod.cookie);
+        || maps::pod(from).is_some_and(|peer| peer.cookie == pod.cookie);
     Inbound {
         port,
         local,

@@ -7,7 +7,7 @@ use sluice_abi::{Addr, Process, Reason, maps::MAX_AWAITED};
 use crate::{
     context::{self, Family},
     count::count,
-    maps::{AWAITED, LEARNED, PROCESS_IP},
+    maps::{self, AWAITED, LEARNED, PROCESS_IP},
 };
 
 /// The awaited Pod that the caller, of whom nothing is known, is in. One look-up if none is
@@ -18,8 +18,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn process<F: Family>(ctx: &SockAddrContext, cookie: u64) -> Option<&'static Process> {
     let provisional = find::<F>(ctx)?;
-    // SAFETY: as in `connect`.
-    let process = unsafe { PROCESS_IP.get(provisional) }?;
+    let process = maps::process(provisional)?;
     PROCESS_IP.insert(cookie, process, 0).ok()?;
     // If nobody reads, the daemon finds the entry when it looks after everything.
     let _full = LEARNED.output(cookie, 0);
@@ -35,9 +34,7 @@ fn find<F: Family>(ctx: &SockAddrContext) -> Option<u64> {
         if provisional == 0 {
             return None;
         }
-        // SAFETY: as in `connect`.
-        let process = unsafe { PROCESS_IP.get(provisional) };
-        if process.is_some_and(|process| is_home::<F>(ctx, process)) {
+        if maps::process(provisional).is_some_and(|process| is_home::<F>(ctx, process)) {
             return Some(provisional);
         }
     }

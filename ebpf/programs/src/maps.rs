@@ -81,3 +81,18 @@ pub(crate) static TOLD: PerCpuArray<Told, 1> = PerCpuArray::new();
 
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();
+
+/// The Pod of a network namespace, by its cookie.
+#[inline(always)]
+pub(crate) fn process(cookie: u64) -> Option<&'static Process> {
+    // SAFETY: the daemon replaces entries whole, and programs only read; an entry is freed after a
+    // grace period of RCU, that is after the program has ended.
+    unsafe { PROCESS_IP.get(cookie) }
+}
+
+/// The Pod of this node that has an address.
+#[inline(always)]
+pub(crate) fn pod(addr: Addr) -> Option<&'static Pod> {
+    // SAFETY: as in `process`.
+    unsafe { LOCAL_POD_IPS.get(addr) }
+}

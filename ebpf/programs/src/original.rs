@@ -12,7 +12,7 @@ use crate::{
     ALLOW,
     context::{self, AF_INET, AF_INET6, Family, TCP, read, read_addr},
     count::count,
-    maps::PROCESS_IP,
+    maps,
 };
 
 /// `SOL_IP`.
@@ -75,8 +75,7 @@ fn original(ctx: &SockoptContext) -> Option<Endpoint> {
 /// steered, whose own address is what the peer asked for.
 #[inline(always)]
 fn asked_by_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
-    // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let Some(process) = (unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) }) else {
+    let Some(process) = maps::process(context::netns_cookie(ctx)) else {
         return false;
     };
     let owner = bpf_get_current_uid_gid();

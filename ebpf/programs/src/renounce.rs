@@ -8,7 +8,7 @@ use crate::{
     ALLOW, DENY,
     context::{self, TCP, read},
     count::count,
-    maps::PROCESS_IP,
+    maps,
 };
 
 /// `SOL_SOCKET`.
@@ -40,7 +40,6 @@ fn is_accelerated(ctx: &SockoptContext) -> bool {
     if read!(sk, protocol) != TCP {
         return false;
     }
-    // SAFETY: the daemon replaces entries whole, and the program only reads.
-    let process = unsafe { PROCESS_IP.get(context::netns_cookie(ctx)) };
+    let process = maps::process(context::netns_cookie(ctx));
     process.is_some_and(|one| one.pod.flags.has(PodFlags::ACCELERATE_ALL))
 }
