@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the plugin as it is copied onto hosts, whatever C library they have: static, with musl.
 #
-# Before its first line a program with glibc asks some 80 times what the processor can do, and in a
-# virtual machine each CPUID is a way out of it and back: longer than all that the plugin does.
+# Before its first line a program with glibc asks some 40 times what the processor can do, and in a
+# virtual machine each CPUID is a way out of it and back: half of what starting and ending it takes.
 #
 # The compiler is that of the BPF programs: it has the sources of Rust's library, which nobody
 # needs to have built for musl then.

@@ -21,7 +21,7 @@ use node::Node;
 
 /// Pods that a daemon knows; one daemon for each number, so that a round has all of them.
 const LEVELS: [u16; 3] = [0, 100, 500];
-const ROUNDS: u16 = 100;
+const ROUNDS: u16 = 200;
 const QUICK_ROUNDS: u16 = 20;
 
 /// Whose time it is.

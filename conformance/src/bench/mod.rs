@@ -26,6 +26,7 @@ use nix::unistd::Uid;
 
 use crate::{interrupt::Interrupt, lab::Binaries};
 use matter::{Contender, Sidecar};
+use processor::Awake;
 use results::Results;
 
 const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
@@ -112,7 +113,9 @@ impl Part {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(Uid::effective().is_root(), "needs root");
     let interrupt = Interrupt::install()?;
+    let awake = Awake::keep()?;
     let mut results = Results::of_this_machine()?;
+    results.awake = awake.is_some();
     let mut complaints = Vec::new();
     for part in &options.parts {
         complaints.extend(part.run(options, &mut results, &interrupt)?);

@@ -1,12 +1,46 @@
-//! Which processor does what.
+//! Which processor does what, and that none of them sleeps meanwhile.
 
-use std::fs;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+};
 
 use anyhow::{Context as _, Result};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
+
+/// What asks the kernel how long a processor may take to wake up.
+const LATENCY: &str = "/dev/cpu_dma_latency";
+/// Who puts idle processors to sleep; without one, nobody reads what is asked.
+const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
+
+/// As long as it lives, idle processors poll for work.
+///
+/// A virtual machine's processor that sleeps is left to the host, and comes back after longer than
+/// most of what is measured takes; how long, and how often, is the host's affair.
+pub(super) struct Awake {
+    _request: File,
+}
+
+impl Awake {
+    /// Asks for a latency of 0 µs (`Documentation/power/pm_qos_interface.rst`). The kernel forgets it
+    /// when the file is closed. `None` if processors sleep whatever is asked.
+    pub(super) fn keep() -> Result<Option<Self>> {
+        let driver = fs::read_to_string(DRIVER).unwrap_or_default();
+        if matches!(driver.trim(), "" | "none") {
+            return Ok(None);
+        }
+        let request = || {
+            let mut request = OpenOptions::new().write(true).open(LATENCY)?;
+            request.write_all(&0_i32.to_ne_bytes())?;
+            Ok(Self { _request: request })
+        };
+        let asked: io::Result<_> = request();
+        asked.map(Some).context(LATENCY)
+    }
+}
 
 /// Does something, and starts processes, on one processor alone.
 pub(super) fn on_processor<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -22,6 +22,8 @@ pub(super) struct Results {
     pub(super) kernel: String,
     pub(super) processor: String,
     pub(super) processors: usize,
+    /// Whether idle processors polled for work, and did not sleep.
+    pub(super) awake: bool,
     pub(super) rounds: usize,
     pub(super) seconds: f64,
     pub(super) samples: Vec<Measured>,

@@ -16,10 +16,16 @@ pub(super) fn markdown(results: &Results) -> String {
         kernel,
         processor,
         processors,
+        awake,
         ..
     } = results;
+    let idle = if *awake {
+        "poll for work (`/dev/cpu_dma_latency` is 0)"
+    } else {
+        "sleep, and take their time to wake up"
+    };
     let mut lines = vec![format!(
-        "# Benchmark\n\nLinux {kernel}, {processor}, {processors} processors."
+        "# Benchmark\n\nLinux {kernel}, {processor}, {processors} processors; idle ones {idle}."
     )];
     if !results.samples.is_empty() {
         lines.push(traffic(results));

@@ -1,7 +1,7 @@
 //! HTTP spelled out byte by byte: the daemon must also stand clients that spell it wrongly.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -64,11 +64,17 @@ pub(crate) fn exchange(mut stream: UnixStream, bytes: &str) -> Reply {
 pub(crate) fn read(mut stream: UnixStream) -> Reply {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
-    // A reset after the answer means that the daemon did not read everything: that is its right.
-    while let Ok(length @ 1..) = stream.read(&mut part) {
-        bytes.extend_from_slice(&part[..length]);
-    }
-    let text = String::from_utf8(bytes).expect("text");
+    let trouble = loop {
+        match stream.read(&mut part) {
+            Ok(0) => break None,
+            Ok(length) => bytes.extend_from_slice(&part[..length]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // A reset after the answer means that the daemon did not read everything: that is its
+            // right.
+            Err(error) => break bytes.is_empty().then(|| error.to_string()),
+        }
+    };
+    let text = trouble.unwrap_or_else(|| String::from_utf8(bytes).expect("text"));
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     Reply {

@@ -2,14 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::PermissionsExt as _,
     },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    thread::sleep,
+    thread::{panicking, sleep},
     time::{Duration, Instant},
 };
 
@@ -209,6 +209,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        let ended_before = self.process.try_wait();
         terminate(&self.process);
         let end = Instant::now() + PATIENCE;
         while matches!(self.process.try_wait(), Ok(None)) {
@@ -216,6 +217,11 @@ impl Drop for Daemon {
                 drop(self.process.kill());
             }
             sleep(Duration::from_millis(10));
+        }
+        if let (true, Some(stderr)) = (panicking(), &mut self.process.stderr) {
+            let mut said = String::new();
+            drop(stderr.read_to_string(&mut said));
+            eprintln!("the daemon, ended before the test: {ended_before:?}\n{said}");
         }
         // What the test started there and has not ended yet.
         drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
