@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
-use sluice_abi::Event;
+use sluice_abi::{Event, Layout};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior},
@@ -52,9 +52,8 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         // First the socket, and with it the lock: of two daemons only one touches the kernel.
         let socket = Socket::bind(&config.socket)?;
         let Places { bpffs, state } = &config.places;
-        let acceleration = acceleration(behaviour.acceleration)?;
-        let accelerates = acceleration != Acceleration::Off;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, accelerates)?;
+        let (acceleration, layout) = acceleration(behaviour.acceleration)?;
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, layout)?;
         let (learned, events) = (datapath.learned()?, datapath.events()?);
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
@@ -109,14 +108,19 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     })
 }
 
-/// What this kernel allows of it.
-fn acceleration(wanted: Acceleration) -> anyhow::Result<Acceleration> {
+/// What this kernel allows of it, and what the programs must know of the kernel then.
+fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<Layout>)> {
+    if wanted == Acceleration::Off {
+        return Ok((Acceleration::Off, None));
+    }
     let kernel = uname().context("uname")?;
-    let allowed = wanted.on_kernel(&kernel.release().to_string_lossy());
-    Ok(allowed.unwrap_or_else(|reason| {
-        warn!("{reason}");
-        Acceleration::Off
-    }))
+    Ok(match Acceleration::layout(&kernel.release().to_string_lossy()) {
+        Ok(layout) => (wanted, Some(layout)),
+        Err(reason) => {
+            warn!("{reason}");
+            (Acceleration::Off, None)
+        }
+    })
 }
 
 /// Takes in what the API server knows of the Pods that run already.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use nix::sys::utsname::uname;
 
 use crate::{
-    bpf::{Datapath, Features, Pins, Private},
+    bpf::{self, Datapath, Features, Pins, Private},
     cgroup,
     config::CheckKernel,
     netns,
@@ -24,10 +24,20 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
     writeln!(out, "cgroup {}", cgroup.display())?;
     let private = Private::mount().context("a BPF file system cannot be mounted")?;
     let pins = Pins::open(&private.directory())?;
-    let mut datapath = Datapath::open(pins, &cgroup, true)?;
-    let Features { mptcp, ingress } = datapath.features();
+    let layout = bpf::layout();
+    match &layout {
+        Ok(_) => writeln!(out, "feature acceleration yes")?,
+        Err(error) => writeln!(out, "feature acceleration no: {error}")?,
+    }
+    let mut datapath = Datapath::open(pins, &cgroup, layout.ok())?;
+    let Features {
+        mptcp,
+        ingress,
+        splices,
+    } = datapath.features();
     writeln!(out, "feature mptcp {}", yes(mptcp))?;
     writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
+    writeln!(out, "feature splicing applications {}", yes(splices))?;
     for program in datapath.programs()? {
         writeln!(out, "program {} loads", program.name)?;
     }

@@ -27,29 +27,29 @@ impl Event {
     pub const NOBODY: u32 = u32::MAX;
 }
 
-/// Value of `told`: how many events a CPU has told of in a second.
+/// How often something was done in a second. Value of `told`, of what a CPU tells, and of `habits`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// The second, since the machine was started.
     pub second: u64,
-    /// How many.
+    /// How often.
     pub events: u64,
 }
 
 impl Told {
-    /// So many are told of, and no more: whoever watches shall not slow down who connects.
+    /// So many decisions are told of, and no more: whoever watches shall not slow down who connects.
     pub const MOST: u64 = 1000;
 
-    /// One more in a second. `None`: too many.
+    /// Once more in a second, if that is not more than `most` times.
     #[must_use]
-    pub const fn one_more(self, second: u64) -> Option<Self> {
+    pub const fn one_more(self, second: u64, most: u64) -> Option<Self> {
         let events = if second == self.second {
             self.events
         } else {
             0
         };
-        if events >= Self::MOST {
+        if events >= most {
             return None;
         }
         Some(Self {
@@ -66,10 +66,10 @@ mod tests {
     #[test]
     fn each_second_begins_anew() {
         let mut told = Told::default();
-        for _ in 0..Told::MOST {
-            told = told.one_more(7).unwrap();
+        for _ in 0..3 {
+            told = told.one_more(7, 3).unwrap();
         }
-        assert_eq!(told.one_more(7), None);
-        assert_eq!(told.one_more(8).unwrap().events, 1);
+        assert_eq!(told.one_more(7, 3), None);
+        assert_eq!(told.one_more(8, 3).unwrap().events, 1);
     }
 }

@@ -1,9 +1,9 @@
 //! Accelerated connections: who the ends are, and how far each direction may go.
 
-use crate::{End, Pair};
+use crate::{End, Endpoint, Pair};
 
 /// Bytes that a direction may be ahead of the other one's last message. An answer renews it, so
-/// that calls stay fast; what only flows one way moves to TCP.
+/// that calls stay fast; what only flows one way takes its connection back to TCP.
 pub const BUDGET: u32 = 256 * 1024;
 
 /// One end of an accelerated connection. Key of `sock_pair_map`, value of the socket storage
@@ -43,24 +43,26 @@ impl Lane {
         };
         Self::new(self.pair, end)
     }
+
+    /// Whether an application is at one end, and not a proxy at both.
+    #[must_use]
+    pub const fn is_within_a_pod(&self) -> bool {
+        self.pair.cookie != 0
+    }
 }
 
-/// How far a direction is.
+/// How far a direction is, and where its sender is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Way {
-    /// One of the constants below.
-    state: u32,
+    /// The kernel's address of the socket at which the direction begins; zero if it is not known.
+    /// It may be that of a socket that is gone.
+    socket: u64,
     /// Bytes since the last message of the other direction.
     spent: u32,
+    /// One if something was redirected, or else zero.
+    redirected: u32,
 }
-
-/// Nothing was sent.
-const FRESH: u32 = 0;
-/// Every byte was redirected.
-const REDIRECTED: u32 = 1;
-/// TCP carries the rest.
-const TCP: u32 = 2;
 
 /// Both directions of an accelerated connection. Value of `flows`.
 #[repr(C)]
@@ -68,49 +70,133 @@ const TCP: u32 = 2;
 pub struct Flow {
     from_client: Way,
     from_server: Way,
+    stage: Stage,
+    /// One if bytes wait where their reader does not look, or else zero: whatever came after them would
+    /// be read before them. Apart from the stage, which others write at the same time.
+    broken: u32,
+}
+
+/// How a connection as a whole is.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stage(u32);
+
+impl Stage {
+    /// Messages may be redirected.
+    const OPEN: Self = Self(0);
+    /// TCP carries everything from here on.
+    const LEAVING: Self = Self(1);
+    /// It does, and every program that runs has seen so.
+    const LEFT: Self = Self(2);
 }
 
 /// What a message may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passage {
-    /// Go to the other end's queue.
+    /// Go to the other end's queue, as the one before.
     Redirect,
-    /// Go through TCP, as every message after it: the budget is spent.
+    /// Go there as the first one, once it is known that nothing before it is on its way by TCP.
+    Begin,
+    /// Go through TCP, as every message after it in either direction: the budget is spent.
     Spent,
     /// Go through TCP, as the one before.
     Tcp,
+    /// Nowhere.
+    Nowhere,
 }
 
 impl Flow {
+    /// A connection of which one end is known, by the kernel's address of its socket.
+    #[must_use]
+    pub const fn of_client(socket: u64) -> Self {
+        const NOTHING: Way = Way {
+            socket: 0,
+            spent: 0,
+            redirected: 0,
+        };
+        Self {
+            from_client: Way { socket, ..NOTHING },
+            from_server: NOTHING,
+            stage: Stage::OPEN,
+            broken: 0,
+        }
+    }
+
+    /// Notes where the accepting end is.
+    pub const fn meet_server(&mut self, socket: u64) {
+        self.from_server.socket = socket;
+    }
+
+    /// The kernel's addresses of the socket at `end` and of the other one.
+    #[must_use]
+    pub const fn sockets(&mut self, end: End) -> (u64, u64) {
+        let (own, other) = self.ways(end);
+        (own.socket, other.socket)
+    }
+
     /// Accounts for a message of `size` bytes from `end`, and tells which way it goes.
     #[must_use]
     pub const fn take(&mut self, end: End, size: u32) -> Passage {
-        let (own, other) = self.ways(end);
-        other.spent = 0;
-        if own.state == TCP {
+        if self.broken != 0 {
+            return Passage::Nowhere;
+        }
+        if self.is_leaving() {
             return Passage::Tcp;
         }
+        let (own, other) = self.ways(end);
+        other.spent = 0;
         let spent = own.spent.saturating_add(size);
         if spent > BUDGET {
-            own.state = TCP;
+            self.leave();
             return Passage::Spent;
         }
         own.spent = spent;
-        Passage::Redirect
+        if own.redirected == 0 {
+            Passage::Begin
+        } else {
+            Passage::Redirect
+        }
     }
 
-    /// Notes that a message from `end` was redirected. `true` for the first one.
+    /// Notes that what comes from `end` is redirected from here on.
+    pub const fn begin(&mut self, end: End) {
+        self.ways(end).0.redirected = 1;
+    }
+
+    /// From here on TCP carries what comes from either end. Going from redirected bytes to TCP keeps
+    /// the order, because a reader comes to TCP's when there are no others.
+    pub const fn leave(&mut self) {
+        if !self.is_leaving() {
+            self.stage = Stage::LEAVING;
+        }
+    }
+
+    /// Whether TCP carries everything.
     #[must_use]
-    pub const fn redirected(&mut self, end: End) -> bool {
-        let (own, _) = self.ways(end);
-        let first = own.state == FRESH;
-        own.state = REDIRECTED;
-        first
+    pub const fn is_leaving(&self) -> bool {
+        self.stage.0 != Stage::OPEN.0
     }
 
-    /// From here on TCP carries what comes from `end`.
-    pub const fn leave(&mut self, end: End) {
-        self.ways(end).0.state = TCP;
+    /// From here on nothing is carried.
+    pub const fn break_off(&mut self) {
+        self.broken = 1;
+    }
+
+    /// Whether it left, and was asked this before: a program that began before the connection left has
+    /// ended since.
+    #[must_use]
+    pub const fn has_left(&mut self) -> bool {
+        let left = self.stage.0 == Stage::LEFT.0;
+        if self.stage.0 == Stage::LEAVING.0 {
+            self.stage = Stage::LEFT;
+        }
+        left
+    }
+
+    /// Whether a message of either direction was redirected.
+    #[must_use]
+    pub const fn was_redirected(&self) -> bool {
+        self.from_client.redirected | self.from_server.redirected != 0
     }
 
     /// The direction that begins at `end`, and the other one.
@@ -118,6 +204,7 @@ impl Flow {
         let Self {
             from_client,
             from_server,
+            ..
         } = self;
         if end.same(End::CLIENT) {
             (from_client, from_server)
@@ -127,6 +214,22 @@ impl Flow {
     }
 }
 
+/// Who connects where: key of `habits`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Habit {
+    /// The network namespace of the socket that connects.
+    pub cookie: u64,
+    /// Where to.
+    pub to: Endpoint,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u32,
+}
+
+/// Connections of one kind that are accelerated in a second. Whoever makes more of them does not
+/// keep them, and a connection must carry some messages before it has earned its place in a map.
+pub const NEW_IN_A_SECOND: u64 = 128;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,26 +237,43 @@ mod tests {
     const HALF: u32 = BUDGET / 2;
 
     #[test]
-    fn a_direction_that_left_for_tcp_never_comes_back() {
-        let mut flow = Flow::default();
-        flow.leave(End::CLIENT);
+    fn a_direction_begins_once_and_goes_on() {
+        let mut flow = Flow::of_client(1);
+        assert_eq!(flow.take(End::CLIENT, 1), Passage::Begin);
+        assert_eq!(flow.take(End::CLIENT, 1), Passage::Begin);
+        assert!(!flow.was_redirected());
+        flow.begin(End::CLIENT);
+        assert_eq!(flow.take(End::CLIENT, 1), Passage::Redirect);
+        assert_eq!(flow.take(End::PROXY, 1), Passage::Begin);
+        assert!(flow.was_redirected());
+    }
+
+    #[test]
+    fn a_connection_that_left_for_tcp_never_comes_back() {
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
+        flow.leave();
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Tcp);
-        assert_eq!(flow.take(End::PROXY, 1), Passage::Redirect);
+        assert_eq!(flow.take(End::PROXY, 1), Passage::Tcp);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Tcp);
     }
 
     #[test]
-    fn a_direction_without_answers_spends_its_budget() {
-        let mut flow = Flow::default();
+    fn a_direction_without_answers_spends_its_budget_for_both() {
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
         assert_eq!(flow.take(End::CLIENT, HALF), Passage::Redirect);
         assert_eq!(flow.take(End::CLIENT, HALF), Passage::Redirect);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Spent);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Tcp);
+        assert_eq!(flow.take(End::PROXY, 1), Passage::Tcp);
     }
 
     #[test]
     fn an_answer_renews_the_budget() {
-        let mut flow = Flow::default();
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
+        flow.begin(End::PROXY);
         for _ in 0..10 {
             assert_eq!(flow.take(End::CLIENT, BUDGET), Passage::Redirect);
             assert_eq!(flow.take(End::PROXY, 1), Passage::Redirect);
@@ -162,11 +282,30 @@ mod tests {
     }
 
     #[test]
-    fn the_first_redirected_message_is_told_apart() {
-        let mut flow = Flow::default();
-        assert!(flow.redirected(End::PROXY));
-        assert!(!flow.redirected(End::PROXY));
-        assert!(flow.redirected(End::CLIENT));
+    fn it_has_left_when_it_is_asked_for_the_second_time() {
+        let mut flow = Flow::of_client(1);
+        assert!(!flow.has_left() && !flow.has_left());
+        flow.leave();
+        assert!(!flow.has_left());
+        flow.leave();
+        assert!(flow.has_left() && flow.has_left());
+    }
+
+    #[test]
+    fn what_is_broken_carries_nothing_whatever_else_becomes_of_it() {
+        let mut flow = Flow::of_client(1);
+        flow.break_off();
+        assert_eq!(flow.take(End::PROXY, 1), Passage::Nowhere);
+        flow.leave();
+        assert_eq!(flow.take(End::CLIENT, 1), Passage::Nowhere);
+    }
+
+    #[test]
+    fn each_end_finds_its_own_socket_and_the_others() {
+        let mut flow = Flow::of_client(7);
+        flow.meet_server(8);
+        assert_eq!(flow.sockets(End::CLIENT), (7, 8));
+        assert_eq!(flow.sockets(End::PROXY), (8, 7));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod decide;
 mod event;
 mod filter;
 mod flow;
+mod layout;
 pub mod maps;
 mod pod;
 mod reason;
@@ -21,7 +22,8 @@ mod user;
 pub use addr::{Addr, Port};
 pub use event::{Event, Told};
 pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, PortSieve, RangeKey};
-pub use flow::{BUDGET, Flow, Lane, Passage};
+pub use flow::{BUDGET, Flow, Habit, Lane, NEW_IN_A_SECOND, Passage};
+pub use layout::Layout;
 pub use pod::{End, Endpoint, ListenerKey, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;
 
@@ -29,4 +31,4 @@ pub use reason::Reason;
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the
 /// one recorded for this number.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

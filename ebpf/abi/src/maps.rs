@@ -45,6 +45,11 @@ pub const SOCK_PAIR_MAP: &str = "sock_pair_map";
 pub const LANES: &str = "lanes";
 /// [`Pair`](crate::Pair) → [`Flow`](crate::Flow): how far each direction is.
 pub const FLOWS: &str = "flows";
+/// [`Habit`](crate::Habit) → [`Told`](crate::Told): how many connections of a kind were made in this
+/// second.
+pub const HABITS: &str = "habits";
+/// Network namespace cookie (`u64`) → `u8` (no meaning): Pods in which a connection was spliced.
+pub const SPLICERS: &str = "splicers";
 /// 0 → nanoseconds of the monotonic clock (`u64`) until which somebody watches. Written by the
 /// daemon.
 pub const WATCHED: &str = "watched";
@@ -56,7 +61,7 @@ pub const TOLD: &str = "told";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 22] = [
+pub const ALL: [&str; 24] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -75,6 +80,8 @@ pub const ALL: [&str; 22] = [
     SOCK_PAIR_MAP,
     LANES,
     FLOWS,
+    HABITS,
+    SPLICERS,
     WATCHED,
     EVENTS,
     TOLD,
@@ -103,3 +110,6 @@ pub const MAX_PAIRS: usize = 32_768;
 pub const MAX_FLOWS: usize = 32_768;
 /// Their sockets.
 pub const MAX_LANES: usize = 2 * MAX_FLOWS;
+/// Kinds of connections that are counted at one time, node-wide (LRU). One that is evicted is counted
+/// anew.
+pub const MAX_HABITS: usize = 4096;

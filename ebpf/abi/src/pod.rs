@@ -202,6 +202,12 @@ impl Pair {
             proxy: nowhere,
         }
     }
+
+    /// Whether more is known than that.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        !self.proxy.port.same(Port::new(0))
+    }
 }
 
 /// Key of `listeners`: one listening socket of a Pod's proxy.
@@ -244,7 +250,9 @@ mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
-    use crate::{ABI_VERSION, Event, Flow, InterfaceKey, Lane, PortKey, RangeKey, Told};
+    use crate::{
+        ABI_VERSION, Event, Flow, Habit, InterfaceKey, Lane, Layout, PortKey, RangeKey, Told,
+    };
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
@@ -256,6 +264,8 @@ mod tests {
             (size_of::<Pair>(), align_of::<Pair>()),
             (size_of::<Lane>(), align_of::<Lane>()),
             (size_of::<Flow>(), align_of::<Flow>()),
+            (size_of::<Habit>(), align_of::<Habit>()),
+            (size_of::<Layout>(), align_of::<Layout>()),
             (size_of::<PortKey>(), align_of::<PortKey>()),
             (size_of::<RangeKey>(), align_of::<RangeKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
@@ -270,7 +280,9 @@ mod tests {
             (24, 4),
             (48, 8),
             (56, 8),
-            (16, 4),
+            (40, 8),
+            (32, 8),
+            (56, 4),
             (16, 8),
             (32, 8),
             (16, 8),
@@ -278,7 +290,7 @@ mod tests {
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (5, recorded));
+        assert_eq!((ABI_VERSION, layout), (6, recorded));
     }
 
     #[test]

@@ -94,14 +94,24 @@ reasons! {
     InboundAside = 23, "inbound_aside";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
-    /// A direction moved to TCP: its budget was spent without an answer.
+    /// A connection moved to TCP: the budget of a direction was spent without an answer.
     AccelerationSpent = 41, "acceleration_spent";
-    /// A direction moved to TCP: the other end was not enrolled.
+    /// A connection moved to TCP: the other end was not enrolled.
     AccelerationPeerMissing = 42, "acceleration_peer_missing";
     /// The kernel did not take a socket.
     AccelerationRefused = 43, "acceleration_refused";
     /// An application was refused an option that accelerated sockets cannot keep to.
     AccelerationOption = 44, "acceleration_option";
+    /// A connection is left to TCP: its application blocks in its calls.
+    AccelerationBlocking = 45, "acceleration_blocking";
+    /// A connection moved to TCP: its application splices.
+    AccelerationSpliced = 46, "acceleration_spliced";
+    /// A connection was broken off: its application spliced while redirected bytes were unread.
+    AccelerationBroken = 47, "acceleration_broken";
+    /// The sockets of a connection that moved to TCP are as they were before.
+    AccelerationLeft = 48, "acceleration_left";
+    /// A connection is left to TCP: others to the same destination are made too often.
+    AccelerationShort = 49, "acceleration_short";
     /// Whoever watches was not told of a decision: there were too many.
     EventsLeftOut = 60, "events_left_out";
 }

@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, InterfaceKey, ListenerKey, Original, Pair, Pod, Port, PortKey, Process,
-    RangeKey,
+    Addr, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Original, Pair, Pod, Port, PortKey,
+    Process, RangeKey,
 };
 
 macro_rules! pods {
@@ -29,6 +29,7 @@ pods!(
     PortKey,
     RangeKey,
     InterfaceKey,
+    Layout,
     ListenerKey
 );
 

@@ -1,29 +1,42 @@
 //! Connections on one node, from socket to socket: a message is put into the receive queue of the
 //! connection's other end, and the TCP stack is left out.
 //!
-//! Three things keep this from changing what applications see. **Order**: a direction is redirected
-//! only while all its earlier bytes were; it may leave for TCP at any time and never comes back.
-//! **Bounds**: a direction has a budget of bytes, which a message of the other one renews; when it
-//! is spent, TCP and its back-pressure take over. **Identity**: a socket is found by its connection
-//! and the network namespaces that it belongs to, not by addresses alone.
+//! What keeps this from changing what applications see:
+//!
+//! * **Order**: a direction begins with TCP, and is redirected from a message on before which the
+//!   reader has read everything. It may leave for TCP at any time and never comes back.
+//! * **Bounds**: a direction has a budget of bytes, which a message of the other one renews. When it is
+//!   spent, the connection goes back to TCP and its back-pressure, and its sockets out of the map.
+//! * **Calls**: of redirected bytes only `recvmsg(2)` and `poll(2)` know. So nothing is redirected to
+//!   an application that blocks in its calls, or that splices.
+//! * **Identity**: a socket is found by its connection and the network namespaces that it belongs to,
+//!   not by addresses alone.
 //!
 //! A socket becomes a candidate in `connect`, when its namespace and its owner are known, and is
-//! enrolled when the connection is established, before its first byte.
+//! enrolled when the connection is established, the only moment at which the kernel takes one.
+
+use core::hint::black_box;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_INGRESS, bpf_sock, bpf_sock_ops, sk_action::SK_PASS, sk_msg_md},
+    bindings::{
+        BPF_ANY, BPF_F_INGRESS, BPF_SOCK_OPS_RTT_CB_FLAG, bpf_sock, bpf_sock_ops,
+        sk_action::{SK_DROP, SK_PASS},
+        sk_msg_md,
+    },
     cty::c_void,
     helpers::{
-        bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_hash_update,
+        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_hash_update,
+        bpf_sock_ops_cb_flags_set,
     },
-    programs::SkMsgContext,
+    programs::{FEntryContext, SkMsgContext},
 };
 use sluice_abi::{End, Flow, Lane, Pair, Passage, Reason};
 
 use crate::{
     context::read,
     count::count,
-    maps::{FLOWS, LANES, SOCK_PAIR_MAP},
+    kernel,
+    maps::{self, FLOWS, LANES, SOCK_PAIR_MAP, SPLICERS},
 };
 
 /// Marks a socket that connects as a candidate. The rest of its lane is not known yet.
@@ -39,11 +52,11 @@ pub(crate) fn pass_over(sk: *mut bpf_sock) {
     let _absent = unsafe { bpf_sk_storage_delete(lanes(), sk.cast()) };
 }
 
-/// The connecting end is established: enrol it, if it is a candidate and has sent nothing.
+/// The connecting end is established: enrol it, if it is a candidate, has sent nothing, and suits.
 #[inline(always)]
 pub(crate) fn enrol_client(ops: *mut bpf_sock_ops, pair_in: impl FnOnce(u64) -> Option<Pair>) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(lane) = lane(sk) else {
+    let Some(lane) = lane(sk.cast()) else {
         return;
     };
     // Data in the SYN (TCP Fast Open) went through TCP.
@@ -53,87 +66,251 @@ pub(crate) fn enrol_client(ops: *mut bpf_sock_ops, pair_in: impl FnOnce(u64) -> 
         return;
     };
     // The same ports may have been used before: what is known of that connection ends here.
-    let fresh = FLOWS.insert(pair, Flow::default(), u64::from(BPF_ANY));
-    if fresh.is_ok() {
-        enrol(ops, sk, Lane::new(pair, End::CLIENT));
+    let fresh = FLOWS.insert(pair, Flow::of_client(address(sk)), u64::from(BPF_ANY));
+    let Some(flow) = maps::flow(pair).filter(|_| fresh.is_ok()) else {
+        pass_over(sk);
+        return;
+    };
+    let (own, _) = flow.sockets(End::CLIENT);
+    if kernel::is_nonblocking(own) != Some(true) {
+        count(Reason::AccelerationBlocking);
+    } else if enrol(ops, (sk, own), Lane::new(pair, End::CLIENT)) {
+        return;
     }
+    let _absent = FLOWS.remove(pair);
+    pass_over(sk);
 }
 
 /// The accepting end is established: enrol it, if the other end is.
 #[inline(always)]
 pub(crate) fn enrol_server(ops: *mut bpf_sock_ops, pair: Pair) {
-    if FLOWS.get_ptr(pair).is_some() {
-        let sk = read!(ops, __bindgen_anon_2.sk);
-        enrol(ops, sk, Lane::new(pair, End::PROXY));
+    let sk = read!(ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return;
+    }
+    let Some(flow) = maps::flow(pair) else {
+        return;
+    };
+    flow.meet_server(address(sk));
+    // What is read back is a number to the verifier, which lets nobody count from a socket.
+    let (own, _) = black_box(&mut *flow).sockets(End::PROXY);
+    if !enrol(ops, (sk, own), Lane::new(pair, End::PROXY)) {
+        flow.leave();
+        pass_over(sk);
     }
 }
 
+/// `false` if the socket cannot be taken: the kernel refuses upper layers (kTLS), and there may be no
+/// memory.
 #[inline(always)]
-fn enrol(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, mut lane: Lane) {
-    if !keep(sk, lane) {
-        return;
+fn enrol(ops: *mut bpf_sock_ops, (sk, own): (*mut bpf_sock, u64), mut lane: Lane) -> bool {
+    if kernel::lends_pages(own) || !keep(sk, lane) {
+        return false;
     }
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's, the key is on the stack for the call.
     let status =
         unsafe { bpf_sock_hash_update(ops, map, (&raw mut lane).cast(), u64::from(BPF_ANY)) };
     if status != 0 {
-        // A socket with an upper layer of its own (kTLS), or no memory.
-        pass_over(sk);
         count(Reason::AccelerationRefused);
+        return false;
     }
+    listen(ops, BPF_SOCK_OPS_RTT_CB_FLAG, 0);
+    true
+}
+
+/// Chooses what else the kernel tells of a socket.
+#[inline(always)]
+fn listen(ops: *mut bpf_sock_ops, more: u32, less: u32) {
+    let flags = read!(ops, bpf_sock_ops_cb_flags) & !less | more;
+    // SAFETY: the context is the kernel's. Flags that it does not know it leaves out.
+    let _unknown = unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
 }
 
 /// A message is sent on an enrolled socket.
 #[inline(always)]
 pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
-    let Some(lane) = lane(read!(ctx.msg, __bindgen_anon_3.sk)) else {
+    if !kernel::is_known() {
+        return SK_PASS;
+    }
+    let Some(lane) = lane(read!(ctx.msg, __bindgen_anon_3.sk).cast()) else {
         return SK_PASS;
     };
-    let Some(flow) = FLOWS.get_ptr_mut(lane.pair) else {
+    let Some(flow) = maps::flow(lane.pair) else {
         // Evicted: TCP goes on where the redirected bytes ended.
         return SK_PASS;
     };
-    // SAFETY: the map's values live as long as the program runs. Each direction's state is
-    // written by its sender alone, whose socket is locked; a lost renewal of the other's budget
-    // costs speed, not order.
-    let flow = unsafe { &mut *flow };
-    match flow.take(lane.end, read!(ctx.msg, size)) {
-        Passage::Redirect => redirect(ctx.msg, lane, flow),
-        Passage::Spent => count(Reason::AccelerationSpent),
-        Passage::Tcp => {}
+    let goes = match flow.take(lane.end, read!(ctx.msg, size)) {
+        Passage::Redirect => is_heard(&lane, flow),
+        Passage::Begin => is_heard(&lane, flow) && may_begin(&lane, flow),
+        Passage::Spent => {
+            count(Reason::AccelerationSpent);
+            false
+        }
+        Passage::Tcp => false,
+        Passage::Nowhere => return SK_DROP,
+    };
+    if goes {
+        redirect(ctx.msg, lane);
     }
     SK_PASS
 }
 
+/// Whether the application at the other end would find what is put into its queue. Proxies would.
+#[inline(always)]
+fn is_heard(lane: &Lane, flow: &mut Flow) -> bool {
+    if !lane.is_within_a_pod() {
+        return true;
+    }
+    let (_, other) = flow.sockets(lane.end);
+    match kernel::is_nonblocking(other) {
+        Some(true) => true,
+        Some(false) => {
+            leave(flow, Reason::AccelerationBlocking);
+            false
+        }
+        // It was not accepted yet.
+        None => false,
+    }
+}
+
+/// Whether a direction may be redirected from this message on.
+#[inline(always)]
+fn may_begin(lane: &Lane, flow: &mut Flow) -> bool {
+    let (own, other) = flow.sockets(lane.end);
+    // One that blocks while it reads would be told `EAGAIN` when it is woken for nothing.
+    if lane.is_within_a_pod() && kernel::is_nonblocking(own) != Some(true) {
+        leave(flow, Reason::AccelerationBlocking);
+        return false;
+    }
+    if !kernel::has_read_all(other, own) {
+        return false;
+    }
+    // Before the message is on its way: whoever takes the sockets out of the map asks for it.
+    flow.begin(lane.end);
+    count(Reason::Accelerated);
+    true
+}
+
+/// Lets TCP have a connection, and tells why.
+#[inline(always)]
+fn leave(flow: &mut Flow, why: Reason) {
+    flow.leave();
+    count(why);
+}
+
 /// Puts the message into the other end's queue; if there is none, TCP carries it, and all after it.
 #[inline(always)]
-fn redirect(msg: *mut sk_msg_md, lane: Lane, flow: &mut Flow) {
+fn redirect(msg: *mut sk_msg_md, lane: Lane) {
     let mut peer = lane.other();
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's, the key is on the stack for the call.
     let verdict = unsafe {
         bpf_msg_redirect_hash(msg, map, (&raw mut peer).cast(), u64::from(BPF_F_INGRESS))
     };
-    if verdict == i64::from(SK_PASS) {
-        if flow.redirected(lane.end) {
-            count(Reason::Accelerated);
-        }
-    } else {
-        flow.leave(lane.end);
-        count(Reason::AccelerationPeerMissing);
+    if verdict != i64::from(SK_PASS)
+        && let Some(flow) = maps::flow(lane.pair)
+    {
+        leave(flow, Reason::AccelerationPeerMissing);
     }
+}
+
+/// What an enrolled socket sent by TCP was acknowledged: if its connection has left, both ends are taken
+/// out of the map, which would go on to copy every message once more than TCP alone does.
+///
+/// What is in a queue when its socket leaves the map is lost, so nothing may be in one, or on its way
+/// to one: no call that began before the connection left may still be sending. That is known if nothing
+/// was ever redirected, or if no call is under way at all.
+#[inline(always)]
+pub(crate) fn settle(ops: *mut bpf_sock_ops) {
+    if !kernel::is_known() {
+        return;
+    }
+    let sk = read!(ops, __bindgen_anon_2.sk);
+    let Some(lane) = lane(sk.cast()) else {
+        return listen(ops, 0, BPF_SOCK_OPS_RTT_CB_FLAG);
+    };
+    let Some(flow) = maps::flow(lane.pair) else {
+        return;
+    };
+    if !flow.has_left() {
+        return;
+    }
+    let (own, other) = flow.sockets(lane.end);
+    if flow.was_redirected() && !(kernel::is_idle(own) && kernel::is_idle(other)) {
+        return;
+    }
+    let _gone = FLOWS.remove(lane.pair);
+    take_out(lane.other());
+    take_out(lane);
+    pass_over(sk);
+    listen(ops, 0, BPF_SOCK_OPS_RTT_CB_FLAG);
+    count(Reason::AccelerationLeft);
+}
+
+/// Takes a socket out of the map, if it is there.
+#[inline(always)]
+fn take_out(mut lane: Lane) {
+    let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
+    // SAFETY: the key is on the stack for the call.
+    let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut lane).cast()) };
+}
+
+/// An application is about to splice from a TCP socket: the kernel does not look into the queue of
+/// redirected messages then. If there are some, the connection cannot go on; if not, TCP carries what
+/// comes. No application of the Pod is accelerated any more.
+#[inline(always)]
+pub(crate) fn spliced(ctx: &FEntryContext) {
+    if !kernel::is_known() {
+        return;
+    }
+    let sk = kernel::socket_of(ctx.arg::<*const c_void>(0));
+    let Some(lane) = lane(sk) else {
+        return;
+    };
+    if lane.is_within_a_pod() {
+        let _full = SPLICERS.insert(lane.pair.cookie, 0, 0);
+    }
+    let Some(flow) = maps::flow(lane.pair) else {
+        return;
+    };
+    if !flow.is_leaving() {
+        leave(flow, Reason::AccelerationSpliced);
+    }
+    let (own, _) = flow.sockets(lane.end);
+    if kernel::has_unread(own) {
+        flow.break_off();
+        count(Reason::AccelerationBroken);
+    }
+}
+
+/// Whether an application in a network namespace splices.
+#[inline(always)]
+pub(crate) fn splices(cookie: u64) -> bool {
+    SPLICERS.get_ptr(cookie).is_some()
+}
+
+/// Whether a socket is an end of an accelerated connection.
+#[inline(always)]
+pub(crate) fn is_enrolled(sk: *mut bpf_sock) -> bool {
+    lane(sk.cast()).is_some_and(|lane| lane.pair.is_known())
+}
+
+/// A socket's address in the kernel.
+#[inline(always)]
+fn address(sk: *mut bpf_sock) -> u64 {
+    sk.expose_provenance() as u64
 }
 
 /// The lane of a socket, if it has one.
 #[inline(always)]
-fn lane(sk: *mut bpf_sock) -> Option<Lane> {
+fn lane(sk: *mut c_void) -> Option<Lane> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: the storage belongs to the socket, which lives as long as the program runs on it.
     unsafe {
-        let found = bpf_sk_storage_get(lanes(), sk.cast(), core::ptr::null_mut(), 0);
+        let found = bpf_sk_storage_get(lanes(), sk, core::ptr::null_mut(), 0);
         found.cast::<Lane>().as_ref().copied()
     }
 }

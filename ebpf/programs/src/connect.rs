@@ -10,7 +10,7 @@ use crate::{
     ALLOW, DENY, accelerate,
     context::{self, Family, read},
     count::count,
-    datagram, filter, inbound, learn,
+    datagram, filter, habit, inbound, learn,
     maps::{self, RESOLVERS},
     mptcp,
     veil::{Fact, Veil},
@@ -90,15 +90,20 @@ fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: 
         // Its bytes are numbered twice, and a sockhash knows one of the numbers.
         return;
     }
-    match verdict.reason() {
+    let own = process.pod.cookie;
+    let shared = match verdict.reason() {
         // Within the Pod: application and proxy.
         Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundPassthrough
-            if flags.has(PodFlags::ACCELERATE_ALL) =>
+            if flags.has(PodFlags::ACCELERATE_ALL) && !accelerate::splices(own) =>
         {
-            accelerate::nominate(sk, process.pod.cookie);
+            Some(own)
         }
         // Between Pods: this proxy, and the one that will accept.
-        Reason::OutboundByProxy if is_accelerated(asked.addr) => accelerate::nominate(sk, 0),
+        Reason::OutboundByProxy if is_accelerated(asked.addr) => Some(0),
+        _ => None,
+    };
+    match shared {
+        Some(cookie) if habit::may_last(own, asked) => accelerate::nominate(sk, cookie),
         _ => accelerate::pass_over(sk),
     }
 }

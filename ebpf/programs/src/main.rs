@@ -14,7 +14,9 @@ mod count;
 mod datagram;
 mod established;
 mod filter;
+mod habit;
 mod inbound;
+mod kernel;
 mod learn;
 mod maps;
 mod mptcp;
@@ -24,8 +26,8 @@ mod veil;
 mod watch;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, cgroup_sockopt, sk_lookup, sk_msg, sock_ops},
-    programs::{SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
+    macros::{cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
+    programs::{FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
 };
 
 use crate::context::{V4, V6};
@@ -109,6 +111,13 @@ fn send(ctx: SkMsgContext) -> u32 {
     accelerate::send(&ctx)
 }
 
+/// `splice(2)` from a TCP socket.
+#[fentry(function = "tcp_splice_read")]
+fn splice(ctx: FEntryContext) -> i32 {
+    accelerate::spliced(&ctx);
+    0
+}
+
 /// A TCP connection arrives in a meshed Pod's network namespace.
 #[sk_lookup]
 fn steer(ctx: SkLookupContext) -> u32 {
@@ -121,7 +130,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The helpers used here are open to any licence; the verifier wants one named all the same.
+/// Reading the kernel's structures, and a hook at one of its functions, are for programs under the GPL.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

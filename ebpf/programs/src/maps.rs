@@ -5,10 +5,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey,
+    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey,
     Process, RangeKey, Reason, Told,
     maps::{
-        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_INTERFACES, MAX_LANES,
+        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_HABITS, MAX_INTERFACES, MAX_LANES,
         MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
@@ -70,6 +70,12 @@ pub(crate) static LANES: SkStorage<Lane> = SkStorage::new();
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<Pair, Flow, MAX_FLOWS> = LruHashMap::new();
 
+#[btf_map(name = "habits")]
+pub(crate) static HABITS: LruHashMap<Habit, Told, MAX_HABITS> = LruHashMap::new();
+
+#[btf_map(name = "splicers")]
+pub(crate) static SPLICERS: LruHashMap<u64, u8, MAX_PODS> = LruHashMap::new();
+
 #[btf_map(name = "watched")]
 pub(crate) static WATCHED: Array<u64, 1> = Array::new();
 
@@ -95,4 +101,14 @@ pub(crate) fn process(cookie: u64) -> Option<&'static Process> {
 pub(crate) fn pod(addr: Addr) -> Option<&'static Pod> {
     // SAFETY: as in `process`.
     unsafe { LOCAL_POD_IPS.get(addr) }
+}
+
+/// The state of an accelerated connection.
+#[inline(always)]
+pub(crate) fn flow(pair: Pair) -> Option<&'static mut Flow> {
+    // SAFETY: an evicted entry may be another connection's by the time that a program ends, whose state
+    // is then that of this one for a moment: TCP carries a message, or a budget is wrong by one. Each
+    // direction's part is written by its sender alone, whose socket is locked; what is lost of the
+    // common part costs speed, not order.
+    FLOWS.get_ptr_mut(pair).map(|flow| unsafe { &mut *flow })
 }

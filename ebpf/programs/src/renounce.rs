@@ -2,13 +2,12 @@
 //! sockhash takes these options and then does not keep to them, so they are refused at once.
 
 use aya_ebpf::programs::SockoptContext;
-use sluice_abi::{PodFlags, Reason};
+use sluice_abi::Reason;
 
 use crate::{
-    ALLOW, DENY,
-    context::{self, TCP, read},
+    ALLOW, DENY, accelerate,
+    context::{self, read},
     count::count,
-    maps,
 };
 
 /// `SOL_SOCKET`.
@@ -25,21 +24,10 @@ const TCP_ULP: i32 = 31;
 pub(crate) fn set_option(ctx: &SockoptContext) -> i32 {
     let option = (read!(ctx.sockopt, level), read!(ctx.sockopt, optname));
     let renounced = option == (SOL_SOCKET, SO_ZEROCOPY) || option == (SOL_TCP, TCP_ULP);
-    if renounced && is_accelerated(ctx) {
+    if renounced && accelerate::is_enrolled(read!(ctx.sockopt, __bindgen_anon_1.sk)) {
         count(Reason::AccelerationOption);
         return DENY;
     }
     context::keep_long_option(ctx.sockopt);
     ALLOW
-}
-
-/// Whether the socket is of a Pod whose application is accelerated; its proxy needs neither option.
-#[inline(always)]
-fn is_accelerated(ctx: &SockoptContext) -> bool {
-    let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);
-    if read!(sk, protocol) != TCP {
-        return false;
-    }
-    let process = maps::process(context::netns_cookie(ctx));
-    process.is_some_and(|one| one.pod.flags.has(PodFlags::ACCELERATE_ALL))
 }

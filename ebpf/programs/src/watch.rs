@@ -1,7 +1,7 @@
 //! Telling whoever watches of each decision. Nobody does, as a rule: that costs one look-up.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use sluice_abi::{Event, Reason};
+use sluice_abi::{Event, Reason, Told};
 
 use crate::{
     count::count,
@@ -36,7 +36,7 @@ fn may_tell() -> bool {
     let second = unsafe { bpf_ktime_get_ns() } / 1_000_000_000;
     // SAFETY: this CPU's own slot; a program that interrupts this one may lose a count.
     unsafe {
-        let Some(more) = (*told).one_more(second) else {
+        let Some(more) = (*told).one_more(second, Told::MOST) else {
             return false;
         };
         *told = more;

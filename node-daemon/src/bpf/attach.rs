@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader,
     maps::Map,
     programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
@@ -23,10 +23,10 @@ use aya_obj::generated::bpf_attach_type::{
     BPF_CGROUP_UDP6_SENDMSG, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
-use sluice_abi::maps;
+use sluice_abi::{Layout, maps};
 
 use super::{
-    Error,
+    Error, layout,
     link::{self, Link},
     pins::{self, Generation},
 };
@@ -37,6 +37,8 @@ pub(super) const STEER: &str = "steer";
 /// Constants that tell programs what the kernel knows beyond what they need.
 const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
 const KNOWS_INGRESS: &str = "KNOWS_INGRESS";
+/// Constant that tells them where the kernel keeps what acceleration must know of a socket.
+const LAYOUT: &str = "LAYOUT";
 /// There if the kernel is built with MPTCP. Without it, it has the helper and lacks its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
@@ -46,6 +48,10 @@ pub(super) const SEND: &str = "send";
 /// The program that refuses options which accelerated sockets cannot keep to. Every process of the
 /// node pays for it at each `setsockopt`, so it is attached only where sockets may be accelerated.
 pub(super) const RENOUNCE: &str = "setsockopt";
+
+/// Name of the program that sees applications splice, and of the kernel's function at which it does.
+pub(super) const SPLICE: &str = "splice";
+pub(super) const SPLICED: &str = "tcp_splice_read";
 
 /// As often as libbpf tries to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -72,6 +78,8 @@ pub(crate) struct Features {
     pub(crate) mptcp: bool,
     /// Whether the inbound hook is told the interface by which a connection comes (Linux 5.17).
     pub(crate) ingress: bool,
+    /// Whether a program may follow that applications splice.
+    pub(crate) splices: bool,
 }
 
 /// Built from `ebpf/programs` by the build script.
@@ -79,11 +87,19 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 
 /// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
 /// and pinned there.
-pub(super) fn load(generation: &Generation, features: Features) -> Result<Ebpf, Error> {
+///
+/// Without a layout no socket is accelerated.
+pub(super) fn load(
+    generation: &Generation,
+    features: Features,
+    known: Option<Layout>,
+) -> Result<Ebpf, Error> {
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
+    let layout = known.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     loader
+        .override_global(LAYOUT, &layout, true)
         .override_global(KNOWS_MPTCP, &knows_mptcp, true)
         .override_global(KNOWS_INGRESS, &knows_ingress, true);
     for name in maps::ALL {
@@ -91,7 +107,9 @@ pub(super) fn load(generation: &Generation, features: Features) -> Result<Ebpf, 
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        load_patiently(program).map_err(|source| Error::program(name, source))?;
+        if name != SPLICE || follows_splices(features, known.is_some()) {
+            load_patiently(program).map_err(|source| Error::program(name, source))?;
+        }
     }
     Ok(object)
 }
@@ -106,6 +124,7 @@ impl Features {
         Self {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
+            splices: layout::tells_of_splices(),
         }
     }
 }
@@ -132,8 +151,14 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         Program::SkMsg(program) => program.load(),
+        Program::FEntry(program) => program.load(SPLICED, &Btf::from_sys_fs()?),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
+}
+
+/// Whether the program that sees applications splice is attached.
+pub(super) fn follows_splices(features: Features, accelerates: bool) -> bool {
+    accelerates && features.splices
 }
 
 /// Those of the programs that are attached to the cgroup.
@@ -148,10 +173,17 @@ pub(super) fn attach(
     object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
-    accelerates: bool,
+    (features, accelerates): (Features, bool),
 ) -> Result<(), Error> {
-    // First: no socket may be in the map without it.
+    // First: no socket may be in the map without them.
     attach_send(object)?;
+    let follows = follows_splices(features, accelerates);
+    if follows {
+        let pin = generation.hook(SPLICE);
+        Link::trace(program(object, SPLICE)?)
+            .and_then(|link| put(&link, &pin))
+            .map_err(|source| Error::attach(SPLICE, source))?;
+    }
     let (directory, id) = open(cgroup)?;
     for (name, hook) in hooks(accelerates) {
         let program = program(object, name)?;
@@ -162,8 +194,10 @@ pub(super) fn attach(
                 .map_err(|source| Error::attach(name, source))?;
         }
     }
-    let known: Vec<_> = hooks(accelerates)
-        .map(|(name, _)| generation.hook(name))
+    let spliced = follows.then_some(SPLICE);
+    let known: Vec<_> = (hooks(accelerates).map(|(name, _)| name))
+        .chain(spliced)
+        .map(|name| generation.hook(name))
         .collect();
     for stranger in generation
         .hooks()?
@@ -189,13 +223,17 @@ fn attach_send(object: &Ebpf) -> Result<(), Error> {
 pub(super) fn missing(
     generation: &Generation,
     cgroup: &Path,
-    accelerates: bool,
+    (features, accelerates): (Features, bool),
 ) -> Result<Vec<&'static str>, Error> {
     let (_, id) = open(cgroup)?;
-    let there = |name: &str| Link::open(&generation.hook(name)).and_then(|link| link.cgroup());
+    let link = |name: &str| Link::open(&generation.hook(name));
+    let place = |name: &str| link(name).and_then(|link| link.cgroup());
+    let is_there = |name: &str| place(name).is_ok_and(|attached| attached == id);
     let names = hooks(accelerates).map(|(name, _)| name);
-    let is_missing = |name: &&str| !there(name).is_ok_and(|attached| attached == id);
-    Ok(names.filter(is_missing).collect())
+    let mut missing: Vec<_> = names.filter(|name| !is_there(name)).collect();
+    let follows = follows_splices(features, accelerates);
+    missing.extend((follows && link(SPLICE).is_err()).then_some(SPLICE));
+    Ok(missing)
 }
 
 /// A cgroup, and its identity as links tell it.
@@ -263,7 +301,11 @@ fn attach_one(
     hook: bpf_attach_type,
     pin: &Path,
 ) -> io::Result<()> {
-    let link = Link::attach(program, target, hook)?;
+    put(&Link::attach(program, target, hook)?, pin)
+}
+
+/// Pins a link, in place of the one that is there.
+fn put(link: &Link, pin: &Path) -> io::Result<()> {
     match link.pin(pin) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::remove_file(pin)?;
@@ -284,7 +326,7 @@ mod tests {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
-        hooked.extend([STEER, SEND]);
+        hooked.extend([STEER, SEND, SPLICE]);
         programs.sort_unstable();
         hooked.sort_unstable();
         assert_eq!(programs, hooked);

@@ -9,13 +9,13 @@ use std::{
     io,
     mem::{size_of, zeroed},
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_type};
 
 /// A program at a hook.
 #[derive(Debug)]
@@ -36,6 +36,13 @@ impl Link {
         bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(Self::own)
     }
 
+    /// Attaches a program to the function of the kernel that it was loaded for.
+    pub(super) fn trace(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut attr = empty();
+        attr.raw_tracepoint.prog_fd = number(program);
+        bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(Self::own)
+    }
+
     /// The link that is pinned at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = terminated(path)?;
@@ -49,7 +56,7 @@ impl Link {
         let path = terminated(path)?;
         let mut attr = empty();
         attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-        attr.__bindgen_anon_4.bpf_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        attr.__bindgen_anon_4.bpf_fd = number(self.0.as_fd());
         bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
     }
 
@@ -57,7 +64,7 @@ impl Link {
     /// hook. Fails with `ENOLINK` if what the link was attached to is gone.
     pub(super) fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         let mut attr = empty();
-        attr.link_update.link_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        attr.link_update.link_fd = number(self.0.as_fd());
         attr.link_update.__bindgen_anon_1.new_prog_fd = number(program);
         bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
     }
@@ -82,7 +89,7 @@ impl Link {
         // SAFETY: plain numbers, for which zero is a value.
         let mut info: bpf_link_info = unsafe { zeroed() };
         let mut attr = empty();
-        attr.info.bpf_fd = number(std::os::fd::AsFd::as_fd(&self.0));
+        attr.info.bpf_fd = number(self.0.as_fd());
         attr.info.info_len = length_of::<bpf_link_info>();
         attr.info.info = (&raw mut info) as u64;
         bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(|_| info)
@@ -107,6 +114,23 @@ pub(super) fn attach_to_map(
     attr.__bindgen_anon_5.attach_bpf_fd = number(program);
     attr.__bindgen_anon_5.attach_type = hook as u32;
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// Attaches a program that does nothing to a function of the kernel, by its number in the kernel's BTF,
+/// and takes it away again.
+pub(super) fn try_tracing(function: u32) -> io::Result<()> {
+    // `r0 = 0; exit` (RFC 9669).
+    const CODE: [u64; 2] = [0xb7, 0x95];
+    let mut attr = empty();
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+    attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_TRACE_FENTRY as u32;
+    attr.__bindgen_anon_3.attach_btf_id = function;
+    attr.__bindgen_anon_3.insns = CODE.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = 2;
+    attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    // SAFETY: nobody else knows the descriptor.
+    let program = unsafe { OwnedFd::from_raw_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?) };
+    Link::trace(program.as_fd()).map(drop)
 }
 
 fn empty() -> bpf_attr {

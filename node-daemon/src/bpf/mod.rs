@@ -4,7 +4,9 @@
 //! daemon is gone, and the next one takes them over.
 
 mod attach;
+mod btf;
 mod error;
+mod layout;
 mod link;
 mod listeners;
 mod lists;
@@ -24,10 +26,11 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Event, Pod, Process, Reason, maps};
+use sluice_abi::{Addr, Event, Layout, Pod, Process, Reason, maps};
 
 pub(crate) use attach::Features;
 pub(crate) use error::Error;
+pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
 use lists::Lists;
@@ -56,26 +59,27 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing. `accelerates`:
-    /// whether sockets of the node may be accelerated.
+    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing. With a layout, which
+    /// [`layout`] gives, sockets of the node may be accelerated.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel refuses;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
     /// pinned.
-    pub(crate) fn open(pins: Pins, cgroup: &Path, accelerates: bool) -> Result<Self, Error> {
+    pub(crate) fn open(pins: Pins, cgroup: &Path, layout: Option<Layout>) -> Result<Self, Error> {
+        let accelerates = layout.is_some();
         let features = Features::probe();
         let current = pins.current()?;
         let adopted = current.is_some();
         let (generation, mut programs) = if let Some(generation) = current {
-            let programs = attach::load(&generation, features)?;
-            attach::attach(&programs, &generation, cgroup, accelerates)?;
+            let programs = attach::load(&generation, features, layout)?;
+            attach::attach(&programs, &generation, cgroup, (features, accelerates))?;
             (generation, programs)
         } else {
             let unfinished = pins.begin()?;
-            let programs = attach::load(&unfinished, features)?;
-            attach::attach(&programs, &unfinished, cgroup, accelerates)?;
+            let programs = attach::load(&unfinished, features, layout)?;
+            attach::attach(&programs, &unfinished, cgroup, (features, accelerates))?;
             (pins.publish(&unfinished)?, programs)
         };
         let datapath = Self {
@@ -114,14 +118,15 @@ impl Datapath {
             &self.programs,
             &self.generation,
             &self.cgroup,
-            self.accelerates,
+            (self.features, self.accelerates),
         )?;
         Ok(true)
     }
 
     /// Names of the programs that have lost their hook at the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        attach::missing(&self.generation, &self.cgroup, self.accelerates)
+        let wanted = (self.features, self.accelerates);
+        attach::missing(&self.generation, &self.cgroup, wanted)
     }
 
     /// What was found of the kernel.
@@ -153,17 +158,22 @@ impl Datapath {
     /// The programs and where they run, by their names.
     pub(crate) fn programs(&self) -> Result<Vec<ProgramView>, Error> {
         let missing = self.missing();
-        let at_cgroup =
+        let is_there =
             |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
         let mut views = Vec::new();
         for (name, program) in self.programs.programs() {
+            let follows = attach::follows_splices(self.features, self.accelerates);
+            if name == attach::SPLICE && !follows {
+                continue;
+            }
             let info = program.info();
             let info = info.map_err(|source| Error::program(name, source))?;
             let (place, hooks) = match name {
                 attach::STEER => ("netns", self.steered()?.len()),
                 attach::SEND => ("map", 1),
+                attach::SPLICE => ("kernel", usize::from(is_there(name))),
                 attach::RENOUNCE if !self.accelerates => ("cgroup", 0),
-                name => ("cgroup", usize::from(at_cgroup(name))),
+                name => ("cgroup", usize::from(is_there(name))),
             };
             views.push(ProgramView {
                 name: name.to_owned(),

@@ -1,7 +1,9 @@
 //! Which connections on the node go from socket to socket. Pure.
 
 use serde::{Deserialize, Serialize};
-use sluice_abi::PodFlags;
+use sluice_abi::{Layout, PodFlags};
+
+use crate::bpf;
 
 /// The annotation by which a Pod chooses.
 pub(crate) const ANNOTATION: &str = "sluice.io/acceleration";
@@ -54,21 +56,14 @@ impl Acceleration {
         }
     }
 
-    /// What this kernel allows of it.
+    /// What the programs must know of this kernel for any of it.
     ///
     /// # Errors
     ///
-    /// Why it allows nothing.
-    pub(crate) fn on_kernel(self, release: &str) -> Result<Self, String> {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-        let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
-        let (major, minor) = FIRST;
-        match (number(), number()) {
-            (Some(a), Some(b)) if (a, b) >= FIRST => Ok(self),
-            _ => Err(format!(
-                "acceleration is off: Linux {release} is older than {major}.{minor}"
-            )),
-        }
+    /// Why nothing can be accelerated on it.
+    pub(crate) fn layout(release: &str) -> Result<Layout, String> {
+        is_new_enough(release)?;
+        bpf::layout().map_err(|error| format!("acceleration is off: {error}"))
     }
 
     /// As the kernel programs are told.
@@ -78,6 +73,18 @@ impl Acceleration {
             Self::Proxies => PodFlags::ACCELERATE_PROXIES,
             Self::All => PodFlags::ACCELERATE_PROXIES.with(PodFlags::ACCELERATE_ALL),
         }
+    }
+}
+
+fn is_new_enough(release: &str) -> Result<(), String> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    let (major, minor) = FIRST;
+    match (number(), number()) {
+        (Some(a), Some(b)) if (a, b) >= FIRST => Ok(()),
+        _ => Err(format!(
+            "acceleration is off: Linux {release} is older than {major}.{minor}"
+        )),
     }
 }
 
@@ -102,12 +109,11 @@ mod tests {
 
     #[test]
     fn old_kernels_and_unknown_ones_are_refused_with_the_reason() {
-        let all = Acceleration::All;
         for release in ["6.1.0-56-amd64", "6.18.44-fc", "7.0", "10.2.1"] {
-            assert_eq!(all.on_kernel(release), Ok(all), "{release}");
+            assert_eq!(is_new_enough(release), Ok(()), "{release}");
         }
         for release in ["5.15.0", "6.0.9", "", "linux"] {
-            let reason = all.on_kernel(release).unwrap_err();
+            let reason = is_new_enough(release).unwrap_err();
             assert!(
                 reason.contains(release) && reason.contains("6.1"),
                 "{reason}"

@@ -23,7 +23,7 @@ use nix::{
 };
 use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, PortSieve, Process};
 
-use crate::bpf::{Datapath, Entry, Pins, Private};
+use crate::bpf::{Datapath, Entry, Pins, Private, layout};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -266,7 +266,8 @@ impl Lab {
 
 fn open(private: &Private, cgroup: &Cgroup, accelerates: bool) -> Datapath {
     let pins = Pins::open(&private.directory()).expect("a directory for pins");
-    Datapath::open(pins, &cgroup.path, accelerates).expect("the programs load")
+    let layout = accelerates.then(|| layout().expect("this kernel's layout"));
+    Datapath::open(pins, &cgroup.path, layout).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {

@@ -102,7 +102,7 @@ impl Owner {
 
 /// What a kernel lacks of what would be used, in a few words.
 fn features(release: &str, found: Features) -> Vec<Feature> {
-    let acceleration = Acceleration::All.on_kernel(release);
+    let acceleration = Acceleration::layout(release);
     let feature = |name: &str, found, without: String| Feature {
         name: name.to_owned(),
         found,
@@ -110,6 +110,7 @@ fn features(release: &str, found: Features) -> Vec<Feature> {
     };
     let without = "getpeername of an MPTCP socket names the sidecar".to_owned();
     let ingress = "a Pod with excludeInterfaces is refused".to_owned();
+    let splices = "with acceleration 'all', applications must not splice".to_owned();
     vec![
         feature(
             "acceleration",
@@ -118,5 +119,6 @@ fn features(release: &str, found: Features) -> Vec<Feature> {
         ),
         feature("mptcp", found.mptcp, without),
         feature("excluded interfaces", found.ingress, ingress),
+        feature("splicing applications", found.splices, splices),
     ]
 }

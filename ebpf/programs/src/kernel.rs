@@ -1,0 +1,132 @@
+//! Reading the kernel's own structures, at the offsets that the daemon took from its BTF.
+//!
+//! A socket is named by its address in the kernel, which may be that of a socket that is gone: reading
+//! it gives nonsense then, or zero, and never faults. Whoever asks must bear a wrong answer about a
+//! socket that is gone.
+
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use sluice_abi::Layout;
+
+/// Written by the daemon before the programs are loaded. While it is all zero, the verifier never comes
+/// to what asks for it.
+#[unsafe(no_mangle)]
+static LAYOUT: Layout = Layout {
+    is_known: 0,
+    write_seq: 0,
+    copied_seq: 0,
+    data_segs_out: 0,
+    skc_flags: 0,
+    zero_copy: 0,
+    sk_socket: 0,
+    sk_user_data: 0,
+    sk: 0,
+    file: 0,
+    f_flags: 0,
+    ingress_msg: 0,
+    refcnt: 0,
+    zero: 0,
+};
+
+/// `O_NONBLOCK`, on x86 and ARM (`asm-generic/fcntl.h`).
+const O_NONBLOCK: u32 = 0o4000;
+/// The flag in `sk_user_data` that says that it is a `sk_psock` (`SK_USER_DATA_PSOCK`), and all flags.
+const IS_PSOCK: u64 = 4;
+const FLAGS: u64 = 7;
+
+/// One offset.
+macro_rules! offset {
+    ($member:ident) => {{
+        // SAFETY: a constant of the object, which the daemon may have overwritten.
+        unsafe { (&raw const LAYOUT.$member).read_volatile() }
+    }};
+}
+
+/// Whether anything can be read at all.
+#[inline(always)]
+pub(crate) fn is_known() -> bool {
+    offset!(is_known) != 0
+}
+
+/// Whether everything that `sender` gave to TCP was read by `reader`, the other end, and that something
+/// was: then it is known how its application reads.
+#[inline(always)]
+pub(crate) fn has_read_all(reader: u64, sender: u64) -> bool {
+    word(sender, offset!(data_segs_out)) != 0
+        && word(sender, offset!(write_seq)) == word(reader, offset!(copied_seq))
+}
+
+/// Whether calls on the socket's descriptor do not wait. `None` before it has one.
+#[inline(always)]
+pub(crate) fn is_nonblocking(socket: u64) -> Option<bool> {
+    let held = pointer(socket, offset!(sk_socket));
+    if held == 0 {
+        return None;
+    }
+    let file = pointer(held, offset!(file));
+    Some(word(file, offset!(f_flags)) & O_NONBLOCK != 0)
+}
+
+/// Whether the application asked to be told when its pages are free again (`SO_ZEROCOPY`).
+#[inline(always)]
+pub(crate) fn lends_pages(socket: u64) -> bool {
+    pointer(socket, offset!(skc_flags)) >> (offset!(zero_copy) & 63) & 1 != 0
+}
+
+/// Whether redirected messages wait in the socket's queue.
+#[inline(always)]
+pub(crate) fn has_unread(socket: u64) -> bool {
+    psock(socket).is_some_and(|psock| !is_empty(psock))
+}
+
+/// Whether nothing of the socket's is under way: no call sends or receives, and nothing is unread.
+#[inline(always)]
+pub(crate) fn is_idle(socket: u64) -> bool {
+    psock(socket).is_none_or(|psock| word(psock, offset!(refcnt)) == 1 && is_empty(psock))
+}
+
+/// The socket of what a descriptor holds.
+///
+/// It is read as the verifier knows it, so that helpers take it.
+#[inline(always)]
+pub(crate) fn socket_of(held: *const c_void) -> *mut c_void {
+    let at = held.wrapping_byte_add(offset!(sk) as usize);
+    // SAFETY: `held` is what the kernel handed out; the verifier compares the offset with its types.
+    unsafe { at.cast::<*mut c_void>().read_volatile() }
+}
+
+/// What a sockhash knows of a socket.
+#[inline(always)]
+fn psock(socket: u64) -> Option<u64> {
+    let data = pointer(socket, offset!(sk_user_data));
+    (data & IS_PSOCK != 0).then_some(data & !FLAGS)
+}
+
+/// Whether the list of messages leads back to where it begins.
+#[inline(always)]
+fn is_empty(psock: u64) -> bool {
+    let list = psock.wrapping_add(u64::from(offset!(ingress_msg)));
+    pointer(list, 0) == list
+}
+
+#[inline(always)]
+fn word(base: u64, offset: u32) -> u32 {
+    let mut value = 0_u32;
+    copy(base, offset, (&raw mut value).cast(), size_of::<u32>());
+    value
+}
+
+/// A pointer, or another 64 bits.
+#[inline(always)]
+fn pointer(base: u64, offset: u32) -> u64 {
+    let mut value = 0_u64;
+    copy(base, offset, (&raw mut value).cast(), size_of::<u64>());
+    value
+}
+
+#[inline(always)]
+fn copy(base: u64, offset: u32, to: *mut c_void, bytes: usize) {
+    let from = base.wrapping_add(u64::from(offset)) as *const c_void;
+    // SAFETY: `to` has as many bytes; the helper reads any address, and fills with zero what it cannot
+    // read.
+    let _zero = unsafe { bpf_probe_read_kernel(to, bytes as u32, from) };
+}

@@ -1,0 +1,203 @@
+//! What the kernel tells of its own structures (`/sys/kernel/btf/vmlinux`): where their members are.
+//!
+//! aya reads BTF for its own needs and hands out no members. The format:
+//! `Documentation/bpf/btf.rst`, `include/uapi/linux/btf.h`.
+
+/// Kinds of types that are looked for (`BTF_KIND_…`).
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const FUNC: u32 = 12;
+
+/// `struct btf_header` up to what is needed of it.
+const HEADER: usize = 24;
+const MAGIC: u32 = 0xeb9f;
+/// `struct btf_type`, and `struct btf_member`.
+const TYPE: usize = 12;
+const MEMBER: usize = 12;
+const ENUMERATOR: usize = 8;
+
+/// A kernel's types.
+pub(super) struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+    /// Where each type begins. The first one, `void`, has no place.
+    places: Vec<usize>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Type<'a> {
+    name: &'a [u8],
+    kind: u32,
+    /// Whether members have their sizes in the upper 8 bits of their offsets.
+    has_bits: bool,
+    parts: &'a [u8],
+}
+
+impl<'a> Btf<'a> {
+    /// Reads a kernel's BTF, in the byte order of this machine. `None` if it is none, or has kinds of
+    /// types that are not known.
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let field = |at| word(bytes, at).and_then(|value| usize::try_from(value).ok());
+        if word(bytes, 0)? & 0xffff != MAGIC || bytes.len() < HEADER {
+            return None;
+        }
+        let header = field(4)?;
+        let part = |at, length| {
+            let begin = header.checked_add(field(at)?)?;
+            bytes.get(begin..begin.checked_add(field(length)?)?)
+        };
+        let (types, strings) = (part(8, 12)?, part(16, 20)?);
+        let mut places = Vec::new();
+        let mut at = 0;
+        while at < types.len() {
+            places.push(at);
+            at = at.checked_add(TYPE + size_of_parts(word(types, at + 4)?)?)?;
+        }
+        Some(Self {
+            types,
+            strings,
+            places,
+        })
+    }
+
+    /// The offset of a member, in bytes. Members of members without a name count as members.
+    pub(super) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
+        let mut named = self.named(structure, STRUCT);
+        named.find_map(|found| self.offset_in(found, member))
+    }
+
+    /// The value of an enumerator of an enumeration.
+    pub(super) fn enumerator(&self, enumeration: &str, name: &str) -> Option<u32> {
+        self.named(enumeration, ENUM).find_map(|found| {
+            let mut all = found.parts.chunks_exact(ENUMERATOR);
+            let it = all.find(|one| self.name(word(one, 0)) == name.as_bytes())?;
+            word(it, 4)
+        })
+    }
+
+    /// The number of a function, as programs name the one that they are attached to.
+    pub(super) fn function(&self, name: &str) -> Option<u32> {
+        let is_it = |place: &usize| {
+            let found = self.at(*place);
+            found.is_some_and(|one| one.kind == FUNC && one.name == name.as_bytes())
+        };
+        let index = self.places.iter().position(is_it)?;
+        u32::try_from(index + 1).ok()
+    }
+
+    fn named(&self, name: &str, kind: u32) -> impl Iterator<Item = Type<'a>> {
+        let all = self.places.iter().filter_map(|place| self.at(*place));
+        all.filter(move |one| one.kind == kind && one.name == name.as_bytes())
+    }
+
+    fn offset_in(&self, structure: Type<'a>, member: &str) -> Option<u32> {
+        structure.parts.chunks_exact(MEMBER).find_map(|one| {
+            let offset = word(one, 8)?;
+            let bits = if structure.has_bits {
+                offset & 0x00ff_ffff
+            } else {
+                offset
+            };
+            match self.name(word(one, 0)) {
+                name if name == member.as_bytes() => Some(bits / 8),
+                b"" => {
+                    let inner = self.by_number(word(one, 4)?)?;
+                    let is_record = matches!(inner.kind, STRUCT | UNION);
+                    let within = is_record.then(|| self.offset_in(inner, member))??;
+                    Some(bits / 8 + within)
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn by_number(&self, number: u32) -> Option<Type<'a>> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        self.at(*self.places.get(index)?)
+    }
+
+    fn at(&self, place: usize) -> Option<Type<'a>> {
+        let info = word(self.types, place + 4)?;
+        let begin = place + TYPE;
+        Some(Type {
+            name: self.name(word(self.types, place)),
+            kind: kind(info),
+            has_bits: info >> 31 != 0,
+            parts: self.types.get(begin..begin + size_of_parts(info)?)?,
+        })
+    }
+
+    /// Without the zero at its end; empty if there is none.
+    fn name(&self, at: Option<u32>) -> &'a [u8] {
+        let begin = at.and_then(|at| usize::try_from(at).ok());
+        let rest = begin.and_then(|begin| self.strings.get(begin..));
+        let mut parts = rest.unwrap_or_default().split(|byte| *byte == 0);
+        parts.next().unwrap_or_default()
+    }
+}
+
+fn kind(info: u32) -> u32 {
+    info >> 24 & 0x1f
+}
+
+/// Bytes of what comes after a type of this kind, with so many parts.
+fn size_of_parts(info: u32) -> Option<usize> {
+    let count = usize::try_from(info & 0xffff).ok()?;
+    Some(match kind(info) {
+        // Pointers, forward declarations, typedefs, qualifiers, functions, floats, tags of types.
+        2 | 7..=11 | FUNC | 16 | 18 => 0,
+        // Integers, variables, tags of declarations.
+        1 | 14 | 17 => 4,
+        // Arrays.
+        3 => 12,
+        STRUCT | UNION => MEMBER * count,
+        // Enumerations, and prototypes of functions.
+        ENUM | 13 => ENUMERATOR * count,
+        // Sections of data, and enumerations of 64 bits.
+        15 | 19 => 12 * count,
+        _ => return None,
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    word.try_into().ok().map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn this_kernels_types_are_understood() {
+        let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let btf = Btf::parse(&bytes).unwrap();
+        // The first two members of `struct list_head`; one of a union without a name.
+        assert_eq!(btf.offset("list_head", "next"), Some(0));
+        assert_eq!(btf.offset("list_head", "prev"), Some(8));
+        assert!(btf.offset("sock_common", "skc_daddr") < btf.offset("sock_common", "skc_family"));
+        assert_eq!(btf.offset("list_head", "nothing"), None);
+        assert_eq!(btf.enumerator("sock_flags", "SOCK_DEAD"), Some(0));
+        assert!(btf.function("tcp_sendmsg").is_some());
+        assert_eq!(btf.function("list_head"), None);
+    }
+
+    #[test]
+    fn what_is_cut_off_or_strange_is_no_fault_of_the_reader() {
+        let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        for length in [0, 3, 10, HEADER, HEADER + 5, bytes.len() / 2, bytes.len() - 1] {
+            let found = Btf::parse(&bytes[..length]);
+            assert!(found.is_none(), "{length} bytes");
+        }
+        // A type of a kind that nobody knows.
+        let mut strange = bytes[..HEADER].to_vec();
+        strange[8..HEADER].copy_from_slice(&[0, 12, 12, 1].map(u32::to_ne_bytes).concat());
+        strange.extend([0, 31 << 24, 0].map(u32::to_ne_bytes).concat());
+        strange.push(0);
+        assert!(Btf::parse(&strange).is_none());
+    }
+}
