@@ -60,8 +60,22 @@ struct Way {
     socket: u64,
     /// Bytes since the last message of the other direction.
     spent: u32,
-    /// One if something was redirected, or else zero.
-    redirected: u32,
+    /// What its messages do.
+    course: Course,
+}
+
+/// What the messages of a direction do.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Course(u32);
+
+impl Course {
+    /// Go through TCP, so far.
+    const TCP: Self = Self(0);
+    /// Are redirected, since one of them.
+    const REDIRECTED: Self = Self(1);
+    /// Go through TCP again, since one of them: the call that sent the one before has ended.
+    const TCP_AGAIN: Self = Self(2);
 }
 
 /// Both directions of an accelerated connection. Value of `flows`.
@@ -112,7 +126,7 @@ impl Flow {
         const NOTHING: Way = Way {
             socket: 0,
             spent: 0,
-            redirected: 0,
+            course: Course::TCP,
         };
         Self {
             from_client: Way { socket, ..NOTHING },
@@ -140,10 +154,14 @@ impl Flow {
         if self.broken != 0 {
             return Passage::Nowhere;
         }
-        if self.is_leaving() {
+        let is_leaving = self.is_leaving();
+        let (own, other) = self.ways(end);
+        if is_leaving {
+            if own.course.0 == Course::REDIRECTED.0 {
+                own.course = Course::TCP_AGAIN;
+            }
             return Passage::Tcp;
         }
-        let (own, other) = self.ways(end);
         other.spent = 0;
         let spent = own.spent.saturating_add(size);
         if spent > BUDGET {
@@ -151,7 +169,7 @@ impl Flow {
             return Passage::Spent;
         }
         own.spent = spent;
-        if own.redirected == 0 {
+        if own.course.0 == Course::TCP.0 {
             Passage::Begin
         } else {
             Passage::Redirect
@@ -160,7 +178,7 @@ impl Flow {
 
     /// Notes that what comes from `end` is redirected from here on.
     pub const fn begin(&mut self, end: End) {
-        self.ways(end).0.redirected = 1;
+        self.ways(end).0.course = Course::REDIRECTED;
     }
 
     /// From here on TCP carries what comes from either end. Going from redirected bytes to TCP keeps
@@ -193,10 +211,10 @@ impl Flow {
         left
     }
 
-    /// Whether a message of either direction was redirected.
+    /// Whether a call that sends from `end` may be about to redirect a message.
     #[must_use]
-    pub const fn was_redirected(&self) -> bool {
-        self.from_client.redirected | self.from_server.redirected != 0
+    pub const fn may_be_redirecting(&mut self, end: End) -> bool {
+        self.ways(end).0.course.0 == Course::REDIRECTED.0
     }
 
     /// The direction that begins at `end`, and the other one.
@@ -241,11 +259,12 @@ mod tests {
         let mut flow = Flow::of_client(1);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Begin);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Begin);
-        assert!(!flow.was_redirected());
+        assert!(!flow.may_be_redirecting(End::CLIENT));
         flow.begin(End::CLIENT);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Redirect);
         assert_eq!(flow.take(End::PROXY, 1), Passage::Begin);
-        assert!(flow.was_redirected());
+        assert!(flow.may_be_redirecting(End::CLIENT));
+        assert!(!flow.may_be_redirecting(End::PROXY));
     }
 
     #[test]
@@ -253,9 +272,11 @@ mod tests {
         let mut flow = Flow::of_client(1);
         flow.begin(End::CLIENT);
         flow.leave();
+        assert!(flow.may_be_redirecting(End::CLIENT));
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Tcp);
         assert_eq!(flow.take(End::PROXY, 1), Passage::Tcp);
         assert_eq!(flow.take(End::CLIENT, 1), Passage::Tcp);
+        assert!(!flow.may_be_redirecting(End::CLIENT));
     }
 
     #[test]

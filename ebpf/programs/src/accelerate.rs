@@ -115,14 +115,15 @@ fn enrol(ops: *mut bpf_sock_ops, (sk, own): (*mut bpf_sock, u64), mut lane: Lane
         count(Reason::AccelerationRefused);
         return false;
     }
-    listen(ops, BPF_SOCK_OPS_RTT_CB_FLAG, 0);
+    follow(ops);
     true
 }
 
-/// Chooses what else the kernel tells of a socket.
+/// Lets the kernel tell of acknowledged data, at most once in a round trip. It never ends, because
+/// others may have asked for it as well.
 #[inline(always)]
-fn listen(ops: *mut bpf_sock_ops, more: u32, less: u32) {
-    let flags = read!(ops, bpf_sock_ops_cb_flags) & !less | more;
+fn follow(ops: *mut bpf_sock_ops) {
+    let flags = read!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
     // SAFETY: the context is the kernel's. Flags that it does not know it leaves out.
     let _unknown = unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
 }
@@ -219,8 +220,7 @@ fn redirect(msg: *mut sk_msg_md, lane: Lane) {
 /// out of the map, which would go on to copy every message once more than TCP alone does.
 ///
 /// What is in a queue when its socket leaves the map is lost, so nothing may be in one, or on its way
-/// to one: no call that began before the connection left may still be sending. That is known if nothing
-/// was ever redirected, or if no call is under way at all.
+/// to one.
 #[inline(always)]
 pub(crate) fn settle(ops: *mut bpf_sock_ops) {
     if !kernel::is_known() {
@@ -228,7 +228,7 @@ pub(crate) fn settle(ops: *mut bpf_sock_ops) {
     }
     let sk = read!(ops, __bindgen_anon_2.sk);
     let Some(lane) = lane(sk.cast()) else {
-        return listen(ops, 0, BPF_SOCK_OPS_RTT_CB_FLAG);
+        return;
     };
     let Some(flow) = maps::flow(lane.pair) else {
         return;
@@ -236,16 +236,25 @@ pub(crate) fn settle(ops: *mut bpf_sock_ops) {
     if !flow.has_left() {
         return;
     }
-    let (own, other) = flow.sockets(lane.end);
-    if flow.was_redirected() && !(kernel::is_idle(own) && kernel::is_idle(other)) {
+    if is_busy(flow, lane.end) || is_busy(flow, lane.other().end) {
         return;
     }
-    let _gone = FLOWS.remove(lane.pair);
+    // The other end may be told at the same time: one of them does it.
+    if FLOWS.remove(lane.pair).is_err() {
+        return;
+    }
     take_out(lane.other());
     take_out(lane);
     pass_over(sk);
-    listen(ops, 0, BPF_SOCK_OPS_RTT_CB_FLAG);
     count(Reason::AccelerationLeft);
+}
+
+/// Whether something is unread at an end, or is being redirected from it: by a call that began before the
+/// connection left.
+#[inline(always)]
+fn is_busy(flow: &mut Flow, end: End) -> bool {
+    let (own, _) = flow.sockets(end);
+    kernel::has_unread(own) || (flow.may_be_redirecting(end) && !kernel::is_idle(own))
 }
 
 /// Takes a socket out of the map, if it is there.

@@ -78,10 +78,10 @@ pub(crate) fn has_unread(socket: u64) -> bool {
     psock(socket).is_some_and(|psock| !is_empty(psock))
 }
 
-/// Whether nothing of the socket's is under way: no call sends or receives, and nothing is unread.
+/// Whether no call sends or receives on the socket.
 #[inline(always)]
 pub(crate) fn is_idle(socket: u64) -> bool {
-    psock(socket).is_none_or(|psock| word(psock, offset!(refcnt)) == 1 && is_empty(psock))
+    psock(socket).is_none_or(|psock| word(psock, offset!(refcnt)) == 1)
 }
 
 /// The socket of what a descriptor holds.

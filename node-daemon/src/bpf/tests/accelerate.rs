@@ -1,20 +1,23 @@
 //! Connections from socket to socket.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     thread,
+    time::{Duration, Instant},
 };
 
-use sluice_abi::{BUDGET, PodFlags, PortList, PortPrefix, Reason};
+use sluice_abi::{BUDGET, NEW_IN_A_SECOND, PodFlags, PortList, PortPrefix, Reason};
 
 use crate::bpf::Entry;
 
-use super::lab::{APP, Lab, PROXY, WORLD, connect_from, listen, meet, take};
+use super::lab::{APP, Lab, PROXY, WORLD, await_that, connect_from, listen, meet_polling, take};
 
 const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
 const ALL: PodFlags = PROXIES.with(PodFlags::ACCELERATE_ALL);
 
+/// For everything that a connection does.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What is written at one time.
 const PIECE: usize = 32 * 1024;
 
@@ -26,31 +29,45 @@ fn pod(flags: PodFlags) -> (Lab, TcpListener) {
     (lab, proxy)
 }
 
-/// A connection of the application to the world, and the proxy's end of it.
+/// A connection of the application to the world, and the proxy's end of it. Neither waits in its calls.
 fn through(lab: &Lab, proxy: &TcpListener, to: &str) -> (TcpStream, TcpStream) {
-    meet((&lab.pod, APP, to), (&lab.pod, proxy))
+    meet_polling((&lab.pod, APP, to), (&lab.pod, proxy))
 }
 
 /// Sends a pattern one way, and compares what arrives.
 fn carry(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
     let pattern = (0..251_u8).map(|byte| byte ^ seed).cycle();
     let sent: Vec<u8> = pattern.take(length).collect();
-    thread::scope(|threads| {
-        let pieces = sent.chunks(PIECE);
-        threads.spawn(|| pieces.for_each(|piece| from.write_all(piece).unwrap()));
-        let mut arrived = vec![0; length];
-        let mut missing = &mut arrived[..];
-        while !missing.is_empty() {
-            match to.read(missing) {
-                Ok(0) => panic!("{} bytes are missing", missing.len()),
-                Ok(some) => missing = &mut missing[some..],
-                // A socket in a sockhash that waits wakes for the acknowledgement of its own FIN,
-                // too, and does not wait again (`tcp_msg_wait_data`).
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-            }
+    let mut arrived = vec![0; length];
+    let (mut given, mut taken) = (0, 0);
+    let end = Instant::now() + PATIENCE;
+    while taken < length {
+        let piece = &sent[given..length.min(given + PIECE)];
+        given += some(|| if piece.is_empty() { Ok(0) } else { from.write(piece) });
+        taken += some(|| to.read(&mut arrived[taken..]));
+        assert!(Instant::now() < end, "{} bytes are missing", length - taken);
+    }
+    assert!(arrived == sent, "{length} bytes arrive as they were sent");
+}
+
+/// Bytes that a call takes, which does not wait.
+fn some(call: impl FnOnce() -> io::Result<usize>) -> usize {
+    match call() {
+        Ok(length) => length,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            thread::yield_now();
+            0
         }
-        assert!(arrived == sent, "{length} bytes arrive as they were sent");
-    });
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// As often as it takes until both directions have begun, and twice more.
+fn call(client: &TcpStream, server: &TcpStream, seed: u8) {
+    for round in 0..3 {
+        carry(client, server, 700, seed ^ round);
+        carry(server, client, 9000, seed ^ round);
+    }
 }
 
 fn counts(lab: &Lab) -> [u64; 4] {
@@ -71,10 +88,11 @@ fn application_and_proxy_are_joined_in_both_directions_whatever_the_family() {
         .enumerate()
     {
         let (client, server) = through(&lab, &proxy, to);
-        for round in 0..20 {
-            carry(&client, &server, 700, round);
-            carry(&server, &client, 9000, round);
-        }
+        // How an application reads is known when it has read something.
+        carry(&client, &server, 700, 1);
+        carry(&server, &client, 700, 1);
+        assert_eq!(counts(&lab), [2 * number as u64, 0, 0, 0], "{to}");
+        call(&client, &server, 2);
         assert_eq!(counts(&lab), [2 * (number as u64 + 1), 0, 0, 0], "{to}");
     }
 }
@@ -87,14 +105,13 @@ fn proxies_of_two_pods_are_joined_and_nothing_else_is() {
     let inbound = listen(&lab.world, "[::]:15006");
     let outbound = listen(&lab.pod, "[::]:15001");
     let to = format!("{}:8080", WORLD[0]);
-    let (client, server) = meet((&lab.pod, PROXY, &to), (&lab.world, &inbound));
-    carry(&client, &server, 5000, 1);
-    carry(&server, &client, 5000, 2);
+    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    call(&client, &server, 1);
     assert_eq!(counts(&lab), [2, 0, 0, 0]);
 
     // The application and its proxy are not both proxies.
-    let (client, server) = meet((&lab.pod, APP, &to), (&lab.pod, &outbound));
-    carry(&client, &server, 5000, 3);
+    let (client, server) = through(&lab, &outbound, &to);
+    call(&client, &server, 3);
     assert_eq!(counts(&lab), [2, 0, 0, 0]);
 }
 
@@ -105,9 +122,8 @@ fn a_pod_that_does_not_want_it_is_left_to_tcp() {
     lab.enrol_world(PodFlags::default());
     let inbound = listen(&lab.world, "[::]:15006");
     let to = format!("{}:8080", WORLD[0]);
-    let (client, server) = meet((&lab.pod, PROXY, &to), (&lab.world, &inbound));
-    carry(&client, &server, 5000, 1);
-    carry(&server, &client, 5000, 2);
+    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    call(&client, &server, 1);
     assert_eq!(counts(&lab), [0; 4]);
 }
 
@@ -120,30 +136,81 @@ fn an_excluded_port_of_the_other_pod_belongs_to_its_application() {
     lab.datapath.list(&Entry::Port(prefix.0)).unwrap();
     let app = listen(&lab.world, "[::]:9090");
     let to = format!("{}:9090", WORLD[0]);
-    let (client, server) = meet((&lab.pod, PROXY, &to), (&lab.world, &app));
-    carry(&client, &server, 500, 1);
-    carry(&server, &client, 500, 2);
+    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &app));
+    call(&client, &server, 1);
     let [accelerated, .., refused] = counts(&lab);
     assert_eq!((accelerated, refused), (0, 0));
 }
 
 #[test]
-fn a_direction_whose_budget_is_spent_moves_to_tcp_without_a_byte_out_of_order() {
+fn a_connection_whose_budget_is_spent_goes_back_to_tcp_without_a_byte_out_of_order() {
     let (lab, proxy) = pod(ALL);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
-    carry(&client, &server, 8 * BUDGET as usize, 5);
-    assert_eq!(counts(&lab), [1, 1, 0, 0]);
-    // The other direction is as fast as before.
-    carry(&server, &client, 100, 6);
+    call(&client, &server, 1);
+    flood(&client, &server, 8 * BUDGET as usize, 5);
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
-    carry(&client, &server, 3 * BUDGET as usize, 7);
+    // Its sockets are as they were before.
+    await_that(|| {
+        call(&client, &server, 6);
+        lab.count(Reason::AccelerationLeft) == 1
+    });
+    flood(&server, &client, 3 * BUDGET as usize, 8);
+    call(&client, &server, 9);
+    assert_eq!(counts(&lab), [2, 1, 0, 0]);
+}
+
+/// Sends more than is read at first.
+fn flood(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
+    let pattern = (0..251_u8).map(|byte| byte ^ seed).cycle();
+    let sent: Vec<u8> = pattern.take(length).collect();
+    let (mut given, mut heard) = (0, Vec::new());
+    let mut block = vec![0; PIECE];
+    while heard.len() < length {
+        while given < length
+            && let piece = &sent[given..length.min(given + PIECE)]
+            && let taken @ 1.. = some(|| from.write(piece))
+        {
+            given += taken;
+        }
+        let taken = some(|| to.read(&mut block));
+        heard.extend_from_slice(&block[..taken]);
+    }
+    assert!(heard == sent, "{length} bytes arrive as they were sent");
+}
+
+#[test]
+fn a_stream_that_was_never_redirected_goes_back_to_tcp_as_well() {
+    let (lab, proxy) = pod(ALL);
+    let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
+    flood(&client, &server, 8 * BUDGET as usize, 1);
+    flood(&client, &server, 8 * BUDGET as usize, 2);
+    assert!(counts(&lab)[1] == 1, "{:?}", counts(&lab));
+    await_that(|| {
+        call(&client, &server, 3);
+        lab.count(Reason::AccelerationLeft) == 1
+    });
+    call(&client, &server, 4);
+}
+
+#[test]
+fn who_connects_anew_all_the_time_is_left_to_tcp() {
+    let (lab, proxy) = pod(ALL);
+    for _ in 0..3 * NEW_IN_A_SECOND {
+        let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
+        carry(&client, &server, 10, 1);
+    }
+    assert!(lab.count(Reason::AccelerationShort) > 0);
+    // Another destination is another habit.
+    let before = lab.count(Reason::Accelerated);
+    let (client, server) = through(&lab, &proxy, "10.77.0.1:81");
+    call(&client, &server, 1);
+    assert_eq!(lab.count(Reason::Accelerated), before + 2);
 }
 
 #[test]
 fn a_reader_that_never_reads_holds_the_sender_up() {
     let (lab, proxy) = pod(ALL);
     let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
-    client.set_nonblocking(true).unwrap();
     let mut taken = 0;
     let block = vec![7; 65536];
     let error = loop {
@@ -161,30 +228,37 @@ fn a_reader_that_never_reads_holds_the_sender_up() {
 #[test]
 fn a_half_closed_connection_carries_the_rest_and_ends() {
     let (lab, proxy) = pod(ALL);
-    let (mut client, mut server) = through(&lab, &proxy, "10.77.0.1:80");
+    let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
+    call(&client, &server, 1);
     client.write_all(b"question").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut heard = Vec::new();
-    server.read_to_end(&mut heard).unwrap();
-    assert_eq!(heard, b"question");
+    assert_eq!(rest(&server), b"question");
     carry(&server, &client, 4000, 8);
     drop(server);
-    let mut rest = Vec::new();
-    client.read_to_end(&mut rest).unwrap();
-    assert_eq!(rest, b"");
+    assert_eq!(rest(&client), b"");
 }
 
 #[test]
 fn what_is_sent_before_a_close_arrives() {
     let (lab, proxy) = pod(ALL);
     for round in 0..50_u8 {
-        let (mut client, mut server) = through(&lab, &proxy, "10.77.0.1:80");
+        let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
+        call(&client, &server, round);
         client.write_all(&[round; 3000]).unwrap();
         drop(client);
-        let mut heard = Vec::new();
-        server.read_to_end(&mut heard).unwrap();
-        assert_eq!(heard, [round; 3000]);
+        assert_eq!(rest(&server), [round; 3000]);
     }
+}
+
+/// Everything until the end.
+fn rest(mut of: &TcpStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    await_that(|| match of.read_to_end(&mut heard) {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        Err(error) => panic!("{error}"),
+    });
+    heard
 }
 
 #[test]
@@ -196,10 +270,14 @@ fn two_pods_with_equal_connections_on_loopback_never_hear_each_other() {
     let a = connect_from(&lab.pod, 40_001, to);
     let c = connect_from(&lab.world, 40_001, to);
     let (b, d) = (take(&lab.pod, &proxy), take(&lab.world, &others));
+    for end in [&b, &d] {
+        end.set_nonblocking(true).unwrap();
+    }
     let names = [&a, &c].map(|one| one.local_addr().unwrap());
     assert_eq!(names[0], names[1]);
     for (from, to, seed) in [(&a, &b, 1), (&c, &d, 2), (&b, &a, 3), (&d, &c, 4)] {
         carry(from, to, 1000, seed);
+        carry(from, to, 1000, seed ^ 7);
     }
     assert_eq!(counts(&lab), [4, 0, 0, 0]);
 }

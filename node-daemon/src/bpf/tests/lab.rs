@@ -242,12 +242,14 @@ impl Lab {
 
     /// How many hooks a program has.
     pub(super) fn hooks(&self, program: &str) -> usize {
+        self.hooks_if_any(program).unwrap()
+    }
+
+    /// The same of a program that need not be there.
+    pub(super) fn hooks_if_any(&self, program: &str) -> Option<usize> {
         let programs = self.datapath.programs().unwrap();
-        programs
-            .iter()
-            .find(|one| one.name == program)
-            .unwrap()
-            .hooks
+        let found = programs.iter().find(|one| one.name == program);
+        found.map(|one| one.hooks)
     }
 
     /// Lists something of the Pod.
@@ -393,6 +395,31 @@ pub(super) fn meet(
     (client, take(at.0, at.1))
 }
 
+/// The same between two ends that never wait in their calls.
+pub(super) fn meet_polling(
+    (netns, user, to): (&Netns, u32, &str),
+    at: (&Netns, &TcpListener),
+) -> (TcpStream, TcpStream) {
+    let to: SocketAddr = to.parse().unwrap();
+    let client = netns.run_as(user, move || begin(to, |_| ()));
+    await_that(|| client.peer_addr().is_ok());
+    let server = take(at.0, at.1);
+    server.set_nonblocking(true).unwrap();
+    (client, server)
+}
+
+/// Begins to connect, and does not wait for it. `prepare` may do something to the socket before.
+pub(super) fn begin(to: SocketAddr, prepare: impl FnOnce(&socket2::Socket)) -> TcpStream {
+    let domain = socket2::Domain::for_address(to);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    prepare(&socket);
+    match socket.connect(&to.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => panic!("{to}: {error}"),
+        _ => socket.into(),
+    }
+}
+
 /// Accepts a connection.
 pub(super) fn take(netns: &Netns, listener: &TcpListener) -> TcpStream {
     let listener = listener.try_clone().unwrap();
@@ -415,13 +442,8 @@ pub(super) fn take(netns: &Netns, listener: &TcpListener) -> TcpStream {
 pub(super) fn connect_from(netns: &Netns, port: u16, to: &str) -> TcpStream {
     let to: SocketAddr = to.parse().unwrap();
     netns.run_as(APP, move || {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let socket = socket.unwrap();
         let from = SocketAddr::from(([127, 0, 0, 1], port));
-        socket.bind(&from.into()).unwrap();
-        socket.connect(&to.into()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.into()
+        begin(to, |socket| socket.bind(&from.into()).unwrap())
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{TcpStream, UdpSocket},
+    net::{Shutdown, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd as _, OwnedFd},
     ptr, thread,
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use sluice_abi::{BUDGET, PodFlags, Reason};
 
 use super::{
-    super::lab::{APP, Lab, WORLD, await_that, listen, meet},
+    super::lab::{APP, Lab, WORLD, await_that, begin, listen, meet, meet_polling, take},
     ALL,
 };
 
@@ -30,10 +30,18 @@ fn of_an_application_left_to_tcp() -> (Lab, TcpStream, TcpStream) {
     of_an_application(PodFlags::ACCELERATE_PROXIES)
 }
 
+/// The same of one that is accelerated, because neither end waits in its calls.
+fn of_an_accelerated_application() -> (Lab, TcpStream, TcpStream) {
+    let mut lab = Lab::bare();
+    lab.enrol_with(ALL);
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let to = format!("{}:80", WORLD[0]);
+    let (client, server) = meet_polling((&lab.pod, APP, &to), (&lab.pod, &proxy));
+    (lab, client, server)
+}
+
 /// Bytes that are taken while nobody reads.
-fn taken_unread(flags: PodFlags) -> usize {
-    let (lab, mut client, server) = of_an_application(flags);
-    client.set_nonblocking(true).unwrap();
+fn taken_unread(lab: &Lab, mut client: &TcpStream) -> usize {
     let mut taken = 0;
     let error = loop {
         match client.write(&[7; 16384]) {
@@ -43,15 +51,25 @@ fn taken_unread(flags: PodFlags) -> usize {
         assert!(taken < 64 << 20, "{taken} bytes were taken");
     };
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    assert_eq!(lab.count(Reason::AccelerationSpent) > 0, flags == ALL);
-    drop(server);
+    println!("{taken} bytes, {} budgets spent", lab.count(Reason::AccelerationSpent));
     taken
 }
 
 #[test]
 fn a_reader_that_never_reads_takes_what_it_takes_over_tcp_and_the_budget() {
-    let plain = taken_unread(PodFlags::default());
-    let accelerated = taken_unread(ALL);
+    let (lab, client, _server) = of_an_application_left_to_tcp();
+    client.set_nonblocking(true).unwrap();
+    let plain = taken_unread(&lab, &client);
+    assert_eq!(lab.count(Reason::AccelerationSpent), 0);
+
+    let (lab, mut client, mut server) = of_an_accelerated_application();
+    for _ in 0..2 {
+        client.write_all(b"hear").unwrap();
+        await_that(|| server.read(&mut [0; 4]).is_ok());
+    }
+    assert_eq!(lab.count(Reason::Accelerated), 1);
+    let accelerated = taken_unread(&lab, &client);
+    assert_eq!(lab.count(Reason::AccelerationSpent), 1);
     // TCP grows its buffers by what it measures, so two runs differ a little.
     let bound = plain + plain / 2 + BUDGET as usize;
     assert!(
@@ -62,29 +80,39 @@ fn a_reader_that_never_reads_takes_what_it_takes_over_tcp_and_the_budget() {
 
 #[test]
 fn an_application_that_waits_for_all_gets_all() {
-    let (lab, mut client, server) = of_an_application_left_to_tcp();
-    let speaker = thread::spawn(move || {
-        for _ in 0..4 {
-            client.write_all(&[7; 250]).unwrap();
-            thread::sleep(Duration::from_millis(10));
-        }
-        client
-    });
-    let mut heard = [0_u8; 1000];
-    // SAFETY: the buffer is as long as is said.
-    let length = unsafe {
-        let buffer = heard.as_mut_ptr().cast();
-        libc::recv(server.as_raw_fd(), buffer, heard.len(), libc::MSG_WAITALL)
-    };
-    assert_eq!((length, heard), (1000, [7; 1000]));
-    drop(speaker.join().unwrap());
-    assert_eq!(lab.count(Reason::Accelerated), 0);
+    for flags in [PodFlags::ACCELERATE_PROXIES, ALL] {
+        let (lab, mut client, server) = of_an_application(flags);
+        let speaker = thread::spawn(move || {
+            for _ in 0..4 {
+                client.write_all(&[7; 250]).unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+            client
+        });
+        let mut heard = [0_u8; 1000];
+        // SAFETY: the buffer is as long as is said.
+        let length = unsafe {
+            let buffer = heard.as_mut_ptr().cast();
+            libc::recv(server.as_raw_fd(), buffer, heard.len(), libc::MSG_WAITALL)
+        };
+        assert_eq!((length, heard), (1000, [7; 1000]));
+        drop(speaker.join().unwrap());
+        assert_eq!(lab.count(Reason::Accelerated), 0);
+    }
 }
 
 #[test]
 fn an_application_splices_from_its_connection() {
-    let (lab, mut client, server) = of_an_application_left_to_tcp();
-    client.write_all(&[7; 3000]).unwrap();
+    for flags in [PodFlags::ACCELERATE_PROXIES, ALL] {
+        let (lab, mut client, server) = of_an_application(flags);
+        client.write_all(&[7; 3000]).unwrap();
+        assert_eq!(splice(&server).unwrap(), [7; 3000]);
+        assert_eq!(lab.count(Reason::Accelerated), 0);
+    }
+}
+
+/// What is there, by `splice(2)` into a pipe.
+fn splice(from: &TcpStream) -> io::Result<Vec<u8>> {
     let mut ends = [0; 2];
     // SAFETY: the array has place for two descriptors, which are nobody else's then.
     let [read, write] = unsafe {
@@ -93,15 +121,85 @@ fn an_application_splices_from_its_connection() {
     };
     // SAFETY: without offsets, and both descriptors are open.
     let moved = unsafe {
-        let (from, to) = (server.as_raw_fd(), write.as_raw_fd());
-        libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), 3000, 0)
+        let (from, to) = (from.as_raw_fd(), write.as_raw_fd());
+        libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), 30_000, 0)
     };
-    let moved = usize::try_from(moved).unwrap();
-    assert!(moved > 0);
+    let moved = usize::try_from(moved).map_err(|_| io::Error::last_os_error())?;
     let mut heard = vec![0; moved];
-    std::fs::File::from(read).read_exact(&mut heard).unwrap();
-    assert_eq!(heard, vec![7; moved]);
+    std::fs::File::from(read).read_exact(&mut heard)?;
+    Ok(heard)
+}
+
+/// Where the kernel tells of splices. Elsewhere, `sluiced status` says that applications must not.
+#[test]
+fn an_application_that_splices_is_left_to_tcp_from_then_on() {
+    let (lab, mut client, mut server) = of_an_accelerated_application();
+    if !lab.datapath.features().splices {
+        assert_eq!(lab.hooks_if_any("splice"), None);
+        return;
+    }
+    for _ in 0..3 {
+        client.write_all(b"hear").unwrap();
+        await_that(|| server.read(&mut [0; 4]).is_ok());
+    }
+    assert_eq!(lab.count(Reason::Accelerated), 1);
+    splice(&server).unwrap_err();
+    for _ in 0..3 {
+        client.write_all(b"more").unwrap();
+        await_that(|| splice(&server).is_ok_and(|heard| heard == b"more"));
+    }
+    assert_eq!(lab.count(Reason::AccelerationSpliced), 1);
+
+    // Another one of the Pod begins by TCP, and stays there.
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let to = format!("{}:81", WORLD[0]);
+    let (mut client, mut server) = meet_polling((&lab.pod, APP, &to), (&lab.pod, &proxy));
+    for _ in 0..3 {
+        client.write_all(b"hear").unwrap();
+        await_that(|| server.read(&mut [0; 4]).is_ok());
+    }
+    assert_eq!(lab.count(Reason::Accelerated), 1);
+}
+
+#[test]
+fn who_splices_past_redirected_bytes_loses_the_connection_and_hears_nothing_out_of_order() {
+    let (lab, mut client, mut server) = of_an_accelerated_application();
+    if !lab.datapath.features().splices {
+        return;
+    }
+    for _ in 0..2 {
+        client.write_all(b"hear").unwrap();
+        await_that(|| server.read(&mut [0; 4]).is_ok());
+    }
+    client.write_all(b"redirected").unwrap();
+    splice(&server).unwrap_err();
+    assert_eq!(lab.count(Reason::AccelerationBroken), 1);
+    client.write_all(b"after it").unwrap_err();
+    splice(&server).unwrap_err();
+}
+
+#[test]
+fn an_application_that_blocks_in_its_calls_is_never_told_to_try_again() {
+    let (lab, mut client, mut server) = of_an_accelerated_application();
+    server.set_nonblocking(false).unwrap();
+    for _ in 0..20 {
+        client.write_all(b"question").unwrap();
+        server.read_exact(&mut [0; 8]).unwrap();
+        server.write_all(b"answer").unwrap();
+        await_that(|| client.read(&mut [0; 6]).is_ok());
+    }
     assert_eq!(lab.count(Reason::Accelerated), 0);
+    assert!(lab.count(Reason::AccelerationBlocking) > 0);
+    assert_eq!(lab.count(Reason::AccelerationLeft), 1);
+    // A socket in a map would wake for what its own end does, and say that nothing is there.
+    let speaker = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        client.write_all(b"last").unwrap();
+        client
+    });
+    server.shutdown(Shutdown::Write).unwrap();
+    server.read_exact(&mut [0; 4]).unwrap();
+    drop(speaker.join().unwrap());
 }
 
 #[test]
@@ -115,7 +213,8 @@ fn an_application_hears_that_what_it_sent_without_a_copy_has_left() {
 
 #[test]
 fn an_accelerated_application_is_refused_what_its_sockets_would_not_keep_to() {
-    let (lab, client, mut server) = of_an_application(ALL);
+    let (lab, client, mut server) = of_an_accelerated_application();
+    server.set_nonblocking(false).unwrap();
     let datagrams = lab.pod.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     for option in [ZEROCOPY, UPPER_LAYER] {
         let refused = set(&client, option, b"tls\0").unwrap_err();
@@ -127,7 +226,20 @@ fn an_accelerated_application_is_refused_what_its_sockets_would_not_keep_to() {
     // Without the option, the flag means nothing: the bytes are copied, and nobody waits for news.
     send_without_a_copy(&client, &mut server);
     assert!(!has_news(&client));
-    assert_eq!(lab.count(Reason::Accelerated), 1);
+}
+
+#[test]
+fn an_application_that_lends_its_pages_before_it_connects_is_left_to_tcp() {
+    let mut lab = Lab::bare();
+    lab.enrol_with(ALL);
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let to = format!("{}:80", WORLD[0]).parse().unwrap();
+    let lend = |socket: &socket2::Socket| set(socket, ZEROCOPY, &ON).unwrap();
+    let client = lab.pod.run_as(APP, move || begin(to, lend));
+    let mut server = take(&lab.pod, &proxy);
+    send_without_a_copy(&client, &mut server);
+    await_that(|| has_news(&client));
+    assert_eq!(lab.count(Reason::AccelerationOption), 0);
 }
 
 #[test]
@@ -140,7 +252,7 @@ fn an_application_left_to_tcp_is_told_by_the_kernel_what_upper_layers_there_are(
 
 #[test]
 fn a_node_that_accelerates_nothing_does_not_look_at_options() {
-    let (lab, client, _server) = of_an_application(ALL);
+    let (lab, client, _server) = of_an_accelerated_application();
     let lab = lab.restart_as(false);
     assert_eq!(lab.hooks("setsockopt"), 0);
     set(&client, ZEROCOPY, &ON).unwrap();

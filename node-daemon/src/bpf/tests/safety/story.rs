@@ -9,9 +9,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use socket2::{Domain, Socket, Type};
-
-use super::{WORLD, side::Side};
+use super::{super::lab::begin, WORLD, side::Side};
 
 /// For everything that a connection does.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -216,13 +214,11 @@ impl Story {
     }
 
     fn connect(&self) -> TcpStream {
-        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, None).unwrap();
-        if self.fast_open {
-            option(&socket, libc::TCP_FASTOPEN_CONNECT, 1);
-        }
-        let connected = socket.connect(&self.to.into());
-        connected.unwrap_or_else(|error| panic!("{error}: {self:?}"));
-        socket.into()
+        begin(self.to, |socket| {
+            if self.fast_open {
+                option(socket, libc::TCP_FASTOPEN_CONNECT, 1);
+            }
+        })
     }
 
     fn accept(&self, listener: &TcpListener) -> TcpStream {
