@@ -56,6 +56,9 @@ pub(crate) struct Options {
     /// Which proxies.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
     sidecars: Vec<Sidecar>,
+    /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections'.
+    #[arg(long = "load", value_delimiter = ',')]
+    loads: Vec<String>,
     /// Where samples, table and plots go.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,

@@ -51,15 +51,21 @@ impl Plan {
             seconds,
             contenders,
             sidecars,
+            loads,
             ..
         } = options;
+        let is_wanted = |load: &Load| {
+            let name = load.name();
+            loads.is_empty() || loads.iter().any(|part| name.contains(part))
+        };
+        let wanted = |all: &[Load]| all.iter().copied().filter(is_wanted).collect();
         if *quick {
             return Self {
                 rounds: QUICK_ROUNDS,
                 duration: Duration::from_secs(1),
                 contenders: contenders.clone(),
                 sidecars: vec![Sidecar::EnvoyTcp],
-                loads: matter::QUICK.into(),
+                loads: wanted(&matter::QUICK),
             };
         }
         Self {
@@ -67,7 +73,7 @@ impl Plan {
             duration: Duration::from_secs(*seconds),
             contenders: contenders.clone(),
             sidecars: sidecars.clone(),
-            loads: LOADS.into(),
+            loads: wanted(&LOADS),
         }
     }
 

@@ -1,14 +1,16 @@
 //! The client of the benchmark for what wrk cannot do.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::fd::AsFd as _,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::inside::echo::BULK;
@@ -101,14 +103,50 @@ impl Drive {
         Ok(count)
     }
 
-    fn connect(&self) -> Result<TcpStream> {
+    fn connect(&self) -> Result<Polled> {
         let stream = TcpStream::connect_timeout(&self.to, PATIENCE)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(stream)
+        stream.set_nonblocking(true)?;
+        Ok(Polled(stream))
     }
 
     fn limit(&self) -> Duration {
         Duration::from_millis(self.millis)
+    }
+}
+
+/// A connection as event loops have them: what waits is `poll(2)`, and no other call.
+struct Polled(TcpStream);
+
+impl Polled {
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::NONE);
+        match poll(&mut [PollFd::new(self.0.as_fd(), events)], patience)? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for Polled {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait(PollFlags::POLLIN)?;
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Polled {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self.0.write(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.wait(PollFlags::POLLOUT)?;
+                self.0.write(buffer)
+            }
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
