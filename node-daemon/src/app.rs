@@ -114,13 +114,15 @@ fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<La
         return Ok((Acceleration::Off, None));
     }
     let kernel = uname().context("uname")?;
-    Ok(match Acceleration::layout(&kernel.release().to_string_lossy()) {
-        Ok(layout) => (wanted, Some(layout)),
-        Err(reason) => {
-            warn!("{reason}");
-            (Acceleration::Off, None)
-        }
-    })
+    Ok(
+        match Acceleration::layout(&kernel.release().to_string_lossy()) {
+            Ok(layout) => (wanted, Some(layout)),
+            Err(reason) => {
+                warn!("{reason}");
+                (Acceleration::Off, None)
+            }
+        },
+    )
 }
 
 /// Takes in what the API server knows of the Pods that run already.

@@ -25,8 +25,8 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::{
-        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_sock_hash_update,
-        bpf_sock_ops_cb_flags_set,
+        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get,
+        bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
     },
     programs::{FEntryContext, SkMsgContext},
 };

@@ -111,7 +111,7 @@ fn is_empty(psock: u64) -> bool {
 #[inline(always)]
 fn word(base: u64, offset: u32) -> u32 {
     let mut value = 0_u32;
-    copy(base, offset, (&raw mut value).cast(), size_of::<u32>());
+    copy(base, offset, (&raw mut value).cast(), 4);
     value
 }
 
@@ -119,14 +119,14 @@ fn word(base: u64, offset: u32) -> u32 {
 #[inline(always)]
 fn pointer(base: u64, offset: u32) -> u64 {
     let mut value = 0_u64;
-    copy(base, offset, (&raw mut value).cast(), size_of::<u64>());
+    copy(base, offset, (&raw mut value).cast(), 8);
     value
 }
 
 #[inline(always)]
-fn copy(base: u64, offset: u32, to: *mut c_void, bytes: usize) {
+fn copy(base: u64, offset: u32, to: *mut c_void, bytes: u32) {
     let from = base.wrapping_add(u64::from(offset)) as *const c_void;
     // SAFETY: `to` has as many bytes; the helper reads any address, and fills with zero what it cannot
     // read.
-    let _zero = unsafe { bpf_probe_read_kernel(to, bytes as u32, from) };
+    let _zero = unsafe { bpf_probe_read_kernel(to, bytes, from) };
 }

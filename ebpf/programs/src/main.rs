@@ -27,7 +27,10 @@ mod watch;
 
 use aya_ebpf::{
     macros::{cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
-    programs::{FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext, SockoptContext},
+    programs::{
+        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
+        SockoptContext,
+    },
 };
 
 use crate::context::{V4, V6};

@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod, PortKey,
-    Process, RangeKey, Reason, Told,
+    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod,
+    PortKey, Process, RangeKey, Reason, Told,
     maps::{
         EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_HABITS, MAX_INTERFACES, MAX_LANES,
         MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,

@@ -189,7 +189,15 @@ mod tests {
     #[test]
     fn what_is_cut_off_or_strange_is_no_fault_of_the_reader() {
         let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
-        for length in [0, 3, 10, HEADER, HEADER + 5, bytes.len() / 2, bytes.len() - 1] {
+        for length in [
+            0,
+            3,
+            10,
+            HEADER,
+            HEADER + 5,
+            bytes.len() / 2,
+            bytes.len() - 1,
+        ] {
             let found = Btf::parse(&bytes[..length]);
             assert!(found.is_none(), "{length} bytes");
         }

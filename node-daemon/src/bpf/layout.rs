@@ -14,7 +14,9 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// No BTF.
-    #[error("this kernel does not tell its types ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?")]
+    #[error(
+        "this kernel does not tell its types ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?"
+    )]
     Absent {
         /// What the kernel said.
         source: io::Error,

@@ -43,7 +43,13 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
     let end = Instant::now() + PATIENCE;
     while taken < length {
         let piece = &sent[given..length.min(given + PIECE)];
-        given += some(|| if piece.is_empty() { Ok(0) } else { from.write(piece) });
+        given += some(|| {
+            if piece.is_empty() {
+                Ok(0)
+            } else {
+                from.write(piece)
+            }
+        });
         taken += some(|| to.read(&mut arrived[taken..]));
         assert!(Instant::now() < end, "{} bytes are missing", length - taken);
     }

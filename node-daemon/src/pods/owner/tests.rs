@@ -63,7 +63,8 @@ impl Node {
     /// Starts a daemon, which takes over what is there.
     fn start(&self) -> Owner {
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
-        let datapath = Datapath::open(pins, &self.cgroup.0, crate::bpf::layout().ok()).expect("the programs attach");
+        let datapath = Datapath::open(pins, &self.cgroup.0, crate::bpf::layout().ok())
+            .expect("the programs attach");
         let (store, records) = Store::open(self.state.path()).expect("a directory for records");
         let inheritance = Inheritance {
             datapath,

@@ -51,7 +51,10 @@ fn taken_unread(lab: &Lab, mut client: &TcpStream) -> usize {
         assert!(taken < 64 << 20, "{taken} bytes were taken");
     };
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    println!("{taken} bytes, {} budgets spent", lab.count(Reason::AccelerationSpent));
+    println!(
+        "{taken} bytes, {} budgets spent",
+        lab.count(Reason::AccelerationSpent)
+    );
     taken
 }
 

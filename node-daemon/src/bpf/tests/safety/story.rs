@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrand::Rng;
 use super::{super::lab::begin, WORLD, side::Side};
+use fastrand::Rng;
 
 /// For everything that a connection does.
 const PATIENCE: Duration = Duration::from_secs(10);
