@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, InterfaceKey, ListenerKey, Original, Pair, Pod, Port, PortKey, Process,
-    RangeKey,
+    Addr, Endpoint, Event, InterfaceKey, ListenerKey, Meeting, Original, Pair, Pod, Port, PortKey,
+    Process, RangeKey,
 };
 
 macro_rules! pods {
@@ -29,7 +29,8 @@ pods!(
     PortKey,
     RangeKey,
     InterfaceKey,
-    ListenerKey
+    ListenerKey,
+    Meeting
 );
 
 impl From<IpAddr> for Addr {

@@ -17,6 +17,7 @@ mod filter;
 mod inbound;
 mod learn;
 mod maps;
+mod meeting;
 mod mptcp;
 mod original;
 mod renounce;
