@@ -7,8 +7,8 @@ use std::{
 
 use sluice_abi::{Addr, Pod, PodFlags, Port, Process};
 
-use super::{acceleration::Acceleration, lists, policy::Settings, sources::Sources};
-use crate::bpf::Entry;
+use super::{acceleration::Acceleration, lists, meetings, policy::Settings, sources::Sources};
+use crate::{bpf::Entry, netns::Source};
 
 /// What the kernel holds for one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) struct Held {
     pub(crate) steered: bool,
     /// Whether `lo` has `::6` from us, from which the proxy calls the application over IPv6.
     pub(crate) passthrough: bool,
+    /// Routes to the addresses at which the proxy is met, of which `process` tells by its flags.
+    pub(crate) routes: Vec<Source>,
 }
 
 /// What becomes of a network namespace when a daemon takes over from another.
@@ -59,6 +61,13 @@ pub(crate) enum Step {
         /// What is there after.
         to: Option<Process>,
     },
+    /// Lay routes to the addresses at which the proxy is met, or take them up.
+    Routes {
+        /// What is there before.
+        from: Vec<Source>,
+        /// What is there after.
+        to: Vec<Source>,
+    },
     /// Steer new connections to the proxy.
     Steer,
     /// Stop steering.
@@ -81,6 +90,11 @@ pub(crate) fn wanted(
     passthrough: bool,
 ) -> Held {
     let Sources { v4, v6, others } = Sources::of(&settings.sources, addresses);
+    let routes = if settings.mesh.single_loopback {
+        Vec::new()
+    } else {
+        meetings::routes(v4, v6)
+    };
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
@@ -104,6 +118,7 @@ pub(crate) fn wanted(
             (!others.is_empty(), PodFlags::SOURCES),
         ])
         .with(lists::flags_of(settings))
+        .with(meetings::flags(&routes))
         .with(
             settings
                 .acceleration
@@ -118,6 +133,22 @@ pub(crate) fn wanted(
         process: Some(Process { v4, v6, pod }),
         steered: true,
         passthrough: passthrough && addresses.iter().any(IpAddr::is_ipv6),
+        routes,
+    }
+}
+
+impl Held {
+    /// The same without some routes: what they would lead is bound to its source, one connection at a
+    /// time, and over IPv6 meets the proxy at `::1`.
+    pub(crate) fn without(mut self, routes: &[Source]) -> Self {
+        self.routes.retain(|route| !routes.contains(route));
+        let flags = meetings::flags(routes);
+        let pods = self.addresses.values_mut();
+        let own = self.process.iter_mut().map(|process| &mut process.pod);
+        for pod in pods.chain(own) {
+            pod.flags = pod.flags.without(flags);
+        }
+        self
     }
 }
 
@@ -167,6 +198,16 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
         Some(_) => (process, None),
         None => (None, process),
     };
+    let routes = (before.routes != after.routes).then_some(Step::Routes {
+        from: before.routes.clone(),
+        to: after.routes.clone(),
+    });
+    // The programs are told of routes that are there.
+    let (routes_laid, routes_taken_up) = if after.routes.is_empty() {
+        (None, routes)
+    } else {
+        (routes, None)
+    };
     let begins = !before.steered && after.steered;
     let ends = before.steered && !after.steered;
 
@@ -174,7 +215,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     let (sources, rest): (Vec<&Entry>, Vec<&Entry>) =
         (before.lists.difference(&after.lists)).partition(is_source);
 
-    let mut steps = Vec::new();
+    let mut steps = Vec::from_iter(routes_laid);
     steps.extend(sources.into_iter().map(|entry| Step::Unlist(*entry)));
     steps.extend((after.lists.difference(&before.lists)).map(|entry| Step::List(*entry)));
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
@@ -189,6 +230,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthrough));
     steps.extend(ends.then_some(Step::Release));
     steps.extend(process_removed);
+    steps.extend(routes_taken_up);
     let gone = before.addresses.iter();
     steps.extend(
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
@@ -214,6 +256,7 @@ impl Step {
                 to: from,
             },
             Self::Process { from, to } => Self::Process { from: to, to: from },
+            Self::Routes { from, to } => Self::Routes { from: to, to: from },
             Self::Steer => Self::Release,
             Self::Release => Self::Steer,
             Self::AddPassthrough => Self::RemovePassthrough,
@@ -258,6 +301,10 @@ mod tests {
             Step::Process { from, to } => {
                 assert_eq!(held.process, *from);
                 held.process = *to;
+            }
+            Step::Routes { from, to } => {
+                assert_eq!(&held.routes, from);
+                held.routes.clone_from(to);
             }
             Step::Steer => held.steered = true,
             Step::Release => held.steered = false,
@@ -375,6 +422,38 @@ mod tests {
         assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
         assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
         assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
+    }
+
+    #[test]
+    fn a_route_is_there_before_the_programs_are_told_and_until_they_are_told_otherwise() {
+        let held = of(&["10.0.0.1", "fd00::1"]);
+        let nothing = Held::default();
+        let place =
+            |steps: &[Step], is_it: fn(&Step) -> bool| steps.iter().position(is_it).unwrap();
+        let route: fn(&Step) -> bool = |step| matches!(step, Step::Routes { .. });
+        let tell: fn(&Step) -> bool = |step| matches!(step, Step::Process { .. });
+        let (begin, end) = (steps(&nothing, &held), steps(&held, &nothing));
+        assert!(place(&begin, route) < place(&begin, tell));
+        assert!(place(&end, route) > place(&end, tell));
+    }
+
+    #[test]
+    fn of_a_route_that_is_refused_nobody_is_told() {
+        let held = of(&["10.0.0.1", "fd00::1"]);
+        let all = held.routes.clone();
+        assert_eq!(held.clone().without(&[]), held);
+        let less = held.without(&all[1..]);
+        assert_eq!(less.routes, all[..1]);
+        let flags = less.process.unwrap().pod.flags;
+        assert!(flags.has(PodFlags::ROUTED_V4) && !flags.has(PodFlags::ROUTED_V6));
+        assert!(less.addresses.values().all(|pod| pod.flags == flags));
+    }
+
+    #[test]
+    fn a_mesh_whose_proxy_is_met_at_one_address_needs_no_routes() {
+        let settings = Settings::of(Mesh::preset("linkerd"));
+        let held = wanted(7, &settings, &["10.0.0.1".parse().unwrap()], true);
+        assert_eq!(held.routes, []);
     }
 
     #[test]
