@@ -347,4 +347,17 @@ impl Datapath {
 }
 
 #[cfg(test)]
+impl Datapath {
+    /// What a program does that diverts a connection.
+    pub(crate) fn tell(&mut self, meeting: Meeting, destination: Endpoint) {
+        self.destinations.set(meeting, destination).unwrap();
+    }
+
+    /// Whether something is told at a place.
+    pub(crate) fn tells(&self, meeting: Meeting) -> bool {
+        self.destinations.get(meeting).unwrap().is_some()
+    }
+}
+
+#[cfg(test)]
 mod tests;
