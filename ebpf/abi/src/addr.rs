@@ -167,7 +167,6 @@ impl Addr {
         let key = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low ^ ((port.get() as u64) << 32);
         let key = key.wrapping_mul(0x85eb_ca6b_c2b2_ae35);
         let mixed = ((key ^ (key >> 32)).wrapping_add(choice as u64)).wrapping_mul(GOLDEN);
-        #[expect(clippy::cast_possible_truncation, reason = "22 bits")]
         let place = (mixed >> (64 - Self::MEETING_BITS)) as u32;
         place | 1
     }

@@ -31,7 +31,7 @@ pub(crate) struct Held {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The kernel is brought to this state.
-    Bring(Held),
+    Bring(Box<Held>),
     /// Nobody knows the Pod, but it lives: it stays as it is, or it would run open.
     Keep,
     /// The Pod is gone: what the kernel holds is removed.
@@ -181,7 +181,7 @@ pub(crate) fn reconcile(
     fates.extend(
         wanted
             .into_iter()
-            .map(|(cookie, held)| (cookie, Fate::Bring(held))),
+            .map(|(cookie, held)| (cookie, Fate::Bring(held.into()))),
     );
     fates
 }
@@ -389,8 +389,8 @@ mod tests {
         let wanted = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
         let fates = reconcile(wanted.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
         let expected = [
-            (1, Fate::Bring(wanted[&1].clone())),
-            (2, Fate::Bring(wanted[&2].clone())),
+            (1, Fate::Bring(wanted[&1].clone().into())),
+            (2, Fate::Bring(wanted[&2].clone().into())),
             (3, Fate::Keep),
             (4, Fate::Drop),
         ];

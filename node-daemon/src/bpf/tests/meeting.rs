@@ -183,13 +183,10 @@ fn a_client_is_told_where_it_goes_by_the_proxys_question_too() {
 
 /// Ends the socket's connection, so that it can be used for another one.
 fn disconnect(socket: &Socket) {
-    let unspecified = libc::sockaddr {
-        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
-        sa_data: [0; 14],
-    };
-    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // AF_UNSPEC is zero.
+    let unspecified = [0_u8; 16];
     // SAFETY: the address is as long as is said.
-    let status = unsafe { libc::connect(socket.as_raw_fd(), &raw const unspecified, length) };
+    let status = unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) };
     assert_eq!(status, 0);
 }
 

@@ -65,7 +65,7 @@ impl Owner {
             let held = held.remove(&cookie).unwrap_or_default();
             let kernel = Enrolment::of(cookie, held);
             let done = match (fate, found.remove(&cookie)) {
-                (Fate::Bring(wanted), Some(pod)) => owner.bring(kernel, wanted, pod),
+                (Fate::Bring(wanted), Some(pod)) => owner.bring(kernel, *wanted, pod),
                 (Fate::Keep, _) => {
                     warn!(
                         cookie,
