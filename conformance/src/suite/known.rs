@@ -19,8 +19,9 @@ pub(crate) const MEANT: &[Meant] = &[
     Meant {
         what: "the own address of the proxy's socket",
         why: "the rules rewrite to 127.0.0.1 and the listener's port; here outbound connections \
-              meet the proxy all over 127.64.0.0/10, so that client ports last, and inbound \
-              ones keep the address that was asked for",
+              meet the proxy all over 127.64.0.0/10 and 100::7f40:0/106, so that client ports last \
+              and the address tells the destination, and inbound ones keep the address that was \
+              asked for",
     },
     Meant {
         what: "the owner of a socket that changed hands",

@@ -11,6 +11,10 @@ pub struct Addr([u32; 4]);
 
 /// The third word of a v4-mapped address, in network byte order.
 const MAPPED: u32 = 0xffff_u32.to_be();
+/// The last word of [`Addr::V4_MEETINGS`] and of [`Addr::V6_MEETINGS`], in host byte order.
+const MEETINGS: u32 = 0x7f40_0000;
+/// 2⁶⁴ by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Addr {
     /// `::`, which also stands for "no address".
@@ -23,6 +27,15 @@ impl Addr {
     pub const V4_PASSTHROUGH: Self = Self::v4(0x7f00_0006_u32.to_be());
     /// `::6`, the same for IPv6.
     pub const V6_PASSTHROUGH: Self = Self([0, 0, 0, 6_u32.to_be()]);
+    /// The network in which the proxy is met at addresses that tell where a connection was going:
+    /// `127.64.0.0/10`.
+    pub const V4_MEETINGS: Self = Self::v4(MEETINGS.to_be());
+    /// The same for IPv6: `100::7f40:0/106`.
+    pub const V6_MEETINGS: Self = Self([0x0100_0000_u32.to_be(), 0, 0, MEETINGS.to_be()]);
+    /// The bits of these addresses in which they differ.
+    pub const MEETING_BITS: u32 = 22;
+    /// How many choices there are among them for a destination.
+    pub const MEETING_CHOICES: u32 = 4;
 
     /// From an IPv4 address in network byte order.
     #[must_use]
@@ -106,23 +119,56 @@ impl Addr {
         (one[0] ^ two[0]) | (one[1] ^ two[1]) | (one[2] ^ two[2]) | (one[3] ^ two[3]) == 0
     }
 
-    /// The loopback address at which a connection to `self` is handed to the proxy.
+    /// Whether the address itself tells where a connection that came to it was going: the daemon
+    /// and [`Addr::meeting`] know no other ones.
+    #[must_use]
+    pub const fn is_meeting(self) -> bool {
+        let ([a, b, c, d], first) = (self.0, Self::V6_MEETINGS.0);
+        let v6 = (a ^ first[0]) | (b ^ first[1]) | (c ^ first[2]) == 0;
+        let last = u32::from_be(d) >> Self::MEETING_BITS;
+        (v6 || self.is_v4()) && last == MEETINGS >> Self::MEETING_BITS
+    }
+
+    /// An address at which a connection to `self` may be handed to the proxy, of the same family:
+    /// the first choice, the second, and so on, which are the same each time.
     ///
     /// A client port can be used once for each destination address and port. Were every
     /// connection sent to `127.0.0.1`, 28,000 client ports would have to serve all that the Pod
-    /// talks to; so IPv4 destinations are spread over `127.0.0.0/8` by a hash. The first octet
-    /// after 127 is at least 64, which keeps clear of the addresses that people give to
-    /// services of their own. IPv6 has a single loopback address.
+    /// talks to; so destinations are spread over many addresses by a hash, and each address is that
+    /// of one destination alone. `127.64.0.0/10` keeps clear of the addresses that people give to
+    /// services of their own. What IPv6 has in its place is discarded everywhere (RFC 6666), should
+    /// it ever leave the Pod.
+    #[must_use]
+    pub const fn meeting(self, port: Port, choice: u32) -> Self {
+        let last = (MEETINGS | self.spread(port, choice)).to_be();
+        if self.is_v4() {
+            return Self::v4(last);
+        }
+        let [a, b, c, _] = Self::V6_MEETINGS.0;
+        Self([a, b, c, last])
+    }
+
+    /// The loopback address at which a connection to `self` is handed to the proxy if something else
+    /// than the address tells where it was going. IPv6 has a single one.
     #[must_use]
     pub const fn proxy_loopback(self, port: Port) -> Self {
-        let Some(v4) = self.as_v4() else {
+        if !self.is_v4() {
             return Self::V6_LOOPBACK;
-        };
-        // Fibonacci hashing (Knuth, TAOCP 6.4): the high bits of the product are well mixed.
-        let key = u32::from_be(v4).wrapping_mul(0x85eb_ca6b) ^ port.get() as u32;
-        let mixed = (key ^ (key >> 16)).wrapping_mul(0x9e37_79b1);
-        let host = 0x7f40_0001 | ((mixed >> 10) & 0x003f_fffe);
-        Self::v4(host.to_be())
+        }
+        Self::v4((0x7f80_0000 | self.spread(port, 0)).to_be())
+    }
+
+    /// A number of [`Addr::MEETING_BITS`] bits, which is odd: no network begins there.
+    ///
+    /// Fibonacci hashing (Knuth, TAOCP 6.4): the high bits of the product are well mixed.
+    const fn spread(self, port: Port, choice: u32) -> u32 {
+        let [a, b, c, d] = self.0;
+        let (high, low) = ((a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64);
+        let key = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low ^ ((port.get() as u64) << 32);
+        let key = key.wrapping_mul(0x85eb_ca6b_c2b2_ae35);
+        let mixed = ((key ^ (key >> 32)).wrapping_add(choice as u64)).wrapping_mul(GOLDEN);
+        let place = (mixed >> (64 - Self::MEETING_BITS)) as u32;
+        place | 1
     }
 }
 
@@ -172,28 +218,78 @@ mod tests {
         Addr::v4(u32::from_be_bytes([a, b, c, d]).to_be())
     }
 
-    #[test]
-    fn the_spread_of_proxy_addresses_stays_inside_loopback_and_is_wide() {
-        let mut seen = std::collections::HashSet::new();
-        for last in 0..=255 {
-            for port in [80, 443, 8080] {
-                let at = v4(10, 1, 2, last).proxy_loopback(Port::new(port));
-                assert!(at.is_loopback() && !at.is_canonical_loopback());
-                assert!(!at.is_passthrough_source());
-                seen.insert(at);
-            }
-        }
-        assert!(
-            seen.len() > 700,
-            "only {} addresses for 768 destinations",
-            seen.len()
-        );
+    fn v6(last: u32) -> Addr {
+        Addr::v6([0xfd00_0000_u32.to_be(), 7, 0, last.to_be()])
+    }
+
+    /// 256 neighbours of each family.
+    fn destinations() -> impl Iterator<Item = Addr> {
+        let of = |last: u8| [v4(10, 1, 2, last), v6(last.into())];
+        (0..=255).flat_map(of)
     }
 
     #[test]
-    fn ipv6_destinations_meet_the_proxy_at_the_only_loopback_address() {
-        let dst = Addr::v6([0xfd00_0000_u32.to_be(), 0, 0, 5_u32.to_be()]);
-        assert_eq!(dst.proxy_loopback(Port::new(80)), Addr::V6_LOOPBACK);
+    fn meetings_are_told_from_every_other_address() {
+        for at in [v4(127, 64, 0, 0), v4(127, 127, 255, 255), Addr::V6_MEETINGS] {
+            assert!(at.is_meeting());
+        }
+        let [a, b, c, _] = Addr::V6_MEETINGS.words();
+        let outside = |last: u32| Addr::v6([a, b, c, last.to_be()]);
+        assert!(outside(0x7f7f_ffff).is_meeting());
+        for at in [
+            v4(127, 63, 255, 255),
+            v4(127, 128, 0, 0),
+            outside(0x7f3f_ffff),
+            outside(0x7f80_0000),
+            v6(0x7f40_0001),
+            Addr::V4_LOOPBACK,
+            Addr::V6_LOOPBACK,
+            Addr::UNSPECIFIED,
+            Addr::v4(0).nobodys(),
+            Addr::V6_LOOPBACK.nobodys(),
+        ] {
+            assert!(!at.is_meeting());
+        }
+    }
+
+    #[test]
+    fn a_destinations_meetings_are_of_its_family_and_each_is_another() {
+        for to in destinations() {
+            let mut seen = std::collections::HashSet::new();
+            for choice in 0..Addr::MEETING_CHOICES {
+                let at = to.meeting(Port::new(443), choice);
+                assert!(at.is_meeting() && at.is_v4() == to.is_v4());
+                assert!(!at.is_canonical_loopback() && !at.is_passthrough_source());
+                assert!(seen.insert(at));
+            }
+        }
+    }
+
+    #[test]
+    fn destinations_are_spread_widely_in_both_families() {
+        for choice in 0..Addr::MEETING_CHOICES {
+            let mut seen = std::collections::HashSet::new();
+            for to in destinations() {
+                for port in [80, 443, 8080] {
+                    seen.insert(to.meeting(Port::new(port), choice));
+                }
+            }
+            assert!(
+                seen.len() > 1500,
+                "only {} addresses for 1,536 destinations",
+                seen.len()
+            );
+        }
+    }
+
+    #[test]
+    fn what_no_address_remembers_meets_the_proxy_elsewhere() {
+        for to in destinations() {
+            let at = to.proxy_loopback(Port::new(80));
+            assert!(at.is_loopback() && !at.is_meeting());
+            assert!(!to.is_v4() || !at.is_canonical_loopback());
+            assert!(to.is_v4() || at == Addr::V6_LOOPBACK);
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub const AWAITED: &str = "awaited";
 pub const LEARNED: &str = "learned";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const LISTENERS: &str = "listeners";
+/// [`Meeting`](crate::Meeting) → [`Endpoint`](crate::Endpoint): where the connections were going
+/// that meet the proxy there. Written by `connect`; the daemon removes what is left of Pods.
+pub const DESTINATIONS: &str = "destinations";
 /// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
 /// Socket → [`Original`](crate::Original): what the connection's client asked for.
@@ -61,7 +64,7 @@ pub const TOLD: &str = "told";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 25] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -75,6 +78,7 @@ pub const ALL: [&str; 24] = [
     AWAITED,
     LEARNED,
     LISTENERS,
+    DESTINATIONS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
     SOCK_PAIR_MAP,
@@ -104,6 +108,8 @@ pub const MAX_NETWORKS: usize = 1_048_576;
 pub const MAX_INTERFACES: usize = 16_384;
 /// Listening sockets of all Pods together.
 pub const MAX_LISTENERS: usize = 65_536;
+/// Destinations of all Pods together. Those beyond are remembered by each connection for itself.
+pub const MAX_DESTINATIONS: usize = 262_144;
 /// Connections between `connect` and `accept` at one time, node-wide (LRU).
 pub const MAX_PAIRS: usize = 32_768;
 /// Accelerated connections, node-wide (LRU). One that is evicted goes on through TCP.

@@ -47,10 +47,21 @@ impl PodFlags {
     /// Some networks are reached from another address than [`Process`] holds.
     pub const SOURCES: Self = Self(1 << 15);
 
+    /// A route leads to [`Addr::V4_MEETINGS`], and it names the Pod's main address as the source.
+    pub const ROUTED_V4: Self = Self(1 << 16);
+    /// The same for [`Addr::V6_MEETINGS`].
+    pub const ROUTED_V6: Self = Self(1 << 17);
+
     /// Both sets together.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// Those that are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Whether every bit of `other` is set.
@@ -116,6 +127,16 @@ impl Process {
         if like.is_v4() { self.v4 } else { self.v6 }
     }
 
+    /// Whether the route to the proxy names [`Process::address_like`] as the source.
+    #[must_use]
+    pub const fn is_routed_like(&self, like: Addr) -> bool {
+        self.pod.flags.has(if like.is_v4() {
+            PodFlags::ROUTED_V4
+        } else {
+            PodFlags::ROUTED_V6
+        })
+    }
+
     /// Whether `addr` is one of the two addresses held here.
     #[must_use]
     pub const fn owns(&self, addr: Addr) -> bool {
@@ -123,7 +144,7 @@ impl Process {
     }
 }
 
-/// An address and a port. Value of `pair_original_dst`.
+/// An address and a port. Value of `pair_original_dst` and of `destinations`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -144,6 +165,43 @@ impl Endpoint {
             port,
             zero: 0,
         }
+    }
+
+    /// Equality in `const` context.
+    #[must_use]
+    pub const fn same(self, other: Self) -> bool {
+        self.addr.same(other.addr) && self.port.same(other.port)
+    }
+}
+
+/// Key of `destinations`: where a Pod's proxy is met by the connections to one destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Meeting {
+    /// The network namespace of both ends.
+    pub cookie: u64,
+    /// The last word of the address, in network byte order: it differs in no other.
+    pub last: u32,
+    /// The proxy's port: others may listen at the same address.
+    pub port: Port,
+    /// 4 or 6.
+    pub version: u16,
+}
+
+impl Meeting {
+    /// At an address, if it is one of those that tell where a connection was going.
+    #[must_use]
+    pub const fn at(cookie: u64, place: Endpoint) -> Option<Self> {
+        if !place.addr.is_meeting() {
+            return None;
+        }
+        let [_, _, _, last] = place.addr.words();
+        Some(Self {
+            cookie,
+            last,
+            port: place.port,
+            version: if place.addr.is_v4() { 4 } else { 6 },
+        })
     }
 }
 
@@ -260,6 +318,7 @@ mod tests {
             (size_of::<Pod>(), align_of::<Pod>()),
             (size_of::<Process>(), align_of::<Process>()),
             (size_of::<Endpoint>(), align_of::<Endpoint>()),
+            (size_of::<Meeting>(), align_of::<Meeting>()),
             (size_of::<Original>(), align_of::<Original>()),
             (size_of::<Pair>(), align_of::<Pair>()),
             (size_of::<Lane>(), align_of::<Lane>()),
@@ -277,6 +336,7 @@ mod tests {
             (40, 8),
             (72, 8),
             (20, 4),
+            (16, 8),
             (24, 4),
             (48, 8),
             (56, 8),
@@ -291,6 +351,22 @@ mod tests {
             (16, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (6, recorded));
+    }
+
+    #[test]
+    fn meetings_differ_by_namespace_address_port_and_family() {
+        let at = |cookie, addr, port| Meeting::at(cookie, Endpoint::new(addr, Port::new(port)));
+        let one = at(7, Addr::V4_MEETINGS, 15001);
+        assert!(one.is_some());
+        for other in [
+            at(8, Addr::V4_MEETINGS, 15001),
+            at(7, Addr::V4_MEETINGS, 80),
+            at(7, Addr::V6_MEETINGS, 15001),
+            at(7, Addr::V4_LOOPBACK, 15001),
+        ] {
+            assert_ne!(one, other);
+        }
+        assert_eq!(at(7, Addr::V6_LOOPBACK, 15001), None);
     }
 
     #[test]

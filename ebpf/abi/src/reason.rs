@@ -92,6 +92,8 @@ reasons! {
     OutboundAside = 22, "outbound_aside";
     /// Inbound: the packets come by an excluded interface, or from a network that is left alone.
     InboundAside = 23, "inbound_aside";
+    /// Outbound: no address was free to tell the destination, so the connection remembers it.
+    OutboundAlone = 24, "outbound_alone";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
     /// A connection moved to TCP: the budget of a direction was spent without an answer.

@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Original, Pair, Pod, Port, PortKey,
-    Process, RangeKey,
+    Addr, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
+    PortKey, Process, RangeKey,
 };
 
 macro_rules! pods {
@@ -30,7 +30,8 @@ pods!(
     RangeKey,
     InterfaceKey,
     Layout,
-    ListenerKey
+    ListenerKey,
+    Meeting
 );
 
 impl From<IpAddr> for Addr {

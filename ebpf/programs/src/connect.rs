@@ -12,7 +12,7 @@ use crate::{
     count::count,
     datagram, filter, habit, inbound, learn,
     maps::{self, RESOLVERS},
-    mptcp,
+    meeting, mptcp,
     veil::{Fact, Veil},
     watch,
 };
@@ -27,7 +27,9 @@ const TCP: u32 = 6;
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if datagram::is_udp(ctx) {
-        return datagram::capture::<F>(ctx, |process, _| come_from_home::<F>(ctx, process));
+        return datagram::capture::<F>(ctx, |process, asked| {
+            come_from_home::<F>(ctx, process, asked, Addr::UNSPECIFIED);
+        });
     }
     if !is_tcp(ctx) {
         return ALLOW;
@@ -45,7 +47,10 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             forget(context::socket(ctx));
             ALLOW
         }
-        Verdict::ToProxy(port, _) => divert::<F>(ctx, process, asked, port),
+        Verdict::ToProxy(port, _) => match meeting_place(cookie, process, asked, port) {
+            Some(place) => meet::<F>(ctx, process, asked, place),
+            None => divert::<F>(ctx, process, asked, port),
+        },
     }
 }
 
@@ -67,9 +72,13 @@ pub(crate) fn tell(process: &Process, asked: Endpoint, reason: Reason) {
     }
 }
 
-/// The socket may have been connected before, to something that was diverted.
+/// The socket may have been connected before, to something that it was to remember. Only then does
+/// the MPTCP connection above it, too; to look is cheaper than to ask for that.
 #[inline(always)]
 fn forget(sk: *mut bpf_sock) {
+    if context::recall(sk).is_none() {
+        return;
+    }
     context::forget(sk);
     let connection = mptcp::connection(sk);
     if !connection.is_null() {
@@ -200,8 +209,49 @@ fn owns(process: &Process, addr: Addr) -> bool {
         && maps::pod(addr).is_some_and(|pod| pod.cookie == process.pod.cookie)
 }
 
-/// Sends the connection to the proxy at `port`. If its destination cannot be remembered, the
-/// proxy could not know where to take it: the connect fails.
+/// The place at which the proxy is met by all that goes where this connection goes, if there is one.
+///
+/// What the proxy calls of its own Pod, and DNS queries, arrive at one address. A destination on
+/// loopback is reached from a loopback address, and the route to the meetings names another source.
+/// Without that route, nothing leads to those of IPv6.
+#[inline(always)]
+fn meeting_place(cookie: u64, process: &Process, asked: Endpoint, port: Port) -> Option<Endpoint> {
+    let pod = &process.pod;
+    if !port.same(pod.outbound_port)
+        || pod.flags.has(PodFlags::SINGLE_LOOPBACK)
+        || asked.addr.is_loopback()
+        || !(asked.addr.is_v4() || process.is_routed_like(asked.addr))
+    {
+        return None;
+    }
+    let place = meeting::place(cookie, asked, port);
+    if place.is_none() {
+        count(Reason::OutboundAlone);
+    }
+    place
+}
+
+/// Sends the connection to the proxy at a place that tells where it was going.
+#[inline(always)]
+fn meet<F: Family>(
+    ctx: &SockAddrContext,
+    process: &Process,
+    asked: Endpoint,
+    place: Endpoint,
+) -> i32 {
+    forget(context::socket(ctx));
+    let routed = if process.is_routed_like(asked.addr) {
+        process.address_like(asked.addr)
+    } else {
+        Addr::UNSPECIFIED
+    };
+    come_from_home::<F>(ctx, process, asked.addr, routed);
+    context::set_destination::<F>(ctx, place);
+    ALLOW
+}
+
+/// Sends the connection to the proxy at `port`, and lets its socket remember the destination. If that
+/// is not possible, the proxy could not know where to take it: the connect fails.
 #[inline(always)]
 fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, port: Port) -> i32 {
     let sk = context::socket(ctx);
@@ -215,7 +265,7 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
     }
     // What `getpeername` is asked about.
     let _is_no_subflow = context::remember(mptcp::connection(sk), original);
-    come_from_home::<F>(ctx, process);
+    come_from_home::<F>(ctx, process, asked.addr, Addr::UNSPECIFIED);
     // What the proxy calls of its own Pod arrives where iptables' REDIRECT would send it: Istio's
     // validation listens at 127.0.0.1 alone and asks for 127.0.0.6 before a Pod may start.
     let single = process.pod.flags.has(PodFlags::SINGLE_LOOPBACK)
@@ -231,11 +281,13 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
 }
 
 /// Under iptables the proxy sees the source that the route to the asked address gives: one of the
-/// Pod's addresses. The route to the proxy would choose 127.0.0.1.
+/// Pod's addresses. The route to the proxy chooses `routed`, or a loopback address if that is
+/// unspecified; binding is needed for any other one, and dear.
 #[inline(always)]
-fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process) {
+fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Addr, routed: Addr) {
     if F::source(context::socket(ctx)).is_unspecified()
-        && let Some(home) = home(process, context::destination::<F>(ctx).addr)
+        && let Some(home) = home(process, asked)
+        && !home.same(routed)
     {
         let _keeps_its_route = F::bind(ctx.sock_addr, home);
     }

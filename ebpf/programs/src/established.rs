@@ -38,13 +38,18 @@ pub(crate) fn on(ctx: &SockOpsContext) {
 /// for under the connection's addresses.
 #[inline(always)]
 fn publish(ctx: &SockOpsContext) {
+    let proxy = remote(ctx.ops);
+    // Nearly every connection of the node ends here.
+    if !is_remembered_alone(proxy.addr) {
+        return;
+    }
     let Some(original) = context::recall(read!(ctx.ops, __bindgen_anon_2.sk)) else {
         return;
     };
     let pair = Pair {
         cookie: context::netns_cookie(ctx),
         client: local(ctx.ops),
-        proxy: remote(ctx.ops),
+        proxy,
     };
     let _full = PAIR_ORIGINAL_DST.insert(pair, original.to, 0);
 }
@@ -65,7 +70,7 @@ fn accepted(ctx: &SockOpsContext) {
     let port = pair.proxy.port;
     let to_proxy =
         port.same(pod.outbound_port) || port.same(pod.inbound_port) || port.same(pod.dns_port);
-    if to_proxy && pair.proxy.addr.is_loopback() {
+    if to_proxy && is_remembered_alone(pair.proxy.addr) {
         claim(ctx, pair);
     }
     if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
@@ -77,6 +82,13 @@ fn accepted(ctx: &SockOpsContext) {
             accelerate::enrol_server(ctx.ops, Pair { cookie: 0, ..pair });
         }
     }
+}
+
+/// Whether what was diverted to this address remembers its destination by itself: that of others is
+/// told by the address.
+#[inline(always)]
+fn is_remembered_alone(proxy: Addr) -> bool {
+    proxy.is_loopback() && !proxy.is_meeting()
 }
 
 /// Whether the peer of a socket in a Pod is in the Pod as well.

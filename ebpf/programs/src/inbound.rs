@@ -28,6 +28,8 @@ static KNOWS_INGRESS: u32 = 0;
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
+/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// Decides about one connection. Dropping it makes the kernel answer with a reset.
 #[inline(always)]
@@ -39,7 +41,11 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     let to = read_addr!(ctx.lookup, local_ip4, local_ip6);
     let from = read_addr!(ctx.lookup, remote_ip4, remote_ip6);
     let Some(pod) = maps::pod(to) else {
-        return SK_PASS;
+        return if is_intruder(ctx, to) {
+            SK_DROP
+        } else {
+            SK_PASS
+        };
     };
     let verdict = decide::inbound(pod, &facts(ctx, pod, to, from));
     match verdict {
@@ -59,6 +65,13 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
             if assigned { SK_PASS } else { SK_DROP }
         }
     }
+}
+
+/// Whether a neighbour knocks where the Pod meets its own proxy: the route there takes packets from
+/// everywhere. The kernel itself drops foreign ones for `127.0.0.0/8`.
+#[inline(always)]
+fn is_intruder(ctx: &SkLookupContext, to: Addr) -> bool {
+    to.is_meeting() && !to.is_v4() && ingress(ctx) != LOOPBACK
 }
 
 /// Counts a decision, and tells of it.

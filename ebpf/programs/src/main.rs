@@ -19,6 +19,7 @@ mod inbound;
 mod kernel;
 mod learn;
 mod maps;
+mod meeting;
 mod mptcp;
 mod original;
 mod renounce;

@@ -5,11 +5,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Original, Pair, Pod,
-    PortKey, Process, RangeKey, Reason, Told,
+    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Meeting, Original, Pair,
+    Pod, PortKey, Process, RangeKey, Reason, Told,
     maps::{
-        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_FLOWS, MAX_HABITS, MAX_INTERFACES, MAX_LANES,
-        MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
+        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_HABITS,
+        MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
 
@@ -54,6 +54,10 @@ pub(crate) static LEARNED: RingBuf<u64, LEARNED_BYTES> = RingBuf::new();
 
 #[btf_map(name = "listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
+
+#[btf_map(name = "destinations")]
+pub(crate) static DESTINATIONS: HashMap<Meeting, Endpoint, MAX_DESTINATIONS, ON_DEMAND> =
+    HashMap::new();
 
 #[btf_map(name = "pair_original_dst")]
 pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<Pair, Endpoint, MAX_PAIRS> = LruHashMap::new();

@@ -12,7 +12,7 @@ use crate::{
     ALLOW,
     context::{self, AF_INET, AF_INET6, Family, TCP, read, read_addr},
     count::count,
-    maps,
+    maps, meeting,
 };
 
 /// `SOL_IP`.
@@ -22,16 +22,25 @@ const SOL_IPV6: i32 = 41;
 /// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
 const SO_ORIGINAL_DST: i32 = 80;
 
-/// Shows the client of a diverted connection the peer that it asked for.
+/// Shows the client of a diverted connection the peer that it asked for. The proxy's peer is the
+/// client, whose address is none of those that tell a destination.
 #[inline(always)]
 pub(crate) fn peer_name<F: Family>(ctx: &SockAddrContext) -> i32 {
-    if let Some(original) = context::recall(context::socket(ctx))
-        && !original.end.same(End::PROXY)
-        && F::shows(original.to.addr)
+    let asked = meeting::destination(ctx, context::destination::<F>(ctx))
+        .or_else(|| recall_as_client(context::socket(ctx)));
+    if let Some(asked) = asked
+        && F::shows(asked.addr)
     {
-        context::set_destination::<F>(ctx, original.to);
+        context::set_destination::<F>(ctx, asked);
     }
     ALLOW
+}
+
+/// What a socket remembers of the connection that it opened.
+#[inline(always)]
+fn recall_as_client(sk: *mut bpf_sock) -> Option<Endpoint> {
+    let original = context::recall(sk)?;
+    (!original.end.same(End::PROXY)).then_some(original.to)
 }
 
 /// Answers `SO_ORIGINAL_DST`; leaves every other option as it is.
@@ -59,9 +68,9 @@ fn original(ctx: &SockoptContext) -> Option<Endpoint> {
     if read!(sk, protocol) != TCP {
         return None;
     }
-    if let Some(original) = context::recall(sk) {
+    if let Some(to) = remembered(ctx, sk) {
         count(Reason::OriginalRemembered);
-        return Some(original.to);
+        return Some(to);
     }
     // The kernel knows better if rules in the Pod rewrote the connection.
     if read!(ctx.sockopt, retval) == 0 || !asked_by_proxy(ctx, sk) {
@@ -69,6 +78,15 @@ fn original(ctx: &SockoptContext) -> Option<Endpoint> {
     }
     count(Reason::OriginalSteered);
     Some(own_address(sk))
+}
+
+/// By the address at which the proxy is met, which is the proxy's own and the client's peer's; or by
+/// the socket.
+#[inline(always)]
+fn remembered(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<Endpoint> {
+    meeting::destination(ctx, own_address(sk))
+        .or_else(|| meeting::destination(ctx, peer_address(sk)))
+        .or_else(|| context::recall(sk).map(|original| original.to))
 }
 
 /// Whether the caller is the proxy of a meshed Pod: only it accepts connections that `sk_lookup`
@@ -97,6 +115,12 @@ fn own_address(sk: *const bpf_sock) -> Endpoint {
     )]
     let port = Port::new(read!(sk, src_port) as u16);
     Endpoint::new(addr, port)
+}
+
+#[inline(always)]
+fn peer_address(sk: *const bpf_sock) -> Endpoint {
+    let addr = read_addr!(sk, dst_ip4, dst_ip6);
+    Endpoint::new(addr, Port::from_be(read!(sk, dst_port)))
 }
 
 /// `struct sockaddr_in`: 16 bytes, the padding zero.

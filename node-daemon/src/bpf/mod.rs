@@ -15,6 +15,7 @@ mod ring;
 mod table;
 
 use std::{
+    collections::HashSet,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,7 +27,7 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Event, Layout, Pod, Process, Reason, maps};
+use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, Process, Reason, maps};
 
 pub(crate) use attach::Features;
 pub(crate) use error::Error;
@@ -51,6 +52,7 @@ pub(crate) struct Datapath {
     addresses: Table<Addr, Pod>,
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
+    destinations: Table<Meeting, Endpoint>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
     lists: Lists,
@@ -92,6 +94,7 @@ impl Datapath {
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
             processes: Table::take(&mut programs, maps::PROCESS_IP)?,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
+            destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
@@ -284,6 +287,18 @@ impl Datapath {
         self.resolvers.remove(cookie)
     }
 
+    /// Removes what was asked for in network namespaces that have no entry any more. How much it was.
+    pub(crate) fn forget_destinations(&mut self) -> Result<usize, Error> {
+        // In this order: what is added meanwhile is of namespaces that have an entry.
+        let mut meetings = self.destinations.keys()?;
+        let served: HashSet<u64> = self.processes.keys()?.into_iter().collect();
+        meetings.retain(|meeting| !served.contains(&meeting.cookie));
+        for meeting in &meetings {
+            self.destinations.remove(*meeting)?;
+        }
+        Ok(meetings.len())
+    }
+
     /// Captures a Pod's DNS queries: its proxy answers them.
     pub(crate) fn capture_dns(&mut self, cookie: u64) -> Result<(), Error> {
         self.resolvers.set(cookie, 0)
@@ -338,6 +353,19 @@ impl Datapath {
             Ok((*reason, slots.iter().sum()))
         };
         Reason::ALL.iter().map(total).collect()
+    }
+}
+
+#[cfg(test)]
+impl Datapath {
+    /// What a program does that diverts a connection.
+    pub(crate) fn tell(&mut self, meeting: Meeting, destination: Endpoint) {
+        self.destinations.set(meeting, destination).unwrap();
+    }
+
+    /// Whether something is told at a place.
+    pub(crate) fn tells(&self, meeting: Meeting) -> bool {
+        self.destinations.get(meeting).unwrap().is_some()
     }
 }
 

@@ -55,6 +55,14 @@ impl<K: Pod, V: Pod> Table<K, V> {
             .map_err(|source| Error::map(name, "read", source))
     }
 
+    /// Every key, likewise.
+    pub(super) fn keys(&self) -> Result<Vec<K>, Error> {
+        let Self { name, map } = self;
+        map.keys()
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::map(name, "read", source))
+    }
+
     /// Reads an entry.
     pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
         let Self { name, map } = self;

@@ -86,7 +86,7 @@ pub(super) fn remove_from_loopback(address: IpAddr) -> Result<(), Error> {
     })
 }
 
-fn loopback() -> Result<u32, Error> {
+pub(super) fn loopback() -> Result<u32, Error> {
     if_nametoindex(LOOPBACK).map_err(|source| Error::Call {
         call: "if_nametoindex(lo)",
         source,

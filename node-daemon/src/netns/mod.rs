@@ -24,6 +24,7 @@ use std::{
 };
 
 use enter::Visit;
+use ipnet::IpNet;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,17 @@ impl Netns {
     /// From which address its packets leave for the networks of its routes.
     pub(crate) fn sources(&self) -> Result<Vec<Source>, Error> {
         self.inside(routes::sources)?
+    }
+
+    /// Makes local the networks of some routes, with sources, and others no longer. Returns those of
+    /// the new ones that the namespace refuses.
+    pub(crate) fn lay(&self, gone: Vec<IpNet>, new: Vec<Source>) -> Result<Vec<Source>, Error> {
+        self.inside(move || routes::lay(&gone, &new))?
+    }
+
+    /// Those of these routes that are in place.
+    pub(crate) fn laid(&self, routes: Vec<Source>) -> Result<Vec<Source>, Error> {
+        self.inside(move || routes::laid(&routes))?
     }
 
     /// Gives an address to the loopback interface. `false` if it is there already.

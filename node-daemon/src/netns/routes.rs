@@ -12,19 +12,23 @@ use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
+        route::{
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+            RouteType,
+        },
         rule::{RuleAction, RuleMessage},
     },
 };
 
 use super::{
     Error,
-    links::{failed, with_handle},
+    links::{failed, loopback, with_handle},
 };
 
 /// The table of the namespace's own addresses, the main one, and the one for what is left
 /// (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
-const USUAL: [u8; 3] = [255, RouteHeader::RT_TABLE_MAIN, 253];
+const USUAL: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
+const LOCAL: u8 = 255;
 
 /// Nobody has these addresses (RFC 5737, RFC 3849), so only a default route leads to them.
 const NOBODY: (Ipv4Addr, Ipv6Addr) = (
@@ -159,6 +163,11 @@ fn an_address(network: &IpNet) -> IpAddr {
 
 /// The source that the kernel names; none if no route leads there.
 async fn source_for(handle: &Handle, to: IpAddr) -> Result<Option<IpAddr>, Error> {
+    Ok(route_to(handle, to).await?.as_ref().and_then(source))
+}
+
+/// The route that the kernel chooses, if there is one.
+async fn route_to(handle: &Handle, to: IpAddr) -> Result<Option<RouteMessage>, Error> {
     let asked = match to {
         IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(to, 32)
@@ -168,7 +177,7 @@ async fn source_for(handle: &Handle, to: IpAddr) -> Result<Option<IpAddr>, Error
             .build(),
     };
     match handle.route().get(asked).execute().try_next().await {
-        Ok(answer) => Ok(answer.as_ref().and_then(source)),
+        Ok(answer) => Ok(answer),
         Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
         Err(source) => Err(failed("ask for a route", source)),
     }
@@ -184,6 +193,76 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
             RouteAttribute::PrefSource(RouteAddress::Inet6(from)) => Some((*from).into()),
             _ => None,
         })
+}
+
+/// Makes every address of some networks the namespace's own, so that connections to them leave from
+/// the sources that are named (a route of the type `local`, ip-route(8)), and those of other networks
+/// no longer. Returns what is refused: its family may be off, or the source not be in use yet.
+pub(super) fn lay(gone: &[IpNet], new: &[Source]) -> Result<Vec<Source>, Error> {
+    with_handle(async |handle| {
+        let lo = loopback()?;
+        for network in gone {
+            let removed = handle.route().del(local(network, lo)).execute().await;
+            // It is not there, or its family is off.
+            removed.or_else(unless_refused("remove a route"))?;
+        }
+        let mut refused = Vec::new();
+        for route in new {
+            let mut message = local(&route.to, lo);
+            let source = RouteAttribute::PrefSource(route.from.into());
+            message.attributes.push(source);
+            let laid = handle.route().add(message).replace().execute().await;
+            let laid = laid.map(|()| true);
+            if !laid.or_else(unless_refused("add a route"))? {
+                refused.push(*route);
+            }
+        }
+        Ok(refused)
+    })
+}
+
+/// Those of these routes that are in place.
+pub(super) fn laid(routes: &[Source]) -> Result<Vec<Source>, Error> {
+    with_handle(async |handle| {
+        let mut all = Vec::new();
+        for route in routes {
+            let chosen = route_to(&handle, route.to.network()).await?;
+            let is_it = |chosen: &RouteMessage| {
+                chosen.header.kind == RouteType::Local && source(chosen) == Some(route.from)
+            };
+            all.extend(chosen.as_ref().is_some_and(is_it).then_some(*route));
+        }
+        Ok(all)
+    })
+}
+
+/// A route by which a whole network is the namespace's own.
+fn local(network: &IpNet, lo: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = match network {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.destination_prefix_length = network.prefix_len();
+    message.header.table = LOCAL;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Host;
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![
+        RouteAttribute::Destination(network.network().into()),
+        RouteAttribute::Oif(lo),
+    ];
+    message
+}
+
+/// To the kernel's refusal the answer is no; everything else is an error.
+fn unless_refused<T: Default>(
+    operation: &'static str,
+) -> impl FnOnce(rtnetlink::Error) -> Result<T, Error> {
+    move |error| match error {
+        rtnetlink::Error::NetlinkError(_) => Ok(T::default()),
+        other => Err(failed(operation, other)),
+    }
 }
 
 /// Whether a rule is none of those that every namespace has.

@@ -14,8 +14,8 @@ use super::{
     plan::{self, Held, Step},
 };
 use crate::{
-    bpf::{self, Datapath},
-    netns::Netns,
+    bpf::{self, Datapath, Features},
+    netns::{Netns, Source},
 };
 
 /// Where Istio's proxy connects from when it hands a request to its application over IPv6.
@@ -51,17 +51,28 @@ impl Enrolment {
         self.held = lost(std::mem::take(&mut self.held));
     }
 
-    /// Changes the kernel's state. If a step fails, those before it are taken back.
+    /// Changes the kernel's state. If a step fails, those before it are taken back; without routes
+    /// that the namespace refuses the Pod does.
     pub(crate) fn take_in(&mut self, site: &mut Site<'_>, wanted: Held) -> Result<(), Error> {
+        match self.take_all(site, &wanted) {
+            Ok(()) => {
+                self.held = wanted;
+                Ok(())
+            }
+            Err(Error::Unrouted { refused }) => self.take_in(site, wanted.without(&refused)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_all(&self, site: &mut Site<'_>, wanted: &Held) -> Result<(), Error> {
         let mut done = Vec::new();
-        for step in plan::steps(&self.held, &wanted) {
+        for step in plan::steps(&self.held, wanted) {
             if let Err(error) = self.take(site, &step) {
                 self.roll_back(site, done);
                 return Err(error);
             }
             done.push(step);
         }
-        self.held = wanted;
         Ok(())
     }
 
@@ -75,6 +86,13 @@ impl Enrolment {
         if errors.is_empty() {
             self.held = wanted;
             return Ok(());
+        }
+        let unrouted = errors.iter().find_map(|error| match error {
+            Error::Unrouted { refused } => Some(refused),
+            _ => None,
+        });
+        if let Some(refused) = unrouted {
+            return self.let_go(site, wanted.without(refused));
         }
         Err(Error::LetGo { errors })
     }
@@ -105,6 +123,15 @@ impl Enrolment {
                 Some(process) => datapath.set_process(self.cookie, process)?,
                 None => datapath.remove_process(self.cookie)?,
             },
+            Step::Routes { from, to } => {
+                let features = datapath.features();
+                match netns {
+                    Some(netns) => lay(netns, features, from, to)?,
+                    // If the namespace is gone, so are they.
+                    None if to.is_empty() => {}
+                    None => return Err(Error::Gone),
+                }
+            }
             Step::Steer => datapath.steer(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?,
             Step::Release => datapath.release(self.cookie)?,
             Step::AddPassthrough => {
@@ -140,4 +167,23 @@ impl Enrolment {
         }
         Ok(())
     }
+}
+
+/// Puts routes in the place of others. What leads to an address of IPv6 leads everybody there, so the
+/// inbound hook must see who comes by another interface than `lo`.
+fn lay(netns: &Netns, features: Features, from: &[Source], to: &[Source]) -> Result<(), Error> {
+    let stays = |network| to.iter().any(|route| route.to == network);
+    let gone = from.iter().map(|route| route.to);
+    let gone = gone.filter(|network| !stays(*network)).collect();
+    let is_safe = |route: &Source| route.from.is_ipv4() || features.ingress;
+    let (new, mut refused): (Vec<_>, Vec<_>) = to.iter().partition(|route| is_safe(route));
+    refused.extend(netns.lay(gone, new)?);
+    if refused.is_empty() {
+        return Ok(());
+    }
+    debug!(
+        ?refused,
+        "routes are refused: connections are bound instead"
+    );
+    Err(Error::Unrouted { refused })
 }

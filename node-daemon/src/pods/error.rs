@@ -5,7 +5,10 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 use daemon_api::{Attachment, Refusal, code};
 
 use super::{addresses, aside, policy, store};
-use crate::{bpf, netns};
+use crate::{
+    bpf,
+    netns::{self, Source},
+};
 
 /// A request cannot be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,12 @@ pub(crate) enum Error {
     LetGo {
         /// What failed.
         errors: Vec<Error>,
+    },
+    /// The network namespace refuses routes to its proxy.
+    #[error("the network namespace refuses {} routes to the proxy", refused.len())]
+    Unrouted {
+        /// Which.
+        refused: Vec<Source>,
     },
     /// The namespace vanished while the Pod was taken in.
     #[error("the Pod's network namespace is gone")]
@@ -108,7 +117,9 @@ impl Error {
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
             Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
-            Self::Netns(_) | Self::Kernel(_) | Self::LetGo { .. } => code::KERNEL_REFUSED,
+            Self::Netns(_) | Self::Kernel(_) | Self::Unrouted { .. } | Self::LetGo { .. } => {
+                code::KERNEL_REFUSED
+            }
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::Nobody(_) => code::UNKNOWN_CONTAINER,
             Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,

@@ -11,6 +11,7 @@ mod explain;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod lists;
+mod meetings;
 mod mesh;
 mod owner;
 mod plan;
@@ -158,12 +159,14 @@ pub(crate) fn detach(
 ) -> Result<Vec<PathBuf>, Error> {
     let removed = pins.remove_all()?;
     for (slot, record) in records {
-        // A namespace that is gone took the address with it.
-        if record.passthrough
-            && let Ok(netns) = Netns::open(Path::new(&record.request.netns))
+        // A namespace that is gone took everything with it.
+        if let Ok(netns) = Netns::open(Path::new(&record.request.netns))
             && Some(netns.id()) == record.netns
         {
-            netns.remove_from_loopback(PASSTHROUGH)?;
+            netns.lay(meetings::NETWORKS.into(), Vec::new())?;
+            if record.passthrough {
+                netns.remove_from_loopback(PASSTHROUGH)?;
+            }
         }
         store.remove(*slot)?;
     }

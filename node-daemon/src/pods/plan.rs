@@ -7,8 +7,8 @@ use std::{
 
 use sluice_abi::{Addr, Pod, PodFlags, Port, Process};
 
-use super::{acceleration::Acceleration, lists, policy::Settings, sources::Sources};
-use crate::bpf::Entry;
+use super::{acceleration::Acceleration, lists, meetings, policy::Settings, sources::Sources};
+use crate::{bpf::Entry, netns::Source};
 
 /// What the kernel holds for one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,13 +23,15 @@ pub(crate) struct Held {
     pub(crate) steered: bool,
     /// Whether `lo` has `::6` from us, from which the proxy calls the application over IPv6.
     pub(crate) passthrough: bool,
+    /// Routes to the addresses at which the proxy is met, of which `process` tells by its flags.
+    pub(crate) routes: Vec<Source>,
 }
 
 /// What becomes of a network namespace when a daemon takes over from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The kernel is brought to this state.
-    Bring(Held),
+    Bring(Box<Held>),
     /// Nobody knows the Pod, but it lives: it stays as it is, or it would run open.
     Keep,
     /// The Pod is gone: what the kernel holds is removed.
@@ -59,6 +61,13 @@ pub(crate) enum Step {
         /// What is there after.
         to: Option<Process>,
     },
+    /// Lay routes to the addresses at which the proxy is met, or take them up.
+    Routes {
+        /// What is there before.
+        from: Vec<Source>,
+        /// What is there after.
+        to: Vec<Source>,
+    },
     /// Steer new connections to the proxy.
     Steer,
     /// Stop steering.
@@ -81,6 +90,11 @@ pub(crate) fn wanted(
     passthrough: bool,
 ) -> Held {
     let Sources { v4, v6, others } = Sources::of(&settings.sources, addresses);
+    let routes = if settings.mesh.single_loopback {
+        Vec::new()
+    } else {
+        meetings::routes(v4, v6)
+    };
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
@@ -104,6 +118,7 @@ pub(crate) fn wanted(
             (!others.is_empty(), PodFlags::SOURCES),
         ])
         .with(lists::flags_of(settings))
+        .with(meetings::flags(&routes))
         .with(
             settings
                 .acceleration
@@ -118,6 +133,22 @@ pub(crate) fn wanted(
         process: Some(Process { v4, v6, pod }),
         steered: true,
         passthrough: passthrough && addresses.iter().any(IpAddr::is_ipv6),
+        routes,
+    }
+}
+
+impl Held {
+    /// The same without some routes: what they would lead is bound to its source, one connection at a
+    /// time, and over IPv6 meets the proxy at `::1`.
+    pub(crate) fn without(mut self, routes: &[Source]) -> Self {
+        self.routes.retain(|route| !routes.contains(route));
+        let flags = meetings::flags(routes);
+        let pods = self.addresses.values_mut();
+        let own = self.process.iter_mut().map(|process| &mut process.pod);
+        for pod in pods.chain(own) {
+            pod.flags = pod.flags.without(flags);
+        }
+        self
     }
 }
 
@@ -150,7 +181,7 @@ pub(crate) fn reconcile(
     fates.extend(
         wanted
             .into_iter()
-            .map(|(cookie, held)| (cookie, Fate::Bring(held))),
+            .map(|(cookie, held)| (cookie, Fate::Bring(held.into()))),
     );
     fates
 }
@@ -167,6 +198,16 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
         Some(_) => (process, None),
         None => (None, process),
     };
+    let routes = (before.routes != after.routes).then_some(Step::Routes {
+        from: before.routes.clone(),
+        to: after.routes.clone(),
+    });
+    // The programs are told of routes that are there.
+    let (routes_laid, routes_taken_up) = if after.routes.is_empty() {
+        (None, routes)
+    } else {
+        (routes, None)
+    };
     let begins = !before.steered && after.steered;
     let ends = before.steered && !after.steered;
 
@@ -174,7 +215,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     let (sources, rest): (Vec<&Entry>, Vec<&Entry>) =
         (before.lists.difference(&after.lists)).partition(is_source);
 
-    let mut steps = Vec::new();
+    let mut steps = Vec::from_iter(routes_laid);
     steps.extend(sources.into_iter().map(|entry| Step::Unlist(*entry)));
     steps.extend((after.lists.difference(&before.lists)).map(|entry| Step::List(*entry)));
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
@@ -189,6 +230,7 @@ pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
     steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthrough));
     steps.extend(ends.then_some(Step::Release));
     steps.extend(process_removed);
+    steps.extend(routes_taken_up);
     let gone = before.addresses.iter();
     steps.extend(
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
@@ -214,6 +256,7 @@ impl Step {
                 to: from,
             },
             Self::Process { from, to } => Self::Process { from: to, to: from },
+            Self::Routes { from, to } => Self::Routes { from: to, to: from },
             Self::Steer => Self::Release,
             Self::Release => Self::Steer,
             Self::AddPassthrough => Self::RemovePassthrough,
@@ -225,169 +268,4 @@ impl Step {
 }
 
 #[cfg(test)]
-mod tests {
-    use ipnet::IpNet;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        netns::Source,
-        pods::{mesh::Mesh, policy::Inbound},
-    };
-
-    /// What the kernel would hold after a step.
-    fn take(held: &mut Held, step: &Step) {
-        match step {
-            Step::List(entry) => {
-                let key = |one: &Entry| match one {
-                    Entry::Source(prefix, _) => Some(*prefix),
-                    _ => None,
-                };
-                let taken = |one: &Entry| key(one).is_some() && key(one) == key(entry);
-                assert!(!held.lists.iter().any(taken), "its place is taken");
-                assert!(held.lists.insert(*entry));
-            }
-            Step::Unlist(entry) => assert!(held.lists.remove(entry)),
-            Step::Address { addr, from, to } => {
-                assert_eq!(held.addresses.get(addr), from.as_ref());
-                match to {
-                    Some(pod) => held.addresses.insert(*addr, *pod),
-                    None => held.addresses.remove(addr),
-                };
-            }
-            Step::Process { from, to } => {
-                assert_eq!(held.process, *from);
-                held.process = *to;
-            }
-            Step::Steer => held.steered = true,
-            Step::Release => held.steered = false,
-            Step::AddPassthrough => held.passthrough = true,
-            Step::RemovePassthrough => held.passthrough = false,
-            Step::FetchListeners => assert!(held.steered),
-        }
-    }
-
-    fn settings(inbound: &[u16]) -> Settings {
-        Settings {
-            inbound: Inbound::AllBut(inbound.iter().map(|port| (*port, *port)).collect()),
-            excluded_outbound: [(15020, 15020)].into(),
-            ..Settings::of(Mesh::preset("istio"))
-        }
-    }
-
-    fn of(addresses: &[&str]) -> Held {
-        let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        wanted(7, &settings(&[15021]), &addresses, true)
-    }
-
-    fn any_held() -> impl Strategy<Value = Held> {
-        let ports = prop::collection::vec(1_u16..6, 0..4);
-        let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
-        let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
-        prop::option::of((ports, addresses, routes)).prop_map(|pod| {
-            let Some((ports, addresses, routes)) = pod else {
-                return Held::default();
-            };
-            let route = |(to, from): (u8, u8)| Source {
-                to: IpNet::new([10, to, 0, 0].into(), 8 * to).unwrap(),
-                from: [10, 0, 0, from].into(),
-            };
-            let address = |(n, v4): &(u8, bool)| -> IpAddr {
-                if *v4 {
-                    [10, 0, 0, *n].into()
-                } else {
-                    [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*n)].into()
-                }
-            };
-            let addresses: Vec<_> = addresses.iter().map(address).collect();
-            // A network has one route.
-            let routes: BTreeMap<_, _> = routes.into_iter().collect();
-            let settings = Settings {
-                sources: routes.into_iter().map(route).collect(),
-                ..settings(&ports)
-            };
-            wanted(7, &settings, &addresses, true)
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_steps_lead_there_and_their_undos_lead_back(
-            before in any_held(),
-            after in any_held(),
-            stop in any::<prop::sample::Index>(),
-        ) {
-            let steps = steps(&before, &after);
-            let mut held = before.clone();
-            for step in &steps {
-                take(&mut held, step);
-            }
-            prop_assert_eq!(&held, &after);
-
-            let mut held = before.clone();
-            let done = &steps[..stop.index(steps.len() + 1)];
-            for step in done {
-                take(&mut held, step);
-            }
-            let undos = done.iter().rev().filter_map(|step| step.clone().undo());
-            for step in undos {
-                take(&mut held, &step);
-            }
-            prop_assert_eq!(held, before);
-        }
-    }
-
-    #[test]
-    fn only_a_pod_that_is_gone_loses_what_the_kernel_holds() {
-        let wanted = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
-        let fates = reconcile(wanted.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
-        let expected = [
-            (1, Fate::Bring(wanted[&1].clone())),
-            (2, Fate::Bring(wanted[&2].clone())),
-            (3, Fate::Keep),
-            (4, Fate::Drop),
-        ];
-        assert_eq!(fates, expected.into());
-    }
-
-    #[test]
-    fn nothing_is_to_be_done_when_nothing_changes() {
-        let held = of(&["10.0.0.1", "fd00::1"]);
-        assert_eq!(steps(&held, &held), []);
-    }
-
-    #[test]
-    fn hooks_begin_last_and_end_first() {
-        let held = of(&["10.0.0.1"]);
-        let nothing = Held::default();
-        let begin = steps(&nothing, &held);
-        assert_eq!(
-            begin[begin.len() - 2..],
-            [Step::Steer, Step::FetchListeners]
-        );
-        assert_eq!(steps(&held, &nothing)[0], Step::Release);
-    }
-
-    #[test]
-    fn the_first_address_of_each_family_is_the_main_one() {
-        let held = of(&["10.0.0.1", "fd00::1"]);
-        let process = held.process.unwrap();
-        assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
-        assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
-        assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
-    }
-
-    #[test]
-    fn further_addresses_raise_the_flag() {
-        let held = of(&["10.0.0.1", "10.0.0.2"]);
-        assert!(
-            held.process
-                .unwrap()
-                .pod
-                .flags
-                .has(PodFlags::MORE_ADDRESSES)
-        );
-        assert_eq!(held.addresses.len(), 2);
-        assert!(!held.passthrough);
-    }
-}
+mod tests;

@@ -17,13 +17,15 @@ pub(crate) enum Repair {
     NamedByKernel,
     /// The routes of a Pod that excludes interfaces had changed, and were read again.
     Routes,
+    /// A Pod's routes to its proxy were removed by somebody, and put back.
+    RoutesToProxy,
     /// A record that could not be read was set aside.
     DamagedRecord,
 }
 
 impl Repair {
     /// Every one.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Hooks,
         Self::InboundHook,
         Self::Ended,
@@ -31,6 +33,7 @@ impl Repair {
         Self::FoundRunning,
         Self::NamedByKernel,
         Self::Routes,
+        Self::RoutesToProxy,
         Self::DamagedRecord,
     ];
 
@@ -44,6 +47,7 @@ impl Repair {
             Self::FoundRunning => "found_running",
             Self::NamedByKernel => "named_by_kernel",
             Self::Routes => "routes",
+            Self::RoutesToProxy => "routes_to_proxy",
             Self::DamagedRecord => "damaged_record",
         }
     }

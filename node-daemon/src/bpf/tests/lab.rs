@@ -117,7 +117,7 @@ fn become_user(id: u32) {
     }
 }
 
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split(' '))
         .status()
@@ -346,7 +346,7 @@ pub(super) fn accept(netns: &Netns, listener: &TcpListener, wait: Duration) -> O
 }
 
 /// `SO_ORIGINAL_DST` as a proxy asks for it: by the family of the address it accepted at.
-fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
+pub(super) fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     if stream.local_addr().ok()?.ip().to_canonical().is_ipv4() {
         let name = getsockopt(stream, sockopt::OriginalDst).ok()?;
         let ip = IpAddr::from(name.sin_addr.s_addr.to_ne_bytes());

@@ -5,6 +5,7 @@ mod dns;
 mod filter;
 mod lab;
 mod learn;
+mod meeting;
 mod safety;
 
 use std::{io::ErrorKind, net::SocketAddr};

@@ -78,7 +78,8 @@ impl Owner {
             let there = addresses.any(|address| *address == PASSTHROUGH);
             same("::6 on the loopback interface", &true, &there)?;
         }
-        Ok(())
+        let laid = netns.laid(held.routes.clone())?;
+        same("routes to the proxy", &held.routes, &laid)
     }
 }
 

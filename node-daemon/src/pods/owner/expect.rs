@@ -128,9 +128,11 @@ impl Owner {
         }
         let cookie = self.awaited.keys().next_back();
         let cookie = cookie.map_or(PROVISIONAL, |last| last + 1);
+        let wanted = plan::wanted(cookie, settings, &pod.addresses, false);
+        let routes = wanted.routes.clone();
         let wanted = Held {
             steered: false,
-            ..plan::wanted(cookie, settings, &pod.addresses, false)
+            ..wanted.without(&routes)
         };
         let mut kernel = Enrolment::of(cookie, Held::default());
         let mut site = Site {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Owner;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         aside::{self, Aside},
         enrol::Site,
         error::one_line,
-        plan,
+        plan::{self, Held},
         policy::Settings,
         sources,
     },
@@ -76,8 +76,70 @@ impl Owner {
         }
     }
 
+    /// Puts routes back by which connections come to their proxy, and lays those that were refused
+    /// before: without them each connection is bound by itself.
+    pub(super) fn mend_routes(&mut self) {
+        let all: Vec<u64> = self.pods.keys().copied().collect();
+        for cookie in all {
+            match self.lay_again(cookie) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.repairs.count(Repair::RoutesToProxy);
+                    let pod = self.name_of(cookie);
+                    warn!(pod, "routes of a Pod to its proxy were missing");
+                }
+                Err(error) => {
+                    let pod = self.name_of(cookie);
+                    error!(
+                        pod,
+                        error = one_line(&error),
+                        "routes to its proxy are missing"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `true` if a route was missing that is wanted, unless it is refused as before.
+    fn lay_again(&mut self, cookie: u64) -> Result<bool, Error> {
+        let addresses = self.addresses_of(cookie);
+        let Some(pod) = self.pods.get_mut(&cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let before = pod.kernel.held().clone();
+        let wanted = plan::wanted(cookie, &pod.settings, &addresses, before.passthrough);
+        let laid = netns.laid(wanted.routes.clone())?;
+        if laid == wanted.routes && laid == before.routes {
+            return Ok(false);
+        }
+        let lost = before.routes.iter().any(|route| !laid.contains(route));
+        pod.kernel.forget(|held| Held {
+            routes: laid,
+            ..held
+        });
+        let mut site = Site {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        pod.kernel.take_in(&mut site, wanted)?;
+        Ok(lost || *pod.kernel.held() != before)
+    }
+
+    /// The addresses of all attachments of a Pod.
+    fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
+        let pods = self.pods.get(&cookie).into_iter();
+        pods.flat_map(|pod| &pod.attachments)
+            .filter_map(|one| self.attachments.get(one))
+            .flat_map(|known| known.record.addresses())
+            .collect()
+    }
+
     /// `true` if something changed.
     fn follow(&mut self, cookie: u64) -> Result<bool, Error> {
+        let addresses = self.addresses_of(cookie);
         let Some(pod) = self.pods.get_mut(&cookie) else {
             return Ok(false);
         };
@@ -89,10 +151,6 @@ impl Owner {
             return Ok(false);
         }
         let held = pod.kernel.held();
-        let addresses: Vec<IpAddr> = (pod.attachments.iter())
-            .filter_map(|one| self.attachments.get(one))
-            .flat_map(|known| known.record.addresses())
-            .collect();
         let wanted = plan::wanted(cookie, &settings, &addresses, held.passthrough);
         let mut site = Site {
             datapath: &mut self.datapath,

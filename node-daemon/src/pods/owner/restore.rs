@@ -12,6 +12,7 @@ use crate::{
         Error, Inheritance, Repair,
         enrol::{Enrolment, Site},
         error::one_line,
+        meetings,
         plan::{self, Fate, Held},
         policy::{Settings, Verdict},
         store::{Record, Slot},
@@ -64,7 +65,7 @@ impl Owner {
             let held = held.remove(&cookie).unwrap_or_default();
             let kernel = Enrolment::of(cookie, held);
             let done = match (fate, found.remove(&cookie)) {
-                (Fate::Bring(wanted), Some(pod)) => owner.bring(kernel, wanted, pod),
+                (Fate::Bring(wanted), Some(pod)) => owner.bring(kernel, *wanted, pod),
                 (Fate::Keep, _) => {
                     warn!(
                         cookie,
@@ -86,6 +87,7 @@ impl Owner {
             }
         }
         owner.finish(complete);
+        owner.forget_destinations();
         Ok(owner)
     }
 
@@ -118,7 +120,9 @@ impl Owner {
     fn held(&self) -> Result<BTreeMap<u64, Held>, Error> {
         let mut all: BTreeMap<u64, Held> = BTreeMap::new();
         for (cookie, process) in self.datapath.all_processes()? {
-            all.entry(cookie).or_default().process = Some(process);
+            let held = all.entry(cookie).or_default();
+            held.routes = meetings::told(&process);
+            held.process = Some(process);
         }
         for (addr, pod) in self.datapath.all_addresses()? {
             all.entry(pod.cookie)

@@ -1,6 +1,7 @@
 //! The owner with a real kernel side, attached to a cgroup without processes, and with network
 //! namespaces made for each test.
 
+mod meetings;
 mod routes;
 
 use std::{

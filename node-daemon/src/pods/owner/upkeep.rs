@@ -29,8 +29,22 @@ impl Owner {
         self.mend();
         self.bury();
         self.follow_routes();
+        self.mend_routes();
+        self.forget_destinations();
         self.find();
         self.learn();
+    }
+
+    /// Removes what Pods that are gone had asked for. Not when they go: all of it must be looked at.
+    pub(super) fn forget_destinations(&mut self) {
+        match self.datapath.forget_destinations() {
+            Ok(0) => {}
+            Ok(count) => debug!(count, "destinations of Pods that are gone are removed"),
+            Err(error) => warn!(
+                error = one_line(&error),
+                "destinations of Pods that are gone are left"
+            ),
+        }
     }
 
     /// Lets go of what was to be let go while no daemon could hear of it.
