@@ -292,7 +292,8 @@ fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2
     let inbound = Route {
         port: INBOUND,
         to: explicit.then_some(application),
-        from: (!explicit).then_some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
+        // As sidecars do, whoever sends them what they get.
+        from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };
     [(CLIENT, outbound), (SERVER, inbound)]
 }
