@@ -96,7 +96,7 @@ test-kernels: root build
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --release --target $(HOST) -p sluiced --lib \
 		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/release/sluiced"]' \
-		-- bpf::tests::accelerate bpf::tests::safety::calls
+		-- bpf::tests::accelerate bpf::tests::safety::calls bpf::tests::safety::of_thousands
 
 SECONDS_EACH ?= 5
 fuzz: setup
