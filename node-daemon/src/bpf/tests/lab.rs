@@ -25,8 +25,8 @@ use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, PortSieve, Process};
 
 use crate::bpf::{Datapath, Entry, Pins, Private, layout};
 
-/// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for anything. Only what fails takes so long; an emulated machine needs much of it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A user that is not the proxy.
 pub(super) const APP: u32 = 1000;
