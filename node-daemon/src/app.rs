@@ -19,6 +19,7 @@ use crate::{
     config::{Behaviour, OnExit, Places, Run},
     journal::Journal,
     kube::{Cluster, successor},
+    memory,
     pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store, Tombstones},
     privileges,
 };
@@ -31,6 +32,7 @@ const QUIET: &str = "netlink_packet_route=error";
 
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
 pub(crate) fn run(config: Run) -> anyhow::Result<()> {
+    memory::give_back_large_blocks();
     privileges::reduce()?;
     let behaviour = Behaviour::read(config.config.as_deref())?;
     let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;

@@ -37,7 +37,11 @@ pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
     } = datapath.features();
     writeln!(out, "feature mptcp {}", yes(mptcp))?;
     writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
-    writeln!(out, "feature splicing applications {}", yes(splices))?;
+    writeln!(
+        out,
+        "feature splicing applications {}",
+        yes(splices == Some(true))
+    )?;
     for program in datapath.programs()? {
         writeln!(out, "program {} loads", program.name)?;
     }

@@ -56,7 +56,7 @@ pub(crate) fn pass_over(sk: *mut bpf_sock) {
 #[inline(always)]
 pub(crate) fn enrol_client(ops: *mut bpf_sock_ops, pair_in: impl FnOnce(u64) -> Option<Pair>) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(lane) = lane(sk.cast()) else {
+    let Some(lane) = lane(sk.cast()).filter(|_| kernel::is_known()) else {
         return;
     };
     // Data in the SYN (TCP Fast Open) went through TCP.
@@ -85,7 +85,7 @@ pub(crate) fn enrol_client(ops: *mut bpf_sock_ops, pair_in: impl FnOnce(u64) -> 
 #[inline(always)]
 pub(crate) fn enrol_server(ops: *mut bpf_sock_ops, pair: Pair) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    if sk.is_null() {
+    if sk.is_null() || !kernel::is_known() {
         return;
     }
     let Some(flow) = maps::flow(pair) else {

@@ -46,7 +46,7 @@ const MPTCP: &str = "/proc/sys/net/mptcp";
 pub(super) const SEND: &str = "send";
 
 /// The program that refuses options which accelerated sockets cannot keep to. Every process of the
-/// node pays for it at each `setsockopt`, so it is attached only where sockets may be accelerated.
+/// node pays for it at each `setsockopt`, so it is attached only where those of applications are.
 pub(super) const RENOUNCE: &str = "setsockopt";
 
 /// Name of the program that sees applications splice, and of the kernel's function at which it does.
@@ -78,8 +78,9 @@ pub(crate) struct Features {
     pub(crate) mptcp: bool,
     /// Whether the inbound hook is told the interface by which a connection comes (Linux 5.17).
     pub(crate) ingress: bool,
-    /// Whether a program may follow that applications splice.
-    pub(crate) splices: bool,
+    /// Whether a program may follow that applications splice. Not asked where nothing is accelerated: to
+    /// try takes longer than everything else.
+    pub(crate) splices: Option<bool>,
 }
 
 /// Built from `ebpf/programs` by the build script.
@@ -107,7 +108,7 @@ pub(super) fn load(
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        if name != SPLICE || follows_splices(features, known.is_some()) {
+        if name != SPLICE || features.splices == Some(true) {
             load_patiently(program).map_err(|source| Error::program(name, source))?;
         }
     }
@@ -116,7 +117,7 @@ pub(super) fn load(
 
 impl Features {
     /// Asks the kernel. What it cannot tell is taken for missing.
-    pub(super) fn probe() -> Self {
+    pub(super) fn probe(accelerates: bool) -> Self {
         let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
         let mptcp = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
         // The interface came with the same Linux as this helper.
@@ -124,7 +125,7 @@ impl Features {
         Self {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
-            splices: layout::tells_of_splices(),
+            splices: accelerates.then(layout::tells_of_splices),
         }
     }
 }
@@ -156,15 +157,30 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Whether the program that sees applications splice is attached.
-pub(super) fn follows_splices(features: Features, accelerates: bool) -> bool {
-    accelerates && features.splices
+/// Which programs have a hook beside those that every node needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Connections of the node may be accelerated.
+    pub(super) accelerates: bool,
+    /// So are some with an application at one end.
+    pub(super) renounces: bool,
+    /// It can be followed that these splice.
+    pub(super) splices: bool,
+}
+
+impl Extent {
+    pub(super) fn has(self, program: &str) -> bool {
+        match program {
+            RENOUNCE => self.renounces,
+            SPLICE => self.splices,
+            _ => true,
+        }
+    }
 }
 
 /// Those of the programs that are attached to the cgroup.
-fn hooks(accelerates: bool) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
-    let is_wanted = move |(name, _): &(&str, _)| accelerates || *name != RENOUNCE;
-    HOOKS.into_iter().filter(is_wanted)
+fn hooks(extent: Extent) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
+    HOOKS.into_iter().filter(move |(name, _)| extent.has(name))
 }
 
 /// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
@@ -173,19 +189,18 @@ pub(super) fn attach(
     object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
-    (features, accelerates): (Features, bool),
+    extent: Extent,
 ) -> Result<(), Error> {
     // First: no socket may be in the map without them.
     attach_send(object)?;
-    let follows = follows_splices(features, accelerates);
-    if follows {
+    if extent.has(SPLICE) {
         let pin = generation.hook(SPLICE);
         Link::trace(program(object, SPLICE)?)
             .and_then(|link| put(&link, &pin))
             .map_err(|source| Error::attach(SPLICE, source))?;
     }
     let (directory, id) = open(cgroup)?;
-    for (name, hook) in hooks(accelerates) {
+    for (name, hook) in hooks(extent) {
         let program = program(object, name)?;
         let pin = generation.hook(name);
         let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
@@ -194,8 +209,8 @@ pub(super) fn attach(
                 .map_err(|source| Error::attach(name, source))?;
         }
     }
-    let spliced = follows.then_some(SPLICE);
-    let known: Vec<_> = (hooks(accelerates).map(|(name, _)| name))
+    let spliced = extent.has(SPLICE).then_some(SPLICE);
+    let known: Vec<_> = (hooks(extent).map(|(name, _)| name))
         .chain(spliced)
         .map(|name| generation.hook(name))
         .collect();
@@ -223,16 +238,15 @@ fn attach_send(object: &Ebpf) -> Result<(), Error> {
 pub(super) fn missing(
     generation: &Generation,
     cgroup: &Path,
-    (features, accelerates): (Features, bool),
+    extent: Extent,
 ) -> Result<Vec<&'static str>, Error> {
     let (_, id) = open(cgroup)?;
     let link = |name: &str| Link::open(&generation.hook(name));
     let place = |name: &str| link(name).and_then(|link| link.cgroup());
     let is_there = |name: &str| place(name).is_ok_and(|attached| attached == id);
-    let names = hooks(accelerates).map(|(name, _)| name);
+    let names = hooks(extent).map(|(name, _)| name);
     let mut missing: Vec<_> = names.filter(|name| !is_there(name)).collect();
-    let follows = follows_splices(features, accelerates);
-    missing.extend((follows && link(SPLICE).is_err()).then_some(SPLICE));
+    missing.extend((extent.has(SPLICE) && link(SPLICE).is_err()).then_some(SPLICE));
     Ok(missing)
 }
 

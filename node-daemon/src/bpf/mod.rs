@@ -27,8 +27,9 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, Process, Reason, maps};
+use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
 
+use attach::Extent;
 pub(crate) use attach::Features;
 pub(crate) use error::Error;
 pub(crate) use layout::of_this_kernel as layout;
@@ -45,7 +46,7 @@ pub(crate) struct Datapath {
     pins: Pins,
     generation: Generation,
     adopted: bool,
-    accelerates: bool,
+    extent: Extent,
     cgroup: PathBuf,
     features: Features,
     programs: Ebpf,
@@ -71,28 +72,32 @@ impl Datapath {
     /// pinned.
     pub(crate) fn open(pins: Pins, cgroup: &Path, layout: Option<Layout>) -> Result<Self, Error> {
         let accelerates = layout.is_some();
-        let features = Features::probe();
+        let features = Features::probe(accelerates);
         let current = pins.current()?;
         let adopted = current.is_some();
-        let (generation, mut programs) = if let Some(generation) = current {
-            let programs = attach::load(&generation, features, layout)?;
-            attach::attach(&programs, &generation, cgroup, (features, accelerates))?;
-            (generation, programs)
+        let generation = current.map_or_else(|| pins.begin(), Ok)?;
+        let mut programs = attach::load(&generation, features, layout)?;
+        let processes = Table::take(&mut programs, maps::PROCESS_IP)?;
+        let extent = Extent {
+            accelerates,
+            renounces: accelerates && any_renounces(&processes)?,
+            splices: features.splices == Some(true),
+        };
+        attach::attach(&programs, &generation, cgroup, extent)?;
+        let generation = if adopted {
+            generation
         } else {
-            let unfinished = pins.begin()?;
-            let programs = attach::load(&unfinished, features, layout)?;
-            attach::attach(&programs, &unfinished, cgroup, (features, accelerates))?;
-            (pins.publish(&unfinished)?, programs)
+            pins.publish(&generation)?
         };
         let datapath = Self {
             pins,
             generation,
             adopted,
-            accelerates,
+            extent,
             cgroup: cgroup.into(),
             features,
             addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
-            processes: Table::take(&mut programs, maps::PROCESS_IP)?,
+            processes,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
@@ -117,19 +122,24 @@ impl Datapath {
             return Ok(false);
         }
         self.generation.make_directories()?;
-        attach::attach(
-            &self.programs,
-            &self.generation,
-            &self.cgroup,
-            (self.features, self.accelerates),
-        )?;
+        self.attach()?;
         Ok(true)
+    }
+
+    fn attach(&self) -> Result<(), Error> {
+        let Self {
+            programs,
+            generation,
+            cgroup,
+            extent,
+            ..
+        } = self;
+        attach::attach(programs, generation, cgroup, *extent)
     }
 
     /// Names of the programs that have lost their hook at the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        let wanted = (self.features, self.accelerates);
-        attach::missing(&self.generation, &self.cgroup, wanted)
+        attach::missing(&self.generation, &self.cgroup, self.extent)
     }
 
     /// What was found of the kernel.
@@ -165,8 +175,7 @@ impl Datapath {
             |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
         let mut views = Vec::new();
         for (name, program) in self.programs.programs() {
-            let follows = attach::follows_splices(self.features, self.accelerates);
-            if name == attach::SPLICE && !follows {
+            if name == attach::SPLICE && !self.extent.has(name) {
                 continue;
             }
             let info = program.info();
@@ -175,7 +184,7 @@ impl Datapath {
                 attach::STEER => ("netns", self.steered()?.len()),
                 attach::SEND => ("map", 1),
                 attach::SPLICE => ("kernel", usize::from(is_there(name))),
-                attach::RENOUNCE if !self.accelerates => ("cgroup", 0),
+                attach::RENOUNCE if !self.extent.has(name) => ("cgroup", 0),
                 name => ("cgroup", usize::from(is_there(name))),
             };
             views.push(ProgramView {
@@ -242,6 +251,15 @@ impl Datapath {
 
     /// Writes the entry of a network namespace, in place of the one that is there.
     pub(crate) fn set_process(&mut self, cookie: u64, process: &Process) -> Result<(), Error> {
+        let Extent {
+            accelerates,
+            renounces,
+            ..
+        } = self.extent;
+        if accelerates && !renounces && renounces_options(process) {
+            self.extent.renounces = true;
+            self.attach()?;
+        }
         self.processes.set(cookie, *process)
     }
 
@@ -367,6 +385,16 @@ impl Datapath {
     pub(crate) fn tells(&self, meeting: Meeting) -> bool {
         self.destinations.get(meeting).unwrap().is_some()
     }
+}
+
+/// Whether a Pod's applications are refused options, because their sockets may be accelerated.
+fn renounces_options(process: &Process) -> bool {
+    process.pod.flags.has(PodFlags::ACCELERATE_ALL)
+}
+
+fn any_renounces(processes: &Table<u64, Process>) -> Result<bool, Error> {
+    let all = processes.all()?;
+    Ok(all.iter().any(|(_, process)| renounces_options(process)))
 }
 
 #[cfg(test)]

@@ -108,10 +108,11 @@ fn features(release: &str, found: Features) -> Vec<Feature> {
         found,
         without,
     };
-    let without = "getpeername of an MPTCP socket names the sidecar".to_owned();
+    let without =
+        "getpeername of an MPTCP socket names a sidecar that is met at one address".to_owned();
     let ingress = "a Pod with excludeInterfaces is refused".to_owned();
     let splices = "with acceleration 'all', applications must not splice".to_owned();
-    vec![
+    let mut all = vec![
         feature(
             "acceleration",
             acceleration.is_ok(),
@@ -119,6 +120,8 @@ fn features(release: &str, found: Features) -> Vec<Feature> {
         ),
         feature("mptcp", found.mptcp, without),
         feature("excluded interfaces", found.ingress, ingress),
-        feature("splicing applications", found.splices, splices),
-    ]
+    ];
+    let told = (found.splices).map(|told| feature("splicing applications", told, splices));
+    all.extend(told);
+    all
 }

@@ -137,7 +137,7 @@ fn splice(from: &TcpStream) -> io::Result<Vec<u8>> {
 #[test]
 fn an_application_that_splices_is_left_to_tcp_from_then_on() {
     let (lab, mut client, mut server) = of_an_accelerated_application();
-    if !lab.datapath.features().splices {
+    if lab.datapath.features().splices != Some(true) {
         assert_eq!(lab.hooks_if_any("splice"), None);
         return;
     }
@@ -167,7 +167,7 @@ fn an_application_that_splices_is_left_to_tcp_from_then_on() {
 #[test]
 fn who_splices_past_redirected_bytes_loses_the_connection_and_hears_nothing_out_of_order() {
     let (lab, mut client, mut server) = of_an_accelerated_application();
-    if !lab.datapath.features().splices {
+    if lab.datapath.features().splices != Some(true) {
         return;
     }
     for _ in 0..2 {
@@ -251,6 +251,15 @@ fn an_application_left_to_tcp_is_told_by_the_kernel_what_upper_layers_there_are(
     let unknown = set(&client, UPPER_LAYER, b"none\0").unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::NotFound);
     assert_eq!(lab.count(Reason::AccelerationOption), 0);
+}
+
+#[test]
+fn options_are_looked_at_from_the_first_pod_on_whose_application_is_accelerated() {
+    let mut lab = Lab::bare();
+    lab.enrol_with(PodFlags::ACCELERATE_PROXIES);
+    assert_eq!(lab.hooks("setsockopt"), 0);
+    lab.enrol_world(ALL);
+    assert_eq!(lab.hooks("setsockopt"), 1);
 }
 
 #[test]
