@@ -1,6 +1,6 @@
 //! Accelerated connections: who the ends are, and how far each direction may go.
 
-use crate::{End, Endpoint, Pair};
+use crate::{End, Endpoint, Pair, Told};
 
 /// Bytes that a direction may be ahead of the other one's last message. An answer renews it, so
 /// that calls stay fast; what only flows one way takes its connection back to TCP.
@@ -247,6 +247,25 @@ pub struct Habit {
 /// Connections of one kind that are accelerated in a second. Whoever makes more of them does not
 /// keep them, and a connection must carry some messages before it has earned its place in a map.
 pub const NEW_IN_A_SECOND: u64 = 128;
+/// As many of them in the second after one in which there were more: so it is seen when that ends.
+const TRIED_AGAIN: u64 = 8;
+
+impl Habit {
+    /// One more connection in a second, if it may be accelerated.
+    #[must_use]
+    pub const fn one_more(so_far: Told, second: u64) -> Option<Told> {
+        let too_many = so_far.events >= NEW_IN_A_SECOND && second == so_far.second + 1;
+        let begin = if too_many {
+            Told {
+                second,
+                events: NEW_IN_A_SECOND - TRIED_AGAIN,
+            }
+        } else {
+            so_far
+        };
+        begin.one_more(second, NEW_IN_A_SECOND)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -327,6 +346,27 @@ mod tests {
         flow.meet_server(8);
         assert_eq!(flow.sockets(End::CLIENT), (7, 8));
         assert_eq!(flow.sockets(End::PROXY), (8, 7));
+    }
+
+    /// How many connections are accelerated of so many in a second.
+    fn accelerated(told: &mut Told, second: u64, made: u64) -> usize {
+        let one = |_: &u64| {
+            let more = Habit::one_more(*told, second);
+            *told = more.unwrap_or(*told);
+            more.is_some()
+        };
+        (0..made).filter(one).count()
+    }
+
+    #[test]
+    fn who_makes_too_many_connections_is_known_for_it_until_that_ends() {
+        let mut told = Told::default();
+        let seconds = [(10, 1000), (11, 1000), (12, 1000), (13, 3), (14, 100)];
+        let counts = seconds.map(|(second, made)| accelerated(&mut told, second, made));
+        assert_eq!(counts, [128, 8, 8, 3, 100]);
+        assert_eq!(accelerated(&mut told, 14, 100), 28);
+        // A second without any ends it, too.
+        assert_eq!(accelerated(&mut told, 16, 100), 100);
     }
 
     #[test]

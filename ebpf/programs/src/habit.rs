@@ -2,7 +2,7 @@
 //! costs two entries in a map before it gives anything.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use sluice_abi::{Endpoint, Habit, NEW_IN_A_SECOND, Reason, Told};
+use sluice_abi::{Endpoint, Habit, Reason, Told};
 
 use crate::{count::count, maps::HABITS};
 
@@ -24,7 +24,7 @@ pub(crate) fn may_last(cookie: u64, to: Endpoint) -> bool {
     // SAFETY: the map's values live as long as the program runs. Of two that count at the same time one
     // may be lost.
     unsafe {
-        let Some(more) = (*so_far).one_more(second, NEW_IN_A_SECOND) else {
+        let Some(more) = Habit::one_more(*so_far, second) else {
             count(Reason::AccelerationShort);
             return false;
         };
