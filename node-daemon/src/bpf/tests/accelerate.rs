@@ -267,6 +267,27 @@ fn rest(mut of: &TcpStream) -> Vec<u8> {
     heard
 }
 
+/// A socket in the map holds the program, and the program the map.
+#[test]
+fn accelerated_connections_outlive_the_data_path_without_losing_a_byte() {
+    let (lab, proxy) = pod(ALL);
+    let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
+    call(&client, &server, 1);
+    client.write_all(b"unread").unwrap();
+    // Without the namespaces the connection would end.
+    let _namespaces = lab.end();
+    thread::sleep(Duration::from_millis(200));
+    client.write_all(b", and more").unwrap();
+    let mut heard = [0; 16];
+    let mut taken = 0;
+    await_that(|| {
+        taken += some(|| (&server).read(&mut heard[taken..]));
+        taken == heard.len()
+    });
+    assert_eq!(&heard, b"unread, and more");
+    call(&client, &server, 2);
+}
+
 #[test]
 fn two_pods_with_equal_connections_on_loopback_never_hear_each_other() {
     let (mut lab, proxy) = pod(ALL);

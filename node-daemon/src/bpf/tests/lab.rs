@@ -240,6 +240,12 @@ impl Lab {
         }
     }
 
+    /// The data path ends, as `sluiced detach` ends it.
+    pub(super) fn end(self) -> [Netns; 2] {
+        self.datapath.into_pins().remove_all().unwrap();
+        [self.pod, self.world]
+    }
+
     /// How many hooks a program has.
     pub(super) fn hooks(&self, program: &str) -> usize {
         self.hooks_if_any(program).unwrap()
