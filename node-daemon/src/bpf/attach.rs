@@ -194,10 +194,7 @@ pub(super) fn attach(
     // First: no socket may be in the map without them.
     attach_send(object)?;
     if extent.has(SPLICE) {
-        let pin = generation.hook(SPLICE);
-        Link::trace(program(object, SPLICE)?)
-            .and_then(|link| put(&link, &pin))
-            .map_err(|source| Error::attach(SPLICE, source))?;
+        attach_splice(object, &generation.hook(SPLICE))?;
     }
     let (directory, id) = open(cgroup)?;
     for (name, hook) in hooks(extent) {
@@ -222,6 +219,23 @@ pub(super) fn attach(
         pins::remove(stranger, &mut Vec::new())?;
     }
     Ok(())
+}
+
+/// Attaches the program that sees applications splice, unless it is attached: the kernel does not take
+/// it twice, and cannot put another one in its place.
+fn attach_splice(object: &Ebpf, pin: &Path) -> Result<(), Error> {
+    let found = object
+        .program(SPLICE)
+        .ok_or(Error::Missing { name: SPLICE })?;
+    let info = found.info();
+    let own = info.map_err(|source| Error::program(SPLICE, source))?.id();
+    let there = Link::open(pin).and_then(|link| link.program());
+    if there.is_ok_and(|there| there == own) {
+        return Ok(());
+    }
+    Link::trace(program(object, SPLICE)?)
+        .and_then(|link| put(&link, pin))
+        .map_err(|source| Error::attach(SPLICE, source))
 }
 
 /// Attaches the program of accelerated connections to their map.

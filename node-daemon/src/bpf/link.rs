@@ -69,6 +69,11 @@ impl Link {
         bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
     }
 
+    /// The kernel's number of the program.
+    pub(super) fn program(&self) -> io::Result<u32> {
+        self.info().map(|info| info.prog_id)
+    }
+
     /// Identity of the cgroup to which the link is attached: its inode number.
     pub(super) fn cgroup(&self) -> io::Result<u64> {
         // SAFETY: the kernel fills this member for links of cgroup programs; for others it reads
