@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    bench::processor::as_sidecar,
     http,
     inside::Place,
     interrupt::Interrupt,
@@ -44,7 +45,7 @@ pub(super) fn start(
     chown(directory, Some(PROXY), Some(PROXY))?;
     let (admin, file) = (admin(directory), directory.join("envoy.json"));
     fs::write(&file, configuration.to_string())?;
-    let mut command = place.command(program)?;
+    let mut command = as_sidecar(place, program)?;
     command.arg("--config-path").arg(file);
     command.args(["--concurrency", "1", "--disable-hot-restart"]);
     command.args(["--log-level", "error"]);

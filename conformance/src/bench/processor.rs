@@ -3,6 +3,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    path::Path,
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -11,10 +13,14 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::inside::Place;
+
 /// What asks the kernel how long a processor may take to wake up.
 const LATENCY: &str = "/dev/cpu_dma_latency";
 /// Who puts idle processors to sleep; without one, nobody reads what is asked.
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
+
+const NICE: &str = "/usr/bin/nice";
 
 /// As long as it lives, idle processors poll for work.
 ///
@@ -50,6 +56,18 @@ pub(super) fn on_processor<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -
     let done = work();
     sched_setaffinity(own, &before)?;
     done
+}
+
+/// A command that has a tenth of the weight of others where they want the same processor: what a sidecar
+/// that requests 100 millicores, Istio's default, has on a Kubernetes node beside an application that
+/// requests a processor.
+///
+/// With equal weights the scheduler lets the sidecar serve its whole queue before the application runs,
+/// or not, as it comes; two processors then wait for each other in turns, and what is measured is that.
+pub(super) fn as_sidecar(place: Place<'_>, program: &Path) -> Result<Command> {
+    let mut command = place.command(Path::new(NICE))?;
+    command.arg("--adjustment=10").arg(program);
+    Ok(command)
 }
 
 /// Puts a process that runs, with all its threads, on one processor alone.

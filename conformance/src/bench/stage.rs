@@ -1,7 +1,7 @@
 //! A contender's node: a client's Pod and a server's Pod, each with a sidecar.
 
 use std::{
-    fs,
+    env,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
@@ -14,7 +14,7 @@ use crate::{
     bench::{
         envoy::{self, Route},
         matter::{Contender, Load, Placement, Sample, Sidecar},
-        processor::{bring_to, on_processor},
+        processor::{as_sidecar, bring_to, on_processor},
         tools,
     },
     inside::serve::READY,
@@ -34,8 +34,10 @@ const CLIENT: &str = "client";
 const SERVER: &str = "server";
 /// Client ports: enough for connections that are not used again.
 const PORTS: &str = "1024 65000";
-/// One for all: a namespace may come with another than the machine's.
-const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// The congestion control of all connections, in place of the machine's: BBR, where that is the default,
+/// paces what goes between two sockets of one machine. Every kernel has Reno and lets every namespace
+/// choose it, and without losses it differs little from CUBIC.
+pub(super) const CONGESTION: &str = "reno";
 
 /// Everything of one contender.
 pub(super) struct Stage {
@@ -203,7 +205,7 @@ impl Stage {
             self.processes.push((role, process));
             return Ok(());
         }
-        let mut command = place.own()?;
+        let mut command = as_sidecar(place, &env::current_exe()?)?;
         command.args(["relay", "--port", &route.port.to_string()]);
         if let Some(to) = route.to {
             command.args(["--to", &to.to_string()]);
@@ -250,13 +252,11 @@ pub(super) fn start(
     Ok(process)
 }
 
-/// Gives a Pod the machine's congestion control, and these client ports.
+/// Gives a Pod the congestion control of all, and these client ports.
 pub(super) fn settle(lab: &Lab, name: &str, ports: &str) -> Result<()> {
-    let algorithm = fs::read_to_string(CONGESTION)?;
     let script = format!(
-        "set -e; echo {} >{CONGESTION}; echo {ports} >/proc/sys/net/ipv4/ip_local_port_range; \
-         echo {OUTBOUND},{INBOUND} >/proc/sys/net/ipv4/ip_local_reserved_ports",
-        algorithm.trim()
+        "set -e; cd /proc/sys/net/ipv4; echo {CONGESTION} >tcp_congestion_control; \
+         echo {ports} >ip_local_port_range; echo {OUTBOUND},{INBOUND} >ip_local_reserved_ports"
     );
     let place = lab.within(Some(&lab.pod(name)?.netns));
     let mut command = place.command(Path::new("/bin/sh"))?;
@@ -281,7 +281,6 @@ pub(super) fn lab(binaries: Binaries, contender: Contender, interrupt: &Interrup
 
 /// What the two sidecars do.
 fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2] {
-    let application = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let explicit = contender == Contender::Explicit;
     let inbound = SocketAddr::new(server.ip(), INBOUND);
     let outbound = Route {
@@ -291,8 +290,8 @@ fn routes(contender: Contender, server: SocketAddr) -> [(&'static str, Route); 2
     };
     let inbound = Route {
         port: INBOUND,
-        to: explicit.then_some(application),
-        // As sidecars do, whoever sends them what they get.
+        // The Pod's address, and from where sidecars call it, whoever sends them what they get.
+        to: explicit.then_some(server),
         from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };
     [(CLIENT, outbound), (SERVER, inbound)]

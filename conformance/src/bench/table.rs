@@ -8,6 +8,7 @@ use crate::bench::{
     matter::{Contender, Figure, Load, Sidecar},
     programs::Programs,
     results::Results,
+    stage::CONGESTION,
 };
 
 /// All of it.
@@ -51,7 +52,7 @@ fn traffic(results: &Results) -> String {
     } = results;
     let mut lines = vec![format!(
         "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated, every process \
-         started anew for each. The sidecars, which are what is measured, share one processor, client and application the other, unless \
+         started anew for each, {CONGESTION} as TCP's congestion control. The sidecars, which are what is measured, share one processor, client and application the other, unless \
          the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
     )];
     let (contenders, matters) = results.contents();
