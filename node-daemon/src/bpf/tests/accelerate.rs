@@ -11,7 +11,10 @@ use sluice_abi::{BUDGET, NEW_IN_A_SECOND, PodFlags, PortList, PortPrefix, Reason
 
 use crate::bpf::Entry;
 
-use super::lab::{APP, Lab, PROXY, WORLD, await_that, connect_from, listen, meet_polling, take};
+use super::{
+    ends::{connect_from, listen, meet_polling, take},
+    lab::{APP, Lab, PROXY, WORLD, await_that},
+};
 
 const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
 const ALL: PodFlags = PROXIES.with(PodFlags::ACCELERATE_ALL);

@@ -10,7 +10,8 @@ use sluice_abi::{PortList, Reason};
 
 use super::{
     canonical, destinations,
-    lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, accept, connect, greeted, listen, port},
+    ends::{accept, connect, greeted, listen},
+    lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, port},
 };
 
 /// A meshed Pod whose proxy answers queries, and a server in the world.

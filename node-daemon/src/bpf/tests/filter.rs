@@ -6,7 +6,8 @@ use sluice_abi::{NetworkPrefix, PodFlags, PortList, Reason};
 
 use super::{
     destinations,
-    lab::{APP, Lab, NEVER, POD, SOON, WORLD, accept, await_that, connect, greeted, listen, port},
+    ends::{accept, connect, greeted, listen},
+    lab::{APP, Lab, NEVER, POD, SOON, WORLD, await_that, port},
 };
 use crate::bpf::Entry;
 

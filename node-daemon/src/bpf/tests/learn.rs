@@ -6,7 +6,8 @@ use sluice_abi::{NetworkPrefix, Reason};
 
 use super::{
     destinations,
-    lab::{APP, Lab, Netns, PROVISIONAL, PROXY, SOON, Seen, accept, connect, greeted, listen},
+    ends::{Seen, accept, connect, greeted, listen},
+    lab::{APP, Lab, Netns, PROVISIONAL, PROXY, SOON},
 };
 use crate::bpf::Entry;
 

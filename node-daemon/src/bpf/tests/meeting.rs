@@ -11,10 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     destinations,
-    lab::{
-        APP, Lab, Netns, POD, PROXY, SOON, Seen, WORLD, accept, call, connect, greeted, ip, listen,
-        original_dst, take,
-    },
+    ends::{Seen, accept, call, connect, greeted, listen, original_dst, take},
+    lab::{APP, Lab, Netns, POD, PROXY, SOON, WORLD, ip},
 };
 
 const OUTBOUND: u16 = 15001;

@@ -2,6 +2,7 @@
 
 mod accelerate;
 mod dns;
+mod ends;
 mod filter;
 mod lab;
 mod learn;
@@ -10,10 +11,8 @@ mod safety;
 
 use std::{io::ErrorKind, net::SocketAddr};
 
-use lab::{
-    APP, Lab, NEVER, POD, PROXY, SOON, Seen, WORLD, accept, await_that, call, connect, greeted,
-    listen, port,
-};
+use ends::{Seen, accept, call, connect, greeted, listen};
+use lab::{APP, Lab, NEVER, POD, PROXY, SOON, WORLD, await_that, port};
 use sluice_abi::{PodFlags, PortList, Reason};
 
 /// Each destination as the client writes it, and as everybody else must see it.

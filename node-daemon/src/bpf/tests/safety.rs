@@ -10,7 +10,10 @@ use std::{fs, net::TcpListener, ops::Range, time::Instant};
 use sluice_abi::{PodFlags, Reason};
 use story::{Story, Way};
 
-use super::lab::{APP, Lab, Netns, PROXY, WORLD, await_that, listen};
+use super::{
+    ends::listen,
+    lab::{APP, Lab, Netns, PROXY, WORLD, await_that},
+};
 
 const ALL: PodFlags = PodFlags::ACCELERATE_PROXIES.with(PodFlags::ACCELERATE_ALL);
 /// Of the first connection.

@@ -12,7 +12,8 @@ use std::{
 use sluice_abi::{BUDGET, PodFlags, Reason};
 
 use super::{
-    super::lab::{APP, Lab, WORLD, await_that, begin, listen, meet, meet_polling, take},
+    super::ends::{begin, listen, meet, meet_polling, take},
+    super::lab::{APP, Lab, WORLD, await_that},
     ALL,
 };
 

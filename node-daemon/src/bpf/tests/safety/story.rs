@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{super::lab::begin, WORLD, side::Side};
+use super::{super::ends::begin, WORLD, side::Side};
 use fastrand::Rng;
 
 /// For everything that a connection does.
