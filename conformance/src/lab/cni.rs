@@ -27,6 +27,9 @@ const VERSION: &str = "1.0.0";
 /// What the bridges of the node are called, or begin with.
 pub(crate) const BRIDGE: &str = "sluice0";
 
+/// Where libcni keeps what it was answered.
+const RESULTS: &str = "/var/lib/cni/results";
+
 /// A network that Pods join.
 pub(crate) struct Network {
     name: String,
@@ -242,10 +245,7 @@ impl Network {
 
     /// What libcni keeps of the network's Pods.
     pub(crate) fn cached(&self) -> Vec<String> {
-        let entries = fs::read_dir("/var/lib/cni/results")
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir(RESULTS).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         names
             .filter(|name| name.starts_with(&format!("{}-", self.name)))
@@ -268,6 +268,15 @@ impl Network {
             .env("CNI_ARGS", arguments(pod.name))
             .env("CAP_ARGS", capabilities(pod.annotations).to_string());
         Ok(command)
+    }
+}
+
+impl Drop for Network {
+    /// A lab that ends early takes no Pod off the network: what is kept of them goes here.
+    fn drop(&mut self) {
+        for name in self.cached() {
+            drop(fs::remove_file(Path::new(RESULTS).join(name)));
+        }
     }
 }
 
