@@ -1,4 +1,4 @@
-//! Which processor does what, and that none of them sleeps meanwhile.
+//! Which processor does what, who yields there, and that none of them sleeps meanwhile.
 
 use std::{
     fs::{self, File, OpenOptions},
