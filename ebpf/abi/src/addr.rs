@@ -85,17 +85,23 @@ impl Addr {
         a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
-    /// Whether packets for this address never leave the host: `127.0.0.0/8`, `::1`, and the
-    /// unspecified address.
+    /// Whether this is a loopback address: in `127.0.0.0/8`, or `::1`.
+    ///
+    /// The kernel drops a packet from another host with such a source. The unspecified address is not
+    /// one of them: Linux completes a handshake with the IPv6 source `::`.
     #[must_use]
     pub const fn is_loopback(self) -> bool {
-        if self.is_unspecified() {
-            return true;
-        }
         if self.is_v4() {
             return u32::from_be(self.0[3]) >> 24 == 127;
         }
         self.same(Self::V6_LOOPBACK)
+    }
+
+    /// Whether `connect(2)` to this address stays on the host: a loopback address, or the unspecified
+    /// address, in place of which the kernel takes one.
+    #[must_use]
+    pub const fn connects_to_loopback(self) -> bool {
+        self.is_loopback() || self.is_unspecified()
     }
 
     /// Whether this is the one loopback address that the sidecar's rules leave alone even for
@@ -292,14 +298,140 @@ mod tests {
         }
     }
 
+    /// The predicates of one address.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Edge {
+        unspecified: bool,
+        loopback: bool,
+        connects_to_loopback: bool,
+        canonical_loopback: bool,
+        passthrough_source: bool,
+        meeting: bool,
+    }
+
+    impl Edge {
+        const NONE: Self = Self {
+            unspecified: false,
+            loopback: false,
+            connects_to_loopback: false,
+            canonical_loopback: false,
+            passthrough_source: false,
+            meeting: false,
+        };
+        const UNSPECIFIED: Self = Self {
+            unspecified: true,
+            connects_to_loopback: true,
+            canonical_loopback: true,
+            ..Self::NONE
+        };
+        const LOOPBACK: Self = Self {
+            loopback: true,
+            connects_to_loopback: true,
+            ..Self::NONE
+        };
+        const CANONICAL: Self = Self {
+            canonical_loopback: true,
+            ..Self::LOOPBACK
+        };
+
+        fn of(addr: Addr) -> Self {
+            Self {
+                unspecified: addr.is_unspecified(),
+                loopback: addr.is_loopback(),
+                connects_to_loopback: addr.connects_to_loopback(),
+                canonical_loopback: addr.is_canonical_loopback(),
+                passthrough_source: addr.is_passthrough_source(),
+                meeting: addr.is_meeting(),
+            }
+        }
+    }
+
+    fn parsed(text: &str) -> Addr {
+        let Ok(ip) = text.parse::<std::net::Ipv6Addr>() else {
+            let ip: std::net::Ipv4Addr = text.parse().unwrap();
+            let [a, b, c, d] = ip.octets();
+            return v4(a, b, c, d);
+        };
+        let bytes = ip.octets();
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Addr::v6([word(0), word(4), word(8), word(12)])
+    }
+
     #[test]
-    fn loopback_is_recognised_in_both_families() {
-        assert!(v4(127, 0, 0, 2).is_loopback());
-        assert!(!v4(127, 0, 0, 2).is_canonical_loopback());
-        assert!(v4(0, 0, 0, 0).is_canonical_loopback());
-        assert!(Addr::UNSPECIFIED.is_canonical_loopback());
-        assert!(!v4(128, 0, 0, 1).is_loopback());
-        assert!(!Addr::V6_PASSTHROUGH.is_loopback());
+    fn predicates_hold_at_the_edges_of_each_range() {
+        let loopback = ["127.0.0.0", "127.0.0.2", "127.63.255.255", "127.128.0.0"];
+        let none = [
+            // 0/8 has one address that `connect` replaces; the others are routed.
+            "0.0.0.1",
+            "0.255.255.255",
+            "126.255.255.255",
+            "128.0.0.0",
+            "128.0.0.1",
+            "::ffff:128.0.0.1",
+            // Link-local, multicast, reserved, broadcast.
+            "169.254.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            // Compatible (RFC 4291, 2.5.5.1) and translated (RFC 2765) are not v4-mapped.
+            "::127.0.0.1",
+            "::ffff:0:127.0.0.1",
+            "::2",
+            "::5",
+            "::7",
+            "1::1",
+            "::1:0:0:0",
+            // Link-local, site-local, unique local, multicast (of the host, of the link, of all).
+            "fe80::1",
+            "fec0::1",
+            "fd00::1",
+            "ff01::1",
+            "ff02::1",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "100::",
+            "100::7f3f:ffff",
+            "100::7f80:0",
+        ];
+        let passthrough = Edge {
+            passthrough_source: true,
+            ..Edge::NONE
+        };
+        let rows = [
+            (&["0.0.0.0", "::", "::ffff:0.0.0.0"][..], Edge::UNSPECIFIED),
+            (&["127.0.0.1", "::1", "::ffff:127.0.0.1"], Edge::CANONICAL),
+            (&loopback, Edge::LOOPBACK),
+            (&["127.255.255.255", "::ffff:127.0.0.2"], Edge::LOOPBACK),
+            (&none, Edge::NONE),
+            (&["::6"], passthrough),
+            (
+                &["127.0.0.6", "::ffff:127.0.0.6"],
+                Edge {
+                    passthrough_source: true,
+                    ..Edge::LOOPBACK
+                },
+            ),
+            (
+                &["127.64.0.0", "127.127.255.255", "::ffff:127.64.0.1"],
+                Edge {
+                    meeting: true,
+                    ..Edge::LOOPBACK
+                },
+            ),
+            (
+                &["100::7f40:0", "100::7f7f:ffff"],
+                Edge {
+                    meeting: true,
+                    ..Edge::NONE
+                },
+            ),
+        ];
+        for (texts, expected) in rows {
+            for text in texts {
+                assert_eq!(Edge::of(parsed(text)), expected, "{text}");
+            }
+        }
     }
 
     #[test]

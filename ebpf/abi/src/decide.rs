@@ -117,7 +117,7 @@ pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
 
 /// Whether rules for `TPROXY` mark what the socket sends.
 const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
-    let own = (to.own || to.addr.is_loopback()) && !to.addr.is_canonical_loopback();
+    let own = (to.own || to.addr.connects_to_loopback()) && !to.addr.is_canonical_loopback();
     let by_proxy = to.by_user(pod) || to.by_group(pod);
     pod.flags.has(PodFlags::TRANSPARENT)
         && own
@@ -128,7 +128,7 @@ const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
 
 /// The rows of the outbound chain, in their order.
 const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
-    let local = to.own || to.addr.is_loopback();
+    let local = to.own || to.addr.connects_to_loopback();
     if to.aside && !local {
         return Verdict::Direct(Reason::OutboundAside);
     }
@@ -153,7 +153,7 @@ const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
 
 /// The rows for DNS queries: a resolver on a loopback address is no exception.
 const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
-    let local = to.own || to.addr.is_loopback();
+    let local = to.own || to.addr.connects_to_loopback();
     if local && to.source.is_passthrough_source() {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
@@ -202,7 +202,56 @@ const fn by_lists(pod: &Pod, listed: Listed) -> Verdict {
     }
 }
 
-/// A TCP connection that arrives at an address of a meshed Pod.
+/// Where a TCP connection into a Pod's network namespace came from, as far as the kernel reports it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The peer's address, which the peer may have forged.
+    pub from: Addr,
+    /// The address that the peer asked for.
+    pub to: Addr,
+    /// The index of the interface; zero if the kernel does not report it (before Linux 5.17). For a
+    /// connection from the namespace to an address of its own, the kernel reports the interface that
+    /// has the address.
+    pub interface: u32,
+}
+
+impl Arrival {
+    /// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
+    const LOOPBACK: u32 = 1;
+
+    /// Whether the kernel delivers such a connection over `lo` only: no host outside the namespace can
+    /// be the peer. Loopback addresses are no Pod's business at all, neither are diverted connections.
+    ///
+    /// Without the interface, a loopback destination is the proof: the kernel drops packets to it that
+    /// arrive elsewhere, unless `route_localnet` is set.
+    #[must_use]
+    pub const fn is_over_loopback(&self) -> bool {
+        self.interface == Self::LOOPBACK || (self.interface == 0 && self.to.is_loopback())
+    }
+
+    /// Whether the peer of this connection is in the namespace. `own` says that `from` is an address of
+    /// the Pod.
+    ///
+    /// The kernel drops loopback sources that arrive by another interface, and its answer to an own
+    /// address never leaves the namespace: nobody outside completes a handshake with one. The
+    /// unspecified source is no such address: the answer to `::` may leave.
+    #[must_use]
+    pub const fn is_local(&self, own: bool) -> bool {
+        own || self.from.same(self.to)
+            || self.from.is_loopback()
+            || self.from.is_passthrough_source()
+    }
+
+    /// Whether a neighbour asks for an address at which the Pod's own connections meet the proxy: the
+    /// IPv6 route to these takes packets from every interface. The kernel itself drops foreign packets
+    /// to `127.0.0.0/8`.
+    #[must_use]
+    pub const fn is_foreign_to_meeting(&self) -> bool {
+        self.to.is_meeting() && !self.to.is_v4() && self.interface != Self::LOOPBACK
+    }
+}
+
+/// A TCP connection that arrives in a meshed Pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbound {
     /// The port that the peer asked for.

@@ -2,9 +2,12 @@
 
 use crate::{End, Endpoint, Pair, Told};
 
-/// Bytes that a direction may be ahead of the other one's last message. An answer renews it, so
-/// that calls stay fast; what only flows one way takes its connection back to TCP.
+/// Bytes of a direction that may be redirected and not read. Calls renew it: an answer came, and the
+/// reader's queue was found empty since. What only flows one way, and what is not read, takes the
+/// connection back to TCP.
 pub const BUDGET: u32 = 256 * 1024;
+/// From so many bytes on the reader's queue is looked at: a message costs nothing more before.
+const LOOK_AT: u32 = BUDGET / 2;
 
 /// One end of an accelerated connection. Key of `sock_pair_map`, value of the socket storage
 /// `lanes`.
@@ -58,16 +61,18 @@ struct Way {
     /// The kernel's address of the socket at which the direction begins; zero if it is not known.
     /// It may be that of a socket that is gone.
     socket: u64,
-    /// Bytes since the last message of the other direction.
+    /// Bytes since the reader's queue was seen empty: at least as many as are in it.
     spent: u32,
     /// What its messages do.
     course: Course,
+    /// One if the other direction had a message since then, or else zero.
+    answered: u16,
 }
 
 /// What the messages of a direction do.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Course(u32);
+struct Course(u16);
 
 impl Course {
     /// Go through TCP, so far.
@@ -127,6 +132,7 @@ impl Flow {
             socket: 0,
             spent: 0,
             course: Course::TCP,
+            answered: 0,
         };
         Self {
             from_client: Way { socket, ..NOTHING },
@@ -148,7 +154,25 @@ impl Flow {
         (own.socket, other.socket)
     }
 
+    /// Whether the next message of `size` bytes from `end` may renew its budget, if nothing redirected
+    /// waits at the other end: so the queue is asked for at the latest moments only.
+    #[must_use]
+    pub const fn may_renew(&mut self, end: End, size: u32) -> bool {
+        let (own, _) = self.ways(end);
+        own.answered != 0 && own.spent.saturating_add(size) > LOOK_AT
+    }
+
+    /// Notes that nothing redirected waits for the reader of what comes from `end`.
+    pub const fn renew(&mut self, end: End) {
+        let (own, _) = self.ways(end);
+        own.spent = 0;
+        own.answered = 0;
+    }
+
     /// Accounts for a message of `size` bytes from `end`, and tells which way it goes.
+    ///
+    /// A message is an answer to what the other direction sent, and no proof that its sender read it:
+    /// see [`Flow::renew`].
     #[must_use]
     pub const fn take(&mut self, end: End, size: u32) -> Passage {
         if self.broken != 0 {
@@ -162,7 +186,7 @@ impl Flow {
             }
             return Passage::Tcp;
         }
-        other.spent = 0;
+        other.answered = 1;
         let spent = own.spent.saturating_add(size);
         if spent > BUDGET {
             self.leave();
@@ -309,16 +333,62 @@ mod tests {
         assert_eq!(flow.take(End::PROXY, 1), Passage::Tcp);
     }
 
+    /// A message as the program sends it on, whose reader has an empty queue or not.
+    fn message(flow: &mut Flow, end: End, size: u32, is_read: bool) -> Passage {
+        if flow.may_renew(end, size) && is_read {
+            flow.renew(end);
+        }
+        flow.take(end, size)
+    }
+
     #[test]
-    fn an_answer_renews_the_budget() {
+    fn budget_is_renewed_by_an_answer_once_all_is_read() {
         let mut flow = Flow::of_client(1);
         flow.begin(End::CLIENT);
         flow.begin(End::PROXY);
         for _ in 0..10 {
-            assert_eq!(flow.take(End::CLIENT, BUDGET), Passage::Redirect);
-            assert_eq!(flow.take(End::PROXY, 1), Passage::Redirect);
+            let client = message(&mut flow, End::CLIENT, BUDGET, true);
+            assert_eq!(client, Passage::Redirect);
+            assert_eq!(message(&mut flow, End::PROXY, 1, true), Passage::Redirect);
         }
-        assert_eq!(flow.take(End::CLIENT, u32::MAX), Passage::Spent);
+        let client = message(&mut flow, End::CLIENT, u32::MAX, true);
+        assert_eq!(client, Passage::Spent);
+    }
+
+    #[test]
+    fn budget_bounds_unread_bytes_despite_answers() {
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
+        flow.begin(End::PROXY);
+        let mut unread = 0;
+        while message(&mut flow, End::CLIENT, 1000, false) == Passage::Redirect {
+            unread += 1000;
+            assert_eq!(message(&mut flow, End::PROXY, 1, true), Passage::Redirect);
+        }
+        assert!(unread <= BUDGET && unread > BUDGET - 1000, "{unread}");
+    }
+
+    #[test]
+    fn budget_is_not_renewed_by_reading_alone() {
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
+        for _ in 0..4 {
+            let client = message(&mut flow, End::CLIENT, BUDGET / 4, true);
+            assert_eq!(client, Passage::Redirect);
+        }
+        assert_eq!(message(&mut flow, End::CLIENT, 1, true), Passage::Spent);
+    }
+
+    #[test]
+    fn reader_is_looked_at_late_and_after_an_answer_only() {
+        let mut flow = Flow::of_client(1);
+        flow.begin(End::CLIENT);
+        assert!(!flow.may_renew(End::CLIENT, BUDGET));
+        assert_eq!(flow.take(End::PROXY, 1), Passage::Begin);
+        assert!(!flow.may_renew(End::CLIENT, LOOK_AT));
+        assert!(flow.may_renew(End::CLIENT, LOOK_AT + 1));
+        flow.renew(End::CLIENT);
+        assert!(!flow.may_renew(End::CLIENT, BUDGET));
     }
 
     #[test]

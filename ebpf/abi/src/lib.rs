@@ -24,11 +24,11 @@ pub use event::{Event, Told};
 pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, PortSieve, RangeKey};
 pub use flow::{BUDGET, Flow, Habit, Lane, NEW_IN_A_SECOND, Passage};
 pub use layout::Layout;
-pub use pod::{End, Endpoint, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process};
+pub use pod::{End, Endpoint, ForeignKey, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;
 
 /// Version of everything in this crate that the kernel keeps while the daemon is restarted.
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the
 /// one recorded for this number.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

@@ -35,6 +35,16 @@ pub const AWAITED: &str = "awaited";
 pub const LEARNED: &str = "learned";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const LISTENERS: &str = "listeners";
+/// 0 → network namespace cookie (`u64`) of the connection that is being looked up, for each CPU.
+/// Written by the program that each Pod's network namespace has for itself.
+pub const LOOKUP_NETNS: &str = "lookup_netns";
+/// 0 → the `sk_lookup` program that decides. Written by the daemon.
+pub const LOOKUP_PROG: &str = "lookup_prog";
+/// Socket → `u8` (no meaning): the proxy bound it to one of its ports.
+pub const PROXY_SOCKETS: &str = "proxy_sockets";
+/// [`ForeignKey`](crate::ForeignKey) → user (`u32`, as the initial user namespace numbers it): who was
+/// refused a port of the proxy. Written by `bind` and `listen`.
+pub const FOREIGN_BINDS: &str = "foreign_binds";
 /// [`Meeting`](crate::Meeting) → [`Endpoint`](crate::Endpoint): where the connections were going
 /// that meet the proxy there. Written by `connect`; the daemon removes what is left of Pods.
 pub const DESTINATIONS: &str = "destinations";
@@ -64,7 +74,7 @@ pub const TOLD: &str = "told";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 29] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -78,6 +88,10 @@ pub const ALL: [&str; 25] = [
     AWAITED,
     LEARNED,
     LISTENERS,
+    LOOKUP_NETNS,
+    LOOKUP_PROG,
+    PROXY_SOCKETS,
+    FOREIGN_BINDS,
     DESTINATIONS,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
@@ -108,6 +122,8 @@ pub const MAX_NETWORKS: usize = 1_048_576;
 pub const MAX_INTERFACES: usize = 16_384;
 /// Listening sockets of all Pods together.
 pub const MAX_LISTENERS: usize = 65_536;
+/// Refused users of the proxies' ports that are remembered at one time, node-wide (LRU).
+pub const MAX_FOREIGN_BINDS: usize = 1024;
 /// Destinations of all Pods together. Those beyond are remembered by each connection for itself.
 pub const MAX_DESTINATIONS: usize = 262_144;
 /// Connections between `connect` and `accept` at one time, node-wide (LRU).

@@ -101,6 +101,24 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Whether a port is one at which the proxy is reached: over TCP those of its listeners and of its
+    /// resolver, over UDP that of its resolver.
+    #[must_use]
+    pub const fn reserves(&self, port: Port, datagram: bool) -> bool {
+        port.same(self.dns_port)
+            || (!datagram && (port.same(self.outbound_port) || port.same(self.inbound_port)))
+    }
+
+    /// Whether a process of this user or this group, both as the initial user namespace numbers them,
+    /// may bind the proxy's ports.
+    ///
+    /// A proxy that is known by its mark runs outside the Pod, as root, and marks its sockets only
+    /// after they listen (ztunnel).
+    #[must_use]
+    pub const fn may_bind(&self, uid: u32, gid: u32) -> bool {
+        uid == self.proxy_uid || gid == self.proxy_gid || (self.mark_mask != 0 && uid == 0)
+    }
+
     /// Whether a socket with this mark is the proxy's.
     #[must_use]
     pub const fn marks(&self, mark: u32) -> bool {
@@ -303,6 +321,20 @@ impl ListenerKey {
     }
 }
 
+/// Key of `foreign_binds`: a port of the proxy in a Pod that another process asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ForeignKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// The port.
+    pub port: Port,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    pub protocol: u16,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub zero: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::{align_of, size_of};
@@ -328,6 +360,7 @@ mod tests {
             (size_of::<PortKey>(), align_of::<PortKey>()),
             (size_of::<RangeKey>(), align_of::<RangeKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
+            (size_of::<ForeignKey>(), align_of::<ForeignKey>()),
             (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
             (size_of::<Event>(), align_of::<Event>()),
             (size_of::<Told>(), align_of::<Told>()),
@@ -347,10 +380,60 @@ mod tests {
             (32, 8),
             (16, 8),
             (16, 8),
+            (16, 8),
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (6, recorded));
+        assert_eq!((ABI_VERSION, layout), (7, recorded));
+    }
+
+    const POD: Pod = Pod {
+        cookie: 7,
+        proxy_uid: 1337,
+        proxy_gid: 1338,
+        outbound_port: Port::new(15001),
+        inbound_port: Port::new(15006),
+        dns_port: Port::new(15053),
+        tunnel_port: Port::new(15008),
+        flags: PodFlags(0),
+        mark: 0x539,
+        mark_mask: 0,
+        excluded: PortSieve::CLOSED,
+    };
+
+    #[test]
+    fn pod_reserves_the_ports_of_its_proxy_alone() {
+        for (port, stream, datagram) in [
+            (15001, true, false),
+            (15006, true, false),
+            (15053, true, true),
+            (15008, false, false),
+            (15000, false, false),
+            (53, false, false),
+            (0, false, false),
+        ] {
+            let reserved = |datagram| POD.reserves(Port::new(port), datagram);
+            assert_eq!((reserved(false), reserved(true)), (stream, datagram), "{port}");
+        }
+    }
+
+    #[test]
+    fn proxy_ports_take_user_or_group_and_root_beside_a_mark() {
+        let marked = Pod {
+            mark_mask: 0xfff,
+            ..POD
+        };
+        for (uid, gid, may, may_marked) in [
+            (1337, 0, true, true),
+            (1000, 1338, true, true),
+            (1000, 1337, false, false),
+            (0, 0, false, true),
+            (0, 1000, false, true),
+            (u32::MAX, u32::MAX, false, false),
+        ] {
+            assert_eq!(POD.may_bind(uid, gid), may, "{uid}:{gid}");
+            assert_eq!(marked.may_bind(uid, gid), may_marked, "{uid}:{gid}");
+        }
     }
 
     #[test]

@@ -94,9 +94,15 @@ reasons! {
     InboundAside = 23, "inbound_aside";
     /// Outbound: no address was free to tell the destination, so the connection remembers it.
     OutboundAlone = 24, "outbound_alone";
+    /// Inbound: the network namespace has the inbound hook and no Pod; refused.
+    InboundNoPod = 25, "inbound_no_pod";
+    /// A process that is not the proxy was refused a port of the proxy in a meshed Pod (`bind(2)`).
+    ForeignBind = 26, "foreign_bind";
+    /// A process that is not the proxy listens on a port of the proxy; the listener gets nothing.
+    ForeignListener = 27, "foreign_listener";
     /// A direction of a connection goes from socket to socket.
     Accelerated = 40, "accelerated";
-    /// A connection moved to TCP: the budget of a direction was spent without an answer.
+    /// A connection moved to TCP: the budget of a direction was spent without an answer, or unread.
     AccelerationSpent = 41, "acceleration_spent";
     /// A connection moved to TCP: the other end was not enrolled.
     AccelerationPeerMissing = 42, "acceleration_peer_missing";

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
+    Addr, Endpoint, Event, ForeignKey, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
     PortKey, Process, RangeKey,
 };
 
@@ -31,6 +31,7 @@ pods!(
     InterfaceKey,
     Layout,
     ListenerKey,
+    ForeignKey,
     Meeting
 );
 

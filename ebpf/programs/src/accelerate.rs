@@ -5,12 +5,14 @@
 //!
 //! * **Order**: a direction begins with TCP, and is redirected from a message on before which the
 //!   reader has read everything. It may leave for TCP at any time and never comes back.
-//! * **Bounds**: a direction has a budget of bytes, which a message of the other one renews. When it is
-//!   spent, the connection goes back to TCP and its back-pressure, and its sockets out of the map.
+//! * **Bounds**: a direction has a budget of bytes, which a message of the other one renews as soon as
+//!   the reader's queue is empty. When it is spent, the connection goes back to TCP and its
+//!   back-pressure, and its sockets out of the map.
 //! * **Calls**: of redirected bytes only `recvmsg(2)` and `poll(2)` know. So nothing is redirected to
 //!   an application that blocks in its calls, or that splices.
 //! * **Identity**: a socket is found by its connection and the network namespaces that it belongs to,
-//!   not by addresses alone.
+//!   not by addresses alone. Between Pods, each end's address must be in `local_pod_ips` as that of
+//!   the Pod whose namespace the socket is in.
 //!
 //! A socket becomes a candidate in `connect`, when its namespace and its owner are known, and is
 //! enrolled when the connection is established, the only moment at which the kernel takes one.
@@ -141,7 +143,9 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
         // Evicted: TCP goes on where the redirected bytes ended.
         return SK_PASS;
     };
-    let goes = match flow.take(lane.end, read!(ctx.msg, size)) {
+    let size = read!(ctx.msg, size);
+    renew(&lane, flow, size);
+    let goes = match flow.take(lane.end, size) {
         Passage::Redirect => is_heard(&lane, flow),
         Passage::Begin => is_heard(&lane, flow) && may_begin(&lane, flow),
         Passage::Spent => {
@@ -155,6 +159,18 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
         redirect(ctx.msg, lane);
     }
     SK_PASS
+}
+
+/// Renews the budget of a direction if its reader has taken everything out of its queue.
+#[inline(always)]
+fn renew(lane: &Lane, flow: &mut Flow, size: u32) {
+    if !flow.may_renew(lane.end, size) {
+        return;
+    }
+    let (_, other) = flow.sockets(lane.end);
+    if !kernel::has_unread(other) {
+        flow.renew(lane.end);
+    }
 }
 
 /// Whether the application at the other end would find what is put into its queue. Proxies would.

@@ -147,7 +147,7 @@ pub(crate) fn captures_dns(process: &Process, port: Port) -> bool {
 
 /// User and group of the calling process, as the initial user namespace numbers them.
 #[inline(always)]
-fn caller() -> (u32, u32) {
+pub(crate) fn caller() -> (u32, u32) {
     let owner = bpf_get_current_uid_gid();
     #[expect(
         clippy::cast_possible_truncation,
@@ -199,9 +199,9 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
     }
 }
 
-/// Whether an address belongs to the caller's Pod.
+/// Whether an address belongs to a Pod.
 #[inline(always)]
-fn owns(process: &Process, addr: Addr) -> bool {
+pub(crate) fn owns(process: &Process, addr: Addr) -> bool {
     if process.owns(addr) {
         return true;
     }
@@ -219,7 +219,7 @@ fn meeting_place(cookie: u64, process: &Process, asked: Endpoint, port: Port) ->
     let pod = &process.pod;
     if !port.same(pod.outbound_port)
         || pod.flags.has(PodFlags::SINGLE_LOOPBACK)
-        || asked.addr.is_loopback()
+        || asked.addr.connects_to_loopback()
         || !(asked.addr.is_v4() || process.is_routed_like(asked.addr))
     {
         return None;
@@ -303,5 +303,5 @@ pub(crate) fn home(process: &Process, asked: Addr) -> Option<Addr> {
     } else {
         filter::source(&process.pod, asked).unwrap_or_else(|| process.address_like(asked))
     };
-    (!asked.is_loopback() && !home.is_unspecified()).then_some(home)
+    (!asked.connects_to_loopback() && !home.is_unspecified()).then_some(home)
 }

@@ -10,11 +10,11 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use sluice_abi::{
-    Addr, End, Endpoint, ListenerKey, Original, Pair, PodFlags, Port, Process, Reason,
+    Addr, End, Endpoint, Event, ListenerKey, Original, Pair, Pod, PodFlags, Port, Process, Reason,
 };
 
 use crate::{
-    accelerate,
+    accelerate, bind,
     context::{self, AF_INET, AF_INET6, read, read_addr},
     count::count,
     inbound,
@@ -78,7 +78,7 @@ fn accepted(ctx: &SockOpsContext) {
             if pod.flags.has(PodFlags::ACCELERATE_ALL) {
                 accelerate::enrol_server(ctx.ops, pair);
             }
-        } else if process.owns(pair.proxy.addr) && inbound::is_steered(pod, port) {
+        } else if is_home_of(pod, pair.proxy.addr) && inbound::is_steered(pod, port) {
             accelerate::enrol_server(ctx.ops, Pair { cookie: 0, ..pair });
         }
     }
@@ -97,6 +97,13 @@ fn is_inside(process: &Process, peer: Addr) -> bool {
     peer.is_loopback() || peer.is_passthrough_source() || process.owns(peer)
 }
 
+/// Whether an address is this Pod's on the whole node. What a network namespace says of itself does not
+/// count: a stranger may give itself the address of another Pod.
+#[inline(always)]
+fn is_home_of(pod: &Pod, addr: Addr) -> bool {
+    maps::pod(addr).is_some_and(|owner| owner.cookie == pod.cookie)
+}
+
 /// A socket's connection is established. A candidate for acceleration is enrolled; between Pods,
 /// only with an address that is its own Pod's.
 #[inline(always)]
@@ -109,7 +116,7 @@ fn connected(ctx: &SockOpsContext) {
         };
         let own = cookie != 0
             || maps::process(context::netns_cookie(ctx))
-                .is_some_and(|one| one.owns(pair.client.addr));
+                .is_some_and(|one| is_home_of(&one.pod, pair.client.addr));
         own.then_some(pair)
     });
 }
@@ -133,7 +140,8 @@ fn claim(ctx: &SockOpsContext, pair: Pair) {
 }
 
 /// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it; if
-/// it is the proxy's resolver, queries are captured from now on.
+/// it is the proxy's resolver, queries are captured from now on. The port alone proves nothing: the
+/// proxy must have bound the socket.
 #[inline(always)]
 fn listen(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
@@ -141,6 +149,15 @@ fn listen(ctx: &SockOpsContext) {
         return;
     };
     let port = local(ctx.ops).port;
+    if !process.pod.reserves(port, false) {
+        return;
+    }
+    if !bind::is_by_proxy(read!(ctx.ops, __bindgen_anon_2.sk)) {
+        // Bound before its Pod was known, or by a kernel that chose the port.
+        bind::report(process, port, context::TCP, Event::NOBODY);
+        count(Reason::ForeignListener);
+        return;
+    }
     if port.same(process.pod.dns_port) {
         let _full = RESOLVERS.insert(cookie, 0, 0);
     }

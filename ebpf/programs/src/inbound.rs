@@ -9,15 +9,16 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, ListenerKey, Pod, PodFlags, Port, PortList, Reason,
-    decide::{self, Inbound, Verdict},
+    Endpoint, Event, ListenerKey, Pod, PodFlags, Port, PortList, Process, Reason,
+    decide::{self, Arrival, Inbound, Verdict},
 };
 
 use crate::{
+    connect,
     context::{AF_INET, AF_INET6, read, read_addr},
     count::count,
     filter,
-    maps::{self, LISTENERS},
+    maps::{self, LISTENERS, LOOKUP_NETNS},
     watch,
 };
 
@@ -28,62 +29,73 @@ static KNOWS_INGRESS: u32 = 0;
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
-/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
 
 /// Decides about one connection. Dropping it makes the kernel answer with a reset.
+///
+/// The Pod is the one whose network namespace the connection enters, whatever address it asks for:
+/// link-local ones, those of interfaces that no CNI result listed, and those of other Pods, too. A
+/// namespace without a Pod takes nothing: the daemon writes the Pod before it attaches this program.
 #[inline(always)]
 pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     if read!(ctx.lookup, protocol) != TCP {
         return SK_PASS;
     }
-    let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
-    let to = read_addr!(ctx.lookup, local_ip4, local_ip6);
-    let from = read_addr!(ctx.lookup, remote_ip4, remote_ip6);
-    let Some(pod) = maps::pod(to) else {
-        return if is_intruder(ctx, to) {
-            SK_DROP
-        } else {
-            SK_PASS
-        };
+    let arrival = arrival(ctx);
+    if arrival.is_foreign_to_meeting() {
+        return SK_DROP;
+    }
+    if arrival.is_over_loopback() {
+        return SK_PASS;
+    }
+    let Some(process) = LOOKUP_NETNS
+        .get(0)
+        .and_then(|cookie| maps::process(*cookie))
+    else {
+        count(Reason::InboundNoPod);
+        return SK_DROP;
     };
-    let verdict = decide::inbound(pod, &facts(ctx, pod, to, from));
-    match verdict {
+    match decide::inbound(&process.pod, &facts(process, arrival, asked_port(ctx))) {
         Verdict::Direct(reason) => {
-            tell(ctx, pod, to, from, reason);
+            tell(ctx, &process.pod, arrival, reason);
             SK_PASS
         }
-        Verdict::ToProxy(_, reason) => {
-            let assigned =
-                (v4 && assign(ctx, pod.cookie, AF_INET)) || assign(ctx, pod.cookie, AF_INET6);
-            let reason = if assigned {
-                reason
-            } else {
-                Reason::InboundNoProxy
-            };
-            tell(ctx, pod, to, from, reason);
-            if assigned { SK_PASS } else { SK_DROP }
-        }
+        Verdict::ToProxy(_, reason) => hand_over(ctx, &process.pod, arrival, reason),
     }
 }
 
-/// Whether a neighbour knocks where the Pod meets its own proxy: the route there takes packets from
-/// everywhere. The kernel itself drops foreign ones for `127.0.0.0/8`.
+/// Assigns the proxy's listener. Without one, the peer is refused.
 #[inline(always)]
-fn is_intruder(ctx: &SkLookupContext, to: Addr) -> bool {
-    to.is_meeting() && !to.is_v4() && ingress(ctx) != LOOPBACK
+fn hand_over(ctx: &SkLookupContext, pod: &Pod, arrival: Arrival, reason: Reason) -> u32 {
+    let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
+    let assigned = (v4 && assign(ctx, pod.cookie, AF_INET)) || assign(ctx, pod.cookie, AF_INET6);
+    if assigned {
+        tell(ctx, pod, arrival, reason);
+        SK_PASS
+    } else {
+        tell(ctx, pod, arrival, Reason::InboundNoProxy);
+        SK_DROP
+    }
+}
+
+#[inline(always)]
+fn arrival(ctx: &SkLookupContext) -> Arrival {
+    Arrival {
+        from: read_addr!(ctx.lookup, remote_ip4, remote_ip6),
+        to: read_addr!(ctx.lookup, local_ip4, local_ip6),
+        interface: ingress(ctx),
+    }
 }
 
 /// Counts a decision, and tells of it.
 #[inline(always)]
-fn tell(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr, reason: Reason) {
+fn tell(ctx: &SkLookupContext, pod: &Pod, arrival: Arrival, reason: Reason) {
     count(reason);
     if watch::is_on() {
         let peer = Port::from_be(read!(ctx.lookup, remote_port));
         watch::tell(&Event {
             cookie: pod.cookie,
-            from: Endpoint::new(from, peer),
-            to: Endpoint::new(to, asked_port(ctx)),
+            from: Endpoint::new(arrival.from, peer),
+            to: Endpoint::new(arrival.to, asked_port(ctx)),
             reason: reason as u32,
             uid: Event::NOBODY,
             gid: Event::NOBODY,
@@ -103,21 +115,13 @@ fn asked_port(ctx: &SkLookupContext) -> Port {
 }
 
 /// What the decision depends on.
-///
-/// A packet came over `lo` if its source is an address of the Pod or a loopback address: the
-/// kernel drops such sources on every other interface ("martian source"), and answers to them
-/// never leave the Pod. (The interface itself is in the context only since Linux 5.17.)
 #[inline(always)]
-fn facts(ctx: &SkLookupContext, pod: &Pod, to: Addr, from: Addr) -> Inbound {
-    let port = asked_port(ctx);
-    let local = from.same(to)
-        || from.is_loopback()
-        || from.is_passthrough_source()
-        || maps::pod(from).is_some_and(|peer| peer.cookie == pod.cookie);
+fn facts(process: &Process, arrival: Arrival, port: Port) -> Inbound {
+    let pod = &process.pod;
     Inbound {
         port,
-        local,
-        aside: filter::sets_aside_from(pod, from, ingress(ctx)),
+        local: arrival.is_local(connect::owns(process, arrival.from)),
+        aside: filter::sets_aside_from(pod, arrival.from, arrival.interface),
         listed: is_listed(pod, port),
     }
 }

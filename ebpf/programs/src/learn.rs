@@ -51,7 +51,7 @@ fn is_home<F: Family>(ctx: &SockAddrContext, process: &Process) -> bool {
     let asked = context::destination::<F>(ctx).addr;
     let home = process.address_like(asked);
     let chosen = !F::source(context::socket(ctx)).is_unspecified();
-    !asked.is_loopback()
+    !asked.connects_to_loopback()
         && !home.is_unspecified()
         && !chosen
         && F::bind(ctx.sock_addr, home)

@@ -8,6 +8,7 @@
 #![no_main]
 
 mod accelerate;
+mod bind;
 mod connect;
 mod context;
 mod count;
@@ -27,10 +28,10 @@ mod veil;
 mod watch;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
+    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
     programs::{
-        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockOpsContext,
-        SockoptContext,
+        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext,
+        SockOpsContext, SockoptContext,
     },
 };
 
@@ -51,6 +52,18 @@ fn connect4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
     connect::connect::<V6>(&ctx)
+}
+
+/// After `bind(2)` on an `AF_INET` socket.
+#[cgroup_sock(post_bind4)]
+fn post_bind4(ctx: SockContext) -> i32 {
+    bind::bound(&ctx)
+}
+
+/// After `bind(2)` on an `AF_INET6` socket.
+#[cgroup_sock(post_bind6)]
+fn post_bind6(ctx: SockContext) -> i32 {
+    bind::bound(&ctx)
 }
 
 /// `getpeername(2)` on an `AF_INET` socket.

@@ -1,14 +1,14 @@
 //! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash},
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, Habit, InterfaceKey, Lane, ListenerKey, Meeting, Original, Pair,
+    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting, Original, Pair,
     Pod, PortKey, Process, RangeKey, Reason, Told,
     maps::{
-        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_HABITS,
+        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_FOREIGN_BINDS, MAX_HABITS,
         MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
@@ -54,6 +54,18 @@ pub(crate) static LEARNED: RingBuf<u64, LEARNED_BYTES> = RingBuf::new();
 
 #[btf_map(name = "listeners")]
 pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
+
+#[btf_map(name = "lookup_netns")]
+pub(crate) static LOOKUP_NETNS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+#[btf_map(name = "lookup_prog")]
+pub(crate) static LOOKUP_PROG: ProgramArray<1> = ProgramArray::new();
+
+#[btf_map(name = "proxy_sockets")]
+pub(crate) static PROXY_SOCKETS: SkStorage<u8> = SkStorage::new();
+
+#[btf_map(name = "foreign_binds")]
+pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, u32, MAX_FOREIGN_BINDS> = LruHashMap::new();
 
 #[btf_map(name = "destinations")]
 pub(crate) static DESTINATIONS: HashMap<Meeting, Endpoint, MAX_DESTINATIONS, ON_DEMAND> =

@@ -18,7 +18,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
-    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_SETSOCKOPT,
+    BPF_CGROUP_INET4_POST_BIND, BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME,
+    BPF_CGROUP_INET6_POST_BIND, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
     BPF_CGROUP_UDP6_SENDMSG, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
@@ -31,7 +32,7 @@ use super::{
     pins::{self, Generation},
 };
 
-/// Name of the program that is attached to each meshed Pod's network namespace.
+/// Name of the program that decides about connections into every meshed Pod's network namespace.
 pub(super) const STEER: &str = "steer";
 
 /// Constants that tell programs what the kernel knows beyond what they need.
@@ -57,12 +58,14 @@ pub(super) const SPLICED: &str = "tcp_splice_read";
 const LOAD_ATTEMPTS: u32 = 5;
 
 /// Programs that are attached to the cgroup, with their hooks.
-const HOOKS: [(&str, bpf_attach_type); 11] = [
+const HOOKS: [(&str, bpf_attach_type); 13] = [
     ("connect4", BPF_CGROUP_INET4_CONNECT),
     ("connect6", BPF_CGROUP_INET6_CONNECT),
     ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
     ("getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
+    ("post_bind4", BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", BPF_CGROUP_INET6_POST_BIND),
     ("recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
     ("recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
     ("sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
@@ -147,6 +150,7 @@ fn load_patiently(program: &mut Program) -> Result<(), ProgramError> {
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     match program {
+        Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
@@ -275,16 +279,9 @@ fn open(cgroup: &Path) -> Result<(File, u64), Error> {
     Ok((directory, id))
 }
 
-/// Attaches the inbound program to a Pod's network namespace, in place of what is there.
-pub(super) fn steer(object: &Ebpf, netns: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
-    attach_one(program(object, STEER)?, netns, BPF_SK_LOOKUP, pin)
-        .map_err(|source| Error::attach(STEER, source))
-}
-
-/// Gives a Pod's inbound hook this object's program. `false` if the Pod is gone.
-pub(super) fn steer_on(object: &Ebpf, pin: &Path) -> Result<bool, Error> {
-    let alive = |link: &Link| link.netns_exists().unwrap_or(false);
-    replace(program(object, STEER)?, pin, alive).map_err(|source| Error::attach(STEER, source))
+/// Attaches a Pod's entry program to its network namespace, in place of what is there.
+pub(super) fn steer(entry: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
+    attach_one(entry, netns, BPF_SK_LOOKUP, pin).map_err(|source| Error::attach(STEER, source))
 }
 
 /// Whether a Pod's inbound hook is in place.

@@ -5,7 +5,7 @@
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
     mem::{size_of, zeroed},
     os::{
@@ -119,6 +119,24 @@ pub(super) fn attach_to_map(
     attr.__bindgen_anon_5.attach_bpf_fd = number(program);
     attr.__bindgen_anon_5.attach_type = hook as u32;
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
+/// Loads an `sk_lookup` program. `code` is instructions as numbers in the byte order of this machine
+/// (RFC 9669).
+pub(super) fn load_sk_lookup(name: &CStr, code: &[u64]) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP as u32;
+    attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_SK_LOOKUP as u32;
+    attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
+    attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
+    // SAFETY: plain numbers of this command.
+    let prog_name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
+    for (to, from) in prog_name.iter_mut().zip(name.to_bytes_with_nul()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: nobody else knows the descriptor.
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Attaches a program that does nothing to a function of the kernel, by its number in the kernel's BTF,

@@ -5,6 +5,7 @@
 
 mod attach;
 mod btf;
+mod entry;
 mod error;
 mod layout;
 mod link;
@@ -16,7 +17,7 @@ mod table;
 
 use std::{
     collections::HashSet,
-    os::fd::BorrowedFd,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,10 +28,11 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
+use sluice_abi::{Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
 
 use attach::Extent;
 pub(crate) use attach::Features;
+use entry::NetnsEntry;
 pub(crate) use error::Error;
 pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
@@ -56,8 +58,10 @@ pub(crate) struct Datapath {
     destinations: Table<Meeting, Endpoint>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
+    foreign_binds: Table<ForeignKey, u32>,
     lists: Lists,
     listeners: Listeners,
+    entry: NetnsEntry,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -84,12 +88,13 @@ impl Datapath {
             splices: features.splices == Some(true),
         };
         attach::attach(&programs, &generation, cgroup, extent)?;
+        let entry = NetnsEntry::take(&mut programs)?;
         let generation = if adopted {
             generation
         } else {
             pins.publish(&generation)?
         };
-        let datapath = Self {
+        Ok(Self {
             pins,
             generation,
             adopted,
@@ -103,14 +108,12 @@ impl Datapath {
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
+            foreign_binds: Table::take(&mut programs, maps::FOREIGN_BINDS)?,
             listeners: Listeners::take(&mut programs)?,
+            entry,
             counters: table::take(&mut programs, maps::COUNTERS)?,
             programs,
-        };
-        for cookie in datapath.generation.pods()? {
-            attach::steer_on(&datapath.programs, &datapath.generation.pod(cookie))?;
-        }
-        Ok(datapath)
+        })
     }
 
     /// Puts hooks of the cgroup back whose pins somebody removed. `true` if there were any.
@@ -200,7 +203,8 @@ impl Datapath {
 
     /// Attaches the inbound hook to a network namespace.
     pub(crate) fn steer(&mut self, cookie: u64, netns: BorrowedFd<'_>) -> Result<(), Error> {
-        attach::steer(&self.programs, netns, &self.generation.pod(cookie))
+        let entry = self.entry.load(cookie)?;
+        attach::steer(entry.as_fd(), netns, &self.generation.pod(cookie))
     }
 
     /// Detaches the inbound hook of a network namespace, if it is attached.
@@ -302,6 +306,11 @@ impl Datapath {
     /// its proxy.
     pub(crate) fn remove_process(&mut self, cookie: u64) -> Result<(), Error> {
         self.processes.remove(cookie)?;
+        for (key, _) in self.foreign_binds.all()? {
+            if key.cookie == cookie {
+                self.foreign_binds.remove(key)?;
+            }
+        }
         self.resolvers.remove(cookie)
     }
 
@@ -315,6 +324,11 @@ impl Datapath {
             self.destinations.remove(*meeting)?;
         }
         Ok(meetings.len())
+    }
+
+    /// Who was refused a port of a proxy: Pod, port and user, the last ones only.
+    pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
+        self.foreign_binds.all()
     }
 
     /// Captures a Pod's DNS queries: its proxy answers them.

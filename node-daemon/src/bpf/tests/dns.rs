@@ -10,7 +10,7 @@ use sluice_abi::{PortList, Reason};
 
 use super::{
     canonical, destinations,
-    ends::{accept, connect, greeted, listen},
+    ends::{accept, connect, greeted, listen, owner_of},
     lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, port},
 };
 
@@ -37,7 +37,7 @@ fn servers() -> Servers {
 
 fn bind(netns: &Netns, at: &str) -> UdpSocket {
     let at: SocketAddr = at.parse().unwrap();
-    netns.run(move || {
+    netns.run_as(owner_of(at), move || {
         let socket = UdpSocket::bind(at).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket

@@ -1,7 +1,7 @@
 //! The ends of connections: listeners, callers, and what they see.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -18,10 +18,27 @@ pub(super) struct Seen {
     pub(super) original: Option<SocketAddr>,
 }
 
-/// A listener in a namespace, on every address of a family.
+/// The ports of a Pod's proxy.
+pub(super) const PROXY_PORTS: [u16; 3] = [15001, 15006, 15053];
+
+/// A listener in a namespace, on every address of a family: the proxy's on its ports, or else root's.
 pub(super) fn listen(netns: &Netns, at: &str) -> TcpListener {
+    listen_as(netns, owner_of(at.parse().unwrap()), at).unwrap()
+}
+
+/// Who binds an address in a Pod, as a rule.
+pub(super) fn owner_of(at: SocketAddr) -> u32 {
+    if PROXY_PORTS.contains(&at.port()) {
+        PROXY
+    } else {
+        0
+    }
+}
+
+/// A listener of a user.
+pub(super) fn listen_as(netns: &Netns, user: u32, at: &str) -> io::Result<TcpListener> {
     let at: SocketAddr = at.parse().unwrap();
-    netns.run(move || {
+    netns.run_as(user, move || {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(at),
             socket2::Type::STREAM,
@@ -32,10 +49,10 @@ pub(super) fn listen(netns: &Netns, at: &str) -> TcpListener {
         if at.is_ipv6() {
             socket.set_only_v6(false).unwrap();
         }
-        socket.bind(&at.into()).unwrap();
-        socket.listen(16).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket.into()
+        socket.bind(&at.into())?;
+        socket.listen(16)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
     })
 }
 

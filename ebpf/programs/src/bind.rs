@@ -1,0 +1,88 @@
+//! `bind(2)`: in a meshed Pod the proxy's ports are the proxy's alone.
+//!
+//! The kernel hands connections and DNS queries over to whoever listens on these ports, so another
+//! process that bound one would take what is meant for the proxy. The bind fails with `EPERM`. A
+//! socket that the proxy bound carries a mark in its storage, for which `listen(2)` is asked later.
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    cty::c_void,
+    helpers::bpf_sk_storage_get,
+    programs::SockContext,
+};
+use sluice_abi::{ForeignKey, Port, Process, Reason};
+
+use crate::{
+    ALLOW, DENY, connect,
+    context::{self, TCP, read},
+    count::count,
+    maps::{self, FOREIGN_BINDS, PROXY_SOCKETS},
+};
+
+/// `IPPROTO_UDP`.
+const UDP: u32 = 17;
+
+/// A socket was bound. A process outside every meshed Pod pays one look-up in a hash table.
+#[inline(always)]
+pub(crate) fn bound(ctx: &SockContext) -> i32 {
+    let protocol = read!(ctx.sock, protocol);
+    if protocol != TCP && protocol != UDP {
+        return ALLOW;
+    }
+    let Some(process) = maps::process(context::netns_cookie(ctx)) else {
+        return ALLOW;
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(ctx.sock, src_port) as u16);
+    if !process.pod.reserves(port, protocol == UDP) {
+        return ALLOW;
+    }
+    let (uid, gid) = connect::caller();
+    if !process.pod.may_bind(uid, gid) {
+        report(process, port, protocol, uid);
+        count(Reason::ForeignBind);
+        return DENY;
+    }
+    if !mark(ctx.sock) {
+        return DENY;
+    }
+    ALLOW
+}
+
+/// Whether the proxy bound this socket while its Pod was known. `sk` may be null.
+#[inline(always)]
+pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
+    // SAFETY: `sk` comes from a context; the storage belongs to the socket.
+    !sk.is_null()
+        && !unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0) }.is_null()
+}
+
+/// Notes for people who asked for a port of the proxy.
+#[inline(always)]
+pub(crate) fn report(process: &Process, port: Port, protocol: u32, uid: u32) {
+    let key = ForeignKey {
+        cookie: process.pod.cookie,
+        port,
+        #[expect(clippy::cast_possible_truncation, reason = "6 or 17")]
+        protocol: protocol as u16,
+        zero: 0,
+    };
+    let _full = FOREIGN_BINDS.insert(key, uid, 0);
+}
+
+/// `false` if there is no memory for it: the socket could not be told from a stranger's.
+#[inline(always)]
+fn mark(sk: *mut bpf_sock) -> bool {
+    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
+    // SAFETY: as in `is_by_proxy`; a new value is zero.
+    let slot = unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), CREATE) };
+    !slot.is_null()
+}
+
+#[inline(always)]
+fn storage() -> *mut c_void {
+    (&raw const PROXY_SOCKETS).cast_mut().cast()
+}

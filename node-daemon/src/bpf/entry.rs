@@ -1,0 +1,106 @@
+//! The entry program of a Pod: which network namespace a connection enters.
+//!
+//! The kernel reports a connection's addresses to `sk_lookup` programs, not its network namespace. An
+//! address is no answer: link-local ones are not unique, an interface may have addresses that no CNI
+//! result listed, and a namespace may hold an address of another Pod. So each Pod's namespace has a
+//! program of its own, a few instructions with the namespace's cookie among them. It writes the
+//! cookie to this CPU's slot of `lookup_netns` and continues with the program in `lookup_prog`, which
+//! decides. The kernel runs both with migration disabled (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
+//!
+//! A daemon that takes over replaces the program in `lookup_prog`, for all Pods at once.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, ProgramArray},
+};
+use sluice_abi::maps;
+
+use super::{Error, attach::STEER, link, table};
+
+/// The place of the deciding program.
+const STEER_AT: u32 = 0;
+
+/// Descriptors of both maps of the entry programs.
+pub(super) struct NetnsEntry {
+    netns: OwnedFd,
+    prog: OwnedFd,
+}
+
+impl NetnsEntry {
+    /// Takes the maps out of the object, and lets the object's program decide about every Pod's
+    /// connections from now on.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        let (netns, prog) = (maps::LOOKUP_NETNS, maps::LOOKUP_PROG);
+        let entry = Self {
+            netns: descriptor(object, netns)?,
+            prog: descriptor(object, prog)?,
+        };
+        let mut programs: ProgramArray<MapData> = table::take(object, prog)?;
+        let steer = object
+            .program(STEER)
+            .ok_or(Error::Missing { name: STEER })?;
+        let steer = steer.fd().map_err(|source| Error::program(STEER, source))?;
+        programs
+            .set(STEER_AT, steer, 0)
+            .map_err(|source| Error::map(prog, "write to", source))?;
+        Ok(entry)
+    }
+
+    /// Loads the program of the network namespace with this cookie.
+    pub(super) fn load(&self, cookie: u64) -> Result<OwnedFd, Error> {
+        let Self { netns, prog } = self;
+        let code = code(cookie, netns.as_raw_fd(), prog.as_raw_fd());
+        link::load_sk_lookup(c"sluice_entry", &code).map_err(|source| Error::attach(STEER, source))
+    }
+}
+
+fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+    let Some(Map::PerCpuArray(map) | Map::ProgramArray(map)) = object.map(name) else {
+        return Err(Error::Missing { name });
+    };
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    fd.map_err(|source| Error::attach(STEER, source))
+}
+
+/// The instructions. A CPU without a slot, and an empty place in `lookup_prog`, refuse the connection.
+fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
+    /// `BPF_PSEUDO_MAP_FD`.
+    const MAP: u64 = 1;
+    const LOOK_UP: i32 = 1;
+    const TAIL_CALL: i32 = 12;
+    let [high, low] = [cookie >> 32, cookie & 0xffff_ffff];
+    [
+        // r6 = ctx; r0 = lookup_netns[0]
+        one(0xbf, 6, 1, 0, 0),
+        one(0x62, 10, 0, -4, 0),
+        one(0xbf, 2, 10, 0, 0),
+        one(0x07, 2, 0, 0, -4),
+        one(0x18, 1, MAP, 0, netns),
+        0,
+        one(0x85, 0, 0, 0, LOOK_UP),
+        // if r0 == 0 return SK_DROP
+        one(0x15, 0, 0, 9, 0),
+        // *r0 = cookie
+        one(0x18, 1, 0, 0, 0) | low << 32,
+        high << 32,
+        one(0x7b, 0, 1, 0, 0),
+        // tail call (ctx, lookup_prog, 0)
+        one(0xbf, 1, 6, 0, 0),
+        one(0x18, 2, MAP, 0, prog),
+        0,
+        one(0xb7, 3, 0, 0, 0),
+        one(0x85, 0, 0, 0, TAIL_CALL),
+        // return SK_DROP
+        one(0xb7, 0, 0, 0, 0),
+        one(0x95, 0, 0, 0, 0),
+    ]
+}
+
+/// One instruction (RFC 9669) as a number on a little-endian machine: operation, destination, source,
+/// offset, immediate.
+fn one(operation: u64, to: u64, from: u64, offset: i16, immediate: i32) -> u64 {
+    let (offset, immediate) = (offset.cast_unsigned(), immediate.cast_unsigned());
+    operation | to << 8 | from << 12 | u64::from(offset) << 16 | u64::from(immediate) << 32
+}
