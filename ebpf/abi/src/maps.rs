@@ -70,11 +70,14 @@ pub const WATCHED: &str = "watched";
 pub const EVENTS: &str = "events";
 /// 0 → [`Told`](crate::Told), for each CPU.
 pub const TOLD: &str = "told";
+/// Slot → cookie of a socket (`u64`), for each CPU: the copy of `connect` or `sendmsg` at a child
+/// cgroup has decided about the call, and the copy at the root has not run yet.
+pub const DECIDED: &str = "decided";
 /// [`Reason`](crate::Reason) → `u64`, for each CPU.
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 30] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -103,6 +106,7 @@ pub const ALL: [&str; 29] = [
     WATCHED,
     EVENTS,
     TOLD,
+    DECIDED,
     COUNTERS,
 ];
 
@@ -135,3 +139,5 @@ pub const MAX_LANES: usize = 2 * MAX_FLOWS;
 /// Kinds of connections that are counted at one time, node-wide (LRU). One that is evicted is counted
 /// anew.
 pub const MAX_HABITS: usize = 4096;
+/// Slots of [`DECIDED`] on each CPU: tasks that preempt each other within a call rarely share one.
+pub const DECIDED_SLOTS: u32 = 16;

@@ -13,6 +13,7 @@ use crate::{
     datagram, filter, habit, inbound, learn,
     maps::{self, RESOLVERS},
     meeting, mptcp,
+    order::Level,
     veil::{Fact, Veil},
     watch,
 };
@@ -25,9 +26,9 @@ const TCP: u32 = 6;
 /// Decides about one connect. A caller outside every meshed Pod costs a look-up in a hash table, and
 /// one in an array: whether Pods are awaited.
 #[inline(always)]
-pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     if datagram::is_udp(ctx) {
-        return datagram::capture::<F>(ctx, |process, asked| {
+        return datagram::capture::<F>(ctx, level, |process, asked| {
             come_from_home::<F>(ctx, process, asked, Addr::UNSPECIFIED);
         });
     }
@@ -38,6 +39,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(process) = maps::process(cookie).or_else(|| learn::process::<F>(ctx, cookie)) else {
         return ALLOW;
     };
+    if level.is_decided(ctx) {
+        return ALLOW;
+    }
     let asked = context::destination::<F>(ctx);
     let verdict = decide::<F>(ctx, process, asked);
     tell(process, asked, verdict.reason());

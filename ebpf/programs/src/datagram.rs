@@ -12,6 +12,7 @@ use crate::{
     context::{self, Family, read},
     count::count,
     maps,
+    order::Level,
 };
 
 /// `SOCK_DGRAM`.
@@ -27,8 +28,8 @@ pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
 
 /// A datagram is sent to an address.
 #[inline(always)]
-pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
-    capture::<F>(ctx, |process, asked| {
+pub(crate) fn send<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
+    capture::<F>(ctx, level, |process, asked| {
         if let Some(home) = connect::home(process, asked) {
             F::set_source(ctx.sock_addr, home);
         }
@@ -40,6 +41,7 @@ pub(crate) fn send<F: Family>(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 pub(crate) fn capture<F: Family>(
     ctx: &SockAddrContext,
+    level: Level,
     come_from: impl FnOnce(&Process, Addr),
 ) -> i32 {
     let asked = context::destination::<F>(ctx);
@@ -49,7 +51,7 @@ pub(crate) fn capture<F: Family>(
     let Some(process) = maps::process(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
-    if !connect::captures_dns(process, asked.port) {
+    if !connect::captures_dns(process, asked.port) || level.is_decided(ctx) {
         return ALLOW;
     }
     let verdict = connect::decide::<F>(ctx, process, asked);

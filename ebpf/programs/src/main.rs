@@ -22,6 +22,7 @@ mod learn;
 mod maps;
 mod meeting;
 mod mptcp;
+mod order;
 mod original;
 mod renounce;
 mod veil;
@@ -30,12 +31,15 @@ mod watch;
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
     programs::{
-        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext,
-        SockOpsContext, SockoptContext,
+        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext,
     },
 };
 
-use crate::context::{V4, V6};
+use crate::{
+    context::{V4, V6},
+    order::Level,
+};
 
 /// Return value of a cgroup program: let the operation go on.
 pub(crate) const ALLOW: i32 = 1;
@@ -45,13 +49,25 @@ pub(crate) const DENY: i32 = 0;
 /// `connect(2)` on an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V4>(&ctx)
+    connect::connect::<V4>(&ctx, Level::Child)
+}
+
+/// The same at the root of the hierarchy.
+#[cgroup_sock_addr(connect4)]
+fn root_connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect::<V4>(&ctx, Level::Root)
 }
 
 /// `connect(2)` on an `AF_INET6` socket, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V6>(&ctx)
+    connect::connect::<V6>(&ctx, Level::Child)
+}
+
+/// The same at the root of the hierarchy.
+#[cgroup_sock_addr(connect6)]
+fn root_connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect::<V6>(&ctx, Level::Root)
 }
 
 /// After `bind(2)` on an `AF_INET` socket.
@@ -81,13 +97,25 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// `sendto(2)` with an address on an `AF_INET` UDP socket.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V4>(&ctx)
+    datagram::send::<V4>(&ctx, Level::Child)
+}
+
+/// The same at the root of the hierarchy.
+#[cgroup_sock_addr(sendmsg4)]
+fn root_sendmsg4(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V4>(&ctx, Level::Root)
 }
 
 /// `sendto(2)` with an address on an `AF_INET6` UDP socket.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V6>(&ctx)
+    datagram::send::<V6>(&ctx, Level::Child)
+}
+
+/// The same at the root of the hierarchy.
+#[cgroup_sock_addr(sendmsg6)]
+fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
+    datagram::send::<V6>(&ctx, Level::Root)
 }
 
 /// `recvfrom(2)` on an `AF_INET` UDP socket.

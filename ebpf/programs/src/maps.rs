@@ -1,15 +1,19 @@
 //! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
+        SockHash,
+    },
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting, Original, Pair,
-    Pod, PortKey, Process, RangeKey, Reason, Told,
+    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting,
+    Original, Pair, Pod, PortKey, Process, RangeKey, Reason, Told,
     maps::{
-        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_FOREIGN_BINDS, MAX_HABITS,
-        MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
+        DECIDED_SLOTS, EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS,
+        MAX_FOREIGN_BINDS, MAX_HABITS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS,
+        MAX_PAIRS, MAX_PODS, MAX_PORTS,
     },
 };
 
@@ -100,6 +104,9 @@ pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
 
 #[btf_map(name = "told")]
 pub(crate) static TOLD: PerCpuArray<Told, 1> = PerCpuArray::new();
+
+#[btf_map(name = "decided")]
+pub(crate) static DECIDED: PerCpuArray<u64, { DECIDED_SLOTS as usize }> = PerCpuArray::new();
 
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();

@@ -17,17 +17,14 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME,
-    BPF_CGROUP_INET4_POST_BIND, BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME,
-    BPF_CGROUP_INET6_POST_BIND, BPF_CGROUP_SETSOCKOPT,
-    BPF_CGROUP_SOCK_OPS, BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
-    BPF_CGROUP_UDP6_SENDMSG, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
+    self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
+    BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
 use sluice_abi::{Layout, maps};
 
 use super::{
-    Error, layout,
+    Error, hierarchy, layout,
     link::{self, Link},
     pins::{self, Generation},
 };
@@ -57,19 +54,10 @@ pub(super) const SPLICED: &str = "tcp_splice_read";
 /// As often as libbpf tries to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
 
-/// Programs that are attached to the cgroup, with their hooks.
-const HOOKS: [(&str, bpf_attach_type); 13] = [
-    ("connect4", BPF_CGROUP_INET4_CONNECT),
-    ("connect6", BPF_CGROUP_INET6_CONNECT),
-    ("getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
-    ("getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
+/// Programs that are attached to the root cgroup alone, with their hooks: their order among others does
+/// not matter, and `sock_ops` must not run twice.
+const HOOKS: [(&str, bpf_attach_type); 3] = [
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
-    ("post_bind4", BPF_CGROUP_INET4_POST_BIND),
-    ("post_bind6", BPF_CGROUP_INET6_POST_BIND),
-    ("recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
-    ("recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
-    ("sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
-    ("sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
     (RENOUNCE, BPF_CGROUP_SETSOCKOPT),
     ("sock_life", BPF_CGROUP_SOCK_OPS),
 ];
@@ -210,6 +198,7 @@ pub(super) fn attach(
                 .map_err(|source| Error::attach(name, source))?;
         }
     }
+    hierarchy::attach(object, generation, cgroup)?;
     let spliced = extent.has(SPLICE).then_some(SPLICE);
     let known: Vec<_> = (hooks(extent).map(|(name, _)| name))
         .chain(spliced)
@@ -252,8 +241,9 @@ fn attach_send(object: &Ebpf) -> Result<(), Error> {
         .map_err(|source| Error::attach(SEND, source))
 }
 
-/// Names of the programs that have lost their hook at the cgroup.
+/// Names of the programs that have lost their hook at the root cgroup.
 pub(super) fn missing(
+    object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
     extent: Extent,
@@ -264,16 +254,14 @@ pub(super) fn missing(
     let is_there = |name: &str| place(name).is_ok_and(|attached| attached == id);
     let names = hooks(extent).map(|(name, _)| name);
     let mut missing: Vec<_> = names.filter(|name| !is_there(name)).collect();
+    missing.extend(hierarchy::missing(object, cgroup)?);
     missing.extend((extent.has(SPLICE) && link(SPLICE).is_err()).then_some(SPLICE));
     Ok(missing)
 }
 
 /// A cgroup, and its identity as links tell it.
 fn open(cgroup: &Path) -> Result<(File, u64), Error> {
-    let wrap = |source| Error::Cgroup {
-        path: cgroup.to_owned(),
-        source,
-    };
+    let wrap = |source| Error::cgroup(cgroup, source);
     let directory = File::open(cgroup).map_err(wrap)?;
     let id = directory.metadata().map_err(wrap)?.ino();
     Ok((directory, id))
@@ -289,7 +277,7 @@ pub(super) fn is_steered(pin: &Path) -> bool {
     Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
 }
 
-fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
+pub(super) fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
     let program = object.program(name).ok_or(Error::Missing { name })?;
     let fd = program
         .fd()
@@ -298,7 +286,7 @@ fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, E
 }
 
 /// Replaces the program of a pinned link, if there is one that passes `is_ours`.
-fn replace(
+pub(super) fn replace(
     program: BorrowedFd<'_>,
     pin: &Path,
     is_ours: impl Fn(&Link) -> bool,
@@ -320,7 +308,7 @@ fn replace(
 }
 
 /// The new link works before the old one, if there is one, ends.
-fn attach_one(
+pub(super) fn attach_one(
     program: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     hook: bpf_attach_type,
@@ -352,8 +340,14 @@ mod tests {
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
         hooked.extend([STEER, SEND, SPLICE]);
+        hooked.extend(
+            hierarchy::HOOKS
+                .iter()
+                .flat_map(|(child, root, _)| [*child, *root]),
+        );
         programs.sort_unstable();
         hooked.sort_unstable();
+        hooked.dedup();
         assert_eq!(programs, hooked);
     }
 

@@ -42,6 +42,20 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// Somebody attached a program so that no other one may run beside it.
+    #[error(
+        "cannot attach the program '{program}' to {}: {holder} holds the hook exclusively. Show it \
+         with 'bpftool cgroup show {}'; its owner must attach it with BPF_F_ALLOW_MULTI or detach it",
+        cgroup.display(), cgroup.display()
+    )]
+    Exclusive {
+        /// Its name in the object.
+        program: &'static str,
+        /// The root cgroup.
+        cgroup: PathBuf,
+        /// Names and numbers of the programs there.
+        holder: String,
+    },
     /// What the kernel tells unasked.
     #[error("cannot listen to what the kernel finds")]
     Listen(#[source] io::Error),
@@ -117,6 +131,13 @@ impl Error {
         Self::Map {
             map,
             operation,
+            source,
+        }
+    }
+
+    pub(super) fn cgroup(path: &Path, source: io::Error) -> Self {
+        Self::Cgroup {
+            path: path.into(),
             source,
         }
     }

@@ -15,25 +15,36 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_type,
+};
+use nix::errno::Errno;
 
 /// A program at a hook.
 #[derive(Debug)]
 pub(super) struct Link(OwnedFd);
 
 impl Link {
-    /// Attaches a program. No flags: a link lets other programs run beside it
-    /// (`BPF_F_ALLOW_MULTI` is implied, `cgroup_bpf_link_attach`).
+    /// Attaches a program. A link lets other programs run beside it (`BPF_F_ALLOW_MULTI` is implied,
+    /// `cgroup_bpf_link_attach`). At a cgroup it comes before those that are there, where the kernel
+    /// can order them (Linux 6.17).
     pub(super) fn attach(
         program: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
         hook: bpf_attach_type,
     ) -> io::Result<Self> {
-        let mut attr = empty();
-        attr.link_create.__bindgen_anon_1.prog_fd = number(program);
-        attr.link_create.__bindgen_anon_2.target_fd = number(target);
-        attr.link_create.attach_type = hook as u32;
-        bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(Self::own)
+        let create = |flags| {
+            let mut attr = empty();
+            attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+            attr.link_create.__bindgen_anon_2.target_fd = number(target);
+            attr.link_create.attach_type = hook as u32;
+            attr.link_create.flags = flags;
+            bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(Self::own)
+        };
+        match create(BPF_F_BEFORE) {
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => create(0),
+            other => other,
+        }
     }
 
     /// Attaches a program to the function of the kernel that it was loaded for.
@@ -156,13 +167,13 @@ pub(super) fn try_tracing(function: u32) -> io::Result<()> {
     Link::trace(program.as_fd()).map(drop)
 }
 
-fn empty() -> bpf_attr {
+pub(super) fn empty() -> bpf_attr {
     // SAFETY: plain numbers, for which zero is a value; the kernel insists on zero in what a
     // command does not use.
     unsafe { zeroed() }
 }
 
-fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+pub(super) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     let length = size_of::<bpf_attr>();
     // SAFETY: `attr` lives across the call, as does everything its pointers lead to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
@@ -172,16 +183,16 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     }
 }
 
-fn terminated(path: &Path) -> io::Result<CString> {
+pub(super) fn terminated(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }
 
 /// An open descriptor is never negative.
-fn number(fd: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().unsigned_abs()
 }
 
-const fn length_of<T>() -> u32 {
+pub(super) const fn length_of<T>() -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "a few dozen bytes")]
     let length = size_of::<T>() as u32;
     length

@@ -5,8 +5,10 @@
 
 mod attach;
 mod btf;
+mod cgroup_prog;
 mod entry;
 mod error;
+mod hierarchy;
 mod layout;
 mod link;
 mod listeners;
@@ -28,12 +30,15 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
+use sluice_abi::{
+    Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps,
+};
 
 use attach::Extent;
 pub(crate) use attach::Features;
 use entry::NetnsEntry;
 pub(crate) use error::Error;
+pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
@@ -87,6 +92,7 @@ impl Datapath {
             renounces: accelerates && any_renounces(&processes)?,
             splices: features.splices == Some(true),
         };
+        generation.set_root(cgroup)?;
         attach::attach(&programs, &generation, cgroup, extent)?;
         let entry = NetnsEntry::take(&mut programs)?;
         let generation = if adopted {
@@ -122,11 +128,18 @@ impl Datapath {
     /// generation if it finds this one incomplete.
     pub(crate) fn mend(&self) -> Result<bool, Error> {
         if self.missing()?.is_empty() {
+            hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)?;
             return Ok(false);
         }
         self.generation.make_directories()?;
+        self.generation.set_root(&self.cgroup)?;
         self.attach()?;
         Ok(true)
+    }
+
+    /// Everyone else's programs at the hooks whose order matters.
+    pub(crate) fn foreign_programs(&self) -> Result<Vec<ForeignProgram>, Error> {
+        hierarchy::foreign(&self.programs, &self.cgroup)
     }
 
     fn attach(&self) -> Result<(), Error> {
@@ -142,7 +155,7 @@ impl Datapath {
 
     /// Names of the programs that have lost their hook at the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        attach::missing(&self.generation, &self.cgroup, self.extent)
+        attach::missing(&self.programs, &self.generation, &self.cgroup, self.extent)
     }
 
     /// What was found of the kernel.
@@ -188,7 +201,10 @@ impl Datapath {
                 attach::SEND => ("map", 1),
                 attach::SPLICE => ("kernel", usize::from(is_there(name))),
                 attach::RENOUNCE if !self.extent.has(name) => ("cgroup", 0),
-                name => ("cgroup", usize::from(is_there(name))),
+                name => (
+                    "cgroup",
+                    usize::from(is_there(name)) + hierarchy::count(&self.generation, name),
+                ),
             };
             views.push(ProgramView {
                 name: name.to_owned(),

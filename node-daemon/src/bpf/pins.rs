@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! ROOT/v1/maps/NAME       a map
-//! ROOT/v1/hooks/PROGRAM   the link of a program to the cgroup
+//! ROOT/v1/hooks/PROGRAM   the link of a program to the root cgroup
+//! ROOT/v1/root/PROGRAM    a program that is attached to the root cgroup without a link
+//! ROOT/v1/root/cgroup     a symbolic link to that cgroup
+//! ROOT/v1/children/ID/PROGRAM  the link of a program to the child cgroup with this inode number
 //! ROOT/v1/pods/COOKIE     the link of the inbound program to a Pod's network namespace
 //! ```
 //!
@@ -16,7 +19,7 @@ use std::{
     fs::{self, DirBuilder, File},
     io,
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
@@ -30,10 +33,18 @@ use nix::{
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use sluice_abi::{ABI_VERSION, maps};
 
-use super::Error;
+use super::{
+    Error,
+    cgroup_prog::{self, ProgramInfo},
+    hierarchy,
+};
 
 /// Directories of a generation, in the order in which they must be removed: what runs first.
-const DIRECTORIES: [&str; 3] = [HOOKS, PODS, MAPS];
+const DIRECTORIES: [&str; 5] = [CHILDREN, ROOT, HOOKS, PODS, MAPS];
+const CHILDREN: &str = "children";
+const ROOT: &str = "root";
+/// In [`ROOT`].
+const CGROUP: &str = "cgroup";
 const HOOKS: &str = "hooks";
 const PODS: &str = "pods";
 const MAPS: &str = "maps";
@@ -151,13 +162,52 @@ impl Pins {
 impl Generation {
     /// Makes those that are not there.
     pub(super) fn make_directories(&self) -> Result<(), Error> {
-        for name in DIRECTORIES {
-            let directory = self.0.join(name);
-            let mut builder = DirBuilder::new();
-            let made = builder.recursive(true).mode(0o700).create(&directory);
-            made.map_err(|source| Error::pin("make", &directory, source))?;
+        (DIRECTORIES.iter()).try_for_each(|name| self.make(&self.0.join(name)))
+    }
+
+    /// Makes a directory of the generation, unless it is there.
+    pub(super) fn make(&self, directory: &Path) -> Result<(), Error> {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| Error::pin("make", directory, source))
+    }
+
+    /// Notes the root cgroup: whoever removes the generation must detach programs there.
+    pub(super) fn set_root(&self, cgroup: &Path) -> Result<(), Error> {
+        let link = self.0.join(ROOT).join(CGROUP);
+        if fs::read_link(&link).is_ok_and(|known| known == cgroup) {
+            return Ok(());
         }
-        Ok(())
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(cgroup, &link)
+            .map_err(|source| Error::pin("make", &link, source))
+    }
+
+    /// The pin of a program at the root cgroup.
+    pub(super) fn root_program(&self, program: &str) -> PathBuf {
+        self.0.join(ROOT).join(program)
+    }
+
+    /// Numbers of the programs at the root cgroup that this generation and others beside it hold.
+    pub(super) fn all_root_programs(&self) -> Vec<u32> {
+        let generations = self.0.parent().map(entries);
+        let pins = (generations.into_iter().flatten().flatten())
+            .flat_map(|one| entries(&one.join(ROOT)).unwrap_or_default());
+        let id = |pin: PathBuf| {
+            let program = cgroup_prog::pinned(&pin).ok()??;
+            Some(ProgramInfo::of(program.as_fd()).ok()?.id)
+        };
+        pins.filter_map(id).collect()
+    }
+
+    /// The directory for the links of a child cgroup.
+    pub(super) fn child(&self, id: u64) -> PathBuf {
+        self.0.join(CHILDREN).join(id.to_string())
+    }
+
+    /// Those that are there.
+    pub(super) fn children(&self) -> Result<Vec<PathBuf>, Error> {
+        entries(&self.0.join(CHILDREN))
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -229,6 +279,9 @@ pub(super) fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Erro
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(failed(source)),
         Ok(found) if found.is_dir() => {
+            if let Ok(cgroup) = fs::read_link(path.join(CGROUP)) {
+                hierarchy::detach_root(path, &cgroup).map_err(failed)?;
+            }
             let mut inside = entries(path)?;
             inside.sort_by_key(|one| rank(one.file_name()));
             inside.iter().try_for_each(|one| remove(one, removed))?;

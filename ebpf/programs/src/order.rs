@@ -1,0 +1,49 @@
+//! The order among cgroup programs. Other programs at the root of the hierarchy, such as the socket
+//! load balancer of a network, replace a Service's address by that of a backend. The kernel runs the
+//! programs of a cgroup before those of its ancestors (`compute_effective_progs`), so the deciding
+//! copies of `connect` and `sendmsg` are attached to the children of the root. A second copy at the
+//! root serves the processes that are in no child; it must not decide again about an address that a
+//! load balancer has replaced.
+//!
+//! A child's copy leaves the socket's cookie in [`DECIDED`], and the root's copy of the same call
+//! consumes it. Both run on one CPU, with the socket locked. If another task preempts the call in
+//! between and its socket has the same slot, the root's copy decides anew.
+
+use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+use sluice_abi::maps::DECIDED_SLOTS;
+
+use crate::maps::DECIDED;
+
+/// Where a copy of a program is attached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// A child of the root: runs before every program of the root.
+    Child,
+    /// The root: runs for every process, after the programs of its child.
+    Root,
+}
+
+impl Level {
+    /// Whether the copy at a child cgroup has decided about this call. The child's copy records that
+    /// it does.
+    #[inline(always)]
+    pub(crate) fn is_decided(self, ctx: &SockAddrContext) -> bool {
+        // SAFETY: the context is the kernel's, and alive during the call.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+        #[expect(clippy::cast_possible_truncation, reason = "the index of a slot")]
+        let index = cookie as u32 % DECIDED_SLOTS;
+        let Some(slot) = DECIDED.get_ptr_mut(index) else {
+            return false;
+        };
+        // SAFETY: this CPU's own slot, read and written whole.
+        unsafe {
+            if self == Self::Child {
+                slot.write_volatile(cookie);
+                return false;
+            }
+            let is_decided = slot.read_volatile() == cookie;
+            slot.write_volatile(0);
+            is_decided
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Programs at a cgroup that no link holds, and what the kernel reports of every program there.
+//!
+//! A program that was attached with `BPF_PROG_ATTACH` stays until it is detached or the cgroup is
+//! removed. Whoever may manage the cgroup can detach it; of a link the kernel reports `ENOENT` to
+//! them (`find_detach_entry`), which ends agents that clear the root of the hierarchy at their start.
+#![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
+
+use std::{
+    ffi::CStr,
+    io,
+    mem::zeroed,
+    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use aya_obj::generated::{
+    BPF_F_ALLOW_MULTI, BPF_F_BEFORE, BPF_F_QUERY_EFFECTIVE, BPF_F_REPLACE, bpf_attach_type,
+    bpf_attr, bpf_cmd, bpf_map_info, bpf_prog_info,
+};
+use nix::errno::Errno;
+
+use super::link::{bpf, empty, length_of, number, terminated};
+
+/// The kernel's limit for programs of one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+/// Maps of a program whose names are read.
+const MAX_MAPS: usize = 64;
+
+/// What the kernel reports of a loaded program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramInfo {
+    /// The kernel's number, as `bpftool prog` shows it.
+    pub(super) id: u32,
+    /// Its name, at most 15 bytes.
+    pub(super) name: String,
+    /// The user who loaded it.
+    pub(super) uid: u32,
+    /// Numbers of its maps.
+    maps: Vec<u32>,
+}
+
+impl ProgramInfo {
+    /// Reads it of a program's descriptor.
+    pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut maps = [0_u32; MAX_MAPS];
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut info: bpf_prog_info = unsafe { zeroed() };
+        info.nr_map_ids = length(maps.len());
+        info.map_ids = maps.as_mut_ptr() as u64;
+        read_info(program, &mut info)?;
+        let count = maps.len().min(info.nr_map_ids as usize);
+        Ok(Self {
+            id: info.id,
+            name: text(&info.name.map(i8::cast_unsigned)),
+            uid: info.created_by_uid,
+            maps: maps[..count].to_vec(),
+        })
+    }
+
+    /// Whether it uses a map of this name.
+    pub(super) fn uses(&self, map: &str) -> bool {
+        let name = |id: &u32| map_name(*id).is_ok_and(|name| name == map);
+        self.maps.iter().any(name)
+    }
+}
+
+/// Numbers of the programs at a cgroup's hook, in the order in which they run. `effective`: with
+/// those of its ancestors, as a process of the cgroup meets them.
+pub(super) fn query(
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+    effective: bool,
+) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; MAX_PROGRAMS * 8];
+    let mut attr = empty();
+    attr.query.__bindgen_anon_1.target_fd = number(cgroup);
+    attr.query.attach_type = hook as u32;
+    attr.query.query_flags = if effective { BPF_F_QUERY_EFFECTIVE } else { 0 };
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = length(ids.len());
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: a number, which the kernel has written.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+/// Attaches a program beside others, before those that are there where the kernel can order them
+/// (Linux 6.17). With `old`, in the place of that one.
+pub(super) fn attach(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+    old: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let attach = |flags| {
+        let mut attr = target(cgroup, program, hook);
+        attr.__bindgen_anon_5.attach_flags = BPF_F_ALLOW_MULTI | flags;
+        if let Some(old) = old {
+            attr.__bindgen_anon_5.replace_bpf_fd = number(old);
+        }
+        bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+    };
+    if old.is_some() {
+        return attach(BPF_F_REPLACE);
+    }
+    match attach(BPF_F_BEFORE) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => attach(0),
+        other => other,
+    }
+}
+
+/// Detaches a program. `false` if it is not attached there.
+pub(super) fn detach(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<bool> {
+    let mut attr = target(cgroup, program, hook);
+    match bpf(bpf_cmd::BPF_PROG_DETACH, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The program that is pinned at `path`; none if there is no file.
+pub(super) fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let path = terminated(path)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    match bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) {
+        Ok(fd) => Ok(Some(own(fd))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a program outlive this process.
+pub(super) fn pin(program: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = terminated(path)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = number(program);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// A loaded program by its number.
+pub(super) fn by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(own)
+}
+
+fn map_name(id: u32) -> io::Result<String> {
+    let mut attr = empty();
+    attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    let map = own(bpf(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)?);
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: bpf_map_info = unsafe { zeroed() };
+    read_info(map.as_fd(), &mut info)?;
+    Ok(text(&info.name.map(i8::cast_unsigned)))
+}
+
+fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = empty();
+    attr.info.bpf_fd = number(object);
+    attr.info.info_len = length_of::<T>();
+    attr.info.info = std::ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
+}
+
+fn target(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, hook: bpf_attach_type) -> bpf_attr {
+    let mut attr = empty();
+    attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(cgroup);
+    attr.__bindgen_anon_5.attach_bpf_fd = number(program);
+    attr.__bindgen_anon_5.attach_type = hook as u32;
+    attr
+}
+
+/// A name with zeros behind it.
+fn text(name: &[u8]) -> String {
+    let name = CStr::from_bytes_until_nul(name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made the descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn length(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

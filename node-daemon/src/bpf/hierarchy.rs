@@ -1,0 +1,329 @@
+//! Where the programs of socket addresses are attached in the cgroup hierarchy, so that they run
+//! before everyone else's.
+//!
+//! The kernel runs the programs of a cgroup before those of its ancestors. Load balancers and systemd
+//! attach at the root. Each child of the root gets the deciding copies, by links; the root gets copies
+//! for the processes that are in no child, without links: an agent that clears the root of programs
+//! does not fail at ours, and the children's copies work on. `ebpf/programs/src/order.rs` keeps a
+//! connection from being decided twice.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use aya::Ebpf;
+use aya_obj::generated::bpf_attach_type::{
+    self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET4_POST_BIND,
+    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_INET6_POST_BIND,
+    BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
+    BPF_CGROUP_UDP6_SENDMSG,
+};
+use sluice_abi::maps;
+use tracing::{debug, warn};
+
+use super::{
+    Error,
+    attach::{attach_one, program, replace},
+    cgroup_prog::{self, ProgramInfo},
+    link::Link,
+    pins::{self, Generation},
+};
+
+/// Children of the root that get programs of their own. Processes of others have the root's.
+const MAX_CHILDREN: usize = 128;
+
+/// The copy at a child, the copy at the root, and their hook.
+pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
+    ("connect4", "root_connect4", BPF_CGROUP_INET4_CONNECT),
+    ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
+    ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
+    ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
+    ("post_bind4", "post_bind4", BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", "post_bind6", BPF_CGROUP_INET6_POST_BIND),
+    ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
+    ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
+    ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
+    ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
+];
+
+/// Somebody else's program at one of these hooks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ForeignProgram {
+    /// The name of our program at the hook.
+    pub(crate) hook: &'static str,
+    /// The kernel's number, as `bpftool prog` shows it.
+    pub(crate) id: u32,
+    /// Its name, as its owner loaded it.
+    pub(crate) name: String,
+    /// The user who loaded it.
+    pub(crate) uid: u32,
+    /// A cgroup in which it is effective.
+    pub(crate) cgroup: PathBuf,
+    /// It runs before ours: connections may reach the proxy with the address that it wrote.
+    pub(crate) runs_first: bool,
+}
+
+/// A cgroup with its identity, as links report it: its inode number.
+struct Cgroup {
+    path: PathBuf,
+    directory: File,
+    id: u64,
+}
+
+/// Attaches everything that is missing, and gives what is there this object's programs.
+pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Result<(), Error> {
+    let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
+    detach_strays(object, generation, &cgroup);
+    for (_, name, hook) in HOOKS {
+        attach_root(object, generation, &cgroup, (name, hook))?;
+    }
+    attach_children(object, generation, root, true)
+}
+
+/// Attaches to children of the root that are new, and removes pins of those that are gone. With
+/// `replaces`, links that are there get this object's programs.
+pub(super) fn attach_children(
+    object: &Ebpf,
+    generation: &Generation,
+    root: &Path,
+    replaces: bool,
+) -> Result<(), Error> {
+    let children = children(root);
+    for child in &children {
+        let pins = generation.child(child.id);
+        generation.make(&pins)?;
+        for (name, _, hook) in HOOKS {
+            let program = program(object, name)?;
+            if let Err(error) = attach_child(program, child, hook, &pins.join(name), replaces) {
+                // The root's copy serves these processes; only the order is not ours.
+                warn!(cgroup = %child.path.display(), program = name, %error,
+                    "program not attached to a child cgroup; other programs may run before ours there");
+            }
+        }
+    }
+    for pins in generation.children()? {
+        let is_known = |child: &Cgroup| generation.child(child.id) == pins;
+        if !children.iter().any(is_known) {
+            debug!(path = %pins.display(), "cgroup removed; removing its pins");
+            pins::remove(&pins, &mut Vec::new())?;
+        }
+    }
+    Ok(())
+}
+
+fn attach_child(
+    program: BorrowedFd<'_>,
+    child: &Cgroup,
+    hook: bpf_attach_type,
+    pin: &Path,
+    replaces: bool,
+) -> io::Result<()> {
+    let is_there = |link: &Link| link.cgroup().is_ok_and(|id| id == child.id);
+    if !replaces && Link::open(pin).is_ok_and(|link| is_there(&link)) {
+        return Ok(());
+    }
+    if replace(program, pin, is_there)? {
+        return Ok(());
+    }
+    attach_one(program, child.directory.as_fd(), hook, pin)
+}
+
+fn attach_root(
+    object: &Ebpf,
+    generation: &Generation,
+    root: &Cgroup,
+    (name, hook): (&'static str, bpf_attach_type),
+) -> Result<(), Error> {
+    let program = program(object, name)?;
+    let pin = generation.root_program(name);
+    let done = || {
+        let own = ProgramInfo::of(program)?.id;
+        let attached = cgroup_prog::query(root.directory.as_fd(), hook, false)?;
+        if attached.contains(&own) {
+            return Ok(());
+        }
+        let old = cgroup_prog::pinned(&pin)?.filter(|old| {
+            ProgramInfo::of(old.as_fd()).is_ok_and(|info| attached.contains(&info.id))
+        });
+        let old = old.as_ref().map(std::os::fd::AsFd::as_fd);
+        cgroup_prog::attach(root.directory.as_fd(), program, hook, old)?;
+        match fs::remove_file(&pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        cgroup_prog::pin(program, &pin)
+    };
+    done().map_err(|source| match exclusive(root, hook, &source) {
+        Some(holder) => Error::Exclusive {
+            program: name,
+            cgroup: root.path.clone(),
+            holder,
+        },
+        None => Error::attach(name, source),
+    })
+}
+
+/// The names of our programs that are missing at the root.
+pub(super) fn missing(object: &Ebpf, root: &Path) -> Result<Vec<&'static str>, Error> {
+    let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
+    let mut missing = Vec::new();
+    for (_, name, hook) in HOOKS {
+        let own = ProgramInfo::of(program(object, name)?);
+        let attached = cgroup_prog::query(cgroup.directory.as_fd(), hook, false);
+        let is_there = own.is_ok_and(|own| attached.is_ok_and(|ids| ids.contains(&own.id)));
+        if !is_there {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
+}
+
+/// How many child cgroups have a link of a program.
+pub(super) fn count(generation: &Generation, name: &str) -> usize {
+    let children = generation.children().unwrap_or_default();
+    children
+        .iter()
+        .filter(|pins| pins.join(name).exists())
+        .count()
+}
+
+/// Everyone else's programs at our hooks. Where the root has children, these are what counts: Pods
+/// are in them.
+pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>, Error> {
+    let mut cgroups = children(root);
+    if cgroups.is_empty() {
+        cgroups.push(Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?);
+    }
+    let mut found = BTreeMap::new();
+    for (name, at_root, hook) in HOOKS {
+        let id = |name| {
+            ProgramInfo::of(program(object, name)?).map_err(|source| Error::attach(name, source))
+        };
+        let ours = [id(name)?.id, id(at_root)?.id];
+        for cgroup in &cgroups {
+            let order =
+                cgroup_prog::query(cgroup.directory.as_fd(), hook, true).unwrap_or_default();
+            let first = order.iter().position(|id| ours.contains(id));
+            for (place, id) in order
+                .iter()
+                .enumerate()
+                .filter(|(_, id)| !ours.contains(id))
+            {
+                let Some(info) = info(*id).filter(|info| !is_ours(info)) else {
+                    continue;
+                };
+                let runs_first = first.is_none_or(|first| place < first);
+                let entry = found.entry((name, *id)).or_insert_with(|| ForeignProgram {
+                    hook: name,
+                    id: *id,
+                    name: info.name,
+                    uid: info.uid,
+                    cgroup: cgroup.path.clone(),
+                    runs_first,
+                });
+                entry.runs_first |= runs_first;
+            }
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Detaches programs of ours from the root that no generation holds: their pins were removed by hand.
+fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
+    let held = generation.all_root_programs();
+    for (_, name, hook) in HOOKS {
+        let own = program(object, name).ok();
+        let own = own.and_then(|own| ProgramInfo::of(own).ok());
+        for id in cgroup_prog::query(root.directory.as_fd(), hook, false).unwrap_or_default() {
+            let Ok(fd) = cgroup_prog::by_id(id) else {
+                continue;
+            };
+            let is_stray = ProgramInfo::of(fd.as_fd()).is_ok_and(|info| {
+                is_ours(&info) && !held.contains(&id) && own.as_ref().is_none_or(|own| own.id != id)
+            });
+            if is_stray && cgroup_prog::detach(root.directory.as_fd(), fd.as_fd(), hook).is_ok() {
+                warn!(
+                    program = name,
+                    id, "detached a program of an earlier daemon whose pin is gone"
+                );
+            }
+        }
+    }
+}
+
+/// Detaches the programs whose pins are in `pins` from the root. The pins stay.
+pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
+    let cgroup = match Cgroup::open(root) {
+        Ok(cgroup) => cgroup,
+        // Its programs went with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for (_, name, hook) in HOOKS {
+        if let Some(program) = cgroup_prog::pinned(&pins.join(name))? {
+            cgroup_prog::detach(cgroup.directory.as_fd(), program.as_fd(), hook)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a program was loaded by a daemon like this one: its name is in the table, and it uses a map
+/// of ours.
+fn is_ours(info: &ProgramInfo) -> bool {
+    let is_named = |(child, root, _): &(&str, &str, _)| info.name == *child || info.name == *root;
+    HOOKS.iter().any(is_named)
+        && [maps::PROCESS_IP, maps::ORIGINAL_DST]
+            .iter()
+            .any(|map| info.uses(map))
+}
+
+/// Whoever holds a hook so that no other program may be attached, if that is the cause of `error`.
+fn exclusive(root: &Cgroup, hook: bpf_attach_type, error: &io::Error) -> Option<String> {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return None;
+    }
+    let ids = cgroup_prog::query(root.directory.as_fd(), hook, false).ok()?;
+    let names: Vec<_> = (ids.iter().filter_map(|id| info(*id)))
+        .map(|info| {
+            format!(
+                "'{}' (id {}, loaded by uid {})",
+                info.name, info.id, info.uid
+            )
+        })
+        .collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn info(id: u32) -> Option<ProgramInfo> {
+    let program = cgroup_prog::by_id(id).ok()?;
+    ProgramInfo::of(program.as_fd()).ok()
+}
+
+fn children(root: &Path) -> Vec<Cgroup> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut paths: Vec<_> = directories.map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    // One that is removed meanwhile needs no program.
+    let opened = paths.iter().filter_map(|path| Cgroup::open(path).ok());
+    opened.take(MAX_CHILDREN).collect()
+}
+
+impl Cgroup {
+    fn open(path: &Path) -> io::Result<Self> {
+        let directory = File::open(path)?;
+        let id = directory.metadata()?.ino();
+        Ok(Self {
+            path: path.into(),
+            directory,
+            id,
+        })
+    }
+}
