@@ -24,7 +24,9 @@ pub use event::{Event, Told};
 pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, PortSieve, RangeKey};
 pub use flow::{BUDGET, Flow, Habit, Lane, NEW_IN_A_SECOND, Passage};
 pub use layout::Layout;
-pub use pod::{End, Endpoint, ForeignKey, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process};
+pub use pod::{
+    End, Endpoint, ForeignKey, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process,
+};
 pub use reason::Reason;
 
 /// Version of everything in this crate that the kernel keeps while the daemon is restarted.

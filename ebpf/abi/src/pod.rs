@@ -413,7 +413,11 @@ mod tests {
             (0, false, false),
         ] {
             let reserved = |datagram| POD.reserves(Port::new(port), datagram);
-            assert_eq!((reserved(false), reserved(true)), (stream, datagram), "{port}");
+            assert_eq!(
+                (reserved(false), reserved(true)),
+                (stream, datagram),
+                "{port}"
+            );
         }
     }
 

@@ -5,10 +5,7 @@
 //! socket that the proxy bound carries a mark in its storage, for which `listen(2)` is asked later.
 
 use aya_ebpf::{
-    bindings::bpf_sock,
-    cty::c_void,
-    helpers::bpf_sk_storage_get,
-    programs::SockContext,
+    bindings::bpf_sock, cty::c_void, helpers::bpf_sk_storage_get, programs::SockContext,
 };
 use sluice_abi::{ForeignKey, Port, Process, Reason};
 

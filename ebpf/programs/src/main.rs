@@ -30,8 +30,8 @@ mod watch;
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
     programs::{
-        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext,
-        SockOpsContext, SockoptContext,
+        FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext,
+        SockoptContext,
     },
 };
 

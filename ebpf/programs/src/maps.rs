@@ -1,15 +1,19 @@
 //! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockHash},
+    btf_maps::{
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
+        SockHash,
+    },
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting, Original, Pair,
-    Pod, PortKey, Process, RangeKey, Reason, Told,
+    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting,
+    Original, Pair, Pod, PortKey, Process, RangeKey, Reason, Told,
     maps::{
-        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_FOREIGN_BINDS, MAX_HABITS,
-        MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS, MAX_PORTS,
+        EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS, MAX_FOREIGN_BINDS,
+        MAX_HABITS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS, MAX_PAIRS, MAX_PODS,
+        MAX_PORTS,
     },
 };
 

@@ -294,7 +294,7 @@ pub struct Status {
     pub abi: u32,
     /// Whether an admit would succeed.
     pub ready: bool,
-    /// Why it would not.
+    /// Why it would not; after that, what is wrong with single Pods and no hindrance to an admit.
     #[serde(default)]
     pub problems: Vec<String>,
     /// Name of the mesh whose sidecars the Pods carry.

@@ -7,6 +7,7 @@ mod attach;
 mod btf;
 mod entry;
 mod error;
+mod foreign;
 mod layout;
 mod link;
 mod listeners;
@@ -28,12 +29,15 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
+use sluice_abi::{
+    Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps,
+};
 
 use attach::Extent;
 pub(crate) use attach::Features;
 use entry::NetnsEntry;
 pub(crate) use error::Error;
+use foreign::ForeignBinds;
 pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
@@ -58,7 +62,7 @@ pub(crate) struct Datapath {
     destinations: Table<Meeting, Endpoint>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
-    foreign_binds: Table<ForeignKey, u32>,
+    foreign_binds: ForeignBinds,
     lists: Lists,
     listeners: Listeners,
     entry: NetnsEntry,
@@ -108,7 +112,7 @@ impl Datapath {
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
-            foreign_binds: Table::take(&mut programs, maps::FOREIGN_BINDS)?,
+            foreign_binds: ForeignBinds::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             entry,
             counters: table::take(&mut programs, maps::COUNTERS)?,
@@ -306,11 +310,7 @@ impl Datapath {
     /// its proxy.
     pub(crate) fn remove_process(&mut self, cookie: u64) -> Result<(), Error> {
         self.processes.remove(cookie)?;
-        for (key, _) in self.foreign_binds.all()? {
-            if key.cookie == cookie {
-                self.foreign_binds.remove(key)?;
-            }
-        }
+        self.foreign_binds.remove(cookie)?;
         self.resolvers.remove(cookie)
     }
 
@@ -377,11 +377,7 @@ impl Datapath {
             let slots = self
                 .counters
                 .get(&(*reason as u32), 0)
-                .map_err(|source| Error::Map {
-                    map: maps::COUNTERS,
-                    operation: "read",
-                    source,
-                })?;
+                .map_err(|source| Error::map(maps::COUNTERS, "read", source))?;
             Ok((*reason, slots.iter().sum()))
         };
         Reason::ALL.iter().map(total).collect()

@@ -1,14 +1,19 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, Feature, PodView, Status};
+use daemon_api::{Attachment, Feature, PodName, PodView, Status};
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, Reason};
+use sluice_abi::{ABI_VERSION, Event, ForeignKey, Reason};
 
 use super::{Known, Owner};
 use crate::{
     bpf::Features,
     pods::{Acceleration, Error, Repairs, error::one_line},
 };
+
+/// How many refused users of the proxies' ports the status shows.
+const FOREIGN_BINDS: usize = 8;
+/// `IPPROTO_UDP`.
+const UDP: u16 = 17;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -28,13 +33,15 @@ pub(crate) struct Reading {
 impl Owner {
     pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
         let (meshed_pods, unmeshed_pods) = self.count();
-        let problems = self.problems();
+        let mut problems = self.problems();
+        let ready = problems.is_empty();
+        problems.extend(self.foreign_binds()?);
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
-            ready: problems.is_empty(),
+            ready,
             problems,
             mesh: self.rules.mesh.name.clone(),
             acceleration: self.rules.acceleration.name().to_owned(),
@@ -61,6 +68,42 @@ impl Owner {
         let records = self.store.try_writing().err();
         let records = records.map(|error| one_line(&error));
         hooks.into_iter().chain(records).collect()
+    }
+
+    /// Who asked for a port of a Pod's proxy without being the proxy.
+    fn foreign_binds(&self) -> Result<Vec<String>, Error> {
+        let found = self.datapath.foreign_binds()?;
+        let more = found.len().saturating_sub(FOREIGN_BINDS);
+        let shown = found.iter().take(FOREIGN_BINDS);
+        let mut lines: Vec<_> = shown
+            .map(|(key, uid)| self.foreign_bind(*key, *uid))
+            .collect();
+        lines.extend((more > 0).then(|| format!("{more} more ports of proxies were refused")));
+        Ok(lines)
+    }
+
+    fn foreign_bind(&self, key: ForeignKey, uid: u32) -> String {
+        let is_it = |attachment: &&Attachment| self.cookie_of(attachment) == Some(key.cookie);
+        let found = self.attachments.keys().find(is_it);
+        let known = found.and_then(|attachment| self.attachments.get(attachment));
+        let pod = known.map_or_else(
+            || format!("of network namespace {}", key.cookie),
+            |known| {
+                let PodName {
+                    namespace, name, ..
+                } = &known.record.request.pod;
+                format!("{namespace}/{name}")
+            },
+        );
+        let user = match uid {
+            Event::NOBODY => "a socket bound before its Pod was known".to_owned(),
+            uid => format!("user {uid}, who is not the proxy's"),
+        };
+        let protocol = if key.protocol == UDP { "UDP" } else { "TCP" };
+        format!(
+            "Pod {pod}: the proxy's port {} ({protocol}) was refused to {user}",
+            key.port.get()
+        )
     }
 
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
