@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
 };
 
+use nix::sys::socket::Backlog;
 use proptest::prelude::*;
 use sluice_abi::Addr;
 
@@ -131,7 +132,9 @@ fn is_half_open(netns: &Netns, peer: u16) -> bool {
 #[test]
 fn source_predicate_holds_only_where_the_kernel_drops() {
     let lab = Lab::bare();
-    let _app = listen(&lab.pod, "[::]:8080");
+    let app = listen(&lab.pod, "[::]:8080");
+    // Each SYN takes a place for as long as the test runs.
+    nix::sys::socket::listen(&app, Backlog::new(1024).unwrap()).unwrap();
     lab.pod.run(|| {
         ip("route add default via 10.77.0.1");
         ip("-6 route add default via fd77::1");

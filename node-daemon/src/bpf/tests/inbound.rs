@@ -6,7 +6,7 @@ use sluice_abi::{Pod, PodFlags, PortList, Process, Reason};
 
 use super::{
     ends::{accept, call, connect, greeted, listen},
-    lab::{APP, Lab, NEVER, Netns, POD, SOON, await_that, ip, port},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, await_that, ip, port},
     syn::{self, Syn},
 };
 
@@ -119,7 +119,7 @@ fn address_of_another_pod_leads_to_the_namespaces_own_proxy() {
     let address: IpAddr = "10.77.0.50".parse().unwrap();
     lab.datapath.set_address(address.into(), &other).unwrap();
     lab.pod.run(|| ip("addr add 10.77.0.50/24 dev eth0"));
-    let stream = connect(&lab.world, 0, "10.77.0.50:8080");
+    let stream = connect(&lab.world, PROXY, "10.77.0.50:8080");
     assert!(accept(&lab.pod, &own, SOON).is_some());
     greeted(stream);
     assert_eq!(accept(&lab.world, &others, NEVER), None);
@@ -176,7 +176,7 @@ fn forged_sources_pass_for_no_local_peer() {
         }
     }
     // The last one of the kernel's own choice: everything before it has been looked up.
-    let _stream = connect(&lab.world, APP, &format!("{}:8080", POD[1]));
+    let _stream = connect(&lab.world, APP, &format!("[{}]:8080", POD[1]));
     assert_eq!(lab.count(Reason::InboundLocal), 0);
     assert!(lab.count(Reason::InboundToProxy) > v6.len() as u64);
 }

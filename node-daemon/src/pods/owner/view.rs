@@ -1,10 +1,10 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, Feature, PodName, PodView, Status};
+use daemon_api::{Attachment, Feature, PodView, Status};
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, Event, ForeignKey, Reason};
 
-use super::{Known, Owner};
+use super::{Known, Owner, name};
 use crate::{
     bpf::Features,
     pods::{Acceleration, Error, Repairs, error::one_line},
@@ -88,12 +88,7 @@ impl Owner {
         let known = found.and_then(|attachment| self.attachments.get(attachment));
         let pod = known.map_or_else(
             || format!("of network namespace {}", key.cookie),
-            |known| {
-                let PodName {
-                    namespace, name, ..
-                } = &known.record.request.pod;
-                format!("{namespace}/{name}")
-            },
+            |known| name(&known.record.request.pod),
         );
         let user = match uid {
             Event::NOBODY => "a socket bound before its Pod was known".to_owned(),
