@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use daemon_api::{
     Connection, EventView, Events, Explanation, Feature, PodView, ProgramView, Question, Refusal,
     Status, path,
+    text::{self, Printable},
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
@@ -16,12 +17,14 @@ use crate::config::{self, Ask, Explain, Watch};
 
 /// For the whole conversation.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of the longest cell of a table.
+const CELL: usize = 120;
 
 /// `sluiced status`.
 pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
     let answer = get(&ask.socket, path::STATUS)?;
     if ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let status: Status = serde_json::from_slice(&answer)?;
     print(page(&status).as_bytes())
@@ -70,6 +73,7 @@ fn page(status: &Status) -> String {
             place,
             hooks,
         } = program;
+        let (name, place) = (printable(name), printable(place));
         format!("{name:<14}{id:>6}  {hooks:>5}  {place}")
     }));
     page.join("\n")
@@ -95,7 +99,7 @@ fn counts(status: &Status) -> String {
 pub(crate) fn pods(ask: &Ask) -> anyhow::Result<()> {
     let answer = get(&ask.socket, path::PODS)?;
     if ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
     print(table(&pods).as_bytes())
@@ -120,7 +124,7 @@ pub(crate) fn explain(explain: Explain) -> anyhow::Result<()> {
     })?;
     let answer = ask(&explain.ask.socket, Method::POST, path::EXPLAIN, question)?;
     if explain.ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let found: Explanation = serde_json::from_slice(&answer)?;
     let rule = [&*found.rule, "-"][usize::from(found.rule.is_empty())].to_owned();
@@ -155,7 +159,7 @@ pub(crate) fn watch(watch: Watch) -> anyhow::Result<()> {
         }
         for event in &heard.events {
             let line = if to.json {
-                serde_json::to_string(event)?
+                text::json(&serde_json::to_string(event)?)
             } else {
                 line(event)
             };
@@ -181,7 +185,7 @@ fn line(event: &EventView) -> String {
         0 => event.from.ip().to_string(),
         _ => event.from.to_string(),
     };
-    let (to, rule) = (event.to.to_string(), &event.rule);
+    let (to, rule) = (event.to.to_string(), printable(&event.rule));
     format!(
         "{hour:02}:{minute:02}:{second:02}.{millis:03}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}"
     )
@@ -247,11 +251,15 @@ fn row(view: &PodView) -> [String; 8] {
 
 /// What a runtime reported must not move the cursor, and an empty cell must be seen.
 fn printable(cell: &str) -> String {
-    if cell.is_empty() {
-        return "-".to_owned();
+    match cell {
+        "" => "-".to_owned(),
+        cell => Printable::new(cell).cut(CELL).to_string(),
     }
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    cell.chars().map(visible).collect()
+}
+
+/// An answer as it came, but for characters on which a terminal acts.
+fn print_json(answer: &[u8]) -> anyhow::Result<()> {
+    print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
 }
 
 fn print(text: &[u8]) -> anyhow::Result<()> {
@@ -332,8 +340,8 @@ mod tests {
             because: String::new(),
         };
         let expected = "\
-POD            CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    BECAUSE
-shop/cart\u{fffd}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  -";
+POD                CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    BECAUSE
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  -";
         assert_eq!(table(&[view]), expected);
     }
 }

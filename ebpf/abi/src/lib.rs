@@ -15,6 +15,7 @@ mod layout;
 pub mod maps;
 mod pod;
 mod reason;
+mod usage;
 
 #[cfg(feature = "user")]
 mod user;
@@ -26,6 +27,7 @@ pub use flow::{BUDGET, Flow, Habit, Lane, NEW_IN_A_SECOND, Passage};
 pub use layout::Layout;
 pub use pod::{End, Endpoint, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process};
 pub use reason::Reason;
+pub use usage::AliasUsage;
 
 /// Version of everything in this crate that the kernel keeps while the daemon is restarted.
 ///

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
+    Addr, AliasUsage, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
     PortKey, Process, RangeKey,
 };
 
@@ -20,6 +20,7 @@ macro_rules! pods {
 
 pods!(
     Addr,
+    AliasUsage,
     Pod,
     Process,
     Endpoint,

@@ -15,7 +15,9 @@
 //! Every answer with a status of 400 or more carries a [`Refusal`].
 #![forbid(unsafe_code)]
 
+pub mod owned;
 mod sidecar;
+pub mod text;
 
 use std::{
     collections::BTreeMap,

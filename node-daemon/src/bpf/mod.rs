@@ -3,6 +3,7 @@
 //! [`Datapath`] reaches every program, link and map. They are pinned: the kernel works on when the
 //! daemon is gone, and the next one takes them over.
 
+mod aliases;
 mod attach;
 mod btf;
 mod error;
@@ -15,7 +16,6 @@ mod ring;
 mod table;
 
 use std::{
-    collections::HashSet,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -27,7 +27,7 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
+use sluice_abi::{Addr, AliasUsage, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
 
 use attach::Extent;
 pub(crate) use attach::Features;
@@ -54,6 +54,7 @@ pub(crate) struct Datapath {
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
     destinations: Table<Meeting, Endpoint>,
+    alias_usage: Table<u64, AliasUsage>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
     lists: Lists,
@@ -100,6 +101,7 @@ impl Datapath {
             processes,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
+            alias_usage: Table::take(&mut programs, maps::ALIAS_USAGE)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
@@ -305,18 +307,6 @@ impl Datapath {
         self.resolvers.remove(cookie)
     }
 
-    /// Removes what was asked for in network namespaces that have no entry any more. How much it was.
-    pub(crate) fn forget_destinations(&mut self) -> Result<usize, Error> {
-        // In this order: what is added meanwhile is of namespaces that have an entry.
-        let mut meetings = self.destinations.keys()?;
-        let served: HashSet<u64> = self.processes.keys()?.into_iter().collect();
-        meetings.retain(|meeting| !served.contains(&meeting.cookie));
-        for meeting in &meetings {
-            self.destinations.remove(*meeting)?;
-        }
-        Ok(meetings.len())
-    }
-
     /// Captures a Pod's DNS queries: its proxy answers them.
     pub(crate) fn capture_dns(&mut self, cookie: u64) -> Result<(), Error> {
         self.resolvers.set(cookie, 0)
@@ -371,19 +361,6 @@ impl Datapath {
             Ok((*reason, slots.iter().sum()))
         };
         Reason::ALL.iter().map(total).collect()
-    }
-}
-
-#[cfg(test)]
-impl Datapath {
-    /// What a program does that diverts a connection.
-    pub(crate) fn tell(&mut self, meeting: Meeting, destination: Endpoint) {
-        self.destinations.set(meeting, destination).unwrap();
-    }
-
-    /// Whether something is told at a place.
-    pub(crate) fn tells(&self, meeting: Meeting) -> bool {
-        self.destinations.get(meeting).unwrap().is_some()
     }
 }
 
