@@ -205,17 +205,18 @@ fn table(pods: &[PodView]) -> String {
         "ADDRESSES",
         "MESHED",
         "PROXY",
+        "ALIASES",
         "BECAUSE",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(pods.iter().map(row));
-    let mut widths = [0; 8];
+    let mut widths = [0; 9];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let line = |row: &[String; 8]| {
+    let line = |row: &[String; 9]| {
         let cells = row.iter().zip(widths);
         let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -223,7 +224,7 @@ fn table(pods: &[PodView]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn row(view: &PodView) -> [String; 8] {
+fn row(view: &PodView) -> [String; 9] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -235,6 +236,11 @@ fn row(view: &PodView) -> [String; 8] {
         (true, 0) => "awaited",
         (true, _) => "listens",
     };
+    let aliases = match (view.meshed, view.alias_fallbacks) {
+        (false, _) => String::new(),
+        (true, 0) => view.aliases.to_string(),
+        (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
+    };
     let container = view.attachment.container_id.chars().take(13).collect();
     [
         name,
@@ -244,6 +250,7 @@ fn row(view: &PodView) -> [String; 8] {
         addresses.join(","),
         meshed.to_owned(),
         proxy.to_owned(),
+        aliases,
         view.because.clone(),
     ]
     .map(|cell| printable(&cell))
@@ -335,13 +342,15 @@ mod tests {
             netns: "/run/netns/a".into(),
             cookie: Some(7),
             listeners: 0,
+            aliases: 4096,
+            alias_fallbacks: 17,
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             because: String::new(),
         };
         let expected = "\
-POD                CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    BECAUSE
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    ALIASES                 BECAUSE
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  4096 (+17 connections)  -";
         assert_eq!(table(&[view]), expected);
     }
 }
