@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasUsage, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair, Pod, Port,
-    PortKey, Process, RangeKey,
+    Addr, AliasUsage, Endpoint, Event, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair,
+    Pod, Port, PortKey, Process, RangeKey,
 };
 
 macro_rules! pods {

@@ -144,7 +144,14 @@ mod tests {
 
     #[test]
     fn every_control_and_direction_mark_is_escaped() {
-        let format = ['\u{ad}', '\u{61c}', '\u{200d}', '\u{2060}', '\u{2066}', '\u{e0001}'];
+        let format = [
+            '\u{ad}',
+            '\u{61c}',
+            '\u{200d}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{e0001}',
+        ];
         let controls = (0..=0x1f).chain(0x7f..=0x9f).filter_map(char::from_u32);
         for one in controls.chain(format) {
             let shown = Printable::new(one).to_string();

@@ -26,6 +26,8 @@ pub(super) enum Error {
     Json(serde_json::Error),
     #[error("the answer took longer than {seconds} seconds")]
     Timeout { seconds: u64 },
+    #[error("the daemon serves {limit} {what} at one time, and has no place for another")]
+    Busy { what: &'static str, limit: usize },
     #[error("the answer could not be written: {0}")]
     Answer(String),
     #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
@@ -45,7 +47,7 @@ impl Error {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -78,7 +80,7 @@ impl Error {
     fn unescaped(&self) -> Refusal {
         let code = match self {
             Self::Pods(error) => return error.refusal(),
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
                 code::TRY_AGAIN_LATER
             }
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
@@ -118,7 +120,10 @@ mod tests {
         let Refusal {
             message, details, ..
         } = Error::NotFound { path }.refusal();
-        assert!(message.contains("/v1/\\u{1b}[2J\\n\\u{202e}xxx"), "{message}");
+        assert!(
+            message.contains("/v1/\\u{1b}[2J\\n\\u{202e}xxx"),
+            "{message}"
+        );
         assert_eq!(message.chars().count(), LONGEST);
         assert_eq!(details, "");
         let source = std::io::Error::other("a\nb\u{9b}".repeat(LONGEST));

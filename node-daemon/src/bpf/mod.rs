@@ -27,7 +27,9 @@ use aya::{
 };
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
-use sluice_abi::{Addr, AliasUsage, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps};
+use sluice_abi::{
+    Addr, AliasUsage, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process, Reason, maps,
+};
 
 use attach::Extent;
 pub(crate) use attach::Features;

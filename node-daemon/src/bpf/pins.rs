@@ -285,7 +285,10 @@ mod tests {
             ("link", "symbolic link"),
         ] {
             let said = refusal(&at(name));
-            assert!(said.contains("cannot use ") && said.contains(problem), "{said}");
+            assert!(
+                said.contains("cannot use ") && said.contains(problem),
+                "{said}"
+            );
         }
     }
 }

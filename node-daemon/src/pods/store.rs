@@ -320,7 +320,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
         let error = Store::open(directory.path()).unwrap_err();
-        assert!(matches!(error, Error::Io { operation: "use", .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                Error::Io {
+                    operation: "use",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     proptest! {

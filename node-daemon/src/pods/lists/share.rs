@@ -88,7 +88,11 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Error> {
     };
     let rows = [
         (of(include.as_ref()), maps::INCLUDED, networks(included)),
-        (of(exclude.as_ref()), maps::EXCLUDED, networks(&settings.excluded_networks)),
+        (
+            of(exclude.as_ref()),
+            maps::EXCLUDED,
+            networks(&settings.excluded_networks),
+        ),
         (aside, maps::ASIDE, networks(&settings.aside.networks)),
     ];
     for (list, map, needed) in rows {
@@ -131,7 +135,10 @@ fn check_ports(settings: &Settings) -> Result<(), Error> {
     });
     let rows = [
         (maps::PORTS, lists.map(|(list, single, _)| (single, list))),
-        (maps::PORT_RANGES, lists.map(|(list, _, ranges)| (ranges, list))),
+        (
+            maps::PORT_RANGES,
+            lists.map(|(list, _, ranges)| (ranges, list)),
+        ),
     ];
     for (map, lists) in rows {
         let needed = lists.iter().map(|(count, _)| count).sum();
@@ -186,7 +193,9 @@ mod tests {
 
     fn networks(count: usize) -> Vec<IpNet> {
         let network = |index: usize| format!("10.{}.{}.0/24", index / 256, index % 256);
-        (0..count).map(|index| network(index).parse().unwrap()).collect()
+        (0..count)
+            .map(|index| network(index).parse().unwrap())
+            .collect()
     }
 
     #[test]
@@ -220,7 +229,10 @@ mod tests {
             ..istio()
         };
         let said = refused(&interfaces);
-        assert!(said.contains("excludeInterfaces: 33 entries in the map 'interfaces'"), "{said}");
+        assert!(
+            said.contains("excludeInterfaces: 33 entries in the map 'interfaces'"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -247,6 +259,9 @@ mod tests {
         assert!(check_addresses(ADDRESSES_PER_POD + 1).is_err());
         assert_eq!(check_routes(NETWORKS_PER_POD), Ok(()));
         let said = check_routes(100_000).unwrap_err().to_string();
-        assert!(said.contains("100000 routes") && said.contains("2048"), "{said}");
+        assert!(
+            said.contains("100000 routes") && said.contains("2048"),
+            "{said}"
+        );
     }
 }
