@@ -3,6 +3,7 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
+use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, Layout};
 use tokio::{
@@ -10,7 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tracing::{debug, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     api::{self, Desk, Socket},
@@ -42,6 +43,10 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .fmt_fields(
+            debug_fn(|writer, field, value| text::field(writer, field.name(), value))
+                .delimited(" "),
+        )
         .init();
     let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
     // One thread: the work that blocks is done by the owner of the Pods.

@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use config::{Cli, Command};
+use daemon_api::text;
 
 /// The command line.
 #[must_use]
@@ -45,7 +46,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluiced: {error:#}");
+            eprintln!("sluiced: {}", text::lines(format_args!("{error:#}")));
             ExitCode::FAILURE
         }
     }

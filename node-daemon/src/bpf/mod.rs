@@ -3,6 +3,7 @@
 //! [`Datapath`] reaches every program, link and map. They are pinned: the kernel works on when the
 //! daemon is gone, and the next one takes them over.
 
+mod aliases;
 mod attach;
 mod btf;
 mod entry;
@@ -17,7 +18,6 @@ mod ring;
 mod table;
 
 use std::{
-    collections::HashSet,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -30,7 +30,8 @@ use aya::{
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps,
+    Addr, AliasUsage, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason,
+    maps,
 };
 
 use attach::Extent;
@@ -60,6 +61,7 @@ pub(crate) struct Datapath {
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
     destinations: Table<Meeting, Endpoint>,
+    alias_usage: Table<u64, AliasUsage>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
@@ -109,6 +111,7 @@ impl Datapath {
             processes,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
+            alias_usage: Table::take(&mut programs, maps::ALIAS_USAGE)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
@@ -314,18 +317,6 @@ impl Datapath {
         self.resolvers.remove(cookie)
     }
 
-    /// Removes what was asked for in network namespaces that have no entry any more. How much it was.
-    pub(crate) fn forget_destinations(&mut self) -> Result<usize, Error> {
-        // In this order: what is added meanwhile is of namespaces that have an entry.
-        let mut meetings = self.destinations.keys()?;
-        let served: HashSet<u64> = self.processes.keys()?.into_iter().collect();
-        meetings.retain(|meeting| !served.contains(&meeting.cookie));
-        for meeting in &meetings {
-            self.destinations.remove(*meeting)?;
-        }
-        Ok(meetings.len())
-    }
-
     /// Who was refused a port of a proxy: Pod, port and user, the last ones only.
     pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
         self.foreign_binds.all()
@@ -381,19 +372,6 @@ impl Datapath {
             Ok((*reason, slots.iter().sum()))
         };
         Reason::ALL.iter().map(total).collect()
-    }
-}
-
-#[cfg(test)]
-impl Datapath {
-    /// What a program does that diverts a connection.
-    pub(crate) fn tell(&mut self, meeting: Meeting, destination: Endpoint) {
-        self.destinations.set(meeting, destination).unwrap();
-    }
-
-    /// Whether something is told at a place.
-    pub(crate) fn tells(&self, meeting: Meeting) -> bool {
-        self.destinations.get(meeting).unwrap().is_some()
     }
 }
 

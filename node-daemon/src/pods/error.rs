@@ -4,7 +4,7 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
 use daemon_api::{Attachment, Refusal, code};
 
-use super::{addresses, aside, policy, store};
+use super::{addresses, aside, lists, policy, store};
 use crate::{
     bpf,
     netns::{self, Source},
@@ -25,6 +25,9 @@ pub(crate) enum Error {
     /// Interfaces that the Pod excludes.
     #[error(transparent)]
     Aside(#[from] aside::Error),
+    /// What the Pod takes of maps that all Pods share.
+    #[error(transparent)]
+    Share(#[from] lists::Error),
     /// An address that another Pod has.
     #[error("{address} belongs to the Pod {owner}")]
     Taken {
@@ -95,6 +98,8 @@ pub(crate) enum Error {
 pub(crate) const HAND_OVER: &str = "the plugin's entry in the network configuration must declare \
      \"capabilities\": {\"io.kubernetes.cri.pod-annotations\": true}, and containerd must be 1.5 \
      or newer, CRI-O 1.29 or newer";
+const SHORTEN: &str = "list fewer items, or ranges such as 8000-8999 and wider networks: neighbouring \
+     ports count as one range";
 const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar's iptables rules \
      on a node without Sluice";
 
@@ -108,7 +113,8 @@ impl Error {
     pub(crate) fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
-            Self::Policy(_) | Self::Aside(_) => code::POD_REFUSED,
+            Self::Share(lists::Error::Addresses { .. }) => code::ADDRESS_REFUSED,
+            Self::Policy(_) | Self::Aside(_) | Self::Share(_) => code::POD_REFUSED,
             Self::Netns(
                 netns::Error::Open { .. }
                 | netns::Error::NotNetns { .. }
@@ -136,6 +142,7 @@ impl Error {
             Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
             Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
             | Self::Aside(_) => UNSUPPORTED.to_owned(),
+            Self::Share(lists::Error::List { .. }) => SHORTEN.to_owned(),
             Self::LetGo { errors } => {
                 let each: Vec<_> = errors.iter().map(|error| one_line(error)).collect();
                 each.join("; ")

@@ -26,6 +26,7 @@ use super::{
     Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     error::one_line,
+    lists,
     plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
@@ -116,6 +117,7 @@ impl Owner {
     fn verdict(&self, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
         let mut verdict = policy::decide(&self.rules, annotations)?;
         if let Verdict::Mesh(settings) = &mut verdict {
+            lists::check(settings)?;
             settings.acceleration = Some(self.rules.acceleration.of_pod(settings.acceleration));
         }
         Ok(verdict)
@@ -141,6 +143,7 @@ impl Owner {
     }
 
     fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
+        lists::check_addresses(request.addresses.len())?;
         let netns = Netns::visit(Path::new(&request.netns))?;
         let interfaces = netns.interfaces()?;
         let settings = seen_inside(settings, &netns, &interfaces, self.datapath.features())?;
@@ -226,6 +229,10 @@ impl Owner {
                 known
             };
             all.extend(record.into_iter().flat_map(Record::addresses));
+        }
+        if let Err(error) = lists::check_addresses(all.len()) {
+            self.put_pod(netns.id().cookie, pod);
+            return Err(error.into());
         }
         let wanted = plan::wanted(netns.id().cookie, &settings, &all, record.passthrough);
 

@@ -1,8 +1,8 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, Feature, PodView, Status};
+use daemon_api::{Attachment, Feature, PodName, PodView, Status};
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, Event, ForeignKey, Reason};
+use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
 
 use super::{Known, Owner, name};
 use crate::{
@@ -26,6 +26,9 @@ pub(crate) struct Reading {
     pub(crate) left_alone: usize,
     /// Meshed Pods of which only the addresses are known.
     pub(crate) awaited: usize,
+    /// Connections that their sockets remember, because the Pod's share of addresses at which the proxy
+    /// is met is used up. Of the Pods that have some.
+    pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
     /// What was put right unasked.
     pub(crate) repairs: Repairs,
 }
@@ -105,12 +108,15 @@ impl Owner {
         let view = |(attachment, known): (&Attachment, &Known)| {
             let cookie = self.cookie_of(attachment);
             let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
+            let AliasUsage { held, fallbacks } = self.alias_usage(cookie)?;
             Ok(PodView {
                 attachment: attachment.clone(),
                 pod: known.record.request.pod.clone(),
                 netns: known.record.request.netns.clone(),
                 cookie,
                 listeners,
+                aliases: held,
+                alias_fallbacks: fallbacks,
                 addresses: known.record.addresses().collect(),
                 meshed: known.standing.is_meshed(),
                 because: known.standing.because(),
@@ -126,8 +132,28 @@ impl Owner {
             meshed,
             left_alone,
             awaited: self.awaited.len(),
+            alias_fallbacks: self.alias_fallbacks()?,
             repairs: self.repairs,
         })
+    }
+
+    fn alias_usage(&self, cookie: Option<u64>) -> Result<AliasUsage, Error> {
+        let usage = cookie.map(|cookie| self.datapath.alias_usage(cookie));
+        Ok(usage.transpose()?.unwrap_or_default())
+    }
+
+    /// Pods that have some. Those of one network namespace are one Pod.
+    fn alias_fallbacks(&self) -> Result<Vec<(PodName, u64)>, Error> {
+        let mut found = Vec::new();
+        for (cookie, pod) in &self.pods {
+            let count = self.datapath.alias_usage(*cookie)?.fallbacks;
+            let first = pod.attachments.first();
+            let known = first.and_then(|one| self.attachments.get(one));
+            if let Some(known) = known.filter(|_| count > 0) {
+                found.push((known.record.request.pod.clone(), count));
+            }
+        }
+        Ok(found)
     }
 
     /// Attachments that are meshed, and those that are not.
