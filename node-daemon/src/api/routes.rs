@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Watch, path};
+use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Status, Watch, path};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{Method, Request, body::Incoming};
 use serde::de::DeserializeOwned;
@@ -112,9 +112,9 @@ impl Desk {
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Alive => Ok(Answer::Text("alive\n")),
-            Route::Ready => match pods.status().await?.problems {
-                none if none.is_empty() => Ok(Answer::Text("ready\n")),
-                problems => Err(Error::NotReady { problems }),
+            Route::Ready => match pods.status().await? {
+                Status { ready: true, .. } => Ok(Answer::Text("ready\n")),
+                Status { problems, .. } => Err(Error::NotReady { problems }),
             },
             Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
         }
