@@ -18,6 +18,7 @@ mod detach;
 pub mod fuzz;
 mod journal;
 mod kube;
+mod limit;
 mod memory;
 mod netns;
 mod pods;

@@ -39,9 +39,6 @@ pub(crate) enum Error {
     /// A question about nobody.
     #[error("no Pod here has the name, the address or the container '{0}'")]
     Nobody(String),
-    /// Somebody else has the address of a Pod.
-    #[error("it has an address of the Pod {0}, whose processes are elsewhere")]
-    Stranger(String),
     /// The network namespace of another Pod.
     #[error("'{}' is the network namespace of the Pod {owner}", netns.display())]
     Occupied {
@@ -122,7 +119,7 @@ impl Error {
             )
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
+            Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::Unrouted { .. } | Self::LetGo { .. } => {
                 code::KERNEL_REFUSED
             }

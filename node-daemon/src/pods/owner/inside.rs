@@ -135,7 +135,7 @@ impl Owner {
     }
 
     /// The addresses of all attachments of a Pod.
-    fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
+    pub(super) fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
         let pods = self.pods.get(&cookie).into_iter();
         pods.flat_map(|pod| &pod.attachments)
             .filter_map(|one| self.attachments.get(one))

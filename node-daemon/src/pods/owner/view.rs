@@ -36,16 +36,19 @@ pub(crate) struct Reading {
 impl Owner {
     pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
         let (meshed_pods, unmeshed_pods) = self.count();
-        let mut problems = self.problems();
-        let ready = problems.is_empty();
-        problems.extend(self.foreign_binds()?);
+        let faults = self.faults();
+        let foreign = self.foreign_binds()?;
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
-            ready,
-            problems,
+            ready: faults.is_empty(),
+            // What a Pod's processes do never makes the node unready.
+            problems: (faults.into_iter())
+                .chain(foreign)
+                .chain(self.foreign_listeners())
+                .collect(),
             mesh: self.rules.mesh.name.clone(),
             acceleration: self.rules.acceleration.name().to_owned(),
             features: features(&kernel, self.datapath.features()),
@@ -59,7 +62,7 @@ impl Owner {
     }
 
     /// Why an admit would fail.
-    fn problems(&self) -> Vec<String> {
+    fn faults(&self) -> Vec<String> {
         let hooks = match self.datapath.missing() {
             Ok(none) if none.is_empty() => None,
             Ok(names) => Some(format!(
@@ -102,6 +105,23 @@ impl Owner {
             "Pod {pod}: the proxy's port {} ({protocol}) was refused to {user}",
             key.port.get()
         )
+    }
+
+    /// Sockets that were found on a proxy's ports and are not the proxy's, in one sentence.
+    fn foreign_listeners(&self) -> Option<String> {
+        let count = |cookie: &u64| self.pods[cookie].kernel.foreign_listeners();
+        let mut found = self.pods.keys().filter(|cookie| count(cookie) > 0);
+        let first = found.next()?;
+        let more = match found.count() {
+            0 => String::new(),
+            more => format!(", and in {more} more Pods"),
+        };
+        Some(format!(
+            "{} sockets on the proxy's ports belong to another user than the proxy, in the Pod {}{more}: \
+             they get no traffic",
+            count(first),
+            self.name_of(*first)
+        ))
     }
 
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
