@@ -31,6 +31,8 @@ use sluice_abi::{Addr, Endpoint, Event, Layout, Meeting, Pod, PodFlags, Process,
 
 use attach::Extent;
 pub(crate) use attach::Features;
+#[cfg(fuzzing)]
+pub(crate) use btf::fuzz as fuzz_btf;
 pub(crate) use error::Error;
 pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;

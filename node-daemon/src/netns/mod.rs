@@ -5,6 +5,8 @@
 mod enter;
 mod error;
 mod existing;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod kernel;
 mod links;
 mod listeners;

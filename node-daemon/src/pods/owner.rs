@@ -3,6 +3,8 @@
 mod check;
 mod expect;
 mod explain;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod inside;
 mod restore;
 mod retire;
