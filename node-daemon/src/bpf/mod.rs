@@ -36,6 +36,8 @@ use sluice_abi::{
 
 use attach::Extent;
 pub(crate) use attach::Features;
+#[cfg(fuzzing)]
+pub(crate) use btf::fuzz as fuzz_btf;
 use entry::NetnsEntry;
 pub(crate) use error::Error;
 use foreign::ForeignBinds;

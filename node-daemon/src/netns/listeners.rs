@@ -297,6 +297,14 @@ fn socket_inode(link: &str) -> Option<u64> {
         .ok()
 }
 
+/// One reply of `NETLINK_SOCK_DIAG`.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    let mut found = Vec::new();
+    let _complete = take(datagram, &mut found);
+    assert!(found.len() <= datagram.len() / 4);
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

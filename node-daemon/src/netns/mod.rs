@@ -4,6 +4,8 @@
 
 mod enter;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod inhabited;
 mod kernel;
 mod links;

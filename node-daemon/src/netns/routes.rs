@@ -284,3 +284,24 @@ fn is_unusual(rule: &RuleMessage) -> bool {
 pub(crate) fn is_link_local(to: &IpNet) -> bool {
     matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
 }
+
+/// One message of `NETLINK_ROUTE`, as rtnetlink decodes it.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+    use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+
+    let Ok(message) = NetlinkMessage::<Message>::deserialize(datagram) else {
+        return;
+    };
+    match message.payload {
+        NetlinkPayload::InnerMessage(Message::NewRoute(one)) => {
+            let found = route(&one);
+            assert!(found.is_none_or(|found| found.to.prefix_len() <= 128));
+        }
+        NetlinkPayload::InnerMessage(Message::NewRule(one)) => {
+            let _either = is_unusual(&one);
+        }
+        _ => {}
+    }
+}

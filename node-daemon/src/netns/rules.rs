@@ -89,6 +89,12 @@ fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
+/// One reply of `NETLINK_NETFILTER`.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    let _complete = take(datagram, &mut false);
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::Write as _, process::Stdio};

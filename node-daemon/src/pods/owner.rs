@@ -4,6 +4,8 @@ mod check;
 mod expect;
 mod explain;
 mod found;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod inside;
 mod restore;
 mod retire;
