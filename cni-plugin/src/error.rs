@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use daemon_api::{Refusal, code};
+use daemon_api::{Refusal, code, text::Printable};
 use serde_json::{Value, json};
 
 use crate::version::SUPPORTED;
@@ -154,17 +154,18 @@ impl Error {
         }
     }
 
-    /// The error object for standard output.
+    /// The error object for standard output. Its texts may quote what others wrote, and runtimes log
+    /// them as they are: each becomes one line.
     #[must_use]
     pub fn to_json(&self, version: &str) -> Value {
         let mut object = json!({
             "cniVersion": version,
             "code": self.code(),
-            "msg": self.to_string(),
+            "msg": Printable::new(self).to_string(),
         });
         let details = self.details();
         if !details.is_empty() {
-            object["details"] = details.into();
+            object["details"] = Printable::new(details).to_string().into();
         }
         object
     }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{Attachment, tombstones};
+use daemon_api::{Attachment, owned, tombstones};
 
 /// So many Pods end while a daemon is away, if it ever comes back.
 const MOST: usize = 4096;
@@ -35,7 +35,7 @@ impl<'a> Tombstone<'a> {
             .join(format!("{:016x}.json", hasher.finish()))
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes it, whole or not at all. Not into a directory of another user, who could redirect it.
     pub(crate) fn put(&self) -> io::Result<()> {
         let made = DirBuilder::new().mode(0o700).create(&self.directory);
         if let Err(error) = made
@@ -43,6 +43,7 @@ impl<'a> Tombstone<'a> {
         {
             return Err(error);
         }
+        owned::directory(&self.directory)?;
         if fs::read_dir(&self.directory)?.count() >= MOST {
             return Err(io::Error::other(format!("there are {MOST} already")));
         }

@@ -2,6 +2,7 @@
 
 use daemon_api::{
     Admit, Admitted, Attachment, Collect, Retired, Status, path, surely_without_sidecar,
+    text::Printable,
 };
 use serde_json::json;
 
@@ -107,8 +108,10 @@ fn del(invocation: &Invocation, conf: &Conf, daemon: &Daemon) -> Result<(), Erro
     match daemon.post::<Retired>(path::RETIRE, &attachment) {
         Ok(_) => Ok(()),
         Err(error @ Error::Daemon { .. }) => {
+            let error = Printable::new(error);
             eprintln!("sluice-cni: DEL goes on without the daemon: {error}");
             if let Err(error) = Tombstone::new(&attachment, &conf.socket).put() {
+                let error = Printable::new(error);
                 eprintln!("sluice-cni: the daemon will not read of it: {error}");
             }
             Ok(())

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use daemon_api::owned;
 use fail::fail_point;
 use thiserror::Error;
 
@@ -230,7 +231,8 @@ fn lock(state: &Path) -> io::Result<File> {
     loop {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(state)?;
-        let directory = File::open(state)?;
+        // Whoever can write there could have any content put in the place of a configuration.
+        let directory = owned::directory(state)?;
         directory.lock()?;
         // An uninstall may have removed it while it was waited for.
         let is_same = |found: Metadata| Ok(found.ino() == directory.metadata()?.ino());

@@ -43,8 +43,9 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser as _;
+use daemon_api::text;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     cli::{Cli, Install, Job, Places},
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sluice-install: {error:#}");
+            eprintln!("sluice-install: {}", text::lines(format_args!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -75,6 +76,10 @@ fn run(Cli { job, log }: Cli) -> Result<ExitCode> {
         .with_env_filter(EnvFilter::try_new(log)?)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        .fmt_fields(
+            debug_fn(|writer, field, value| text::field(writer, field.name(), value))
+                .delimited(" "),
+        )
         .init();
     match job {
         Job::Install(install) => {
@@ -124,7 +129,7 @@ fn uninstall(places: &Places, grace: Duration) -> Result<()> {
 fn status(job: &cli::Status) -> Result<ExitCode> {
     let status = status::status(&job.places)?;
     let text = if job.json {
-        serde_json::to_string_pretty(&status)? + "\n"
+        text::json(&serde_json::to_string_pretty(&status)?) + "\n"
     } else {
         status.table()
     };

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
+use daemon_api::text::Printable;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -146,11 +147,13 @@ impl Status {
             None => "ready".to_owned(),
             Some(reason) => format!("not ready: {reason}"),
         };
+        let [carriers, chosen, daemon] = [carriers, chosen, daemon].map(Printable::new);
         let mut table = format!(
             "sluice        {phase}\nplugin        {plugin}\nentry in      {carriers}\n\
              runtime uses  {chosen}\ndaemon        {daemon}\n"
         );
         for Skipped { name, reason } in &self.skipped {
+            let (name, reason) = (Printable::new(name), Printable::new(reason));
             let _ = writeln!(table, "passed over   {name}: {reason}");
         }
         table

@@ -3,14 +3,15 @@
 use std::{io::IsTerminal as _, time::Duration};
 
 use anyhow::Context as _;
+use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, Layout};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, sleep},
 };
 use tracing::{debug, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     api::{self, Desk, Socket},
@@ -27,6 +28,9 @@ use crate::{
 /// Between two rounds of upkeep.
 const ROUND: Duration = Duration::from_secs(30);
 
+/// Between two looks at namespaces that the kernel has named, at least.
+const LEARN_PAUSE: Duration = Duration::from_secs(1);
+
 /// netlink-packet-route warns of every attribute that a newer kernel made longer.
 const QUIET: &str = "netlink_packet_route=error";
 
@@ -42,6 +46,10 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .fmt_fields(
+            debug_fn(|writer, field, value| text::field(writer, field.name(), value))
+                .delimited(" "),
+        )
         .init();
     let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
     // One thread: the work that blocks is done by the owner of the Pods.
@@ -141,12 +149,15 @@ async fn look_up(cluster: Cluster, pods: Pods) {
     }
 }
 
-/// Takes in what the kernel finds, until the owner ends.
+/// Takes in what the kernel finds, until the owner ends. Anybody who gives a namespace the address of
+/// an awaited Pod causes this, so it may take a small part of the time at most.
 async fn follow(mut learned: Ring<u64>, pods: Pods) {
     while learned.next().await.is_ok() {
+        let begin = Instant::now();
         if pods.learn().await.is_err() {
             return;
         }
+        sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use daemon_api::{
     Connection, EventView, Events, Explanation, Feature, PodView, ProgramView, Question, Refusal,
     Status, path,
+    text::{self, Printable},
 };
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
@@ -16,12 +17,14 @@ use crate::config::{self, Ask, Explain, Watch};
 
 /// For the whole conversation.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of the longest cell of a table.
+const CELL: usize = 120;
 
 /// `sluiced status`.
 pub(crate) fn status(ask: &Ask) -> anyhow::Result<()> {
     let answer = get(&ask.socket, path::STATUS)?;
     if ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let status: Status = serde_json::from_slice(&answer)?;
     print(page(&status).as_bytes())
@@ -70,6 +73,7 @@ fn page(status: &Status) -> String {
             place,
             hooks,
         } = program;
+        let (name, place) = (printable(name), printable(place));
         format!("{name:<14}{id:>6}  {hooks:>5}  {place}")
     }));
     page.join("\n")
@@ -95,7 +99,7 @@ fn counts(status: &Status) -> String {
 pub(crate) fn pods(ask: &Ask) -> anyhow::Result<()> {
     let answer = get(&ask.socket, path::PODS)?;
     if ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
     print(table(&pods).as_bytes())
@@ -120,7 +124,7 @@ pub(crate) fn explain(explain: Explain) -> anyhow::Result<()> {
     })?;
     let answer = ask(&explain.ask.socket, Method::POST, path::EXPLAIN, question)?;
     if explain.ask.json {
-        return print(&answer);
+        return print_json(&answer);
     }
     let found: Explanation = serde_json::from_slice(&answer)?;
     let rule = [&*found.rule, "-"][usize::from(found.rule.is_empty())].to_owned();
@@ -155,7 +159,7 @@ pub(crate) fn watch(watch: Watch) -> anyhow::Result<()> {
         }
         for event in &heard.events {
             let line = if to.json {
-                serde_json::to_string(event)?
+                text::json(&serde_json::to_string(event)?)
             } else {
                 line(event)
             };
@@ -181,7 +185,7 @@ fn line(event: &EventView) -> String {
         0 => event.from.ip().to_string(),
         _ => event.from.to_string(),
     };
-    let (to, rule) = (event.to.to_string(), &event.rule);
+    let (to, rule) = (event.to.to_string(), printable(&event.rule));
     format!(
         "{hour:02}:{minute:02}:{second:02}.{millis:03}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}"
     )
@@ -201,17 +205,18 @@ fn table(pods: &[PodView]) -> String {
         "ADDRESSES",
         "MESHED",
         "PROXY",
+        "ALIASES",
         "BECAUSE",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(pods.iter().map(row));
-    let mut widths = [0; 8];
+    let mut widths = [0; 9];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let line = |row: &[String; 8]| {
+    let line = |row: &[String; 9]| {
         let cells = row.iter().zip(widths);
         let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -219,7 +224,7 @@ fn table(pods: &[PodView]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn row(view: &PodView) -> [String; 8] {
+fn row(view: &PodView) -> [String; 9] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -231,6 +236,11 @@ fn row(view: &PodView) -> [String; 8] {
         (true, 0) => "awaited",
         (true, _) => "listens",
     };
+    let aliases = match (view.meshed, view.alias_fallbacks) {
+        (false, _) => String::new(),
+        (true, 0) => view.aliases.to_string(),
+        (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
+    };
     let container = view.attachment.container_id.chars().take(13).collect();
     [
         name,
@@ -240,6 +250,7 @@ fn row(view: &PodView) -> [String; 8] {
         addresses.join(","),
         meshed.to_owned(),
         proxy.to_owned(),
+        aliases,
         view.because.clone(),
     ]
     .map(|cell| printable(&cell))
@@ -247,11 +258,15 @@ fn row(view: &PodView) -> [String; 8] {
 
 /// What a runtime reported must not move the cursor, and an empty cell must be seen.
 fn printable(cell: &str) -> String {
-    if cell.is_empty() {
-        return "-".to_owned();
+    match cell {
+        "" => "-".to_owned(),
+        cell => Printable::new(cell).cut(CELL).to_string(),
     }
-    let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    cell.chars().map(visible).collect()
+}
+
+/// An answer as it came, but for characters on which a terminal acts.
+fn print_json(answer: &[u8]) -> anyhow::Result<()> {
+    print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
 }
 
 fn print(text: &[u8]) -> anyhow::Result<()> {
@@ -327,13 +342,15 @@ mod tests {
             netns: "/run/netns/a".into(),
             cookie: Some(7),
             listeners: 0,
+            aliases: 4096,
+            alias_fallbacks: 17,
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             because: String::new(),
         };
         let expected = "\
-POD            CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    BECAUSE
-shop/cart\u{fffd}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    ALIASES                 BECAUSE
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  4096 (+17 connections)  -";
         assert_eq!(table(&[view]), expected);
     }
 }

@@ -29,22 +29,56 @@ pub(crate) fn find() -> Result<PathBuf, Error> {
 
 /// The processes in a cgroup and in those below it. Those that come and go meanwhile may be missing.
 pub(crate) fn processes(cgroup: &Path) -> Vec<i32> {
-    let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut found: Vec<_> = listed.lines().filter_map(|pid| pid.parse().ok()).collect();
-    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    for directory in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        found.extend(processes(&directory.path()));
+    let mut found = Vec::new();
+    // Not by recursion: whoever has a cgroup of its own chooses the depth.
+    let mut waiting = vec![cgroup.to_owned()];
+    while let Some(cgroup) = waiting.pop() {
+        let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+        found.extend(listed.lines().filter_map(|pid| pid.parse::<i32>().ok()));
+        let below = fs::read_dir(&cgroup).into_iter().flatten().flatten();
+        let directories = below.filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
+        waiting.extend(directories.map(|one| one.path()));
     }
     found
 }
 
-/// Whether the kubelet made a process's cgroup for a Pod: its name has the Pod's uid, with `_` in
-/// place of `-` if systemd keeps it. No process can leave it that sees no other cgroup.
-pub(crate) fn is_of_pod(process: i32, uid: &str) -> bool {
-    let own = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-    [uid.to_owned(), uid.replace('-', "_")]
-        .iter()
-        .any(|uid| own.contains(&format!("pod{uid}")))
+/// The uid of the Pod in whose cgroup the kubelet keeps a process. `None` if that is no Pod's.
+pub(crate) fn pod_of(process: i32) -> Option<String> {
+    let own = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    own.lines()
+        .find_map(|line| pod_in(line.splitn(3, ':').nth(2)?))
+}
+
+/// The Pod's uid in the path of a cgroup. The kubelet's part of the hierarchy begins at its first or
+/// second level (`--cgroup-root`): a cgroup of the same name further down was made by whoever owns the
+/// cgroup above it.
+///
+/// ```text
+/// /kubepods/burstable/podUID/CONTAINER
+/// /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/RUNTIME-CONTAINER.scope
+/// /kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podUID.slice/…
+/// ```
+fn pod_in(path: &str) -> Option<String> {
+    let mut levels = path.split('/').filter(|level| !level.is_empty());
+    let is_kubelets = |level: &str| {
+        let name = level.strip_suffix(".slice").unwrap_or(level);
+        name == "kubepods" || (name != level && name.ends_with("-kubepods"))
+    };
+    if !is_kubelets(levels.next()?) && !is_kubelets(levels.next()?) {
+        return None;
+    }
+    // A class of service may come before the Pod.
+    levels.take(2).find_map(uid_in)
+}
+
+/// `podUID`, or `…-podUID.slice` with `_` in place of `-`.
+fn uid_in(level: &str) -> Option<String> {
+    let uid = match level.strip_suffix(".slice") {
+        Some(name) => name.rsplit_once("-pod")?.1.replace('_', "-"),
+        None => level.strip_prefix("pod")?.to_owned(),
+    };
+    let is_uid = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_uid.then_some(uid)
 }
 
 /// Looks for `cgroup2` in the kernel's table of mounts (proc(5): `id parent major:minor root
@@ -145,11 +179,50 @@ mod tests {
         assert_eq!(found(""), None);
     }
 
+    #[test]
+    fn pod_uid_is_read_below_the_kubelets_cgroup_alone() {
+        let uid = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11";
+        let sliced = uid.replace('-', "_");
+        for path in [
+            format!("/kubepods/pod{uid}/c"),
+            format!("/kubepods/besteffort/pod{uid}"),
+            format!("/test/kubepods/burstable/pod{uid}/c/more"),
+            format!("/kubepods.slice/kubepods-pod{sliced}.slice/cri-containerd-1.scope"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{sliced}.slice/x"
+            ),
+            format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{sliced}.slice"),
+        ] {
+            assert_eq!(pod_in(&path).as_deref(), Some(uid), "{path}");
+        }
+        for path in [
+            "/",
+            "/kubepods",
+            "/kubepods/burstable",
+            "/kubepods/podx/c",
+            "/kubepods/pod",
+            "/docker/1/kubepods/pod8c26f6c5",
+            "/user.slice/user-1000.slice/kubepods/pod8c26f6c5",
+            "/pod8c26f6c5",
+            "/notkubepods/pod8c26f6c5",
+            "/notkubepods.slice/x-pod8c26f6c5.slice",
+            "/kubepods/burstable/c/pod8c26f6c5",
+        ] {
+            assert_eq!(pod_in(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn process_of_this_test_is_in_no_pod() {
+        assert_eq!(pod_of(std::process::id().cast_signed()), None);
+    }
+
     proptest! {
         #[test]
         fn no_table_makes_the_parser_panic(table: Vec<u8>) {
             drop(parse(&table));
             drop(unescape(&table));
+            drop(pod_in(&String::from_utf8_lossy(&table)));
         }
     }
 }

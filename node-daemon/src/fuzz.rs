@@ -4,7 +4,9 @@ use daemon_api::{Admit, Attachment, Collect};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    bpf,
     config::Behaviour,
+    netns,
     pods::{self, Mesh},
 };
 
@@ -49,4 +51,24 @@ pub fn configuration(text: &str) {
     if let Ok(chosen) = Mesh::choose(&mesh, meshes) {
         assert_eq!(chosen.name, mesh);
     }
+}
+
+/// Replies of the kernel over netlink: the first byte selects the protocol.
+pub fn netlink(reply: &[u8]) {
+    netns::fuzz::netlink(reply);
+}
+
+/// The kernel's type information.
+pub fn btf(bytes: &[u8]) {
+    bpf::fuzz_btf(bytes);
+}
+
+/// A sequence of requests to the owner of the Pods, with real programs, maps and namespaces. Needs
+/// root.
+///
+/// # Panics
+///
+/// If an answer, or the kernel's state afterwards, differs from the model's.
+pub fn sequence(bytes: &[u8]) {
+    pods::fuzz::sequence(bytes);
 }

@@ -18,6 +18,7 @@ mod detach;
 pub mod fuzz;
 mod journal;
 mod kube;
+mod limit;
 mod memory;
 mod netns;
 mod pods;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use config::{Cli, Command};
+use daemon_api::text;
 
 /// The command line.
 #[must_use]
@@ -45,7 +47,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluiced: {error:#}");
+            eprintln!("sluiced: {}", text::lines(format_args!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -325,3 +325,70 @@ fn a_person_who_runs_it_is_told_what_it_is() {
     assert!(output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.3.0"));
 }
+
+/// What text from outside is tried with.
+const HOSTILE: &str = "a\nERROR forged\u{1b}[2J\u{9b}\u{202e}\u{200b}";
+
+#[track_caller]
+fn is_one_safe_line(text: &str) {
+    let safe = |one| (' '..='~').contains(&one) || one == '…';
+    assert!(text.chars().all(safe), "{text:?}");
+    assert!(
+        text.chars().count() <= daemon_api::text::LONGEST,
+        "{}",
+        text.len()
+    );
+}
+
+#[test]
+fn error_objects_quote_hostile_text_in_one_line() {
+    let long = HOSTILE.repeat(1000);
+    let refusal = json!({"code": 100, "message": &long, "details": &long});
+    let refused = Node::with(Daemon::Answers(422, refusal));
+    let conf = refused.conf("1.1.0");
+    let refused = refused.run("ADD", &conf);
+
+    let node = Node::admitting();
+    let mut conf = node.conf("1.1.0");
+    conf[&long] = json!(1);
+    let unknown_key = node.run("ADD", &conf);
+
+    let node = Node::admitting();
+    let conf = node.conf("1.1.0");
+    let environment = [("CNI_CONTAINERID", HOSTILE), ("CNI_ARGS", HOSTILE)];
+    let environment = node.run_with("ADD", &conf, &environment);
+
+    let node = Node::admitting();
+    let mut conf = node.conf("1.1.0");
+    conf["cniVersion"] = json!(long);
+    let version = node.run("ADD", &conf);
+
+    for outcome in [refused, unknown_key, environment, version] {
+        assert!(!outcome.succeeded);
+        let part = |key: &str| outcome.stdout[key].as_str().unwrap_or_default();
+        for text in ["msg", "details", "cniVersion"].map(part) {
+            is_one_safe_line(text);
+        }
+        assert!(
+            part("msg").contains("a\\nERROR forged\\u{1b}[2J"),
+            "{}",
+            outcome.text
+        );
+    }
+}
+
+#[test]
+fn deletion_marker_is_not_put_into_a_directory_of_others() {
+    let mut node = Node::without_daemon();
+    let conf = node.conf("1.1.0");
+    let directory = node.socket().with_file_name("retired");
+    std::fs::create_dir(&directory).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&directory, open).unwrap();
+    let held = node.keep();
+    let outcome = node.run("DEL", &conf);
+    assert!(outcome.succeeded, "{}", outcome.text);
+    assert!(outcome.stderr.contains("mode 0777"), "{}", outcome.stderr);
+    assert_eq!(std::fs::read_dir(held.join("retired")).unwrap().count(), 0);
+    std::fs::remove_dir_all(held).unwrap();
+}

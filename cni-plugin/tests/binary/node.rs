@@ -66,6 +66,12 @@ impl Node {
         self.directory.path().join("daemon.sock")
     }
 
+    /// Leaves its directory to the caller, who removes it.
+    pub(super) fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().into()
+    }
+
     /// A configuration with everything that a runtime puts into one.
     pub(super) fn conf(&self, version: &str) -> Value {
         json!({

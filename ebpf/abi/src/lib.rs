@@ -15,6 +15,7 @@ mod layout;
 pub mod maps;
 mod pod;
 mod reason;
+mod usage;
 
 #[cfg(feature = "user")]
 mod user;
@@ -28,6 +29,7 @@ pub use pod::{
     End, Endpoint, ForeignKey, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process,
 };
 pub use reason::Reason;
+pub use usage::AliasUsage;
 
 /// Version of everything in this crate that the kernel keeps while the daemon is restarted.
 ///

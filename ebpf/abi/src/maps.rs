@@ -48,6 +48,9 @@ pub const FOREIGN_BINDS: &str = "foreign_binds";
 /// [`Meeting`](crate::Meeting) → [`Endpoint`](crate::Endpoint): where the connections were going
 /// that meet the proxy there. Written by `connect`; the daemon removes what is left of Pods.
 pub const DESTINATIONS: &str = "destinations";
+/// Network namespace cookie (`u64`) → [`AliasUsage`](crate::AliasUsage): what a Pod uses of
+/// `destinations`. Written by `connect`; the daemon removes the entries of Pods that are gone.
+pub const ALIAS_USAGE: &str = "alias_usage";
 /// [`Pair`](crate::Pair) → [`Endpoint`](crate::Endpoint): between connect and accept.
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
 /// Socket → [`Original`](crate::Original): what the connection's client asked for.
@@ -77,7 +80,7 @@ pub const DECIDED: &str = "decided";
 pub const COUNTERS: &str = "counters";
 
 /// Every map. All of them outlive the daemon.
-pub const ALL: [&str; 30] = [
+pub const ALL: [&str; 31] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -96,6 +99,7 @@ pub const ALL: [&str; 30] = [
     PROXY_SOCKETS,
     FOREIGN_BINDS,
     DESTINATIONS,
+    ALIAS_USAGE,
     PAIR_ORIGINAL_DST,
     ORIGINAL_DST,
     SOCK_PAIR_MAP,
@@ -110,7 +114,7 @@ pub const ALL: [&str; 30] = [
     COUNTERS,
 ];
 
-/// Pod addresses, processes and excluded ports that fit: hash tables allocate on demand.
+/// Pod addresses, and network namespaces of meshed Pods. Hash tables allocate on demand.
 pub const MAX_PODS: usize = 16_384;
 /// Pods that are awaited at one time: every unknown caller is compared with each.
 pub const MAX_AWAITED: u32 = 32;
@@ -141,3 +145,29 @@ pub const MAX_LANES: usize = 2 * MAX_FLOWS;
 pub const MAX_HABITS: usize = 4096;
 /// Slots of [`DECIDED`] on each CPU: tasks that preempt each other within a call rarely share one.
 pub const DECIDED_SLOTS: u32 = 16;
+
+/// Pods whose full shares of a map that holds lists or addresses fit into it at the same time. The
+/// daemon refuses a Pod that needs more than its share.
+pub const FULL_SHARES: usize = 512;
+/// Addresses of one Pod: its entries of `local_pod_ips`.
+pub const ADDRESSES_PER_POD: usize = MAX_PODS / FULL_SHARES;
+/// Entries of one Pod in `ports`, and in `port_ranges`, all lists together. A range of ports is up to
+/// 30 entries.
+pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_SHARES;
+/// Networks of one Pod in each of `included`, `excluded`, `aside` and `sources`.
+pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_SHARES;
+/// Excluded interfaces of one Pod: its entries of `interfaces`.
+pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_SHARES;
+/// Entries of one Pod in `destinations`. `connect` enforces it: connections beyond keep their
+/// destination in their socket's storage.
+pub const DESTINATIONS_PER_POD: u64 = 4096;
+
+/// Pods whose full shares of `destinations` fit into it at the same time.
+const FULL_ALIASES: u64 = 64;
+
+// The kernel enforces the share of `listeners` by the places of a key, two families each.
+const _: () = {
+    let places = 2 * crate::ListenerKey::PLACES as usize;
+    assert!(places * FULL_SHARES <= MAX_LISTENERS);
+    assert!(DESTINATIONS_PER_POD * FULL_ALIASES <= MAX_DESTINATIONS as u64);
+};

@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, Endpoint, Event, ForeignKey, InterfaceKey, Layout, ListenerKey, Meeting, Original, Pair,
-    Pod, Port, PortKey, Process, RangeKey,
+    Addr, AliasUsage, Endpoint, Event, ForeignKey, InterfaceKey, Layout, ListenerKey, Meeting,
+    Original, Pair, Pod, Port, PortKey, Process, RangeKey,
 };
 
 macro_rules! pods {
@@ -20,6 +20,7 @@ macro_rules! pods {
 
 pods!(
     Addr,
+    AliasUsage,
     Pod,
     Process,
     Endpoint,

@@ -14,15 +14,17 @@ use crate::{
 /// awaited.
 ///
 /// The entry is found under a provisional cookie, as everything that the Pod lists. A copy of it
-/// becomes the entry of the caller's namespace, until the daemon replaces it by a complete one.
+/// becomes the entry of the caller's namespace, until the daemon replaces it by a complete one. Any user
+/// may own namespaces with such an address, so there are no more copies than the ring has places:
+/// beyond, each connection is compared anew.
 #[inline(always)]
 pub(crate) fn process<F: Family>(ctx: &SockAddrContext, cookie: u64) -> Option<&'static Process> {
     let provisional = find::<F>(ctx)?;
     let process = maps::process(provisional)?;
-    PROCESS_IP.insert(cookie, process, 0).ok()?;
-    // If nobody reads, the daemon finds the entry when it looks after everything.
-    let _full = LEARNED.output(cookie, 0);
-    count(Reason::PodLearned);
+    if LEARNED.output(cookie, 0).is_ok() {
+        PROCESS_IP.insert(cookie, process, 0).ok()?;
+        count(Reason::PodLearned);
+    }
     Some(process)
 }
 

@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey, Meeting,
-    Original, Pair, Pod, PortKey, Process, RangeKey, Reason, Told,
+    Addr, AliasUsage, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey,
+    Meeting, Original, Pair, Pod, PortKey, Process, RangeKey, Reason, Told,
     maps::{
         DECIDED_SLOTS, EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS,
         MAX_FOREIGN_BINDS, MAX_HABITS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS,
@@ -74,6 +74,9 @@ pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, u32, MAX_FOREIGN_BINDS> 
 #[btf_map(name = "destinations")]
 pub(crate) static DESTINATIONS: HashMap<Meeting, Endpoint, MAX_DESTINATIONS, ON_DEMAND> =
     HashMap::new();
+
+#[btf_map(name = "alias_usage")]
+pub(crate) static ALIAS_USAGE: HashMap<u64, AliasUsage, MAX_PODS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "pair_original_dst")]
 pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<Pair, Endpoint, MAX_PAIRS> = LruHashMap::new();

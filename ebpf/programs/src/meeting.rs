@@ -5,14 +5,29 @@
 //! nothing need be kept for each of them.
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST};
-use sluice_abi::{Addr, Endpoint, Meeting, Port};
+use sluice_abi::{Addr, AliasUsage, Endpoint, Meeting, Port};
 
-use crate::{context, maps::DESTINATIONS};
+use crate::{
+    context,
+    maps::{ALIAS_USAGE, DESTINATIONS},
+};
 
 /// Where connections to `asked` meet the proxy that listens at `port`. `None` if each choice is
-/// another destination's, or if there is no room for one more.
+/// another destination's, the Pod's share is used up, or the map is full.
 #[inline(always)]
 pub(crate) fn place(cookie: u64, asked: Endpoint, port: Port) -> Option<Endpoint> {
+    let found = find(cookie, asked, port);
+    if found.is_none()
+        && let Some(usage) = usage(cookie)
+    {
+        // SAFETY: as in `insert`.
+        unsafe { (*usage).fallbacks += 1 };
+    }
+    found
+}
+
+#[inline(always)]
+fn find(cookie: u64, asked: Endpoint, port: Port) -> Option<Endpoint> {
     for choice in 0..Addr::MEETING_CHOICES {
         let place = Endpoint::new(asked.addr.meeting(asked.port, choice), port);
         let meeting = Meeting::at(cookie, place)?;
@@ -26,10 +41,37 @@ pub(crate) fn place(cookie: u64, asked: Endpoint, port: Port) -> Option<Endpoint
 /// The destination of a meeting: `asked`, if it has had none. `None` if there is no room.
 #[inline(always)]
 fn keep(meeting: Meeting, asked: Endpoint) -> Option<Endpoint> {
-    recall(meeting).or_else(|| {
-        let kept = DESTINATIONS.insert(meeting, asked, u64::from(BPF_NOEXIST));
+    recall(meeting).or_else(|| insert(meeting, asked))
+}
+
+/// Inserts within the Pod's share. Two CPUs that count at the same moment can lose a count, and each can
+/// exceed the share by one entry; the daemon corrects the count.
+#[inline(always)]
+fn insert(meeting: Meeting, asked: Endpoint) -> Option<Endpoint> {
+    let usage = usage(meeting.cookie)?;
+    // SAFETY: the entry is valid until the program ends, and its words are read and written whole.
+    if unsafe { *usage }.is_full() {
+        return None;
+    }
+    if DESTINATIONS
+        .insert(meeting, asked, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
         // Another CPU may have come first.
-        kept.map_or_else(|_| recall(meeting), |()| Some(asked))
+        return recall(meeting);
+    }
+    // SAFETY: as above.
+    unsafe { (*usage).held += 1 };
+    Some(asked)
+}
+
+/// What the Pod uses of `destinations`. `None` if the map is full.
+#[inline(always)]
+fn usage(cookie: u64) -> Option<*mut AliasUsage> {
+    ALIAS_USAGE.get_ptr_mut(cookie).or_else(|| {
+        // Another CPU may come first.
+        let _present = ALIAS_USAGE.insert(cookie, AliasUsage::default(), u64::from(BPF_NOEXIST));
+        ALIAS_USAGE.get_ptr_mut(cookie)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     process::{Child, Command},
 };
 
@@ -138,4 +139,39 @@ fn an_uninstall_that_ends_within_the_grace_period_is_finished_by_the_next() {
     assert!(host.plugin().exists());
     host.succeed("uninstall");
     host.assert_clean(&before);
+}
+
+#[test]
+fn state_directory_of_others_is_refused() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    let state = host.path("state");
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).unwrap();
+    let said = fail(&host, "install");
+    assert!(
+        said.contains("cannot lock") && said.contains("mode 0777"),
+        "{said}"
+    );
+    assert_eq!(host.read("10-calico.conflist"), LIST);
+}
+
+#[test]
+fn hostile_file_names_are_shown_in_one_line() {
+    let name = "05-a\nERROR forged\u{1b}[2J\u{202e}.conf";
+    let host = Host::with(&[("10-calico.conflist", LIST), (name, "{")]);
+    let shown = "05-a\\nERROR forged\\u{1b}[2J\\u{202e}.conf";
+    let table = String::from_utf8(host.run("status", &[]).stdout).unwrap();
+    let json = String::from_utf8(host.run("status", &["--json"]).stdout).unwrap();
+    let log = host.succeed("install");
+    for text in [&table, &log] {
+        assert!(text.contains(shown), "{text}");
+    }
+    for text in [table, json, log] {
+        let safe = |one| (' '..='~').contains(&one) || one == '\n';
+        assert!(text.chars().all(safe), "{text:?}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("ERROR")),
+            "{text}"
+        );
+    }
 }

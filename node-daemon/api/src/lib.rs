@@ -15,7 +15,9 @@
 //! Every answer with a status of 400 or more carries a [`Refusal`].
 #![forbid(unsafe_code)]
 
+pub mod owned;
 mod sidecar;
+pub mod text;
 
 use std::{
     collections::BTreeMap,
@@ -294,7 +296,7 @@ pub struct Status {
     pub abi: u32,
     /// Whether an admit would succeed.
     pub ready: bool,
-    /// Why it would not.
+    /// Why it would not; after that, what is wrong with single Pods and no hindrance to an admit.
     #[serde(default)]
     pub problems: Vec<String>,
     /// Name of the mesh whose sidecars the Pods carry.
@@ -363,6 +365,14 @@ pub struct PodView {
     /// Listening sockets of the proxy that take the Pod's inbound connections.
     #[serde(default)]
     pub listeners: usize,
+    /// Destinations of the Pod that have an address at which the proxy is met: entries of the map
+    /// `destinations`, of which a Pod has a share.
+    #[serde(default)]
+    pub aliases: u64,
+    /// Connections that got no such entry, because the share is used up or the addresses are taken. They
+    /// reach the proxy all the same, each remembered by its socket.
+    #[serde(default)]
+    pub alias_fallbacks: u64,
     /// The Pod's addresses on this network.
     pub addresses: Vec<IpAddr>,
     /// Whether the Pod's traffic is intercepted.

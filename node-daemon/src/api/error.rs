@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use daemon_api::{Refusal, code};
+use daemon_api::{Refusal, code, text::Printable};
 use hyper::{Method, StatusCode};
 
 use crate::{kube, pods};
@@ -26,6 +26,8 @@ pub(super) enum Error {
     Json(serde_json::Error),
     #[error("the answer took longer than {seconds} seconds")]
     Timeout { seconds: u64 },
+    #[error("the daemon serves {limit} {what} at one time, and has no place for another")]
+    Busy { what: &'static str, limit: usize },
     #[error("the answer could not be written: {0}")]
     Answer(String),
     #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
@@ -45,7 +47,7 @@ impl Error {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -61,10 +63,24 @@ impl Error {
         }
     }
 
+    /// As the contract has it. Both texts may quote what others wrote: each becomes one line.
     pub(super) fn refusal(&self) -> Refusal {
+        let Refusal {
+            code,
+            message,
+            details,
+        } = self.unescaped();
+        Refusal {
+            code,
+            message: Printable::new(message).to_string(),
+            details: Printable::new(details).to_string(),
+        }
+    }
+
+    fn unescaped(&self) -> Refusal {
         let code = match self {
             Self::Pods(error) => return error.refusal(),
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
+            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
                 code::TRY_AGAIN_LATER
             }
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
@@ -89,5 +105,30 @@ impl Error {
             Self::Unknown(_) => format!("{causes}; {}", pods::HAND_OVER),
             _ => causes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon_api::text::LONGEST;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_one_printable_line() {
+        let path = format!("/v1/\u{1b}[2J\n\u{202e}{}", "x".repeat(1 << 20));
+        let Refusal {
+            message, details, ..
+        } = Error::NotFound { path }.refusal();
+        assert!(
+            message.contains("/v1/\\u{1b}[2J\\n\\u{202e}xxx"),
+            "{message}"
+        );
+        assert_eq!(message.chars().count(), LONGEST);
+        assert_eq!(details, "");
+        let source = std::io::Error::other("a\nb\u{9b}".repeat(LONGEST));
+        let details = Error::Body(source.into()).refusal().details;
+        assert!(details.starts_with("a\\nb\\u{9b}a"), "{details}");
+        assert!(!details.contains('\n'), "{details}");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daemon_api::text;
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -69,25 +70,38 @@ impl Metrics {
             repairs.get_or_create(&[label]).inc_by(count);
         }
 
+        let fallbacks = Family::<[Label; 2], Counter>::default();
+        for (pod, count) in &reading.alias_fallbacks {
+            // The encoder writes a label's value as it is.
+            let labels = [
+                ("namespace", text::label(&pod.namespace)),
+                ("pod", text::label(&pod.name)),
+            ];
+            fallbacks.get_or_create(&labels).inc_by(*count);
+        }
+
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register("pods", "Attachments of Pods that were looked at", pods);
         let help = "Meshed Pods of which only the addresses are known";
         registry.register("awaited_pods", help, awaited);
+        let help = "Connections beyond a Pod's share of the map 'destinations'";
+        registry.register("pod_alias_fallbacks", help, fallbacks);
         registry.register("repairs", "What was put right unasked", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Refused requests, by the CNI code of the refusal";
         registry.register("refusals", help, self.refusals.clone());
         let help = "Time from a request's header to its answer";
         registry.register("api_request_seconds", help, self.seconds.clone());
-        let mut text = String::new();
-        encode(&mut text, &registry).map_err(|error| Error::Answer(error.to_string()))?;
-        Ok(text)
+        let mut page = String::new();
+        encode(&mut page, &registry).map_err(|error| Error::Answer(error.to_string()))?;
+        Ok(page)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use daemon_api::PodName;
     use sluice_abi::Reason;
 
     use super::*;
@@ -100,11 +114,17 @@ mod tests {
         metrics.refuse("/v1/admit", 102);
         let mut repairs = Repairs::default();
         repairs.count(Repair::Hooks);
+        let pod = PodName {
+            namespace: "shop".into(),
+            name: "a\"\n\\\u{1b}\u{202e}".into(),
+            uid: String::new(),
+        };
         let reading = Reading {
             decisions: vec![(Reason::OutboundToProxy, 7)],
             meshed: 2,
             left_alone: 1,
             awaited: 3,
+            alias_fallbacks: vec![(pod, 5)],
             repairs,
         };
         let text = metrics.encode(&reading).unwrap();
@@ -113,6 +133,7 @@ mod tests {
             "sluice_pods{meshed=\"true\"} 2",
             "sluice_pods{meshed=\"false\"} 1",
             "sluice_awaited_pods 3",
+            r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
             "sluice_repairs_total{what=\"hooks\"} 1",
             "sluice_repairs_total{what=\"ended\"} 0",
             "sluice_api_requests_total{path=\"/v1/admit\",code=\"200\"} 1",

@@ -1,6 +1,7 @@
 //! The daemon's unix socket: who may speak, how long, how much, and about what.
 
 mod error;
+mod lobby;
 mod metrics;
 mod respond;
 mod routes;

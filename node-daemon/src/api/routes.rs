@@ -5,9 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Watch, path};
+use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Status, Watch, path};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::{Method, Request, body::Incoming};
+use hyper::{
+    Method, Request,
+    body::{Bytes, Incoming},
+};
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
 use tokio::time::timeout;
@@ -16,7 +19,7 @@ use super::{error::Error, metrics::Metrics, respond::Answer};
 use crate::{journal::Journal, kube::Cluster, pods::Pods};
 
 /// For the whole body to arrive.
-const BODY: Duration = Duration::from_secs(5);
+pub(super) const BODY: Duration = Duration::from_secs(5);
 
 /// For something to be decided, before the answer is that nothing was.
 const WATCH: Duration = Duration::from_secs(10);
@@ -76,6 +79,13 @@ fn find(path: &str, method: &Method) -> Result<Route, Error> {
     })
 }
 
+/// A request that has arrived.
+pub(super) struct Asked {
+    route: Route,
+    /// Empty for a `GET`.
+    body: Bytes,
+}
+
 /// Whom requests are about.
 #[derive(Clone)]
 pub(crate) struct Desk {
@@ -97,24 +107,25 @@ impl Desk {
     }
 
     /// Answers a request of a peer that may ask.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Answer, Error> {
+    pub(super) async fn answer(&self, asked: Asked) -> Result<Answer, Error> {
         let Self { pods, metrics, .. } = self;
-        match find(request.uri().path(), request.method())? {
-            Route::Admit => Answer::json(&self.admit(read(request).await?).await?),
-            Route::Retire => Answer::json(&pods.retire(read(request).await?).await?),
+        let Asked { route, body } = asked;
+        match route {
+            Route::Admit => Answer::json(&self.admit(decode(&body)?).await?),
+            Route::Retire => Answer::json(&pods.retire(decode(&body)?).await?),
             Route::Check => {
-                pods.check(read(request).await?).await?;
+                pods.check(decode(&body)?).await?;
                 Ok(Answer::Nothing)
             }
-            Route::Collect => Answer::json(&pods.collect(read(request).await?).await?),
-            Route::Explain => Answer::json(&pods.explain(read(request).await?).await?),
-            Route::Events => Answer::json(&self.watch(read(request).await?).await?),
+            Route::Collect => Answer::json(&pods.collect(decode(&body)?).await?),
+            Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
+            Route::Events => Answer::json(&self.watch(decode(&body)?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Alive => Ok(Answer::Text("alive\n")),
-            Route::Ready => match pods.status().await?.problems {
-                none if none.is_empty() => Ok(Answer::Text("ready\n")),
-                problems => Err(Error::NotReady { problems }),
+            Route::Ready => match pods.status().await? {
+                status if status.ready => Ok(Answer::Text("ready\n")),
+                Status { problems, .. } => Err(Error::NotReady { problems }),
             },
             Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
         }
@@ -164,19 +175,36 @@ fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> Event
     }
 }
 
-async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Error> {
-    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+impl Asked {
+    /// Finds the route, and waits for the body if that has one.
+    pub(super) async fn read(request: Request<Incoming>) -> Result<Self, Error> {
+        let route = find(request.uri().path(), request.method())?;
+        let body = if request.method() == Method::POST {
+            read(request.into_body()).await?
+        } else {
+            Bytes::new()
+        };
+        Ok(Self { route, body })
+    }
+
+    pub(super) fn route(&self) -> Route {
+        self.route
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Error> {
+    let body = Limited::new(body, MAX_BODY).collect();
     let body = timeout(BODY, body).await.map_err(|_| Error::BodyTimeout {
         seconds: BODY.as_secs(),
     })?;
-    let bytes = body.map_err(|error| {
+    let whole = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
             Error::TooLarge
         } else {
             Error::Body(error)
         }
     })?;
-    decode(&bytes.to_bytes())
+    Ok(whole.to_bytes())
 }
 
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {

@@ -1,4 +1,8 @@
 //! Accepts connections, one request each, and bounds their number and their time.
+//!
+//! A connection passes three limits. Until its request has arrived, it waits in the [`Lobby`]. With
+//! the request it needs one of [`PLACES`], or is refused at once. Then it waits for one of [`ANSWERS`].
+//! Peers that send slowly, or nothing, therefore hold only the first.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,52 +19,77 @@ use hyper_util::{
 };
 use tokio::{
     net::UnixStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Semaphore, SemaphorePermit},
+    task::yield_now,
     time::{Instant, timeout},
 };
 use tracing::{debug, warn};
 
 use super::{
     error::Error,
-    respond::respond,
-    routes::{Desk, label},
+    lobby::{Eviction, Lobby, Seat},
+    respond::{Answer, respond},
+    routes::{Asked, BODY, Desk, Route, label},
     socket::Socket,
 };
 
-/// Connections at one time. More wait in the socket's backlog.
-const CONNECTIONS: usize = 64;
+/// Connections whose request has not arrived, at one time.
+const SILENT: usize = 64;
+/// Requests that have arrived, at one time. More are refused.
+const PLACES: usize = 128;
+/// Requests that are answered at one time. More wait.
+const ANSWERS: usize = 64;
+/// Watches among them, each of which waits for events.
+const WATCHES: usize = 16;
 /// For a request's header to arrive.
 const HEADER: Duration = Duration::from_secs(5);
-/// For an answer, the arrival of the body included. The kubelet gives a plugin more.
+/// Bytes of the longest header, and header lines: the plugin sends four.
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADER_LINES: usize = 32;
+/// For an answer, after the request has arrived. The kubelet gives a plugin more.
 const ANSWER: Duration = Duration::from_secs(30);
 /// For requests to be finished after the daemon was told to stop.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// After a failed accept: out of descriptors, most likely.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What all connections share.
+struct Limits {
+    desk: Desk,
+    places: Semaphore,
+    answers: Semaphore,
+    watches: Semaphore,
+}
+
 /// Serves the socket until `stop`, and finishes the requests that are under way.
 pub(crate) async fn serve(socket: &Socket, desk: Desk, stop: impl Future<Output = ()>) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let limits = Arc::new(Limits {
+        desk,
+        places: Semaphore::new(PLACES),
+        answers: Semaphore::new(ANSWERS),
+        watches: Semaphore::new(WATCHES),
+    });
     let open = GracefulShutdown::new();
     tokio::select! {
         () = stop => {}
-        () = accept(socket, &free, &open, &desk) => {}
+        () = accept(socket, &limits, &open) => {}
     }
     if timeout(FAREWELL, open.shutdown()).await.is_err() {
         warn!("requests under way were cut off");
     }
 }
 
-async fn accept(socket: &Socket, free: &Arc<Semaphore>, open: &GracefulShutdown, desk: &Desk) {
-    // The semaphore is never closed.
-    while let Ok(permit) = Arc::clone(free).acquire_owned().await {
+async fn accept(socket: &Socket, limits: &Arc<Limits>, open: &GracefulShutdown) {
+    let lobby = Lobby::new(SILENT);
+    loop {
         match socket.listener.accept().await {
             Ok((stream, _)) => {
-                let connection = Connection {
-                    desk: desk.clone(),
-                    _permit: permit,
-                };
-                tokio::spawn(connection.serve(stream, open.watcher()));
+                let (seat, eviction) = lobby.enter();
+                let limits = Arc::clone(limits);
+                let connection = Connection { limits, seat };
+                tokio::spawn(connection.serve(stream, open.watcher(), eviction));
+                // What a peer has sent already is read before others can evict it.
+                yield_now().await;
             }
             Err(error) => {
                 warn!(%error, "cannot accept");
@@ -71,45 +100,43 @@ async fn accept(socket: &Socket, free: &Arc<Semaphore>, open: &GracefulShutdown,
 }
 
 struct Connection {
-    desk: Desk,
-    _permit: OwnedSemaphorePermit,
+    limits: Arc<Limits>,
+    seat: Seat,
 }
 
 impl Connection {
-    async fn serve(self, stream: UnixStream, watcher: Watcher) {
+    async fn serve(self, stream: UnixStream, watcher: Watcher, eviction: Eviction) {
         let peer = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
-        let service = service_fn(|request| self.answer(request, peer));
+        let service = service_fn(|request| self.respond(request, peer));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADER_LINES)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
-        match timeout(HEADER + ANSWER, watcher.watch(connection)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "connection ended early"),
-            Err(_) => debug!("connection cut off"),
+        tokio::select! {
+            Ok(()) = eviction => debug!("connection closed: others wait, and it says nothing"),
+            done = timeout(HEADER + BODY + ANSWER, watcher.watch(connection)) => match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(%error, "connection ended early"),
+                Err(_) => debug!("connection cut off"),
+            },
         }
     }
 
-    async fn answer(
+    async fn respond(
         &self,
         request: Request<Incoming>,
         peer: u32,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let begin = Instant::now();
         let path = label(request.uri().path());
-        let outcome = if peer == 0 {
-            let late = Error::Timeout {
-                seconds: ANSWER.as_secs(),
-            };
-            let answered = timeout(ANSWER, self.desk.answer(request)).await;
-            answered.unwrap_or(Err(late))
-        } else {
-            Err(Error::Peer { uid: peer })
-        };
+        let outcome = self.outcome(request, peer).await;
+        let metrics = &self.limits.desk.metrics;
         if let Err(error) = &outcome {
             let refusal = error.refusal();
-            self.desk.metrics.refuse(path, refusal.code);
+            metrics.refuse(path, refusal.code);
             warn!(
                 path,
                 code = refusal.code,
@@ -118,9 +145,46 @@ impl Connection {
             );
         }
         let response = respond(outcome);
-        self.desk
-            .metrics
-            .count(path, response.status().as_u16(), begin.elapsed());
+        metrics.count(path, response.status().as_u16(), begin.elapsed());
         Ok(response)
+    }
+
+    async fn outcome(&self, request: Request<Incoming>, peer: u32) -> Result<Answer, Error> {
+        if peer != 0 {
+            return Err(Error::Peer { uid: peer });
+        }
+        let asked = Asked::read(request).await?;
+        self.seat.leave();
+        let Limits { desk, places, .. } = &*self.limits;
+        let _place = places.try_acquire().map_err(|_| Error::Busy {
+            what: "requests",
+            limit: PLACES,
+        })?;
+        let late = Error::Timeout {
+            seconds: ANSWER.as_secs(),
+        };
+        let answered = timeout(ANSWER, async {
+            let _turn = self.turn(asked.route()).await?;
+            desk.answer(asked).await
+        });
+        answered.await.unwrap_or(Err(late))
+    }
+
+    /// Watches wait long, and must not keep others from being answered.
+    async fn turn(&self, route: Route) -> Result<SemaphorePermit<'_>, Error> {
+        let Limits {
+            answers, watches, ..
+        } = &*self.limits;
+        if route == Route::Events {
+            return watches.try_acquire().map_err(|_| Error::Busy {
+                what: "watches",
+                limit: WATCHES,
+            });
+        }
+        // Never closed.
+        answers.acquire().await.map_err(|_| Error::Busy {
+            what: "requests",
+            limit: ANSWERS,
+        })
     }
 }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::farewell;
+use daemon_api::{farewell, owned};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -32,6 +32,15 @@ pub(crate) enum Error {
     InTheWay {
         /// The socket's path.
         path: PathBuf,
+    },
+    /// The socket's directory is not root's alone.
+    #[error("cannot use {} for the socket", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
     },
     /// A file, directory or socket cannot be made.
     #[error("cannot make {}", path.display())]
@@ -70,6 +79,10 @@ impl Socket {
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o755);
             builder.create(directory).map_err(failed)?;
+            owned::directory(directory).map_err(|source| Error::Directory {
+                path: directory.into(),
+                source,
+            })?;
         }
         let lock = Lock::take(path)?;
         remove_stale(path)?;

@@ -17,6 +17,9 @@ const TYPE: usize = 12;
 const MEMBER: usize = 12;
 const ENUMERATOR: usize = 8;
 
+/// Levels of unnamed members that [`Btf::offset`] descends. The kernel's structures use five.
+const MAX_DEPTH: u32 = 32;
+
 /// A kernel's types.
 pub(super) struct Btf<'a> {
     types: &'a [u8],
@@ -53,7 +56,7 @@ impl<'a> Btf<'a> {
         let mut at = 0;
         while at < types.len() {
             places.push(at);
-            at = at.checked_add(TYPE + size_of_parts(word(types, at + 4)?)?)?;
+            at = at.checked_add(TYPE + size_of_parts(word(types, at.checked_add(4)?)?)?)?;
         }
         Some(Self {
             types,
@@ -65,7 +68,7 @@ impl<'a> Btf<'a> {
     /// The offset of a member, in bytes. Members of members without a name count as members.
     pub(super) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
         let mut named = self.named(structure, STRUCT);
-        named.find_map(|found| self.offset_in(found, member))
+        named.find_map(|found| self.offset_in(found, member, MAX_DEPTH))
     }
 
     /// The value of an enumerator of an enumeration.
@@ -92,7 +95,9 @@ impl<'a> Btf<'a> {
         all.filter(move |one| one.kind == kind && one.name == name.as_bytes())
     }
 
-    fn offset_in(&self, structure: Type<'a>, member: &str) -> Option<u32> {
+    /// `depth` bounds the recursion: malformed BTF may nest a structure in itself.
+    fn offset_in(&self, structure: Type<'a>, member: &str, depth: u32) -> Option<u32> {
+        let depth = depth.checked_sub(1)?;
         structure.parts.chunks_exact(MEMBER).find_map(|one| {
             let offset = word(one, 8)?;
             let bits = if structure.has_bits {
@@ -105,8 +110,8 @@ impl<'a> Btf<'a> {
                 b"" => {
                     let inner = self.by_number(word(one, 4)?)?;
                     let is_record = matches!(inner.kind, STRUCT | UNION);
-                    let within = is_record.then(|| self.offset_in(inner, member))??;
-                    Some(bits / 8 + within)
+                    let within = is_record.then(|| self.offset_in(inner, member, depth))??;
+                    (bits / 8).checked_add(within)
                 }
                 _ => None,
             }
@@ -119,7 +124,7 @@ impl<'a> Btf<'a> {
     }
 
     fn at(&self, place: usize) -> Option<Type<'a>> {
-        let info = word(self.types, place + 4)?;
+        let info = word(self.types, place.checked_add(4)?)?;
         let begin = place + TYPE;
         Some(Type {
             name: self.name(word(self.types, place)),
@@ -166,6 +171,17 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     word.try_into().ok().map(u32::from_ne_bytes)
 }
 
+/// Untrusted bytes as a kernel's BTF: each query ends, and answers only from the bytes.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Some(btf) = Btf::parse(bytes) else { return };
+    let _offset = btf.offset("a", "b");
+    let _value = btf.enumerator("a", "b");
+    if let Some(number) = btf.function("a") {
+        assert!(btf.by_number(number).is_some());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -201,11 +217,25 @@ mod tests {
             let found = Btf::parse(&bytes[..length]);
             assert!(found.is_none(), "{length} bytes");
         }
-        // A type of a kind that nobody knows.
+        // A type of an unknown kind.
         let mut strange = bytes[..HEADER].to_vec();
         strange[8..HEADER].copy_from_slice(&[0, 12, 12, 1].map(u32::to_ne_bytes).concat());
         strange.extend([0, 31 << 24, 0].map(u32::to_ne_bytes).concat());
         strange.push(0);
         assert!(Btf::parse(&strange).is_none());
+    }
+
+    #[test]
+    fn structure_nested_in_itself_ends_the_search() {
+        // `struct a { struct a; }`: type 1, whose only member has no name and type 1.
+        let types = [1, STRUCT << 24 | 1, 8, 0, 1, 0];
+        let strings = b"\0a\0";
+        let header = [MAGIC | 1 << 16, 24, 0, 24, 24, 3];
+        let mut bytes: Vec<u8> = (header.iter().chain(&types))
+            .flat_map(|word: &u32| word.to_ne_bytes())
+            .collect();
+        bytes.extend(strings);
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!(btf.offset("a", "b"), None);
     }
 }

@@ -3,11 +3,13 @@
 //! [`Datapath`] reaches every program, link and map. They are pinned: the kernel works on when the
 //! daemon is gone, and the next one takes them over.
 
+mod aliases;
 mod attach;
 mod btf;
 mod cgroup_prog;
 mod entry;
 mod error;
+mod foreign;
 mod hierarchy;
 mod layout;
 mod link;
@@ -18,7 +20,6 @@ mod ring;
 mod table;
 
 use std::{
-    collections::HashSet,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -31,13 +32,17 @@ use aya::{
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    Addr, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason, maps,
+    Addr, AliasUsage, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason,
+    maps,
 };
 
 use attach::Extent;
 pub(crate) use attach::Features;
+#[cfg(fuzzing)]
+pub(crate) use btf::fuzz as fuzz_btf;
 use entry::NetnsEntry;
 pub(crate) use error::Error;
+use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
@@ -61,9 +66,10 @@ pub(crate) struct Datapath {
     processes: Table<u64, Process>,
     resolvers: Table<u64, u8>,
     destinations: Table<Meeting, Endpoint>,
+    alias_usage: Table<u64, AliasUsage>,
     awaited: Array<MapData, u64>,
     watched: Array<MapData, u64>,
-    foreign_binds: Table<ForeignKey, u32>,
+    foreign_binds: ForeignBinds,
     lists: Lists,
     listeners: Listeners,
     entry: NetnsEntry,
@@ -111,10 +117,11 @@ impl Datapath {
             processes,
             resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
             destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
+            alias_usage: Table::take(&mut programs, maps::ALIAS_USAGE)?,
             awaited: table::take(&mut programs, maps::AWAITED)?,
             watched: table::take(&mut programs, maps::WATCHED)?,
             lists: Lists::take(&mut programs)?,
-            foreign_binds: Table::take(&mut programs, maps::FOREIGN_BINDS)?,
+            foreign_binds: ForeignBinds::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
             entry,
             counters: table::take(&mut programs, maps::COUNTERS)?,
@@ -322,24 +329,8 @@ impl Datapath {
     /// its proxy.
     pub(crate) fn remove_process(&mut self, cookie: u64) -> Result<(), Error> {
         self.processes.remove(cookie)?;
-        for (key, _) in self.foreign_binds.all()? {
-            if key.cookie == cookie {
-                self.foreign_binds.remove(key)?;
-            }
-        }
+        self.foreign_binds.remove(cookie)?;
         self.resolvers.remove(cookie)
-    }
-
-    /// Removes what was asked for in network namespaces that have no entry any more. How much it was.
-    pub(crate) fn forget_destinations(&mut self) -> Result<usize, Error> {
-        // In this order: what is added meanwhile is of namespaces that have an entry.
-        let mut meetings = self.destinations.keys()?;
-        let served: HashSet<u64> = self.processes.keys()?.into_iter().collect();
-        meetings.retain(|meeting| !served.contains(&meeting.cookie));
-        for meeting in &meetings {
-            self.destinations.remove(*meeting)?;
-        }
-        Ok(meetings.len())
     }
 
     /// Who was refused a port of a proxy: Pod, port and user, the last ones only.
@@ -393,27 +384,10 @@ impl Datapath {
             let slots = self
                 .counters
                 .get(&(*reason as u32), 0)
-                .map_err(|source| Error::Map {
-                    map: maps::COUNTERS,
-                    operation: "read",
-                    source,
-                })?;
+                .map_err(|source| Error::map(maps::COUNTERS, "read", source))?;
             Ok((*reason, slots.iter().sum()))
         };
         Reason::ALL.iter().map(total).collect()
-    }
-}
-
-#[cfg(test)]
-impl Datapath {
-    /// What a program does that diverts a connection.
-    pub(crate) fn tell(&mut self, meeting: Meeting, destination: Endpoint) {
-        self.destinations.set(meeting, destination).unwrap();
-    }
-
-    /// Whether something is told at a place.
-    pub(crate) fn tells(&self, meeting: Meeting) -> bool {
-        self.destinations.get(meeting).unwrap().is_some()
     }
 }
 

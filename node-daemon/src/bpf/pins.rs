@@ -25,6 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use daemon_api::owned;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -65,12 +66,14 @@ pub(super) struct Generation(PathBuf);
 pub(crate) struct Private(OwnedFd);
 
 impl Pins {
-    /// Makes the directory if need be, and takes the lock.
+    /// Makes the directory if need be, and takes the lock. A directory that exists must be root's
+    /// alone: the root of a BPF file system can be open to everybody (mode 1777), and whoever makes
+    /// the directory first could replace every pin.
     ///
     /// # Errors
     ///
     /// [`Error::NotBpffs`] and [`Error::Taken`], each saying what to do; [`Error::Pin`] if the
-    /// kernel refuses.
+    /// kernel refuses, or another user can write to the directory.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let failed = |source| Error::pin("open", root, source);
         if let Err(source) = DirBuilder::new().mode(0o700).create(root)
@@ -82,10 +85,10 @@ impl Pins {
                 Error::NotBpffs { path: root.into() }
             });
         }
+        let directory = owned::directory(root).map_err(|source| Error::pin("use", root, source))?;
         if !is_bpffs(Some(root)) {
             return Err(Error::NotBpffs { path: root.into() });
         }
-        let directory = File::open(root).map_err(failed)?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self {
                 root: root.into(),
@@ -299,4 +302,46 @@ fn rank(name: Option<&OsStr>) -> Option<usize> {
     DIRECTORIES
         .iter()
         .position(|known| name == Some(OsStr::new(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    fn refusal(root: &Path) -> String {
+        let error = Pins::open(root).unwrap_err();
+        assert!(matches!(error, Error::Pin { .. }), "{error}");
+        let source = std::error::Error::source(&error).unwrap();
+        format!("{error}: {source}")
+    }
+
+    #[test]
+    fn directory_of_another_user_is_refused() {
+        let private = Private::mount().unwrap();
+        let root = private.directory();
+        drop(Pins::open(&root).unwrap());
+        drop(Pins::open(&root).unwrap());
+
+        let place = root.parent().unwrap();
+        let at = |name: &str| place.join(name);
+        for name in ["foreign", "open"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        chown(at("foreign"), Some(65534), None).unwrap();
+        fs::set_permissions(at("open"), fs::Permissions::from_mode(0o777)).unwrap();
+        symlink("sluice", at("link")).unwrap();
+        for (name, problem) in [
+            ("foreign", "belongs to uid 65534"),
+            ("open", "mode 0777 lets other users write"),
+            ("link", "symbolic link"),
+        ] {
+            let said = refusal(&at(name));
+            assert!(
+                said.contains("cannot use ") && said.contains(problem),
+                "{said}"
+            );
+        }
+    }
 }

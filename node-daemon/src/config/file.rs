@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use daemon_api::owned;
 use serde::Deserialize;
 
 use crate::{
@@ -85,10 +86,12 @@ pub(crate) enum Error {
 }
 
 impl Behaviour {
-    /// Reads `named`, which must be there, or the default file, which need not.
+    /// Reads `named`, which must be there, or the default file, which need not. A file that another user
+    /// can change is refused: it decides which Pods are intercepted.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
         let path = named.unwrap_or(Path::new(DEFAULT));
-        let text = match std::fs::read_to_string(path) {
+        let read = owned::file(path).and_then(io::read_to_string);
+        let text = match read {
             Ok(text) => text,
             Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 String::new()
@@ -140,6 +143,18 @@ mod tests {
                 panic!("{text}");
             };
             assert!(source.to_string().contains(expected), "{source}");
+        }
+    }
+
+    #[test]
+    fn file_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, accepted) in [(0o644, true), (0o646, false)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            file.as_file().set_permissions(permissions).unwrap();
+            let read = Behaviour::read(Some(file.path()));
+            assert_eq!(read.is_ok(), accepted, "{mode:o}");
         }
     }
 

@@ -107,6 +107,22 @@ pub(super) fn run<T: Send + 'static>(
     Visit::begin(netns)?.run(work)
 }
 
+/// Runs `work` in a thread of its own, which sees the host's cgroups as the host does: in a container
+/// the paths in `/proc/PID/cgroup` are relative to the container's cgroup otherwise.
+pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    scope(|threads| {
+        let thread = Builder::new().name(NAME.into());
+        let thread = thread.spawn_scoped(threads, || {
+            // Refused where the host's processes cannot be seen: the paths are as they are, then.
+            let _relative = File::open("/proc/1/ns/cgroup")
+                .map(|host| setns(&host, CloneFlags::CLONE_NEWCGROUP));
+            work()
+        });
+        let thread = thread.map_err(|source| Error::Thread(Some(source)))?;
+        thread.join().map_err(|_| Error::Thread(None))
+    })
+}
+
 /// Starts a thread that can be sent into namespaces.
 fn begin(waiting: &'static Waiting) -> Result<Sender<Journey>, Error> {
     let home = File::open(HOME).map_err(|source| Error::Io { what: HOME, source })?;

@@ -61,6 +61,20 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// Users of a user namespace cannot be translated.
+    #[error(
+        "the users of the Pod's user namespace cannot be translated: that needs Linux 6.3 (idmapped \
+         tmpfs) and CAP_SYS_ADMIN; without it, run the Pod with hostUsers: true"
+    )]
+    Users(#[source] io::Error),
+    /// More of something than a Pod may have.
+    #[error("the network namespace has more than {limit} {what}, which no Pod needs")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// As many are read.
+        limit: usize,
+    },
     /// A request to the kernel's routing subsystem.
     #[error("rtnetlink: cannot {operation}")]
     Netlink {

@@ -23,6 +23,30 @@ pub(super) fn owning_user_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd
     owned(unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) }.into())
 }
 
+/// Maps the owners of everything below a detached mount through a user namespace
+/// (`mount_setattr(2)`, `MOUNT_ATTR_IDMAP`).
+pub(super) fn idmap(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users.as_raw_fd()).map_err(|_| Errno::EBADF)?,
+    };
+    // SAFETY: the path is empty and ends in NUL; `attributes` lives across the call, and the last
+    // argument is its size. Both descriptors are open while they are borrowed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// The cookie of the calling thread's network namespace.
 pub(super) fn netns_cookie_here() -> Result<u64, Error> {
     let probe = socket(

@@ -1,17 +1,49 @@
 //! Interfaces and addresses of the calling thread's network namespace.
 
-use std::net::IpAddr;
+use std::{ffi::CStr, fs::File, net::IpAddr, os::fd::AsRawFd as _};
 
-use futures_util::TryStreamExt as _;
-use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::{
     Handle,
     packet_route::address::{AddressAttribute, AddressMessage},
 };
 
-use super::Error;
+use super::{
+    Error,
+    netlink::{Limit, PATIENCE, Request},
+};
 
 const LOOPBACK: &str = "lo";
+
+/// Interfaces that are read, and addresses of all of them.
+const LINKS: Limit = Limit {
+    what: "interfaces",
+    most: 1024,
+};
+const ADDRESSES: Limit = Limit {
+    what: "addresses",
+    most: 4096,
+};
+/// `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNSID` (`linux/rtnetlink.h`), and the headers of their bodies:
+/// `struct ifinfomsg`, `struct ifaddrmsg`, `struct rtgenmsg`.
+const GET_LINK: u16 = 18;
+const LINK: usize = 16;
+const GET_ADDRESS: u16 = 22;
+const ADDRESS: usize = 8;
+const GET_NSID: u16 = 90;
+const GENERIC: usize = 4;
+/// `IFLA_IFNAME`, `IFLA_LINK_NETNSID` (`linux/if_link.h`).
+const LINK_NAME: u16 = 3;
+const LINK_NETNSID: u16 = 37;
+/// `IFA_ADDRESS`, `IFA_LOCAL` (`linux/if_addr.h`).
+const ADDRESS_ADDRESS: u16 = 1;
+const ADDRESS_LOCAL: u16 = 2;
+/// `NETNSA_NSID`, `NETNSA_FD` (`linux/net_namespace.h`).
+const NSID_NSID: u16 = 1;
+const NSID_FD: u16 = 3;
 
 /// An interface with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,33 +56,118 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Every interface of the namespace (`getifaddrs(3)`).
+/// Every interface of the namespace (`rtnetlink(7)`).
 pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
-    let all = getifaddrs().map_err(|source| Error::Call {
-        call: "getifaddrs",
-        source,
+    let mut found = Vec::new();
+    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
+        found.extend(link(body).map(|link| Interface {
+            name: link.name,
+            index: link.index,
+            addresses: Vec::new(),
+        }));
     })?;
-    let mut found: Vec<Interface> = Vec::new();
-    for one in all {
-        // An IPv4 address comes under its label, such as eth0:1.
-        let name = one.interface_name.split(':').next().unwrap_or_default();
-        let Some(address) = one.address else {
-            continue;
-        };
-        if let Some(link) = address.as_link_addr() {
-            found.push(Interface {
-                name: name.to_owned(),
-                index: u32::try_from(link.ifindex()).unwrap_or_default(),
-                addresses: Vec::new(),
-            });
-        } else if let Some(owner) = found.iter_mut().find(|owner| owner.name == name) {
-            // Links come before addresses.
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
-            owner.addresses.extend(v4.or(v6));
+    request(GET_ADDRESS, &[0; ADDRESS]).dump(ADDRESSES, |body| {
+        if let Some((index, address)) = own_address(body)
+            && let Some(owner) = found.iter_mut().find(|one| one.index == index)
+        {
+            owner.addresses.push(address);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Indices of the interfaces whose other end is in one of the host's network namespaces: the peer of
+/// a veth, the parent of a macvlan. Such an interface can be made only with `CAP_NET_ADMIN` there.
+pub(super) fn uplinks(hosts: &[File]) -> Result<Vec<u32>, Error> {
+    let mut links = Vec::new();
+    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
+        links.extend(link(body).and_then(|link| Some((link.index, link.peer?))));
+    })?;
+    // The dump has made the kernel number the namespaces of the other ends.
+    let mut numbers = Vec::new();
+    for host in hosts {
+        let fd = host.as_raw_fd().to_ne_bytes();
+        let attribute = [8_u16.to_ne_bytes(), NSID_FD.to_ne_bytes()].concat();
+        let body = [&[0; GENERIC][..], &attribute, &fd].concat();
+        request(GET_NSID, &body).ask(|body| numbers.extend(nsid(body)))?;
+    }
+    links.retain(|(_, peer)| numbers.contains(peer));
+    Ok(links.into_iter().map(|(index, _)| index).collect())
+}
+
+fn request(kind: u16, body: &[u8]) -> Request<'_> {
+    Request {
+        family: "NETLINK_ROUTE",
+        protocol: NETLINK_ROUTE,
+        kind,
+        body,
+    }
+}
+
+/// What counts of an `RTM_NEWLINK`.
+struct Link {
+    index: u32,
+    name: String,
+    /// The number of the namespace of its other end, if that is another namespace.
+    peer: Option<i32>,
+}
+
+fn link(body: &[u8]) -> Option<Link> {
+    let index = number(body.get(4..8)?)?;
+    let (mut name, mut peer) = (None, None);
+    for attribute in attributes(body, LINK) {
+        match attribute.kind() {
+            LINK_NAME => {
+                let text = CStr::from_bytes_until_nul(attribute.value()).ok()?;
+                name = Some(text.to_string_lossy().into_owned());
+            }
+            LINK_NETNSID => peer = number(attribute.value()).map(u32::cast_signed),
+            _ => {}
         }
     }
-    Ok(found)
+    Some(Link {
+        index,
+        name: name?,
+        peer,
+    })
+}
+
+/// Interface and address of an `RTM_NEWADDR`. On a point-to-point link `IFA_ADDRESS` is the peer's
+/// address, and `IFA_LOCAL` our own.
+fn own_address(body: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = number(body.get(4..8)?)?;
+    let mut address = None;
+    for attribute in attributes(body, ADDRESS) {
+        let found = ip(attribute.value());
+        match attribute.kind() {
+            ADDRESS_LOCAL => return Some((index, found?)),
+            ADDRESS_ADDRESS => address = found,
+            _ => {}
+        }
+    }
+    Some((index, address?))
+}
+
+/// The number in an `RTM_NEWNSID`; negative if there is none.
+fn nsid(body: &[u8]) -> Option<i32> {
+    let mut all = attributes(body, GENERIC);
+    let found = all.find(|one| one.kind() == NSID_NSID)?;
+    let number = number(found.value())?.cast_signed();
+    (number >= 0).then_some(number)
+}
+
+fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+    NlasIterator::new(body.get(header..).unwrap_or_default()).flatten()
+}
+
+fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// Gives an address to the loopback interface. `false` if it is there already.
@@ -105,13 +222,20 @@ async fn find(
 }
 
 async fn list(handle: &Handle) -> Result<Vec<AddressMessage>, Error> {
-    handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|source| failed("list the addresses", source))
+    let answers = handle.address().get().execute();
+    collect(answers, ADDRESSES, "list the addresses").await
+}
+
+/// What a dump returns, up to a limit.
+pub(super) async fn collect<T>(
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+    limit: Limit,
+    operation: &'static str,
+) -> Result<Vec<T>, Error> {
+    let bounded = answers.take(limit.most + 1).try_collect();
+    let found: Vec<T> = bounded.await.map_err(|source| failed(operation, source))?;
+    limit.check(found.len())?;
+    Ok(found)
 }
 
 /// On a point-to-point link `IFA_ADDRESS` is the peer's address, and `IFA_LOCAL` our own.
@@ -136,18 +260,32 @@ pub(super) fn with_handle<T>(
         source,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(io)?;
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(io)?;
         let driver = tokio::spawn(connection);
-        let done = work(handle).await;
+        let done = tokio::time::timeout(PATIENCE, work(handle)).await;
         driver.abort();
-        done
+        done.map_err(|late| io(late.into()))?
     })
 }
 
 pub(super) fn failed(operation: &'static str, source: rtnetlink::Error) -> Error {
     Error::Netlink { operation, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn parsers_accept_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _any = (link(&bytes), own_address(&bytes), nsid(&bytes));
+        }
+    }
 }

@@ -11,24 +11,48 @@ use std::{
     path::Path,
 };
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags},
-};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_packet_core::NlasIterator;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::{
     errno::Errno,
     sys::socket::{
         AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt,
-        sockopt::AcceptConn,
+        sockopt::{AcceptConn, Mark},
     },
+    sys::stat::fstat,
 };
 
-use super::{Error, Id, Inode, kernel};
+use super::{
+    Error, Id, Inode, kernel,
+    netlink::{Limit, Request},
+};
+
+/// Sockets that are read, of each family.
+const SOCKETS: Limit = Limit {
+    what: "listening TCP sockets",
+    most: 16_384,
+};
+/// Sockets of other users that are fetched to look at their group.
+const MOST_UNCLEAR: usize = 64;
+/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`), `struct inet_diag_req_v2`, `struct inet_diag_msg` and
+/// `INET_DIAG_MARK` (`linux/inet_diag.h`).
+const BY_FAMILY: u16 = 20;
+const REQUEST: usize = 56;
+const ANSWER: usize = 72;
+const MARK: u16 = 15;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// `1 << TCP_LISTEN`.
+const LISTENING: u32 = 1 << 10;
+
+/// What was found on a port of the proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    /// The proxy's own.
+    pub(crate) listeners: Vec<Listener>,
+    /// How many belong to somebody else.
+    pub(crate) foreign: usize,
+}
 
 /// A listening socket, shared with the process that made it.
 #[derive(Debug)]
@@ -39,93 +63,117 @@ pub(crate) struct Listener {
     pub(crate) family: u16,
 }
 
-/// Port and inode of each TCP socket that listens in a network namespace.
+/// Who must own a listening socket for it to be the proxy's. The kernel's programs judge connections
+/// in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyUser {
+    /// The proxy's user, as the initial user namespace numbers it.
+    pub(crate) uid: u32,
+    /// Its group, likewise.
+    pub(crate) gid: u32,
+    /// The mark of its sockets, under `mark_mask`.
+    pub(crate) mark: u32,
+    /// The bits of a mark that count; none if the proxy is known by its user alone.
+    pub(crate) mark_mask: u32,
+}
+
+impl ProxyUser {
+    /// The proxy's user, as the kernel's programs know it.
+    pub(crate) fn of(pod: &sluice_abi::Pod) -> Self {
+        Self {
+            uid: pod.proxy_uid,
+            gid: pod.proxy_gid,
+            mark: pod.mark,
+            mark_mask: pod.mark_mask,
+        }
+    }
+
+    fn has_mark(&self, mark: u32) -> bool {
+        self.mark_mask != 0 && mark & self.mark_mask == self.mark
+    }
+}
+
+/// A listening socket, as `sock_diag` describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Described {
+    port: u16,
+    inode: u64,
+    /// Its user, as the initial user namespace numbers it.
+    uid: u32,
+    mark: u32,
+}
+
+impl Described {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let number = |at: usize| {
+            let bytes = body.get(at..)?.first_chunk()?;
+            Some(u32::from_ne_bytes(*bytes))
+        };
+        let mut attributes = NlasIterator::new(body.get(ANSWER..).unwrap_or_default()).flatten();
+        let mark = attributes.find(|one| one.kind() == MARK);
+        let mark = mark.and_then(|one| one.value().first_chunk().copied());
+        Some(Self {
+            port: u16::from_be_bytes(*body.get(4..)?.first_chunk()?),
+            inode: number(68)?.into(),
+            uid: number(64)?,
+            mark: mark.map_or(0, u32::from_ne_bytes),
+        })
+    }
+
+    fn is_of(&self, proxy: ProxyUser) -> bool {
+        self.uid == proxy.uid || proxy.has_mark(self.mark)
+    }
+}
+
+/// The TCP sockets that listen in a network namespace.
 #[derive(Debug)]
-pub(crate) struct Listening(Vec<(u16, u64)>);
+pub(crate) struct Listening(Vec<Described>);
 
 impl Listening {
     /// Those of this thread's network namespace.
     pub(super) fn here() -> Result<Self, Error> {
-        all().map(Self).map_err(|source| Error::Io {
-            what: "NETLINK_SOCK_DIAG",
-            source,
-        })
+        let mut found = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut body = [0; REQUEST];
+            body[0] = u8::try_from(family).unwrap_or_default();
+            body[1] = TCP;
+            body[4..8].copy_from_slice(&LISTENING.to_ne_bytes());
+            let request = Request {
+                family: "NETLINK_SOCK_DIAG",
+                protocol: NETLINK_SOCK_DIAG,
+                kind: BY_FAMILY,
+                body: &body,
+            };
+            request.dump(SOCKETS, |body| found.extend(Described::parse(body)))?;
+        }
+        Ok(Self(found))
     }
 
     /// Whether some listen on a port.
     pub(crate) fn any_on(&self, port: u16) -> bool {
-        self.on(port).next().is_some()
+        self.0.iter().any(|one| one.port == port)
     }
 
-    /// The inodes of those that do.
-    pub(super) fn on(&self, port: u16) -> impl Iterator<Item = u64> {
-        let on_port = self.0.iter().filter(move |(at, _)| *at == port);
-        on_port.map(|(_, inode)| *inode)
+    /// Whether the proxy's user, or a socket with its mark, listens on a port. A group is not seen
+    /// here: see [`Netns::fetch`](super::Netns::fetch).
+    pub(crate) fn any_of_proxy_on(&self, port: u16, proxy: ProxyUser) -> bool {
+        let mut on_port = self.0.iter().filter(|one| one.port == port);
+        on_port.any(|one| one.is_of(proxy))
     }
-}
 
-fn all() -> io::Result<Vec<(u16, u64)>> {
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    let mut found = Vec::new();
-    for id in [SocketId::new_v4(), SocketId::new_v6()] {
-        let sockets = dump(&socket, id)?.into_iter().map(|answer| answer.header);
-        found.extend(sockets.map(|one| (one.socket_id.source_port, u64::from(one.inode))));
-    }
-    Ok(found)
-}
-
-/// Every listening TCP socket of the family of `id` (`sock_diag(7)`).
-fn dump(socket: &Socket, id: SocketId) -> io::Result<Vec<InetResponse>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let family = if id.source_address.is_ipv4() {
-        AF_INET
-    } else {
-        AF_INET6
-    };
-    let request = SockDiagMessage::InetRequest(InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN,
-        socket_id: id,
-    });
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-
-    let mut found = Vec::new();
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        if !take(&datagram, &mut found)? {
-            return Ok(found);
-        }
+    /// The inodes of those on a port that may be the proxy's, and how many more there are. Whether
+    /// a socket has the proxy's group is not known before it is fetched.
+    pub(super) fn candidates(&self, port: u16, proxy: ProxyUser) -> (BTreeSet<u64>, usize) {
+        let on_port = self.0.iter().filter(|one| one.port == port);
+        let (sure, unclear): (Vec<&Described>, Vec<_>) = on_port.partition(|one| one.is_of(proxy));
+        let beyond = unclear.len().saturating_sub(MOST_UNCLEAR);
+        let fetched = sure.iter().chain(unclear.iter().take(MOST_UNCLEAR));
+        (fetched.map(|one: &&Described| one.inode).collect(), beyond)
     }
 }
 
-/// Takes the answers out of one datagram. `false` after the last.
-fn take(mut datagram: &[u8], found: &mut Vec<InetResponse>) -> io::Result<bool> {
-    while !datagram.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(answer)) => {
-                found.push(*answer);
-            }
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            NetlinkPayload::Done(_) => return Ok(false),
-            _ => {}
-        }
-        // Messages are aligned to four bytes (`netlink(7)`).
-        let length = (message.header.length as usize).next_multiple_of(4).max(4);
-        datagram = datagram.get(length..).unwrap_or_default();
-    }
-    Ok(true)
-}
-
-/// Fetches the sockets with these inodes. Processes that end meanwhile are passed over.
+/// Fetches the sockets with these inodes, and sorts them by whether they are the proxy's. Processes
+/// that end meanwhile are passed over.
 ///
 /// # Errors
 ///
@@ -133,24 +181,31 @@ fn take(mut datagram: &[u8], found: &mut Vec<InetResponse>) -> io::Result<bool> 
 pub(super) fn fetch(
     netns: Id,
     port: u16,
+    proxy: ProxyUser,
     mut inodes: BTreeSet<u64>,
-) -> Result<Vec<Listener>, Error> {
-    let mut found = Vec::new();
+) -> Result<Fetched, Error> {
+    let mut found = Fetched::default();
     let processes = fs::read_dir("/proc").map_err(|source| Error::Io {
         what: "/proc",
         source,
     })?;
     for process in processes.flatten() {
+        if inodes.is_empty() {
+            break;
+        }
         let path = process.path();
         let pid = process.file_name().to_str().and_then(|n| n.parse().ok());
         if let Some(pid) = pid
             && Inode::at(path.join("ns/net")) == Some(netns.inode)
         {
             let fetched = fetch_from(&path, pid, netns, port, &mut inodes);
-            found.extend(fetched.map_err(|source| Error::Fetch { pid, source })?);
-        }
-        if inodes.is_empty() {
-            break;
+            for listener in fetched.map_err(|source| Error::Fetch { pid, source })? {
+                if listener.is_of(proxy) {
+                    found.listeners.push(listener);
+                } else {
+                    found.foreign += 1;
+                }
+            }
         }
     }
     Ok(found)
@@ -225,12 +280,29 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// The owner is the file system user of whoever made the socket.
+    fn is_of(&self, proxy: ProxyUser) -> bool {
+        let owned = fstat(&self.socket)
+            .is_ok_and(|owner| owner.st_uid == proxy.uid || owner.st_gid == proxy.gid);
+        owned || getsockopt(&self.socket, Mark).is_ok_and(|mark| proxy.has_mark(mark))
+    }
+}
+
 /// `socket:[4711]` → `4711`.
 fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?
         .strip_suffix(']')?
         .parse()
         .ok()
+}
+
+/// One reply of `NETLINK_SOCK_DIAG`.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    let mut found = Vec::new();
+    let _complete = take(datagram, &mut found);
+    assert!(found.len() <= datagram.len() / 4);
 }
 
 #[cfg(test)]
@@ -253,7 +325,10 @@ mod tests {
             let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
             let inode = socket_inode(link.to_str().unwrap()).unwrap();
             let found = Listening::here().unwrap();
-            assert_eq!(found.on(at.port()).collect::<Vec<_>>(), [inode]);
+            let on_port: Vec<_> = found.0.iter().filter(|one| one.port == at.port()).collect();
+            assert_eq!(on_port.len(), 1);
+            let uid = nix::unistd::geteuid().as_raw();
+            assert_eq!((on_port[0].inode, on_port[0].uid), (inode, uid));
             assert!(!found.any_on(1));
         }
     }
@@ -265,10 +340,67 @@ mod tests {
         assert_eq!(socket_inode("/tmp/socket:[12]"), None);
     }
 
+    const PROXY: ProxyUser = ProxyUser {
+        uid: 1337,
+        gid: 1337,
+        mark: 0,
+        mark_mask: 0,
+    };
+
+    #[test]
+    fn listeners_of_other_users_are_counted_and_not_fetched() {
+        let socket = |owner: Option<(u32, u32)>| {
+            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::fchown(&socket, Some(uid), Some(gid)).unwrap();
+            }
+            let family = 2;
+            let socket = socket.into();
+            Listener { socket, family }
+        };
+        for (owner, expected) in [
+            (None, false),
+            (Some((1337, 0)), true),
+            (Some((0, 1337)), true),
+            (Some((1000, 1000)), false),
+        ] {
+            assert_eq!(socket(owner).is_of(PROXY), expected, "{owner:?}");
+        }
+        let marked = ProxyUser {
+            mark: 0x539,
+            mark_mask: 0xfff,
+            ..PROXY
+        };
+        let listener = socket(None);
+        nix::sys::socket::setsockopt(&listener.socket, Mark, &0x1539).unwrap();
+        assert!(listener.is_of(marked) && !listener.is_of(PROXY));
+        let described = Listening::here().unwrap();
+        let mark = described.0.iter().filter(|one| one.mark == 0x1539);
+        assert_eq!(mark.count(), 1);
+    }
+
+    #[test]
+    fn fetches_of_other_users_sockets_are_bounded() {
+        let described = |inode: u64, uid| Described {
+            port: 15006,
+            inode,
+            uid,
+            mark: 0,
+        };
+        let foreign = (0..1000).map(|inode| described(inode, 1000));
+        let all = foreign.chain([described(5000, 1337)]).collect();
+        let (fetched, beyond) = Listening(all).candidates(15006, PROXY);
+        assert!(fetched.contains(&5000));
+        assert_eq!(
+            (fetched.len(), beyond),
+            (MOST_UNCLEAR + 1, 1000 - MOST_UNCLEAR)
+        );
+    }
+
     proptest! {
         #[test]
-        fn no_datagram_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _either = take(&bytes, &mut Vec::new());
+        fn parser_accepts_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _either = Described::parse(&bytes);
         }
     }
 }

@@ -4,10 +4,13 @@
 
 mod enter;
 mod error;
-mod existing;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
+mod inhabited;
 mod kernel;
 mod links;
 mod listeners;
+mod netlink;
 mod routes;
 mod rules;
 mod users;
@@ -28,19 +31,19 @@ use ipnet::IpNet;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use enter::fresh;
+pub(crate) use enter::{among_hosts_cgroups, fresh};
 pub(crate) use error::Error;
-pub(crate) use existing::{existing, members};
+pub(crate) use inhabited::{Inhabited, Places, find, inhabited, is_inhabited};
 pub(crate) use links::Interface;
-pub(crate) use listeners::{Listener, Listening};
+pub(crate) use listeners::{Fetched, Listening, ProxyUser};
 pub(crate) use routes::{Route, Routes, Source, is_link_local};
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::of_a_pod_with_users;
 
 /// What the host's own processes run in, as far as the daemon can see it.
-static HOSTS: LazyLock<[Option<Inode>; 2]> =
-    LazyLock::new(|| ["/proc/1/ns/net", "/proc/self/ns/net"].map(Inode::at));
+static HOSTS: LazyLock<[Option<Inode>; 2]> = LazyLock::new(|| HOST_PATHS.map(Inode::at));
+const HOST_PATHS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
 
 /// A network namespace that a Pod may have.
 #[derive(Debug)]
@@ -74,14 +77,7 @@ impl Netns {
     ///
     /// If there is nothing, something else than a network namespace, or the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let (file, inode) = open(path)?;
-        let cookie = enter::run(file.as_fd(), kernel::netns_cookie_here)??;
-        Ok(Self {
-            file,
-            path: path.into(),
-            id: Id { inode, cookie },
-            visit: None,
-        })
+        Door::open(path)?.enter()
     }
 
     /// The same for one in which several things are to be done: a thread stays there.
@@ -90,12 +86,12 @@ impl Netns {
     ///
     /// As [`Netns::open`].
     pub(crate) fn visit(path: &Path) -> Result<Self, Error> {
-        let (file, inode) = open(path)?;
+        let Door { file, path, inode } = Door::open(path)?;
         let visit = Visit::begin(file.as_fd())?;
         let cookie = visit.run(kernel::netns_cookie_here)??;
         Ok(Self {
             file,
-            path: path.into(),
+            path,
             id: Id { inode, cookie },
             visit: Some(visit),
         })
@@ -157,10 +153,14 @@ impl Netns {
         self.inside(Listening::here)?
     }
 
-    /// Whether some process in it listens on each of these TCP ports.
-    pub(crate) fn listens_on(&self, ports: &[u16]) -> Result<bool, Error> {
-        let listening = self.listening()?;
-        Ok(ports.iter().all(|port| listening.any_on(*port)))
+    /// The interfaces whose other end is in the host's network namespace.
+    pub(crate) fn uplinks(&self) -> Result<Vec<u32>, Error> {
+        let hosts: std::io::Result<Vec<_>> = HOST_PATHS.iter().map(File::open).collect();
+        let hosts = hosts.map_err(|source| Error::Io {
+            what: "the host's network namespace",
+            source,
+        })?;
+        self.inside(move || links::uplinks(&hosts))?
     }
 
     /// Whether it has rules of its own that rewrite where its connections go.
@@ -168,12 +168,17 @@ impl Netns {
         self.inside(rules::rewrites_own_connections)?
     }
 
-    /// Those that listen on a port, fetched from the processes that own them.
-    pub(crate) fn fetch(&self, listening: &Listening, port: u16) -> Result<Vec<Listener>, Error> {
-        if !listening.any_on(port) {
-            return Ok(Vec::new());
-        }
-        listeners::fetch(self.id, port, listening.on(port).collect())
+    /// Those that listen on a port of the proxy, fetched from the processes that own them.
+    pub(crate) fn fetch(
+        &self,
+        listening: &Listening,
+        port: u16,
+        proxy: ProxyUser,
+    ) -> Result<Fetched, Error> {
+        let (inodes, beyond) = listening.candidates(port, proxy);
+        let mut found = listeners::fetch(self.id, port, proxy, inodes)?;
+        found.foreign += beyond;
+        Ok(found)
     }
 
     /// Does something in a thread that has entered it.
@@ -212,23 +217,64 @@ impl Inode {
     }
 }
 
-/// Opens a file and makes sure that it is a network namespace, and not the host's. The path comes
-/// from outside: a FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
-fn open(path: &Path) -> Result<(File, Inode), Error> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(|source| Error::open(path, source))?;
-    let filesystem = fstatfs(&file).map_err(|errno| Error::open(path, errno.into()))?;
-    let is_netns = filesystem.filesystem_type() == NSFS_MAGIC
-        && kernel::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
-    if !is_netns {
-        return Err(Error::NotNetns { path: path.into() });
+/// A network namespace that is open, and that no thread has entered.
+#[derive(Debug)]
+pub(crate) struct Door {
+    file: File,
+    path: PathBuf,
+    inode: Inode,
+}
+
+impl Door {
+    /// Opens a file and makes sure that it is a network namespace, and not the host's. The path comes
+    /// from outside: a FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Netns::open`].
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(|source| Error::open(path, source))?;
+        let filesystem = fstatfs(&file).map_err(|errno| Error::open(path, errno.into()))?;
+        let is_netns = filesystem.filesystem_type() == NSFS_MAGIC
+            && kernel::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
+        if !is_netns {
+            return Err(Error::NotNetns { path: path.into() });
+        }
+        let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
+        if HOSTS.contains(&Some(inode)) {
+            return Err(Error::Host { path: path.into() });
+        }
+        let path = path.into();
+        Ok(Self { file, path, inode })
     }
-    let inode = Inode::of(&file).map_err(|source| Error::open(path, source))?;
-    if HOSTS.contains(&Some(inode)) {
-        return Err(Error::Host { path: path.into() });
+
+    /// Whether the initial user namespace owns it: only a process with `CAP_SYS_ADMIN` there can
+    /// have made it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not name the owner.
+    pub(crate) fn is_of_hosts_users(&self) -> Result<bool, Error> {
+        Ok(users::owner(self.file.as_fd())?.is_none())
     }
-    Ok((file, inode))
+
+    /// A thread enters it to learn its cookie.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be entered.
+    pub(crate) fn enter(self) -> Result<Netns, Error> {
+        let Self { file, path, inode } = self;
+        let cookie = enter::run(file.as_fd(), kernel::netns_cookie_here)??;
+        Ok(Netns {
+            file,
+            path,
+            id: Id { inode, cookie },
+            visit: None,
+        })
+    }
 }

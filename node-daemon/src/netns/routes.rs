@@ -22,7 +22,22 @@ use rtnetlink::{
 
 use super::{
     Error,
-    links::{failed, loopback, with_handle},
+    links::{collect, failed, loopback, with_handle},
+    netlink::Limit,
+};
+
+/// Routes and routing rules that are read, and networks of routes for which the source is looked up.
+const ROUTES: Limit = Limit {
+    what: "routes",
+    most: 16_384,
+};
+const RULES: Limit = Limit {
+    what: "routing rules",
+    most: 4096,
+};
+const NETWORKS: Limit = Limit {
+    what: "networks with a route",
+    most: 1024,
 };
 
 /// The table of the namespace's own addresses, the main one, and the one for what is left
@@ -74,13 +89,8 @@ pub(super) fn routes() -> Result<Routes, Error> {
         };
         for version in [IpVersion::V4, IpVersion::V6] {
             all.main.extend(main_table(&handle, &version).await?);
-            let rules: Vec<_> = handle
-                .rule()
-                .get(version)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| failed("list the routing rules", source))?;
+            let rules = handle.rule().get(version).execute();
+            let rules = collect(rules, RULES, "list the routing rules").await?;
             all.ruled |= rules.iter().any(is_unusual);
         }
         Ok(all)
@@ -93,13 +103,12 @@ async fn main_table(handle: &Handle, version: &IpVersion) -> Result<Vec<Route>, 
         IpVersion::V4 => AddressFamily::Inet,
         IpVersion::V6 => AddressFamily::Inet6,
     };
-    let messages: Vec<_> = handle
-        .route()
-        .get(asked)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(|source| failed("list the routes", source))?;
+    let messages = collect(
+        handle.route().get(asked).execute(),
+        ROUTES,
+        "list the routes",
+    )
+    .await?;
     Ok(messages.iter().filter_map(route).collect())
 }
 
@@ -143,6 +152,7 @@ pub(super) fn sources() -> Result<Vec<Source>, Error> {
         for version in [IpVersion::V4, IpVersion::V6] {
             let routes = main_table(&handle, &version).await?;
             let networks: BTreeSet<IpNet> = routes.iter().map(|route| route.to.trunc()).collect();
+            NETWORKS.check(networks.len())?;
             for to in networks.into_iter().filter(|to| !is_link_local(to)) {
                 let from = source_for(&handle, an_address(&to)).await?;
                 all.extend(from.map(|from| Source { to, from }));
@@ -273,4 +283,25 @@ fn is_unusual(rule: &RuleMessage) -> bool {
 /// Every interface has a route to these, and the address names the one that is meant.
 pub(crate) fn is_link_local(to: &IpNet) -> bool {
     matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
+}
+
+/// One message of `NETLINK_ROUTE`, as rtnetlink decodes it.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+    use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+
+    let Ok(message) = NetlinkMessage::<Message>::deserialize(datagram) else {
+        return;
+    };
+    match message.payload {
+        NetlinkPayload::InnerMessage(Message::NewRoute(one)) => {
+            let found = route(&one);
+            assert!(found.is_none_or(|found| found.to.prefix_len() <= 128));
+        }
+        NetlinkPayload::InnerMessage(Message::NewRule(one)) => {
+            let _either = is_unusual(&one);
+        }
+        _ => {}
+    }
 }

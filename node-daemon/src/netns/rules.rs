@@ -1,12 +1,15 @@
 //! Whether a network namespace rewrites the destinations of its own connections: the sidecar rules
 //! of an init container, most likely.
 
-use std::{fs, io};
+use std::fs;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NlaBuffer, NlasIterator};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::Error;
+use super::{
+    Error,
+    netlink::{Limit, Request},
+};
 
 /// Tables of the old iptables that this namespace uses.
 const LEGACY: &str = "/proc/thread-self/net/ip_tables_names";
@@ -22,12 +25,13 @@ const USE: u16 = 6;
 const TYPE: u16 = 7;
 /// `NF_INET_LOCAL_OUT`.
 const LOCAL_OUT: u32 = 3;
-/// `struct nlmsghdr` and `struct nfgenmsg`.
-const HEADER: usize = 16;
+/// `struct nfgenmsg`.
 const GENERIC: usize = 4;
-/// `NLMSG_ERROR`, `NLMSG_DONE`.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+/// Chains that are read.
+const CHAINS: Limit = Limit {
+    what: "chains of nftables",
+    most: 65_536,
+};
 
 /// Whether this thread's namespace has rules in a NAT chain for its own connections.
 pub(super) fn rewrites_own_connections() -> Result<bool, Error> {
@@ -35,61 +39,26 @@ pub(super) fn rewrites_own_connections() -> Result<bool, Error> {
     if legacy.lines().any(|table| table == "nat") {
         return Ok(true);
     }
-    dump().map_err(|source| Error::Io {
-        what: "NETLINK_NETFILTER",
-        source,
-    })
-}
-
-fn dump() -> io::Result<bool> {
-    let socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
+    // A dump of every chain, of every family (`NFPROTO_UNSPEC`).
+    let request = Request {
+        family: "NETLINK_NETFILTER",
+        protocol: NETLINK_NETFILTER,
+        kind: GET_CHAIN,
+        body: &[0; GENERIC],
+    };
     let mut found = false;
-    loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        if !take(&datagram, &mut found)? {
-            return Ok(found);
-        }
+    let done = request.dump(CHAINS, |body| {
+        found |= is_own_nat(body.get(GENERIC..).unwrap_or_default());
+    });
+    match done {
+        Err(Error::Io { source, .. }) if is_absent(source.raw_os_error()) => Ok(false),
+        done => done.map(|()| found),
     }
 }
 
-/// A dump of every chain, of every family (`NFPROTO_UNSPEC`).
-fn request() -> [u8; HEADER + GENERIC] {
-    let mut request = [0; HEADER + GENERIC];
-    request[..4].copy_from_slice(&20_u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&GET_CHAIN.to_ne_bytes());
-    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request
-}
-
-/// Looks through the messages of one datagram. `false` after the last.
-fn take(mut datagram: &[u8], found: &mut bool) -> io::Result<bool> {
-    while let Some((head, _)) = datagram.split_first_chunk::<HEADER>() {
-        let [a, b, c, d, kind, kind_high, ..] = *head;
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let body = datagram.get(HEADER..length).unwrap_or_default();
-        match u16::from_ne_bytes([kind, kind_high]) {
-            DONE => return Ok(false),
-            // A kernel without nf_tables has no such rules.
-            ERROR => return refusal(body).map(|()| false),
-            _ => *found |= is_own_nat(body.get(GENERIC..).unwrap_or_default()),
-        }
-        datagram = datagram
-            .get(length.next_multiple_of(4).max(HEADER)..)
-            .unwrap_or_default();
-    }
-    Ok(true)
-}
-
-/// The error of an `NLMSG_ERROR`. A kernel without `nf_tables` says `EINVAL` or `EOPNOTSUPP`.
-fn refusal(body: &[u8]) -> io::Result<()> {
-    let code = body
-        .first_chunk()
-        .map_or(0, |code| i32::from_ne_bytes(*code));
-    match -code {
-        0 | libc::EINVAL | libc::EOPNOTSUPP => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
+/// A kernel without `nf_tables` has no such rules, and says `EINVAL` or `EOPNOTSUPP`.
+fn is_absent(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 /// Whether a chain's attributes say: NAT, of local output, and not empty.
@@ -118,6 +87,12 @@ fn hook(nested: &[u8]) -> Option<u32> {
 /// Numbers of `nf_tables` are in network byte order.
 fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// One reply of `NETLINK_NETFILTER`.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(datagram: &[u8]) {
+    let _complete = take(datagram, &mut false);
 }
 
 #[cfg(test)]
@@ -162,8 +137,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_datagram_makes_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _either = take(&bytes, &mut false);
+        fn no_attributes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _either = is_own_nat(&bytes);
         }
     }
 }

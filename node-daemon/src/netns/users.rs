@@ -1,171 +1,131 @@
 //! Which users and groups the numbers inside a network namespace's user namespace mean outside.
 //!
-//! A map can be read of processes only (`user_namespaces(7)`), and at ADD no process may be there
-//! yet. A thread cannot enter a user namespace, so a child does, and waits while it is read.
-#![cfg_attr(not(test), expect(unsafe_code, reason = "fork"))]
+//! No process of the daemon enters a user namespace. `setns(CLONE_NEWUSER)` hands a process to
+//! whoever has `CAP_SYS_PTRACE` in that namespace: `commit_creds` makes it dumpable again, and from
+//! then on its memory, descriptors and root directory belong to the namespace's owner.
+//!
+//! Instead, the kernel translates. A tmpfs that is mounted nowhere is made with the user and the
+//! group in question as the owners of its root directory, and the mount is mapped through the user
+//! namespace (`MOUNT_ATTR_IDMAP`). `stat` then returns these owners as the initial user namespace
+//! numbers them. The user namespace is a parameter of this, and nothing inside it can observe it.
+//!
+//! tmpfs can be mapped from Linux 6.3 on, which is also what Kubernetes requires for Pods with user
+//! namespaces. On older kernels such Pods are refused.
 
 use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::OFlag,
-    sys::{
-        signal::{Signal, kill},
-        wait::waitpid,
-    },
-    unistd::{ForkResult, Pid, fork, pipe2},
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
 use super::{Error, Inode, kernel};
 
 /// The host's own user namespace, as far as the daemon can see it.
 const HOST: &str = "/proc/self/ns/user";
-
-/// A map of users or groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Map(Vec<Range>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    inside: u32,
-    outside: u32,
-    length: u32,
-}
+/// What `stat` returns for an owner without a number.
+const UNMAPPED: [&str; 2] = [
+    "/proc/sys/kernel/overflowuid",
+    "/proc/sys/kernel/overflowgid",
+];
 
 /// What the users and groups of a Pod are outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Users {
     /// `None`: the same.
-    maps: Option<(Map, Map)>,
+    namespace: Option<OwnedFd>,
 }
-
-/// A child inside the user namespace.
-struct Visitor(Pid);
 
 impl Users {
     /// Those of the user namespace that owns a network namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Users`] if the kernel cannot translate users.
     pub(super) fn of(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        let namespace = kernel::owning_user_namespace(netns).map_err(|source| Error::Call {
-            call: "ioctl(NS_GET_USERNS)",
-            source,
-        })?;
-        let file = File::from(namespace);
-        let inode = Inode::of(&file).map_err(of_users)?;
-        if Inode::at(HOST) == Some(inode) {
-            return Ok(Self { maps: None });
+        let namespace = owner(netns)?;
+        if let Some(namespace) = &namespace {
+            outside(namespace.as_fd(), 0, 0).map_err(Error::Users)?;
         }
-        let visitor = Visitor::enter(&file.into())?;
-        let read = |name| visitor.read(name).map_err(of_users);
-        let maps = Some((Map::parse(&read("uid_map")?), Map::parse(&read("gid_map")?)));
-        Ok(Self { maps })
+        Ok(Self { namespace })
     }
 
     /// A user, as the initial user namespace numbers it.
     pub(crate) fn user(&self, inside: u32) -> Option<u32> {
-        let outside = |(users, _): &(Map, Map)| users.outside(inside);
-        self.maps.as_ref().map_or(Some(inside), outside)
+        self.translate(inside, 0, |(user, _)| user)
     }
 
     /// A group, likewise.
     pub(crate) fn group(&self, inside: u32) -> Option<u32> {
-        let outside = |(_, groups): &(Map, Map)| groups.outside(inside);
-        self.maps.as_ref().map_or(Some(inside), outside)
-    }
-}
-
-impl Map {
-    /// Lines of three numbers, as the kernel prints them.
-    fn parse(text: &str) -> Self {
-        let range = |line: &str| {
-            let mut fields = line.split_whitespace().map(|field| field.parse().ok());
-            Some(Range {
-                inside: fields.next()??,
-                outside: fields.next()??,
-                length: fields.next()??,
-            })
-        };
-        Self(text.lines().filter_map(range).collect())
+        self.translate(0, inside, |(_, group)| group)
     }
 
-    fn outside(&self, id: u32) -> Option<u32> {
-        self.0.iter().find_map(|range| {
-            let offset = id.checked_sub(range.inside)?;
-            (offset < range.length).then(|| range.outside.checked_add(offset))?
-        })
-    }
-}
-
-impl Visitor {
-    fn enter(namespace: &OwnedFd) -> Result<Self, Error> {
-        let failed = |call| move |source| Error::Call { call, source };
-        let (answer, tell) = pipe2(OFlag::O_CLOEXEC).map_err(failed("pipe2"))?;
-        // SAFETY: the child makes system calls only, until it is killed.
-        let child = match unsafe { fork() }.map_err(failed("fork"))? {
-            ForkResult::Child => visit(namespace, &tell),
-            ForkResult::Parent { child } => Self(child),
-        };
-        drop(tell);
-        let mut errno = [0; 4];
-        // A child that ended early closed its end of the pipe.
-        File::from(answer)
-            .read_exact(&mut errno)
-            .map_err(of_users)?;
-        match i32::from_ne_bytes(errno) {
-            0 => Ok(child),
-            errno => Err(failed("setns(CLONE_NEWUSER)")(Errno::from_raw(errno))),
-        }
-    }
-
-    fn read(&self, name: &str) -> io::Result<String> {
-        std::fs::read_to_string(format!("/proc/{}/{name}", self.0))
-    }
-}
-
-impl Drop for Visitor {
-    /// The child is ours and not yet waited for: its number is nobody else's.
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGKILL);
-        let _ = waitpid(self.0, None);
-    }
-}
-
-/// The child: enters, tells how that went, and waits to be killed. Other threads may have held
-/// locks when it was made, so it must neither allocate nor unwind.
-fn visit(namespace: &OwnedFd, tell: &OwnedFd) -> ! {
-    // SAFETY: all of these may be called after `fork` in a process with threads
-    // (`signal-safety(7)`, or bare system calls); the descriptors are open, and `errno` lives
-    // across the call that reads it.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        let entered = libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER);
-        let errno = if entered == 0 {
-            0
-        } else {
-            *libc::__errno_location()
-        };
-        libc::write(tell.as_raw_fd(), (&raw const errno).cast(), 4);
-        loop {
-            libc::pause();
+    fn translate(
+        &self,
+        user: u32,
+        group: u32,
+        wanted: impl FnOnce((Option<u32>, Option<u32>)) -> Option<u32>,
+    ) -> Option<u32> {
+        match &self.namespace {
+            None => wanted((Some(user), Some(group))),
+            Some(namespace) => outside(namespace.as_fd(), user, group)
+                .ok()
+                .and_then(wanted),
         }
     }
 }
 
-fn of_users(source: io::Error) -> Error {
-    Error::Io {
-        what: "the user namespace",
+/// The user namespace that owns a network namespace, unless it is the host's.
+pub(super) fn owner(netns: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
+    let namespace = kernel::owning_user_namespace(netns).map_err(|source| Error::Call {
+        call: "ioctl(NS_GET_USERNS)",
         source,
+    })?;
+    let file = File::from(namespace);
+    let inode = Inode::of(&file).map_err(Error::Users)?;
+    Ok((Inode::at(HOST) != Some(inode)).then(|| file.into()))
+}
+
+/// A user and a group of a user namespace, outside of it. `None` for one that has no number there.
+fn outside(
+    namespace: BorrowedFd<'_>,
+    user: u32,
+    group: u32,
+) -> io::Result<(Option<u32>, Option<u32>)> {
+    let filesystem = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, id) in [("uid", user), ("gid", group)] {
+        fsconfig_set_string(&filesystem, key, id.to_string())?;
     }
+    fsconfig_create(&filesystem)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    kernel::idmap(mount.as_fd(), namespace)?;
+    let root = File::from(mount).metadata()?;
+    let [no_user, no_group] = UNMAPPED.map(|path| {
+        let number = fs::read_to_string(path).ok();
+        number.and_then(|text| text.trim().parse::<u32>().ok())
+    });
+    Ok((
+        Some(root.uid()).filter(|found| Some(*found) != no_user),
+        Some(root.gid()).filter(|found| Some(*found) != no_group),
+    ))
 }
 
 /// A network namespace of a user namespace whose users begin at 1,000,000 outside, and groups at
 /// 2,000,000. No process is left in either.
 #[cfg(test)]
 pub(crate) fn of_a_pod_with_users() -> File {
-    use std::{fs, process::Command};
+    use std::process::Command;
 
     let mut pod = Command::new("unshare")
         .args(["--user", "--net", "sleep", "60"])
@@ -176,7 +136,8 @@ pub(crate) fn of_a_pod_with_users() -> File {
     while fs::read_link(format!("{proc}/ns/net")).expect("a process") == own {
         std::thread::yield_now();
     }
-    fs::write(format!("{proc}/uid_map"), "0 1000000 65536").expect("a map of users");
+    let users = "0 1000000 65536\n70000 5 1\n70001 65534 1";
+    fs::write(format!("{proc}/uid_map"), users).expect("a map of users");
     fs::write(format!("{proc}/gid_map"), "0 2000000 65536").expect("a map of groups");
     let netns = File::open(format!("{proc}/ns/net")).expect("a namespace");
     pod.kill().expect("a process");
@@ -186,27 +147,7 @@ pub(crate) fn of_a_pod_with_users() -> File {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
-
     use super::*;
-
-    #[test]
-    fn ids_are_translated_by_the_range_that_has_them() {
-        let map =
-            Map::parse("         0    1000000      65536\n     70000          5          1\n");
-        for (inside, outside) in [
-            (0, Some(1_000_000)),
-            (1337, Some(1_001_337)),
-            (65535, Some(1_065_535)),
-            (65536, None),
-            (70000, Some(5)),
-            (u32::MAX, None),
-        ] {
-            assert_eq!(map.outside(inside), outside, "{inside}");
-        }
-        assert_eq!(Map::parse("").outside(0), None);
-        assert_eq!(Map::parse("0 4294967295 2").outside(1), None);
-    }
 
     #[test]
     fn the_hosts_users_are_themselves() {
@@ -219,8 +160,19 @@ mod tests {
     fn a_pods_users_are_known_outside_though_no_process_of_it_is_left() {
         let netns = of_a_pod_with_users();
         let users = Users::of(netns.as_fd()).unwrap();
-        assert_eq!(users.user(1337), Some(1_001_337));
+        for (inside, outside) in [
+            (0, Some(1_000_000)),
+            (1337, Some(1_001_337)),
+            (65_535, Some(1_065_535)),
+            (65_536, None),
+            (70_000, Some(5)),
+            // `stat` cannot tell the overflow user from none: refused.
+            (70_001, None),
+            (u32::MAX, None),
+        ] {
+            assert_eq!(users.user(inside), outside, "{inside}");
+        }
         assert_eq!(users.group(1337), Some(2_001_337));
-        assert_eq!(users.user(70000), None);
+        assert_eq!(users.group(70_000), None);
     }
 }

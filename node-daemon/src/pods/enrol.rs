@@ -1,6 +1,7 @@
 //! Carries the steps of a plan out: all of them, or none.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd as _,
 };
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     bpf::{self, Datapath, Features},
-    netns::{Netns, Source},
+    netns::{Netns, ProxyUser, Source},
 };
 
 /// Where Istio's proxy connects from when it hands a request to its application over IPv6.
@@ -25,6 +26,7 @@ pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0
 pub(crate) struct Enrolment {
     cookie: u64,
     held: Held,
+    foreign_listeners: Cell<usize>,
 }
 
 /// What steps work on.
@@ -38,7 +40,17 @@ pub(crate) struct Site<'a> {
 impl Enrolment {
     /// What the kernel holds already.
     pub(crate) fn of(cookie: u64, held: Held) -> Self {
-        Self { cookie, held }
+        Self {
+            cookie,
+            held,
+            foreign_listeners: Cell::new(0),
+        }
+    }
+
+    /// How many sockets listened on the proxy's ports that another user had made, when the
+    /// listeners were fetched.
+    pub(crate) fn foreign_listeners(&self) -> usize {
+        self.foreign_listeners.get()
     }
 
     /// What the kernel holds.
@@ -152,11 +164,17 @@ impl Enrolment {
         let Some(process) = datapath.process(self.cookie)? else {
             return Ok(());
         };
+        let proxy = ProxyUser::of(&process.pod);
         let listening = netns.listening()?;
-        if listening.any_on(process.pod.dns_port.get()) {
+        let dns = netns.fetch(&listening, process.pod.dns_port.get(), proxy)?;
+        let outbound = netns.fetch(&listening, process.pod.outbound_port.get(), proxy)?;
+        let inbound = netns.fetch(&listening, process.pod.inbound_port.get(), proxy)?;
+        self.foreign_listeners
+            .set(dns.foreign + outbound.foreign + inbound.foreign);
+        if !dns.listeners.is_empty() {
             datapath.capture_dns(self.cookie)?;
         }
-        for listener in netns.fetch(&listening, process.pod.inbound_port.get())? {
+        for listener in inbound.listeners {
             let socket = listener.socket.as_fd();
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "found a listening proxy"),

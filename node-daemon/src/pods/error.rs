@@ -4,7 +4,7 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
 use daemon_api::{Attachment, Refusal, code};
 
-use super::{addresses, aside, policy, store};
+use super::{addresses, aside, lists, policy, store};
 use crate::{
     bpf,
     netns::{self, Source},
@@ -25,6 +25,9 @@ pub(crate) enum Error {
     /// Interfaces that the Pod excludes.
     #[error(transparent)]
     Aside(#[from] aside::Error),
+    /// What the Pod takes of maps that all Pods share.
+    #[error(transparent)]
+    Share(#[from] lists::Error),
     /// An address that another Pod has.
     #[error("{address} belongs to the Pod {owner}")]
     Taken {
@@ -36,9 +39,6 @@ pub(crate) enum Error {
     /// A question about nobody.
     #[error("no Pod here has the name, the address or the container '{0}'")]
     Nobody(String),
-    /// Somebody else has the address of a Pod.
-    #[error("it has an address of the Pod {0}, whose processes are elsewhere")]
-    Stranger(String),
     /// The network namespace of another Pod.
     #[error("'{}' is the network namespace of the Pod {owner}", netns.display())]
     Occupied {
@@ -95,6 +95,8 @@ pub(crate) enum Error {
 pub(crate) const HAND_OVER: &str = "the plugin's entry in the network configuration must declare \
      \"capabilities\": {\"io.kubernetes.cri.pod-annotations\": true}, and containerd must be 1.5 \
      or newer, CRI-O 1.29 or newer";
+const SHORTEN: &str = "list fewer items, or ranges such as 8000-8999 and wider networks: neighbouring \
+     ports count as one range";
 const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar's iptables rules \
      on a node without Sluice";
 
@@ -108,7 +110,8 @@ impl Error {
     pub(crate) fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
-            Self::Policy(_) | Self::Aside(_) => code::POD_REFUSED,
+            Self::Share(lists::Error::Addresses { .. }) => code::ADDRESS_REFUSED,
+            Self::Policy(_) | Self::Aside(_) | Self::Share(_) => code::POD_REFUSED,
             Self::Netns(
                 netns::Error::Open { .. }
                 | netns::Error::NotNetns { .. }
@@ -116,7 +119,7 @@ impl Error {
             )
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Address(_) | Self::Taken { .. } | Self::Stranger(_) => code::ADDRESS_REFUSED,
+            Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
             Self::Netns(_) | Self::Kernel(_) | Self::Unrouted { .. } | Self::LetGo { .. } => {
                 code::KERNEL_REFUSED
             }
@@ -136,6 +139,7 @@ impl Error {
             Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
             Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
             | Self::Aside(_) => UNSUPPORTED.to_owned(),
+            Self::Share(lists::Error::List { .. }) => SHORTEN.to_owned(),
             Self::LetGo { errors } => {
                 let each: Vec<_> = errors.iter().map(|error| one_line(error)).collect();
                 each.join("; ")

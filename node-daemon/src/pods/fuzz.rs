@@ -41,3 +41,5 @@ pub(crate) fn record(text: &[u8]) {
     let written = serde_json::to_vec(&record).unwrap_or_default();
     assert_eq!(store::decode(&written).ok(), Some(record));
 }
+
+pub(crate) use super::owner::fuzz::sequence;

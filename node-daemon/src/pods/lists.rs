@@ -1,9 +1,10 @@
 //! From a Pod's lists of ports and networks to what the kernel looks up. Pure.
 
-use std::iter;
+mod ports;
+mod share;
 
 use ipnet::IpNet;
-use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortList, PortPrefix, PortSieve};
+use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortList, PortSieve};
 
 use super::{
     aside::Aside,
@@ -11,6 +12,8 @@ use super::{
     policy::{Inbound, Ports, Settings},
 };
 use crate::{bpf::Entry, netns::Source};
+use ports::prefixes;
+pub(super) use share::{Error, check, check_addresses, check_routes};
 
 /// What the kernel must know of the lists before it looks into them.
 pub(super) fn flags_of(settings: &Settings) -> PodFlags {
@@ -84,23 +87,10 @@ fn port_lists(settings: &Settings) -> [(PortList, &Ports); 3] {
     ]
 }
 
+/// Whether `port_ranges` has an entry of the Pod.
 fn has_ranges(settings: &Settings) -> bool {
-    let mut all = port_lists(settings)
-        .into_iter()
-        .flat_map(|(_, ports)| ports);
-    all.any(|(low, high)| low != high)
-}
-
-/// The prefixes that cover a list.
-fn prefixes(cookie: u64, list: PortList, ports: &Ports) -> impl Iterator<Item = PortPrefix> {
-    ports.iter().flat_map(move |(low, high)| {
-        let mut next = Some(*low);
-        iter::from_fn(move || {
-            let (prefix, after) = PortPrefix::first(cookie, list, next?, *high);
-            next = after;
-            Some(prefix)
-        })
-    })
+    let mut all = port_lists(settings).into_iter();
+    all.any(|(list, ports)| prefixes(0, list, ports).any(|prefix| !prefix.is_single()))
 }
 
 /// Bits beyond the length do not count.

@@ -7,6 +7,7 @@ mod addresses;
 mod aside;
 mod enrol;
 mod error;
+mod evidence;
 mod explain;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -19,6 +20,7 @@ mod policy;
 mod repair;
 mod sources;
 mod store;
+mod survey;
 mod tombstones;
 
 use std::{
@@ -48,6 +50,7 @@ pub(crate) use owner::Reading;
 pub(crate) use policy::WhenUnknown;
 pub(crate) use repair::{Repair, Repairs};
 pub(crate) use store::{Record, Slot, Store};
+use survey::Survey;
 pub(crate) use tombstones::Tombstones;
 
 /// Requests that may wait for the owner. The socket admits fewer connections than that.
@@ -134,7 +137,7 @@ pub(crate) struct Rules {
 pub(crate) fn start(inheritance: Inheritance) -> anyhow::Result<(Pods, Thread)> {
     let mut owner = Owner::restore(inheritance)?;
     owner.bury();
-    owner.find();
+    owner.adopt(Survey::of(&owner.brief()));
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Work inside namespaces and system calls block: they must not hold up the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
@@ -196,17 +199,32 @@ impl Pods {
 
     /// Finds Pods that nobody reported, and mends what was lost.
     pub(crate) async fn keep_up(&self) -> Result<(), Error> {
-        self.ask(Owner::keep_up).await
+        let survey = self.survey().await?;
+        self.ask(|owner| owner.resync(survey)).await
     }
 
     /// Takes in what a list of this node's Pods tells of.
     pub(crate) async fn expect(&self, listed: Vec<Expected>) -> Result<(), Error> {
-        self.ask(|owner| owner.expect(listed)).await
+        self.ask(|owner| owner.note_list(listed)).await?;
+        let survey = self.survey().await?;
+        self.ask(|owner| owner.expect(survey)).await
     }
 
     /// Takes in the Pods whose network namespace the kernel has named.
     pub(crate) async fn learn(&self) -> Result<(), Error> {
-        self.ask(Owner::learn).await
+        let survey = self.survey().await?;
+        self.ask(|owner| {
+            owner.adopt(survey);
+            owner.learn();
+        })
+        .await
+    }
+
+    /// Looks at the node's network namespaces. The owner serves requests meanwhile.
+    async fn survey(&self) -> Result<Survey, Error> {
+        let brief = self.ask(|owner| owner.brief()).await?;
+        let survey = tokio::task::spawn_blocking(move || Survey::of(&brief));
+        survey.await.map_err(|_| Error::Stopping)
     }
 
     /// What would become of a connection.

@@ -3,6 +3,9 @@
 mod check;
 mod expect;
 mod explain;
+mod found;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod inside;
 mod restore;
 mod retire;
@@ -26,14 +29,19 @@ use super::{
     Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     error::one_line,
+    evidence::Doubt,
+    lists,
     plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
+    survey::Lodging,
 };
 use crate::{
     bpf::{Datapath, Pins},
+    limit::LogLimit,
     netns::{self, Netns},
 };
+use found::is_reported;
 use inside::seen_inside;
 
 /// Owns the kernel side and knows every attachment.
@@ -53,6 +61,11 @@ pub(crate) struct Owner {
     expected: Vec<Expected>,
     /// Those whose network namespace is not known, by a cookie that stands for it.
     awaited: BTreeMap<u64, Awaited>,
+    /// How many namespaces were not believed to be Pods in the last survey, and how many strangers'
+    /// there were.
+    doubts: (BTreeMap<Doubt, usize>, usize),
+    /// Of lines that strangers cause.
+    stranger_log: LogLimit,
 }
 
 /// An attachment that was looked at.
@@ -93,14 +106,25 @@ impl Owner {
             nameless: BTreeMap::new(),
             expected: Vec::new(),
             awaited: BTreeMap::new(),
+            doubts: Default::default(),
+            stranger_log: LogLimit::default(),
         }
     }
 
     pub(super) fn admit(&mut self, request: Admit) -> Result<Admitted, Error> {
+        self.admit_in(request, None)
+    }
+
+    /// In a network namespace that is open already, if it is: its path may lead elsewhere by now.
+    fn admit_in(&mut self, request: Admit, netns: Option<Netns>) -> Result<Admitted, Error> {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
         let standing = match self.verdict(request.annotations.as_ref())? {
-            Verdict::Mesh(settings) => self.mesh(request, *settings)?,
+            Verdict::Mesh(settings) => {
+                let visit = || Netns::visit(Path::new(&request.netns));
+                let netns = netns.map_or_else(visit, Ok)?;
+                self.mesh(request, *settings, &netns)?
+            }
             Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
         let answer = Admitted {
@@ -116,6 +140,7 @@ impl Owner {
     fn verdict(&self, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
         let mut verdict = policy::decide(&self.rules, annotations)?;
         if let Verdict::Mesh(settings) = &mut verdict {
+            lists::check(settings)?;
             settings.acceleration = Some(self.rules.acceleration.of_pod(settings.acceleration));
         }
         Ok(verdict)
@@ -140,14 +165,19 @@ impl Owner {
         Ok(standing)
     }
 
-    fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
-        let netns = Netns::visit(Path::new(&request.netns))?;
+    fn mesh(
+        &mut self,
+        request: Admit,
+        settings: Settings,
+        netns: &Netns,
+    ) -> Result<Standing, Error> {
+        lists::check_addresses(request.addresses.len())?;
         let interfaces = netns.interfaces()?;
-        let settings = seen_inside(settings, &netns, &interfaces, self.datapath.features())?;
+        let settings = seen_inside(settings, netns, &interfaces, self.datapath.features())?;
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
-        self.is_free(&netns, &request.attachment)?;
-        self.claim(&addresses, id.cookie)?;
+        self.is_free(netns, &request.attachment)?;
+        self.claim(&addresses, id.cookie, is_reported(&request.attachment))?;
         if self
             .cookie_of(&request.attachment)
             .is_some_and(|old| old != id.cookie)
@@ -162,7 +192,7 @@ impl Owner {
             mesh: &settings.mesh.name,
         };
         let record = self.store.record(request, Some(id), passthrough);
-        self.enrol(&netns, settings, record, standing)?;
+        self.enrol(netns, settings, record, standing)?;
         self.settle(&addresses)?;
         Ok(standing)
     }
@@ -184,21 +214,14 @@ impl Owner {
         Ok(())
     }
 
-    /// Makes sure that no other Pod has these addresses. One that is gone loses them.
-    fn claim(&mut self, addresses: &[IpAddr], cookie: u64) -> Result<(), Error> {
+    /// Makes sure that no other Pod has these addresses: see [`Owner::release_address`].
+    fn claim(&mut self, addresses: &[IpAddr], cookie: u64, reported: bool) -> Result<(), Error> {
         for address in addresses {
             let other = self.owner_of((*address).into())?;
             let another = |one: &u64| *one != cookie && !self.is_awaited(*one);
-            let Some(other) = other.filter(another) else {
-                continue;
-            };
-            if self.is_alive(other) {
-                return Err(Error::Taken {
-                    address: *address,
-                    owner: self.name_of(other),
-                });
+            if let Some(other) = other.filter(another) {
+                self.release_address(*address, other, reported)?;
             }
-            self.let_go(other)?;
         }
         Ok(())
     }
@@ -226,6 +249,10 @@ impl Owner {
                 known
             };
             all.extend(record.into_iter().flat_map(Record::addresses));
+        }
+        if let Err(error) = lists::check_addresses(all.len()) {
+            self.put_pod(netns.id().cookie, pod);
+            return Err(error.into());
         }
         let wanted = plan::wanted(netns.id().cookie, &settings, &all, record.passthrough);
 
@@ -324,7 +351,7 @@ impl Owner {
 
     fn is_alive(&self, cookie: u64) -> bool {
         match self.pods.get(&cookie) {
-            Some(pod) => pod.is_alive(),
+            Some(pod) => pod.is_alive(self.addresses_of(cookie)),
             None => self.nameless.contains_key(&cookie) && self.datapath.is_steered(cookie),
         }
     }
@@ -351,8 +378,17 @@ impl Enrolled {
         (found.id() == self.id).then_some(found)
     }
 
-    fn is_alive(&self) -> bool {
-        self.reopen().is_some()
+    /// Whether its namespace is there and has one of the Pod's addresses, or a process. A mount of a
+    /// namespace may outlive the Pod.
+    fn is_alive(&self, addresses: Vec<IpAddr>) -> bool {
+        let Self { id, path, .. } = self;
+        let lodging = Lodging {
+            id: *id,
+            path: path.clone(),
+            addresses,
+        };
+        self.reopen()
+            .is_some_and(|netns| lodging.is_inhabited(&netns))
     }
 }
 

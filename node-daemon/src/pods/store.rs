@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::Admit;
+use daemon_api::{Admit, owned};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
@@ -81,13 +81,15 @@ impl Record {
 
 impl Store {
     /// Reads every record, in the order of their slots. Those of earlier boots are removed; those
-    /// that cannot be understood are set aside, with a warning.
+    /// that cannot be understood are set aside, with a warning. A directory to which another user can
+    /// write is refused: its records would decide how Pods are enrolled.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<(Slot, Record)>), Error> {
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory);
         made.map_err(|source| Error::io("make", directory, source))?;
+        owned::directory(directory).map_err(|source| Error::io("use", directory, source))?;
         let boot = fs::read_to_string(BOOT_ID)
             .map_err(|source| Error::io("read", Path::new(BOOT_ID), source))?;
         let mut store = Self {
@@ -311,6 +313,23 @@ mod tests {
         fs::write(directory.path().join("9.unfinished"), "{").unwrap();
         assert_eq!(open(directory.path()).1, [(slots[1], record)]);
         assert_eq!(names(directory.path()), ["0.damaged", "1.json"]);
+    }
+
+    #[test]
+    fn directory_of_another_user_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
+        let error = Store::open(directory.path()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Io {
+                    operation: "use",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     }
 
     proptest! {

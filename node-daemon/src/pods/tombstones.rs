@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::Attachment;
+use daemon_api::{Attachment, owned};
 
 /// Bytes of the longest that is read.
 const LONGEST: u64 = 4096;
@@ -28,8 +28,18 @@ impl Tombstones {
         Self(daemon_api::tombstones(socket))
     }
 
-    /// Every one that is complete.
+    /// Every one that is complete. None of a directory to which another user can write: each would end
+    /// the interception of a Pod.
     pub(super) fn all(&self) -> Vec<Tombstone> {
+        match owned::directory(&self.0) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                let path = self.0.display();
+                tracing::warn!(%path, %error, "deletion markers of the plugin are not read");
+                return Vec::new();
+            }
+        }
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         paths
@@ -50,7 +60,27 @@ impl Tombstone {
 }
 
 fn read(path: &Path) -> Option<Attachment> {
-    let length = fs::symlink_metadata(path).ok()?.len();
-    let text = fs::read(path).ok().filter(|_| length <= LONGEST)?;
+    let found = fs::symlink_metadata(path).ok()?;
+    let text = (found.is_file() && found.len() <= LONGEST).then(|| fs::read(path).ok())??;
     serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn markers_of_another_user_are_not_read() {
+        let run = tempfile::tempdir().unwrap();
+        let tombstones = Tombstones::beside(&run.path().join("sluiced.sock"));
+        assert!(tombstones.all().is_empty());
+        fs::create_dir(&tombstones.0).unwrap();
+        let text = r#"{"network":"n","container_id":"c","ifname":"e"}"#;
+        fs::write(tombstones.0.join("1.json"), text).unwrap();
+        assert_eq!(tombstones.all().len(), 1);
+        chown(&tombstones.0, Some(65534), None).unwrap();
+        assert!(tombstones.all().is_empty());
+    }
 }

@@ -181,6 +181,15 @@ impl Daemon {
         self.process.wait().expect("it ends").code()
     }
 
+    /// Ends it, and gives what it logged.
+    pub(crate) fn log(&mut self) -> String {
+        self.stop();
+        let mut log = String::new();
+        let stderr = self.process.stderr.as_mut().expect("a pipe");
+        stderr.read_to_string(&mut log).expect("text");
+        log
+    }
+
     pub(crate) fn terminate(&self) {
         terminate(&self.process);
     }

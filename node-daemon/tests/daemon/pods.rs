@@ -35,7 +35,7 @@ pub(crate) fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
     }
 }
 
-fn annotated(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn annotated(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let injected = [("sidecar.istio.io/status", "{}")];
     let all = injected.iter().chain(more);
     all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

@@ -2,18 +2,18 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
-use sluice_abi::{BUDGET, NEW_IN_A_SECOND, PodFlags, PortList, PortPrefix, Reason};
+use sluice_abi::{BUDGET, NEW_IN_A_SECOND, Pod, PodFlags, PortList, PortPrefix, Reason};
 
 use crate::bpf::Entry;
 
 use super::{
     ends::{connect_from, listen, meet_polling, take},
-    lab::{APP, Lab, PROXY, WORLD, await_that},
+    lab::{APP, Lab, POD, PROXY, WORLD, await_that},
 };
 
 const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
@@ -232,6 +232,72 @@ fn a_reader_that_never_reads_holds_the_sender_up() {
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert_eq!(counts(&lab)[1], 1);
     drop(server);
+}
+
+/// Writes until the kernel takes no more, while the other end sends a byte now and then and reads
+/// nothing. How many bytes were taken.
+fn fill(mut client: &TcpStream, mut server: &TcpStream) -> usize {
+    let (block, mut taken) = (vec![7; 16_384], 0);
+    let mut idle = Instant::now();
+    while idle.elapsed() < Duration::from_millis(300) {
+        match client.write(&block) {
+            Ok(length) => {
+                taken += length;
+                idle = Instant::now();
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        some(|| server.write(&[1]));
+        some(|| client.read(&mut [0; 64]));
+        assert!(taken < 256 << 20, "{taken} bytes were taken");
+    }
+    taken
+}
+
+#[test]
+fn reader_with_heartbeats_queues_no_more_than_twice_tcps() {
+    let (plain, plain_proxy) = pod(PodFlags::default());
+    let (client, server) = through(&plain, &plain_proxy, "10.77.0.1:80");
+    let by_tcp = fill(&client, &server);
+
+    let (lab, proxy) = pod(ALL);
+    let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
+    call(&client, &server, 1);
+    let by_all = fill(&client, &server);
+    assert_eq!(counts(&lab), [2, 1, 0, 0]);
+
+    let mut lab = Lab::bare();
+    lab.enrol_with(PROXIES);
+    lab.enrol_world(PROXIES);
+    let inbound = listen(&lab.world, "[::]:15006");
+    let to = format!("{}:8080", WORLD[0]);
+    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    call(&client, &server, 1);
+    let by_proxies = fill(&client, &server);
+    assert_eq!(counts(&lab), [2, 1, 0, 0]);
+    println!("taken: {by_tcp} by TCP, {by_all} with all, {by_proxies} with proxies");
+    assert!(by_all <= 2 * by_tcp && by_proxies <= 2 * by_tcp);
+}
+
+#[test]
+fn namespace_with_the_address_of_another_pod_is_not_enrolled() {
+    for stranger in [WORLD[0], POD[0]] {
+        let mut lab = Lab::bare();
+        lab.enrol_with(PROXIES);
+        lab.enrol_world(PROXIES);
+        // On this node, the address belongs to a Pod in neither namespace.
+        let owner = Pod {
+            cookie: 99,
+            ..lab.datapath.process(lab.cookie).unwrap().unwrap().pod
+        };
+        let address: IpAddr = stranger.parse().unwrap();
+        lab.datapath.set_address(address.into(), &owner).unwrap();
+        let inbound = listen(&lab.world, "[::]:15006");
+        let to = format!("{}:8080", WORLD[0]);
+        let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+        call(&client, &server, 1);
+        assert_eq!(lab.count(Reason::Accelerated), 0, "{stranger}");
+    }
 }
 
 #[test]

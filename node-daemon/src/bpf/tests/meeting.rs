@@ -6,7 +6,9 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
-use sluice_abi::{Addr, Endpoint, Meeting, PodFlags, Port, Reason};
+use sluice_abi::{
+    Addr, AliasUsage, Endpoint, Meeting, PodFlags, Port, Reason, maps::DESTINATIONS_PER_POD,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -268,4 +270,95 @@ fn what_pods_had_asked_for_goes_when_they_have_gone() {
     let client = connect(&lab.pod, APP, written);
     assert_eq!(accept(&lab.pod, &proxy, SOON), Some(seen));
     greeted(client);
+}
+
+/// Connects to many destinations, one after the other, and aborts each connection at both ends.
+fn connect_to_many(netns: &Netns, proxy: &std::net::TcpListener, count: u64) {
+    let proxy = proxy.try_clone().unwrap();
+    netns.run_as(APP, move || {
+        for index in 0..u32::try_from(count).unwrap() {
+            let ip: [u8; 4] = (0xcb00_7100 + (index >> 12)).to_be_bytes();
+            let to = SocketAddr::new(ip.into(), 1 + u16::try_from(index & 0xfff).unwrap());
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            socket.connect(&to.into()).unwrap();
+            // Over loopback, an established connection is in the listener's queue.
+            drop((proxy.accept().unwrap(), socket));
+        }
+    });
+}
+
+#[test]
+fn pod_at_its_share_falls_back_and_others_do_not() {
+    let mut lab = routed();
+    lab.enrol_world(PodFlags::default());
+    let proxy = listen(&lab.pod, "[::]:15001");
+    connect_to_many(&lab.pod, &proxy, DESTINATIONS_PER_POD + 100);
+    let usage = lab.datapath.alias_usage(lab.cookie).unwrap();
+    assert_eq!(
+        (usage.held, usage.fallbacks),
+        (DESTINATIONS_PER_POD, 100),
+        "all choices were taken for some destination, or the share does not hold"
+    );
+    let held = lab.datapath.destinations.keys().unwrap().len();
+    assert_eq!(u64::try_from(held).unwrap(), usage.held);
+    assert_eq!(lab.count(Reason::OutboundAlone), usage.fallbacks);
+    assert_eq!(lab.count(Reason::PairMissing), 0);
+
+    // A known destination needs no entry, and another Pod has a share of its own.
+    connect_to_many(&lab.pod, &proxy, 100);
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap(), usage);
+    let other = listen(&lab.world, "[::]:15001");
+    connect_to_many(&lab.world, &other, 10);
+    let cookie = lab.world.cookie();
+    let expected = AliasUsage {
+        held: 10,
+        fallbacks: 0,
+    };
+    assert_eq!(lab.datapath.alias_usage(cookie).unwrap(), expected);
+}
+
+#[test]
+fn fallback_beyond_the_share_keeps_the_destination() {
+    let mut lab = routed();
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let full = AliasUsage {
+        held: DESTINATIONS_PER_POD,
+        fallbacks: 0,
+    };
+    lab.datapath.alias_usage.set(lab.cookie, full).unwrap();
+    for (written, to) in destinations(WORLD, 80) {
+        let met = Addr::from(divert(&lab, &proxy, &written, to));
+        assert!(met.is_loopback() && !met.is_meeting());
+    }
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap().fallbacks, 3);
+}
+
+#[test]
+fn daemon_corrects_lost_counts() {
+    let mut lab = routed();
+    let proxy = listen(&lab.pod, "[::]:15001");
+    connect_to_many(&lab.pod, &proxy, 20);
+    let lost = AliasUsage {
+        held: 3,
+        fallbacks: 2,
+    };
+    lab.datapath.alias_usage.set(lab.cookie, lost).unwrap();
+    assert_eq!(lab.datapath.forget_destinations().unwrap(), 0);
+    let usage = lab.datapath.alias_usage(lab.cookie).unwrap();
+    assert_eq!((usage.held, usage.fallbacks), (20, 2));
+}
+
+#[test]
+fn share_of_a_removed_pod_is_released() {
+    let mut lab = routed();
+    let proxy = listen(&lab.pod, "[::]:15001");
+    let (written, to) = &destinations(WORLD, 80)[0];
+    divert(&lab, &proxy, written, *to);
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap().held, 1);
+    assert_eq!(lab.datapath.forget_destinations().unwrap(), 0);
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap().held, 1);
+    lab.datapath.remove_process(lab.cookie).unwrap();
+    assert_eq!(lab.datapath.forget_destinations().unwrap(), 1);
+    assert!(lab.datapath.alias_usage.keys().unwrap().is_empty());
 }

@@ -1,13 +1,17 @@
 //! The programs on the running kernel: real sockets in real namespaces.
 
 mod accelerate;
+mod bind;
 mod dns;
+mod edges;
 mod ends;
 mod filter;
+mod inbound;
 mod lab;
 mod learn;
 mod meeting;
 mod safety;
+mod syn;
 
 use std::{io::ErrorKind, net::SocketAddr};
 

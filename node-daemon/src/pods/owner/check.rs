@@ -7,7 +7,7 @@ use daemon_api::Attachment;
 use super::{Enrolled, Owner, Standing};
 use crate::{
     bpf::Entry,
-    netns::Netns,
+    netns::{Netns, ProxyUser},
     pods::{Error, enrol::PASSTHROUGH, plan::Held},
 };
 
@@ -70,7 +70,9 @@ impl Owner {
             let port = process.pod.inbound_port.get();
             let what = format!("listener on {port} registered");
             let registered = self.datapath.listeners(cookie)? > 0;
-            same(&what, &netns.listens_on(&[port])?, &registered)?;
+            let proxy = ProxyUser::of(&process.pod);
+            let listens = netns.listening()?.any_of_proxy_on(port, proxy);
+            same(&what, &(registered || listens), &registered)?;
         }
         if held.passthrough {
             let interfaces = netns.interfaces()?;

@@ -3,22 +3,19 @@
 //! compares every caller that it does not know with their addresses, and names the namespace of the
 //! first that connects from one.
 
-use std::{net::IpAddr, path::Path};
+use std::net::IpAddr;
 
-use daemon_api::{Admit, PodAddress};
-use tracing::{error, info, warn};
+use sluice_abi::Process;
+use tracing::{error, warn};
 
 use super::{Owner, name};
-use crate::{
-    cgroup,
-    netns::{self, Netns},
-    pods::{
-        Error, Expected, Repair,
-        enrol::{Enrolment, Site},
-        error::one_line,
-        plan::{self, Held},
-        policy::{Settings, Verdict},
-    },
+use crate::pods::{
+    Error, Expected,
+    enrol::{Enrolment, Site},
+    error::one_line,
+    plan::{self, Held},
+    policy::{Settings, Verdict},
+    survey::Survey,
 };
 
 /// Cookies count up from one (`gen_cookie_next`, `linux/cookie.h`): none is ever as large.
@@ -31,11 +28,15 @@ pub(super) struct Awaited {
 }
 
 impl Owner {
-    /// Takes in what a list of this node's Pods tells of, in place of the list before.
-    pub(in crate::pods) fn expect(&mut self, listed: Vec<Expected>) {
+    /// Notes what a list of this node's Pods tells of, in place of the list before.
+    pub(in crate::pods) fn note_list(&mut self, listed: Vec<Expected>) {
         self.expected = listed;
-        self.correct();
-        let left = self.find();
+    }
+
+    /// Takes in the Pods of the list.
+    pub(in crate::pods) fn expect(&mut self, survey: Survey) {
+        self.correct(&survey);
+        let left = self.adopt(survey);
         let meshed: Vec<_> = (self.expected.iter())
             .filter(|pod| !pod.addresses.iter().any(|ip| left.contains(ip)))
             .filter_map(|pod| Some((pod.clone(), self.settings_of(pod)?)))
@@ -51,56 +52,6 @@ impl Owner {
             }
         }
         self.announce();
-    }
-
-    /// Brings Pods that were found running to what the list tells of them. Until it came they had
-    /// the mesh's defaults.
-    fn correct(&mut self) {
-        let found = (self.attachments.values()).map(|known| &known.record.request);
-        let found = found.filter(|request| request.attachment.network.is_empty());
-        let told: Vec<_> = (found.filter_map(|request| self.as_told(request))).collect();
-        for request in told {
-            let pod = name(&request.pod);
-            let done = match self.verdict(request.annotations.as_ref()) {
-                Ok(Verdict::Mesh(_)) => self.admit(request).map(drop),
-                Ok(Verdict::LeaveAlone(_)) => self.retire(&request.attachment).map(drop),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = done {
-                error!(
-                    pod,
-                    error = one_line(&error),
-                    "found running, and stays with the mesh's defaults"
-                );
-            }
-        }
-    }
-
-    /// The report of a Pod that was found running, with what the list adds to it, if it does.
-    fn as_told(&self, request: &Admit) -> Option<Admit> {
-        let listed = self.expected_at(&request.addresses)?;
-        let told = Admit {
-            pod: listed.pod.clone(),
-            annotations: Some(listed.annotations.clone()),
-            ..request.clone()
-        };
-        let netns = Netns::open(Path::new(&request.netns)).ok()?;
-        (told != *request && self.is_home(&netns, listed)).then_some(told)
-    }
-
-    /// The Pod of the list that has one of these addresses.
-    pub(super) fn expected_at(&self, addresses: &[PodAddress]) -> Option<&Expected> {
-        let has = |pod: &&Expected| addresses.iter().any(|one| pod.addresses.contains(&one.ip));
-        self.expected.iter().find(has)
-    }
-
-    /// Whether a network namespace is a listed Pod's, and not somebody's who gave himself its
-    /// address: the kubelet knows who is in it.
-    pub(super) fn is_home(&self, netns: &Netns, pod: &Expected) -> bool {
-        let uid = &pod.pod.uid;
-        let processes = cgroup::processes(self.datapath.cgroup());
-        uid.is_empty()
-            || netns::members(&processes, netns.id()).any(|one| cgroup::is_of_pod(one, uid))
     }
 
     /// How the list's Pod is meshed, if it is.
@@ -159,7 +110,8 @@ impl Owner {
         }
     }
 
-    /// Takes in every Pod whose network namespace the kernel has named.
+    /// Removes what the kernel noted of namespaces in which an awaited Pod's address is, and that are
+    /// not that Pod's. Those that are have been adopted before.
     pub(in crate::pods) fn learn(&mut self) {
         if self.awaited.is_empty() {
             return;
@@ -173,45 +125,32 @@ impl Owner {
                 );
             }
         };
-        for (cookie, process) in named {
-            let Some(awaited) = self.awaited.get(&process.pod.cookie) else {
-                continue;
-            };
-            if cookie == process.pod.cookie {
-                continue;
-            }
-            let pod = awaited.pod.clone();
-            let who = name(&pod.pod);
-            match self.upgrade(cookie, pod) {
-                Ok(()) => {
-                    self.repairs.count(Repair::NamedByKernel);
-                    info!(cookie, pod = who, "named by the kernel, and taken in");
-                }
-                Err(error) => {
-                    error!(
-                        cookie,
-                        pod = who,
-                        error = one_line(&error),
-                        "named by the kernel, but only half meshed"
-                    );
-                }
+        let is_named = |(cookie, process): &(u64, Process)| {
+            *cookie != process.pod.cookie && self.awaited.contains_key(&process.pod.cookie)
+        };
+        let named: Vec<u64> = (named.iter().filter(|one| is_named(one)))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        let mut removed = 0;
+        for cookie in named {
+            match self.datapath.remove_process(cookie) {
+                Ok(()) => removed += 1,
+                Err(error) => error!(
+                    netns_cookie = cookie,
+                    error = one_line(&error),
+                    "entry of a namespace that is not an awaited Pod's stays"
+                ),
             }
         }
-    }
-
-    fn upgrade(&mut self, cookie: u64, pod: Expected) -> Result<(), Error> {
-        let netns = self.search(|id| id.cookie == cookie).ok_or(Error::Gone)?;
-        if !self.is_home(&netns, &pod) {
-            self.datapath.remove_process(cookie)?;
-            return Err(Error::Stranger(name(&pod.pod)));
+        if removed > 0
+            && let Some(dropped) = self.stranger_log.pass()
+        {
+            warn!(
+                removed,
+                dropped,
+                "network namespaces have the address of an awaited Pod and are not that Pod's"
+            );
         }
-        let mut request = Self::report(&netns, &netns.interfaces()?);
-        request
-            .addresses
-            .retain(|one| pod.addresses.contains(&one.ip));
-        request.pod = pod.pod;
-        request.annotations = Some(pod.annotations);
-        self.admit(request).map(drop)
     }
 
     /// Whether a cookie stands for a network namespace that is not known.

@@ -36,7 +36,7 @@ impl Owner {
             (Verdict::ToProxy(port, _), _) => {
                 let port = port.get();
                 let netns = pod.reopen().ok_or(Error::Gone)?;
-                if netns.listens_on(&[port])? {
+                if netns.listening()?.any_on(port) {
                     format!("to the proxy's port {port}")
                 } else {
                     format!("refused: nobody listens on the proxy's port {port}")

@@ -13,6 +13,7 @@ use crate::{
         aside::{self, Aside},
         enrol::Site,
         error::one_line,
+        lists,
         plan::{self, Held},
         policy::Settings,
         sources,
@@ -41,16 +42,21 @@ fn routed(settings: Settings, netns: &Netns, interfaces: &[Interface]) -> Result
     } else {
         Vec::new()
     };
+    lists::check_routes(sources.len())?;
     let aside = if settings.excluded_interfaces.is_empty() {
         settings.aside
     } else {
-        Aside::by(&settings.excluded_interfaces, interfaces, &netns.routes()?)?
+        let routes = netns.routes()?;
+        lists::check_routes(routes.main.len())?;
+        Aside::by(&settings.excluded_interfaces, interfaces, &routes)?
     };
-    Ok(Settings {
+    let settings = Settings {
         aside,
         sources,
         ..settings
-    })
+    };
+    lists::check(&settings)?;
+    Ok(settings)
 }
 
 impl Owner {
@@ -129,7 +135,7 @@ impl Owner {
     }
 
     /// The addresses of all attachments of a Pod.
-    fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
+    pub(super) fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
         let pods = self.pods.get(&cookie).into_iter();
         pods.flat_map(|pod| &pod.attachments)
             .filter_map(|one| self.attachments.get(one))

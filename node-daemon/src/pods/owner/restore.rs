@@ -7,7 +7,8 @@ use tracing::{error, info, warn};
 
 use super::{Enrolled, Owner, Standing, inside::seen_inside};
 use crate::{
-    netns::Netns,
+    cgroup,
+    netns::{self, Netns},
     pods::{
         Error, Inheritance, Repair,
         enrol::{Enrolment, Site},
@@ -183,7 +184,8 @@ impl Owner {
         ) {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
-                let netns = there.or_else(|| self.search(|one| one == id));
+                let processes = || cgroup::processes(self.datapath.cgroup());
+                let netns = there.or_else(|| netns::find(&processes(), id));
                 let Some(netns) = netns else {
                     return Ok(Meaning::Gone);
                 };

@@ -9,10 +9,15 @@ mod takeover;
 use daemon_api::{Collect, ProgramView, ValidAttachment};
 
 use super::*;
-use crate::pods::{Error, Repair};
+use crate::pods::{Error, Repair, survey::Survey};
 use rig::{Namespace, Node, Rig, attachment, ip, request, rig};
 
 impl Owner {
+    /// One round of upkeep, with a survey of its own.
+    fn keep_up(&mut self) {
+        self.resync(Survey::of(&self.brief()));
+    }
+
     fn knows_address(&self, address: &str) -> bool {
         let found = self.datapath.address(ip(address).into());
         found.expect("a readable map").is_some()

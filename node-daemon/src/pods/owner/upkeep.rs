@@ -1,38 +1,46 @@
-//! What the owner does unasked: finds Pods that nobody reported, mends what was taken from it, and
-//! lets go of Pods whose end nobody reported.
+//! What the owner does unasked: mends what was taken from it, and lets go of Pods whose end nobody
+//! reported.
 
-use std::{net::IpAddr, path::Path};
-
-use daemon_api::{Admit, Attachment, PodAddress, PodName};
 use tracing::{debug, error, info, warn};
 
-use super::{Owner, name};
-use crate::{
-    cgroup,
-    netns::{self, Interface, Netns},
-    pods::{Error, Repair, enrol::Site, error::one_line, plan::Held, policy},
-};
-
-/// What a network namespace that nobody reported is.
-enum Seen {
-    /// A Pod with a sidecar: the request that the plugin would have made.
-    Sidecar(Box<Admit>),
-    /// One whose own rules divert its traffic, with its addresses.
-    Diverted(Vec<PodAddress>),
-    /// None of our business, or a Pod that is meshed already.
-    Nothing,
-}
+use super::Owner;
+use crate::pods::{Error, Repair, enrol::Site, error::one_line, plan::Held, survey::Survey};
 
 impl Owner {
     /// One round of everything.
-    pub(in crate::pods) fn keep_up(&mut self) {
+    pub(in crate::pods) fn resync(&mut self, survey: Survey) {
         self.mend();
+        self.release_abandoned(&survey.abandoned);
         self.bury();
         self.follow_routes();
         self.mend_routes();
         self.forget_destinations();
-        self.find();
+        self.adopt(survey);
         self.learn();
+    }
+
+    /// Releases Pods whose namespace is kept by a mount alone: they have neither an address nor a
+    /// process any more, so their addresses belong to the next Pods.
+    fn release_abandoned(&mut self, cookies: &[u64]) {
+        for cookie in cookies {
+            // Not by the survey alone: it is older.
+            if self.is_alive(*cookie) || !self.pods.contains_key(cookie) {
+                continue;
+            }
+            let pod = self.name_of(*cookie);
+            info!(
+                pod,
+                "network namespace has no address and no process: its Pod is released"
+            );
+            match self.let_go(*cookie) {
+                Ok(()) => self.repairs.count(Repair::Ended),
+                Err(error) => error!(
+                    pod,
+                    error = one_line(&error),
+                    "abandoned Pod is not released"
+                ),
+            }
+        }
     }
 
     /// Removes what Pods that are gone had asked for. Not when they go: all of it must be looked at.
@@ -68,102 +76,6 @@ impl Owner {
             if let Err(error) = done {
                 error!(?tombstone, error, "what the plugin left stays");
             }
-        }
-    }
-
-    /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
-    ///
-    /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
-    /// A Pod whose own rules divert its traffic needs nothing.
-    ///
-    /// Returns the addresses of those that were found and are left as they are.
-    pub(in crate::pods) fn find(&mut self) -> Vec<IpAddr> {
-        let processes = cgroup::processes(self.datapath.cgroup());
-        let mut left = Vec::new();
-        for path in netns::existing(&processes, &self.known_paths()) {
-            let taken_in = self.look_at(&path).and_then(|found| match found {
-                Seen::Sidecar(request) => self.admit(*request).map(|_| true),
-                Seen::Diverted(addresses) => {
-                    left.extend(addresses.into_iter().map(|one| one.ip));
-                    Ok(false)
-                }
-                Seen::Nothing => Ok(false),
-            });
-            match taken_in {
-                Ok(true) => {
-                    self.repairs.count(Repair::FoundRunning);
-                    info!(netns = %path.display(), "found running, and taken in");
-                }
-                Ok(false) => {}
-                // It may end while it is looked at.
-                Err(_) if !path.exists() => {}
-                Err(error) => {
-                    error!(netns = %path.display(), error = one_line(&error), "found running, but it stays unmeshed");
-                }
-            }
-        }
-        left
-    }
-
-    /// A namespace of which only the identity is known.
-    pub(super) fn search(&self, is_it: impl Fn(netns::Id) -> bool) -> Option<Netns> {
-        let processes = cgroup::processes(self.datapath.cgroup());
-        let paths = netns::existing(&processes, &[]);
-        let mut opened = paths.iter().filter_map(|path| Netns::open(path).ok());
-        opened.find(|netns| is_it(netns.id()))
-    }
-
-    fn known_paths(&self) -> Vec<&Path> {
-        let reported = self.attachments.values();
-        let reported = reported.map(|known| Path::new(&known.record.request.netns));
-        reported
-            .chain(self.pods.values().map(|pod| &*pod.path))
-            .collect()
-    }
-
-    /// What is at `path`.
-    fn look_at(&self, path: &Path) -> Result<Seen, Error> {
-        let netns = Netns::open(path)?;
-        let cookie = netns.id().cookie;
-        if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
-            return Ok(Seen::Nothing);
-        }
-        let interfaces = netns.interfaces()?;
-        let mut request = Self::report(&netns, &interfaces);
-        match self.expected_at(&request.addresses) {
-            Some(pod) if !self.is_home(&netns, pod) => {
-                return Err(Error::Stranger(name(&pod.pod)));
-            }
-            Some(pod) if self.settings_of(pod).is_none() => return Ok(Seen::Nothing),
-            Some(pod) => {
-                request.pod = pod.pod.clone();
-                request.annotations = Some(pod.annotations.clone());
-            }
-            None if netns.listens_on(&[self.rules.mesh.outbound, self.rules.mesh.inbound])? => {
-                request.annotations = Some(policy::injected(self.rules.mesh));
-            }
-            None => return Ok(Seen::Nothing),
-        }
-        if netns.rewrites_own_connections()? {
-            debug!(netns = %path.display(), "its own rules divert its traffic");
-            return Ok(Seen::Diverted(request.addresses));
-        }
-        Ok(Seen::Sidecar(request.into()))
-    }
-
-    /// What the plugin would have reported of a namespace, without what only the runtime knows.
-    pub(super) fn report(netns: &Netns, interfaces: &[Interface]) -> Admit {
-        Admit {
-            attachment: Attachment {
-                // No network of CNI has this name: its GC leaves the Pod alone.
-                network: String::new(),
-                container_id: format!("netns-{}", netns.id().cookie),
-                ifname: "eth0".to_owned(),
-            },
-            netns: netns.path().display().to_string(),
-            addresses: interfaces.iter().flat_map(reachable).collect(),
-            pod: PodName::default(),
-            annotations: None,
         }
     }
 
@@ -223,18 +135,4 @@ impl Owner {
         });
         pod.kernel.take_in(&mut site, wanted)
     }
-}
-
-/// The addresses of an interface at which others can reach the Pod.
-fn reachable(interface: &Interface) -> impl Iterator<Item = PodAddress> {
-    let local = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-    };
-    let others = (interface.addresses.iter()).filter(move |ip| !local(ip));
-    let others = others.filter(|_| interface.name != "lo");
-    others.map(|ip| PodAddress {
-        ip: *ip,
-        interface: interface.name.clone(),
-    })
 }

@@ -1,14 +1,19 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, Feature, PodView, Status};
+use daemon_api::{Attachment, Feature, PodName, PodView, Status};
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, Reason};
+use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
 
-use super::{Known, Owner};
+use super::{Known, Owner, name};
 use crate::{
     bpf::Features,
     pods::{Acceleration, Error, Repairs, error::one_line},
 };
+
+/// How many refused users of the proxies' ports the status shows.
+const FOREIGN_BINDS: usize = 8;
+/// `IPPROTO_UDP`.
+const UDP: u16 = 17;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -21,6 +26,9 @@ pub(crate) struct Reading {
     pub(crate) left_alone: usize,
     /// Meshed Pods of which only the addresses are known.
     pub(crate) awaited: usize,
+    /// Connections that their sockets remember, because the Pod's share of addresses at which the proxy
+    /// is met is used up. Of the Pods that have some.
+    pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
     /// What was put right unasked.
     pub(crate) repairs: Repairs,
 }
@@ -28,14 +36,19 @@ pub(crate) struct Reading {
 impl Owner {
     pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
         let (meshed_pods, unmeshed_pods) = self.count();
-        let problems = self.problems();
+        let faults = self.faults();
+        let foreign = self.foreign_binds()?;
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
-            ready: problems.is_empty(),
-            problems,
+            ready: faults.is_empty(),
+            // What a Pod's processes do never makes the node unready.
+            problems: (faults.into_iter())
+                .chain(foreign)
+                .chain(self.foreign_listeners())
+                .collect(),
             mesh: self.rules.mesh.name.clone(),
             acceleration: self.rules.acceleration.name().to_owned(),
             features: features(&kernel, self.datapath.features()),
@@ -49,7 +62,7 @@ impl Owner {
     }
 
     /// Why an admit would fail.
-    fn problems(&self) -> Vec<String> {
+    fn faults(&self) -> Vec<String> {
         let hooks = match self.datapath.missing() {
             Ok(none) if none.is_empty() => None,
             Ok(names) => Some(format!(
@@ -63,16 +76,67 @@ impl Owner {
         hooks.into_iter().chain(records).collect()
     }
 
+    /// Who asked for a port of a Pod's proxy without being the proxy.
+    fn foreign_binds(&self) -> Result<Vec<String>, Error> {
+        let found = self.datapath.foreign_binds()?;
+        let more = found.len().saturating_sub(FOREIGN_BINDS);
+        let shown = found.iter().take(FOREIGN_BINDS);
+        let mut lines: Vec<_> = shown
+            .map(|(key, uid)| self.foreign_bind(*key, *uid))
+            .collect();
+        lines.extend((more > 0).then(|| format!("{more} more ports of proxies were refused")));
+        Ok(lines)
+    }
+
+    fn foreign_bind(&self, key: ForeignKey, uid: u32) -> String {
+        let is_it = |attachment: &&Attachment| self.cookie_of(attachment) == Some(key.cookie);
+        let found = self.attachments.keys().find(is_it);
+        let known = found.and_then(|attachment| self.attachments.get(attachment));
+        let pod = known.map_or_else(
+            || format!("of network namespace {}", key.cookie),
+            |known| name(&known.record.request.pod),
+        );
+        let user = match uid {
+            Event::NOBODY => "a socket bound before its Pod was known".to_owned(),
+            uid => format!("user {uid}, who is not the proxy's"),
+        };
+        let protocol = if key.protocol == UDP { "UDP" } else { "TCP" };
+        format!(
+            "Pod {pod}: the proxy's port {} ({protocol}) was refused to {user}",
+            key.port.get()
+        )
+    }
+
+    /// Sockets that were found on a proxy's ports and are not the proxy's, in one sentence.
+    fn foreign_listeners(&self) -> Option<String> {
+        let count = |cookie: &u64| self.pods[cookie].kernel.foreign_listeners();
+        let mut found = self.pods.keys().filter(|cookie| count(cookie) > 0);
+        let first = found.next()?;
+        let more = match found.count() {
+            0 => String::new(),
+            more => format!(", and in {more} more Pods"),
+        };
+        Some(format!(
+            "{} sockets on the proxy's ports belong to another user than the proxy, in the Pod {}{more}: \
+             they get no traffic",
+            count(first),
+            self.name_of(*first)
+        ))
+    }
+
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
         let view = |(attachment, known): (&Attachment, &Known)| {
             let cookie = self.cookie_of(attachment);
             let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
+            let AliasUsage { held, fallbacks } = self.alias_usage(cookie)?;
             Ok(PodView {
                 attachment: attachment.clone(),
                 pod: known.record.request.pod.clone(),
                 netns: known.record.request.netns.clone(),
                 cookie,
                 listeners,
+                aliases: held,
+                alias_fallbacks: fallbacks,
                 addresses: known.record.addresses().collect(),
                 meshed: known.standing.is_meshed(),
                 because: known.standing.because(),
@@ -88,8 +152,28 @@ impl Owner {
             meshed,
             left_alone,
             awaited: self.awaited.len(),
+            alias_fallbacks: self.alias_fallbacks()?,
             repairs: self.repairs,
         })
+    }
+
+    fn alias_usage(&self, cookie: Option<u64>) -> Result<AliasUsage, Error> {
+        let usage = cookie.map(|cookie| self.datapath.alias_usage(cookie));
+        Ok(usage.transpose()?.unwrap_or_default())
+    }
+
+    /// Pods that have some. Those of one network namespace are one Pod.
+    fn alias_fallbacks(&self) -> Result<Vec<(PodName, u64)>, Error> {
+        let mut found = Vec::new();
+        for (cookie, pod) in &self.pods {
+            let count = self.datapath.alias_usage(*cookie)?.fallbacks;
+            let first = pod.attachments.first();
+            let known = first.and_then(|one| self.attachments.get(one));
+            if let Some(known) = known.filter(|_| count > 0) {
+                found.push((known.record.request.pod.clone(), count));
+            }
+        }
+        Ok(found)
     }
 
     /// Attachments that are meshed, and those that are not.

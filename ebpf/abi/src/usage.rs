@@ -1,0 +1,40 @@
+//! How much of a shared map one Pod uses.
+
+/// Value of `alias_usage`: what one Pod uses of the map `destinations`.
+///
+/// The programs add to both members without a lock: CPUs that add at the same moment can lose a count.
+/// The daemon corrects `held` in each round of upkeep, and removes the entry together with the Pod's
+/// destinations.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AliasUsage {
+    /// Entries of `destinations` that the Pod holds, at most
+    /// [`DESTINATIONS_PER_POD`](crate::maps::DESTINATIONS_PER_POD) and one for each CPU.
+    pub held: u64,
+    /// Connections that got no entry since the Pod was enrolled. Each keeps its destination in its
+    /// socket's storage.
+    pub fallbacks: u64,
+}
+
+impl AliasUsage {
+    /// Whether the Pod's share is used up.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.held >= crate::maps::DESTINATIONS_PER_POD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_full_at_the_share() {
+        let share = crate::maps::DESTINATIONS_PER_POD;
+        for (held, full) in [(0, false), (share - 1, false), (share, true)] {
+            let usage = AliasUsage { held, fallbacks: 0 };
+            assert_eq!(usage.is_full(), full, "{held}");
+        }
+        assert_eq!((size_of::<AliasUsage>(), align_of::<AliasUsage>()), (16, 8));
+    }
+}

@@ -1,0 +1,28 @@
+//! Processes that asked for a port of a Pod's proxy and are not the proxy.
+
+use aya::Ebpf;
+use sluice_abi::{ForeignKey, maps};
+
+use super::{Error, table::Table};
+
+/// The map `foreign_binds`.
+pub(super) struct ForeignBinds(Table<ForeignKey, u32>);
+
+impl ForeignBinds {
+    /// Takes the map out of the object.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        Table::take(object, maps::FOREIGN_BINDS).map(Self)
+    }
+
+    /// Pod, port and user of each, the last ones only.
+    pub(super) fn all(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
+        self.0.all()
+    }
+
+    /// Removes those of a Pod.
+    pub(super) fn remove(&mut self, cookie: u64) -> Result<(), Error> {
+        let mut keys = self.0.keys()?;
+        keys.retain(|key| key.cookie == cookie);
+        keys.into_iter().try_for_each(|key| self.0.remove(key))
+    }
+}

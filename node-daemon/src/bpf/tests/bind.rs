@@ -1,0 +1,127 @@
+//! The proxy's ports in a meshed Pod.
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+};
+
+use sluice_abi::{Event, ForeignKey, Port, Reason};
+
+use super::{
+    ends::{PROXY_PORTS, accept, connect, greeted, listen, listen_as},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON},
+};
+
+const TCP: u16 = 6;
+const UDP: u16 = 17;
+
+fn bind_udp(netns: &Netns, user: u32, at: &str) -> Result<UdpSocket, ErrorKind> {
+    let at: SocketAddr = at.parse().unwrap();
+    netns.run_as(user, move || {
+        UdpSocket::bind(at).map_err(|error| error.kind())
+    })
+}
+
+fn refused(lab: &Lab) -> Vec<(ForeignKey, u32)> {
+    let mut all = lab.datapath.foreign_binds().unwrap();
+    all.sort_by_key(|(key, _)| (key.port.get(), key.protocol));
+    all
+}
+
+fn key(lab: &Lab, port: u16, protocol: u16) -> ForeignKey {
+    ForeignKey {
+        cookie: lab.cookie,
+        port: Port::new(port),
+        protocol,
+        zero: 0,
+    }
+}
+
+#[test]
+fn strangers_are_refused_the_ports_of_the_proxy() {
+    let lab = Lab::meshed();
+    for user in [0, APP] {
+        for at in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "[::]",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+        ] {
+            for port in PROXY_PORTS {
+                let error = listen_as(&lab.pod, user, &format!("{at}:{port}")).unwrap_err();
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied,
+                    "{user} {at}:{port}"
+                );
+            }
+            let udp = bind_udp(&lab.pod, user, &format!("{at}:15053"));
+            assert_eq!(udp.unwrap_err(), ErrorKind::PermissionDenied, "{user} {at}");
+        }
+    }
+    assert_eq!(lab.count(Reason::ForeignBind), 2 * 5 * 4);
+    assert!(!lab.datapath.captures_dns(lab.cookie).unwrap());
+    assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
+    let by_app = [(15001, TCP), (15006, TCP), (15053, TCP), (15053, UDP)];
+    assert_eq!(
+        refused(&lab),
+        by_app.map(|(port, protocol)| (key(&lab, port, protocol), APP))
+    );
+}
+
+#[test]
+fn every_other_port_stays_free() {
+    let lab = Lab::meshed();
+    for at in ["0.0.0.0:15008", "[::]:8080", "127.0.0.1:15000"] {
+        listen_as(&lab.pod, APP, at).unwrap();
+    }
+    bind_udp(&lab.pod, APP, "0.0.0.0:15001").unwrap();
+    bind_udp(&lab.pod, APP, "0.0.0.0:15006").unwrap();
+    for port in PROXY_PORTS {
+        listen_as(&lab.world, APP, &format!("[::]:{port}")).unwrap();
+        listen_as(&lab.pod, PROXY, &format!("[::]:{port}")).unwrap();
+    }
+    assert_eq!(lab.count(Reason::ForeignBind), 0);
+    assert_eq!(refused(&lab), []);
+}
+
+#[test]
+fn listener_bound_before_its_pod_gets_nothing() {
+    for (port, reached) in [(15006, false), (15053, false)] {
+        let mut lab = Lab::bare();
+        let early = lab.pod.run_as(APP, move || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.unwrap();
+            let at = SocketAddr::from(([0, 0, 0, 0], port));
+            socket.bind(&at.into()).unwrap();
+            socket
+        });
+        lab.enrol();
+        early.listen(16).unwrap();
+        early.set_nonblocking(true).unwrap();
+        assert_eq!(lab.count(Reason::ForeignListener), 1);
+        assert_eq!(lab.datapath.captures_dns(lab.cookie).unwrap(), reached);
+        assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
+        assert_eq!(refused(&lab), [(key(&lab, port, TCP), Event::NOBODY)]);
+    }
+}
+
+#[test]
+fn proxy_listens_beside_refused_strangers() {
+    let lab = Lab::meshed();
+    let proxy = listen(&lab.pod, "0.0.0.0:15006");
+    listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();
+    let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
+    assert!(accept(&lab.pod, &proxy, SOON).is_some());
+    greeted(stream);
+    assert!(accept(&lab.pod, &proxy, NEVER).is_none());
+}
+
+#[test]
+fn pod_that_ends_leaves_no_refused_user() {
+    let mut lab = Lab::meshed();
+    listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();
+    lab.datapath.remove_process(lab.cookie).unwrap();
+    assert_eq!(refused(&lab), []);
+}

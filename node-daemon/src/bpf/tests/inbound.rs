@@ -1,0 +1,182 @@
+//! Connections into a Pod at addresses that no list has, and from sources that prove nothing.
+
+use std::{io::ErrorKind, net::IpAddr, process::Command};
+
+use sluice_abi::{Pod, PodFlags, PortList, Process, Reason};
+
+use super::{
+    ends::{accept, call, connect, greeted, listen},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, await_that, ip, port},
+    syn::{self, Syn},
+};
+
+/// The link-local address of `eth0` in the Pod, as the world writes it.
+fn link_local(lab: &Lab) -> String {
+    let text = |netns: &Netns, what: &'static str| {
+        netns.run(move || {
+            let output = Command::new("ip").args(what.split(' ')).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        })
+    };
+    for netns in [&lab.pod, &lab.world] {
+        await_that(|| text(netns, "-6 addr show dev eth0 tentative").is_empty());
+    }
+    let shown = text(&lab.pod, "-6 -o addr show dev eth0 scope link");
+    let address = shown
+        .split_whitespace()
+        .find(|word| word.starts_with("fe80"));
+    let address = address.unwrap().split('/').next().unwrap().to_owned();
+    let links = text(&lab.world, "-o link show dev eth0");
+    let index = links.split(':').next().unwrap();
+    format!("[{address}%{index}]")
+}
+
+/// Gives the Pod addresses that no list has.
+fn unlisted(lab: &Lab) -> [String; 3] {
+    lab.pod.run(|| {
+        ip("addr add 10.77.0.99/24 dev eth0");
+        ip("addr add fd77::99/64 dev eth0 nodad");
+    });
+    [
+        "10.77.0.99".to_owned(),
+        "[fd77::99]".to_owned(),
+        link_local(lab),
+    ]
+}
+
+#[test]
+fn unlisted_addresses_lead_to_the_proxy() {
+    let lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    let proxy = listen(&lab.pod, "[::]:15006");
+    for address in unlisted(&lab) {
+        let stream = connect(&lab.world, APP, &format!("{address}:8080"));
+        let seen = accept(&lab.pod, &proxy, SOON).unwrap_or_else(|| panic!("{address}"));
+        assert!(seen.original.is_some(), "{address}");
+        greeted(stream);
+    }
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+    assert_eq!(lab.count(Reason::InboundToProxy), 3);
+}
+
+#[test]
+fn unlisted_addresses_are_refused_without_a_proxy() {
+    let lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    for address in unlisted(&lab) {
+        let refused = call(&lab.world, APP, &format!("{address}:8080"));
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{address}");
+    }
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+    assert_eq!(lab.count(Reason::InboundNoProxy), 3);
+}
+
+#[test]
+fn excluded_ports_answer_at_unlisted_addresses() {
+    let mut lab = Lab::meshed();
+    lab.list(port(PortList::InboundExcluded, 15021, 15021));
+    let app = listen(&lab.pod, "[::]:15021");
+    for address in unlisted(&lab) {
+        let stream = connect(&lab.world, APP, &format!("{address}:15021"));
+        assert!(accept(&lab.pod, &app, SOON).is_some(), "{address}");
+        greeted(stream);
+    }
+}
+
+#[test]
+fn ipv4_only_pod_is_closed_over_ipv6() {
+    let mut lab = Lab::meshed();
+    let process = lab.datapath.process(lab.cookie).unwrap().unwrap();
+    lab.datapath.remove_address(process.v6).unwrap();
+    let v4_only = Process {
+        v6: sluice_abi::Addr::UNSPECIFIED,
+        ..process
+    };
+    lab.datapath.set_process(lab.cookie, &v4_only).unwrap();
+    let app = listen(&lab.pod, "[::]:8080");
+    let v4 = listen(&lab.pod, "0.0.0.0:15006");
+    for address in [format!("[{}]", POD[1]), link_local(&lab)] {
+        let refused = call(&lab.world, APP, &format!("{address}:8080"));
+        assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{address}");
+    }
+    let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
+    assert!(accept(&lab.pod, &v4, SOON).is_some());
+    greeted(stream);
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+}
+
+#[test]
+fn address_of_another_pod_leads_to_the_namespaces_own_proxy() {
+    let mut lab = Lab::meshed();
+    lab.enrol_world(PodFlags::default());
+    let others = listen(&lab.world, "[::]:15006");
+    let own = listen(&lab.pod, "[::]:15006");
+    // The list says that the world's Pod has the address; this namespace has taken it.
+    let other = Pod {
+        cookie: lab.world.cookie(),
+        ..lab.datapath.process(lab.cookie).unwrap().unwrap().pod
+    };
+    let address: IpAddr = "10.77.0.50".parse().unwrap();
+    lab.datapath.set_address(address.into(), &other).unwrap();
+    lab.pod.run(|| ip("addr add 10.77.0.50/24 dev eth0"));
+    let stream = connect(&lab.world, PROXY, "10.77.0.50:8080");
+    assert!(accept(&lab.pod, &own, SOON).is_some());
+    greeted(stream);
+    assert_eq!(accept(&lab.world, &others, NEVER), None);
+}
+
+#[test]
+fn namespace_with_a_hook_and_no_pod_is_closed() {
+    let mut lab = Lab::meshed();
+    let app = listen(&lab.pod, "[::]:8080");
+    lab.datapath.remove_process(lab.cookie).unwrap();
+    let refused = call(&lab.world, APP, &format!("{}:8080", POD[0]));
+    assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+    // What stays on `lo` is no inbound traffic.
+    let stream = connect(&lab.pod, APP, "127.0.0.1:8080");
+    assert!(accept(&lab.pod, &app, SOON).is_some());
+    greeted(stream);
+    assert_eq!(lab.count(Reason::InboundNoPod), 1);
+}
+
+#[test]
+fn next_daemon_decides_for_pods_of_the_one_before() {
+    let lab = Lab::meshed().restart();
+    let app = listen(&lab.pod, "[::]:8080");
+    let proxy = listen(&lab.pod, "[::]:15006");
+    let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
+    assert!(accept(&lab.pod, &proxy, SOON).is_some());
+    greeted(stream);
+    assert_eq!(accept(&lab.pod, &app, NEVER), None);
+}
+
+#[test]
+fn forged_sources_pass_for_no_local_peer() {
+    let lab = Lab::meshed();
+    let _app = listen(&lab.pod, "[::]:8080");
+    let _proxy = listen(&lab.pod, "[::]:15006");
+    let v4 = [
+        "0.0.0.0",
+        "0.0.0.1",
+        "10.77.0.200",
+        "169.254.1.1",
+        "240.0.0.1",
+    ];
+    let v6 = [
+        "::",
+        "::2",
+        "fd77::200",
+        "fe80::200",
+        "fec0::1",
+        "2001:db8::1",
+    ];
+    for (to, sources) in [(POD[0], &v4[..]), (POD[1], &v6)] {
+        for from in sources {
+            syn::send(&lab, &Syn::new(from, to, 8080));
+        }
+    }
+    // The last one of the kernel's own choice: everything before it has been looked up.
+    let _stream = connect(&lab.world, APP, &format!("[{}]:8080", POD[1]));
+    assert_eq!(lab.count(Reason::InboundLocal), 0);
+    assert!(lab.count(Reason::InboundToProxy) > v6.len() as u64);
+}

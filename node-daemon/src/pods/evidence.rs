@@ -1,0 +1,172 @@
+//! Whether a network namespace that no runtime reported is a Pod. Pure.
+//!
+//! Nothing here can be made by a process without privileges on the host:
+//!
+//! | evidence | who can make it |
+//! |---|---|
+//! | the initial user namespace owns the network namespace | `CAP_SYS_ADMIN` on the host |
+//! | a process of it is in the kubelet's cgroup of a Pod | the kubelet, and the Pod's own processes |
+//! | the Pod's list names that uid with one of its addresses | the API server |
+//! | an address is on an interface whose other end is in the host's network namespace | `CAP_NET_ADMIN` on the host |
+//! | the proxy's user listens on the proxy's ports | the proxy's user, in that namespace |
+//!
+//! A Pod with users of its own has a network namespace that another user namespace owns, as has
+//! whatever a process of a Pod makes for itself. Only the list and the interface tell them apart.
+//! Interfaces without another end, such as a physical one that was moved into a Pod, prove nothing:
+//! such a Pod is meshed when a runtime reports it.
+
+use std::{collections::BTreeSet, fmt};
+
+/// Addresses that a Pod may have that no runtime reported.
+pub(crate) const MAX_ADDRESSES: usize = 16;
+/// Pods that no runtime reported, at one time: what they hold in the kernel is bounded by it.
+pub(crate) const MAX_FOUND: usize = 256;
+
+/// What was seen of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Evidence {
+    /// The initial user namespace owns it.
+    pub(crate) of_hosts_users: bool,
+    /// Uids of the Pods in whose cgroups its processes are.
+    pub(crate) pods: BTreeSet<String>,
+    /// The uid of the listed Pod that has one of its addresses; empty if the list names none.
+    pub(crate) listed: Option<String>,
+    /// The proxy's user listens on the proxy's ports.
+    pub(crate) proxied: bool,
+    /// Addresses on interfaces that lead to the host.
+    pub(crate) addresses: usize,
+}
+
+/// Why a namespace is not believed to be a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Doubt {
+    /// It has a listed Pod's address, and none of that Pod's processes.
+    NotThePod,
+    /// Another user namespace owns it, and no list names the Pod.
+    ForeignUsers,
+    /// The kubelet keeps none of its processes in a Pod's cgroup.
+    NotOfKubelet,
+    /// It has no address on an interface that leads to the host.
+    NotLinked,
+    /// It has more addresses than are believed.
+    TooManyAddresses,
+    /// No list names it, and no proxy listens.
+    NoProxy,
+}
+
+impl Evidence {
+    /// Why this is not believed. `kubelet`: whether the kubelet keeps Pods in cgroups on this node.
+    pub(crate) fn doubt(&self, kubelet: bool) -> Option<Doubt> {
+        let uid = self.listed.as_deref().filter(|uid| !uid.is_empty());
+        let is_named = uid.is_some_and(|uid| self.pods.contains(uid));
+        let doubts = [
+            (uid.is_some() && !is_named, Doubt::NotThePod),
+            (!self.of_hosts_users && !is_named, Doubt::ForeignUsers),
+            (kubelet && self.pods.is_empty(), Doubt::NotOfKubelet),
+            (self.listed.is_none() && !self.proxied, Doubt::NoProxy),
+            (self.addresses == 0, Doubt::NotLinked),
+            (self.addresses > MAX_ADDRESSES, Doubt::TooManyAddresses),
+        ];
+        let found = doubts.into_iter().find(|(applies, _)| *applies);
+        found.map(|(_, doubt)| doubt)
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotThePod => "it claims an address of a listed Pod and has none of its processes",
+            Self::ForeignUsers => {
+                "another user namespace owns it and the API server does not list it"
+            }
+            Self::NotOfKubelet => "none of its processes is in a Pod's cgroup",
+            Self::NotLinked => "none of its addresses is on an interface that leads to the host",
+            Self::TooManyAddresses => "it has more than 16 addresses",
+            Self::NoProxy => "no proxy listens in it",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UID: &str = "8c26f6c5";
+
+    fn evidence(of_hosts_users: bool, pod: Option<&str>, listed: Option<&str>) -> Evidence {
+        Evidence {
+            of_hosts_users,
+            pods: pod.into_iter().map(str::to_owned).collect(),
+            listed: listed.map(str::to_owned),
+            proxied: true,
+            addresses: 1,
+        }
+    }
+
+    #[test]
+    fn evidence_decides_row_by_row() {
+        use Doubt::{ForeignUsers, NotOfKubelet, NotThePod};
+        let uid = Some(UID);
+        for (of_hosts_users, pod, listed, kubelet, expected) in [
+            // Plain nodes: root made the namespace.
+            (true, None, None, false, None),
+            (true, None, Some(""), false, None),
+            // A node with a kubelet.
+            (true, None, None, true, Some(NotOfKubelet)),
+            (true, None, Some(""), true, Some(NotOfKubelet)),
+            (true, uid, None, true, None),
+            (true, uid, uid, true, None),
+            (true, Some("other"), uid, true, Some(NotThePod)),
+            (true, None, uid, false, Some(NotThePod)),
+            // A stranger, a process of a Pod that made a namespace, a Pod with users of its own.
+            (false, None, None, false, Some(ForeignUsers)),
+            (false, None, Some(""), false, Some(ForeignUsers)),
+            (false, uid, None, true, Some(ForeignUsers)),
+            (false, uid, uid, true, None),
+            (false, Some("other"), uid, true, Some(NotThePod)),
+        ] {
+            let seen = evidence(of_hosts_users, pod, listed);
+            assert_eq!(seen.doubt(kubelet), expected, "{seen:?} {kubelet}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_counted_and_proxies_wanted_of_unlisted_pods() {
+        let seen = evidence(true, Some(UID), Some(UID));
+        for (addresses, expected) in [
+            (0, Some(Doubt::NotLinked)),
+            (MAX_ADDRESSES, None),
+            (MAX_ADDRESSES + 1, Some(Doubt::TooManyAddresses)),
+        ] {
+            let seen = Evidence {
+                addresses,
+                ..seen.clone()
+            };
+            assert_eq!(seen.doubt(true), expected);
+        }
+        let unproxied = |listed| Evidence {
+            proxied: false,
+            ..evidence(true, Some(UID), listed)
+        };
+        assert_eq!(unproxied(Some(UID)).doubt(true), None);
+        assert_eq!(unproxied(None).doubt(true), Some(Doubt::NoProxy));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_users_need_the_list_the_cgroup_and_a_link(
+            in_pod: bool, listed: bool, proxied: bool, kubelet: bool, addresses in 0_usize..20,
+        ) {
+            let seen = Evidence {
+                proxied,
+                addresses,
+                ..evidence(false, in_pod.then_some(UID), listed.then_some(UID))
+            };
+            if seen.doubt(kubelet).is_none() {
+                prop_assert!(in_pod && listed && (1..=MAX_ADDRESSES).contains(&addresses));
+            }
+        }
+    }
+}

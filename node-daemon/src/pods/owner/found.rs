@@ -1,0 +1,243 @@
+//! Pods that no runtime reported: those that ran before the daemon.
+//!
+//! They are believed on evidence alone ([`crate::pods::evidence`]), are bounded in number, and take
+//! nothing from a Pod that a runtime reported: such a Pod, when it comes, takes its addresses from
+//! them.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use daemon_api::{Admit, Attachment, PodName};
+use tracing::{debug, error, info, warn};
+
+use super::{Enrolled, Owner, name};
+use crate::{
+    netns::ProxyUser,
+    pods::{
+        Error, Repair,
+        error::one_line,
+        evidence::{Doubt, MAX_FOUND},
+        policy::{self, Verdict},
+        survey::{Brief, Lodging, Sight, Survey},
+    },
+};
+
+impl Owner {
+    /// What a survey must know.
+    pub(in crate::pods) fn brief(&self) -> Brief {
+        let mesh = self.rules.mesh;
+        let reported = self.attachments.values().map(|known| &known.record.request);
+        let reported = reported.filter(|request| is_reported(&request.attachment));
+        let found = self.pods.values().filter(|pod| pod.is_found());
+        let listed = |pod: &super::Expected| {
+            let addresses = pod.addresses.clone().into_iter();
+            let name = pod.pod.clone();
+            addresses.map(move |ip| (ip, name.clone()))
+        };
+        let lodging = |(cookie, pod): (&u64, &Enrolled)| Lodging {
+            id: pod.id,
+            path: pod.path.clone(),
+            addresses: self.addresses_of(*cookie),
+        };
+        Brief {
+            cgroup: self.datapath.cgroup().into(),
+            reported: reported.map(|one| PathBuf::from(&one.netns)).collect(),
+            found: found.map(|pod| pod.id).collect(),
+            meshed: self.pods.iter().map(lodging).collect(),
+            listed: self.expected.iter().flat_map(listed).collect(),
+            ports: [mesh.outbound, mesh.inbound],
+            proxy: ProxyUser {
+                uid: mesh.uid,
+                gid: mesh.gid,
+                mark: mesh.mark,
+                mark_mask: mesh.mark_mask,
+            },
+        }
+    }
+
+    /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
+    ///
+    /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
+    /// A Pod whose own rules divert its traffic needs nothing.
+    ///
+    /// Returns the addresses of those that were found and are left as they are.
+    pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
+        let (mut left, mut doubts) = (Vec::new(), BTreeMap::new());
+        let kubelet = survey.kubelet;
+        for sight in survey.sights {
+            let cookie = sight.netns.id().cookie;
+            if self.pods.contains_key(&cookie) || self.nameless.contains_key(&cookie) {
+                continue;
+            }
+            if let Some(doubt) = sight.evidence.doubt(kubelet) {
+                *doubts.entry(doubt).or_insert(0) += 1;
+            } else if sight.diverted {
+                debug!(netns = %sight.netns.path().display(), "its own rules divert its traffic");
+                left.extend(sight.addresses.into_iter().map(|one| one.ip));
+            } else {
+                self.adopt_one(sight);
+            }
+        }
+        self.note_doubts(&doubts, survey.strangers);
+        left
+    }
+
+    fn adopt_one(&mut self, sight: Sight) {
+        let path = sight.netns.path().to_owned();
+        let netns = path.display();
+        let Some(request) = self.report(&sight) else {
+            return;
+        };
+        if self.pods.values().filter(|pod| pod.is_found()).count() >= MAX_FOUND {
+            if let Some(dropped) = self.stranger_log.pass() {
+                error!(
+                    %netns, dropped, limit = MAX_FOUND,
+                    "Pod that no runtime reported is not meshed: too many of them. Restart the Pod"
+                );
+            }
+            return;
+        }
+        match self.admit_in(request, Some(sight.netns)) {
+            Ok(_) => {
+                self.repairs.count(Repair::FoundRunning);
+                info!(%netns, "found running, and taken in");
+            }
+            // It may end while it is looked at.
+            Err(_) if !path.exists() => {}
+            Err(error) => {
+                if let Some(dropped) = self.stranger_log.pass() {
+                    let error = one_line(&error);
+                    error!(%netns, error, dropped, "found running, but it stays unmeshed");
+                }
+            }
+        }
+    }
+
+    /// One line for all of them, when their numbers change.
+    fn note_doubts(&mut self, doubts: &BTreeMap<Doubt, usize>, strangers: usize) {
+        let now = (doubts.clone(), strangers);
+        if std::mem::replace(&mut self.doubts, now) == self.doubts {
+            return;
+        }
+        if strangers > 0 {
+            debug!(strangers, "network namespaces of other users are ignored");
+        }
+        for (doubt, count) in doubts {
+            if let Some(dropped) = self.stranger_log.pass() {
+                warn!(
+                    count, dropped, reason = %doubt,
+                    "network namespaces look like meshed Pods and are not taken in: if they are \
+                     Pods, restart these"
+                );
+            }
+        }
+    }
+
+    /// What the plugin would have reported, without what only the runtime knows. Nothing, if the list
+    /// says that the Pod is not meshed.
+    fn report(&self, sight: &Sight) -> Option<Admit> {
+        let (pod, annotations) = match &sight.listed {
+            Some(name) => {
+                let listed = self.expected.iter().find(|one| one.pod == *name)?;
+                self.settings_of(listed)?;
+                (name.clone(), listed.annotations.clone())
+            }
+            None => (PodName::default(), policy::injected(self.rules.mesh)),
+        };
+        Some(Admit {
+            attachment: Attachment {
+                // No network of CNI has this name: its GC leaves the Pod alone.
+                network: String::new(),
+                container_id: format!("netns-{}", sight.netns.id().cookie),
+                ifname: "eth0".to_owned(),
+            },
+            netns: sight.netns.path().display().to_string(),
+            addresses: sight.addresses.clone(),
+            pod,
+            annotations: Some(annotations),
+        })
+    }
+
+    /// Brings Pods that were found running to what the list tells of them. Until it came they had
+    /// the mesh's defaults.
+    pub(super) fn correct(&mut self, survey: &Survey) {
+        let listed = |sight: &Sight| sight.listed.is_some();
+        for sight in survey.sights.iter().filter(|sight| listed(sight)) {
+            let cookie = sight.netns.id().cookie;
+            let is_found = self.pods.get(&cookie).is_some_and(Enrolled::is_found);
+            if is_found && sight.evidence.doubt(survey.kubelet).is_none() {
+                self.correct_one(cookie, sight);
+            }
+        }
+    }
+
+    fn correct_one(&mut self, cookie: u64, sight: &Sight) {
+        let attachment = self
+            .pods
+            .get(&cookie)
+            .and_then(|pod| pod.attachments.first());
+        let known = attachment.and_then(|one| self.attachments.get(one));
+        let listed = (sight.listed.as_ref())
+            .and_then(|name| self.expected.iter().find(|one| one.pod == *name));
+        let (Some(known), Some(listed)) = (known, listed) else {
+            return;
+        };
+        let before = &known.record.request;
+        let told = Admit {
+            pod: listed.pod.clone(),
+            annotations: Some(listed.annotations.clone()),
+            ..before.clone()
+        };
+        if told == *before {
+            return;
+        }
+        let pod = name(&told.pod);
+        let done = match self.verdict(told.annotations.as_ref()) {
+            Ok(Verdict::Mesh(_)) => self.admit(told).map(drop),
+            Ok(Verdict::LeaveAlone(_)) => self.retire(&told.attachment).map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            error!(
+                pod,
+                error = one_line(&error),
+                "found running, and stays with the mesh's defaults"
+            );
+        }
+    }
+
+    /// Makes sure that an address may go to a Pod. One that is gone loses it, and so does one that no
+    /// runtime reported to one that a runtime did.
+    pub(super) fn release_address(
+        &mut self,
+        address: IpAddr,
+        owner: u64,
+        to_reported: bool,
+    ) -> Result<(), Error> {
+        let is_found = self.pods.get(&owner).is_some_and(Enrolled::is_found);
+        let gives_way = is_found && to_reported;
+        let is_taken = !gives_way && self.is_alive(owner);
+        if is_taken || (!to_reported && !is_found) {
+            return Err(Error::Taken {
+                address,
+                owner: self.name_of(owner),
+            });
+        }
+        if gives_way {
+            let pod = self.name_of(owner);
+            warn!(pod, %address, "address of a Pod that no runtime reported goes to one that was");
+        }
+        self.let_go(owner)
+    }
+}
+
+impl Enrolled {
+    /// Whether no runtime reported it.
+    pub(super) fn is_found(&self) -> bool {
+        !self.attachments.iter().any(is_reported)
+    }
+}
+
+/// Whether a runtime reported an attachment.
+pub(super) fn is_reported(attachment: &Attachment) -> bool {
+    !attachment.network.is_empty()
+}
