@@ -45,7 +45,8 @@ pub(crate) fn processes(cgroup: &Path) -> Vec<i32> {
 /// The uid of the Pod in whose cgroup the kubelet keeps a process. `None` if that is no Pod's.
 pub(crate) fn pod_of(process: i32) -> Option<String> {
     let own = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
-    own.lines().find_map(|line| pod_in(line.splitn(3, ':').nth(2)?))
+    own.lines()
+        .find_map(|line| pod_in(line.splitn(3, ':').nth(2)?))
 }
 
 /// The Pod's uid in the path of a cgroup. The kubelet's part of the hierarchy begins at its first or
@@ -187,7 +188,9 @@ mod tests {
             format!("/kubepods/besteffort/pod{uid}"),
             format!("/test/kubepods/burstable/pod{uid}/c/more"),
             format!("/kubepods.slice/kubepods-pod{sliced}.slice/cri-containerd-1.scope"),
-            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{sliced}.slice/x"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{sliced}.slice/x"
+            ),
             format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{sliced}.slice"),
         ] {
             assert_eq!(pod_in(&path).as_deref(), Some(uid), "{path}");

@@ -143,7 +143,10 @@ mod tests {
     fn inhabited_namespace_is_not_opened_through_a_path_that_leads_elsewhere() {
         let namespaces = [(); 2].map(|()| crate::netns::fresh().expect("root"));
         let path = |file: &fs::File| {
-            PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)))
+            PathBuf::from(format!(
+                "/proc/self/fd/{}",
+                std::os::fd::AsRawFd::as_raw_fd(file)
+            ))
         };
         let [one, other] = &namespaces;
         let surveyed = |at: &fs::File| Inhabited {

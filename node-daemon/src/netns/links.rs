@@ -1,11 +1,6 @@
 //! Interfaces and addresses of the calling thread's network namespace.
 
-use std::{
-    ffi::CStr,
-    fs::File,
-    net::IpAddr,
-    os::fd::AsRawFd as _,
-};
+use std::{ffi::CStr, fs::File, net::IpAddr, os::fd::AsRawFd as _};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NlaBuffer, NlasIterator};

@@ -383,7 +383,10 @@ mod tests {
         let all = foreign.chain([described(5000, 1337)]).collect();
         let (fetched, beyond) = Listening(all).candidates(15006, PROXY);
         assert!(fetched.contains(&5000));
-        assert_eq!((fetched.len(), beyond), (MOST_UNCLEAR + 1, 1000 - MOST_UNCLEAR));
+        assert_eq!(
+            (fetched.len(), beyond),
+            (MOST_UNCLEAR + 1, 1000 - MOST_UNCLEAR)
+        );
     }
 
     proptest! {

@@ -114,10 +114,7 @@ impl Request<'_> {
 }
 
 /// Hands the messages of one datagram over. `false` after the last, or if `take` wants no more.
-pub(super) fn walk(
-    mut datagram: &[u8],
-    take: &mut impl FnMut(&[u8]) -> bool,
-) -> io::Result<bool> {
+pub(super) fn walk(mut datagram: &[u8], take: &mut impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
     while let Some((head, _)) = datagram.split_first_chunk::<HEADER>() {
         let [a, b, c, d, kind, kind_high, ..] = *head;
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;

@@ -103,7 +103,12 @@ async fn main_table(handle: &Handle, version: &IpVersion) -> Result<Vec<Route>, 
         IpVersion::V4 => AddressFamily::Inet,
         IpVersion::V6 => AddressFamily::Inet6,
     };
-    let messages = collect(handle.route().get(asked).execute(), ROUTES, "list the routes").await?;
+    let messages = collect(
+        handle.route().get(asked).execute(),
+        ROUTES,
+        "list the routes",
+    )
+    .await?;
     Ok(messages.iter().filter_map(route).collect())
 }
 

@@ -75,7 +75,9 @@ impl Users {
     ) -> Option<u32> {
         match &self.namespace {
             None => wanted((Some(user), Some(group))),
-            Some(namespace) => outside(namespace.as_fd(), user, group).ok().and_then(wanted),
+            Some(namespace) => outside(namespace.as_fd(), user, group)
+                .ok()
+                .and_then(wanted),
         }
     }
 }

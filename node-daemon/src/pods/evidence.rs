@@ -76,7 +76,9 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotThePod => "it claims an address of a listed Pod and has none of its processes",
-            Self::ForeignUsers => "another user namespace owns it and the API server does not list it",
+            Self::ForeignUsers => {
+                "another user namespace owns it and the API server does not list it"
+            }
             Self::NotOfKubelet => "none of its processes is in a Pod's cgroup",
             Self::NotLinked => "none of its addresses is on an interface that leads to the host",
             Self::TooManyAddresses => "it has more than 16 addresses",
@@ -138,10 +140,16 @@ mod tests {
             (MAX_ADDRESSES, None),
             (MAX_ADDRESSES + 1, Some(Doubt::TooManyAddresses)),
         ] {
-            let seen = Evidence { addresses, ..seen.clone() };
+            let seen = Evidence {
+                addresses,
+                ..seen.clone()
+            };
             assert_eq!(seen.doubt(true), expected);
         }
-        let unproxied = |listed| Evidence { proxied: false, ..evidence(true, Some(UID), listed) };
+        let unproxied = |listed| Evidence {
+            proxied: false,
+            ..evidence(true, Some(UID), listed)
+        };
         assert_eq!(unproxied(Some(UID)).doubt(true), None);
         assert_eq!(unproxied(None).doubt(true), Some(Doubt::NoProxy));
     }

@@ -27,8 +27,8 @@ use super::{
     Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     error::one_line,
-    plan::{self, Held},
     evidence::Doubt,
+    plan::{self, Held},
     policy::{self, Settings, Verdict},
     store::{Record, Slot, Store},
     survey::Lodging,
@@ -378,7 +378,8 @@ impl Enrolled {
             path: path.clone(),
             addresses,
         };
-        self.reopen().is_some_and(|netns| lodging.is_inhabited(&netns))
+        self.reopen()
+            .is_some_and(|netns| lodging.is_inhabited(&netns))
     }
 }
 

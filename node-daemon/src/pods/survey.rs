@@ -14,7 +14,12 @@ use std::{
 
 use daemon_api::{PodAddress, PodName};
 
-use super::evidence::{Evidence, MAX_ADDRESSES, MAX_FOUND};
+use tracing::debug;
+
+use super::{
+    error::one_line,
+    evidence::{Evidence, MAX_ADDRESSES, MAX_FOUND},
+};
 use crate::{
     cgroup,
     netns::{self, Inhabited, Interface, Netns, Places, ProxyUser},
@@ -90,9 +95,7 @@ impl Lodging {
             return true;
         };
         let has = |ip: &IpAddr| interfaces.iter().any(|one| one.addresses.contains(ip));
-        self.addresses.is_empty()
-            || self.addresses.iter().any(has)
-            || netns::is_inhabited(self.id)
+        self.addresses.is_empty() || self.addresses.iter().any(has) || netns::is_inhabited(self.id)
     }
 
     fn is_abandoned(&self) -> bool {
@@ -121,7 +124,12 @@ impl Survey {
         survey
     }
 
-    fn look_at(&mut self, brief: &Brief, reported: &Places, namespace: &Inhabited) -> Option<Sight> {
+    fn look_at(
+        &mut self,
+        brief: &Brief,
+        reported: &Places,
+        namespace: &Inhabited,
+    ) -> Option<Sight> {
         let members = namespace.processes.iter().take(MEMBERS);
         if namespace.is_among(reported) {
             let mut members = members.copied();
@@ -137,8 +145,10 @@ impl Survey {
         }
         self.kubelet |= !members.is_empty();
         let seen = look_inside(brief, door.enter().ok()?, of_hosts_users, members);
-        // A namespace that ends meanwhile, or that cannot be read, is none.
-        seen.ok().flatten()
+        // A namespace that ends meanwhile, or that cannot be read, is no Pod.
+        seen.inspect_err(|error| debug!(error = one_line(error), "network namespace is ignored"))
+            .ok()
+            .flatten()
     }
 }
 
@@ -166,7 +176,12 @@ fn look_inside(
     };
     addresses.retain(is_linked);
     // What the list gives to another Pod is not this one's.
-    addresses.retain(|one| brief.listed.get(&one.ip).is_none_or(|pod| Some(pod) == listed));
+    addresses.retain(|one| {
+        brief
+            .listed
+            .get(&one.ip)
+            .is_none_or(|pod| Some(pod) == listed)
+    });
     let evidence = Evidence {
         of_hosts_users,
         pods,

@@ -11,6 +11,7 @@ mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod feedback;
+mod namespaces;
 mod node;
 mod plugin;
 mod pods;

@@ -171,7 +171,10 @@ impl Owner {
     }
 
     fn correct_one(&mut self, cookie: u64, sight: &Sight) {
-        let attachment = self.pods.get(&cookie).and_then(|pod| pod.attachments.first());
+        let attachment = self
+            .pods
+            .get(&cookie)
+            .and_then(|pod| pod.attachments.first());
         let known = attachment.and_then(|one| self.attachments.get(one));
         let listed = (sight.listed.as_ref())
             .and_then(|name| self.expected.iter().find(|one| one.pod == *name));

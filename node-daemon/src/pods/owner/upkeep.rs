@@ -28,10 +28,17 @@ impl Owner {
                 continue;
             }
             let pod = self.name_of(*cookie);
-            info!(pod, "network namespace has no address and no process: its Pod is released");
+            info!(
+                pod,
+                "network namespace has no address and no process: its Pod is released"
+            );
             match self.let_go(*cookie) {
                 Ok(()) => self.repairs.count(Repair::Ended),
-                Err(error) => error!(pod, error = one_line(&error), "abandoned Pod is not released"),
+                Err(error) => error!(
+                    pod,
+                    error = one_line(&error),
+                    "abandoned Pod is not released"
+                ),
             }
         }
     }
