@@ -21,14 +21,16 @@ const UID: &str = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A local user without privileges, whose user and network namespaces are his own.
-const USER: [&str; 8] = [
+const USER: [&str; 10] = [
     "setpriv",
     "--reuid=1337",
     "--regid=1337",
     "--clear-groups",
     "unshare",
     "--user",
-    "--map-root-user",
+    "--map-user=1337",
+    "--map-group=1337",
+    "--keep-caps",
     "--net",
 ];
 
