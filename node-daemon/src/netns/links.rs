@@ -278,9 +278,78 @@ pub(super) fn failed(operation: &'static str, source: rtnetlink::Error) -> Error
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write as _,
+        os::fd::AsFd as _,
+        process::{Command, Stdio},
+    };
+
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn interfaces_with_too_many_addresses_are_refused() {
+        let namespace = crate::netns::fresh().expect("this test must run as root");
+        let count = |addresses: usize| {
+            let lines = (0..addresses)
+                .map(|n| format!("address add 10.1.{}.{}/32 dev lo", n / 256, n % 256));
+            let lines = lines.collect::<Vec<_>>().join("\n");
+            crate::netns::enter::run(namespace.as_fd(), move || {
+                let mut ip = Command::new("ip")
+                    .args(["-batch", "-"])
+                    .stdin(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut stdin = ip.stdin.take().unwrap();
+                stdin.write_all(lines.as_bytes()).unwrap();
+                drop(stdin);
+                assert!(ip.wait().unwrap().success());
+                interfaces().map(|all| all[0].addresses.len())
+            })
+            .unwrap()
+        };
+        assert_eq!(count(ADDRESSES.most).unwrap(), ADDRESSES.most);
+        crate::netns::enter::run(namespace.as_fd(), || {
+            add_to_loopback("10.2.0.1".parse().unwrap())
+        })
+        .unwrap()
+        .unwrap();
+        let refused = count(0);
+        assert!(
+            matches!(refused, Err(Error::TooMany { limit: 4096, .. })),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn uplinks_are_interfaces_whose_other_end_is_the_hosts() {
+        let [host, pod, other] = [(); 3].map(|()| crate::netns::fresh().expect("root"));
+        let this = std::process::id();
+        let path = |file: &File| format!("/proc/{this}/fd/{}", file.as_raw_fd());
+        let run = |netns: &File, words: &str| {
+            let done = Command::new("nsenter")
+                .arg(format!("--net={}", path(netns)))
+                .arg("ip")
+                .args(words.split(' '))
+                .status();
+            assert!(done.unwrap().success(), "{words}");
+        };
+        for (name, end) in [("eth0", &host), ("eth1", &other), ("eth2", &pod)] {
+            let peer = format!(
+                "link add {name} type veth peer name p{name} netns {}",
+                path(end)
+            );
+            run(&pod, &peer);
+        }
+        let hosts = vec![host.try_clone().unwrap()];
+        let found = crate::netns::enter::run(pod.as_fd(), move || {
+            let index = if_nametoindex("eth0").unwrap();
+            (uplinks(&hosts).unwrap(), index)
+        });
+        let (found, eth0) = found.unwrap();
+        assert_eq!(found, [eth0]);
+    }
 
     proptest! {
         #[test]

@@ -17,7 +17,7 @@ use nix::{
     errno::Errno,
     sys::socket::{
         AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt,
-        sockopt::{AcceptConn, Mark},
+        sockopt::{AcceptConn, Mark, SockType},
     },
     sys::stat::fstat,
 };
@@ -264,7 +264,8 @@ impl Listener {
     /// The descriptor may have changed since it was looked at, so the socket itself is asked.
     fn of(socket: OwnedFd, netns: Id, port: u16) -> Option<Self> {
         let same_netns = kernel::netns_cookie(socket.as_fd()) == Ok(netns.cookie);
-        let listens = getsockopt(&socket, AcceptConn) == Ok(true);
+        let listens = getsockopt(&socket, AcceptConn) == Ok(true)
+            && getsockopt(&socket, SockType) == Ok(nix::sys::socket::SockType::Stream);
         let address: SockaddrStorage =
             getsockname(std::os::fd::AsRawFd::as_raw_fd(&socket)).ok()?;
         let family = address.family()?;

@@ -1,5 +1,7 @@
 //! Which connections on the node go from socket to socket. Pure.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 use sluice_abi::{Layout, PodFlags};
 
@@ -62,8 +64,12 @@ impl Acceleration {
     ///
     /// Why nothing can be accelerated on it.
     pub(crate) fn layout(release: &str) -> Result<Layout, String> {
+        // Read once: the kernel's BTF has megabytes, and every status asks.
+        static LAYOUT: LazyLock<Result<Layout, String>> = LazyLock::new(|| {
+            bpf::layout().map_err(|error| format!("acceleration is off: {error}"))
+        });
         is_new_enough(release)?;
-        bpf::layout().map_err(|error| format!("acceleration is off: {error}"))
+        LAYOUT.clone()
     }
 
     /// As the kernel programs are told.

@@ -14,7 +14,12 @@ use std::{
 
 use daemon_api::{PodAddress, PodName};
 
-use super::evidence::{Evidence, MAX_ADDRESSES, MAX_FOUND};
+use tracing::debug;
+
+use super::{
+    error::one_line,
+    evidence::{Evidence, MAX_ADDRESSES, MAX_FOUND},
+};
 use crate::{
     cgroup,
     netns::{self, Inhabited, Interface, Netns, Places, ProxyUser},
@@ -140,8 +145,10 @@ impl Survey {
         }
         self.kubelet |= !members.is_empty();
         let seen = look_inside(brief, door.enter().ok()?, of_hosts_users, members);
-        // A namespace that ends meanwhile, or that cannot be read, is none.
-        seen.ok().flatten()
+        // A namespace that ends meanwhile, or that cannot be read, is no Pod.
+        seen.inspect_err(|error| debug!(error = one_line(error), "network namespace is ignored"))
+            .ok()
+            .flatten()
     }
 }
 

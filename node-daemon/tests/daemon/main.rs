@@ -12,6 +12,7 @@ mod cluster;
 mod crash;
 mod feedback;
 mod limits;
+mod namespaces;
 mod node;
 mod plugin;
 mod pods;

@@ -9,6 +9,10 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::{panicking, sleep},
     time::{Duration, Instant},
 };
@@ -18,6 +22,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use sluice_abi::{ABI_VERSION, Process};
 use tempfile::TempDir;
 
 use crate::client::{self, Reply};
@@ -33,6 +38,17 @@ pub(crate) struct Daemon {
     pub(crate) directory: TempDir,
     cgroup: PathBuf,
     pins: Bpffs,
+}
+
+/// Lines that the daemon logged.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// All of them so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("a list").clone()
+    }
 }
 
 /// A BPF file system that nobody else sees, and that goes with this process.
@@ -107,6 +123,46 @@ impl Daemon {
         let output = command.output().expect("it ends");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The file that lists the processes of its cgroup.
+    pub(crate) fn members(&self) -> String {
+        self.cgroup.join("cgroup.procs").display().to_string()
+    }
+
+    /// How many entries `process_ip` has.
+    pub(crate) fn processes(&self) -> usize {
+        let map = self.pins().join(format!("v{ABI_VERSION}/maps/process_ip"));
+        let map = aya::maps::MapData::from_pin(map).expect("a pinned map");
+        let map = aya::maps::HashMap::<_, u64, [u8; size_of::<Process>()]>::try_from(
+            aya::maps::Map::HashMap(map),
+        );
+        map.expect("a hash map").keys().count()
+    }
+
+    /// Moves a process into a cgroup below the daemon's, which is made for it.
+    pub(crate) fn move_below(&self, process: u32, below: &str) {
+        let cgroup = self.cgroup.join(below);
+        fs::create_dir_all(&cgroup).expect("a cgroup");
+        fs::write(cgroup.join("cgroup.procs"), process.to_string()).expect("a member");
+    }
+
+    /// Collects what it logs from now on.
+    pub(crate) fn log(&mut self) -> Log {
+        let stderr = self.process.stderr.take().expect("its log is read once");
+        let lines = Log::default();
+        let written = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                written.0.lock().expect("a list").push(line);
+            }
+        });
+        lines
     }
 
     /// What the kernel tells of each of its threads.
@@ -234,10 +290,17 @@ impl Drop for Daemon {
         }
         // What the test started there and has not ended yet.
         drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
-        while fs::remove_dir(&self.cgroup).is_err() && Instant::now() < end {
+        while !remove(&self.cgroup) && Instant::now() < end {
             sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Removes a cgroup with those below it. `false` if there are processes in it still.
+fn remove(cgroup: &Path) -> bool {
+    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
+    let below = below.map(|entry| entry.path()).filter(|path| path.is_dir());
+    below.fold(true, |done, path| remove(&path) && done) && fs::remove_dir(cgroup).is_ok()
 }
 
 fn command(launcher: &[&str], directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
@@ -275,7 +338,8 @@ fn cgroup2() -> PathBuf {
     mount.expect("a cgroup2 mount")[1].into()
 }
 
-/// A network namespace that stands for a Pod: `eth0` with addresses, but nobody at its other end.
+/// A network namespace that stands for a Pod: `eth0` with addresses. Its other end is in the host's
+/// namespace, and down.
 pub(crate) struct Pod {
     name: String,
     proxy: Option<Child>,
@@ -287,8 +351,13 @@ impl Pod {
         ip(&["netns", "add", &name]);
         let pod = Self { name, proxy: None };
         pod.ip(&["link", "set", "lo", "up"]);
+        // An interface's name has 15 characters: `slPID-NUMBER`.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let far = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let far = format!("sl{}-{far}", std::process::id());
+        let host = std::process::id().to_string();
         pod.ip(&[
-            "link", "add", "eth0", "type", "veth", "peer", "name", "far0",
+            "link", "add", "eth0", "type", "veth", "peer", "name", &far, "netns", &host,
         ]);
         pod.ip(&["link", "set", "eth0", "up"]);
         for address in addresses {
@@ -301,8 +370,13 @@ impl Pod {
         format!("/run/netns/{}", self.name)
     }
 
-    /// Starts a process inside that listens on ports, for IPv4 and IPv6 apart.
+    /// Starts a process inside that listens on ports as the sidecar's user, for IPv4 and IPv6 apart.
     pub(crate) fn listen(&mut self, ports: &[u16]) {
+        self.listen_as(1337, ports);
+    }
+
+    /// The same as another user.
+    pub(crate) fn listen_as(&mut self, uid: u32, ports: &[u16]) {
         let script = format!(
             "import socket, time\n\
              held = [socket.create_server((host, port), family=family) for port in {ports:?} \
@@ -310,8 +384,8 @@ impl Pod {
              print('listening', flush=True)\n\
              time.sleep(60)"
         );
-        // As a sidecar, which is not root.
-        let user = ["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"];
+        let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+        let user = ["setpriv", &user, &group, "--clear-groups"];
         let mut process = Command::new("ip")
             .args(["netns", "exec", &self.name])
             .args(user)
@@ -330,9 +404,26 @@ impl Pod {
 
     /// Moves the process into the daemon's cgroup.
     pub(crate) fn join(&self, daemon: &Daemon) {
+        self.join_below(daemon, "");
+    }
+
+    /// Moves the process into a cgroup below the daemon's, which is made for it.
+    pub(crate) fn join_below(&self, daemon: &Daemon, below: &str) {
         let process = self.proxy.as_ref().expect("a process");
-        let members = daemon.cgroup.join("cgroup.procs");
-        fs::write(members, process.id().to_string()).expect("a member of the cgroup");
+        daemon.move_below(process.id(), below);
+    }
+
+    /// Ends the process.
+    pub(crate) fn end(&mut self) {
+        if let Some(mut process) = self.proxy.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+
+    /// Runs `ip` inside.
+    pub(crate) fn configure(&self, arguments: &str) {
+        self.ip(&arguments.split(' ').collect::<Vec<_>>());
     }
 
     /// Runs a Python program inside, among the processes that the daemon serves, as a user. What
@@ -391,10 +482,7 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        if let Some(mut process) = self.proxy.take() {
-            drop(process.kill());
-            drop(process.wait());
-        }
+        self.end();
         drop(
             Command::new("ip")
                 .args(["netns", "del", &self.name])

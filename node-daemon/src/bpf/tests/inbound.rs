@@ -155,6 +155,10 @@ fn forged_sources_pass_for_no_local_peer() {
     let lab = Lab::meshed();
     let _app = listen(&lab.pod, "[::]:8080");
     let _proxy = listen(&lab.pod, "[::]:15006");
+    // The link carries packets a moment after it is set up.
+    for address in [POD[0].to_owned(), format!("[{}]", POD[1])] {
+        let _stream = connect(&lab.world, APP, &format!("{address}:8080"));
+    }
     let v4 = [
         "0.0.0.0",
         "0.0.0.1",

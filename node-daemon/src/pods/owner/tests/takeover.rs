@@ -79,6 +79,25 @@ fn what_is_left_of_a_pod_that_went_meanwhile_is_removed() {
 }
 
 #[test]
+fn upkeep_releases_a_pod_without_address_and_process() {
+    let node = Node::new("abandoned");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1", "10.1.0.2"]);
+    let mut owner = node.start();
+    let addresses = ["10.1.0.1", "10.1.0.2"];
+    owner.admit(request(&who, &pod, &addresses)).unwrap();
+    for address in addresses {
+        // One address is enough.
+        owner.keep_up();
+        owner.check(&who).unwrap();
+        pod.open().remove_from_loopback(super::ip(address)).unwrap();
+    }
+    owner.keep_up();
+    assert!(!owner.knows_process(pod.cookie()) && !owner.knows_address("10.1.0.1"));
+    assert_eq!(node.records(), 0);
+}
+
+#[test]
 fn a_living_pod_whose_record_is_damaged_stays_meshed_until_its_namespace_goes() {
     let node = Node::new("damaged");
     let (who, next) = (attachment("a", "eth0"), attachment("b", "eth0"));
