@@ -80,7 +80,9 @@ struct Cgroup {
 /// Attaches everything that is missing, and gives what is there this object's programs.
 pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Result<(), Error> {
     let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
-    detach_strays(object, generation, &cgroup);
+    if !generation.is_private() {
+        detach_strays(object, generation, &cgroup);
+    }
     for (_, name, hook) in HOOKS {
         attach_root(object, generation, &cgroup, (name, hook))?;
     }
@@ -118,6 +120,7 @@ pub(super) fn attach_children(
     Ok(())
 }
 
+/// Attaches a program to a cgroup by a link.
 fn attach_child(
     program: BorrowedFd<'_>,
     child: &Cgroup,
@@ -144,6 +147,9 @@ fn attach_root(
     let program = program(object, name)?;
     let pin = generation.root_program(name);
     let done = || {
+        if generation.is_private() {
+            return attach_child(program, root, hook, &pin, true);
+        }
         let own = ProgramInfo::of(program)?.id;
         let attached = cgroup_prog::query(root.directory.as_fd(), hook, false)?;
         if attached.contains(&own) {

@@ -50,6 +50,9 @@ const HOOKS: &str = "hooks";
 const PODS: &str = "pods";
 const MAPS: &str = "maps";
 
+/// The descriptors of this process: private file systems are reached through them.
+const OWN_FILES: &str = "/proc/self/fd";
+
 /// The root, owned by one daemon at a time.
 #[derive(Debug)]
 pub(crate) struct Pins {
@@ -175,8 +178,16 @@ impl Generation {
         made.map_err(|source| Error::pin("make", directory, source))
     }
 
+    /// Whether it ends with this process: what it holds must be links, which end with it.
+    pub(super) fn is_private(&self) -> bool {
+        self.0.starts_with(OWN_FILES)
+    }
+
     /// Notes the root cgroup: whoever removes the generation must detach programs there.
     pub(super) fn set_root(&self, cgroup: &Path) -> Result<(), Error> {
+        if self.is_private() {
+            return Ok(());
+        }
         let link = self.0.join(ROOT).join(CGROUP);
         if fs::read_link(&link).is_ok_and(|known| known == cgroup) {
             return Ok(());
@@ -255,7 +266,8 @@ impl Private {
 
     /// A directory in it, as this process reaches it.
     pub(crate) fn directory(&self) -> PathBuf {
-        format!("/proc/self/fd/{}/sluice", self.0.as_raw_fd()).into()
+        let number = self.0.as_raw_fd().to_string();
+        Path::new(OWN_FILES).join(number).join("sluice")
     }
 }
 

@@ -1,0 +1,214 @@
+//! A load balancer at the root cgroup, which replaces a Service's address by that of a backend. The
+//! proxy must learn the address that the application asked for, in whichever order both attached.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use aya_obj::generated::{
+    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type,
+};
+use daemon_api::{Admitted, Status, path};
+
+use crate::{
+    node::{Daemon, Pod},
+    pods::admit,
+};
+
+/// The Service, which no interface has, and where the balancer sends its connections.
+const SERVICE: [u8; 4] = [10, 96, 0, 10];
+const BACKEND: [u8; 4] = [10, 1, 0, 99];
+const SERVICE_PORT: u16 = 80;
+const BACKEND_PORT: u16 = 8080;
+const APPLICATION: u32 = 1000;
+
+/// A `connect4` program at a cgroup, without a link, as load balancers attach theirs.
+struct Balancer {
+    program: OwnedFd,
+    cgroup: File,
+}
+
+impl Balancer {
+    fn attach(cgroup: &Path) -> Self {
+        let balancer = Self {
+            program: load(),
+            cgroup: File::open(cgroup).unwrap(),
+        };
+        balancer.run(bpf_cmd::BPF_PROG_ATTACH, BPF_F_ALLOW_MULTI).unwrap();
+        balancer
+    }
+
+    /// What an agent does that clears the root: detaches a program by its descriptor.
+    fn run(&self, command: bpf_cmd, flags: u32) -> std::io::Result<()> {
+        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(&self.cgroup);
+        attr.__bindgen_anon_5.attach_bpf_fd = number(&self.program);
+        attr.__bindgen_anon_5.attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+        attr.__bindgen_anon_5.attach_flags = flags;
+        bpf(command, &mut attr).map(drop)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _gone = self.run(bpf_cmd::BPF_PROG_DETACH, 0);
+    }
+}
+
+/// `if user_ip4 == SERVICE && user_port == SERVICE_PORT { user_ip4 = BACKEND; user_port = … } 1`,
+/// in instructions of RFC 9669.
+fn load() -> OwnedFd {
+    const IP: i16 = 4;
+    const PORT: i16 = 24;
+    let word = |address| i32::from_ne_bytes(address);
+    let port = |port: u16| i32::from(port.to_be());
+    let code = [
+        code(0x61, 0x12, IP, 0),
+        code(0x56, 0x02, 6, word(SERVICE)),
+        code(0x61, 0x13, PORT, 0),
+        code(0x56, 0x03, 4, port(SERVICE_PORT)),
+        code(0xb4, 0x04, 0, word(BACKEND)),
+        code(0x63, 0x41, IP, 0),
+        code(0xb4, 0x04, 0, port(BACKEND_PORT)),
+        code(0x63, 0x41, PORT, 0),
+        code(0xb7, 0x00, 0, 1),
+        code(0x95, 0x00, 0, 0),
+    ];
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).unwrap();
+    attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    let name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
+    for (to, from) in name.iter_mut().zip(b"balance_connect") {
+        *to = from.cast_signed();
+    }
+    let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).expect("the verifier takes the balancer");
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// One instruction. `registers`: the source in the high four bits, the destination in the low ones.
+fn code(opcode: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
+    let [low, high] = offset.to_le_bytes();
+    let [a, b, c, d] = immediate.to_le_bytes();
+    u64::from_le_bytes([opcode, registers, low, high, a, b, c, d])
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> std::io::Result<i32> {
+    let length = size_of::<bpf_attr>();
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
+    match i32::try_from(done) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn number(fd: &impl std::os::fd::AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().unsigned_abs()
+}
+
+/// Starts a proxy in the Pod that prints the original destination of one connection.
+fn start_proxy(pod: &Pod, daemon: &Daemon) -> (Child, impl Iterator<Item = String>) {
+    const PROXY: u32 = 1337;
+    let program = "
+import socket, struct
+server = socket.create_server(('0.0.0.0', 15001), backlog=8)
+print('listening', flush=True)
+while True:
+    peer, _ = server.accept()
+    port, ip = struct.unpack('!2xH4s8x', peer.getsockopt(0, 80, 16))
+    print(socket.inet_ntoa(ip), port, flush=True)
+";
+    let mut command = pod.command(daemon, PROXY, Path::new("/usr/bin/python3"));
+    let mut process = command.args(["-c", program]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert_eq!(lines.next().as_deref(), Some("listening"));
+    (process, lines)
+}
+
+/// An application connects to the Service and prints the peer's name.
+fn connect(pod: &Pod, daemon: &Daemon, below: &str) -> String {
+    let program = "
+import socket, sys
+sys.stdin.readline()
+with socket.create_connection(('10.96.0.10', 80), timeout=5) as one:
+    print(*one.getpeername())
+";
+    let mut command = pod.command(daemon, APPLICATION, Path::new("/usr/bin/python3"));
+    let command = command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    if !below.is_empty() {
+        daemon.move_below(process.id(), below);
+    }
+    drop(process.stdin.take());
+    let mut said = String::new();
+    process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    process.wait().unwrap();
+    said
+}
+
+/// The address in the CIDR, the port in the list: the decision must see what was asked for.
+fn check(daemon: &Daemon, pod: &Pod, below: &str) {
+    let (mut proxy, mut seen) = start_proxy(pod, daemon);
+    assert_eq!(connect(pod, daemon, below), "10.96.0.10 80\n");
+    assert_eq!(seen.next().as_deref(), Some("10.96.0.10 80"));
+    proxy.kill().unwrap();
+    proxy.wait().unwrap();
+}
+
+fn meshed(daemon: &Daemon, pod: &Pod) {
+    pod.ip(&["route", "add", "default", "dev", "eth0"]);
+    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    // The balancer's port is excluded: a decision about the backend would bypass the proxy.
+    let lists = [("traffic.sidecar.istio.io/excludeOutboundPorts", "8080")];
+    request.annotations = Some(crate::pods::annotated(&lists));
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+}
+
+#[test]
+fn proxy_learns_the_service_whoever_attached_first() {
+    let mut daemon = Daemon::start("order");
+    daemon.make_below("pods");
+    daemon.restart_after_crash();
+    let pod = Pod::new("order", &["10.1.0.1/24"]);
+    meshed(&daemon, &pod);
+    let balancer = Balancer::attach(daemon.cgroup());
+    check(&daemon, &pod, "pods");
+
+    // From nothing: now the balancer is the first at the root.
+    daemon.stop();
+    assert!(daemon.detach().status.success());
+    daemon.restart();
+    meshed(&daemon, &pod);
+    check(&daemon, &pod, "pods");
+    let status: Status = daemon.get(path::STATUS).ok();
+    let foreign: Vec<_> = (status.foreign_programs.iter())
+        .map(|one| (one.hook.as_str(), one.name.as_str(), one.runs_first))
+        .collect();
+    assert_eq!(foreign, [("connect4", "balance_connect", false)]);
+    drop(balancer);
+}
+
+#[test]
+fn agent_that_clears_the_root_meets_no_error() {
+    let mut daemon = Daemon::start("clear");
+    daemon.make_below("pods");
+    daemon.restart_after_crash();
+    let pod = Pod::new("clear", &["10.1.0.1/24"]);
+    meshed(&daemon, &pod);
+    assert_eq!(daemon.detach_all_at_root(), 10);
+    check(&daemon, &pod, "pods");
+}
+
+#[test]
+fn detach_leaves_no_program_at_the_root() {
+    let mut daemon = Daemon::start("gone");
+    daemon.stop();
+    assert!(daemon.detach().status.success());
+    assert_eq!(daemon.detach_all_at_root(), 0);
+}
