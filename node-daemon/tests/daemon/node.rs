@@ -238,7 +238,7 @@ impl Daemon {
     }
 
     /// Ends it, and gives what it logged.
-    pub(crate) fn log(&mut self) -> String {
+    pub(crate) fn final_log(&mut self) -> String {
         self.stop();
         let mut log = String::new();
         let stderr = self.process.stderr.as_mut().expect("a pipe");
