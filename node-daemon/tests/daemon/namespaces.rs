@@ -224,9 +224,7 @@ fn attack(test: &str, rounds: usize) {
         .split_whitespace()
         .map(|n| n.parse().unwrap())
         .collect();
-    let [tried, obtained] = numbers[..] else {
-        panic!("{line}")
-    };
+    let (tried, obtained) = (numbers[0], numbers[1]);
     eprintln!("{tried} tries, {obtained} obtained");
     assert!(tried >= rounds, "{tried}");
     assert_eq!(obtained, 0, "of {tried} tries");
