@@ -109,7 +109,7 @@ impl Survey {
     pub(crate) fn of(brief: &Brief) -> Self {
         let seen = netns::among_hosts_cgroups(|| {
             let mut survey = Self::default();
-            let reported = Places::of(brief.reported.iter().map(|path| Path::new(path)));
+            let reported = Places::of(brief.reported.iter().map(Path::new));
             for namespace in netns::inhabited(&cgroup::processes(&brief.cgroup)) {
                 if survey.sights.len() < SIGHTS {
                     let sight = survey.look_at(brief, &reported, &namespace);

@@ -209,7 +209,7 @@ fn hostile_text_is_one_escaped_line_everywhere() {
         "{json}"
     );
 
-    let log = daemon.log();
+    let log = daemon.final_log();
     assert!(log.contains("a\\nERROR forged\\u{1b}[2J"), "{log}");
     for line in log.lines() {
         assert!(!line.starts_with("ERROR"), "{log}");

@@ -238,7 +238,7 @@ impl Daemon {
     }
 
     /// Ends it, and gives what it logged.
-    pub(crate) fn log(&mut self) -> String {
+    pub(crate) fn final_log(&mut self) -> String {
         self.stop();
         let mut log = String::new();
         let stderr = self.process.stderr.as_mut().expect("a pipe");
@@ -299,8 +299,10 @@ impl Drop for Daemon {
 /// Removes a cgroup with those below it. `false` if there are processes in it still.
 fn remove(cgroup: &Path) -> bool {
     let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    let below = below.map(|entry| entry.path()).filter(|path| path.is_dir());
-    below.fold(true, |done, path| remove(&path) && done) && fs::remove_dir(cgroup).is_ok()
+    for path in below.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        remove(&path);
+    }
+    fs::remove_dir(cgroup).is_ok()
 }
 
 fn command(launcher: &[&str], directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
@@ -345,6 +347,9 @@ pub(crate) struct Pod {
     proxy: Option<Child>,
 }
 
+/// Of the Pods' interfaces in the host's namespace.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 impl Pod {
     pub(crate) fn new(test: &str, addresses: &[&str]) -> Self {
         let name = format!("sluiced-{test}-{}", std::process::id());
@@ -352,7 +357,6 @@ impl Pod {
         let pod = Self { name, proxy: None };
         pod.ip(&["link", "set", "lo", "up"]);
         // An interface's name has 15 characters: `slPID-NUMBER`.
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let far = NUMBER.fetch_add(1, Ordering::Relaxed);
         let far = format!("sl{}-{far}", std::process::id());
         let host = std::process::id().to_string();

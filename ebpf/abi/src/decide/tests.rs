@@ -404,4 +404,5 @@ fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
     }
 }
 
+mod arrival;
 mod aside;
