@@ -76,6 +76,23 @@ fn page(status: &Status) -> String {
         let (name, place) = (printable(name), printable(place));
         format!("{name:<14}{id:>6}  {hooks:>5}  {place}")
     }));
+    if !status.foreign_programs.is_empty() {
+        page.push("\nFOREIGN PROGRAM      ID  UID  ORDER   HOOK".to_owned());
+        page.extend(status.foreign_programs.iter().map(|program| {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            format!(
+                "{:<17}{:>6}{:>5}  {order:<6}  {}",
+                printable(&program.name),
+                program.id,
+                program.uid,
+                program.hook
+            )
+        }));
+    }
     page.join("\n")
 }
 

@@ -314,6 +314,9 @@ pub struct Status {
     /// The programs, by their names.
     #[serde(default)]
     pub programs: Vec<ProgramView>,
+    /// Programs of other owners at hooks whose order matters.
+    #[serde(default)]
+    pub foreign_programs: Vec<ForeignProgramView>,
     /// Pods that are intercepted.
     pub meshed_pods: usize,
     /// Pods that were looked at and left alone.
@@ -349,6 +352,23 @@ pub struct ProgramView {
     pub place: String,
     /// To how many of them: one cgroup, one map, the network namespace of each meshed Pod.
     pub hooks: usize,
+}
+
+/// A program of another owner at a cgroup hook that Sluice uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignProgramView {
+    /// The name of Sluice's program at the hook.
+    pub hook: String,
+    /// The program's id, as `bpftool prog` shows it.
+    pub id: u32,
+    /// Its name, as its owner loaded it.
+    pub name: String,
+    /// The user who loaded it.
+    pub uid: u32,
+    /// A cgroup in which it is effective.
+    pub cgroup: String,
+    /// It runs before Sluice's program: the proxy may learn an address that it wrote.
+    pub runs_first: bool,
 }
 
 /// A Pod as the daemon knows it.

@@ -14,6 +14,7 @@ mod feedback;
 mod limits;
 mod namespaces;
 mod node;
+mod order;
 mod plugin;
 mod pods;
 mod socket;

@@ -145,6 +145,18 @@ impl Daemon {
         map.expect("a hash map").keys().count()
     }
 
+    /// The root of the hierarchy that it serves.
+    pub(crate) fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Makes a child of that root, and starts another daemon, which finds it.
+    pub(crate) fn restart_with_child(&mut self, name: &str) {
+        fs::create_dir(self.cgroup.join(name)).expect("a cgroup");
+        self.crash();
+        self.restart();
+    }
+
     /// Moves a process into a cgroup below the daemon's, which is made for it.
     pub(crate) fn move_below(&self, process: u32, below: &str) {
         let cgroup = self.cgroup.join(below);
@@ -444,7 +456,12 @@ impl Pod {
     /// A program inside, among the processes that the daemon serves, as a user. It lacks its
     /// arguments.
     pub(crate) fn command(&self, daemon: &Daemon, uid: u32, program: &Path) -> Command {
-        let members = daemon.cgroup.join("cgroup.procs");
+        self.command_in(&daemon.cgroup, uid, program)
+    }
+
+    /// The same in a cgroup.
+    pub(crate) fn command_in(&self, cgroup: &Path, uid: u32, program: &Path) -> Command {
+        let members = cgroup.join("cgroup.procs");
         let network = format!("--net={}", self.path());
         let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
         let join = "echo 0 >\"$1\"; shift; exec \"$@\"";
@@ -479,7 +496,7 @@ impl Pod {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    fn ip(&self, arguments: &[&str]) {
+    pub(crate) fn ip(&self, arguments: &[&str]) {
         ip(&[&["-n", &*self.name], arguments].concat());
     }
 }

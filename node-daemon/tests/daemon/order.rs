@@ -3,15 +3,13 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _},
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    io::{BufRead as _, BufReader},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
     process::{Child, Stdio},
 };
 
-use aya_obj::generated::{
-    BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type,
-};
+use aya_obj::generated::{BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
 use daemon_api::{Admitted, Status, path};
 
 use crate::{
@@ -38,7 +36,9 @@ impl Balancer {
             program: load(),
             cgroup: File::open(cgroup).unwrap(),
         };
-        balancer.run(bpf_cmd::BPF_PROG_ATTACH, BPF_F_ALLOW_MULTI).unwrap();
+        balancer
+            .run(bpf_cmd::BPF_PROG_ATTACH, BPF_F_ALLOW_MULTI)
+            .unwrap();
         balancer
     }
 
@@ -112,6 +112,48 @@ fn number(fd: &impl std::os::fd::AsFd) -> u32 {
     fd.as_fd().as_raw_fd().unsigned_abs()
 }
 
+/// Detaches every program of socket addresses from a cgroup, as an agent does that clears the root.
+/// Returns their number.
+fn clear(cgroup: &Path) -> usize {
+    use bpf_attach_type::*;
+    const HOOKS: [bpf_attach_type; 10] = [
+        BPF_CGROUP_INET4_CONNECT,
+        BPF_CGROUP_INET6_CONNECT,
+        BPF_CGROUP_INET4_GETPEERNAME,
+        BPF_CGROUP_INET6_GETPEERNAME,
+        BPF_CGROUP_INET4_POST_BIND,
+        BPF_CGROUP_INET6_POST_BIND,
+        BPF_CGROUP_UDP4_RECVMSG,
+        BPF_CGROUP_UDP6_RECVMSG,
+        BPF_CGROUP_UDP4_SENDMSG,
+        BPF_CGROUP_UDP6_SENDMSG,
+    ];
+    let cgroup = File::open(cgroup).unwrap();
+    let clear = |hook: bpf_attach_type| {
+        let mut ids = [0_u32; 64];
+        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        attr.query.__bindgen_anon_1.target_fd = number(&cgroup);
+        attr.query.attach_type = hook as u32;
+        attr.query.prog_ids = ids.as_mut_ptr() as u64;
+        attr.query.__bindgen_anon_2.prog_cnt = 64;
+        bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr).unwrap();
+        let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+        for id in &ids[..count] {
+            let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+            attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = *id;
+            let program = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).unwrap();
+            let program = unsafe { OwnedFd::from_raw_fd(program) };
+            let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+            attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(&cgroup);
+            attr.__bindgen_anon_5.attach_bpf_fd = number(&program);
+            attr.__bindgen_anon_5.attach_type = hook as u32;
+            bpf(bpf_cmd::BPF_PROG_DETACH, &mut attr).expect("no link holds it");
+        }
+        count
+    };
+    HOOKS.into_iter().map(clear).sum()
+}
+
 /// Starts a proxy in the Pod that prints the original destination of one connection.
 fn start_proxy(pod: &Pod, daemon: &Daemon) -> (Child, impl Iterator<Item = String>) {
     const PROXY: u32 = 1337;
@@ -125,8 +167,14 @@ while True:
     print(socket.inet_ntoa(ip), port, flush=True)
 ";
     let mut command = pod.command(daemon, PROXY, Path::new("/usr/bin/python3"));
-    let mut process = command.args(["-c", program]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut process = command
+        .args(["-c", program])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     assert_eq!(lines.next().as_deref(), Some("listening"));
     (process, lines)
 }
@@ -134,22 +182,14 @@ while True:
 /// An application connects to the Service and prints the peer's name.
 fn connect(pod: &Pod, daemon: &Daemon, below: &str) -> String {
     let program = "
-import socket, sys
-sys.stdin.readline()
+import socket
 with socket.create_connection(('10.96.0.10', 80), timeout=5) as one:
     print(*one.getpeername())
 ";
-    let mut command = pod.command(daemon, APPLICATION, Path::new("/usr/bin/python3"));
-    let command = command.args(["-c", program]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut process = command.spawn().unwrap();
-    if !below.is_empty() {
-        daemon.move_below(process.id(), below);
-    }
-    drop(process.stdin.take());
-    let mut said = String::new();
-    process.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    process.wait().unwrap();
-    said
+    let cgroup = daemon.cgroup().join(below);
+    let mut command = pod.command_in(&cgroup, APPLICATION, Path::new("/usr/bin/python3"));
+    let output = command.args(["-c", program]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The address in the CIDR, the port in the list: the decision must see what was asked for.
@@ -162,7 +202,7 @@ fn check(daemon: &Daemon, pod: &Pod, below: &str) {
 }
 
 fn meshed(daemon: &Daemon, pod: &Pod) {
-    pod.ip(&["route", "add", "default", "dev", "eth0"]);
+    pod.ip(&["route", "replace", "default", "dev", "eth0"]);
     let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
     // The balancer's port is excluded: a decision about the backend would bypass the proxy.
     let lists = [("traffic.sidecar.istio.io/excludeOutboundPorts", "8080")];
@@ -173,8 +213,7 @@ fn meshed(daemon: &Daemon, pod: &Pod) {
 #[test]
 fn proxy_learns_the_service_whoever_attached_first() {
     let mut daemon = Daemon::start("order");
-    daemon.make_below("pods");
-    daemon.restart_after_crash();
+    daemon.restart_with_child("pods");
     let pod = Pod::new("order", &["10.1.0.1/24"]);
     meshed(&daemon, &pod);
     let balancer = Balancer::attach(daemon.cgroup());
@@ -197,11 +236,10 @@ fn proxy_learns_the_service_whoever_attached_first() {
 #[test]
 fn agent_that_clears_the_root_meets_no_error() {
     let mut daemon = Daemon::start("clear");
-    daemon.make_below("pods");
-    daemon.restart_after_crash();
+    daemon.restart_with_child("pods");
     let pod = Pod::new("clear", &["10.1.0.1/24"]);
     meshed(&daemon, &pod);
-    assert_eq!(daemon.detach_all_at_root(), 10);
+    assert_eq!(clear(daemon.cgroup()), 10);
     check(&daemon, &pod, "pods");
 }
 
@@ -210,5 +248,5 @@ fn detach_leaves_no_program_at_the_root() {
     let mut daemon = Daemon::start("gone");
     daemon.stop();
     assert!(daemon.detach().status.success());
-    assert_eq!(daemon.detach_all_at_root(), 0);
+    assert_eq!(clear(daemon.cgroup()), 0);
 }

@@ -1,12 +1,12 @@
 //! What the owner tells those who ask.
 
-use daemon_api::{Attachment, Feature, PodName, PodView, Status};
+use daemon_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
 
 use super::{Known, Owner, name};
 use crate::{
-    bpf::Features,
+    bpf::{Features, ForeignProgram},
     pods::{Acceleration, Error, Repairs, error::one_line},
 };
 
@@ -38,6 +38,7 @@ impl Owner {
         let (meshed_pods, unmeshed_pods) = self.count();
         let faults = self.faults();
         let foreign = self.foreign_binds()?;
+        let programs = self.datapath.foreign_programs()?;
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
@@ -48,12 +49,14 @@ impl Owner {
             problems: (faults.into_iter())
                 .chain(foreign)
                 .chain(self.foreign_listeners())
+                .chain(programs.iter().filter_map(runs_first))
                 .collect(),
             mesh: self.rules.mesh.name.clone(),
             acceleration: self.rules.acceleration.name().to_owned(),
             features: features(&kernel, self.datapath.features()),
             kernel,
             programs: self.datapath.programs()?,
+            foreign_programs: programs.into_iter().map(foreign_program).collect(),
             meshed_pods,
             unmeshed_pods,
             awaited_pods: self.awaited.len(),
@@ -181,6 +184,34 @@ impl Owner {
         let meshed = |known: &&Known| known.standing.is_meshed();
         let meshed = self.attachments.values().filter(meshed).count();
         (meshed, self.attachments.len() - meshed)
+    }
+}
+
+/// A program that decides before ours.
+fn runs_first(program: &ForeignProgram) -> Option<String> {
+    let ForeignProgram {
+        hook,
+        id,
+        name,
+        cgroup,
+        ..
+    } = program;
+    program.runs_first.then(|| {
+        format!(
+            "program '{name}' (id {id}) runs before '{hook}' in {}: the proxy may learn addresses that it wrote",
+            cgroup.display()
+        )
+    })
+}
+
+fn foreign_program(program: ForeignProgram) -> ForeignProgramView {
+    ForeignProgramView {
+        hook: program.hook.to_owned(),
+        id: program.id,
+        name: program.name,
+        uid: program.uid,
+        cgroup: program.cgroup.display().to_string(),
+        runs_first: program.runs_first,
     }
 }
 
