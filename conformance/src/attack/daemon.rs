@@ -31,6 +31,7 @@ const DEFAULT: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+
                        +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 
 /// What is done.
+#[derive(Clone, Copy)]
 pub(crate) enum Deed {
     /// A shell script of a local user; success is the attacker's.
     User(&'static str),
@@ -161,8 +162,8 @@ fn occupy(lab: &Lab, count: usize, bytes: &str) -> Result<Saw> {
         let _ = stream.write_all(bytes.as_bytes());
         held.push(stream);
     }
-    // The daemon ends silent connections after some seconds; until then the rest may wait.
-    let end = Instant::now() + Duration::from_secs(15);
+    // The daemon serves 64 at a time and ends a silent one after 5 s.
+    let end = Instant::now() + Duration::from_secs(25);
     let mut answered = false;
     while !answered && Instant::now() < end {
         answered = http::get(&socket(lab), "/v1/status").is_ok();

@@ -90,13 +90,13 @@ pub(crate) struct Case {
     pub(crate) who: Attacker,
     pub(crate) what: &'static str,
     pub(crate) act: Act,
-    /// What must hold on Sluice.
-    pub(crate) expected: Outcome,
-    /// Why Sluice lets it pass: no socket hook can stop it, or the sidecar's rules mean it.
+    /// Why Sluice lets it pass: no socket hook can stop it, or the sidecar's rules mean it. Without
+    /// a reason, Sluice must stop it.
     pub(crate) reason: Option<&'static str>,
 }
 
 /// How the attempt is made.
+#[derive(Clone, Copy)]
 pub(crate) enum Act {
     /// A connection.
     Net(Net),
@@ -177,6 +177,33 @@ fn attempts(stage: &mut Stage, cases: &[&Case], interrupt: &Interrupt) -> Result
         });
     }
     Ok(saw)
+}
+
+impl Case {
+    /// An attempt that Sluice must stop.
+    const fn stopped(name: &'static str, who: Attacker, what: &'static str, act: Act) -> Self {
+        Self {
+            name,
+            who,
+            what,
+            act,
+            reason: None,
+        }
+    }
+
+    /// An attempt that may pass Sluice, and why.
+    const fn passed(
+        name: &'static str,
+        who: Attacker,
+        what: &'static str,
+        act: Act,
+        reason: &'static str,
+    ) -> Self {
+        Self {
+            reason: Some(reason),
+            ..Self::stopped(name, who, what, act)
+        }
+    }
 }
 
 impl Saw {

@@ -14,7 +14,7 @@ use crate::{
     lab::process::output,
     settings::Settings,
     suite::{
-        ask::{Ask, Family, Origin, Source, Target},
+        ask::{Ask, Family, Origin, Server, Source, Target},
         guest::Guest,
         stage::Stage,
         view::{DNS, INBOUND, OUTBOUND},
@@ -45,6 +45,53 @@ pub(crate) struct Net {
     pub(crate) source: Source,
     /// The sidecar takes DNS.
     pub(crate) dns: bool,
+}
+
+/// A `connect()` by an unprivileged process to port 80 of a server beyond the node.
+pub(crate) const V4: Net = Net {
+    from: Origin::Application,
+    trick: Trick::Tcp,
+    to: Goal::At(Target::Outside(Server::One)),
+    family: Family::V4,
+    port: 80,
+    source: Source::Any,
+    dns: false,
+};
+/// The same in IPv6.
+pub(crate) const V6: Net = Net {
+    family: Family::V6,
+    ..V4
+};
+/// The same to a v4-mapped address.
+pub(crate) const MAPPED: Net = Net {
+    family: Family::Mapped,
+    ..V4
+};
+
+impl Net {
+    pub(crate) const fn from(self, from: Origin) -> Self {
+        Self { from, ..self }
+    }
+
+    pub(crate) const fn by(self, trick: Trick) -> Self {
+        Self { trick, ..self }
+    }
+
+    pub(crate) const fn to(self, to: Goal) -> Self {
+        Self { to, ..self }
+    }
+
+    pub(crate) const fn at(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    pub(crate) const fn bound(self, source: Source) -> Self {
+        Self { source, ..self }
+    }
+
+    pub(crate) const fn with_dns(self) -> Self {
+        Self { dns: true, ..self }
+    }
 }
 
 /// Makes all of them, in one Pod with DNS and one without.

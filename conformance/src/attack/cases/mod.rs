@@ -1,16 +1,19 @@
 //! Every attempt, with the reasons for those that pass.
 
-mod daemon;
+mod dns;
 mod inbound;
-mod out;
+mod process;
+mod protocols;
+mod requests;
 mod root;
+mod sources;
+mod ways;
 
 use crate::{
     attack::{Case, net::Goal},
-    suite::ask::{Server, Target},
+    suite::ask::Target,
 };
 
-const WORLD: Goal = Goal::At(Target::Outside(Server::One));
 const PEER: Goal = Goal::At(Target::Peer);
 const NODE: Goal = Goal::At(Target::Node);
 const POD: Goal = Goal::At(Target::Pod);
@@ -22,9 +25,18 @@ const TCP_ONLY: &str =
 
 /// In the order of the table.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    [out::CASES, root::CASES, inbound::CASES, daemon::CASES]
-        .into_iter()
-        .flatten()
+    [
+        ways::CASES,
+        sources::CASES,
+        protocols::CASES,
+        dns::CASES,
+        root::CASES,
+        inbound::CASES,
+        process::CASES,
+        requests::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]
