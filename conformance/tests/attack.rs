@@ -1,9 +1,5 @@
 //! The attempts end as they must, and the threat model names attempts that exist.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests say what they expect by failing"
-)]
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 mod binaries;
 

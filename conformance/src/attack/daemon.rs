@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::json;
 
@@ -126,7 +126,8 @@ fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
         .replace("{file}", &file.to_string_lossy())
         .replace("{fifo}", &fifo.to_string_lossy());
     let body = json!({
-        "network": lab.name, "container_id": "attacker", "ifname": "eth0", "netns": netns,
+        "attachment": { "network": lab.name, "container_id": "attacker", "ifname": "eth0" },
+        "netns": netns,
         "addresses": [{ "ip": "10.77.250.250", "interface": "eth0" }],
         "annotations": { "sidecar.istio.io/status": "{}" },
     });
@@ -134,6 +135,10 @@ fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
     let head = exchange(lab, "/v1/admit", &body.to_string())?;
     let alive = http::get(&socket(lab), "/v1/status").is_ok();
     let late = begin.elapsed() > ANSWER;
+    ensure!(
+        !head.contains("unknown field"),
+        "the request is malformed: {head}"
+    );
     Ok(goal(head.contains(" 200 ") || late || !alive, head))
 }
 
@@ -179,8 +184,11 @@ fn oversize(lab: &Lab, line: usize, body: usize) -> Result<Saw> {
     Ok(goal(!alive || head.contains(" 200 "), head))
 }
 
-/// Nothing of the attacker's may stand in the log as a line or an escape of its own.
+/// Nothing of the attacker's may stand in the log or in the plugin's answer as a line or an escape
+/// of its own.
 fn forge(stage: &mut Stage, key: &str, value: &str, interrupt: &Interrupt) -> Result<Saw> {
+    let log = stage.lab.file("sluiced.log");
+    let before = fs::read_to_string(&log)?.len();
     let settings = Settings::default().with(key, value);
     let said = match stage.admit(settings, interrupt) {
         Ok(guest) => {
@@ -189,9 +197,11 @@ fn forge(stage: &mut Stage, key: &str, value: &str, interrupt: &Interrupt) -> Re
         }
         Err(error) => format!("{error:#}"),
     };
-    let log = fs::read_to_string(stage.lab.file("sluiced.log"))?;
-    let raw = log.contains('\u{1b}') || log.lines().any(|line| line.starts_with("FORGED"));
-    Ok(goal(raw, said))
+    let log = fs::read_to_string(&log)?;
+    let logged = log.get(before..).unwrap_or_default();
+    let raw =
+        |text: &str| text.contains('\u{1b}') || text.lines().any(|line| line.starts_with("FORGED"));
+    Ok(goal(raw(logged) || raw(&said), said))
 }
 
 /// A Pod may spend its own share, not its neighbours'.

@@ -29,6 +29,8 @@ use crate::inside::listen::Seen;
 
 const PATIENCE: Duration = Duration::from_millis(1500);
 const HELLO: &[u8] = b"who are you?\n";
+/// The host that was asked answered by its kernel.
+const ASKED: &str = "the asked host";
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 
@@ -103,7 +105,12 @@ pub(crate) struct Got {
 pub(crate) fn run() -> Result<()> {
     let tries: Vec<Try> = serde_json::from_reader(stdin())?;
     // Namespaces and credentials belong to threads; the C library's wrappers change the process.
-    let privileged = |one: &Try| matches!(one.trick, Trick::SetUid(_) | Trick::SetGid(_));
+    let privileged = |one: &Try| {
+        matches!(
+            one.trick,
+            Trick::SetUid(_) | Trick::SetGid(_) | Trick::NestedNamespace
+        )
+    };
     let got: Vec<Got> = thread::scope(|scope| {
         let threads: Vec<_> = tries
             .iter()
@@ -163,6 +170,7 @@ impl Try {
             Trick::SetUid(uid) => setuid(Uid::from_raw(uid))?,
             Trick::SetGid(gid) => setgid(Gid::from_raw(gid))?,
             Trick::NestedNamespace => {
+                alone()?;
                 unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
             }
             _ => {}
@@ -231,9 +239,13 @@ impl Try {
         }
         let mut answer = Vec::new();
         if self.trick == Trick::Protocol(136) {
-            answer.resize(1024, 0);
-            let length = stream.read(&mut answer)?;
-            answer.truncate(length);
+            // No one serves it: a refusal is the asked host's answer.
+            return match stream.read(&mut [0; 64]) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    Ok(ASKED.to_owned())
+                }
+                other => other.map(|_| ASKED.to_owned()),
+            };
         } else {
             stream.read_to_end(&mut answer)?;
         }
@@ -293,7 +305,7 @@ impl Try {
             };
             if segment.len() >= 20 && segment[2..4] == port.to_be_bytes() {
                 let reset = segment[13] & RST != 0;
-                return Ok(if reset { "the asked host" } else { "outbound" }.to_owned());
+                return Ok(if reset { ASKED } else { "outbound" }.to_owned());
             }
         }
         Err(io::ErrorKind::TimedOut.into())
@@ -347,6 +359,15 @@ fn passed(socket: Socket) -> io::Result<Socket> {
         _ => None,
     });
     Ok(received.ok_or(io::ErrorKind::InvalidData)?.into())
+}
+
+/// A user namespace is for a process of one thread; a thread that was joined may still be there.
+fn alone() -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_dir("/proc/self/task")?.count() > 1 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Answers name their listener.

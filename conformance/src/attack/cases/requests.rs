@@ -60,14 +60,14 @@ pub(crate) const CASES: &[Case] = &[
     Case::stopped(
         "netns-mount",
         Runtime,
-        "reports a Pod whose namespace is mount: /proc/1/ns/mnt",
-        Act::Daemon(Deed::Netns("/proc/1/ns/mnt")),
+        "reports a Pod whose namespace is mount: /proc/self/ns/mnt",
+        Act::Daemon(Deed::Netns("/proc/self/ns/mnt")),
     ),
     Case::stopped(
         "netns-user",
         Runtime,
-        "reports a Pod whose namespace is user: /proc/1/ns/user",
-        Act::Daemon(Deed::Netns("/proc/1/ns/user")),
+        "reports a Pod whose namespace is user: /proc/self/ns/user",
+        Act::Daemon(Deed::Netns("/proc/self/ns/user")),
     ),
     Case::stopped(
         "netns-relative",

@@ -93,10 +93,4 @@ pub(crate) const CASES: &[Case] = &[
         Act::Net(V6.from(Origin::Proxy)),
         SIDECAR,
     ),
-    Case::stopped(
-        "nested-6",
-        Process,
-        "connect() in a user and network namespace of the attacker's own, IPv6",
-        Act::Net(V6.by(Trick::NestedNamespace)),
-    ),
 ];
