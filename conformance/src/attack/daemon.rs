@@ -57,7 +57,7 @@ impl Deed {
             Self::User(script) => run_script(&stage.lab, script, None),
             Self::Container(script) => run_script(&stage.lab, script, Some(DEFAULT)),
             Self::Netns(path) => report_netns(&stage.lab, path),
-            Self::Connections(count, bytes) => occupy(&stage.lab, *count, bytes),
+            Self::Connections(count, bytes) => Ok(occupy(&stage.lab, *count, bytes)),
             Self::Oversized { line, body } => oversize(&stage.lab, *line, *body),
             Self::Text(key, value) => forge(stage, key, value, interrupt),
             Self::Ports(count) => fill(stage, *count, interrupt),
@@ -158,7 +158,7 @@ fn exchange(lab: &Lab, path: &str, body: &str) -> Result<String> {
     Ok(answer.replace("\r\n", " "))
 }
 
-fn occupy(lab: &Lab, count: usize, bytes: &str) -> Result<Saw> {
+fn occupy(lab: &Lab, count: usize, bytes: &str) -> Saw {
     let mut held = Vec::new();
     for _ in 0..count {
         let Ok(mut stream) = UnixStream::connect(socket(lab)) else {
@@ -173,7 +173,7 @@ fn occupy(lab: &Lab, count: usize, bytes: &str) -> Result<Saw> {
     while !answered && Instant::now() < end {
         answered = http::get(&socket(lab), "/v1/status").is_ok();
     }
-    Ok(goal(!answered, format!("{} connections held", held.len())))
+    goal(!answered, format!("{} connections held", held.len()))
 }
 
 fn oversize(lab: &Lab, line: usize, body: usize) -> Result<Saw> {

@@ -158,9 +158,10 @@ impl Net {
             .attempt(guest, ask)
             .context("the Pod lacks an address of the family")?;
         let foreign = matches!(self.trick, Trick::Freebind | Trick::Transparent);
-        let elsewhere: IpAddr = match self.family.v4() {
-            true => [203, 0, 113, 77].into(),
-            false => [0x2001, 0xdb8, 2, 0, 0, 0, 0, 77].into(),
+        let elsewhere: IpAddr = if self.family.v4() {
+            [203, 0, 113, 77].into()
+        } else {
+            [0x2001, 0xdb8, 2, 0, 0, 0, 0, 77].into()
         };
         Ok(Try {
             to: match self.to {

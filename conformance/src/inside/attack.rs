@@ -246,9 +246,8 @@ impl Try {
                 }
                 other => other.map(|_| ASKED.to_owned()),
             };
-        } else {
-            stream.read_to_end(&mut answer)?;
         }
+        stream.read_to_end(&mut answer)?;
         by(&answer)
     }
 
