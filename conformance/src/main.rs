@@ -2,6 +2,7 @@
 //! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
 #![forbid(unsafe_code)]
 
+mod attack;
 mod bench;
 mod case;
 mod census;
@@ -51,6 +52,8 @@ enum Job {
     Run(suite::command::Run),
     /// Compare two subjects by random Pods and connections.
     Diff(suite::command::Diff),
+    /// Try to get past the sidecar and into the daemon; compare with rules.
+    Attack(attack::Options),
     /// Let real runtimes call the plugin: containerd's CRI, ctr, podman.
     Runtimes(runtime::Options),
     /// What the lab runs inside its namespaces.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         }
         Job::Run(run) => run.run(),
         Job::Diff(diff) => diff.run(),
+        Job::Attack(options) => options.run(),
         Job::Runtimes(options) => options.run(),
         Job::Inside(job) => job.run().map(|()| true),
     };

@@ -1,5 +1,6 @@
 //! What the lab runs inside its namespaces: this binary again, under a hidden name.
 
+pub(crate) mod attack;
 pub(crate) mod call;
 pub(crate) mod churn;
 pub(crate) mod drive;
@@ -43,6 +44,9 @@ pub(crate) enum Job {
     /// Be a client of the suite: many connections.
     #[command(hide = true)]
     Probe,
+    /// Be an attacker in a Pod: many attempts.
+    #[command(hide = true)]
+    Intrude,
     /// Be the server of the benchmark.
     #[command(hide = true)]
     Echo(echo::Echo),
@@ -74,6 +78,7 @@ impl Job {
             Self::Load(load) => load.run(),
             Self::Listen(listen) => listen.run(),
             Self::Probe => probe::run(),
+            Self::Intrude => attack::run(),
             Self::Echo(echo) => echo.run(),
             Self::Relay(relay) => relay.run(),
             Self::Drive(drive) => drive.run(),

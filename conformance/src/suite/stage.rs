@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     inside::{
@@ -152,7 +153,8 @@ impl Stage {
         names
     }
 
-    fn attempt(&self, guest: &Guest, ask: Ask) -> Option<Attempt> {
+    /// The addresses that an ask means; none if the Pod lacks them.
+    pub(crate) fn attempt(&self, guest: &Guest, ask: Ask) -> Option<Attempt> {
         let v4 = ask.family.v4();
         let pod = guest.address(v4, 0);
         if ask.from.inside() && !is_local(ask.to) {
@@ -181,6 +183,31 @@ impl Stage {
     }
 
     fn probe(&self, guest: &Guest, origin: Origin, attempts: &[Attempt]) -> Result<Vec<Noticed>> {
+        let noticed: Vec<Noticed> = self.client(guest, origin, "probe", &attempts)?;
+        ensure!(
+            noticed.len() == attempts.len(),
+            "the client left connections out"
+        );
+        Ok(noticed)
+    }
+
+    /// Runs a job of this binary where `origin` lives, with JSON as its input and output.
+    pub(crate) fn client<Answer: DeserializeOwned>(
+        &self,
+        guest: &Guest,
+        origin: Origin,
+        job: &str,
+        input: &impl Serialize,
+    ) -> Result<Answer> {
+        let mut command = self.place(guest, origin).own()?;
+        let answer = finish(command.arg(job), &serde_json::to_string(input)?, LIMIT)?;
+        let said = String::from_utf8_lossy(&answer.stderr);
+        ensure!(answer.status.success(), "the client failed: {said}");
+        serde_json::from_slice(&answer.stdout)
+            .with_context(|| format!("the client's report; it said: {said}"))
+    }
+
+    fn place<'a>(&'a self, guest: &'a Guest, origin: Origin) -> Place<'a> {
         let Settings { mesh, uid, gid, .. } = guest.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&guest.netns), Some((CLIENT, CLIENT))),
@@ -194,26 +221,11 @@ impl Stage {
             Origin::Node => (None, None),
             Origin::Outside => (Some(&self.outside), None),
         };
-        let place = Place {
+        Place {
             user: user.map(|(user, _)| user),
             group: user.map(|(_, group)| group),
             ..self.lab.within(netns)
-        };
-        let mut command = place.own()?;
-        let answer = finish(
-            command.arg("probe"),
-            &serde_json::to_string(attempts)?,
-            LIMIT,
-        )?;
-        let said = String::from_utf8_lossy(&answer.stderr);
-        ensure!(answer.status.success(), "the client failed: {said}");
-        let noticed: Vec<Noticed> = serde_json::from_slice(&answer.stdout)
-            .with_context(|| format!("the client's report; it said: {said}"))?;
-        ensure!(
-            noticed.len() == attempts.len(),
-            "the client left connections out"
-        );
-        Ok(noticed)
+        }
     }
 
     /// Removes everything; returns what went wrong or was left.
