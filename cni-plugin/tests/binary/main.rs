@@ -5,6 +5,7 @@
 mod node;
 
 use std::{
+    io::Write as _,
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
@@ -13,7 +14,9 @@ use std::{
 use node::{Daemon, Node, prev_result};
 use serde_json::{Value, json};
 
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const VERSIONS: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
 
 #[test]
 fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
@@ -60,7 +63,7 @@ fn text_with(node: &Node, prev_result: &str) -> String {
 
 #[test]
 fn of_a_key_that_comes_twice_the_last_one_counts() {
-    let last = r#"{ "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
+    let last = r#"{ "cniVersion": "1.0.0", "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
     let node = Node::admitting();
     let twice = format!(r#"{{}},"prevResult": {last}"#);
     let conf = text_with(&node, &twice);
@@ -130,6 +133,163 @@ fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
 }
 
 #[test]
+fn del_succeeds_whatever_is_wrong_with_its_configuration() {
+    let rows: [(&str, Value, &str); 9] = [
+        ("sokcet", json!("/run/x"), "'sokcet'"),
+        ("timeoutSeconds", json!("five"), "timeoutSeconds"),
+        (
+            "runtimeConfig",
+            json!([]),
+            "runtimeConfig must be an object",
+        ),
+        ("cniVersion", json!("9.9.9"), "'9.9.9' is not supported"),
+        ("cniVersion", json!(1), "cniVersion must be a string"),
+        ("prevResult", json!(7), ""),
+        ("prevResult", json!({"cniVersion": "0.1.0", "ips": 1}), ""),
+        ("cni.dev/valid-attachments", json!(7), "must be a list"),
+        ("name", json!(7), "name must be a string"),
+    ];
+    for (key, value, problem) in rows {
+        let node = Node::retiring();
+        let mut conf = node.conf("1.0.0");
+        conf[key] = value;
+        let outcome = node.run("DEL", &conf);
+        outcome.succeeds_with(&Value::Null);
+        assert!(outcome.stderr.contains(problem), "{}", outcome.stderr);
+        let (line, attachment) = outcome.request.unwrap();
+        assert_eq!(line, "POST /v1/retire HTTP/1.1");
+        let network = if key == "name" { "" } else { "pods" };
+        assert_eq!(attachment["network"], network);
+        assert_eq!(attachment["container_id"], "c0ffee");
+    }
+}
+
+#[test]
+fn del_of_an_unreadable_entry_succeeds_and_says_so() {
+    for text in ["", "{", "[]", "null", "\u{fe}"] {
+        let outcome = Node::without_daemon().run_text("DEL", text, &[]);
+        outcome.succeeds_with(&Value::Null);
+        assert!(
+            outcome.stderr.contains("the configuration"),
+            "{}",
+            outcome.stderr
+        );
+    }
+}
+
+#[test]
+fn del_that_the_daemon_refuses_succeeds_and_is_replayed() {
+    let refusal = json!({"code": 104, "message": "no memory", "details": ""});
+    let node = Node::with(Daemon::Answers(500, refusal));
+    let directory = node.directory();
+    let conf = node.conf("1.0.0");
+    let outcome = node.run("DEL", &conf);
+    outcome.succeeds_with(&Value::Null);
+    assert!(outcome.stderr.contains("no memory"), "{}", outcome.stderr);
+    let pending = node::pending_deletions(&directory);
+    assert_eq!(pending.len(), 1);
+    assert_eq!(pending[0]["container_id"], "c0ffee");
+}
+
+#[test]
+fn del_without_a_container_is_refused() {
+    let node = Node::retiring();
+    let conf = node.conf("1.0.0");
+    let outcome = node.run_with("DEL", &conf, &[("CNI_CONTAINERID", "")]);
+    outcome.fails_with(4, "CNI_CONTAINERID");
+}
+
+#[test]
+fn configuration_without_a_version_speaks_the_oldest() {
+    for version in [Value::Null, json!("")] {
+        let node = Node::admitting();
+        let mut conf = node.conf("0.1.0");
+        match &version {
+            Value::Null => drop(conf.as_object_mut().unwrap().remove("cniVersion")),
+            empty => conf["cniVersion"] = empty.clone(),
+        }
+        let outcome = node.run("ADD", &conf);
+        outcome.succeeds_with(&prev_result("0.1.0"));
+        let addresses = &outcome.request.unwrap().1["addresses"];
+        assert_eq!(
+            addresses[1],
+            json!({"ip": "fd00:1::5", "interface": "eth0"})
+        );
+    }
+}
+
+#[test]
+fn add_fails_if_its_result_reaches_nobody() {
+    let node = Node::admitting();
+    let conf = node.conf("1.0.0").to_string();
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let mut plugin = Node::command("ADD").stdout(full).spawn().unwrap();
+    plugin
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(conf.as_bytes())
+        .unwrap();
+    let output = plugin.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("standard output"), "{said}");
+}
+
+#[test]
+fn input_that_never_ends_is_given_up_after_the_deadline() {
+    let started = Instant::now();
+    let mut plugin = Node::command("ADD").spawn().unwrap();
+    let mut stdin = plugin.stdin.take().unwrap();
+    stdin.write_all(b"{").unwrap();
+    assert!(!plugin.wait().unwrap().success());
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
+    drop(stdin);
+}
+
+#[test]
+fn version_answers_an_empty_input() {
+    for text in ["", " \n"] {
+        let outcome = Node::without_daemon().run_text("VERSION", text, &[]);
+        outcome.succeeds_with(&json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS}));
+    }
+}
+
+#[test]
+fn result_of_another_form_is_refused() {
+    let node = Node::admitting();
+    let mut conf = node.conf("0.4.0");
+    conf["prevResult"] = prev_result("1.0.0");
+    let outcome = node.run("ADD", &conf);
+    outcome.fails_with(7, "prevResult.cniVersion");
+    assert_eq!(outcome.request, None);
+
+    let node = Node::admitting();
+    let mut conf = node.conf("1.1.0");
+    conf["prevResult"]
+        .as_object_mut()
+        .unwrap()
+        .remove("cniVersion");
+    let outcome = node.run("ADD", &conf);
+    assert_eq!(outcome.stdout["cniVersion"], "1.1.0");
+}
+
+#[test]
+fn check_reports_what_the_runtime_knows() {
+    let node = Node::with(Daemon::Answers(204, Value::Null));
+    let conf = node.conf("1.0.0");
+    let (line, body) = node.run("CHECK", &conf).request.unwrap();
+    assert_eq!(line, "POST /v1/check HTTP/1.1");
+    assert_eq!(body["netns"], "/run/netns/pod");
+    assert_eq!(body["addresses"][0]["ip"], "10.1.0.5");
+    assert_eq!(
+        body["annotations"],
+        json!({"sidecar.istio.io/status": "{}"})
+    );
+}
+
+#[test]
 fn version_tells_every_version_without_a_container() {
     for version in VERSIONS {
         let outcome = Node::without_daemon().run_with(
@@ -168,15 +328,23 @@ fn gc_collects_nothing_when_it_is_given_no_list() {
 
 #[test]
 fn gc_hands_the_list_over() {
-    let node = Node::retiring();
-    let mut conf = node.conf("1.1.0");
-    conf["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
-    let (line, body) = node.run("GC", &conf).request.unwrap();
-    assert_eq!(line, "POST /v1/gc HTTP/1.1");
-    assert_eq!(
-        body,
-        json!({"network": "pods", "valid": [{"container_id": "c1", "ifname": "eth0"}]})
-    );
+    let list = json!([{"containerID": "c1", "ifname": "eth0"}]);
+    let kept = json!([{"container_id": "c1", "ifname": "eth0"}]);
+    // Go writes an empty list as `null`, and libcni has two names for it.
+    let rows = [
+        ("cni.dev/valid-attachments", list.clone(), kept.clone()),
+        ("cni.dev/attachments", list, kept),
+        ("cni.dev/valid-attachments", Value::Null, json!([])),
+        ("cni.dev/attachments", json!([]), json!([])),
+    ];
+    for (key, list, valid) in rows {
+        let node = Node::retiring();
+        let mut conf = node.conf("1.1.0");
+        conf[key] = list;
+        let (line, body) = node.run("GC", &conf).request.unwrap();
+        assert_eq!(line, "POST /v1/gc HTTP/1.1");
+        assert_eq!(body, json!({"network": "pods", "valid": valid}));
+    }
 }
 
 #[test]
@@ -190,6 +358,17 @@ fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
     ];
     node.run_with("STATUS", &conf, &nothing)
         .fails_with(50, "daemon.sock");
+}
+
+#[test]
+fn status_of_a_damaged_data_path_warns_of_running_pods() {
+    let status = json!({
+        "version": "0", "abi": 1, "ready": false, "programs": [], "meshed_pods": 0,
+        "unmeshed_pods": 0, "problems": ["hooks of the cgroup are missing: connect4"],
+    });
+    let node = Node::with(Daemon::Answers(200, status));
+    let conf = node.conf("1.1.0");
+    node.run("STATUS", &conf).fails_with(51, "connect4");
 }
 
 #[test]
@@ -294,7 +473,12 @@ fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
         assert_eq!(outcome.request, None);
     }
     let rows: [(&str, Value, u64, &str); 6] = [
-        ("sokcet", json!("/run/x"), 2, "sokcet"),
+        (
+            "sokcet",
+            json!("/run/x"),
+            2,
+            "'sokcet' with the value \\\"/run/x\\\"",
+        ),
         ("timeoutSeconds", json!("five"), 7, "timeoutSeconds"),
         ("prevResult", Value::Null, 7, "after the main plugin"),
         (
@@ -323,5 +507,5 @@ fn a_person_who_runs_it_is_told_what_it_is() {
         .output()
         .unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.3.0"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.1.0"));
 }
