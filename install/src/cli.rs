@@ -52,6 +52,14 @@ pub(crate) struct Places {
         default_value = "/etc/cni/net.d"
     )]
     pub(crate) cni_conf: PathBuf,
+    /// Where libcni caches the configurations of the Pods that it added. As long as one of them
+    /// names the plugin, an uninstall leaves the plugin's file.
+    #[arg(
+        long = "cni-cache-dir",
+        value_name = "DIR",
+        default_value = "/var/lib/cni"
+    )]
+    pub(crate) cni_cache: PathBuf,
     /// Where the journal is kept that an exact uninstall needs.
     #[arg(
         long = "state-dir",

@@ -10,8 +10,11 @@ use std::{
 
 use tempfile::TempDir;
 
-/// What the plugin's file holds; the installer does not start it.
-pub(crate) const PLUGIN: &[u8] = b"\x7fELF and so on";
+/// What the plugin's file holds: it speaks every version but one.
+pub(crate) const PLUGIN: &[u8] = br#"#!/bin/sh
+[ "$CNI_COMMAND" != VERSION ] || echo '{"cniVersion":"1.1.0","supportedVersions":
+    ["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
+"#;
 
 /// A network as most nodes have it.
 pub(crate) const LIST: &str = r#"{
@@ -98,6 +101,8 @@ impl Host {
             .arg(self.path("bin"))
             .arg("--cni-conf-dir")
             .arg(&self.conf)
+            .arg("--cni-cache-dir")
+            .arg(self.path("cache"))
             .arg("--state-dir")
             .arg(self.path("state"));
         match job {
