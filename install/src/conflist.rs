@@ -62,7 +62,11 @@ pub(crate) fn with_delegated_entry(text: &str, entry: &Entry) -> Result<String, 
         return edit(text, entry, |text| List::delegated(text));
     }
     let object: Object = serde_json::from_str(delegate.get())?;
-    let member = |key: &str| object.get(key).map(|raw| format!("\"{key}\":{raw},"));
+    let outer: Object = serde_json::from_str(text)?;
+    let member = |key: &str| {
+        let raw = object.get(key).or_else(|| outer.get(key))?;
+        Some(format!("\"{key}\":{raw},"))
+    };
     let [version, name] = ["cniVersion", "name"].map(|key| member(key).unwrap_or_default());
     let entry = serde_json::to_string(&entry.fresh())?;
     let list = format!("{{{version}{name}\"plugins\":[{delegate},{entry}]}}");

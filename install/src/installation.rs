@@ -178,6 +178,11 @@ impl<'a> Installation<'a> {
         Ok(report)
     }
 
+    /// Leaves no directory behind, where nothing is installed: the look has made it.
+    pub(crate) fn abandon(self) {
+        let _ = fs::remove_dir(&self.places.state);
+    }
+
     /// Brings the configuration directory to where it should be, with Sluice or without.
     fn configure(&mut self, wanted: Option<&Wanted>, report: &mut Report) -> Result<(), Error> {
         for _ in 1..ATTEMPTS {
@@ -227,11 +232,9 @@ impl<'a> Installation<'a> {
             let Some(entry) = plan::entry(name, target) else {
                 continue;
             };
-            probe::serves(&path, &target[name], entry, &self.places.state).map_err(|reason| {
-                Error::Unserved {
-                    name: name.to_owned(),
-                    reason,
-                }
+            probe::serves(&path, &target[name], entry).map_err(|reason| Error::Unserved {
+                name: name.to_owned(),
+                reason,
             })?;
         }
         Ok(())

@@ -16,6 +16,8 @@ const WITH_STATUS: &str = "1.1.0";
 const UNSTATED: &str = "0.1.0";
 /// The container of a dry run. No runtime has one with such an id.
 const NOBODY: &str = "sluice-install-dry-run";
+/// The daemon's socket in a dry run: nobody hears of that container, and nothing can be left there.
+const NOWHERE: &str = "/dev/null/sluiced.sock";
 
 /// Asks the plugin whether it could serve an ADD; if not, says why.
 pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), String> {
@@ -29,14 +31,8 @@ pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), Str
 }
 
 /// Whether the plugin serves a network in the versions that its configuration has: it must name
-/// each of them, and a DEL of a container that is not there must succeed. The daemon's socket is
-/// one in `scratch`, so that nobody hears of that container.
-pub(crate) fn serves(
-    plugin: &Path,
-    list: &str,
-    entry: Map<String, Value>,
-    scratch: &Path,
-) -> Result<(), String> {
+/// each of them, and a DEL of a container that is not there must succeed.
+pub(crate) fn serves(plugin: &Path, list: &str, entry: Map<String, Value>) -> Result<(), String> {
     let name = conflist::name(list).unwrap_or_default();
     for version in conflist::versions(list) {
         let stated = if version.is_empty() {
@@ -56,11 +52,10 @@ pub(crate) fn serves(
             ));
         }
         let mut configuration = entry.clone();
-        let socket = scratch.join("absent.sock");
         configuration.extend([
             ("cniVersion".to_owned(), json!(version)),
             ("name".to_owned(), json!(name)),
-            ("socket".to_owned(), json!(socket)),
+            ("socket".to_owned(), json!(NOWHERE)),
         ]);
         run(plugin, "DEL", &Value::Object(configuration))?;
     }

@@ -82,7 +82,7 @@ pub(crate) fn status(places: &Places) -> Result<Status> {
     let binary = places.cni_bin.join(PLUGIN);
     let plugin = plugin(&binary);
     let unserved = match plugin {
-        Plugin::InPlace => unserved(&binary, &candidates, &files)?,
+        Plugin::InPlace => unserved(&binary, &candidates, &files),
         Plugin::NotExecutable | Plugin::Missing => Vec::new(),
     };
     let entry = candidates
@@ -121,18 +121,17 @@ fn carriers(files: &Files) -> Vec<String> {
 }
 
 /// The plugin is run as the runtime would run it for each network.
-fn unserved(binary: &Path, candidates: &[&str], files: &Files) -> Result<Vec<Remark>> {
-    let scratch = tempfile::tempdir()?;
+fn unserved(binary: &Path, candidates: &[&str], files: &Files) -> Vec<Remark> {
     let mut unserved = Vec::new();
     for name in candidates {
         if let Some(entry) = plan::entry(name, files)
-            && let Err(reason) = probe::serves(binary, &files[*name], entry, scratch.path())
+            && let Err(reason) = probe::serves(binary, &files[*name], entry)
         {
             let name = (*name).to_owned();
             unserved.push(Remark { name, reason });
         }
     }
-    Ok(unserved)
+    unserved
 }
 
 fn plugin(path: &Path) -> Plugin {

@@ -158,7 +158,11 @@ impl<'a> Watch<'a> {
         let mut installation = Installation::open(self.places)?;
         match installation.phase() {
             Some(Phase::Installed) => Ok(installation.install(self.wanted)?),
-            Some(Phase::Removing) | None => Ok(uninstalled()),
+            Some(Phase::Removing) => Ok(uninstalled()),
+            None => {
+                installation.abandon();
+                Ok(uninstalled())
+            }
         }
     }
 
