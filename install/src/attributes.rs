@@ -22,6 +22,9 @@ use rustix::{
 /// Bytes of the longest value of an attribute, and of the list of their names (xattr(7)).
 const LONGEST: usize = 64 << 10;
 
+/// What IMA and EVM keep of a file's content.
+const HASHES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
+
 /// Who may do what with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
@@ -82,7 +85,8 @@ impl Access {
     }
 }
 
-/// Those that the kernel shows to this process. File systems without attributes have none.
+/// Those that the kernel shows to this process. File systems without attributes have none. Hashes of
+/// the content, which the kernel makes itself, are not among them.
 fn attributes(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; LONGEST];
     let length = match flistxattr(&file, &mut names) {
@@ -91,7 +95,7 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     };
     let names = names[..length].split(|byte| *byte == 0);
     let mut found = Vec::new();
-    for name in names.filter(|name| !name.is_empty()) {
+    for name in names.filter(|name| !name.is_empty() && !HASHES.contains(name)) {
         let mut value = vec![0; LONGEST];
         match fgetxattr(&file, name, &mut value) {
             // Removed since, or of a kind that cannot be read.
