@@ -47,10 +47,12 @@ pub(crate) fn tool(variable: &str, default: &str) -> OsString {
     })
 }
 
-/// Runs a verb of a network for a Pod whose annotations name no sidecar, on a node that is a
-/// namespace of its own. What libcni and host-local keep is in the host's directory `cni`.
+/// Runs a verb of a network, whose configuration is in a directory, for a Pod whose annotations name
+/// no sidecar, on a node that is a namespace of its own. What libcni and host-local keep is in the
+/// host's directory `cni`.
 pub(crate) fn cnitool(
     host: &Host,
+    conf: &Path,
     (verb, network): (&str, &str),
     node: &Namespace,
     pod: &Namespace,
@@ -76,7 +78,7 @@ pub(crate) fn cnitool(
             OsStr::new(network),
             pod.path().as_os_str(),
         ])
-        .env("NETCONFPATH", &host.conf)
+        .env("NETCONFPATH", conf)
         .env("CNI_PATH", path)
         .env("CAP_ARGS", r#"{"io.kubernetes.cri.pod-annotations":{}}"#)
         .stdin(Stdio::null())
@@ -102,10 +104,10 @@ fn a_runtime_runs_the_list_that_replaced_a_conf_and_del_needs_no_daemon() {
     let status = host.run("status", &[]).stdout;
     let said = String::from_utf8(status).unwrap();
     assert!(said.contains(socket.to_str().unwrap()), "{said}");
-    let added = cnitool(&host, ("add", "old"), &node, &pod);
+    let added = cnitool(&host, &host.conf, ("add", "old"), &node, &pod);
     let said = String::from_utf8(added.stderr).unwrap();
     assert!(added.status.success(), "ptp, then Sluice: {said}");
-    let deleted = cnitool(&host, ("del", "old"), &node, &pod);
+    let deleted = cnitool(&host, &host.conf, ("del", "old"), &node, &pod);
     assert!(
         deleted.status.success(),
         "{}",
@@ -115,11 +117,15 @@ fn a_runtime_runs_the_list_that_replaced_a_conf_and_del_needs_no_daemon() {
     fs::remove_dir_all(host.path("cni")).unwrap();
     assert!(host.run("uninstall", &[]).status.success());
     assert_eq!(host.read("10-ptp.conf"), conf);
-    let added = cnitool(&host, ("add", "old"), &node, &pod);
+    let added = cnitool(&host, &host.conf, ("add", "old"), &node, &pod);
     assert!(
         added.status.success(),
         "{}",
         String::from_utf8_lossy(&added.stderr)
     );
-    assert!(cnitool(&host, ("del", "old"), &node, &pod).status.success());
+    assert!(
+        cnitool(&host, &host.conf, ("del", "old"), &node, &pod)
+            .status
+            .success()
+    );
 }

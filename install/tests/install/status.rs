@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, LIST, built_plugin};
+use crate::host::{CHAINED, Host, LIST, built_plugin};
 
 fn status(host: &Host) -> (bool, Value, String) {
     let json = host.run("status", &["--json"]);
@@ -88,6 +88,30 @@ fn an_entry_that_the_runtime_does_not_reach_is_told() {
     assert!(table.contains("cannot be executed"), "{table}");
     assert!(
         table.contains("00-foreign.conf, WITHOUT the entry"),
+        "{table}"
+    );
+}
+
+#[test]
+fn status_names_what_makes_every_add_fail() {
+    let list = CHAINED.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
+    let list = list.replace(
+        "{\"type\": \"calico\"}",
+        "{\"type\": \"calico\"}, {\"type\": \"istio-cni\"}",
+    );
+    let host = Host::with(&[("10-calico.conflist", &list)]);
+    fs::create_dir(host.path("bin")).unwrap();
+    fs::copy(built_plugin(), host.plugin()).unwrap();
+    let (effective, status, table) = status(&host);
+    assert!(!effective);
+    let reason = status["unserved"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("does not speak CNI 9.9.9"), "{reason}");
+    assert!(
+        table.contains("ADD FAILS     10-calico.conflist"),
+        "{table}"
+    );
+    assert!(
+        table.contains("CONFLICT      10-calico.conflist also runs istio-cni"),
         "{table}"
     );
 }

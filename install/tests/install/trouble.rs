@@ -149,6 +149,25 @@ fn an_installation_elsewhere_is_not_forgotten() {
 }
 
 #[test]
+fn log_filter_that_is_no_level_is_refused() {
+    let host = Host::new();
+    for (filter, is_good) in [
+        ("inof", false),
+        ("json", false),
+        ("debug", true),
+        ("x=trace,warn", true),
+    ] {
+        let output = host.run("status", &["--log", filter]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            !said.contains("neither a level"),
+            is_good,
+            "{filter}: {said}"
+        );
+    }
+}
+
+#[test]
 fn installers_take_turns() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     let before = host.tree();

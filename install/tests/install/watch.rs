@@ -244,6 +244,21 @@ fn copy_keeps_what_other_installers_add() {
 }
 
 #[test]
+fn signals_without_a_meaning_do_not_end_it() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        watcher.signal(signal);
+        watcher.await_line(signal.as_str());
+    }
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "it still watches", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+    watcher.end(Signal::SIGTERM);
+}
+
+#[test]
 fn it_ends_cleanly_and_what_is_installed_stays() {
     let host = calico();
     let watcher = Watcher::start(&host);
