@@ -1,4 +1,4 @@
-//! What a file is beside its content: mode, owner, extended attributes (SELinux labels and ACLs
+//! What a file is beside its content: mode, owner, extended attributes (labels of `SELinux` and ACLs
 //! among them), other names, and whether it may be changed at all.
 
 use std::{

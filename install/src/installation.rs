@@ -232,7 +232,7 @@ impl<'a> Installation<'a> {
             let Some(entry) = plan::entry(name, target) else {
                 continue;
             };
-            probe::serves(&path, &target[name], entry).map_err(|reason| Error::Unserved {
+            probe::serves(&path, &target[name], &entry).map_err(|reason| Error::Unserved {
                 name: name.to_owned(),
                 reason,
             })?;

@@ -32,7 +32,7 @@ pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), Str
 
 /// Whether the plugin serves a network in the versions that its configuration has: it must name
 /// each of them, and a DEL of a container that is not there must succeed.
-pub(crate) fn serves(plugin: &Path, list: &str, entry: Map<String, Value>) -> Result<(), String> {
+pub(crate) fn serves(plugin: &Path, list: &str, entry: &Map<String, Value>) -> Result<(), String> {
     let name = conflist::name(list).unwrap_or_default();
     for version in conflist::versions(list) {
         let stated = if version.is_empty() {

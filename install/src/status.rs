@@ -125,7 +125,7 @@ fn unserved(binary: &Path, candidates: &[&str], files: &Files) -> Vec<Remark> {
     let mut unserved = Vec::new();
     for name in candidates {
         if let Some(entry) = plan::entry(name, files)
-            && let Err(reason) = probe::serves(binary, &files[*name], entry)
+            && let Err(reason) = probe::serves(binary, &files[*name], &entry)
         {
             let name = (*name).to_owned();
             unserved.push(Remark { name, reason });
@@ -186,12 +186,12 @@ impl Status {
             } else {
                 "or            "
             };
-            let carries = if self.carriers.contains(name) {
+            let entry = if self.carriers.contains(name) {
                 "with"
             } else {
                 "WITHOUT"
             };
-            let _ = writeln!(table, "{what}{name}, {carries} the entry");
+            let _ = writeln!(table, "{what}{name}, {entry} the entry");
         }
         let _ = writeln!(table, "daemon        {daemon}");
         let remarks = [

@@ -132,20 +132,23 @@ fn configuration_without_a_version_speaks_the_oldest() {
 
 #[test]
 fn add_fails_if_its_result_reaches_nobody() {
-    let node = Node::admitting();
-    let conf = node.conf("1.0.0").to_string();
-    let full = std::fs::File::create("/dev/full").unwrap();
-    let mut plugin = Node::command("ADD").stdout(full).spawn().unwrap();
-    plugin
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(conf.as_bytes())
-        .unwrap();
-    let output = plugin.wait_with_output().unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("standard output"), "{said}");
+    for is_full in [true, false] {
+        let node = Node::admitting();
+        let conf = node.conf("1.0.0").to_string();
+        let mut command = Node::command("ADD");
+        if is_full {
+            command.stdout(std::fs::File::create("/dev/full").unwrap());
+        }
+        let mut plugin = command.spawn().unwrap();
+        drop(plugin.stdout.take());
+        let mut stdin = plugin.stdin.take().unwrap();
+        stdin.write_all(conf.as_bytes()).unwrap();
+        drop(stdin);
+        let output = plugin.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("standard output"), "{said}");
+    }
 }
 
 #[test]

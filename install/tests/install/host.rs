@@ -172,6 +172,13 @@ pub(crate) fn built_plugin() -> PathBuf {
     plugin
 }
 
+/// Copies a program, by a process of its own: a file that this one writes cannot be started as long
+/// as a process that another thread has just forked holds it.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 /// A link's content is where it leads to.
 pub(crate) fn tree(directory: &Path) -> Tree {
     let mut tree = Tree::new();

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::{
     chain::{Namespace, cnitool, tool},
     golden::{self, host, situations, text},
-    host::{Host, built_plugin, tree},
+    host::{Host, built_plugin, copy_program, tree},
 };
 
 /// A plugin of no distribution: it takes the place of a vendor's. Of the configuration it keeps name
@@ -77,10 +77,11 @@ fn stand_in(host: &Host, kinds: &[String]) {
         let script = script
             .replace("LEASES", host.path("cni/networks/vendor").to_str().unwrap())
             .replace("PLUGINS", plugins.to_str().unwrap());
-        let path = host.path("vendor").join(kind);
+        let written = host.path("image/stand-in");
+        fs::write(&written, script).unwrap();
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir_all(host.path("vendor")).unwrap();
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        copy_program(&written, &host.path("vendor").join(kind));
     }
 }
 

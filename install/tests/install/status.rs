@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::host::{CHAINED, Host, LIST, built_plugin};
+use crate::host::{CHAINED, Host, LIST, built_plugin, copy_program};
 
 fn status(host: &Host) -> (bool, Value, String) {
     let json = host.run("status", &["--json"]);
@@ -101,7 +101,7 @@ fn status_names_what_makes_every_add_fail() {
     );
     let host = Host::with(&[("10-calico.conflist", &list)]);
     fs::create_dir(host.path("bin")).unwrap();
-    fs::copy(built_plugin(), host.plugin()).unwrap();
+    copy_program(&built_plugin(), &host.plugin());
     let (effective, status, table) = status(&host);
     assert!(!effective);
     let reason = status["unserved"][0]["reason"].as_str().unwrap();
