@@ -94,7 +94,7 @@ fn add(
         .map_err(Error::Tombstone)?;
     match daemon.post::<Admitted>(path::ADMIT, &admit) {
         Ok(_) => Ok(result),
-        // Nobody needs to be asked about a Pod that certainly has no sidecar.
+        // Without a sidecar there is nothing for the daemon to do.
         Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(result),
         Err(error) => Err(error),
     }

@@ -43,7 +43,7 @@ impl Access {
         })
     }
 
-    /// Whether somebody may start it.
+    /// Whether any execute bit is set.
     pub(crate) fn is_executable(&self) -> bool {
         self.mode & 0o111 != 0
     }
@@ -114,7 +114,7 @@ pub(crate) fn has_other_names(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.nlink() > 1)
 }
 
-/// Whether nobody, root included, may change the file (chattr(1), `i` and `a`).
+/// Whether an attribute protects the file from every user, root included (chattr(1), `i` and `a`).
 pub(crate) fn is_immutable(path: &Path) -> bool {
     let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
     statx(CWD, path, AtFlags::empty(), StatxFlags::empty())

@@ -2,7 +2,7 @@
 //!
 //! A run computes the directory without Sluice ([`pristine`]), puts Sluice in as wanted
 //! ([`target`]), and applies what the two differ in ([`steps`]). Hence it does not matter in what
-//! state an earlier run, or anybody else, has left the directory.
+//! state an earlier run, or another program, has left the directory.
 //!
 //! | the runtime uses | the entry goes |
 //! |---|---|

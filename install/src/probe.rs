@@ -15,9 +15,10 @@ const WITH_STATUS: &str = "1.1.0";
 /// What a missing or empty version means.
 const UNSTATED: &str = "0.1.0";
 /// The container of a dry run. No runtime has one with such an id.
-const NOBODY: &str = "sluice-install-dry-run";
-/// The daemon's socket in a dry run: nobody hears of that container, and nothing can be left there.
-const NOWHERE: &str = "/dev/null/sluiced.sock";
+const DRY_RUN_CONTAINER: &str = "sluice-install-dry-run";
+/// The daemon's socket in a dry run. It leads nowhere, so the daemon does not learn of that container,
+/// and no file can be left there.
+const DRY_RUN_SOCKET: &str = "/dev/null/sluiced.sock";
 
 /// Asks the plugin whether it could serve an ADD; if not, says why.
 pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), String> {
@@ -55,7 +56,7 @@ pub(crate) fn serves(plugin: &Path, list: &str, entry: &Map<String, Value>) -> R
         configuration.extend([
             ("cniVersion".to_owned(), json!(version)),
             ("name".to_owned(), json!(name)),
-            ("socket".to_owned(), json!(NOWHERE)),
+            ("socket".to_owned(), json!(DRY_RUN_SOCKET)),
         ]);
         run(plugin, "DEL", &Value::Object(configuration))?;
     }
@@ -88,7 +89,7 @@ fn start(plugin: &Path, verb: &str) -> io::Result<Child> {
         .env("CNI_PATH", plugin.parent().unwrap_or(Path::new("/")));
     if verb == "DEL" {
         command
-            .env("CNI_CONTAINERID", NOBODY)
+            .env("CNI_CONTAINERID", DRY_RUN_CONTAINER)
             .env("CNI_IFNAME", "eth0");
     }
     command

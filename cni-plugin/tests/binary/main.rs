@@ -131,7 +131,7 @@ fn configuration_without_a_version_speaks_the_oldest() {
 }
 
 #[test]
-fn add_fails_if_its_result_reaches_nobody() {
+fn add_fails_if_its_result_cannot_be_written() {
     for is_full in [true, false] {
         let node = Node::admitting();
         let conf = node.conf("1.0.0").to_string();

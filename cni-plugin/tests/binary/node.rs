@@ -67,7 +67,7 @@ impl Node {
         self.directory.path().join("daemon.sock")
     }
 
-    /// The directory of the daemon's socket, which lasts as long as somebody holds it.
+    /// The directory of the daemon's socket, which is removed with the last reference.
     pub(super) fn directory(&self) -> Rc<TempDir> {
         Rc::clone(&self.directory)
     }

@@ -36,7 +36,7 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<Outcomes
         };
         let name = format!("{runtime}: a container made before an uninstall is torn down after it");
         outcomes.push((name, outcome));
-        // containerd told the plugin nothing. The next daemon finds that the Pod is gone.
+        // containerd did not start the plugin. The next daemon finds that the Pod is gone.
         lab.subject.restart(Signal::SIGTERM, interrupt)?;
         let left = lab.remove();
         ensure!(left.is_empty(), "left behind: {}", left.join("; "));
@@ -51,7 +51,7 @@ fn of_podman(node: &Node<'_>) -> Result<()> {
     let cached = format!("results/{}-", node.lab.name);
     ensure!(
         said.contains("stays"),
-        "nobody says what keeps the plugin: {said}"
+        "the report does not name what keeps the plugin: {said}"
     );
     let plugin = plugin(node)?;
     ensure!(plugin, "the plugin is gone, which the container needs");

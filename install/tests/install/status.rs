@@ -115,3 +115,44 @@ fn status_names_what_makes_every_add_fail() {
         "{table}"
     );
 }
+
+#[test]
+fn every_file_that_a_runtime_may_use_carries_the_entry() {
+    let list = |kind: &str| LIST.replace("calico", kind);
+    let rows = [
+        ("10-a.conflist", "absent"),
+        ("20-b.conflist", "bridge"),
+        ("30-c.conflist", "ptp"),
+    ];
+    let host = Host::new();
+    for (name, kind) in rows {
+        host.write(name, &list(kind));
+    }
+    fs::create_dir(host.path("bin")).unwrap();
+    for plugin in ["bridge", "ptp"] {
+        fs::write(host.path("bin").join(plugin), "").unwrap();
+    }
+    let before = host.tree();
+    let said = host.succeed("install");
+    assert!(
+        said.contains("10-a.conflist: its plugin 'absent' is not in"),
+        "{said}"
+    );
+    let (_, status, table) = status(&host);
+    assert_eq!(
+        status["candidates"],
+        json!(["10-a.conflist", "20-b.conflist"])
+    );
+    assert_eq!(status["carriers"], status["candidates"]);
+    assert!(
+        table.contains("runtime uses  10-a.conflist, with the entry"),
+        "{table}"
+    );
+    assert!(
+        table.contains("or            20-b.conflist, with the entry"),
+        "{table}"
+    );
+    assert_eq!(host.read("30-c.conflist"), list("ptp"));
+    host.succeed("uninstall");
+    assert_eq!(host.tree(), before);
+}
