@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use daemon_api::ValidAttachment;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{Error, invocation::is_identifier};
+use crate::{Error, invocation::is_identifier, version::UNSTATED};
 
 /// Bytes of the longest configuration.
-pub const MAX_STDIN: u64 = 4 << 20;
+pub(crate) const MAX_STDIN: u64 = 4 << 20;
 
 /// Keys of the spec and of its conventions, which this plugin leaves to others.
 const STANDARD: [&str; 11] = [
@@ -28,8 +28,11 @@ const STANDARD: [&str; 11] = [
 const OWN: &[&str] = &["socket", "timeoutSeconds"];
 /// Where a runtime puts the Pod's annotations, if the entry declares the capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// What GC is told (CNI spec 1.1.0, "GC").
-const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+/// The attachments that GC keeps (CNI spec 1.1.0, "GC"). The spec's first text had the second name,
+/// and libcni sends both.
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+/// How long the plugin may take, if the configuration says nothing else.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -49,8 +52,9 @@ pub(crate) struct Conf {
 }
 
 /// The configuration, before its keys are looked at. Of a key that comes twice the last one counts.
+#[derive(Default)]
 pub(crate) struct Document {
-    object: Map<String, Value>,
+    pub(crate) object: Map<String, Value>,
     prev_result: Option<String>,
 }
 
@@ -85,11 +89,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     })
 }
 
-/// `cniVersion`. Without one it is the oldest that the plugin speaks.
+/// `cniVersion`, as libcni reads it: without one, or with an empty one, it is 0.1.0.
 pub(crate) fn version(document: &Document) -> Result<String, Error> {
-    Ok(text(&document.object, "cniVersion")?
-        .unwrap_or("0.3.0")
-        .to_owned())
+    let version = text(&document.object, "cniVersion")?.unwrap_or_default();
+    Ok(if version.is_empty() {
+        UNSTATED
+    } else {
+        version
+    }
+    .to_owned())
 }
 
 impl Conf {
@@ -104,29 +112,16 @@ impl Conf {
                 || OWN.contains(&key.as_str())
                 || key.starts_with("cni.dev/")
         };
-        if let Some(key) = object.keys().find(|key| !known(key)) {
+        if let Some((key, value)) = object.iter().find(|(key, _)| !known(key)) {
             return Err(Error::UnknownKey {
                 key: key.clone(),
+                value: shortened(value),
                 allowed: OWN,
             });
         }
-        let network = text(&object, "name")?.unwrap_or_default().to_owned();
-        if !is_identifier(&network) {
-            return Err(wrong(
-                "name",
-                format!("is '{network}'; it must be the network's name"),
-            ));
-        }
-        let socket = text(&object, "socket")?.unwrap_or(daemon_api::SOCKET);
-        if !socket.starts_with('/') {
-            return Err(wrong(
-                "socket",
-                format!("is '{socket}'; it must be an absolute path"),
-            ));
-        }
         Ok(Self {
-            network,
-            socket: socket.into(),
+            network: network(&object)?,
+            socket: socket(&object)?,
             timeout: timeout(&object)?,
             annotations: annotations(&object)?,
             valid: valid_attachments(&object)?,
@@ -135,9 +130,34 @@ impl Conf {
     }
 }
 
-fn timeout(object: &Map<String, Value>) -> Result<Duration, Error> {
+/// `name`.
+pub(crate) fn network(object: &Map<String, Value>) -> Result<String, Error> {
+    let network = text(object, "name")?.unwrap_or_default();
+    if is_identifier(network) {
+        return Ok(network.to_owned());
+    }
+    Err(wrong(
+        "name",
+        format!("is '{network}'; it must be the network's name"),
+    ))
+}
+
+/// `socket`, or the default.
+pub(crate) fn socket(object: &Map<String, Value>) -> Result<PathBuf, Error> {
+    let socket = text(object, "socket")?.unwrap_or(daemon_api::SOCKET);
+    if socket.starts_with('/') {
+        return Ok(socket.into());
+    }
+    Err(wrong(
+        "socket",
+        format!("is '{socket}'; it must be an absolute path"),
+    ))
+}
+
+/// `timeoutSeconds`, or the default.
+pub(crate) fn timeout(object: &Map<String, Value>) -> Result<Duration, Error> {
     let Some(value) = object.get("timeoutSeconds") else {
-        return Ok(Duration::from_secs(5));
+        return Ok(DEFAULT_TIMEOUT);
     };
     match value.as_u64() {
         Some(seconds @ 1..=60) => Ok(Duration::from_secs(seconds)),
@@ -165,11 +185,19 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
     }
 }
 
+/// A list that is `null` is an empty one, as Go writes it; one that is absent says nothing.
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAttachment>>, Error> {
-    let list = match object.get(VALID_ATTACHMENTS) {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(list)) => list,
-        Some(other) => return Err(wrong(VALID_ATTACHMENTS, expected("a list", other))),
+    let given = VALID_ATTACHMENTS.into_iter();
+    let Some((key, value)) = given
+        .map(|key| (key, object.get(key)))
+        .find_map(|(key, value)| Some((key, value?)))
+    else {
+        return Ok(None);
+    };
+    let list = match value {
+        Value::Null => return Ok(Some(Vec::new())),
+        Value::Array(list) => list,
+        other => return Err(wrong(key, expected("a list", other))),
     };
     let one = |(index, item): (usize, &Value)| {
         let field = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -179,7 +207,7 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAtta
                 ifname,
             }),
             _ => Err(wrong(
-                &format!("{VALID_ATTACHMENTS}[{index}]"),
+                &format!("{key}[{index}]"),
                 expected("an object with containerID and ifname", item),
             )),
         }
@@ -209,11 +237,16 @@ pub(crate) fn wrong(key: &str, problem: String) -> Error {
 
 /// "must be …, and is …", with the value cut short.
 pub(crate) fn expected(what: &str, value: &Value) -> String {
+    format!("must be {what}, and is {}", shortened(value))
+}
+
+/// A value as JSON, of a length that fits into a message.
+fn shortened(value: &Value) -> String {
     const SHOWN: usize = 60;
     let text = value.to_string();
     let short: String = text.chars().take(SHOWN).collect();
     let more = if short.len() < text.len() { "…" } else { "" };
-    format!("must be {what}, and is {short}{more}")
+    short + more
 }
 
 #[cfg(test)]

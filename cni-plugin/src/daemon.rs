@@ -24,10 +24,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn new(socket: &Path, timeout: Duration) -> Self {
+    pub(crate) fn new(socket: &Path, deadline: Instant) -> Self {
         Self {
             socket: socket.to_owned(),
-            deadline: Instant::now() + timeout,
+            deadline,
         }
     }
 

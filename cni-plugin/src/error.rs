@@ -63,10 +63,12 @@ pub enum Error {
         problem: String,
     },
     /// A key of the configuration is not known.
-    #[error("the configuration has the unknown key '{key}'")]
+    #[error("the configuration has the unknown key '{key}' with the value {value}")]
     UnknownKey {
         /// The key.
         key: String,
+        /// Its value, cut short.
+        value: String,
         /// The keys that are this plugin's own.
         allowed: &'static [&'static str],
     },
@@ -98,9 +100,15 @@ pub enum Error {
     /// An attachment that is added again, while a daemon might still read that it is gone.
     #[error("what says that the attachment is gone cannot be removed")]
     Tombstone(#[source] io::Error),
-    /// STATUS: the daemon is away or not ready.
+    /// STATUS: the daemon does not answer. What it has attached to the kernel works on.
     #[error("no Pod can be added to the mesh now: {reason}")]
     NotAvailable {
+        /// Why.
+        reason: String,
+    },
+    /// STATUS: the daemon answers and reports a damaged data path.
+    #[error("no Pod can be added to the mesh now, and running Pods may be affected: {reason}")]
+    Degraded {
         /// Why.
         reason: String,
     },
@@ -111,6 +119,8 @@ pub enum Error {
 
 /// Spec 1.1.0, STATUS: the plugin is not available.
 const NOT_AVAILABLE: u32 = 50;
+/// Spec 1.1.0, STATUS: not available, and existing containers may have limited connectivity.
+const DEGRADED: u32 = 51;
 /// Spec 1.1.0: incompatible CNI version.
 const INCOMPATIBLE_VERSION: u32 = 1;
 
@@ -127,12 +137,13 @@ impl Error {
             Self::Version { .. } | Self::VerbTooNew { .. } => INCOMPATIBLE_VERSION,
             Self::Daemon { .. } => code::TRY_AGAIN_LATER,
             Self::NotAvailable { .. } => NOT_AVAILABLE,
+            Self::Degraded { .. } => DEGRADED,
             Self::Refused(refusal) => refusal.code,
         }
     }
 
     /// The cause, or what to do.
-    fn details(&self) -> String {
+    pub(crate) fn details(&self) -> String {
         match self {
             Self::Stdin(source) | Self::Tombstone(source) => source.to_string(),
             Self::Json(source) => source.to_string(),
@@ -150,7 +161,8 @@ impl Error {
             Self::Environment { .. }
             | Self::Config { .. }
             | Self::VerbTooNew { .. }
-            | Self::NotAvailable { .. } => String::new(),
+            | Self::NotAvailable { .. }
+            | Self::Degraded { .. } => String::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::{
     Invocation,
     conf::{self, Conf},
+    remains::Remains,
     result,
 };
 
@@ -11,14 +12,20 @@ pub fn stdin(bytes: &[u8]) {
     let Ok(document) = conf::decode(bytes) else {
         return;
     };
-    let _either = conf::version(&document);
+    let version = conf::version(&document).unwrap_or_default();
+    let remains = Remains::read(Ok(bytes.to_vec()));
+    assert!(remains.socket.is_absolute());
     let Ok(conf) = Conf::new(document) else {
         return;
     };
     assert!(conf.socket.is_absolute());
     assert!((1..=60).contains(&conf.timeout.as_secs()));
     if let Some(prev_result) = &conf.prev_result {
-        for address in result::addresses(prev_result, "eth0").into_iter().flatten() {
+        let _either = result::in_version(prev_result, &version);
+        for address in result::addresses(prev_result, &version, "eth0")
+            .into_iter()
+            .flatten()
+        {
             assert!(!address.interface.is_empty());
         }
         let text = prev_result.as_bytes();

@@ -1,9 +1,9 @@
-//! A chained CNI plugin (CNI spec 0.3.0 to 1.1.0). It passes the chain's result on as it came,
+//! A chained CNI plugin (CNI spec 0.1.0 to 1.1.0). It passes the chain's result on as it came,
 //! and reports the Pod to the node daemon, which decides and acts.
 //!
-//! `invocation` reads the environment, `conf` the configuration on standard input, `result` the
-//! addresses in `prevResult`; `verb` says what each verb does, `daemon` speaks to the daemon, and
-//! `error` has the codes of the spec.
+//! `invocation` reads the environment, `stdin` the configuration, `conf` its keys (`remains` those
+//! that DEL needs), `result` the addresses in `prevResult`; `verb` says what each verb does,
+//! `daemon` speaks to the daemon, and `error` has the codes of the spec.
 #![forbid(unsafe_code)]
 
 mod conf;
@@ -12,16 +12,18 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod invocation;
+mod remains;
 mod result;
+mod stdin;
 mod tombstone;
 mod verb;
 mod version;
 
 use std::io;
 
-pub use conf::MAX_STDIN;
 pub use error::Error;
 pub use invocation::Invocation;
+pub use stdin::read_stdin;
 pub use verb::{Response, respond};
 use version::SUPPORTED;
 

@@ -2,28 +2,38 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
+    time::Instant,
 };
 
-use cni_plugin::{Invocation, MAX_STDIN, describe, respond};
+use cni_plugin::{Invocation, describe, read_stdin, respond};
 
 fn main() -> ExitCode {
     if std::env::args_os().len() > 1 || !Invocation::requested() {
         eprint!("{}", describe());
         return ExitCode::SUCCESS;
     }
-    let mut stdin = Vec::new();
-    // One byte more than allowed tells "too long" from "just so long".
-    let read = io::stdin()
-        .lock()
-        .take(MAX_STDIN + 1)
-        .read_to_end(&mut stdin);
-    let response = respond(&Invocation::from_environment(), read.map(|_| stdin));
-    let printed = io::stdout().lock().write_all(response.stdout.as_bytes());
-    if response.succeeded && printed.is_ok() {
+    let started = Instant::now();
+    let response = respond(
+        &Invocation::from_environment(),
+        read_stdin(started),
+        started,
+    );
+    if let Err(error) = print(&response.stdout) {
+        eprintln!("sluice-cni: cannot write to standard output: {error}");
+        return ExitCode::FAILURE;
+    }
+    if response.succeeded {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// A result that does not reach the runtime is none.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }

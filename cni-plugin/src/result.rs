@@ -1,5 +1,5 @@
-//! The Pod's addresses in the chain's result (CNI spec 1.1.0, "Success"). The result itself is
-//! never changed.
+//! The Pod's addresses in the chain's result (CNI spec 1.1.0, "Success"; 0.2.0, "Result"). Of the
+//! result itself nothing but its version is ever changed.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -9,15 +9,59 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     Error,
     conf::{expected, wrong},
+    version::Form,
 };
+
+/// A result, its keys as they are written. Of a key that comes twice the last counts.
+type Object<'a> = BTreeMap<String, &'a RawValue>;
+
+fn object(result: &str) -> Result<Object<'_>, Error> {
+    serde_json::from_str(result).map_err(|_| wrong("prevResult", "must be an object".to_owned()))
+}
+
+/// The result as the runtime expects it of a configuration of this version. Its `cniVersion` is
+/// set, as the reference plugins do it, if it is absent or another one of the same form; not a byte
+/// else changes.
+pub(crate) fn in_version(result: &str, version: &str) -> Result<String, Error> {
+    let object = object(result)?;
+    let key = "prevResult.cniVersion";
+    let Some(raw) = object.get("cniVersion") else {
+        let rest = result.trim_start().get(1..).unwrap_or_default();
+        let comma = if object.is_empty() { "" } else { "," };
+        return Ok(format!("{{\"cniVersion\":\"{version}\"{comma}{rest}"));
+    };
+    let value: Value = serde_json::from_str(raw.get()).map_err(Error::Json)?;
+    let said = value
+        .as_str()
+        .ok_or_else(|| wrong(key, expected("a string", &value)))?;
+    if said == version {
+        return Ok(result.to_owned());
+    }
+    if !said.is_empty() && Form::of(said) != Form::of(version) {
+        let problem = format!(
+            "is '{said}', and the configuration has {version}, whose results have another form; \
+             give every plugin of the list the same version"
+        );
+        return Err(wrong(key, problem));
+    }
+    let start = raw.get().as_ptr().addr() - result.as_ptr().addr();
+    let (before, after) = (&result[..start], &result[start + raw.get().len()..]);
+    Ok(format!("{before}\"{version}\"{after}"))
+}
 
 /// The addresses that belong to interfaces inside the container.
 ///
 /// `ifname` stands for entries that name no interface: the spec leaves it out where a plugin
-/// lists no interfaces.
-pub(crate) fn addresses(result: &str, ifname: &str) -> Result<Vec<PodAddress>, Error> {
-    let result: BTreeMap<String, &RawValue> = serde_json::from_str(result)
-        .map_err(|_| wrong("prevResult", "must be an object".to_owned()))?;
+/// lists no interfaces, and before 0.3.0 no result names one.
+pub(crate) fn addresses(
+    result: &str,
+    version: &str,
+    ifname: &str,
+) -> Result<Vec<PodAddress>, Error> {
+    let result = object(result)?;
+    if Form::of(version) == Some(Form::TwoAddresses) {
+        return two_addresses(&result, ifname);
+    }
     let ips = &list(&result, "ips")?;
     let interfaces = &list(&result, "interfaces")?;
     let mut found = Vec::with_capacity(ips.len());
@@ -26,7 +70,8 @@ pub(crate) fn addresses(result: &str, ifname: &str) -> Result<Vec<PodAddress>, E
             None | Some(Value::Null) => Some(ifname),
             Some(at) => inside(interfaces, at, index)?,
         };
-        let ip = address(entry, index)?;
+        let value = entry.get("address").unwrap_or(&Value::Null);
+        let ip = address(value, &format!("prevResult.ips[{index}].address"))?;
         if let Some(interface) = interface {
             found.push(PodAddress {
                 ip,
@@ -37,7 +82,23 @@ pub(crate) fn addresses(result: &str, ifname: &str) -> Result<Vec<PodAddress>, E
     Ok(found)
 }
 
-fn list(result: &BTreeMap<String, &RawValue>, key: &str) -> Result<Vec<Value>, Error> {
+/// `ip4.ip` and `ip6.ip`.
+fn two_addresses(result: &Object<'_>, ifname: &str) -> Result<Vec<PodAddress>, Error> {
+    let mut found = Vec::new();
+    for key in ["ip4", "ip6"] {
+        let text = result.get(key).map_or("null", |raw| raw.get());
+        let entry: Value = serde_json::from_str(text).map_err(Error::Json)?;
+        if !entry.is_null() {
+            found.push(PodAddress {
+                ip: address(&entry["ip"], &format!("prevResult.{key}.ip"))?,
+                interface: ifname.to_owned(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn list(result: &Object<'_>, key: &str) -> Result<Vec<Value>, Error> {
     let text = result.get(key).map_or("null", |raw| raw.get());
     match serde_json::from_str(text).map_err(Error::Json)? {
         Value::Null => Ok(Vec::new()),
@@ -77,18 +138,12 @@ fn inside<'a>(interfaces: &'a [Value], at: &Value, entry: usize) -> Result<Optio
 }
 
 /// The address of an entry, without the prefix length.
-fn address(entry: &Value, index: usize) -> Result<IpAddr, Error> {
-    let value = entry.get("address").unwrap_or(&Value::Null);
+fn address(value: &Value, key: &str) -> Result<IpAddr, Error> {
     value
         .as_str()
         .and_then(|cidr| cidr.split_once('/'))
         .and_then(|(ip, _length)| ip.parse().ok())
-        .ok_or_else(|| {
-            wrong(
-                &format!("prevResult.ips[{index}].address"),
-                expected("an address in CIDR form", value),
-            )
-        })
+        .ok_or_else(|| wrong(key, expected("an address in CIDR form", value)))
 }
 
 #[cfg(test)]
@@ -108,7 +163,7 @@ mod tests {
                 {"version": "6", "address": "fd00::5/64", "interface": 1},
             ],
         });
-        let found = addresses(&result.to_string(), "eth0").unwrap();
+        let found = addresses(&result.to_string(), "1.0.0", "eth0").unwrap();
         let texts: Vec<_> = found
             .iter()
             .map(|one| format!("{} {}", one.ip, one.interface))
@@ -120,7 +175,7 @@ mod tests {
     fn an_address_without_an_interface_is_on_the_one_that_was_asked_for() {
         let result = json!({"ips": [{"address": "10.0.0.5/24"}]});
         assert_eq!(
-            addresses(&result.to_string(), "net1").unwrap()[0].interface,
+            addresses(&result.to_string(), "1.0.0", "net1").unwrap()[0].interface,
             "net1"
         );
     }
@@ -147,9 +202,77 @@ mod tests {
             ),
         ];
         for (result, path) in rows {
-            let error = addresses(&result.to_string(), "eth0").unwrap_err();
+            let error = addresses(&result.to_string(), "1.0.0", "eth0").unwrap_err();
             assert_eq!(error.code(), 7);
             assert!(error.to_string().starts_with(path), "{error}");
+        }
+    }
+
+    #[test]
+    fn results_before_030_have_one_address_of_each_family() {
+        let result = json!({
+            "cniVersion": "0.2.0",
+            "ip4": {"ip": "10.1.0.5/24", "gateway": "10.1.0.1"},
+            "ip6": {"ip": "fd00:1::5/64"},
+            "ips": [{"address": "10.9.9.9/24"}],
+        });
+        for version in ["0.1.0", "0.2.0"] {
+            let found = addresses(&result.to_string(), version, "eth0").unwrap();
+            let texts: Vec<_> = found
+                .iter()
+                .map(|one| format!("{} {}", one.ip, one.interface))
+                .collect();
+            assert_eq!(texts, ["10.1.0.5 eth0", "fd00:1::5 eth0"]);
+        }
+        let without = addresses("{}", "0.1.0", "eth0").unwrap();
+        assert_eq!(without, []);
+        let error = addresses(r#"{"ip4":{"ip":7}}"#, "0.2.0", "eth0").unwrap_err();
+        assert!(
+            error.to_string().starts_with("prevResult.ip4.ip"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn result_version_follows_the_configuration_within_one_form() {
+        let rows = [
+            ("{}", "1.0.0", r#"{"cniVersion":"1.0.0"}"#),
+            (
+                " {\n \"ips\": []}",
+                "0.4.0",
+                "{\"cniVersion\":\"0.4.0\",\n \"ips\": []}",
+            ),
+            (
+                r#"{ "cniVersion" : "1.0.0" }"#,
+                "1.1.0",
+                r#"{ "cniVersion" : "1.1.0" }"#,
+            ),
+            (
+                r#"{"cniVersion":"","x":1.50}"#,
+                "0.1.0",
+                r#"{"cniVersion":"0.1.0","x":1.50}"#,
+            ),
+            (
+                r#"{"cniVersion":"0.1.0"}"#,
+                "0.2.0",
+                r#"{"cniVersion":"0.2.0"}"#,
+            ),
+        ];
+        for (result, version, expected) in rows {
+            assert_eq!(in_version(result, version).unwrap(), expected);
+        }
+        for (result, version) in [
+            (r#"{"cniVersion":"1.0.0"}"#, "0.4.0"),
+            (r#"{"cniVersion":"0.2.0"}"#, "0.3.0"),
+            (r#"{"cniVersion":"7"}"#, "1.0.0"),
+            (r#"{"cniVersion":7}"#, "1.0.0"),
+        ] {
+            let error = in_version(result, version).unwrap_err();
+            assert_eq!(error.code(), 7);
+            assert!(
+                error.to_string().starts_with("prevResult.cniVersion"),
+                "{error}"
+            );
         }
     }
 
@@ -160,7 +283,7 @@ mod tests {
                 "interfaces": [{"name": "eth0", "sandbox": "x"}],
                 "ips": [{"address": address, "interface": at}],
             });
-            let _either = addresses(&result.to_string(), "eth0");
+            let _either = addresses(&result.to_string(), "1.0.0", "eth0");
         }
     }
 }

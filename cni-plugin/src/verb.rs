@@ -1,8 +1,9 @@
 //! What each verb does (CNI spec 1.1.0, "CNI operations").
 
+use std::time::Instant;
+
 use daemon_api::{
-    Admit, Admitted, Attachment, Collect, Retired, Status, path, surely_without_sidecar,
-    text::Printable,
+    Admit, Admitted, Collect, Retired, Status, path, surely_without_sidecar, text::Printable,
 };
 use serde_json::json;
 
@@ -11,6 +12,7 @@ use crate::{
     conf::{self, Conf, wrong},
     daemon::Daemon,
     error::Verb,
+    remains::Remains,
     result,
     tombstone::Tombstone,
     version::{self, SUPPORTED},
@@ -25,18 +27,14 @@ pub struct Response {
     pub succeeded: bool,
 }
 
-/// Carries out one invocation.
+/// Carries out one invocation. Its deadline counts from `started` on.
 #[must_use]
-pub fn respond(invocation: &Invocation, stdin: Stdin) -> Response {
+pub fn respond(invocation: &Invocation, stdin: Stdin, started: Instant) -> Response {
     // Until the configuration has said which version it speaks, errors speak the newest.
     let mut version = SUPPORTED[SUPPORTED.len() - 1].to_owned();
-    match run(invocation, stdin, &mut version) {
-        Ok(None) => Response {
-            stdout: String::new(),
-            succeeded: true,
-        },
-        Ok(Some(result)) => Response {
-            stdout: result,
+    match run(invocation, stdin, started, &mut version) {
+        Ok(stdout) => Response {
+            stdout: stdout.unwrap_or_default(),
             succeeded: true,
         },
         Err(error) => Response {
@@ -46,51 +44,77 @@ pub fn respond(invocation: &Invocation, stdin: Stdin) -> Response {
     }
 }
 
-fn run(invocation: &Invocation, stdin: Stdin, said: &mut String) -> Result<Option<String>, Error> {
+fn run(
+    invocation: &Invocation,
+    stdin: Stdin,
+    started: Instant,
+    said: &mut String,
+) -> Result<Option<String>, Error> {
     let verb = invocation.verb()?;
+    if verb == Verb::Del {
+        return del(invocation, &Remains::read(stdin), started).map(|()| None);
+    }
     let stdin = stdin.map_err(Error::Stdin)?;
+    if verb == Verb::Version && stdin.trim_ascii().is_empty() {
+        return Ok(Some(versions(said)));
+    }
     let document = conf::decode(&stdin)?;
     let version = conf::version(&document)?;
     if verb == Verb::Version {
-        let versions = json!({ "cniVersion": version, "supportedVersions": SUPPORTED });
-        return Ok(Some(versions.to_string()));
+        return Ok(Some(versions(&version)));
     }
     if SUPPORTED.contains(&&*version) {
         said.clone_from(&version);
     }
     version::check(&version, verb)?;
     let conf = Conf::new(document)?;
-    let daemon = Daemon::new(&conf.socket, conf.timeout);
+    let daemon = Daemon::new(&conf.socket, started + conf.timeout);
     match verb {
-        Verb::Add => add(invocation, conf, &daemon).map(Some),
-        Verb::Del => del(invocation, &conf, &daemon).map(|()| None),
-        Verb::Check => check(invocation, &conf, &daemon).map(|()| None),
+        Verb::Add => add(invocation, conf, &version, &daemon).map(Some),
+        Verb::Check => check(invocation, conf, &version, &daemon).map(|()| None),
         Verb::Gc => gc(&conf, &daemon).map(|()| None),
         Verb::Status => status(&daemon).map(|()| None),
-        Verb::Version => Ok(None),
+        Verb::Del | Verb::Version => Ok(None),
     }
 }
 
+fn versions(asked: &str) -> String {
+    json!({ "cniVersion": asked, "supportedVersions": SUPPORTED }).to_string()
+}
+
 /// Reports the Pod, and passes the result on.
-fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<String, Error> {
+fn add(
+    invocation: &Invocation,
+    conf: Conf,
+    version: &str,
+    daemon: &Daemon,
+) -> Result<String, Error> {
+    let socket = conf.socket.clone();
+    let (admit, result) = reported(invocation, conf, version)?;
+    Tombstone::new(&admit.attachment, &socket)
+        .remove()
+        .map_err(Error::Tombstone)?;
+    match daemon.post::<Admitted>(path::ADMIT, &admit) {
+        Ok(_) => Ok(result),
+        // Without a sidecar there is nothing for the daemon to do.
+        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(result),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a runtime reports of a Pod, and the chain's result in the configuration's version.
+fn reported(invocation: &Invocation, conf: Conf, version: &str) -> Result<(Admit, String), Error> {
     let attachment = invocation.attachment(&conf.network)?;
     let prev_result = conf.prev_result.ok_or_else(not_chained)?;
+    let result = result::in_version(&prev_result, version)?;
     let admit = Admit {
         netns: invocation.netns()?.to_owned(),
-        addresses: result::addresses(&prev_result, &attachment.ifname)?,
+        addresses: result::addresses(&result, version, &attachment.ifname)?,
         attachment,
         pod: invocation.pod()?,
         annotations: conf.annotations,
     };
-    Tombstone::new(&admit.attachment, &conf.socket)
-        .remove()
-        .map_err(Error::Tombstone)?;
-    match daemon.post::<Admitted>(path::ADMIT, &admit) {
-        Ok(_) => Ok(prev_result),
-        // Nobody needs to be asked about a Pod that certainly has no sidecar.
-        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(prev_result),
-        Err(error) => Err(error),
-    }
+    Ok((admit, result))
 }
 
 /// Whether the annotations are there and say that no traffic is to be intercepted.
@@ -101,32 +125,38 @@ fn is_unmeshed(admit: &Admit) -> bool {
         .is_some_and(surely_without_sidecar)
 }
 
-/// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then: what
-/// the daemon cannot hear now it reads later, and most of it ends with the Pod's namespace.
-fn del(invocation: &Invocation, conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
-    let attachment = invocation.attachment(&conf.network)?;
-    match daemon.post::<Retired>(path::RETIRE, &attachment) {
-        Ok(_) => Ok(()),
-        Err(error @ Error::Daemon { .. }) => {
-            let error = Printable::new(error);
-            eprintln!("sluice-cni: DEL goes on without the daemon: {error}");
-            if let Err(error) = Tombstone::new(&attachment, &conf.socket).put() {
-                let error = Printable::new(error);
-                eprintln!("sluice-cni: the daemon will not read of it: {error}");
-            }
-            Ok(())
-        }
-        Err(error) => Err(error),
+/// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then. So it
+/// succeeds whenever the container is named: what the daemon does not do now it does later, and
+/// most of it ends with the Pod's namespace. Without the network's name the daemon finds the
+/// attachment by its container and interface.
+fn del(invocation: &Invocation, remains: &Remains, started: Instant) -> Result<(), Error> {
+    let attachment = invocation.attachment(&remains.network)?;
+    for problem in &remains.problems {
+        report("DEL ignores an invalid configuration", problem);
     }
+    let daemon = Daemon::new(&remains.socket, started + remains.timeout);
+    if let Err(error) = daemon.post::<Retired>(path::RETIRE, &attachment) {
+        report("DEL goes on without the daemon", &error);
+        if let Err(error) = Tombstone::new(&attachment, &remains.socket).put() {
+            let error = Printable::new(error);
+            eprintln!("sluice-cni: the daemon will not read of it: {error}");
+        }
+    }
+    Ok(())
 }
 
-fn check(invocation: &Invocation, conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
-    let attachment: Attachment = invocation.attachment(&conf.network)?;
-    invocation.netns()?;
-    if conf.prev_result.is_none() {
-        return Err(not_chained());
-    }
-    daemon.post(path::CHECK, &attachment)
+/// A line for the runtime's log.
+fn report(what: &str, error: &Error) {
+    let details = error.details();
+    let parted = if details.is_empty() { "" } else { ": " };
+    let line = Printable::new(format!("{error}{parted}{details}"));
+    eprintln!("sluice-cni: {what}: {line}");
+}
+
+/// Compares what the runtime reports with what the daemon knows, and that with the kernel.
+fn check(invocation: &Invocation, conf: Conf, version: &str, daemon: &Daemon) -> Result<(), Error> {
+    let (admit, _) = reported(invocation, conf, version)?;
+    daemon.post(path::CHECK, &admit)
 }
 
 /// Without a list nothing is collected: an absent list is not an empty one.
@@ -144,7 +174,7 @@ fn gc(conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
 fn status(daemon: &Daemon) -> Result<(), Error> {
     match daemon.get::<Status>(path::STATUS) {
         Ok(Status { ready: true, .. }) => Ok(()),
-        Ok(status) => Err(Error::NotAvailable {
+        Ok(status) => Err(Error::Degraded {
             reason: status.problems.join("; "),
         }),
         Err(error) => Err(Error::NotAvailable {

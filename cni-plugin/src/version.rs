@@ -3,7 +3,34 @@
 use crate::{Error, error::Verb};
 
 /// Every version that the plugin speaks, oldest first.
-pub(crate) const SUPPORTED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(crate) const SUPPORTED: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
+/// What a missing or empty `cniVersion` means (libcni's `ConfigDecoder`).
+pub(crate) const UNSTATED: &str = SUPPORTED[0];
+
+/// The form of a result. libcni refuses a result whose form is not that of its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `ip4`, `ip6` and `dns`; no interface is named (0.1.0, 0.2.0).
+    TwoAddresses,
+    /// `interfaces` and `ips`, each with its family (0.3.0 to 0.4.0).
+    Families,
+    /// `interfaces` and `ips` (from 1.0.0 on).
+    Current,
+}
+
+impl Form {
+    /// That of a version, if the plugin speaks it.
+    pub(crate) fn of(version: &str) -> Option<Self> {
+        match version {
+            "0.1.0" | "0.2.0" => Some(Self::TwoAddresses),
+            "0.3.0" | "0.3.1" | "0.4.0" => Some(Self::Families),
+            "1.0.0" | "1.1.0" => Some(Self::Current),
+            _ => None,
+        }
+    }
+}
 
 /// Refuses a version that is not supported, and a verb that the version does not have.
 pub(crate) fn check(version: &str, verb: Verb) -> Result<(), Error> {

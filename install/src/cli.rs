@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     entry::{Entry, PLUGIN},
@@ -19,8 +20,23 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) job: Job,
     /// What is logged: a level, or target=level,…
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info", value_parser = filter)]
     pub(crate) log: String,
+}
+
+/// A word that is no level would name a target, and silence everything else.
+fn filter(text: &str) -> Result<String, String> {
+    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
+    let wrong = text.split(',').find(|part| {
+        let level = part.split_once('=').map_or(*part, |(_, level)| level);
+        !is_level(level.trim())
+    });
+    match wrong {
+        Some(part) => Err(format!(
+            "'{part}' is neither a level (off, error, warn, info, debug, trace) nor target=level"
+        )),
+        None => Ok(text.to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +68,14 @@ pub(crate) struct Places {
         default_value = "/etc/cni/net.d"
     )]
     pub(crate) cni_conf: PathBuf,
+    /// Where libcni caches the configurations of the Pods that it added. As long as one of them
+    /// names the plugin, an uninstall leaves the plugin's file.
+    #[arg(
+        long = "cni-cache-dir",
+        value_name = "DIR",
+        default_value = "/var/lib/cni"
+    )]
+    pub(crate) cni_cache: PathBuf,
     /// Where the journal is kept that an exact uninstall needs.
     #[arg(
         long = "state-dir",

@@ -26,59 +26,19 @@ pub(crate) enum Error {
 
 /// The keys of an object and their values as they are written. Of a key that comes twice the last
 /// counts, as it does for the runtimes.
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+pub(crate) type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 /// What white space is in JSON (RFC 8259, section 2).
 const BLANK: [char; 4] = [' ', '\t', '\r', '\n'];
+/// The keys of lists of plugins: a network's own, and the networks that Multus delegates to.
+const PLUGINS: &str = "plugins";
+const DELEGATES: &str = "delegates";
+const NOT_EMPTY: Error = Error::Wrong {
+    key: PLUGINS,
+    expected: "a list with at least one plugin",
+};
 
-/// Whether a runtime takes the text for a list of plugins (the rules of libcni's
-/// `ConfListFromBytes`, and a name that is not empty).
-pub(crate) fn check_list(text: &str) -> Result<(), Error> {
-    let object: Object = serde_json::from_str(text)?;
-    check_network(&object)?;
-    if let Some(raw) = object.get("disableCheck") {
-        let _: bool = value("disableCheck", "true or false", raw)?;
-    }
-    let list = List::read(text)?;
-    if list.plugins.is_empty() {
-        return Err(Error::Wrong {
-            key: "plugins",
-            expected: "a list with at least one plugin",
-        });
-    }
-    let untyped = |plugin: &Plugin| plugin.kind.as_deref().unwrap_or_default().is_empty();
-    match list.plugins.iter().position(untyped) {
-        Some(index) => Err(Error::NoType { index }),
-        None => Ok(()),
-    }
-}
-
-/// Whether a runtime takes the text for a single plugin.
-pub(crate) fn check_single(text: &str) -> Result<(), Error> {
-    let object: Object = serde_json::from_str(text)?;
-    check_network(&object)?;
-    not_empty(&object, "type")
-}
-
-fn check_network(object: &Object) -> Result<(), Error> {
-    not_empty(object, "name")?;
-    match object.get("cniVersion") {
-        Some(raw) => value("cniVersion", "a string", raw).map(|_: String| ()),
-        None => Ok(()),
-    }
-}
-
-fn not_empty(object: &Object, key: &'static str) -> Result<(), Error> {
-    let raw = object.get(key).ok_or(Error::Missing { key })?;
-    let expected = "a string that is not empty";
-    let text: String = value(key, expected, raw)?;
-    if text.is_empty() {
-        return Err(Error::Wrong { key, expected });
-    }
-    Ok(())
-}
-
-fn value<'a, T: serde::Deserialize<'a>>(
+pub(crate) fn value<'a, T: serde::Deserialize<'a>>(
     key: &'static str,
     expected: &'static str,
     raw: &'a RawValue,
@@ -89,18 +49,49 @@ fn value<'a, T: serde::Deserialize<'a>>(
 /// Puts the entry behind the last plugin; one that is there already is updated where it stands,
 /// unless it stands first, where there is no network yet.
 pub(crate) fn with_entry(text: &str, entry: &Entry) -> Result<String, Error> {
+    edit(text, entry, |text| List::read(text))
+}
+
+/// Does the same in the first network that a Multus configuration delegates to. One that is a
+/// single plugin becomes a list.
+pub(crate) fn with_delegated_entry(text: &str, entry: &Entry) -> Result<String, Error> {
+    let delegate = *delegates(text)?
+        .first()
+        .ok_or(Error::Missing { key: DELEGATES })?;
+    if List::of(text, delegate.get()).is_ok() {
+        return edit(text, entry, |text| List::delegated(text));
+    }
+    let object: Object = serde_json::from_str(delegate.get())?;
+    let outer: Object = serde_json::from_str(text)?;
+    let member = |key: &str| {
+        let raw = object.get(key).or_else(|| outer.get(key))?;
+        Some(format!("\"{key}\":{raw},"))
+    };
+    let [version, name] = ["cniVersion", "name"].map(|key| member(key).unwrap_or_default());
+    let entry = serde_json::to_string(&entry.fresh())?;
+    let list = format!("{{{version}{name}\"plugins\":[{delegate},{entry}]}}");
+    let Range { start, end } = place(text, delegate.get());
+    Ok([&text[..start], &list, &text[end..]].concat())
+}
+
+fn edit(
+    text: &str,
+    entry: &Entry,
+    read: for<'a> fn(&'a str) -> Result<List<'a>, Error>,
+) -> Result<String, Error> {
     let mut text = text.to_owned();
     loop {
-        let list = List::read(&text)?;
+        let list = read(&text)?;
         match *list.ours() {
-            [] => return list.append(entry),
+            [] => return list.append(&serde_json::to_string(&entry.fresh())?),
             [index] if index > 0 => return list.update(index, entry),
             [index, ..] => text = list.without(index),
         }
     }
 }
 
-/// Takes every entry of Sluice out. A text without one, or that is no list, stays as it is.
+/// Takes every entry of Sluice out, those in delegated networks too. A text without one, or that is
+/// no list, stays as it is.
 pub(crate) fn without_entry(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(shorter) = without_first_entry(&text) {
@@ -110,24 +101,129 @@ pub(crate) fn without_entry(text: &str) -> String {
 }
 
 fn without_first_entry(text: &str) -> Option<String> {
-    let list = List::read(text).ok()?;
-    list.ours().first().map(|&index| list.without(index))
+    let all = lists(text);
+    let ours = all
+        .iter()
+        .find_map(|list| Some((list, *list.ours().first()?)));
+    ours.map(|(list, index)| list.without(index))
 }
 
-/// The entry that a runtime would run in this list: the first, if a network is made before it.
+/// The entry that a runtime would run: the first in the list, or in the first delegated network, if
+/// a network is made before it.
 pub(crate) fn entry(text: &str) -> Option<Map<String, Value>> {
-    let list = List::read(text).ok()?;
-    match *list.ours() {
+    let of = |list: List| match *list.ours() {
         [index, ..] if index > 0 => serde_json::from_str(list.raw(index)).ok(),
         _ => None,
+    };
+    List::read(text)
+        .ok()
+        .and_then(of)
+        .or_else(|| List::delegated(text).ok().and_then(of))
+}
+
+/// What others have put behind the entry, as it is written.
+pub(crate) fn behind_entry(text: &str) -> Vec<String> {
+    let Ok(list) = List::read(text) else {
+        return Vec::new();
+    };
+    let first = list
+        .ours()
+        .first()
+        .map_or(list.plugins.len(), |index| index + 1);
+    let behind = first..list.plugins.len();
+    behind.map(|index| list.raw(index).to_owned()).collect()
+}
+
+/// Adds a plugin to a list.
+pub(crate) fn append(text: &str, plugin: &str) -> Result<String, Error> {
+    List::read(text)?.append(plugin)
+}
+
+/// The types of the plugins that a runtime starts for a configuration.
+pub(crate) fn kinds(text: &str) -> Vec<String> {
+    match List::read(text) {
+        Ok(list) => list
+            .plugins
+            .into_iter()
+            .filter_map(|one| one.kind)
+            .collect(),
+        Err(_) => kind(text).into_iter().collect(),
     }
 }
 
+/// The types of all plugins that a configuration names, those of delegated networks too.
+pub(crate) fn all_kinds(text: &str) -> Vec<String> {
+    let mut kinds = kinds(text);
+    for list in lists(text) {
+        kinds.extend(list.plugins.into_iter().filter_map(|one| one.kind));
+    }
+    let singles = delegates(text).unwrap_or_default();
+    kinds.extend(singles.iter().filter_map(|one| kind(one.get())));
+    kinds
+}
+
+/// Whether the configuration is a single plugin that delegates to networks which it holds.
+pub(crate) fn is_delegating(text: &str) -> bool {
+    List::read(text).is_err() && delegates(text).is_ok_and(|all| !all.is_empty())
+}
+
+/// The versions of the CNI spec in which a runtime may run the list: libcni takes the highest of
+/// `cniVersions` that it knows, and before 1.1.0 looked at `cniVersion` alone.
+pub(crate) fn versions(text: &str) -> Vec<String> {
+    let object: Object = serde_json::from_str(text).unwrap_or_default();
+    let one = object.get("cniVersion").map_or("\"\"", |raw| raw.get());
+    let more = object.get("cniVersions").map_or("[]", |raw| raw.get());
+    let mut versions: Vec<String> = serde_json::from_str(more).unwrap_or_default();
+    versions.insert(0, serde_json::from_str(one).unwrap_or_default());
+    versions
+}
+
+/// The network's name.
+pub(crate) fn name(text: &str) -> Option<String> {
+    let object: Object = serde_json::from_str(text).ok()?;
+    serde_json::from_str(object.get("name")?.get()).ok()
+}
+
+/// Whether a key, of the configuration or of a plugin in its list, holds the path of a file.
+pub(crate) fn names_file(text: &str, key: &str, file: &str) -> bool {
+    paths(text, key)
+        .iter()
+        .any(|(_, path)| path.rsplit('/').next() == Some(file))
+}
+
+/// The text with another file's name in such a path.
+pub(crate) fn with_file(text: &str, key: &str, (from, to): (&str, &str)) -> Option<String> {
+    let all = paths(text, key);
+    let (range, path) = all
+        .iter()
+        .find(|(_, path)| path.rsplit('/').next() == Some(from))?;
+    let path = format!("{}{to}", path.strip_suffix(from)?);
+    let path = serde_json::to_string(&path).ok()?;
+    Some([&text[..range.start], &path, &text[range.end..]].concat())
+}
+
+fn paths(text: &str, key: &str) -> Vec<(Range<usize>, String)> {
+    let of = |object: &str| {
+        let object: Object = serde_json::from_str(object).ok()?;
+        let raw = object.get(key)?.get();
+        Some((place(text, raw), serde_json::from_str(raw).ok()?))
+    };
+    let list = List::read(text).ok();
+    let plugins = list.iter().flat_map(|list| &list.plugins);
+    let plugins = plugins.filter_map(|plugin| of(&text[plugin.place.clone()]));
+    of(text).into_iter().chain(plugins).collect()
+}
+
 /// A list of the one plugin that a `.conf` describes, under the same name and version of the spec.
-/// The plugin is taken over as it is written.
-pub(crate) fn wrap(text: &str) -> Result<String, Error> {
+/// The plugin is taken over as it is written. Without a name the file's is taken, as CRI-O does.
+pub(crate) fn wrap(text: &str, file: &str) -> Result<String, Error> {
     let object: Object = serde_json::from_str(text)?;
-    let name = object.get("name").ok_or(Error::Missing { key: "name" })?;
+    let unnamed = serde_json::to_string(file)?;
+    let name = object
+        .get("name")
+        .map(|raw| raw.get())
+        .filter(|name| *name != "\"\"");
+    let name = name.unwrap_or(&unnamed);
     let version = match object.get("cniVersion") {
         Some(version) => format!("  \"cniVersion\": {version},\n"),
         None => String::new(),
@@ -138,21 +234,60 @@ pub(crate) fn wrap(text: &str) -> Result<String, Error> {
     ))
 }
 
-/// A list of plugins, and where in the text they are.
-struct List<'a> {
-    text: &'a str,
-    plugins: Vec<Plugin>,
+/// Every list of plugins in a configuration.
+fn lists(text: &str) -> Vec<List<'_>> {
+    let own = List::read(text).into_iter();
+    let delegated = delegates(text).unwrap_or_default().into_iter();
+    own.chain(delegated.filter_map(|raw| List::of(text, raw.get()).ok()))
+        .collect()
 }
 
-struct Plugin {
+/// The networks that Multus delegates to, whether it is a single plugin or stands in a list.
+fn delegates(text: &str) -> Result<Vec<&RawValue>, Error> {
+    let object: Object = serde_json::from_str(text)?;
+    let mut found = Vec::new();
+    if let Some(raw) = object.get(DELEGATES) {
+        found.append(&mut value(DELEGATES, "a list", raw)?);
+    }
+    let plugins: Vec<&RawValue> = match object.get(PLUGINS) {
+        Some(raw) => value(PLUGINS, "a list", raw)?,
+        None => Vec::new(),
+    };
+    for plugin in plugins {
+        let object: Object = serde_json::from_str(plugin.get()).unwrap_or_default();
+        if let Some(raw) = object.get(DELEGATES) {
+            found.append(&mut value(DELEGATES, "a list", raw)?);
+        }
+    }
+    Ok(found)
+}
+
+/// A list of plugins, and where in the text they are.
+pub(crate) struct List<'a> {
+    text: &'a str,
+    pub(crate) plugins: Vec<Plugin>,
+}
+
+pub(crate) struct Plugin {
     place: Range<usize>,
-    kind: Option<String>,
+    pub(crate) kind: Option<String>,
 }
 
 impl<'a> List<'a> {
-    fn read(text: &'a str) -> Result<Self, Error> {
-        let object: Object = serde_json::from_str(text)?;
-        let key = "plugins";
+    /// The network's own.
+    pub(crate) fn read(text: &'a str) -> Result<Self, Error> {
+        Self::of(text, text)
+    }
+
+    /// That of the first network that Multus delegates to.
+    fn delegated(text: &'a str) -> Result<Self, Error> {
+        Self::of(text, delegates(text)?.first().ok_or(NOT_EMPTY)?.get())
+    }
+
+    /// That of an object within the text.
+    fn of(text: &'a str, object: &'a str) -> Result<Self, Error> {
+        let object: Object = serde_json::from_str(object)?;
+        let key = PLUGINS;
         let list = object.get(key).ok_or(Error::Missing { key })?;
         let plugins: Vec<&RawValue> = value(key, "a list", list)?;
         let plugin = |raw: &RawValue| Plugin {
@@ -175,17 +310,12 @@ impl<'a> List<'a> {
         (0..self.plugins.len()).filter(is_ours).collect()
     }
 
-    fn append(&self, entry: &Entry) -> Result<String, Error> {
-        let Some(Plugin { place: last, .. }) = self.plugins.last() else {
-            return Err(Error::Wrong {
-                key: "plugins",
-                expected: "a list with at least one plugin",
-            });
-        };
+    /// Adds a plugin in the style of the list.
+    fn append(&self, plugin: &str) -> Result<String, Error> {
+        let Plugin { place: last, .. } = self.plugins.last().ok_or(NOT_EMPTY)?;
         let before = &self.text[..last.start];
         let indent = &before[before.trim_end_matches(BLANK).len()..];
-        let entry = serde_json::to_string(&entry.fresh())?;
-        Ok(self.splice(last.end..last.end, &format!(",{indent}{entry}")))
+        Ok(self.splice(last.end..last.end, &format!(",{indent}{plugin}")))
     }
 
     fn update(&self, index: usize, entry: &Entry) -> Result<String, Error> {

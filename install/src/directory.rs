@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
-    choice::{self, Files},
-    place::{self, Access, Error},
-    plan::{self, Step},
+    attributes::Access,
+    choice::{self, Files, Plugins},
+    place::{self, Error},
+    plan::Step,
 };
 
 /// containerd refuses configurations that are longer (go-cni's `MaxFileSize`).
@@ -20,7 +21,7 @@ const READABLE: u32 = 0o644;
 /// What is in the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Configurations, and what was moved aside.
+    /// Configurations, and the plugins in folders.
     pub(crate) files: Files,
     /// What has the name of a configuration, but cannot be read as one.
     pub(crate) unreadable: Vec<(String, io::Error)>,
@@ -42,8 +43,11 @@ impl Directory<'_> {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            if is_directory || !(choice::is_configuration(&name) || plan::is_aside(&name)) {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                listing.files.extend(folder(&name, &entry.path()));
+                continue;
+            }
+            if !choice::is_configuration(&name) {
                 continue;
             }
             match read(&entry.path()) {
@@ -54,28 +58,29 @@ impl Directory<'_> {
         Ok(listing)
     }
 
+    /// The plugins that are installed, in the directory where runtimes look for them.
+    pub(crate) fn plugins(binaries: &Path) -> Plugins {
+        let entries = fs::read_dir(binaries).into_iter().flatten().flatten();
+        let is_plugin =
+            |entry: &fs::DirEntry| fs::metadata(entry.path()).is_ok_and(|file| file.is_file());
+        entries
+            .filter(is_plugin)
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
     /// Takes one step, if what it changes is still as it was read. A file that is new gets the
-    /// mode and the owner of the one that it follows.
+    /// mode, the owner and the attributes of the one that it follows.
     pub(crate) fn take(&self, step: &Step, read: &Files, like: Option<&str>) -> Result<(), Error> {
         match step {
             Step::Write { name, text } => {
                 self.confirm(name, read)?;
                 let path = self.path(name);
-                // What is followed may stand aside.
-                let follows = || {
-                    let like = like?;
-                    Access::of(&self.path(like))
-                        .or_else(|| Access::of(&self.path(&plan::counterpart(like))))
-                };
+                let follows = || Access::of(&self.path(like?));
                 let access = Access::of(&path)
                     .or_else(follows)
                     .unwrap_or_else(|| Access::own(READABLE));
-                place::write(&path, text.as_bytes(), access)
-            }
-            Step::Move { name, to } => {
-                self.confirm(name, read)?;
-                self.confirm(to, read)?;
-                place::rename(&self.path(name), &self.path(to))
+                place::write(&path, text.as_bytes(), &access)
             }
             Step::Remove { name } => {
                 self.confirm(name, read)?;
@@ -115,6 +120,20 @@ impl Directory<'_> {
     }
 }
 
+/// The plugins in a folder, which current versions of libcni run with the list of its name.
+fn folder(name: &str, path: &Path) -> Files {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let file = |entry: fs::DirEntry| {
+        let file = entry.file_name().into_string().ok()?;
+        let is_plugin = Path::new(&file)
+            .extension()
+            .is_some_and(|kind| kind == "conf");
+        let text = is_plugin.then(|| read(&entry.path()).ok())??;
+        Some((format!("{name}/{file}"), text))
+    };
+    entries.filter_map(file).collect()
+}
+
 fn read(path: &Path) -> io::Result<String> {
     // A pipe would have to be waited for.
     if !fs::metadata(path)?.is_file() {
@@ -148,10 +167,6 @@ mod tests {
             Step::Write {
                 name: name(),
                 text: "ours".to_owned(),
-            },
-            Step::Move {
-                name: name(),
-                to: "b".to_owned(),
             },
             Step::Remove { name: name() },
         ];

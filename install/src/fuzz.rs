@@ -4,7 +4,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::{conflist, entry::Entry};
+use crate::{
+    choice::{Files, Plugins},
+    conflist,
+    entry::Entry,
+    fitness,
+};
 
 /// A configuration of the container network, single or list.
 ///
@@ -13,10 +18,11 @@ use crate::{conflist, entry::Entry};
 /// If an edit cannot be undone to the byte, or changes anything else.
 pub fn conflist(text: &str) {
     let entry = Entry::new(Path::new(daemon_api::SOCKET));
-    let list = if conflist::check_list(text).is_ok() {
+    let (files, plugins) = (Files::new(), Plugins::new());
+    let list = if fitness::of_list(text, &files, &plugins).is_ok() {
         text.to_owned()
-    } else if conflist::check_single(text).is_ok()
-        && let Ok(list) = conflist::wrap(text)
+    } else if fitness::of_single(text, &plugins).is_ok()
+        && let Ok(list) = conflist::wrap(text, "10-x.conf")
     {
         list
     } else {
@@ -25,7 +31,7 @@ pub fn conflist(text: &str) {
     let Ok(chained) = conflist::with_entry(&list, &entry) else {
         return;
     };
-    assert!(conflist::check_list(&chained).is_ok());
+    assert!(fitness::of_list(&chained, &files, &plugins).is_ok());
     assert!(conflist::entry(&chained).is_some());
     assert_eq!(
         conflist::with_entry(&chained, &entry).as_deref().ok(),

@@ -12,14 +12,16 @@ use fail::fail_point;
 use thiserror::Error;
 
 use crate::{
-    choice::{self, Files},
+    attributes::Access,
+    choice::{self, Files, Plugins},
     cli::{Mode, Places},
     crash,
     directory::{Directory, Listing},
     entry::{Entry, PLUGIN},
     journal::{self, Journal, Phase},
-    place::{self, Access},
+    place,
     plan::{self, Change, Step},
+    probe, remarks, users,
 };
 
 /// How often somebody else may change a file between the look at it and the change.
@@ -38,6 +40,8 @@ pub(crate) enum Error {
     #[error("cannot read the plugin at {}: {source}; build it, or name it with --plugin",
             path.display())]
     NoPlugin { path: PathBuf, source: io::Error },
+    #[error("{name} would add no Pod with Sluice's entry, which is not put in: {reason}")]
+    Unserved { name: String, reason: String },
 }
 
 /// What is to be in place.
@@ -71,6 +75,7 @@ impl<'a> Installation<'a> {
             cni_bin,
             cni_conf,
             state,
+            ..
         } = places;
         let locked = lock(state).map_err(place::Error::io("lock", state))?;
         let installation = Self {
@@ -115,12 +120,22 @@ impl<'a> Installation<'a> {
         }
         let mut report = Report::default();
         let path = cni_bin.join(PLUGIN);
+        let was_there = path.exists();
         if !is_in_place(&path, &plugin) {
-            place::write(&path, &plugin, Access::own(EXECUTABLE))?;
+            place::replace(&path, &plugin, &Access::own(EXECUTABLE))?;
             report.done.push(format!("placed {}", path.display()));
         }
-        self.configure(Some(wanted), &mut report)?;
-        Ok(report)
+        match self.configure(Some(wanted), &mut report) {
+            Err(error @ Error::Unserved { .. }) => {
+                // A network without the entry is better than one that adds no Pod.
+                self.configure(None, &mut report)?;
+                if !was_there {
+                    place::remove(&path)?;
+                }
+                Err(error)
+            }
+            done => done.map(|()| report),
+        }
     }
 
     /// Takes the configuration back.
@@ -131,10 +146,24 @@ impl<'a> Installation<'a> {
         Ok(report)
     }
 
-    /// Takes the rest back, once no configuration names the plugin.
+    /// Takes the rest back, once no configuration names the plugin: neither one in use nor one that
+    /// was cached for a Pod.
     pub(crate) fn remove(self) -> Result<Report, Error> {
         let mut report = Report::default();
         let path = self.places.cni_bin.join(PLUGIN);
+        let users = users::of_plugin(&self.places.cni_cache);
+        if path.exists()
+            && let [first, ..] = &users[..]
+        {
+            report.warnings.push(format!(
+                "{} stays, because the end of {} Pods needs it, which {} and others of its \
+                 directory record: run 'sluice-install uninstall' again when they have ended",
+                path.display(),
+                users.len(),
+                first.display()
+            ));
+            return Ok(report);
+        }
         if path.exists() {
             place::remove(&path)?;
             report.done.push(format!("removed {}", path.display()));
@@ -148,6 +177,11 @@ impl<'a> Installation<'a> {
         Journal::remove(self.places)?;
         let _ = fs::remove_dir(&self.places.state);
         Ok(report)
+    }
+
+    /// Leaves no directory behind, where nothing is installed: the look has made it.
+    pub(crate) fn abandon(self) {
+        let _ = fs::remove_dir(&self.places.state);
     }
 
     /// Brings the configuration directory to where it should be, with Sluice or without.
@@ -166,6 +200,7 @@ impl<'a> Installation<'a> {
             current,
             pristine,
             target,
+            plugins,
             warnings,
         } = self.plan(wanted)?;
         // For tests: a pause in which somebody else changes a file.
@@ -173,18 +208,37 @@ impl<'a> Installation<'a> {
         report.warnings = warnings;
         let after = plan::changes(&pristine, &target);
         let steps = plan::steps(&current, &target);
+        let is_new = !(steps.is_empty() && report.done.is_empty() && self.changes() == after);
+        if wanted.is_some() && is_new {
+            self.prove(&target, &plugins)?;
+        }
         if !steps.is_empty() {
             // Whichever of the steps will have been taken, the journal can tell.
             let mut earlier = self.changes();
             earlier.retain(|change| !after.contains(change));
             self.note(|journal| journal.changes = [&after[..], &earlier].concat())?;
         }
-        let primary = choice::choose(&pristine).chosen;
+        let primary = choice::choose(&pristine, &plugins).first();
         for step in &steps {
             Directory(&self.places.cni_conf).take(step, &current, primary)?;
             report.done.push(describe(step));
         }
         self.note(|journal| journal.changes = after)
+    }
+
+    /// That the plugin serves every network that is to carry its entry, in the network's versions.
+    fn prove(&self, target: &Files, plugins: &Plugins) -> Result<(), Error> {
+        let path = self.places.cni_bin.join(PLUGIN);
+        for name in choice::choose(target, plugins).candidates {
+            let Some(entry) = plan::entry(name, target) else {
+                continue;
+            };
+            probe::serves(&path, &target[name], &entry).map_err(|reason| Error::Unserved {
+                name: name.to_owned(),
+                reason,
+            })?;
+        }
+        Ok(())
     }
 
     /// Looks at the configuration directory, and works out what has to become of it.
@@ -193,16 +247,25 @@ impl<'a> Installation<'a> {
             files: current,
             unreadable,
         } = Directory(&self.places.cni_conf).read()?;
+        let plugins = Directory::plugins(&self.places.cni_bin);
         let pristine = plan::pristine(&current, &self.changes());
         let target = match wanted {
-            Some(Wanted { mode, entry, .. }) => plan::target(&pristine, &current, *mode, entry)?,
+            Some(Wanted { mode, entry, .. }) => {
+                plan::target(&pristine, &current, &plugins, *mode, entry)?
+            }
             None => pristine.clone(),
         };
+        let mut warnings = remarks::on_choice(&pristine, &plugins, &unreadable);
+        match wanted {
+            Some(wanted) => warnings.extend(remarks::on_install(&pristine, &plugins, wanted.mode)),
+            None => warnings.extend(remarks::on_removal(&current, &pristine)),
+        }
         Ok(Plan {
-            warnings: warnings(&pristine, &unreadable, wanted),
             current,
             pristine,
             target,
+            plugins,
+            warnings,
         })
     }
 
@@ -250,6 +313,7 @@ struct Plan {
     current: Files,
     pristine: Files,
     target: Files,
+    plugins: Plugins,
     warnings: Vec<String>,
 }
 
@@ -265,45 +329,12 @@ fn missing(directories: &[&PathBuf]) -> Vec<PathBuf> {
 /// Whether the plugin is there, whole, and can be started.
 fn is_in_place(path: &Path, plugin: &[u8]) -> bool {
     fs::read(path).is_ok_and(|present| present == plugin)
-        && Access::of(path) == Some(Access::own(EXECUTABLE))
-}
-
-fn warnings(
-    files: &Files,
-    unreadable: &[(String, io::Error)],
-    wanted: Option<&Wanted>,
-) -> Vec<String> {
-    let choice = choice::choose(files);
-    let skipped = choice.skipped.iter().map(|(name, reason)| {
-        format!(
-            "{name} is passed over as kubelet does, though containerd would stop at it: {reason}"
-        )
-    });
-    let unread = unreadable
-        .iter()
-        .map(|(name, reason)| format!("{name} cannot be read: {reason}"));
-    let none = (wanted.is_some() && choice.chosen.is_none()).then(|| {
-        "there is no network configuration to put the entry into yet: \
-         'sluice-install watch' does it when one appears"
-            .to_owned()
-    });
-    let superseded = files
-        .keys()
-        .filter(|name| plan::is_aside(name))
-        .map(|name| {
-            format!("{name} stays aside: the list that replaced it was edited and stays in force")
-        });
-    skipped
-        .chain(unread)
-        .chain(superseded)
-        .chain(none)
-        .collect()
+        && Access::of(path).is_some_and(|access| access.is_like(&Access::own(EXECUTABLE)))
 }
 
 fn describe(step: &Step) -> String {
     match step {
         Step::Write { name, .. } => format!("wrote {name}"),
-        Step::Move { name, to } => format!("moved {name} to {to}"),
         Step::Remove { name } => format!("removed {name}"),
     }
 }

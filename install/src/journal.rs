@@ -8,11 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{
-    cli::Places,
-    place::{self, Access},
-    plan::Change,
-};
+use crate::{attributes::Access, cli::Places, place, plan::Change};
 
 /// The journal's file in the state directory.
 const NAME: &str = "install.json";
@@ -101,7 +97,7 @@ impl Journal {
             source,
         })?;
         // The configurations in it may hold what only root may read.
-        Ok(place::write(&path, &text, Access::own(0o600))?)
+        Ok(place::write(&path, &text, &Access::own(0o600))?)
     }
 
     pub(crate) fn remove(places: &Places) -> Result<(), Error> {
@@ -140,6 +136,7 @@ mod tests {
         Places {
             cni_bin: "/opt/cni/bin".into(),
             cni_conf: conf.into(),
+            cni_cache: "/var/lib/cni".into(),
             state: state.to_owned(),
         }
     }

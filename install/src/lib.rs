@@ -4,18 +4,22 @@
 //! |---|---|
 //! | `install` | places the plugin, then puts its entry into the primary network's configuration |
 //! | `watch` | installs, then mends what others undo, until SIGTERM; the plugin stays unless the daemon was the last |
-//! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin |
+//! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin if no Pod needs it |
 //! | `status` | says what is installed and whether it is used; fails if the next Pod is not seen |
 //!
 //! The primary network is the one whose file the runtime would use without Sluice. A list
-//! (`.conflist`) gets the entry behind its last plugin. A single plugin (`X.conf`) is copied into
-//! the list `X.conf.conflist` and moved aside to `X.conf.sluice`. With `--mode own` the primary
-//! network's files are left alone, and a copy with the entry, `00-00-sluice.conflist`, goes first.
+//! (`.conflist`) gets the entry behind its last plugin. For a single plugin (`X.conf`) the list
+//! `X-sluice.conflist` goes before it; `X.conf` stays where others look for it. Of Multus the first
+//! network to which it delegates gets the entry. With `--mode own` the primary network's files are
+//! not edited, and a copy with the entry, `00-00-sluice.conflist`, goes first.
+//!
+//! Before a network gets the entry, the plugin must serve it in its own version of the CNI spec.
 //!
 //! What others edit in between stays. An entry of Sluice's that was there before the installation
 //! counts as Sluice's: it is updated, and goes at the uninstall as the plugin does.
 #![forbid(unsafe_code)]
 
+mod attributes;
 mod choice;
 mod cli;
 mod conflist;
@@ -23,6 +27,7 @@ mod crash;
 mod directory;
 mod entry;
 mod farewell;
+mod fitness;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod installation;
@@ -30,8 +35,10 @@ mod journal;
 mod place;
 mod plan;
 mod probe;
+mod remarks;
 mod status;
 mod throttle;
+mod users;
 mod watch;
 
 use std::{

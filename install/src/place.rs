@@ -1,19 +1,22 @@
 //! Changes of files that are either done or not, whatever happens in between.
 //!
 //! A new content is written beside the file, flushed, and renamed over it; then the directory is
-//! flushed, which is when the rename is on disk.
+//! flushed, which is when the rename is on disk. A file that has other names (hard links) is written
+//! where it is, in one call.
 
 use std::{
-    fs::{self, File, Metadata, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use crate::crash;
+use crate::{
+    attributes::{Access, has_other_names, is_immutable},
+    crash,
+};
 
 /// Begins the name of a file that is being written. None of the endings that a runtime looks for
 /// follows it.
@@ -21,7 +24,7 @@ const UNFINISHED: &str = ".sluice-unfinished-";
 
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, path))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -42,81 +45,70 @@ impl Error {
     }
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
+fn advice(error: &io::Error, path: &Path) -> String {
+    let text = match error.kind() {
         io::ErrorKind::ReadOnlyFilesystem => "; mount it so that it can be written",
-        io::ErrorKind::PermissionDenied => "; run as root",
+        io::ErrorKind::PermissionDenied => return forbidden(path),
         io::ErrorKind::StorageFull => "; make room on the disk",
         io::ErrorKind::ResourceBusy => "; mount its directory, not the file alone",
         _ => "",
-    }
+    };
+    text.to_owned()
 }
 
-/// Who may do what with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Access {
-    mode: u32,
-    owner: (u32, u32),
-}
-
-impl Access {
-    /// That of a file that is there.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().as_ref().map(Self::from)
+/// What forbids a change: an attribute of the file or of its directory, which holds root back, too,
+/// the user, or a security module.
+fn forbidden(path: &Path) -> String {
+    let mut both = [path, directory(path)].into_iter();
+    if let Some(path) = both.find(|path| is_immutable(path)) {
+        let path = path.display();
+        return format!("; {path} is immutable: run 'chattr -i -a {path}' first");
     }
-
-    /// Whether somebody may start it.
-    pub(crate) fn is_executable(self) -> bool {
-        self.mode & 0o111 != 0
+    if nix::unistd::geteuid().is_root() {
+        return "; a security module or a missing capability forbids it: see 'ausearch -m avc' or \
+                'journalctl -k'"
+            .to_owned();
     }
-
-    /// This program's user, and a mode.
-    pub(crate) fn own(mode: u32) -> Self {
-        let owner = (nix::unistd::geteuid(), nix::unistd::getegid());
-        Self {
-            mode,
-            owner: (owner.0.as_raw(), owner.1.as_raw()),
-        }
-    }
-}
-
-impl From<&Metadata> for Access {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            mode: metadata.mode() & 0o7777,
-            owner: (metadata.uid(), metadata.gid()),
-        }
-    }
+    "; run as root".to_owned()
 }
 
 /// Gives a file a new content, or makes it. Of a symbolic link it is what the link leads to.
-pub(crate) fn write(path: &Path, content: &[u8], access: Access) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, content: &[u8], access: &Access) -> Result<(), Error> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = directory(&target);
+    if has_other_names(&target) {
+        return overwrite(&target, content).map_err(Error::io("write", path));
+    }
+    replace(&target, content, access)
+}
+
+/// Puts a new file in the place of another, whatever other names that has.
+pub(crate) fn replace(path: &Path, content: &[u8], access: &Access) -> Result<(), Error> {
+    let directory = directory(path);
     let failed = || Error::io("write", path);
     let mut part = NamedTempFile::with_prefix_in(UNFINISHED, directory).map_err(failed())?;
     fill(part.as_file_mut(), content, access).map_err(failed())?;
     crash::moment();
-    part.persist(&target)
-        .map_err(|error| failed()(error.error))?;
+    part.persist(path).map_err(|error| failed()(error.error))?;
     flush(directory)
 }
 
-fn fill(file: &mut File, content: &[u8], access: Access) -> io::Result<()> {
+fn fill(file: &mut File, content: &[u8], access: &Access) -> io::Result<()> {
     file.write_all(content)?;
-    let Access { mode, owner } = access;
-    // Not even asked for if it is so already: it needs a capability.
-    if Access::from(&file.metadata()?).owner != owner {
-        fchown(&*file, Some(owner.0), Some(owner.1))?;
-    }
-    file.set_permissions(Permissions::from_mode(mode))?;
+    access.give(file)?;
     file.sync_all()
 }
 
-/// Renames a file within its directory.
-pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::rename(from, to).map_err(Error::io("rename", from))?;
-    flush(directory(to))
+/// Writes a file in place. A content that is shorter than the old one is first padded with blanks,
+/// which JSON allows at the end: whenever it is read, it is the old one or the new one.
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    let old = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut padded = content.to_vec();
+    padded.resize(old.max(content.len()), b' ');
+    file.write_all(&padded)?;
+    crash::moment();
+    file.set_len(content.len() as u64)?;
+    file.sync_all()
 }
 
 /// Removes a file, if it is there.
@@ -169,9 +161,9 @@ mod tests {
         let node = tempfile::tempdir().unwrap();
         let path = node.path().join("file");
         for (content, mode) in [("old", 0o755), ("new", 0o600)] {
-            write(&path, content.as_bytes(), Access::own(mode)).unwrap();
+            write(&path, content.as_bytes(), &Access::own(mode)).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
-            assert_eq!(Access::of(&path), Some(Access::own(mode)));
+            assert!(Access::of(&path).unwrap().is_like(&Access::own(mode)));
         }
         assert_eq!(fs::read_dir(node.path()).unwrap().count(), 1);
     }
@@ -183,9 +175,35 @@ mod tests {
         fs::create_dir(node.path().join("far")).unwrap();
         fs::write(&real, "old").unwrap();
         std::os::unix::fs::symlink("far/real", &link).unwrap();
-        write(&link, b"new", Access::own(0o644)).unwrap();
+        write(&link, b"new", &Access::own(0o644)).unwrap();
         assert!(link.is_symlink());
         assert_eq!(fs::read(&real).unwrap(), b"new");
+    }
+
+    #[test]
+    fn file_with_two_names_keeps_both() {
+        let node = tempfile::tempdir().unwrap();
+        let (path, other) = (node.path().join("a.conflist"), node.path().join("other"));
+        fs::write(&path, "{\"a\": 1}").unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        for content in ["{\"a\": 1, \"b\": 2}", "{}", ""] {
+            write(&path, content.as_bytes(), &Access::own(0o644)).unwrap();
+            assert_eq!(fs::read_to_string(&other).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn new_content_keeps_extended_attributes() {
+        use rustix::fs::{XattrFlags, getxattr, setxattr};
+        let node = tempfile::tempdir().unwrap();
+        let path = node.path().join("a.conflist");
+        fs::write(&path, "old").unwrap();
+        setxattr(&path, "user.label", b"cni_conf_t", XattrFlags::empty()).unwrap();
+        write(&path, b"new", &Access::of(&path).unwrap()).unwrap();
+        let mut value = [0; 32];
+        let length = getxattr(&path, "user.label", &mut value).unwrap();
+        assert_eq!(&value[..length], b"cni_conf_t");
+        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

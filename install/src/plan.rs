@@ -1,16 +1,26 @@
 //! What has to become of the configuration directory. Nothing here touches it.
 //!
-//! A run looks at the directory as it is, takes Sluice out of it in thought ([`pristine`]), puts
-//! Sluice in as wanted ([`target`]) and carries out what the two differ in ([`steps`]). Hence it
-//! does not matter in what state an earlier run, or anybody else, has left the directory.
+//! A run computes the directory without Sluice ([`pristine`]), puts Sluice in as wanted
+//! ([`target`]), and applies what the two differ in ([`steps`]). Hence it does not matter in what
+//! state an earlier run, or another program, has left the directory.
+//!
+//! | the runtime uses | the entry goes |
+//! |---|---|
+//! | a list | behind its last plugin |
+//! | a list whose plugins are in a folder | into a file of the folder that sorts last |
+//! | a single plugin, `X.conf` | into the list `X-sluice.conflist`, which sorts before it; `X.conf` stays, because others look for it |
+//! | Multus with the networks to which it delegates | behind the last plugin of the first of them: Multus would take a list beside its own file for a network, and call itself |
+//!
+//! In the mode `own` a copy of the first candidate, [`OWN`], carries the entry, except beside Multus.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    choice::{self, Files},
+    choice::{self, Files, Plugins},
     cli::Mode,
     conflist,
     entry::Entry,
@@ -18,8 +28,14 @@ use crate::{
 
 /// Sluice's own configuration. It sorts before everything that is in use.
 pub(crate) const OWN: &str = "00-00-sluice.conflist";
-/// Ends the name of a file that was moved aside; no runtime looks at it.
-const ASIDE: &str = ".sluice";
+/// Ends the names of the lists that Sluice derives from others' files.
+const DERIVED: &str = "-sluice.conflist";
+/// The entry's file in a folder of plugins. It sorts behind the others.
+const IN_FOLDER: &str = "/~sluice-cni.conf";
+/// Multus' plugins: the one that does everything, and the one that calls a daemon.
+const MULTUS: [&str; 2] = ["multus", "multus-shim"];
+/// Keys with which Multus names files.
+const FILE_KEYS: [&str; 2] = ["clusterNetwork", "readinessindicatorfile"];
 
 #[derive(Debug, Error)]
 pub(crate) enum Error {
@@ -47,7 +63,6 @@ pub(crate) struct Change {
 pub(crate) enum Step {
     // In the order in which they are taken: at no moment is there no configuration.
     Write { name: String, text: String },
-    Move { name: String, to: String },
     Remove { name: String },
 }
 
@@ -60,108 +75,221 @@ pub(crate) fn pristine(current: &Files, changes: &[Change]) -> Files {
     let names: BTreeSet<&String> = current.keys().chain(touched).collect();
     let undone = |name: &String| Some((name.clone(), undo(name, current, changes)?));
     let mut files: Files = names.into_iter().filter_map(undone).collect();
-    files.remove(OWN);
-    keep_superseded(&mut files, current, changes);
-    unwrap_forgotten(&mut files);
+    let derived: Vec<String> = (current.keys())
+        .filter(|name| is_derived(name, current, changes))
+        .cloned()
+        .collect();
+    for name in &derived {
+        files.remove(name);
+    }
+    for name in derived {
+        forget(&name, &mut files, &current[&name]);
+    }
     files
+}
+
+/// Where Multus names a file that Sluice made, it gets the name of the one that this was made from;
+/// if there is none, the file stays, without the entry.
+fn forget(name: &str, files: &mut Files, text: &str) {
+    let naming: Vec<String> = (files.iter())
+        .filter(|(_, text)| {
+            FILE_KEYS
+                .iter()
+                .any(|key| conflist::names_file(text, key, name))
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    match source(name, files) {
+        _ if naming.is_empty() => {}
+        None => drop(files.insert(name.to_owned(), conflist::without_entry(text))),
+        Some(source) => {
+            for file in naming {
+                let rename = |text: String, key: &&str| {
+                    conflist::with_file(&text, key, (name, &source)).unwrap_or(text)
+                };
+                let text = files.get(&file).cloned().unwrap_or_default();
+                files.insert(file, FILE_KEYS.iter().fold(text, rename));
+            }
+        }
+    }
+}
+
+/// The file that one of Sluice's was made from.
+fn source(name: &str, files: &Files) -> Option<String> {
+    if name != OWN {
+        let stem = name.strip_suffix(DERIVED)?;
+        let singles = [".conf", ".json"].map(|extension| format!("{stem}{extension}"));
+        return singles
+            .into_iter()
+            .find(|single| files.contains_key(single));
+    }
+    let without_multus = files.iter().filter(|(_, text)| !calls_multus(text));
+    let rest: Files = without_multus
+        .map(|(name, text)| (name.clone(), text.clone()))
+        .collect();
+    choice::choose(&rest, &Plugins::new())
+        .first()
+        .map(str::to_owned)
 }
 
 fn undo(name: &str, current: &Files, changes: &[Change]) -> Option<String> {
     let now = current.get(name);
-    let ours = |change: &&Change| {
-        // One that neither is there nor stands aside was removed by others.
-        let removed = change.after.is_none() && !current.contains_key(&aside(name));
-        change.name == name && change.after.as_ref() == now && !removed
-    };
+    let ours = |change: &&Change| change.name == name && change.after.as_ref() == now;
     match changes.iter().find(ours) {
         Some(change) => change.before.clone(),
         None => now.map(|text| conflist::without_entry(text)),
     }
 }
 
-/// A list that replaced a `.conf` and that somebody has edited stays in force: the `.conf`, which
-/// would be chosen before it, stays aside.
-fn keep_superseded(files: &mut Files, current: &Files, changes: &[Change]) {
-    for Change { name, after, .. } in changes {
-        if after.is_none() && !current.contains_key(name) && files.contains_key(&wrapped(name)) {
-            let text = files.remove(name);
-            files.extend(text.map(|text| (aside(name), text)));
-        }
+/// Whether Sluice made the file: its own copy, a list that the journal knows and that others have
+/// not made their own, or one that holds what a single plugin's file holds.
+fn is_derived(name: &str, files: &Files, changes: &[Change]) -> bool {
+    if name == OWN || name.ends_with(IN_FOLDER) {
+        return true;
+    }
+    let Some(stem) = name.strip_suffix(DERIVED) else {
+        return false;
+    };
+    let singles: Vec<(String, &String)> = [".conf", ".json"]
+        .map(|extension| format!("{stem}{extension}"))
+        .into_iter()
+        .filter_map(|single| Some((single.clone(), files.get(&single)?)))
+        .collect();
+    let text = conflist::without_entry(&files[name]);
+    let made = |change: &&Change| change.name == name && change.before.is_none();
+    match changes.iter().find(made) {
+        Some(change) => change.after.as_ref() == Some(&files[name]) || !singles.is_empty(),
+        None => (singles.iter())
+            .any(|(single, plugin)| conflist::wrap(plugin, single).is_ok_and(|list| list == text)),
     }
 }
 
-/// A list that says no more than a `.conf` was made of it, even if the journal is lost.
-fn unwrap_forgotten(files: &mut Files) {
-    let lists = files
-        .keys()
-        .filter_map(|name| name.strip_suffix(".conflist"));
-    for conf in lists.map(str::to_owned).collect::<Vec<_>>() {
-        let aside = aside(&conf);
-        let Some(text) = files.get(&conf).or_else(|| files.get(&aside)).cloned() else {
-            continue;
-        };
-        if conflist::wrap(&text).ok().as_ref() == files.get(&wrapped(&conf)) {
-            files.remove(&wrapped(&conf));
-            files.remove(&aside);
-            files.insert(conf, text);
-        }
-    }
+/// Whether one of the files calls Multus.
+pub(crate) fn has_multus(files: &Files) -> bool {
+    let mut configured = files.iter().filter(|(name, _)| !name.contains('/'));
+    configured.any(|(_, text)| calls_multus(text))
 }
 
-/// The directory with Sluice in it: its entry in the primary network's list.
+fn calls_multus(text: &str) -> bool {
+    conflist::kinds(text)
+        .iter()
+        .any(|kind| MULTUS.contains(&&**kind))
+}
+
+/// The files that Sluice made and that others have added plugins to, which go with them.
+pub(crate) fn with_foreign_plugins(current: &Files, pristine: &Files) -> Vec<(String, String)> {
+    let gone = current
+        .iter()
+        .filter(|(name, _)| !pristine.contains_key(*name));
+    let foreign = gone.map(|(name, text)| (name, conflist::behind_entry(text)));
+    (foreign.filter(|(_, plugins)| !plugins.is_empty()))
+        .map(|(name, plugins)| {
+            let kinds = plugins.iter().flat_map(|text| conflist::kinds(text));
+            (name.clone(), kinds.collect::<Vec<_>>().join(", "))
+        })
+        .collect()
+}
+
+/// The directory with Sluice in it: its entry in every file that a runtime may use.
 pub(crate) fn target(
     pristine: &Files,
     current: &Files,
+    plugins: &Plugins,
     mode: Mode,
     entry: &Entry,
 ) -> Result<Files, Error> {
     let mut files = pristine.clone();
-    let Some(primary) = choice::choose(pristine).chosen else {
-        return Ok(files);
-    };
-    let failed = |source| Error::Conflist {
-        name: primary.to_owned(),
-        source,
-    };
-    let text = &pristine[primary];
-    let is_list = choice::is_list(primary);
-    let list = if is_list {
-        text.clone()
+    let candidates = choice::choose(pristine, plugins).candidates;
+    let mode = if has_multus(pristine) {
+        Mode::Chained
     } else {
-        conflist::wrap(text).map_err(failed)?
+        mode
     };
-    let name = match (mode, is_list) {
-        (Mode::Own, _) => OWN.to_owned(),
-        (Mode::Chained, true) => primary.to_owned(),
-        (Mode::Chained, false) => wrapped(primary),
-    };
-    // An entry that is in place keeps what else it says.
-    let in_place = |now: &&String| conflist::without_entry(now) == list;
-    let base = current.get(&name).filter(in_place).unwrap_or(&list);
-    let chained = conflist::with_entry(base, entry).map_err(failed)?;
-    if mode == Mode::Chained && is_list {
-        files.insert(name, chained);
-        return Ok(files);
+    for (index, primary) in candidates.into_iter().enumerate() {
+        let mode = if index == 0 { mode } else { Mode::Chained };
+        let failed = |source| Error::Conflist {
+            name: primary.to_owned(),
+            source,
+        };
+        let text = &pristine[primary];
+        let place = place(primary, text, mode).map_err(failed)?;
+        let (name, text) = match place {
+            Place::Own(list, name) => {
+                if pristine.contains_key(&name) {
+                    return Err(Error::Occupied { name });
+                }
+                let derived = derive(&list, current.get(&name), entry);
+                (name, derived.map_err(failed)?)
+            }
+            Place::Theirs(edit) => {
+                // An entry that is in place keeps what else it says.
+                let in_place = |now: &&String| conflist::without_entry(now) == *text;
+                let base = current.get(primary).filter(in_place).unwrap_or(text);
+                (primary.to_owned(), edit(base, entry).map_err(failed)?)
+            }
+            Place::Folder(name) => {
+                let present = current
+                    .get(&name)
+                    .and_then(|text| serde_json::from_str(text).ok());
+                let object =
+                    present.map_or_else(|| entry.fresh(), |present| entry.update(&present));
+                (name, Value::Object(object).to_string() + "\n")
+            }
+        };
+        files.insert(name, text);
     }
-    occupy(&mut files, name, chained)?;
-    if mode == Mode::Chained {
-        files.remove(primary);
-        occupy(&mut files, aside(primary), text.clone())?;
-    }
-    match choice::choose(&files).chosen {
-        Some(first) if mode == Mode::Own && first != OWN => Err(Error::Outranked {
-            first: first.to_owned(),
-        }),
+    let first = choice::choose(&files, plugins).first().map(str::to_owned);
+    match first {
+        Some(first) if files.contains_key(OWN) && first != OWN => Err(Error::Outranked { first }),
         _ => Ok(files),
     }
 }
 
-fn occupy(files: &mut Files, name: String, text: String) -> Result<(), Error> {
-    if files.contains_key(&name) {
-        return Err(Error::Occupied { name });
+/// Puts the entry into a text.
+type Edit = fn(&str, &Entry) -> Result<String, conflist::Error>;
+
+/// Where the entry goes.
+enum Place {
+    /// Into a list of Sluice's: what it holds beside the entry, and its name.
+    Own(String, String),
+    /// Into the text of others.
+    Theirs(Edit),
+    /// Into a file of its own, beside the plugins of a folder.
+    Folder(String),
+}
+
+fn place(primary: &str, text: &str, mode: Mode) -> Result<Place, conflist::Error> {
+    if conflist::is_delegating(text) {
+        return Ok(Place::Theirs(conflist::with_delegated_entry));
     }
-    files.insert(name, text);
-    Ok(())
+    let is_list = choice::is_list(primary);
+    if is_list && conflist::kinds(text).is_empty() {
+        let network = conflist::name(text).unwrap_or_default();
+        return Ok(Place::Folder(network + IN_FOLDER));
+    }
+    Ok(match (mode, is_list) {
+        (Mode::Chained, true) => Place::Theirs(conflist::with_entry),
+        (Mode::Own, true) => Place::Own(text.to_owned(), OWN.to_owned()),
+        (Mode::Own, false) => Place::Own(conflist::wrap(text, primary)?, OWN.to_owned()),
+        (Mode::Chained, false) => Place::Own(conflist::wrap(text, primary)?, derived(primary)),
+    })
+}
+
+/// A list of Sluice's own. Its entry keeps what else it says, and plugins that others have put
+/// behind it stay.
+fn derive(list: &str, current: Option<&String>, entry: &Entry) -> Result<String, conflist::Error> {
+    let mut text = list.to_owned();
+    let current = current.map(String::as_str).unwrap_or_default();
+    if let Some(present) = conflist::entry(current) {
+        text = conflist::append(&text, &Value::Object(present).to_string())?;
+    }
+    text = conflist::with_entry(&text, entry)?;
+    if conflist::entry(current).is_some() {
+        for plugin in conflist::behind_entry(current) {
+            text = conflist::append(&text, &plugin)?;
+        }
+    }
+    Ok(text)
 }
 
 /// What differs between two states of the directory.
@@ -178,63 +306,30 @@ pub(crate) fn changes(before: &Files, after: &Files) -> Vec<Change> {
 
 /// How to get from one state of the directory to another.
 pub(crate) fn steps(before: &Files, after: &Files) -> Vec<Step> {
-    let changes = changes(before, after);
-    let appearing: BTreeMap<&str, &str> = changes
-        .iter()
-        .filter_map(|change| Some((&*change.name, change.after.as_deref()?)))
-        .collect();
-    let mut moved = BTreeSet::new();
-    let mut steps = Vec::new();
-    for Change {
-        name,
-        before,
-        after,
-    } in &changes
-    {
-        let (Some(text), None) = (before, after) else {
-            continue;
-        };
-        let to = counterpart(name);
-        if appearing.get(&*to) == Some(&&**text) {
-            moved.insert(to.clone());
-            steps.push(Step::Move {
-                name: name.clone(),
-                to,
-            });
-        } else {
-            steps.push(Step::Remove { name: name.clone() });
-        }
-    }
-    for (name, text) in appearing {
-        if !moved.contains(name) {
-            steps.push(Step::Write {
-                name: name.to_owned(),
-                text: text.to_owned(),
-            });
-        }
-    }
+    let step = |Change { name, after, .. }: Change| match after {
+        Some(text) => Step::Write { name, text },
+        None => Step::Remove { name },
+    };
+    let mut steps: Vec<Step> = changes(before, after).into_iter().map(step).collect();
     steps.sort();
     steps
 }
 
-/// The list that replaces a `.conf`. It sorts where the `.conf` did.
-fn wrapped(conf: &str) -> String {
-    format!("{conf}.conflist")
+/// The list that goes before a single plugin's file: `-` sorts before the dot of the extension, and
+/// nothing that is in use stands between the two.
+fn derived(single: &str) -> String {
+    let stem = single.rsplit_once('.').map_or(single, |(stem, _)| stem);
+    format!("{stem}{DERIVED}")
 }
 
-fn aside(name: &str) -> String {
-    format!("{name}{ASIDE}")
-}
-
-/// Whether the name is that of a file that was moved aside.
-pub(crate) fn is_aside(name: &str) -> bool {
-    name.ends_with(ASIDE)
-}
-
-/// Where a file is moved to when it is put aside, or back.
-pub(crate) fn counterpart(name: &str) -> String {
-    name.strip_suffix(ASIDE)
-        .map_or_else(|| aside(name), str::to_owned)
+/// The entry that a runtime would run if it used this file.
+pub(crate) fn entry(name: &str, files: &Files) -> Option<serde_json::Map<String, Value>> {
+    let text = files.get(name)?;
+    let in_folder = || {
+        let network = conflist::name(text)? + IN_FOLDER;
+        serde_json::from_str(files.get(&network)?).ok()
+    };
+    conflist::entry(text).or_else(|| in_folder().filter(|_| conflist::kinds(text).is_empty()))
 }
 
 #[cfg(test)]

@@ -35,9 +35,10 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// When to try again what failed, if nothing happens before.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Installs, then mends until SIGTERM or SIGINT.
+/// Installs, then mends until SIGTERM or SIGINT. SIGHUP is a reason to look; SIGUSR1 and SIGUSR2 are
+/// none.
 pub(crate) fn run(places: &Places, wanted: &Wanted) -> Result<()> {
-    let ended = ending()?;
+    let signals = signals()?;
     let events = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     let mut watch = Watch::new(places, wanted);
     watch.install()?;
@@ -50,7 +51,7 @@ pub(crate) fn run(places: &Places, wanted: &Wanted) -> Result<()> {
             due = Some(watch.throttle.next(Instant::now()));
         }
         let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
-        match wait(&ended, &events, timeout)? {
+        match wait(&signals, &events, timeout)? {
             Event::End => {
                 info!("ended");
                 return Ok(());
@@ -64,9 +65,15 @@ pub(crate) fn run(places: &Places, wanted: &Wanted) -> Result<()> {
     }
 }
 
-/// SIGTERM and SIGINT, as something to be waited for.
-fn ending() -> Result<SignalFd> {
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+/// The signals, as something to be waited for.
+fn signals() -> Result<SignalFd> {
+    let signals = SigSet::from_iter([
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ]);
     signals.thread_block()?;
     Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?)
 }
@@ -77,20 +84,20 @@ enum Event {
     Due,
 }
 
-fn wait(ended: &SignalFd, events: &Inotify, timeout: Option<Duration>) -> Result<Event> {
+fn wait(signals: &SignalFd, events: &Inotify, timeout: Option<Duration>) -> Result<Event> {
     let timeout = match timeout {
         // Rounded up, so as not to wake just before the time.
         Some(timeout) => PollTimeout::try_from(timeout + Duration::from_millis(1))?,
         None => PollTimeout::NONE,
     };
     let mut sources = [
-        PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+        PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         PollFd::new(events.as_fd(), PollFlags::POLLIN),
     ];
     poll(&mut sources, timeout)?;
-    let [is_ended, is_changed] = sources.map(|source| source.any().unwrap_or(false));
-    if is_ended {
-        return Ok(Event::End);
+    let [is_signalled, is_changed] = sources.map(|source| source.any().unwrap_or(false));
+    if is_signalled {
+        return signalled(signals);
     }
     if !is_changed {
         return Ok(Event::Due);
@@ -98,6 +105,23 @@ fn wait(ended: &SignalFd, events: &Inotify, timeout: Option<Duration>) -> Result
     match events.read_events() {
         Ok(_) | Err(Errno::EAGAIN) => Ok(Event::Change),
         Err(error) => Err(error).context("cannot read what happened in the directories"),
+    }
+}
+
+fn signalled(signals: &SignalFd) -> Result<Event> {
+    let number = signals.read_signal()?.map(|signal| signal.ssi_signo);
+    let signal = number.and_then(|number| Signal::try_from(i32::try_from(number).ok()?).ok());
+    match signal {
+        Some(Signal::SIGTERM | Signal::SIGINT) => Ok(Event::End),
+        Some(Signal::SIGHUP) => {
+            info!("SIGHUP: looking at everything again");
+            Ok(Event::Change)
+        }
+        Some(signal) => {
+            info!("{signal} has no meaning here and is ignored");
+            Ok(Event::Change)
+        }
+        None => Ok(Event::Change),
     }
 }
 
@@ -158,7 +182,11 @@ impl<'a> Watch<'a> {
         let mut installation = Installation::open(self.places)?;
         match installation.phase() {
             Some(Phase::Installed) => Ok(installation.install(self.wanted)?),
-            Some(Phase::Removing) | None => Ok(uninstalled()),
+            Some(Phase::Removing) => Ok(uninstalled()),
+            None => {
+                installation.abandon();
+                Ok(uninstalled())
+            }
         }
     }
 

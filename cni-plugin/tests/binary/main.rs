@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, a surprise is a failure")]
 
+mod ends;
 mod node;
 
 use std::{
+    io::Write as _,
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
@@ -13,7 +15,9 @@ use std::{
 use node::{Daemon, Node, prev_result};
 use serde_json::{Value, json};
 
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const VERSIONS: [&str; 7] = [
+    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
+];
 
 #[test]
 fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
@@ -60,7 +64,7 @@ fn text_with(node: &Node, prev_result: &str) -> String {
 
 #[test]
 fn of_a_key_that_comes_twice_the_last_one_counts() {
-    let last = r#"{ "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
+    let last = r#"{ "cniVersion": "1.0.0", "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
     let node = Node::admitting();
     let twice = format!(r#"{{}},"prevResult": {last}"#);
     let conf = text_with(&node, &twice);
@@ -108,25 +112,96 @@ fn every_verb_is_there_from_its_version_on() {
 }
 
 #[test]
-fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
-    for version in VERSIONS {
-        let node = Node::retiring();
-        let conf = node.conf(version);
-        let outcome = node.run("DEL", &conf);
-        outcome.succeeds_with(&Value::Null);
-        assert_eq!(outcome.request.unwrap().0, "POST /v1/retire HTTP/1.1");
-
-        let node = Node::without_daemon();
-        let mut conf = node.conf(version);
-        conf.as_object_mut().unwrap().remove("prevResult");
-        let outcome = node.run_with("DEL", &conf, &[("CNI_NETNS", ""), ("CNI_ARGS", "")]);
-        outcome.succeeds_with(&Value::Null);
-        assert!(
-            outcome.stderr.contains("without the daemon"),
-            "{}",
-            outcome.stderr
+fn configuration_without_a_version_speaks_the_oldest() {
+    for version in [Value::Null, json!("")] {
+        let node = Node::admitting();
+        let mut conf = node.conf("0.1.0");
+        match &version {
+            Value::Null => drop(conf.as_object_mut().unwrap().remove("cniVersion")),
+            empty => conf["cniVersion"] = empty.clone(),
+        }
+        let outcome = node.run("ADD", &conf);
+        outcome.succeeds_with(&prev_result("0.1.0"));
+        let addresses = &outcome.request.unwrap().1["addresses"];
+        assert_eq!(
+            addresses[1],
+            json!({"ip": "fd00:1::5", "interface": "eth0"})
         );
     }
+}
+
+#[test]
+fn add_fails_if_its_result_cannot_be_written() {
+    for is_full in [true, false] {
+        let node = Node::admitting();
+        let conf = node.conf("1.0.0").to_string();
+        let mut command = Node::command("ADD");
+        if is_full {
+            command.stdout(std::fs::File::create("/dev/full").unwrap());
+        }
+        let mut plugin = command.spawn().unwrap();
+        drop(plugin.stdout.take());
+        let mut stdin = plugin.stdin.take().unwrap();
+        stdin.write_all(conf.as_bytes()).unwrap();
+        drop(stdin);
+        let output = plugin.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("standard output"), "{said}");
+    }
+}
+
+#[test]
+fn input_that_never_ends_is_given_up_after_the_deadline() {
+    let started = Instant::now();
+    let mut plugin = Node::command("ADD").spawn().unwrap();
+    let mut stdin = plugin.stdin.take().unwrap();
+    stdin.write_all(b"{").unwrap();
+    assert!(!plugin.wait().unwrap().success());
+    let elapsed = started.elapsed();
+    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
+    drop(stdin);
+}
+
+#[test]
+fn version_answers_an_empty_input() {
+    for text in ["", " \n"] {
+        let outcome = Node::without_daemon().run_text("VERSION", text, &[]);
+        outcome.succeeds_with(&json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS}));
+    }
+}
+
+#[test]
+fn result_of_another_form_is_refused() {
+    let node = Node::admitting();
+    let mut conf = node.conf("0.4.0");
+    conf["prevResult"] = prev_result("1.0.0");
+    let outcome = node.run("ADD", &conf);
+    outcome.fails_with(7, "prevResult.cniVersion");
+    assert_eq!(outcome.request, None);
+
+    let node = Node::admitting();
+    let mut conf = node.conf("1.1.0");
+    conf["prevResult"]
+        .as_object_mut()
+        .unwrap()
+        .remove("cniVersion");
+    let outcome = node.run("ADD", &conf);
+    assert_eq!(outcome.stdout["cniVersion"], "1.1.0");
+}
+
+#[test]
+fn check_reports_what_the_runtime_knows() {
+    let node = Node::with(Daemon::Answers(204, Value::Null));
+    let conf = node.conf("1.0.0");
+    let (line, body) = node.run("CHECK", &conf).request.unwrap();
+    assert_eq!(line, "POST /v1/check HTTP/1.1");
+    assert_eq!(body["netns"], "/run/netns/pod");
+    assert_eq!(body["addresses"][0]["ip"], "10.1.0.5");
+    assert_eq!(
+        body["annotations"],
+        json!({"sidecar.istio.io/status": "{}"})
+    );
 }
 
 #[test]
@@ -158,28 +233,6 @@ fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
 }
 
 #[test]
-fn gc_collects_nothing_when_it_is_given_no_list() {
-    let node = Node::retiring();
-    let conf = node.conf("1.1.0");
-    let outcome = node.run("GC", &conf);
-    outcome.succeeds_with(&Value::Null);
-    assert_eq!(outcome.request, None);
-}
-
-#[test]
-fn gc_hands_the_list_over() {
-    let node = Node::retiring();
-    let mut conf = node.conf("1.1.0");
-    conf["cni.dev/valid-attachments"] = json!([{"containerID": "c1", "ifname": "eth0"}]);
-    let (line, body) = node.run("GC", &conf).request.unwrap();
-    assert_eq!(line, "POST /v1/gc HTTP/1.1");
-    assert_eq!(
-        body,
-        json!({"network": "pods", "valid": [{"container_id": "c1", "ifname": "eth0"}]})
-    );
-}
-
-#[test]
 fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
     let node = Node::without_daemon();
     let conf = node.conf("1.1.0");
@@ -190,6 +243,17 @@ fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
     ];
     node.run_with("STATUS", &conf, &nothing)
         .fails_with(50, "daemon.sock");
+}
+
+#[test]
+fn status_of_a_damaged_data_path_warns_of_running_pods() {
+    let status = json!({
+        "version": "0", "abi": 1, "ready": false, "programs": [], "meshed_pods": 0,
+        "unmeshed_pods": 0, "problems": ["hooks of the cgroup are missing: connect4"],
+    });
+    let node = Node::with(Daemon::Answers(200, status));
+    let conf = node.conf("1.1.0");
+    node.run("STATUS", &conf).fails_with(51, "connect4");
 }
 
 #[test]
@@ -294,7 +358,12 @@ fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
         assert_eq!(outcome.request, None);
     }
     let rows: [(&str, Value, u64, &str); 6] = [
-        ("sokcet", json!("/run/x"), 2, "sokcet"),
+        (
+            "sokcet",
+            json!("/run/x"),
+            2,
+            "'sokcet' with the value \\\"/run/x\\\"",
+        ),
         ("timeoutSeconds", json!("five"), 7, "timeoutSeconds"),
         ("prevResult", Value::Null, 7, "after the main plugin"),
         (
@@ -323,7 +392,7 @@ fn a_person_who_runs_it_is_told_what_it_is() {
         .output()
         .unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.3.0"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.1.0"));
 }
 
 /// What text from outside is tried with.
@@ -379,16 +448,20 @@ fn error_objects_quote_hostile_text_in_one_line() {
 
 #[test]
 fn deletion_marker_is_not_put_into_a_directory_of_others() {
-    let mut node = Node::without_daemon();
+    let node = Node::without_daemon();
     let conf = node.conf("1.1.0");
     let directory = node.socket().with_file_name("retired");
     std::fs::create_dir(&directory).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&directory, open).unwrap();
-    let held = node.keep();
+    let held = node.directory();
     let outcome = node.run("DEL", &conf);
     assert!(outcome.succeeded, "{}", outcome.text);
     assert!(outcome.stderr.contains("mode 0777"), "{}", outcome.stderr);
-    assert_eq!(std::fs::read_dir(held.join("retired")).unwrap().count(), 0);
-    std::fs::remove_dir_all(held).unwrap();
+    assert_eq!(
+        std::fs::read_dir(held.path().join("retired"))
+            .unwrap()
+            .count(),
+        0
+    );
 }

@@ -5,6 +5,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    rc::Rc,
     thread::{self, JoinHandle},
 };
 
@@ -23,7 +24,7 @@ pub(super) enum Daemon {
 
 /// The plugin's surroundings.
 pub(super) struct Node {
-    directory: TempDir,
+    directory: Rc<TempDir>,
     served: Option<JoinHandle<Option<(String, Value)>>>,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct Outcome {
 impl Node {
     pub(super) fn without_daemon() -> Self {
         Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory: Rc::new(tempfile::tempdir().unwrap()),
             served: None,
         }
     }
@@ -66,10 +67,9 @@ impl Node {
         self.directory.path().join("daemon.sock")
     }
 
-    /// Leaves its directory to the caller, who removes it.
-    pub(super) fn keep(&mut self) -> PathBuf {
-        self.directory.disable_cleanup(true);
-        self.directory.path().into()
+    /// The directory of the daemon's socket, which is removed with the last reference.
+    pub(super) fn directory(&self) -> Rc<TempDir> {
+        Rc::clone(&self.directory)
     }
 
     /// A configuration with everything that a runtime puts into one.
@@ -99,9 +99,10 @@ impl Node {
         self.run_text(verb, &conf.to_string(), environment)
     }
 
-    pub(super) fn run_text(self, verb: &str, conf: &str, environment: &[(&str, &str)]) -> Outcome {
-        let socket = self.socket();
-        let mut plugin = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
+    /// The plugin as a runtime starts it.
+    pub(super) fn command(verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-cni"));
+        command
             .env_clear()
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", "c0ffee")
@@ -112,10 +113,16 @@ impl Node {
                 "IgnoreUnknown=1;K8S_POD_NAME=cart;K8S_POD_NAMESPACE=shop",
             )
             .env("CNI_PATH", "/opt/cni/bin")
-            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(super) fn run_text(self, verb: &str, conf: &str, environment: &[(&str, &str)]) -> Outcome {
+        let socket = self.socket();
+        let mut plugin = Self::command(verb)
+            .envs(environment.iter().copied())
             .spawn()
             .unwrap();
         let mut stdin = plugin.stdin.take().unwrap();
@@ -157,6 +164,16 @@ impl Outcome {
         assert!(self.succeeded, "{} {}", self.stdout, self.stderr);
         assert_eq!(self.stdout, *stdout);
     }
+}
+
+/// The attachments of which the daemon will read that they are gone.
+pub(super) fn pending_deletions(directory: &TempDir) -> Vec<Value> {
+    let directory = daemon_api::tombstones(&directory.path().join("daemon.sock"));
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let read = |file: std::fs::DirEntry| std::fs::read(file.path()).unwrap();
+    files
+        .map(|file| serde_json::from_slice(&read(file)).unwrap())
+        .collect()
 }
 
 fn serve(listener: &UnixListener, daemon: Daemon) -> Option<(String, Value)> {
@@ -202,10 +219,10 @@ fn serve(listener: &UnixListener, daemon: Daemon) -> Option<(String, Value)> {
 /// A result in the form of a version, with keys that no version knows.
 pub(super) fn prev_result(version: &str) -> Value {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let form = if version < "1.0.0" {
-        "result-0.x.json"
-    } else {
-        "result-1.x.json"
+    let form = match version {
+        "0.1.0" | "0.2.0" => "result-0.1.json",
+        "0.3.0" | "0.3.1" | "0.4.0" => "result-0.x.json",
+        _ => "result-1.x.json",
     };
     let mut result: Value =
         serde_json::from_str(&std::fs::read_to_string(golden.join(form)).unwrap()).unwrap();

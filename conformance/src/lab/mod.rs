@@ -243,6 +243,11 @@ impl Lab {
         self.network.del(&self.node, sandbox)
     }
 
+    /// What libcni keeps of the Pods.
+    pub(crate) fn cached(&self) -> Vec<String> {
+        self.network.cached()
+    }
+
     /// A place in one of the lab's namespaces; without one, on its node.
     pub(crate) fn within<'a>(&'a self, netns: Option<&'a Netns>) -> Place<'a> {
         Place {

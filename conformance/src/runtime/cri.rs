@@ -54,6 +54,16 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
     ]
 }
 
+/// Makes a Pod, lets something happen, and removes the Pod.
+pub(super) fn across(containerd: &Containerd, between: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut cri = Cri::connect(containerd)?;
+    let sandbox = cri.start("across", meshed())?;
+    let done = between();
+    cri.stop(&sandbox.id)?;
+    cri.remove(&sandbox.id)?;
+    done
+}
+
 impl Cri {
     fn connect(containerd: &Containerd) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;

@@ -4,6 +4,7 @@ mod containerd;
 mod cri;
 mod ctr;
 mod podman;
+mod uninstall;
 
 use std::{
     collections::BTreeMap,
@@ -79,7 +80,10 @@ impl Options {
         });
         let left = lab.remove();
         let mut good = left.is_empty();
-        for (name, outcome) in outcomes? {
+        let across = step("an uninstall while containers run", || {
+            uninstall::run(&self.binaries, &interrupt)
+        });
+        for (name, outcome) in outcomes?.into_iter().chain(across?) {
             good &= outcome.is_ok();
             match outcome {
                 Ok(()) => println!("✓ {name}"),

@@ -19,14 +19,12 @@ pub(super) fn run(node: &Node<'_>, image: &Path) -> Outcomes {
             refused(started, &["annotations"]),
         ),
         (name("nothing of it is left"), node.forgotten()),
-        (
-            name("its state can be reset"),
-            podman(node, &["rm", "--all", "--force"]).map(drop),
-        ),
+        (name("its state can be reset"), remove_all(node)),
     ]
 }
 
-fn load(node: &Node<'_>, image: &Path) -> Result<()> {
+/// Brings the image.
+pub(super) fn load(node: &Node<'_>, image: &Path) -> Result<()> {
     let home = node.lab.file("podman");
     fs::create_dir(&home)?;
     fs::write(home.join("containers.conf"), configuration(node, &home))?;
@@ -34,12 +32,18 @@ fn load(node: &Node<'_>, image: &Path) -> Result<()> {
     podman(node, &["load", "--input", &image]).map(drop)
 }
 
-fn start(node: &Node<'_>) -> Result<String> {
+/// Starts a container.
+pub(super) fn start(node: &Node<'_>) -> Result<String> {
     podman(
         node,
         &[
             "run",
             "--detach",
+            // podman's own are higher than what a machine may allow without CAP_SYS_RESOURCE.
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=1024:1024",
             "--name",
             "lonely",
             "--network",
@@ -47,6 +51,11 @@ fn start(node: &Node<'_>) -> Result<String> {
             IMAGE,
         ],
     )
+}
+
+/// Ends and removes every container.
+pub(super) fn remove_all(node: &Node<'_>) -> Result<()> {
+    podman(node, &["rm", "--all", "--force", "--time", "0"]).map(drop)
 }
 
 fn podman(node: &Node<'_>, arguments: &[&str]) -> Result<String> {

@@ -4,6 +4,22 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::{
+    choice::{Files, Plugins},
+    fitness::{self, Doubt},
+};
+
+fn check_list(text: &str) -> Result<Option<Doubt>, Error> {
+    fitness::of_list(
+        text,
+        &Files::new(),
+        &Plugins::from(["a".to_owned(), "bridge".to_owned()]),
+    )
+}
+
+fn check_single(text: &str) -> Result<Option<Doubt>, Error> {
+    fitness::of_single(text, &Plugins::from(["a".to_owned()]))
+}
 
 fn standard() -> Entry {
     Entry::new(Path::new(daemon_api::SOCKET))
@@ -100,12 +116,12 @@ fn a_single_plugin_becomes_a_list_that_says_the_same() {
         "\r\n{\"cniVersion\":\"0.2.0\",\r\n\"type\":\"bridge\",\"name\":\"n\",\"ipam\":{\"a\":[1.0,1e2]}}\r\n",
     ];
     for text in rows {
-        let (single, list) = (parsed(text), parsed(&wrap(text).unwrap()));
+        let (single, list) = (parsed(text), parsed(&wrap(text, "10-x.conf").unwrap()));
         assert_eq!(list["plugins"], json!([single]));
         assert_eq!(list["name"], single["name"]);
         assert_eq!(list.get("cniVersion"), single.get("cniVersion"));
-        assert!(wrap(text).unwrap().contains(text.trim()));
-        check_list(&wrap(text).unwrap()).unwrap();
+        assert!(wrap(text, "10-x.conf").unwrap().contains(text.trim()));
+        check_list(&wrap(text, "10-x.conf").unwrap()).unwrap();
     }
 }
 
@@ -119,7 +135,6 @@ fn a_configuration_is_refused_with_the_reason() {
         ("[]", "not JSON as expected"),
         ("{}", "no 'name'"),
         (r#"{"name":1}"#, "'name' must be a string"),
-        (r#"{"name":""}"#, "not empty"),
         (
             r#"{"name":"n","cniVersion":1}"#,
             "'cniVersion' must be a string",
@@ -138,12 +153,112 @@ fn a_configuration_is_refused_with_the_reason() {
     check_single(r#"{"name":"n","type":"a"}"#).unwrap();
     let singles = [
         (list, "no 'type'"),
-        (r#"{"type":"a"}"#, "no 'name'"),
         (r#"{"name":"n","type":null}"#, "'type' must be"),
     ];
     for (text, part) in singles {
         let error = check_single(text).unwrap_err().to_string();
         assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn doubts_are_named_in_a_list_that_some_runtimes_use() {
+    let rows = [
+        (
+            r#"{"name":"n","plugins":[{"type":"a"},{"type":"gone"}]}"#,
+            "'gone' is not in",
+        ),
+        (
+            r#"{"name":"n","disableCheck":"TRUE","plugins":[{"type":"a"}]}"#,
+            "'disableCheck' is a text",
+        ),
+        (
+            r#"{"name":"n","disableGC":"false","plugins":[{"type":"a"}]}"#,
+            "'disableGC' is a text",
+        ),
+        (r#"{"name":"","plugins":[{"type":"a"}]}"#, "no name"),
+    ];
+    for (text, part) in rows {
+        let doubt = check_list(text).unwrap().unwrap().to_string();
+        assert!(doubt.contains(part), "{text}: {doubt}");
+    }
+    assert_eq!(
+        check_list(r#"{"name":"n","plugins":[{"type":"a"}]}"#).unwrap(),
+        None
+    );
+    assert_eq!(
+        check_single(r#"{"type":"a"}"#).unwrap(),
+        Some(Doubt::NoName)
+    );
+    assert!(check_list(r#"{"name":"n","disableCheck":"x","plugins":[{"type":"a"}]}"#).is_err());
+}
+
+#[test]
+fn delegated_network_gets_the_entry_and_loses_it() {
+    let list = r#"{"name":"n", "plugins":[ {"type":"calico"} ]}"#;
+    let rows = [
+        (
+            format!(r#"{{"type":"multus","delegates":[ {list} , {{"type":"x"}}]}}"#),
+            format!(
+                r#"{{"type":"multus","delegates":[ {} , {{"type":"x"}}]}}"#,
+                list.replace(" ]", &format!(", {ENTRY} ]"))
+            ),
+        ),
+        (
+            r#"{"type":"multus","delegates":[{"cniVersion":"0.3.1","name":"o","type":"ovn"}]}"#
+                .to_owned(),
+            format!(
+                r#"{{"type":"multus","delegates":[{{"cniVersion":"0.3.1","name":"o","plugins":[{{"cniVersion":"0.3.1","name":"o","type":"ovn"}},{ENTRY}]}}]}}"#
+            ),
+        ),
+    ];
+    for (before, after) in &rows {
+        assert!(is_delegating(before));
+        assert_eq!(with_delegated_entry(before, &standard()).unwrap(), *after);
+        assert_eq!(with_delegated_entry(after, &standard()).unwrap(), *after);
+        assert_eq!(entry(after).unwrap(), standard().fresh());
+    }
+    assert_eq!(without_entry(&rows[0].1), rows[0].0);
+    assert!(!without_entry(&rows[1].1).contains("sluice"));
+    // In a list that Multus writes, the entry follows Multus, and one that it copied goes.
+    let nested = format!(
+        r#"{{"name":"m","plugins":[{{"type":"multus","delegates":[{{"plugins":[{{"type":"a"}},{ENTRY}]}}]}}]}}"#
+    );
+    assert!(!is_delegating(&nested));
+    assert_eq!(
+        without_entry(&nested),
+        nested.replace(&format!(",{ENTRY}"), "")
+    );
+}
+
+#[test]
+fn path_in_a_configuration_gets_another_file_name() {
+    let text = r#"{"type":"multus-shim","clusterNetwork" : "/host/net.d/a-sluice.conflist"}"#;
+    assert!(names_file(text, "clusterNetwork", "a-sluice.conflist"));
+    assert!(!names_file(text, "clusterNetwork", "sluice.conflist"));
+    let renamed = with_file(text, "clusterNetwork", ("a-sluice.conflist", "a.conf")).unwrap();
+    assert_eq!(renamed, text.replace("a-sluice.conflist", "a.conf"));
+    let within = format!(r#"{{"plugins":[{text}]}}"#);
+    assert!(
+        with_file(&within, "clusterNetwork", ("a-sluice.conflist", "b"))
+            .unwrap()
+            .contains("net.d/b")
+    );
+}
+
+#[test]
+fn versions_are_those_of_every_libcni() {
+    let rows: [(&str, &[&str]); 4] = [
+        ("{}", &[""]),
+        (r#"{"cniVersion":""}"#, &[""]),
+        (r#"{"cniVersion":"0.4.0"}"#, &["0.4.0"]),
+        (
+            r#"{"cniVersion":"0.4.0","cniVersions":["1.0.0","0.3.1"]}"#,
+            &["0.4.0", "1.0.0", "0.3.1"],
+        ),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(versions(text), expected);
     }
 }
 
@@ -210,7 +325,10 @@ proptest! {
     #[test]
     fn texts_of_any_kind_are_read_or_refused(text in any::<String>()) {
         let _either = check_list(&text).and(check_single(&text));
-        let _either = wrap(&text).and_then(|list| with_entry(&list, &standard()));
+        let _either = with_delegated_entry(&text, &standard());
+        let _either = (versions(&text), all_kinds(&text), behind_entry(&text), is_delegating(&text));
+        let _either = with_file(&text, "clusterNetwork", ("a", "b"));
+        let _either = wrap(&text, "10-x.conf").and_then(|list| with_entry(&list, &standard()));
         prop_assert_eq!(without_entry(&text), text);
     }
 }

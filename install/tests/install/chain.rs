@@ -13,10 +13,10 @@ use std::{
 use crate::host::{Host, built_plugin};
 
 /// A network namespace that lasts as long as this does.
-struct Namespace(Child);
+pub(crate) struct Namespace(Child);
 
 impl Namespace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut command = Command::new("unshare");
         let process = command.args(["--net", "sleep", "60"]).spawn().unwrap();
         let namespace = Self(process);
@@ -40,28 +40,47 @@ impl Drop for Namespace {
 }
 
 /// A tool that the set-up has built or installed.
-fn tool(variable: &str, default: &str) -> OsString {
+pub(crate) fn tool(variable: &str, default: &str) -> OsString {
     env::var_os(variable).unwrap_or_else(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         root.join(default).into()
     })
 }
 
-/// Runs a verb of the network `old` for a Pod, on a node that is a namespace of its own.
-fn cnitool(host: &Host, verb: &str, node: &Namespace, pod: &Namespace) -> Output {
+/// Runs a verb of a network, whose configuration is in a directory, for a Pod whose annotations name
+/// no sidecar, on a node that is a namespace of its own. What libcni and host-local keep is in the
+/// host's directory `cni`.
+pub(crate) fn cnitool(
+    host: &Host,
+    conf: &Path,
+    (verb, network): (&str, &str),
+    node: &Namespace,
+    pod: &Namespace,
+) -> Output {
     let mut path = host.path("bin").into_os_string();
-    path.push(":");
-    path.push(tool("CNI_PLUGINS", "/usr/lib/cni"));
-    // libcni keeps results in one place of the machine, which nobody else is to see.
+    for directory in [
+        host.path("vendor").into_os_string(),
+        tool("CNI_PLUGINS", "/usr/lib/cni"),
+    ] {
+        path.push(":");
+        path.push(directory);
+    }
+    let kept = host.path("cni");
+    fs::create_dir_all(&kept).unwrap();
     Command::new("unshare")
         .args(["--mount", "sh", "-ec"])
-        .arg("mkdir -p /var/lib/cni; mount -t tmpfs results /var/lib/cni; exec nsenter \"$@\"")
-        .arg("nsenter")
+        .arg("mkdir -p /var/lib/cni; mount --bind \"$0\" /var/lib/cni; exec nsenter \"$@\"")
+        .arg(&kept)
         .arg(format!("--net={}", node.path().display()))
         .arg(tool("CNITOOL", "target/tools/bin/cnitool"))
-        .args([OsStr::new(verb), OsStr::new("old"), pod.path().as_os_str()])
-        .env("NETCONFPATH", &host.conf)
+        .args([
+            OsStr::new(verb),
+            OsStr::new(network),
+            pod.path().as_os_str(),
+        ])
+        .env("NETCONFPATH", conf)
         .env("CNI_PATH", path)
+        .env("CAP_ARGS", r#"{"io.kubernetes.cri.pod-annotations":{}}"#)
         .stdin(Stdio::null())
         .output()
         .unwrap()
@@ -82,27 +101,31 @@ fn a_runtime_runs_the_list_that_replaced_a_conf_and_del_needs_no_daemon() {
     assert!(host.run("install", &arguments).status.success());
 
     let (node, pod) = (Namespace::new(), Namespace::new());
-    let added = cnitool(&host, "add", &node, &pod);
+    let status = host.run("status", &[]).stdout;
+    let said = String::from_utf8(status).unwrap();
+    assert!(said.contains(socket.to_str().unwrap()), "{said}");
+    let added = cnitool(&host, &host.conf, ("add", "old"), &node, &pod);
     let said = String::from_utf8(added.stderr).unwrap();
-    assert!(!added.status.success());
-    assert!(
-        said.contains(socket.to_str().unwrap()),
-        "ptp, then Sluice: {said}"
-    );
-    let deleted = cnitool(&host, "del", &node, &pod);
+    assert!(added.status.success(), "ptp, then Sluice: {said}");
+    let deleted = cnitool(&host, &host.conf, ("del", "old"), &node, &pod);
     assert!(
         deleted.status.success(),
         "{}",
         String::from_utf8_lossy(&deleted.stderr)
     );
 
+    fs::remove_dir_all(host.path("cni")).unwrap();
     assert!(host.run("uninstall", &[]).status.success());
     assert_eq!(host.read("10-ptp.conf"), conf);
-    let added = cnitool(&host, "add", &node, &pod);
+    let added = cnitool(&host, &host.conf, ("add", "old"), &node, &pod);
     assert!(
         added.status.success(),
         "{}",
         String::from_utf8_lossy(&added.stderr)
     );
-    assert!(cnitool(&host, "del", &node, &pod).status.success());
+    assert!(
+        cnitool(&host, &host.conf, ("del", "old"), &node, &pod)
+            .status
+            .success()
+    );
 }

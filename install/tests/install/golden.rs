@@ -8,6 +8,7 @@
 //! | `arguments` | of the installation, beside the paths |
 //! | `says` | parts of what the installer must say, one a line |
 //! | `fails` | the installation is refused |
+//! | `network` | the network that a runtime uses; see `layouts` |
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use std::{
 
 use crate::host::{Host, copy};
 
-fn situations() -> Vec<PathBuf> {
+pub(crate) fn situations() -> Vec<PathBuf> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut situations: Vec<_> = fs::read_dir(golden)
         .unwrap()
@@ -27,7 +28,7 @@ fn situations() -> Vec<PathBuf> {
 }
 
 /// A host in the situation's state of this name.
-fn host(situation: &Path, state: &str) -> Host {
+pub(crate) fn host(situation: &Path, state: &str) -> Host {
     let host = Host::new();
     let named = situation.join(state);
     let state = if named.exists() {
@@ -39,8 +40,14 @@ fn host(situation: &Path, state: &str) -> Host {
     host
 }
 
-fn text(situation: &Path, name: &str) -> String {
+pub(crate) fn text(situation: &Path, name: &str) -> String {
     fs::read_to_string(situation.join(name)).unwrap_or_default()
+}
+
+/// What the directory must be like after the installation.
+fn compare(host: &Host, situation: &Path) {
+    let expected = self::host(situation, "after").tree();
+    assert_eq!(host.tree(), expected, "{}", situation.display());
 }
 
 fn check(situation: &Path) {
@@ -57,15 +64,11 @@ fn check(situation: &Path) {
     for part in text(situation, "says").lines() {
         assert!(said.contains(part), "{name} does not say '{part}': {said}");
     }
-    assert_eq!(host.tree(), self::host(situation, "after").tree(), "{name}");
+    compare(&host, situation);
 
     // A second installation finds nothing to do.
     host.run("install", &arguments);
-    assert_eq!(
-        host.tree(),
-        self::host(situation, "after").tree(),
-        "{name}, again"
-    );
+    compare(&host, situation);
 
     host.succeed("uninstall");
     if situation.join("restored").exists() {
@@ -78,7 +81,7 @@ fn check(situation: &Path) {
 #[test]
 fn every_situation_is_met_and_given_back_to_the_byte() {
     let situations = situations();
-    assert!(situations.len() > 30, "{}", situations.len());
+    assert!(situations.len() > 75, "{}", situations.len());
     for situation in situations {
         check(&situation);
     }

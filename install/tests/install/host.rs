@@ -8,10 +8,14 @@ use std::{
     process::{Command, Output},
 };
 
+use rustix::fs::{XattrFlags, lgetxattr, setxattr};
 use tempfile::TempDir;
 
-/// What the plugin's file holds; the installer does not start it.
-pub(crate) const PLUGIN: &[u8] = b"\x7fELF and so on";
+/// What the plugin's file holds: it speaks every version but one.
+pub(crate) const PLUGIN: &[u8] = br#"#!/bin/sh
+[ "$CNI_COMMAND" != VERSION ] || echo '{"cniVersion":"1.1.0","supportedVersions":
+    ["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
+"#;
 
 /// A network as most nodes have it.
 pub(crate) const LIST: &str = r#"{
@@ -37,9 +41,14 @@ pub(crate) struct Entry {
     content: Vec<u8>,
     mode: u32,
     owner: (u32, u32),
+    /// The value of [`LABEL`].
+    label: Option<Vec<u8>>,
 }
 
-/// A directory's entries by name.
+/// An extended attribute, which stands for all that a security module or an owner sets.
+const LABEL: &str = "user.label";
+
+/// A directory's entries by name, and those of its folders as `FOLDER/NAME`.
 pub(crate) type Tree = BTreeMap<String, Entry>;
 
 pub(crate) struct Host {
@@ -98,6 +107,8 @@ impl Host {
             .arg(self.path("bin"))
             .arg("--cni-conf-dir")
             .arg(&self.conf)
+            .arg("--cni-cache-dir")
+            .arg(self.path("cache"))
             .arg("--state-dir")
             .arg(self.path("state"));
         match job {
@@ -161,11 +172,24 @@ pub(crate) fn built_plugin() -> PathBuf {
     plugin
 }
 
+/// Copies a program, by a process of its own: a file that this one writes cannot be started as long
+/// as a process that another thread has just forked holds it.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
 /// A link's content is where it leads to.
 pub(crate) fn tree(directory: &Path) -> Tree {
-    let entries = fs::read_dir(directory).unwrap().flatten();
-    let entry = |entry: fs::DirEntry| {
+    let mut tree = Tree::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
         let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if metadata.is_dir() {
+            let inner = self::tree(&path).into_iter();
+            tree.extend(inner.map(|(file, entry)| (format!("{name}/{file}"), entry)));
+            continue;
+        }
         let content = if metadata.is_symlink() {
             fs::read_link(&path)
                 .unwrap()
@@ -174,30 +198,35 @@ pub(crate) fn tree(directory: &Path) -> Tree {
         } else {
             fs::read(&path).unwrap()
         };
+        let mut label = vec![0; 64];
+        let length = lgetxattr(&path, LABEL, &mut label).ok();
         let entry = Entry {
             content,
             mode: metadata.mode(),
             owner: (metadata.uid(), metadata.gid()),
+            label: length.map(|length| label[..length].to_owned()),
         };
-        (
-            path.file_name().unwrap().to_str().unwrap().to_owned(),
-            entry,
-        )
-    };
-    entries.map(entry).collect()
+        tree.insert(name, entry);
+    }
+    tree
 }
 
-/// Copies a directory, links as links. Every file gets a mode and an owner that nothing has by
-/// itself, for which the tests must be root's.
+/// Copies a directory, links as links. Every file gets a mode, an owner and an attribute that
+/// nothing has by itself, for which the tests must be root's.
 pub(crate) fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap().flatten() {
         let copy = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_symlink() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(entry.path()).unwrap(), &copy).unwrap();
+        } else if kind.is_dir() {
+            fs::create_dir(&copy).unwrap();
+            self::copy(&entry.path(), &copy);
         } else {
             fs::copy(entry.path(), &copy).unwrap();
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o640)).unwrap();
             lchown(&copy, Some(12), Some(34)).unwrap();
+            setxattr(&copy, LABEL, b"cni_conf_t", XattrFlags::empty()).unwrap();
         }
     }
 }

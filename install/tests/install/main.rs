@@ -6,6 +6,7 @@ mod chain;
 mod crash;
 mod golden;
 mod host;
+mod layouts;
 mod status;
 mod trouble;
 mod watch;

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, LIST, built_plugin};
+use crate::host::{CHAINED, Host, LIST, built_plugin, copy_program};
 
 fn status(host: &Host) -> (bool, Value, String) {
     let json = host.run("status", &["--json"]);
@@ -90,4 +90,69 @@ fn an_entry_that_the_runtime_does_not_reach_is_told() {
         table.contains("00-foreign.conf, WITHOUT the entry"),
         "{table}"
     );
+}
+
+#[test]
+fn status_names_what_makes_every_add_fail() {
+    let list = CHAINED.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
+    let list = list.replace(
+        "{\"type\": \"calico\"}",
+        "{\"type\": \"calico\"}, {\"type\": \"istio-cni\"}",
+    );
+    let host = Host::with(&[("10-calico.conflist", &list)]);
+    fs::create_dir(host.path("bin")).unwrap();
+    copy_program(&built_plugin(), &host.plugin());
+    let (effective, status, table) = status(&host);
+    assert!(!effective);
+    let reason = status["unserved"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("does not speak CNI 9.9.9"), "{reason}");
+    assert!(
+        table.contains("ADD FAILS     10-calico.conflist"),
+        "{table}"
+    );
+    assert!(
+        table.contains("CONFLICT      10-calico.conflist also runs istio-cni"),
+        "{table}"
+    );
+}
+
+#[test]
+fn every_file_that_a_runtime_may_use_carries_the_entry() {
+    let list = |kind: &str| LIST.replace("calico", kind);
+    let rows = [
+        ("10-a.conflist", "absent"),
+        ("20-b.conflist", "bridge"),
+        ("30-c.conflist", "ptp"),
+    ];
+    let host = Host::new();
+    for (name, kind) in rows {
+        host.write(name, &list(kind));
+    }
+    fs::create_dir(host.path("bin")).unwrap();
+    for plugin in ["bridge", "ptp"] {
+        fs::write(host.path("bin").join(plugin), "").unwrap();
+    }
+    let before = host.tree();
+    let said = host.succeed("install");
+    assert!(
+        said.contains("10-a.conflist: its plugin 'absent' is not in"),
+        "{said}"
+    );
+    let (_, status, table) = status(&host);
+    assert_eq!(
+        status["candidates"],
+        json!(["10-a.conflist", "20-b.conflist"])
+    );
+    assert_eq!(status["carriers"], status["candidates"]);
+    assert!(
+        table.contains("runtime uses  10-a.conflist, with the entry"),
+        "{table}"
+    );
+    assert!(
+        table.contains("or            20-b.conflist, with the entry"),
+        "{table}"
+    );
+    assert_eq!(host.read("30-c.conflist"), list("ptp"));
+    host.succeed("uninstall");
+    assert_eq!(host.tree(), before);
 }

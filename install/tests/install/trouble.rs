@@ -56,6 +56,83 @@ fn a_directory_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn immutable_file_is_named_with_the_remedy() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    let path = host.conf.join("10-calico.conflist");
+    let chattr = |how: &str| Command::new("chattr").arg(how).arg(&path).status().unwrap();
+    assert!(chattr("+i").success());
+    let said = fail(&host, "install");
+    assert!(chattr("-i").success());
+    assert!(said.contains("is immutable: run 'chattr -i"), "{said}");
+    assert!(!said.contains("run as root"), "{said}");
+    let before = host.tree();
+    host.succeed("uninstall");
+    host.assert_clean(&before);
+}
+
+#[test]
+fn file_with_two_names_is_edited_under_both() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    let other = host.path("image/other-name");
+    fs::hard_link(host.conf.join("10-calico.conflist"), &other).unwrap();
+    host.succeed("install");
+    assert_eq!(fs::read_to_string(&other).unwrap(), CHAINED);
+    host.succeed("uninstall");
+    assert_eq!(fs::read_to_string(&other).unwrap(), LIST);
+    assert_eq!(host.read("10-calico.conflist"), LIST);
+}
+
+#[test]
+fn version_that_is_not_served_is_refused_before_anything_changes() {
+    let list = LIST.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
+    let host = Host::with(&[("10-calico.conflist", &list)]);
+    let said = fail(&host, "install");
+    assert!(
+        said.contains("10-calico.conflist would add no Pod"),
+        "{said}"
+    );
+    assert!(said.contains("does not speak CNI 9.9.9"), "{said}");
+    assert_eq!(host.read("10-calico.conflist"), list);
+    assert!(!host.plugin().exists());
+}
+
+#[test]
+fn plugin_that_cannot_be_started_is_not_put_in() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    fs::write(host.path("image/sluice-cni"), "\x7fELF and so on").unwrap();
+    let said = fail(&host, "install");
+    assert!(said.contains("the plugin cannot be started"), "{said}");
+    assert_eq!(host.read("10-calico.conflist"), LIST);
+    assert!(!host.plugin().exists());
+}
+
+#[test]
+fn plugin_stays_for_pods_that_need_it_and_goes_with_the_last() {
+    let host = Host::with(&[("10-calico.conflist", LIST)]);
+    let before = host.tree();
+    host.succeed("install");
+    let cached = host.path("cache/results/n-a-eth0");
+    fs::create_dir_all(cached.parent().unwrap()).unwrap();
+    // {"plugins":[{"type":"bridge"},{"type":"sluice-cni"}]}
+    let list = "eyJwbHVnaW5zIjpbeyJ0eXBlIjoiYnJpZGdlIn0seyJ0eXBlIjoic2x1aWNlLWNuaSJ9XX0=";
+    fs::write(
+        &cached,
+        format!(r#"{{"kind":"cniCacheV1","config":"{list}"}}"#),
+    )
+    .unwrap();
+    let said = host.succeed("uninstall");
+    assert!(said.contains("cache/results/n-a-eth0"), "{said}");
+    assert!(said.contains("again when they have ended"), "{said}");
+    assert_eq!(host.tree(), before);
+    assert!(host.plugin().exists());
+    let status = String::from_utf8(host.run("status", &[]).stdout).unwrap();
+    assert!(status.contains("plugin stays  for 1 Pods"), "{status}");
+    fs::remove_dir_all(host.path("cache")).unwrap();
+    host.succeed("uninstall");
+    host.assert_clean(&before);
+}
+
+#[test]
 fn an_installation_elsewhere_is_not_forgotten() {
     let mut host = Host::with(&[("10-calico.conflist", LIST)]);
     host.succeed("install");
@@ -67,6 +144,25 @@ fn an_installation_elsewhere_is_not_forgotten() {
         assert!(said.contains("uninstall there first"), "{said}");
     }
     assert!(!host.conf.exists());
+}
+
+#[test]
+fn log_filter_that_is_no_level_is_refused() {
+    let host = Host::new();
+    for (filter, is_good) in [
+        ("inof", false),
+        ("json", false),
+        ("debug", true),
+        ("x=trace,warn", true),
+    ] {
+        let output = host.run("status", &["--log", filter]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            !said.contains("neither a level"),
+            is_good,
+            "{filter}: {said}"
+        );
+    }
 }
 
 #[test]

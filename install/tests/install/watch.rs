@@ -29,8 +29,16 @@ struct Watcher {
 impl Watcher {
     /// Returns once it watches.
     fn start(host: &Host) -> Self {
+        Self::start_with(host, &[])
+    }
+
+    fn start_with(host: &Host, arguments: &[&str]) -> Self {
         let mut command = host.command("watch");
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let said = lines(process.stderr.take().unwrap());
         let watcher = Self { process, said };
         watcher.await_line("watching");
@@ -137,7 +145,7 @@ fn the_entry_follows_files_that_appear_and_disappear() {
     host.write("10-first.conf", r#"{"name":"n","type":"bridge"}"#);
     within(SOON, "one before it", || {
         host.read("50-late.conflist") == LIST
-            && host.read("10-first.conf.conflist").contains("sluice-cni")
+            && host.read("10-first-sluice.conflist").contains("sluice-cni")
     });
     fs::remove_file(host.conf.join("50-late.conflist")).unwrap();
     fs::remove_dir_all(&host.conf).unwrap();
@@ -197,6 +205,57 @@ fn somebody_who_fights_back_is_mended_less_and_less_often_and_named() {
     watcher.await_line("somebody keeps undoing");
     assert!((5..9).contains(&mends), "{mends}");
     watcher.end(Signal::SIGINT);
+}
+
+#[test]
+fn network_that_the_plugin_does_not_serve_loses_the_entry() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    let with_version = |text: &str| text.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
+    host.write("10-calico.conflist", &with_version(CHAINED));
+    watcher.await_line("does not speak CNI 9.9.9");
+    within(SOON, "taken back", || {
+        host.read("10-calico.conflist") == with_version(LIST)
+    });
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "a version that is served", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+}
+
+#[test]
+fn copy_keeps_what_other_installers_add() {
+    let host = calico();
+    let watcher = Watcher::start_with(&host, &["--mode", "own"]);
+    let own = "00-00-sluice.conflist";
+    let added = host
+        .read(own)
+        .replace("true}}\n", "true}},\n    {\"type\": \"istio-cni\"}\n");
+    host.write(own, &added);
+    host.write("10-calico.conflist", &LIST.replace("calico", "cilium-cni"));
+    let expected = added.replace("\"calico\"", "\"cilium-cni\"");
+    within(SOON, "the copy follows", || host.read(own) == expected);
+    watcher.end(Signal::SIGTERM);
+    let said = host.succeed("uninstall");
+    assert!(
+        said.contains("what others have added to it: istio-cni"),
+        "{said}"
+    );
+}
+
+#[test]
+fn signals_without_a_meaning_do_not_end_it() {
+    let host = calico();
+    let watcher = Watcher::start(&host);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        watcher.signal(signal);
+        watcher.await_line(signal.as_str());
+    }
+    host.write("10-calico.conflist", LIST);
+    within(SOON, "it still watches", || {
+        host.read("10-calico.conflist") == CHAINED
+    });
+    watcher.end(Signal::SIGTERM);
 }
 
 #[test]

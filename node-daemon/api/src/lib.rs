@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `POST /v1/admit` | [`Admit`] | [`Admitted`] |
 //! | `POST /v1/retire` | [`Attachment`] | [`Retired`] |
-//! | `POST /v1/check` | [`Attachment`] | `204` |
+//! | `POST /v1/check` | [`Check`] | `204` |
 //! | `POST /v1/gc` | [`Collect`] | [`Retired`] |
 //! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
 //! | `POST /v1/events` | [`Watch`] | [`Events`], when there are some |
@@ -155,6 +155,17 @@ pub struct Admit {
     /// The Pod's annotations; absent if the runtime did not hand them over.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// Body of `POST /v1/check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Check {
+    /// The attachment as the runtime reports it now: it is compared with what the daemon knows,
+    /// and that with the kernel.
+    Reported(Admit),
+    /// An attachment of which nothing is reported.
+    Known(Attachment),
 }
 
 /// Answer to an admit.

@@ -32,7 +32,8 @@ use std::{
 };
 
 use daemon_api::{
-    Admit, Admitted, Attachment, Collect, Explanation, PodName, PodView, Question, Retired, Status,
+    Admit, Admitted, Attachment, Check, Collect, Explanation, PodName, PodView, Question, Retired,
+    Status,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -188,8 +189,12 @@ impl Pods {
     }
 
     /// Compares the kernel's state with what it should be.
-    pub(crate) async fn check(&self, attachment: Attachment) -> Result<(), Error> {
-        self.ask(move |owner| owner.check(&attachment)).await?
+    pub(crate) async fn check(&self, check: Check) -> Result<(), Error> {
+        self.ask(move |owner| match check {
+            Check::Reported(request) => owner.check_reported(&request),
+            Check::Known(attachment) => owner.check(&attachment),
+        })
+        .await?
     }
 
     /// Lets every attachment of a network go that is not listed.

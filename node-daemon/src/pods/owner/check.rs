@@ -1,14 +1,19 @@
 //! Comparing the kernel's state with what it should be (CNI's CHECK).
 
-use std::{collections::HashSet, fmt::Debug, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Debug,
+    net::IpAddr,
+    path::Path,
+};
 
-use daemon_api::Attachment;
+use daemon_api::{Admit, Attachment};
 
 use super::{Enrolled, Owner, Standing};
 use crate::{
     bpf::Entry,
     netns::{Netns, ProxyUser},
-    pods::{Error, enrol::PASSTHROUGH, plan::Held},
+    pods::{Error, addresses, enrol::PASSTHROUGH, plan::Held},
 };
 
 impl Owner {
@@ -20,6 +25,31 @@ impl Owner {
             return Ok(());
         };
         self.compare(cookie, self.pods.get(&cookie).ok_or_else(unknown)?)
+    }
+
+    /// Compares what the runtime reports with what is recorded, then the kernel's state. Of the
+    /// annotations only those that decide about traffic count.
+    pub(in crate::pods) fn check_reported(&self, request: &Admit) -> Result<(), Error> {
+        let unknown = || Error::Unknown(request.attachment.clone());
+        let known = (self.attachments.get(&request.attachment)).ok_or_else(unknown)?;
+        let recorded = &known.record.request;
+        if let (Some(now), Some(then)) = (&request.annotations, &recorded.annotations) {
+            let verdict = |annotations| self.verdict(Some(annotations));
+            same(
+                "settings in the Pod's annotations",
+                &verdict(then)?,
+                &verdict(now)?,
+            )?;
+        }
+        if let Standing::Meshed { cookie, .. } = known.standing {
+            let netns = Netns::visit(Path::new(&request.netns))?;
+            same("cookie of CNI_NETNS", &cookie, &netns.id().cookie)?;
+            let reported = addresses::verify(&request.addresses, &netns.interfaces()?)?;
+            let own = |addresses: Vec<IpAddr>| addresses.into_iter().collect::<BTreeSet<_>>();
+            let recorded = known.record.addresses().collect();
+            same("addresses in prevResult", &own(recorded), &own(reported))?;
+        }
+        self.check(&request.attachment)
     }
 
     /// From the hooks, without which nothing else counts, to what the Pod has of its own.

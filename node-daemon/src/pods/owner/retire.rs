@@ -15,6 +15,8 @@ use crate::pods::{
 impl Owner {
     /// The record goes last: if the daemon dies on the way, the next one knows what is left.
     pub(in crate::pods) fn retire(&mut self, attachment: &Attachment) -> Result<Retired, Error> {
+        let named = self.with_network(attachment);
+        let attachment = named.as_ref().unwrap_or(attachment);
         if let Some(cookie) = self.cookie_of(attachment) {
             self.shrink(cookie, attachment)?;
         }
@@ -28,6 +30,18 @@ impl Owner {
         Ok(Retired {
             attachments: vec![attachment.clone()],
         })
+    }
+
+    /// The attachment that a DEL means whose configuration does not name the network: a container
+    /// has one interface of a name.
+    fn with_network(&self, attachment: &Attachment) -> Option<Attachment> {
+        if !attachment.network.is_empty() || self.attachments.contains_key(attachment) {
+            return None;
+        }
+        let is_meant = |one: &&Attachment| {
+            one.container_id == attachment.container_id && one.ifname == attachment.ifname
+        };
+        self.attachments.keys().find(is_meant).cloned()
     }
 
     /// Takes one attachment out of a Pod. With the last one the Pod goes.

@@ -245,6 +245,58 @@ fn check_names_the_first_difference() {
 }
 
 #[test]
+fn check_compares_the_report_with_the_record() {
+    let Rig { owner, .. } = &mut rig("report");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1", "fd00::1"]);
+    let admitted = request(&who, &pod, &["10.1.0.1", "fd00::1"]);
+    owner.admit(admitted.clone()).unwrap();
+    owner.check_reported(&admitted).unwrap();
+    let differs = |owner: &Owner, request: &Admit, what: &str| {
+        let error = owner.check_reported(request).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    let mut request = admitted.clone();
+    request.addresses.pop();
+    differs(owner, &request, "addresses in prevResult");
+
+    let elsewhere = Namespace::with(&["10.1.0.1", "fd00::1"]);
+    let mut request = admitted.clone();
+    request.netns = elsewhere.path();
+    differs(owner, &request, "cookie of CNI_NETNS");
+
+    let mut request = admitted.clone();
+    let excluded = "traffic.sidecar.istio.io/excludeOutboundPorts";
+    let annotations = request.annotations.as_mut().unwrap();
+    annotations.insert(excluded.to_owned(), "9000".to_owned());
+    differs(owner, &request, "annotations");
+    request.annotations = None;
+    owner.check_reported(&request).unwrap();
+
+    pod.open().remove_from_loopback(ip("10.1.0.1")).unwrap();
+    differs(owner, &admitted, "10.1.0.1 is reported on lo");
+}
+
+#[test]
+fn retire_without_a_network_finds_the_attachment() {
+    let Rig { owner, .. } = &mut rig("unnamed");
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    owner.admit(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    let unnamed = |container: &str, ifname: &str| Attachment {
+        network: String::new(),
+        ..attachment(container, ifname)
+    };
+    assert_eq!(owner.retire(&unnamed("a", "net1")).unwrap().attachments, []);
+    assert_eq!(owner.retire(&unnamed("b", "eth0")).unwrap().attachments, []);
+    assert_eq!(
+        owner.retire(&unnamed("a", "eth0")).unwrap().attachments,
+        [who]
+    );
+    assert!(!owner.knows_process(pod.cookie()));
+}
+
+#[test]
 fn gc_retires_what_is_not_listed_of_its_network_alone() {
     let Rig { owner, .. } = &mut rig("gc");
     let (kept, gone) = (attachment("a", "eth0"), attachment("b", "eth0"));

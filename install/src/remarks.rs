@@ -1,0 +1,95 @@
+//! What an operator should look at.
+
+use std::io;
+
+use crate::{
+    choice::{self, Files, Plugins},
+    cli::Mode,
+    conflist, plan,
+};
+
+/// Plugins of meshes that redirect a Pod's traffic themselves.
+const MESHES: [&str; 4] = ["istio-cni", "linkerd-cni", "kuma-cni", "consul-cni"];
+
+/// Files that are not used, by some runtimes or by all.
+pub(crate) fn on_choice(
+    files: &Files,
+    plugins: &Plugins,
+    unreadable: &[(String, io::Error)],
+) -> Vec<String> {
+    let choice = choice::choose(files, plugins);
+    let skipped = choice.skipped.iter().map(|(name, reason)| {
+        format!(
+            "{name} is passed over as kubelet does, though containerd would stop at it: {reason}"
+        )
+    });
+    let unread =
+        (unreadable.iter()).map(|(name, reason)| format!("{name} cannot be read: {reason}"));
+    let doubts = choice
+        .doubts
+        .iter()
+        .map(|(name, doubt)| format!("{name}: {doubt}"));
+    // One whose plugins are elsewhere, and nothing beside it, is no choice.
+    let matter = choice.candidates.len() > 1;
+    skipped
+        .chain(unread)
+        .chain(doubts.filter(|_| matter))
+        .collect()
+}
+
+/// What else is in the networks that get the entry.
+pub(crate) fn on_install(files: &Files, plugins: &Plugins, mode: Mode) -> Vec<String> {
+    let candidates = choice::choose(files, plugins).candidates;
+    let mut remarks = Vec::new();
+    if candidates.is_empty() {
+        remarks.push(
+            "there is no network configuration to put the entry into yet: \
+             'sluice-install watch' does it when one appears"
+                .to_owned(),
+        );
+    }
+    if mode == Mode::Own && plan::has_multus(files) {
+        remarks.push(
+            "the mode 'own' is not for nodes with Multus, which takes the first file beside its \
+             own for a network and would call itself: the entry goes where 'chained' puts it"
+                .to_owned(),
+        );
+    }
+    for name in candidates {
+        remarks.extend(conflicts(name, &files[name]));
+        if conflist::is_delegating(&files[name]) {
+            remarks.push(format!(
+                "{name}: Multus hands no annotations to the networks that it delegates to, so the \
+                 daemon asks the API server for them"
+            ));
+        }
+    }
+    remarks
+}
+
+/// Plugins in a network that redirect the same Pods.
+pub(crate) fn conflicts(name: &str, text: &str) -> Vec<String> {
+    let mut kinds = conflist::all_kinds(text);
+    kinds.retain(|kind| MESHES.contains(&&**kind));
+    kinds.sort();
+    kinds.dedup();
+    let remark = |kind: String| {
+        format!(
+            "{name} also runs {kind}, which redirects the same Pods by rules: a Pod must have one \
+             of the two, so remove {kind} from the cluster or keep its Pods out of Sluice's mesh"
+        )
+    };
+    kinds.into_iter().map(remark).collect()
+}
+
+/// What goes with the files that Sluice made.
+pub(crate) fn on_removal(current: &Files, pristine: &Files) -> Vec<String> {
+    let foreign = plan::with_foreign_plugins(current, pristine).into_iter();
+    let remark = |(name, kinds)| {
+        format!(
+            "{name} goes, and with it what others have added to it: {kinds}; their installers must \
+             put that into the network's own file"
+        )
+    };
+    foreign.map(remark).collect()
+}
