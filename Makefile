@@ -40,7 +40,7 @@ help:
 	@echo '  make fuzz          throw random input at every parser; SECONDS_EACH=60 for longer'
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo '  make image         the container image, below target/image/'
-	@echo '  make manifests     the plain manifest, from the chart'
+	@echo '  make manifests     the plain manifest and the table of values, from the chart'
 	@echo '  make build         release binaries below target/'
 	@echo '  make lint          formatting, clippy, docs, licences'
 	@echo '  make setup         only the tools, which the targets above fetch by themselves'
@@ -116,6 +116,7 @@ image: image-root
 manifests:
 	@setup/manifests.sh
 	@$(TARGET)/tools/manifests/bin/python install/manifests/render.py >install/manifests/sluice.yaml
+	@$(TARGET)/tools/manifests/bin/python install/manifests/values.py
 
 e2e: IMAGE := sluice.test/sluice:latest
 e2e: root image
