@@ -80,6 +80,7 @@ fn add(invocation: &Invocation, conf: Conf, daemon: &Daemon) -> Result<String, E
         attachment,
         pod: invocation.pod()?,
         annotations: conf.annotations,
+        manifest: None,
     };
     Tombstone::new(&admit.attachment, &conf.socket)
         .remove()

@@ -19,6 +19,7 @@ mod scale;
 mod settings;
 mod subject;
 mod suite;
+mod who;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Job {
     Run(suite::command::Run),
     /// Compare two subjects by random Pods and connections.
     Diff(suite::command::Diff),
+    /// Compare the daemon's decisions on a corpus of Pods with those of each mesh's own tools.
+    Who(who::Options),
     /// Let real runtimes call the plugin: containerd's CRI, ctr, podman.
     Runtimes(runtime::Options),
     /// What the lab runs inside its namespaces.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         }
         Job::Run(run) => run.run(),
         Job::Diff(diff) => diff.run(),
+        Job::Who(options) => who::run(&options),
         Job::Runtimes(options) => options.run(),
         Job::Inside(job) => job.run().map(|()| true),
     };

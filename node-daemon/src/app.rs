@@ -81,7 +81,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             tokio::spawn(look_up(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let desk = Desk::new(pods, cluster, journal);
+        let desk = Desk::new(pods, cluster, journal, behaviour.proxy_user);
         api::serve(&socket, desk, async {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -30,6 +30,8 @@ pub(super) enum Error {
     Answer(String),
     #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
     Unknown(#[source] kube::Error),
+    #[error("the proxy's user is read from the Pod's spec, and that is not known")]
+    NoManifest(#[source] kube::Error),
     #[error("no Pod can be admitted: {}", problems.join("; "))]
     NotReady { problems: Vec<String> },
     #[error(transparent)]
@@ -45,9 +47,10 @@ impl Error {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Timeout { .. }
+            | Self::Unknown(_)
+            | Self::NoManifest(_)
+            | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Pods(error) => match error.refusal().code {
                 code::TRY_AGAIN_LATER => StatusCode::SERVICE_UNAVAILABLE,
@@ -64,9 +67,10 @@ impl Error {
     pub(super) fn refusal(&self) -> Refusal {
         let code = match self {
             Self::Pods(error) => return error.refusal(),
-            Self::Timeout { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
-                code::TRY_AGAIN_LATER
-            }
+            Self::Timeout { .. }
+            | Self::Unknown(_)
+            | Self::NoManifest(_)
+            | Self::NotReady { .. } => code::TRY_AGAIN_LATER,
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
                 code::IO_FAILURE
             }
@@ -87,6 +91,9 @@ impl Error {
         let causes = causes.join(": ");
         match self {
             Self::Unknown(_) => format!("{causes}; {}", pods::HAND_OVER),
+            Self::NoManifest(_) => format!(
+                "{causes}; give the daemon access to the API server, or set proxy-user to \"mesh\""
+            ),
             _ => causes,
         }
     }

@@ -59,11 +59,29 @@ pub(crate) struct Mesh {
     /// Networks from which and to which nothing is intercepted.
     #[serde(default)]
     pub(crate) left_alone: Vec<IpNet>,
+    /// Whether what leaves for another loopback address than `127.0.0.1`, or for the Pod's own
+    /// address, is the proxy's as well.
+    #[serde(default)]
+    pub(crate) loopback_to_proxy: bool,
     /// The annotation that a Pod with a sidecar has.
     pub(crate) injected: String,
-    /// Annotations with values that switch interception off all the same.
+    /// Annotations with values that switch interception off all the same. A label of that name
+    /// has precedence.
     #[serde(default)]
-    pub(crate) switched_off: BTreeMap<String, String>,
+    pub(crate) switched_off: BTreeMap<String, Values>,
+    /// Whose injector writes the Pods: what differs beyond data.
+    #[serde(default)]
+    pub(crate) injector: Injector,
+    /// The name of the sidecar's container: a Pod without it carries none.
+    #[serde(default)]
+    pub(crate) proxy_container: Option<String>,
+    /// Annotations that name a port which the proxy serves itself, and the port if a Pod has no
+    /// such annotation. Zero is none.
+    #[serde(default)]
+    pub(crate) reserved_ports: BTreeMap<String, u16>,
+    /// Annotations that begin as the closed ones do and change nothing here.
+    #[serde(default)]
+    pub(crate) ignored: Vec<String>,
     /// The names of the annotations that are followed.
     #[serde(default)]
     pub(crate) annotations: Annotations,
@@ -73,6 +91,47 @@ pub(crate) struct Mesh {
     /// Beginnings of names: an annotation that begins so and is not understood refuses the Pod.
     #[serde(default)]
     pub(crate) closed: Vec<String>,
+}
+
+/// The injectors whose Pods state more than data can describe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Injector {
+    /// Any: what the mesh's annotations say is all.
+    #[default]
+    Annotations,
+    /// Istio's, for every template.
+    Istio,
+    /// The agent of Istio's ambient mode.
+    Ambient,
+    /// Linkerd's.
+    Linkerd,
+    /// Kuma's, with or without the whole redirection in one annotation.
+    Kuma,
+    /// Open Service Mesh's.
+    Osm,
+    /// Consul's.
+    Consul,
+}
+
+/// One value, or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Values {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Values {
+    /// Whether a text is one of them.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        match self {
+            Self::One(value) => value == text,
+            Self::Many(values) => values.iter().any(|value| value == text),
+        }
+    }
 }
 
 /// Names of annotations.
@@ -91,6 +150,12 @@ pub(crate) struct Annotations {
     pub(crate) include_networks: Option<String>,
     /// Networks that are not.
     pub(crate) exclude_networks: Option<String>,
+    /// Networks from which connections are not the proxy's.
+    pub(crate) exclude_sources: Option<String>,
+    /// Where the proxy takes connections to the Pod.
+    pub(crate) inbound_port: Option<String>,
+    /// Where the proxy takes the application's connections.
+    pub(crate) outbound_port: Option<String>,
     /// One more inbound port that is not the proxy's.
     pub(crate) status_port: Option<String>,
     /// `REDIRECT` or `TPROXY`.
@@ -113,6 +178,9 @@ impl Annotations {
             &self.exclude_outbound_ports,
             &self.include_networks,
             &self.exclude_networks,
+            &self.exclude_sources,
+            &self.inbound_port,
+            &self.outbound_port,
             &self.status_port,
             &self.interception_mode,
             &self.exclude_interfaces,
@@ -188,8 +256,11 @@ impl Mesh {
         if self.mark & !self.mark_mask != 0 {
             return Some("'mark' has bits that are not in 'mark-mask'");
         }
-        if !self.left_alone.is_empty() && self.annotations.exclude_interfaces.is_some() {
-            return Some("'left-alone' and 'exclude-interfaces' cannot both be there");
+        let bypass = !self.left_alone.is_empty() || self.annotations.exclude_sources.is_some();
+        if bypass && self.annotations.exclude_interfaces.is_some() {
+            return Some(
+                "'exclude-interfaces' cannot be there beside 'left-alone' or 'exclude-sources'",
+            );
         }
         (self.injected.is_empty()).then_some("'injected' must name an annotation")
     }
@@ -220,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
-        for name in ["istio", "linkerd", "kuma", "osm", "ambient"] {
+        for name in ["istio", "linkerd", "kuma", "osm", "consul", "ambient"] {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
             let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);

@@ -23,11 +23,11 @@ use expect::Awaited;
 pub(crate) use view::Reading;
 
 use super::{
-    Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
+    Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     error::one_line,
     plan::{self, Held},
-    policy::{self, Settings, Verdict},
+    policy::{self, Settings, Subject, Verdict},
     store::{Record, Slot, Store},
 };
 use crate::{
@@ -99,7 +99,7 @@ impl Owner {
     pub(super) fn admit(&mut self, request: Admit) -> Result<Admitted, Error> {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
-        let standing = match self.verdict(request.annotations.as_ref())? {
+        let standing = match self.verdict(&request)? {
             Verdict::Mesh(settings) => self.mesh(request, *settings)?,
             Verdict::LeaveAlone(because) => self.leave_alone(request, because)?,
         };
@@ -113,8 +113,8 @@ impl Owner {
     }
 
     /// What is to be done with a Pod on this node.
-    fn verdict(&self, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
-        let mut verdict = policy::decide(&self.rules, annotations)?;
+    fn verdict<'a>(&self, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
+        let mut verdict = policy::decide(&self.rules, pod)?;
         if let Verdict::Mesh(settings) = &mut verdict {
             settings.acceleration = Some(self.rules.acceleration.of_pod(settings.acceleration));
         }
@@ -140,12 +140,21 @@ impl Owner {
         Ok(standing)
     }
 
-    fn mesh(&mut self, request: Admit, settings: Settings) -> Result<Standing, Error> {
+    fn mesh(&mut self, mut request: Admit, settings: Settings) -> Result<Standing, Error> {
         let netns = Netns::visit(Path::new(&request.netns))?;
         let interfaces = netns.interfaces()?;
         let settings = seen_inside(settings, &netns, &interfaces, self.datapath.features())?;
-        let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
+        let ifname = &request.attachment.ifname;
+        if request.addresses.is_empty() {
+            request.addresses = addresses::of_interface(&interfaces, ifname);
+        }
+        let addresses = addresses::verify(&request.addresses, &interfaces)?;
+        // A second interface may be without: the Pod is reached at the first one's.
+        if addresses.is_empty() && !self.pods.contains_key(&id.cookie) {
+            let interface = ifname.clone();
+            return Err(addresses::Error::Nowhere { interface }.into());
+        }
         self.is_free(&netns, &request.attachment)?;
         self.claim(&addresses, id.cookie)?;
         if self

@@ -249,6 +249,7 @@ mod tests {
             addresses: Vec::new(),
             pod: PodName::default(),
             annotations: None,
+            manifest: None,
         }
     }
 

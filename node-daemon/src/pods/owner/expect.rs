@@ -61,7 +61,7 @@ impl Owner {
         let told: Vec<_> = (found.filter_map(|request| self.as_told(request))).collect();
         for request in told {
             let pod = name(&request.pod);
-            let done = match self.verdict(request.annotations.as_ref()) {
+            let done = match self.verdict(&request) {
                 Ok(Verdict::Mesh(_)) => self.admit(request).map(drop),
                 Ok(Verdict::LeaveAlone(_)) => self.retire(&request.attachment).map(drop),
                 Err(error) => Err(error),
@@ -82,6 +82,7 @@ impl Owner {
         let told = Admit {
             pod: listed.pod.clone(),
             annotations: Some(listed.annotations.clone()),
+            manifest: listed.manifest.clone(),
             ..request.clone()
         };
         let netns = Netns::open(Path::new(&request.netns)).ok()?;
@@ -105,7 +106,7 @@ impl Owner {
 
     /// How the list's Pod is meshed, if it is.
     pub(super) fn settings_of(&self, pod: &Expected) -> Option<Settings> {
-        match self.verdict(Some(&pod.annotations)) {
+        match self.verdict(pod) {
             Ok(Verdict::Mesh(settings)) => Some(*settings),
             Ok(Verdict::LeaveAlone(_)) => None,
             Err(error) => {
@@ -211,6 +212,7 @@ impl Owner {
             .retain(|one| pod.addresses.contains(&one.ip));
         request.pod = pod.pod;
         request.annotations = Some(pod.annotations);
+        request.manifest = pod.manifest;
         self.admit(request).map(drop)
     }
 

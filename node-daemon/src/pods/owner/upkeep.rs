@@ -138,6 +138,7 @@ impl Owner {
             Some(pod) => {
                 request.pod = pod.pod.clone();
                 request.annotations = Some(pod.annotations.clone());
+                request.manifest.clone_from(&pod.manifest);
             }
             None if netns.listens_on(&[self.rules.mesh.outbound, self.rules.mesh.inbound])? => {
                 request.annotations = Some(policy::injected(self.rules.mesh));
@@ -164,6 +165,7 @@ impl Owner {
             addresses: interfaces.iter().flat_map(reachable).collect(),
             pod: PodName::default(),
             annotations: None,
+            manifest: None,
         }
     }
 
