@@ -137,7 +137,7 @@ items:
 ---
 kind: CronJob
 metadata: { name: c }
-spec: { jobTemplate: { spec: { template: { metadata: { annotations: { x: y } }, spec: { containers: [] } } } } }
+spec: { jobTemplate: { spec: { template: { metadata: { annotations: { x: 'y' } }, spec: { containers: [] } } } } }
 ";
         let mut found = Vec::new();
         for object in serde_saphyr::from_multiple::<Value>(text).unwrap() {
