@@ -35,7 +35,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     memory::give_back_large_blocks();
     privileges::reduce()?;
     let behaviour = Behaviour::read(config.config.as_deref())?;
-    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;
+    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes, behaviour.ipv6)?;
     let log = format!("{QUIET},{}", config.log);
     let filter: EnvFilter = log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()

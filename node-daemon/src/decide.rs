@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
     let behaviour = Behaviour::read(options.config.as_deref())?;
     let name = options.mesh.as_ref().unwrap_or(&behaviour.mesh);
     let rules = Rules {
-        mesh: Mesh::choose(name, behaviour.meshes)?,
+        mesh: Mesh::choose(name, behaviour.meshes, behaviour.ipv6)?,
         when_unknown: behaviour.when_unknown,
         acceleration: Acceleration::Off,
     };

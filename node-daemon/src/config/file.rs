@@ -31,6 +31,8 @@ pub(crate) struct Behaviour {
     pub(crate) when_unknown: WhenUnknown,
     /// What states the user as which the Pods' proxies run.
     pub(crate) proxy_user: ProxyUser,
+    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do not.
+    pub(crate) ipv6: bool,
     /// How to reach the API server; by default with the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
@@ -47,6 +49,7 @@ impl Default for Behaviour {
             meshes: Meshes::new(),
             when_unknown: WhenUnknown::default(),
             proxy_user: ProxyUser::default(),
+            ipv6: true,
             kubeconfig: None,
             daemon_set: None,
         }

@@ -63,6 +63,9 @@ pub(crate) struct Mesh {
     /// address, is the proxy's as well.
     #[serde(default)]
     pub(crate) loopback_to_proxy: bool,
+    /// Whether the mesh redirects IPv4 alone: IPv6 goes past the proxy in both directions.
+    #[serde(default)]
+    pub(crate) ipv4_only: bool,
     /// The annotation that a Pod with a sidecar has.
     pub(crate) injected: String,
     /// Annotations with values that switch interception off all the same. A label of that name
@@ -220,12 +223,12 @@ pub(crate) enum Error {
 
 impl Mesh {
     /// The mesh of a name: one of `own`, which may replace a preset, or a preset. It lives as
-    /// long as the process: every Pod refers to it.
+    /// long as the process: every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
     ///
     /// # Errors
     ///
     /// If there is none, or it could not work.
-    pub(crate) fn choose(name: &str, own: Meshes) -> Result<&'static Self, Error> {
+    pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
         let Some(mut mesh) = all.remove(name) else {
@@ -236,6 +239,7 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
+        mesh.ipv4_only |= !ipv6;
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -272,7 +276,7 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new()).expect("a preset")
+        Self::choose(name, Meshes::new(), true).expect("a preset")
     }
 }
 
@@ -302,13 +306,13 @@ mod tests {
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
         let words = "[istio]\nuid = 7\noutbound = 1\ninbound = 2\ninjected = 'mine/here'";
-        let own = Mesh::choose("istio", toml::from_str(words).unwrap()).unwrap();
+        let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
     fn what_could_not_work_is_refused() {
-        let unknown = Mesh::choose("isto", Meshes::new()).unwrap_err();
+        let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound = 0\ninbound = 2", "must not be 0"),
@@ -316,7 +320,7 @@ mod tests {
             ("outbound = 1\ninbound = 2\ndns = 2", "different"),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\ninjected = 'mine/here'");
-            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap()).unwrap_err();
+            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

@@ -49,7 +49,7 @@ pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
 /// Brings a Pod's settings to those that the injector stated for the CNI plugin.
 pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
-        settings.bypass_ipv6();
+        settings.ipv4_only = true;
     }
     let Some(text) = pod.annotation(CONFIG) else {
         return Ok(());

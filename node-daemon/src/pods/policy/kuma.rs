@@ -201,7 +201,7 @@ pub(super) fn stated(pod: &Pod<'_>) -> Result<Settings, Error> {
         .as_deref()
     {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => settings.bypass_ipv6(),
+        Some("ipv4") => settings.ipv4_only = true,
         Some(other) => {
             return Err(unsupported(
                 "ipFamilyMode",
@@ -299,7 +299,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
     }
     match pod.annotation(FAMILIES) {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => settings.bypass_ipv6(),
+        Some("ipv4") => settings.ipv4_only = true,
         Some(other) => {
             return Err(Error::Item {
                 key: FAMILIES,

@@ -48,7 +48,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
         settings.excluded_sources = items::addresses("--subnets-to-ignore", list)?;
     }
     if init.args.iter().any(|one| one == "--ipv6=false") {
-        settings.bypass_ipv6();
+        settings.ipv4_only = true;
     }
     Ok(())
 }

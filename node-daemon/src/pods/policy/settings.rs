@@ -29,7 +29,7 @@ impl Settings {
             networks: None,
             excluded_networks: Vec::new(),
             excluded_sources: Vec::new(),
-            ipv4_only: false,
+            ipv4_only: mesh.ipv4_only,
             excluded_interfaces: Box::default(),
             aside: Aside {
                 networks: mesh.left_alone.clone(),
@@ -51,9 +51,19 @@ impl Settings {
         Ok(Self { uid, gid, ..self })
     }
 
-    /// Lets IPv6 go past the proxy, as where a mesh has rules for IPv4 alone.
-    pub(super) fn bypass_ipv6(&mut self) {
-        self.ipv4_only = true;
+    /// Lets IPv6 go past the proxy where the mesh redirects IPv4 alone in this Pod. Comes last.
+    pub(super) fn apply_families(&mut self) -> Result<(), Error> {
+        if !self.ipv4_only {
+            return Ok(());
+        }
+        // An excluded interface is known by networks too, and inbound these are not compared.
+        if let Some(pattern) = self.excluded_interfaces.first() {
+            return Err(Error::Unsupported {
+                key: "traffic.sidecar.istio.io/excludeInterfaces".to_owned(),
+                value: pattern.to_string(),
+                allowed: "none, where the mesh redirects IPv4 alone",
+            });
+        }
         let everything = IpNet::V6(Ipv6Net::default());
         // Networks that are aside are so in both directions, excluded sources in one.
         if self.excluded_sources.is_empty() {
@@ -62,6 +72,7 @@ impl Settings {
             self.excluded_networks.push(everything);
             self.excluded_sources.push(everything);
         }
+        Ok(())
     }
 
     /// Whether IPv6 goes past the proxy.

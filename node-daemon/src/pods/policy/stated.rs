@@ -31,6 +31,7 @@ pub(super) fn settings(pod: &Pod<'_>) -> Result<Settings, Error> {
     }
     settings.acceleration = acceleration(pod.annotations)?;
     user(pod, &mut settings)?;
+    settings.apply_families()?;
     Ok(settings)
 }
 

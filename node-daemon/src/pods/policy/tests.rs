@@ -381,3 +381,27 @@ fn manifest_overrules_annotations_on_the_proxy_user() {
         (1_000_629_999, UserSource::PodSpec)
     );
 }
+
+#[test]
+fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
+    let everything: IpNet = "::/0".parse().unwrap();
+    let osm = meshed_by("osm", &[]);
+    assert_eq!(
+        (osm.ipv4_only, &*osm.aside.networks),
+        (true, &[everything][..])
+    );
+    let istio = meshed(&[]);
+    assert_eq!((istio.ipv4_only, &*istio.aside.networks), (false, &[][..]));
+    // Peers that are excluded inbound stay the proxy's outbound.
+    let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
+    let mut annotations = injected(linkerd);
+    let skip = "config.linkerd.io/skip-subnets".to_owned();
+    annotations.insert(skip, "10.0.0.0/8".to_owned());
+    let rules = rules(linkerd, WhenUnknown::Refuse);
+    let Ok(Verdict::Mesh(settings)) = decide(&rules, Some(&annotations)) else {
+        panic!("not intercepted");
+    };
+    assert_eq!(settings.excluded_sources.len(), 2);
+    assert_eq!(settings.excluded_networks, [everything]);
+    assert!(settings.aside.is_empty());
+}
