@@ -251,7 +251,7 @@ fn expected(pod: Pod) -> Option<Expected> {
         uid: uid(&pod),
     };
     let (annotations, manifest) = manifest::of(template(pod));
-    (!manifest.host_network && !ended && !addresses.is_empty()).then(|| Expected {
+    (!manifest.host_network && !ended && !addresses.is_empty()).then_some(Expected {
         pod: name,
         addresses,
         annotations,

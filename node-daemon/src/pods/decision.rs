@@ -19,7 +19,8 @@ pub(crate) struct Decision {
     pod: String,
     /// The node's mesh.
     mesh: String,
-    decision: Outcome,
+    #[serde(rename = "decision")]
+    outcome: Outcome,
     /// Why the Pod is not intercepted, or refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -74,7 +75,7 @@ pub(crate) fn decide(
         annotations: Some(annotations),
         manifest,
     };
-    let (decision, reason, settings) = match policy::decide(rules, subject) {
+    let (outcome, reason, settings) = match policy::decide(rules, subject) {
         Ok(Verdict::Mesh(settings)) => (Outcome::Intercepted, None, Some(Shown::of(&settings))),
         Ok(Verdict::LeaveAlone(reason)) => (Outcome::NotIntercepted, Some(reason.to_owned()), None),
         Err(error) => (Outcome::Refused, Some(error.to_string()), None),
@@ -82,7 +83,7 @@ pub(crate) fn decide(
     Decision {
         pod,
         mesh: rules.mesh.name.clone(),
-        decision,
+        outcome,
         reason,
         settings,
     }
@@ -133,7 +134,7 @@ fn ports(ports: &Ports) -> Vec<String> {
 
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.decision {
+        let word = match self.outcome {
             Outcome::Intercepted => "intercepted",
             Outcome::NotIntercepted => "not intercepted",
             Outcome::Refused => "refused",

@@ -11,6 +11,10 @@ const PRESETS: &str = include_str!("meshes.toml");
 /// One mesh's sidecar, and the annotations by which Pods speak of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the configuration, and independent of the others"
+)]
 pub(crate) struct Mesh {
     /// Its name, for people.
     #[serde(skip)]

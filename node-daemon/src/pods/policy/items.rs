@@ -110,10 +110,9 @@ pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
 /// Both keep the client's address at the proxy here: no packet is rewritten.
 pub(super) fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Error> {
     match mode.trim() {
-        "REDIRECT" => Ok(false),
         "TPROXY" => Ok(true),
-        // Reached only where the operator overrules it.
-        "NONE" => Ok(false),
+        // NONE comes here only if the operator overrules it.
+        "REDIRECT" | "NONE" => Ok(false),
         other => Err(Error::Item {
             key,
             item: other.to_owned(),
