@@ -66,7 +66,8 @@ struct Expected {
 /// What `sluiced decide` prints of a Pod.
 #[derive(Deserialize)]
 struct Decision {
-    decision: String,
+    #[serde(rename = "decision")]
+    outcome: String,
     #[serde(default)]
     reason: String,
     #[serde(default)]
@@ -175,7 +176,7 @@ fn manifest(pod: &Expected) -> Value {
 
 fn judge(mesh: &str, pod: Expected, decision: Decision) -> Row {
     let mut wrong = Vec::new();
-    if decision.decision != pod.expect {
+    if decision.outcome != pod.expect {
         wrong.push(format!("expected {}", pod.expect));
     }
     if !decision.reason.contains(&pod.reason) {
@@ -192,7 +193,7 @@ fn judge(mesh: &str, pod: Expected, decision: Decision) -> Row {
         pod: pod.name,
         source: pod.source,
         expected: pod.expect,
-        decision: decision.decision,
+        decision: decision.outcome,
         reason: decision.reason,
         wrong: wrong.join("; "),
     }

@@ -1,9 +1,5 @@
 //! The daemon's decision on the corpus of Pods, through the built binaries.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests say what they expect by failing"
-)]
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 mod binaries;
 
