@@ -113,6 +113,7 @@ fn reported(invocation: &Invocation, conf: Conf, version: &str) -> Result<(Admit
         attachment,
         pod: invocation.pod()?,
         annotations: conf.annotations,
+        manifest: None,
     };
     Ok((admit, result))
 }

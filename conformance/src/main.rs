@@ -20,6 +20,7 @@ mod scale;
 mod settings;
 mod subject;
 mod suite;
+mod who;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Job {
     Diff(suite::command::Diff),
     /// Try to get past the sidecar and into the daemon; compare with rules.
     Attack(attack::Options),
+    /// Compare the daemon's decisions on a corpus of Pods with those of each mesh's own tools.
+    Who(who::Options),
     /// Let real runtimes call the plugin: containerd's CRI, ctr, podman.
     Runtimes(runtime::Options),
     /// What the lab runs inside its namespaces.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Job::Run(run) => run.run(),
         Job::Diff(diff) => diff.run(),
         Job::Attack(options) => options.run(),
+        Job::Who(options) => who::run(&options),
         Job::Runtimes(options) => options.run(),
         Job::Inside(job) => job.run().map(|()| true),
     };

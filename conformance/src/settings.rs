@@ -137,6 +137,8 @@ pub(crate) const REROUTE_INTERFACES: &str = "istio.io/reroute-virtual-interfaces
 pub(crate) const STATUS_PORT: &str = "status.sidecar.istio.io/port";
 
 pub(crate) const SKIP_INBOUND_PORTS: &str = "config.linkerd.io/skip-inbound-ports";
+/// Networks of peers, for Linkerd.
+pub(crate) const SKIP_SUBNETS: &str = "config.linkerd.io/skip-subnets";
 pub(crate) const SKIP_OUTBOUND_PORTS: &str = "config.linkerd.io/skip-outbound-ports";
 
 pub(crate) const KUMA_EXCLUDE_INBOUND_PORTS: &str = "traffic.kuma.io/exclude-inbound-ports";

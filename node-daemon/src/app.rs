@@ -39,7 +39,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
     memory::give_back_large_blocks();
     privileges::reduce()?;
     let behaviour = Behaviour::read(config.config.as_deref())?;
-    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes)?;
+    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes, behaviour.ipv6)?;
     let log = format!("{QUIET},{}", config.log);
     let filter: EnvFilter = log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()
@@ -89,7 +89,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             tokio::spawn(look_up(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let desk = Desk::new(pods, cluster, journal);
+        let desk = Desk::new(pods, cluster, journal, behaviour.proxy_user);
         api::serve(&socket, desk, async {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
 
-pub(crate) use file::{Behaviour, OnExit};
+pub(crate) use file::{Behaviour, OnExit, ProxyUser};
 
 /// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
 #[derive(Debug, Parser)]
@@ -33,6 +33,9 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Show decisions as the kernel takes them, until interrupted.
     Watch(Watch),
+    /// Print what becomes of the Pods of a file of manifests, and with which settings. Needs neither
+    /// a running daemon nor root.
+    Decide(Decide),
     /// Remove every hook and map that a daemon left: Pods go past their sidecars.
     Detach(Places),
     /// Load and attach every program, to see whether this kernel takes them, and leave again.
@@ -90,6 +93,26 @@ pub(crate) struct Watch {
     /// container's id.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
+}
+
+/// Options of `decide`.
+#[derive(Debug, Args)]
+pub(crate) struct Decide {
+    /// Pods, workloads and lists of them, as YAML or JSON; `-` is the standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The mesh [default: the one that the configuration names].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) mesh: Option<String>,
+    /// Look at annotations alone, as where the API server is not asked.
+    #[arg(long)]
+    pub(crate) annotations_only: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The daemon's configuration [default: /etc/sluice/sluiced.toml, if it is there].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Options of `explain`.

@@ -13,6 +13,7 @@ mod check_kernel;
 mod config;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod decide;
 mod detach;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -41,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Pods(ask) => ask::pods(&ask),
         Command::Explain(explain) => ask::explain(explain),
         Command::Watch(watch) => ask::watch(watch),
+        Command::Decide(decide) => decide::run(&decide),
         Command::Detach(places) => detach::run(&places),
         Command::CheckKernel(check) => check_kernel::run(check),
     };

@@ -11,7 +11,7 @@ use crate::{
     settings::{
         KUMA_EXCLUDE_INBOUND_PORTS, KUMA_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_INBOUND_PORTS,
         OSM_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_RANGES, OSM_INCLUDE_RANGES, SKIP_INBOUND_PORTS,
-        SKIP_OUTBOUND_PORTS, Settings,
+        SKIP_OUTBOUND_PORTS, SKIP_SUBNETS, Settings,
     },
     suite::ask::{Origin, Server, Source, Target},
 };
@@ -231,6 +231,17 @@ pub(crate) const CASES: &[Case] = &[
         name: "linkerd: 15008 is no exception",
         port: 15008,
         ..LINKERD_IN
+    },
+    Case {
+        name: "linkerd: a peer of a skipped network reaches the application",
+        settings: || linkerd().with(SKIP_SUBNETS, "0.0.0.0/0,::/0"),
+        expect: Direct,
+        ..LINKERD_IN
+    },
+    Case {
+        name: "linkerd: a server in a skipped network is met through the proxy",
+        settings: || linkerd().with(SKIP_SUBNETS, "0.0.0.0/0,::/0"),
+        ..LINKERD
     },
     Case {
         name: "linkerd: a skipped inbound port is left alone",

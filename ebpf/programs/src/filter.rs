@@ -56,9 +56,8 @@ pub(crate) fn sets_aside_to(pod: &Pod, addr: Addr, interface: u32) -> bool {
 /// The same for what comes from an address by an interface.
 #[inline(always)]
 pub(crate) fn sets_aside_from(pod: &Pod, addr: Addr, interface: u32) -> bool {
-    pod.flags.has(PodFlags::ASIDE)
-        && (sets_aside(pod, interface)
-            || (pod.flags.has(PodFlags::ASIDE_INBOUND) && covers(&ASIDE, pod, addr)))
+    (pod.flags.has(PodFlags::ASIDE) && sets_aside(pod, interface))
+        || (pod.flags.has(PodFlags::ASIDE_INBOUND) && covers(&ASIDE, pod, addr))
 }
 
 #[inline(always)]

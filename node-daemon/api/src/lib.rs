@@ -15,6 +15,7 @@
 //! Every answer with a status of 400 or more carries a [`Refusal`].
 #![forbid(unsafe_code)]
 
+mod manifest;
 pub mod owned;
 mod sidecar;
 pub mod text;
@@ -27,7 +28,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use sidecar::surely_without_sidecar;
+pub use manifest::{Container, ContainerRole, Manifest};
+pub use sidecar::{INTERCEPT, ISTIO_STATUS, not_redirected_by_istio, surely_without_sidecar};
 
 /// Where the daemon listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";
@@ -155,6 +157,9 @@ pub struct Admit {
     /// The Pod's annotations; absent if the runtime did not hand them over.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
+    /// The rest of its manifest, if the API server was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Manifest>,
 }
 
 /// Body of `POST /v1/check`.

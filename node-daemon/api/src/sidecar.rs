@@ -1,33 +1,153 @@
-//! What a Pod's annotations tell while the daemon is away.
+//! What a Pod's annotations say by themselves of whether its mesh redirects its traffic: what the
+//! plugin goes by while the daemon does not run, and the daemon where it knows no more.
 
 use std::collections::BTreeMap;
 
-/// The marks of the meshes that the daemon knows without being told.
+use serde_json::Value;
+
+/// The operator's word on a Pod, above the injector's: `true` or `false`.
+pub const INTERCEPT: &str = "sluice.io/intercept";
+/// What Istio's injector adds to a Pod.
+pub const ISTIO_STATUS: &str = "sidecar.istio.io/status";
+
+const ISTIO_MODE: &str = "sidecar.istio.io/interceptionMode";
+const ISTIO_TEMPLATES: &str = "inject.istio.io/templates";
+
+/// The marks of the other meshes that the daemon knows without a description.
 const MARKS: [&str; 5] = [
-    "sidecar.istio.io/status",
     "linkerd.io/proxy-version",
     "kuma.io/sidecar-injected",
     "openservicemesh.io/sidecar-injection",
+    "consul.hashicorp.com/connect-inject-status",
     "ambient.istio.io/redirection",
 ];
 
-/// Whether no known mesh has put a sidecar into a Pod. Which mesh the node has, and whether a
+/// Init containers of Istio's that redirect, or that expect a CNI plugin to.
+const REDIRECTING: [&str; 2] = ["istio-init", "istio-validation"];
+
+/// Templates whose proxy takes no redirected traffic, or that have no proxy at all.
+const NOT_REDIRECTED: [&str; 4] = ["gateway", "grpc-agent", "grpc-simple", "waypoint"];
+
+/// Whether no known mesh redirects the traffic of a Pod. Which mesh the node has, and whether a
 /// sidecar is switched off, only the daemon knows: a mark is enough to wait for it.
 #[must_use]
 pub fn surely_without_sidecar(annotations: &BTreeMap<String, String>) -> bool {
-    !MARKS.iter().any(|mark| annotations.contains_key(*mark))
+    match annotations.get(INTERCEPT).map(|value| value.trim()) {
+        Some("false") => return true,
+        Some(_) => return false,
+        None => {}
+    }
+    let of_istio =
+        annotations.contains_key(ISTIO_STATUS) && not_redirected_by_istio(annotations).is_none();
+    !of_istio && !MARKS.iter().any(|mark| annotations.contains_key(*mark))
+}
+
+/// Why Istio does not redirect the traffic of a Pod that its injector changed, if the annotations
+/// say so: every template leaves the same annotations, but not the same init containers.
+#[must_use]
+pub fn not_redirected_by_istio(annotations: &BTreeMap<String, String>) -> Option<&'static str> {
+    let value = |key: &str| annotations.get(key).map(|value| value.trim());
+    if value(ISTIO_MODE) == Some("NONE") {
+        return Some("its interception mode is NONE");
+    }
+    // The injector writes the list always, as null if it is empty. Others write no such list.
+    let status: Option<Value> =
+        value(ISTIO_STATUS).and_then(|text| serde_json::from_str(text).ok());
+    if let Some(added) = status
+        .as_ref()
+        .and_then(|status| status.get("initContainers"))
+    {
+        let mut names = added
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        let redirects = names.any(|name| REDIRECTING.contains(&name));
+        return (!redirects).then_some(
+            "the injector added no container that redirects or expects redirection: a gateway, a \
+             proxyless gRPC Pod, a custom template, or interception mode NONE",
+        );
+    }
+    let mut templates = value(ISTIO_TEMPLATES)?.split(',').map(str::trim);
+    (templates.all(|name| NOT_REDIRECTED.contains(&name)))
+        .then_some("its injection template is not the sidecar's")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        (pairs.iter())
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
     #[test]
-    fn the_mark_of_any_mesh_leaves_a_doubt() {
+    fn mark_of_any_mesh_leaves_a_doubt() {
         assert!(surely_without_sidecar(&BTreeMap::new()));
-        for mark in MARKS {
-            let annotations = BTreeMap::from([(mark.to_owned(), String::new())]);
-            assert!(!surely_without_sidecar(&annotations), "{mark}");
+        for mark in MARKS.into_iter().chain([ISTIO_STATUS]) {
+            assert!(
+                !surely_without_sidecar(&annotations(&[(mark, "")])),
+                "{mark}"
+            );
+        }
+    }
+
+    #[test]
+    fn operator_overrules_any_mark() {
+        let with = |value| annotations(&[(ISTIO_STATUS, "{}"), (INTERCEPT, value)]);
+        assert!(surely_without_sidecar(&with("false")));
+        assert!(!surely_without_sidecar(&with("true")));
+        assert!(!surely_without_sidecar(&annotations(&[(
+            INTERCEPT, "true"
+        )])));
+    }
+
+    #[test]
+    fn gateways_and_proxyless_pods_are_not_redirected() {
+        for (status, template, redirected) in [
+            (
+                r#"{"initContainers":null,"containers":["istio-proxy"]}"#,
+                "gateway",
+                false,
+            ),
+            (
+                r#"{"initContainers":null,"containers":["istio-proxy"]}"#,
+                "custom",
+                false,
+            ),
+            (
+                r#"{"initContainers":["grpc-bootstrap-init"]}"#,
+                "grpc-simple",
+                false,
+            ),
+            (
+                r#"{"initContainers":["istio-proxy"],"containers":null}"#,
+                "sidecar",
+                false,
+            ),
+            (
+                r#"{"initContainers":["istio-validation","istio-proxy"]}"#,
+                "sidecar,own",
+                true,
+            ),
+            (r#"{"initContainers":["istio-init"]}"#, "sidecar", true),
+            ("{}", "gateway", false),
+            ("{}", "sidecar,grpc-agent", true),
+            ("injected by hand", "sidecar", true),
+        ] {
+            let pod = annotations(&[(ISTIO_STATUS, status), (ISTIO_TEMPLATES, template)]);
+            assert_eq!(
+                not_redirected_by_istio(&pod).is_none(),
+                redirected,
+                "{status} {template}"
+            );
+            assert_eq!(
+                surely_without_sidecar(&pod),
+                !redirected,
+                "{status} {template}"
+            );
         }
     }
 }

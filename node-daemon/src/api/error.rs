@@ -32,6 +32,8 @@ pub(super) enum Error {
     Answer(String),
     #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
     Unknown(#[source] kube::Error),
+    #[error("the proxy's user is read from the Pod's spec, and that is not known")]
+    NoManifest(#[source] kube::Error),
     #[error("no Pod can be admitted: {}", problems.join("; "))]
     NotReady { problems: Vec<String> },
     #[error(transparent)]
@@ -47,9 +49,11 @@ impl Error {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Body(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
-            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::Unknown(_)
+            | Self::NoManifest(_)
+            | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Pods(error) => match error.refusal().code {
                 code::TRY_AGAIN_LATER => StatusCode::SERVICE_UNAVAILABLE,
@@ -80,9 +84,11 @@ impl Error {
     fn unescaped(&self) -> Refusal {
         let code = match self {
             Self::Pods(error) => return error.refusal(),
-            Self::Timeout { .. } | Self::Busy { .. } | Self::Unknown(_) | Self::NotReady { .. } => {
-                code::TRY_AGAIN_LATER
-            }
+            Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::Unknown(_)
+            | Self::NoManifest(_)
+            | Self::NotReady { .. } => code::TRY_AGAIN_LATER,
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
                 code::IO_FAILURE
             }
@@ -103,6 +109,9 @@ impl Error {
         let causes = causes.join(": ");
         match self {
             Self::Unknown(_) => format!("{causes}; {}", pods::HAND_OVER),
+            Self::NoManifest(_) => format!(
+                "{causes}; give the daemon access to the API server, or set proxy-user to \"mesh\""
+            ),
             _ => causes,
         }
     }

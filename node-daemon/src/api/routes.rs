@@ -16,7 +16,7 @@ use sluice_abi::{Event, Reason};
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{journal::Journal, kube::Cluster, pods::Pods};
+use crate::{config::ProxyUser, journal::Journal, kube::Cluster, pods::Pods};
 
 /// For the whole body to arrive.
 pub(super) const BODY: Duration = Duration::from_secs(5);
@@ -92,16 +92,23 @@ pub(crate) struct Desk {
     pods: Pods,
     cluster: Cluster,
     journal: Journal,
+    proxy_user: ProxyUser,
     pub(super) metrics: Metrics,
 }
 
 impl Desk {
     /// Of a daemon that has answered nothing yet.
-    pub(crate) fn new(pods: Pods, cluster: Cluster, journal: Journal) -> Self {
+    pub(crate) fn new(
+        pods: Pods,
+        cluster: Cluster,
+        journal: Journal,
+        proxy_user: ProxyUser,
+    ) -> Self {
         Self {
             pods,
             cluster,
             journal,
+            proxy_user,
             metrics: Metrics::new(),
         }
     }
@@ -148,13 +155,26 @@ impl Desk {
 
     /// The API server is asked here, where nobody else waits for its answer.
     async fn admit(&self, mut request: Admit) -> Result<Admitted, Error> {
-        let asked = self.cluster.complete(&mut request).await;
-        let admitted = self.pods.admit(request).await;
-        match (asked, admitted) {
-            (Err(source), Err(error)) if error.is_unknown() => Err(Error::Unknown(source)),
-            (_, admitted) => Ok(admitted?),
+        // Labels and containers come from the API server alone.
+        request.manifest = None;
+        let is_missing = request.annotations.is_none();
+        if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
+            let asked = match self.cluster.complete(&mut request).await {
+                Err(source) if !is_missing => return Err(Error::NoManifest(source)),
+                asked => asked,
+            };
+            return match (asked, self.pods.admit(request).await) {
+                (Err(source), Err(error)) if error.is_unknown() => Err(Error::Unknown(source)),
+                (_, admitted) => Ok(admitted?),
+            };
         }
+        Ok(self.pods.admit(request).await?)
     }
+}
+
+/// Whether the annotations leave it open that a mesh intercepts the Pod.
+fn may_be_meshed(request: &Admit) -> bool {
+    !(request.annotations.as_ref()).is_some_and(daemon_api::surely_without_sidecar)
 }
 
 fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {
@@ -232,6 +252,7 @@ mod tests {
             }],
             pod: PodName::default(),
             annotations: Some([(name.clone(), name)].into()),
+            manifest: None,
         }
     }
 

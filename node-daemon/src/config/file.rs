@@ -30,6 +30,10 @@ pub(crate) struct Behaviour {
     pub(crate) meshes: Meshes,
     /// What becomes of a Pod whose annotations neither the runtime nor the API server tells.
     pub(crate) when_unknown: WhenUnknown,
+    /// What states the user as which the Pods' proxies run.
+    pub(crate) proxy_user: ProxyUser,
+    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do not.
+    pub(crate) ipv6: bool,
     /// How to reach the API server; by default with the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
@@ -45,6 +49,8 @@ impl Default for Behaviour {
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),
             when_unknown: WhenUnknown::default(),
+            proxy_user: ProxyUser::default(),
+            ipv6: true,
             kubeconfig: None,
             daemon_set: None,
         }
@@ -60,6 +66,18 @@ pub(crate) enum OnExit {
     Keep,
     /// It is removed: Pods go past their sidecars.
     Detach,
+}
+
+/// What states the user as which a Pod's proxy runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ProxyUser {
+    /// The mesh's description, unless an annotation names another.
+    #[default]
+    Mesh,
+    /// The security context of the sidecar's container, or of the Pod: the API server is asked about
+    /// every Pod with a sidecar. `OpenShift` gives each namespace users of its own.
+    PodSpec,
 }
 
 /// The configuration cannot be used.

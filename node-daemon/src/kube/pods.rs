@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use daemon_api::{Admit, PodName};
 use http_body_util::Limited;
 use hyper::Response;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::{
     Api, Client, Config,
     api::ListParams,
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::MapResponseLayer;
 use tracing::{debug, info, warn};
 
+use super::manifest;
 use crate::pods::Expected;
 
 /// For everything that is asked about one Pod: less than the plugin has (5 s) for its whole work.
@@ -28,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of an answer. The store behind the API server takes 1.5 MB for an object.
 const MAX_ANSWER: usize = 16 << 20;
+/// What the kubelet writes into the API's object of a static Pod: the uid that the runtime knows.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Pods in one part of a list: the memory that it takes is the daemon's largest.
 const PART: u32 = 50;
 
@@ -108,15 +111,12 @@ impl Cluster {
         Self { kubeconfig }
     }
 
-    /// Adds the annotations that the runtime did not hand over.
+    /// Adds the manifest, and with it the annotations if the runtime did not hand them over.
     ///
     /// # Errors
     ///
     /// If they are not known after a few questions. The request is as it was, then.
     pub(crate) async fn complete(&self, request: &mut Admit) -> Result<(), Error> {
-        if request.annotations.is_some() {
-            return Ok(());
-        }
         let PodName {
             namespace,
             name,
@@ -128,16 +128,17 @@ impl Cluster {
         let found = persist(ADMISSION, || async {
             let pods: Api<Pod> = Api::namespaced(self.client().await?, namespace);
             let found = pods.get(name).await?;
-            match found.metadata.uid.as_deref() {
-                Some(other) if !uid.is_empty() && other != uid => Err(Error::Another {
-                    uid: other.to_owned(),
-                }),
-                _ => Ok(found),
+            let known = self::uid(&found);
+            if uid.is_empty() || known.is_empty() || known == *uid {
+                Ok(found)
+            } else {
+                Err(Error::Another { uid: known })
             }
         });
-        let annotations = found.await?.metadata.annotations.unwrap_or_default();
-        debug!(pod = %format_args!("{namespace}/{name}"), "the API server told its annotations");
-        request.annotations = Some(annotations);
+        let (annotations, manifest) = manifest::of(template(found.await?));
+        debug!(pod = %format_args!("{namespace}/{name}"), "the API server returned its manifest");
+        request.annotations.get_or_insert(annotations);
+        request.manifest = Some(manifest);
         Ok(())
     }
 
@@ -219,23 +220,42 @@ where
     Err(last)
 }
 
+/// The uid by which the node knows a Pod. The API's object of a static Pod has another one.
+fn uid(pod: &Pod) -> String {
+    let annotations = pod.metadata.annotations.as_ref();
+    let of_static = annotations.and_then(|all| all.get(MIRROR));
+    of_static
+        .or(pod.metadata.uid.as_ref())
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// The part of a Pod that a template has as well.
+fn template(pod: Pod) -> PodTemplateSpec {
+    PodTemplateSpec {
+        metadata: Some(pod.metadata),
+        spec: pod.spec,
+    }
+}
+
 /// What counts of a Pod, if it has a network namespace of its own.
 fn expected(pod: Pod) -> Option<Expected> {
-    let of_host = pod.spec.is_some_and(|spec| spec.host_network == Some(true));
-    let status = pod.status?;
+    let status = pod.status.clone()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses: Vec<IpAddr> = (status.pod_ips.into_iter().flatten())
         .filter_map(|one| one.ip.parse().ok())
         .collect();
-    let meta = pod.metadata;
-    (!of_host && !ended && !addresses.is_empty()).then(|| Expected {
-        pod: PodName {
-            namespace: meta.namespace.unwrap_or_default(),
-            name: meta.name.unwrap_or_default(),
-            uid: meta.uid.unwrap_or_default(),
-        },
+    let name = PodName {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: uid(&pod),
+    };
+    let (annotations, manifest) = manifest::of(template(pod));
+    (!manifest.host_network && !ended && !addresses.is_empty()).then_some(Expected {
+        pod: name,
         addresses,
-        annotations: meta.annotations.unwrap_or_default(),
+        annotations,
+        manifest: Some(manifest),
     })
 }
 
@@ -249,6 +269,14 @@ mod tests {
         let metadata = json!({ "namespace": "shop", "name": "cart", "uid": "7" });
         let pod = json!({ "metadata": metadata, "spec": spec, "status": status });
         expected(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn static_pod_has_the_uid_that_the_node_knows() {
+        let annotations = json!({ "kubernetes.io/config.mirror": "0f3a" });
+        let metadata = json!({ "name": "proxy", "uid": "7", "annotations": annotations });
+        let mirror: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+        assert_eq!(uid(&mirror), "0f3a");
     }
 
     #[test]

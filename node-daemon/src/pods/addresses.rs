@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use daemon_api::PodAddress;
 
+use super::sources::reaches_out;
 use crate::netns::Interface;
 
-/// A reported address cannot be the Pod's.
+/// A Pod's addresses are not those that were reported, or there are none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// No interface of that name.
@@ -29,12 +30,36 @@ pub(crate) enum Error {
         /// The addresses that are there.
         present: Vec<IpAddr>,
     },
+    /// Connections to the Pod could not be told from others.
+    #[error(
+        "no address of the Pod is reported, and {interface} has none: its traffic cannot be \
+         intercepted"
+    )]
+    Nowhere {
+        /// The interface that the runtime asked for.
+        interface: String,
+    },
     /// No Pod can be reached at such an address.
     #[error("{ip} is not an address that a Pod can have")]
     NotAPods {
         /// The address.
         ip: IpAddr,
     },
+}
+
+/// The addresses of an interface at which others can reach the Pod. A chain need not report any:
+/// what it leaves out is what the interface has.
+pub(crate) fn of_interface(interfaces: &[Interface], name: &str) -> Vec<PodAddress> {
+    let found = interfaces.iter().filter(|one| one.name == name);
+    let addresses = found.flat_map(|one| &one.addresses);
+    let address = |ip: &IpAddr| PodAddress {
+        ip: *ip,
+        interface: name.to_owned(),
+    };
+    addresses
+        .filter(|ip| reaches_out(ip))
+        .map(address)
+        .collect()
 }
 
 /// Checks every reported address against the interfaces of the Pod's network namespace.
@@ -80,6 +105,21 @@ fn list(addresses: &[IpAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interface_addresses_stand_in_for_unreported_ones() {
+        let interface = Interface {
+            name: "eth0".to_owned(),
+            index: 0,
+            addresses: ["10.1.0.7", "fe80::7", "fd00::7"]
+                .map(|ip| ip.parse().unwrap())
+                .into(),
+        };
+        let found = of_interface(&[interface], "eth0");
+        let ips: Vec<_> = found.iter().map(|one| one.ip.to_string()).collect();
+        assert_eq!(ips, ["10.1.0.7", "fd00::7"]);
+        assert_eq!(of_interface(&[], "eth0"), []);
+    }
 
     fn check(ip: &str, interface: &str) -> Result<Vec<IpAddr>, Error> {
         let reported = PodAddress {

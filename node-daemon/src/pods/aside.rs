@@ -3,7 +3,7 @@
 //! A hook is told the interface by which a connection comes, but only the address to which one
 //! goes: so the Pod's routes become the networks to which they lead.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use ipnet::IpNet;
 
@@ -51,6 +51,15 @@ pub(crate) struct Aside {
     pub(crate) interfaces: Vec<u32>,
     /// Networks to which nothing is diverted.
     pub(crate) networks: Vec<IpNet>,
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Beginning(beginning) => write!(f, "{beginning}+"),
+        }
+    }
 }
 
 impl Pattern {

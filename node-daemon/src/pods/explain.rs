@@ -15,6 +15,9 @@ use super::{
     policy::{Inbound, Ports, Settings},
 };
 
+/// The port of DNS servers.
+const DNS: u16 = 53;
+
 /// What is known of a meshed Pod.
 pub(super) struct Subject<'a> {
     pub(super) settings: &'a Settings,
@@ -24,6 +27,15 @@ pub(super) struct Subject<'a> {
 }
 
 impl Subject<'_> {
+    /// Whether a datagram is none of the hooks' business: of those they take DNS queries alone, and
+    /// these only while the proxy answers them.
+    pub(super) fn passes_as_datagram(&self, connection: &Connection) -> bool {
+        match connection {
+            Connection::To { to, udp: true, .. } => !self.captures_dns || to.port() != DNS,
+            _ => false,
+        }
+    }
+
     /// What the kernel would decide.
     pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
         let pod = self.held.process?.pod;
@@ -64,7 +76,7 @@ impl Subject<'_> {
                 let inbound = decide::Inbound {
                     port: Port::new(port),
                     local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-                    aside: covers(&self.settings.aside.networks, from).is_some(),
+                    aside: self.bypassed_source(from).is_some(),
                     listed: has(self.inbound(), port).is_some(),
                 };
                 decide::inbound(&pod, &inbound)
@@ -93,9 +105,8 @@ impl Subject<'_> {
             Reason::OutboundNetworkExcluded => covers(excluded_networks, ip).map(network),
             Reason::OutboundToProxy => covers(networks.as_ref()?, ip).map(network),
             Reason::OutboundNotListed => Some(format!("only {}", list(networks.as_ref()?))),
-            Reason::OutboundAside | Reason::InboundAside => {
-                covers(&self.settings.aside.networks, ip).map(network)
-            }
+            Reason::OutboundAside => covers(&self.settings.aside.networks, ip).map(network),
+            Reason::InboundAside => self.bypassed_source(ip).map(network),
             Reason::OutboundByProxy => Some(format!("uid {uid} or gid {gid} is the proxy")),
             Reason::InboundPortExcluded | Reason::InboundToProxy => {
                 has(self.inbound(), port).map(ports)
@@ -106,6 +117,12 @@ impl Subject<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The network by which an inbound connection from an address goes past the proxy.
+    fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
+        covers(&self.settings.excluded_sources, ip)
+            .or_else(|| covers(&self.settings.aside.networks, ip))
     }
 
     fn owns(&self, ip: IpAddr) -> bool {
@@ -175,6 +192,35 @@ mod tests {
             uid,
             gid: uid,
             udp: false,
+        }
+    }
+
+    #[test]
+    fn only_captured_dns_datagrams_are_intercepted() {
+        let settings = Settings::of(Mesh::preset("istio"));
+        let held = plan::wanted(7, &settings, &["10.0.0.5".parse().unwrap()], true);
+        for (port, captures_dns, udp, passes) in [
+            (53, true, true, false),
+            (53, false, true, true),
+            (443, true, true, true),
+            (443, true, false, false),
+        ] {
+            let subject = Subject {
+                settings: &settings,
+                held: &held,
+                captures_dns,
+            };
+            let connection = Connection::To {
+                to: ([192, 0, 2, 1], port).into(),
+                uid: 0,
+                gid: 0,
+                udp,
+            };
+            assert_eq!(
+                subject.passes_as_datagram(&connection),
+                passes,
+                "{connection:?}"
+            );
         }
     }
 

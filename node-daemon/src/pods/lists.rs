@@ -35,12 +35,14 @@ pub(super) fn flags_of(settings: &Settings) -> PodFlags {
             PodFlags::NETWORKS_EXCLUDED,
         ),
         (
-            networks.is_some_and(|all| all.iter().any(loopback)),
+            settings.mesh.loopback_to_proxy || networks.is_some_and(|all| all.iter().any(loopback)),
             PodFlags::LOOPBACK_LISTED,
         ),
         (!settings.aside.is_empty(), PodFlags::ASIDE),
         (
-            !settings.mesh.left_alone.is_empty(),
+            !settings.mesh.left_alone.is_empty()
+                || settings.bypasses_ipv6()
+                || !settings.excluded_sources.is_empty(),
             PodFlags::ASIDE_INBOUND,
         ),
     ])
@@ -66,12 +68,13 @@ pub(super) fn entries(cookie: u64, settings: &Settings) -> impl Iterator<Item = 
         networks: aside,
     } = &settings.aside;
     let interface = move |index: &u32| Entry::Interface(InterfaceKey::new(cookie, *index));
+    let aside_entry = move |one: &IpNet| Entry::Aside(prefix(cookie, one));
     port_lists(settings)
         .into_iter()
         .flat_map(move |(list, ports)| prefixes(cookie, list, ports).map(Entry::Port))
         .chain(included.map(move |one| Entry::Included(prefix(cookie, one))))
         .chain(excluded.map(move |one| Entry::Excluded(prefix(cookie, one))))
-        .chain((aside.iter()).map(move |one| Entry::Aside(prefix(cookie, one))))
+        .chain((aside.iter().chain(&settings.excluded_sources)).map(aside_entry))
         .chain(interfaces.iter().map(interface))
 }
 

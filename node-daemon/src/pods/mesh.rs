@@ -11,6 +11,10 @@ const PRESETS: &str = include_str!("meshes.toml");
 /// One mesh's sidecar, and the annotations by which Pods speak of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the configuration, and independent of the others"
+)]
 pub(crate) struct Mesh {
     /// Its name, for people.
     #[serde(skip)]
@@ -59,11 +63,32 @@ pub(crate) struct Mesh {
     /// Networks from which and to which nothing is intercepted.
     #[serde(default)]
     pub(crate) left_alone: Vec<IpNet>,
+    /// Whether what leaves for another loopback address than `127.0.0.1`, or for the Pod's own
+    /// address, is the proxy's as well.
+    #[serde(default)]
+    pub(crate) loopback_to_proxy: bool,
+    /// Whether the mesh redirects IPv4 alone: IPv6 goes past the proxy in both directions.
+    #[serde(default)]
+    pub(crate) ipv4_only: bool,
     /// The annotation that a Pod with a sidecar has.
     pub(crate) injected: String,
-    /// Annotations with values that switch interception off all the same.
+    /// Annotations with values that switch interception off all the same. A label of that name
+    /// has precedence.
     #[serde(default)]
-    pub(crate) switched_off: BTreeMap<String, String>,
+    pub(crate) switched_off: BTreeMap<String, Values>,
+    /// Whose injector writes the Pods: what differs beyond data.
+    #[serde(default)]
+    pub(crate) injector: Injector,
+    /// The name of the sidecar's container: a Pod without it carries none.
+    #[serde(default)]
+    pub(crate) proxy_container: Option<String>,
+    /// Annotations that name a port which the proxy serves itself, and the port if a Pod has no
+    /// such annotation. Zero is none.
+    #[serde(default)]
+    pub(crate) reserved_ports: BTreeMap<String, u16>,
+    /// Annotations that begin as the closed ones do and change nothing here.
+    #[serde(default)]
+    pub(crate) ignored: Vec<String>,
     /// The names of the annotations that are followed.
     #[serde(default)]
     pub(crate) annotations: Annotations,
@@ -73,6 +98,47 @@ pub(crate) struct Mesh {
     /// Beginnings of names: an annotation that begins so and is not understood refuses the Pod.
     #[serde(default)]
     pub(crate) closed: Vec<String>,
+}
+
+/// The injectors whose Pods state more than data can describe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Injector {
+    /// Any: what the mesh's annotations say is all.
+    #[default]
+    Annotations,
+    /// Istio's, for every template.
+    Istio,
+    /// The agent of Istio's ambient mode.
+    Ambient,
+    /// Linkerd's.
+    Linkerd,
+    /// Kuma's, with or without the whole redirection in one annotation.
+    Kuma,
+    /// Open Service Mesh's.
+    Osm,
+    /// Consul's.
+    Consul,
+}
+
+/// One value, or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Values {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl Values {
+    /// Whether a text is one of them.
+    pub(crate) fn has(&self, text: &str) -> bool {
+        match self {
+            Self::One(value) => value == text,
+            Self::Many(values) => values.iter().any(|value| value == text),
+        }
+    }
 }
 
 /// Names of annotations.
@@ -91,6 +157,12 @@ pub(crate) struct Annotations {
     pub(crate) include_networks: Option<String>,
     /// Networks that are not.
     pub(crate) exclude_networks: Option<String>,
+    /// Networks from which connections are not the proxy's.
+    pub(crate) exclude_sources: Option<String>,
+    /// Where the proxy takes connections to the Pod.
+    pub(crate) inbound_port: Option<String>,
+    /// Where the proxy takes the application's connections.
+    pub(crate) outbound_port: Option<String>,
     /// One more inbound port that is not the proxy's.
     pub(crate) status_port: Option<String>,
     /// `REDIRECT` or `TPROXY`.
@@ -113,6 +185,9 @@ impl Annotations {
             &self.exclude_outbound_ports,
             &self.include_networks,
             &self.exclude_networks,
+            &self.exclude_sources,
+            &self.inbound_port,
+            &self.outbound_port,
             &self.status_port,
             &self.interception_mode,
             &self.exclude_interfaces,
@@ -152,12 +227,12 @@ pub(crate) enum Error {
 
 impl Mesh {
     /// The mesh of a name: one of `own`, which may replace a preset, or a preset. It lives as
-    /// long as the process: every Pod refers to it.
+    /// long as the process: every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
     ///
     /// # Errors
     ///
     /// If there is none, or it could not work.
-    pub(crate) fn choose(name: &str, own: Meshes) -> Result<&'static Self, Error> {
+    pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
         let Some(mut mesh) = all.remove(name) else {
@@ -168,6 +243,7 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
+        mesh.ipv4_only |= !ipv6;
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -188,8 +264,11 @@ impl Mesh {
         if self.mark & !self.mark_mask != 0 {
             return Some("'mark' has bits that are not in 'mark-mask'");
         }
-        if !self.left_alone.is_empty() && self.annotations.exclude_interfaces.is_some() {
-            return Some("'left-alone' and 'exclude-interfaces' cannot both be there");
+        let bypass = !self.left_alone.is_empty() || self.annotations.exclude_sources.is_some();
+        if bypass && self.annotations.exclude_interfaces.is_some() {
+            return Some(
+                "'exclude-interfaces' cannot be there beside 'left-alone' or 'exclude-sources'",
+            );
         }
         (self.injected.is_empty()).then_some("'injected' must name an annotation")
     }
@@ -201,7 +280,7 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new()).expect("a preset")
+        Self::choose(name, Meshes::new(), true).expect("a preset")
     }
 }
 
@@ -220,7 +299,7 @@ mod tests {
 
     #[test]
     fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
-        for name in ["istio", "linkerd", "kuma", "osm", "ambient"] {
+        for name in ["istio", "linkerd", "kuma", "osm", "consul", "ambient"] {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
             let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);
@@ -231,13 +310,13 @@ mod tests {
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
         let words = "[istio]\nuid = 7\noutbound = 1\ninbound = 2\ninjected = 'mine/here'";
-        let own = Mesh::choose("istio", toml::from_str(words).unwrap()).unwrap();
+        let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
     fn what_could_not_work_is_refused() {
-        let unknown = Mesh::choose("isto", Meshes::new()).unwrap_err();
+        let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound = 0\ninbound = 2", "must not be 0"),
@@ -245,7 +324,7 @@ mod tests {
             ("outbound = 1\ninbound = 2\ndns = 2", "different"),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\ninjected = 'mine/here'");
-            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap()).unwrap_err();
+            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

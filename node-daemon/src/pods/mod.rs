@@ -5,6 +5,7 @@
 mod acceleration;
 mod addresses;
 mod aside;
+mod decision;
 mod enrol;
 mod error;
 mod evidence;
@@ -32,8 +33,8 @@ use std::{
 };
 
 use daemon_api::{
-    Admit, Admitted, Attachment, Check, Collect, Explanation, PodName, PodView, Question, Retired,
-    Status,
+    Admit, Admitted, Attachment, Check, Collect, Explanation, Manifest, PodName, PodView, Question,
+    Retired, Status,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,6 +44,7 @@ use crate::{
     netns::Netns,
 };
 pub(crate) use acceleration::Acceleration;
+pub(crate) use decision::{Decision, decide};
 use enrol::PASSTHROUGH;
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use mesh::{Mesh, Meshes};
@@ -69,6 +71,8 @@ pub(crate) struct Expected {
     pub(crate) addresses: Vec<IpAddr>,
     /// All of them.
     pub(crate) annotations: Annotations,
+    /// The rest of the manifest.
+    pub(crate) manifest: Option<Manifest>,
 }
 
 type Work = Box<dyn FnOnce(&mut Owner) + Send>;

@@ -26,13 +26,13 @@ use expect::Awaited;
 pub(crate) use view::Reading;
 
 use super::{
-    Annotations, Error, Expected, Repairs, Rules, Tombstones, addresses,
+    Error, Expected, Repairs, Rules, Tombstones, addresses,
     enrol::{Enrolment, PASSTHROUGH, Site},
     error::one_line,
     evidence::Doubt,
     lists,
     plan::{self, Held},
-    policy::{self, Settings, Verdict},
+    policy::{self, Settings, Subject, Verdict},
     store::{Record, Slot, Store},
     survey::Lodging,
 };
@@ -119,7 +119,7 @@ impl Owner {
     fn admit_in(&mut self, request: Admit, netns: Option<Netns>) -> Result<Admitted, Error> {
         let container = request.attachment.container_id.clone();
         let pod = name(&request.pod);
-        let standing = match self.verdict(request.annotations.as_ref())? {
+        let standing = match self.verdict(&request)? {
             Verdict::Mesh(settings) => {
                 let visit = || Netns::visit(Path::new(&request.netns));
                 let netns = netns.map_or_else(visit, Ok)?;
@@ -137,8 +137,8 @@ impl Owner {
     }
 
     /// What is to be done with a Pod on this node.
-    fn verdict(&self, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
-        let mut verdict = policy::decide(&self.rules, annotations)?;
+    fn verdict<'a>(&self, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
+        let mut verdict = policy::decide(&self.rules, pod)?;
         if let Verdict::Mesh(settings) = &mut verdict {
             lists::check(settings)?;
             settings.acceleration = Some(self.rules.acceleration.of_pod(settings.acceleration));
@@ -167,15 +167,24 @@ impl Owner {
 
     fn mesh(
         &mut self,
-        request: Admit,
+        mut request: Admit,
         settings: Settings,
         netns: &Netns,
     ) -> Result<Standing, Error> {
         lists::check_addresses(request.addresses.len())?;
         let interfaces = netns.interfaces()?;
         let settings = seen_inside(settings, netns, &interfaces, self.datapath.features())?;
-        let addresses = addresses::verify(&request.addresses, &interfaces)?;
         let id = netns.id();
+        let ifname = &request.attachment.ifname;
+        if request.addresses.is_empty() {
+            request.addresses = addresses::of_interface(&interfaces, ifname);
+        }
+        let addresses = addresses::verify(&request.addresses, &interfaces)?;
+        // A second interface may be without: the Pod is reached at the first one's.
+        if addresses.is_empty() && !self.pods.contains_key(&id.cookie) {
+            let interface = ifname.clone();
+            return Err(addresses::Error::Nowhere { interface }.into());
+        }
         self.is_free(netns, &request.attachment)?;
         self.claim(&addresses, id.cookie, is_reported(&request.attachment))?;
         if self

@@ -1,24 +1,33 @@
-//! From a Pod's annotations to its settings. Pure, and closed: what is not understood refuses
-//! the Pod, so that no annotation is silently without effect.
+//! From what is known of a Pod to its settings: the same decision at ADD, for Pods found running,
+//! and for `sluiced decide`. Pure, and closed: what is not understood refuses the Pod, so that no
+//! annotation is silently without effect.
 
+mod consul;
+mod error;
+mod istio;
 mod items;
+mod kuma;
+mod linkerd;
+mod osm;
+mod settings;
+mod stated;
+mod subject;
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Annotations, Rules,
-    acceleration::{self, Acceleration},
+    acceleration::Acceleration,
     aside::{Aside, Pattern},
-    mesh::Mesh,
+    mesh::{Injector, Mesh},
 };
-use crate::netns::{Source, Users};
-use items::{is_transparent, items, networks, owner, ports, status_port};
-
-/// Every port, or every network.
-const ALL: &str = "*";
+use crate::netns::Source;
+pub(crate) use error::Error;
+use subject::Pod;
+pub(crate) use subject::Subject;
 
 /// Items of one list: the kernel's tables are shared by all Pods.
 pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
@@ -44,6 +53,30 @@ pub(crate) enum Inbound {
     Only(Ports),
 }
 
+/// Where a proxy listens in its Pod. A port that is zero is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProxyPorts {
+    /// For the application's connections.
+    pub(crate) outbound: u16,
+    /// For connections to the Pod.
+    pub(crate) inbound: u16,
+    /// For DNS queries.
+    pub(crate) dns: u16,
+}
+
+/// What states a proxy's user and group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UserSource {
+    /// The mesh's description.
+    #[default]
+    Mesh,
+    /// An annotation, of the mesh or of Sluice.
+    Annotation,
+    /// The security context of the sidecar's container, or of the Pod.
+    PodSpec,
+}
+
 /// How a Pod's traffic is intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -53,6 +86,10 @@ pub(crate) struct Settings {
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
+    /// What stated the proxy's user.
+    pub(crate) user_from: UserSource,
+    /// Where the proxy listens.
+    pub(crate) ports: ProxyPorts,
     /// Connections that enter the Pod.
     pub(crate) inbound: Inbound,
     /// Outbound ports that are left alone.
@@ -63,6 +100,10 @@ pub(crate) struct Settings {
     pub(crate) networks: Option<Vec<IpNet>>,
     /// Networks that are left alone.
     pub(crate) excluded_networks: Vec<IpNet>,
+    /// Networks from which connections enter the Pod past the proxy.
+    pub(crate) excluded_sources: Vec<IpNet>,
+    /// The mesh redirects IPv4 alone in this Pod: IPv6 goes past the proxy in both directions.
+    pub(crate) ipv4_only: bool,
     /// Interfaces whose traffic is left alone.
     pub(crate) excluded_interfaces: Box<[Pattern]>,
     /// What that means in the Pod as it is.
@@ -73,54 +114,6 @@ pub(crate) struct Settings {
     pub(crate) transparent: bool,
     /// What the Pod wishes to be accelerated, if it says so.
     pub(crate) acceleration: Option<Acceleration>,
-}
-
-/// The annotations cannot be followed.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
-    /// The runtime did not hand them over.
-    #[error("the runtime did not hand over the Pod's annotations")]
-    NotHandedOver,
-    /// An item of a list.
-    #[error("annotation {key}: '{item}' is not {allowed}")]
-    Item {
-        /// The annotation.
-        key: &'static str,
-        /// The item.
-        item: String,
-        /// What it may be.
-        allowed: &'static str,
-    },
-    /// A list that is too long.
-    #[error("annotation {key}: {count} items are too many, {MAX_ITEMS} can be listed")]
-    TooMany {
-        /// The annotation.
-        key: &'static str,
-        /// Its length.
-        count: usize,
-    },
-    /// An annotation that would change interception in a way that is not built.
-    #[error("annotation {key}: '{value}' is not supported, only '{allowed}' is")]
-    Unsupported {
-        /// The annotation.
-        key: String,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        allowed: &'static str,
-    },
-    /// The Pod has a user namespace in which the proxy cannot run.
-    #[error("the proxy's user {uid} has no number outside the Pod's user namespace")]
-    NoUser {
-        /// As the Pod numbers it.
-        uid: u32,
-    },
-    /// An annotation that nobody here knows, among those that are about traffic.
-    #[error("annotation {key}: not known, and what it asks for would not be done")]
-    NotKnown {
-        /// The annotation.
-        key: String,
-    },
 }
 
 /// What becomes of a Pod of which nobody tells whether it carries a sidecar.
@@ -141,186 +134,70 @@ pub(crate) fn injected(mesh: &Mesh) -> Annotations {
     [(mesh.injected.clone(), "true".to_owned())].into()
 }
 
-/// Decides what is to be done with a Pod. `None`: its annotations are not known.
-pub(crate) fn decide(rules: &Rules, annotations: Option<&Annotations>) -> Result<Verdict, Error> {
+/// Decides what is to be done with a Pod.
+///
+/// # Errors
+///
+/// If something that it states would change interception and cannot be followed.
+pub(crate) fn decide<'a>(rules: &Rules, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
+    let Subject {
+        annotations,
+        manifest,
+    } = pod.into();
+    let mesh = rules.mesh;
+    let of = |annotations| Pod {
+        mesh,
+        annotations,
+        manifest,
+    };
     match (annotations, rules.when_unknown) {
-        (Some(annotations), _) => of_known(rules.mesh, annotations),
+        (Some(annotations), _) => of_known(&of(annotations)),
         (None, WhenUnknown::Refuse) => Err(Error::NotHandedOver),
-        (None, WhenUnknown::Intercept) => of_known(rules.mesh, &injected(rules.mesh)),
+        (None, WhenUnknown::Intercept) => of_known(&of(&injected(mesh))),
         (None, WhenUnknown::Pass) => Ok(Verdict::LeaveAlone("nobody tells its annotations")),
     }
 }
 
-fn of_known(mesh: &'static Mesh, annotations: &Annotations) -> Result<Verdict, Error> {
-    let is_off = |(key, off): (&String, &String)| {
-        (annotations.get(key)).is_some_and(|value| value.trim() == off)
-    };
-    if !annotations.contains_key(&mesh.injected) {
-        return Ok(Verdict::LeaveAlone("no sidecar was injected"));
+fn of_known(pod: &Pod<'_>) -> Result<Verdict, Error> {
+    if pod.manifest.is_some_and(|manifest| manifest.host_network) {
+        return Ok(Verdict::LeaveAlone("it has the node's network namespace"));
     }
-    if mesh.switched_off.iter().any(is_off) {
-        return Ok(Verdict::LeaveAlone(
-            "an annotation switches the sidecar off",
-        ));
+    let forced = pod.overruled()?;
+    if forced == Some(false) {
+        return Ok(Verdict::LeaveAlone("sluice.io/intercept is false"));
     }
-    for (key, value) in annotations {
-        supported(mesh, key, value.trim())?;
+    if forced.is_none()
+        && let Some(reason) = not_intercepted(pod)?
+    {
+        return Ok(Verdict::LeaveAlone(reason));
     }
-    let settings = Pod { mesh, annotations }.settings()?;
-    Ok(Verdict::Mesh(Box::new(settings)))
+    stated::settings(pod).map(|settings| Verdict::Mesh(Box::new(settings)))
 }
 
-impl Settings {
-    /// Those of a Pod that says nothing.
-    pub(crate) fn of(mesh: &'static Mesh) -> Self {
-        let mut inbound = single(&mesh.never_inbound);
-        inbound.extend(single(&mesh.excluded_inbound));
-        Self {
-            mesh,
-            uid: mesh.uid,
-            gid: mesh.gid,
-            inbound: Inbound::AllBut(inbound),
-            excluded_outbound: single(&mesh.excluded_outbound),
-            included_outbound: Ports::new(),
-            networks: None,
-            excluded_networks: Vec::new(),
-            excluded_interfaces: Box::default(),
-            aside: Aside {
-                networks: mesh.left_alone.clone(),
-                ..Aside::default()
-            },
-            sources: Vec::new(),
-            transparent: false,
-            acceleration: None,
-        }
+/// Why the mesh does not redirect a Pod's traffic, if it does not.
+fn not_intercepted(pod: &Pod<'_>) -> Result<Option<&'static str>, Error> {
+    let mesh = pod.mesh;
+    if !pod.annotations.contains_key(&mesh.injected) {
+        return Ok(Some("no sidecar was injected"));
     }
-}
-
-impl Settings {
-    /// With the proxy's user and group as the initial user namespace numbers them. A group that
-    /// has no number there belongs to nobody.
-    pub(crate) fn seen_outside(self, users: &Users) -> Result<Self, Error> {
-        let uid = users
-            .user(self.uid)
-            .ok_or(Error::NoUser { uid: self.uid })?;
-        let gid = users.group(self.gid).unwrap_or(u32::MAX);
-        Ok(Self { uid, gid, ..self })
+    let mut switches = mesh.switched_off.iter();
+    let is_off = |key: &String| pod.label_or_annotation(key);
+    if switches.any(|(key, off)| is_off(key).is_some_and(|value| off.has(value))) {
+        return Ok(Some("an annotation switches the sidecar off"));
     }
-}
-
-fn single(ports: &[u16]) -> Ports {
-    ports.iter().map(|port| (*port, *port)).collect()
-}
-
-/// A Pod that carries a mesh's sidecar, and what it says.
-struct Pod<'a> {
-    mesh: &'static Mesh,
-    annotations: &'a Annotations,
-}
-
-impl Pod<'_> {
-    fn settings(&self) -> Result<Settings, Error> {
-        let names = &self.mesh.annotations;
-        let mut settings = Settings {
-            inbound: self.inbound()?,
-            acceleration: acceleration(self.annotations)?,
-            ..Settings::of(self.mesh)
-        };
-        // An explicit list, even an empty one, takes the default's place.
-        if let Some((key, list)) = self.said(names.exclude_outbound_ports.as_ref()) {
-            settings.excluded_outbound = ports(key, list)?;
-        }
-        if let Some((key, list)) = self.said(names.include_outbound_ports.as_ref()) {
-            settings.included_outbound = ports(key, list)?;
-        }
-        if let Some((key, list)) = self.chosen(names.include_networks.as_ref()) {
-            settings.networks = Some(networks(key, list)?);
-        }
-        if let Some((key, list)) = self.said(names.exclude_networks.as_ref()) {
-            settings.excluded_networks = networks(key, list)?;
-        }
-        if let Some((key, mode)) = self.said(names.interception_mode.as_ref()) {
-            settings.transparent = is_transparent(key, mode)?;
-        }
-        if let Some((key, list)) = self.said(names.exclude_interfaces.as_ref()) {
-            settings.excluded_interfaces = items(key, list, Pattern::ALLOWED, Pattern::parse)?;
-        }
-        if let Some((key, id)) = self.said(names.proxy_uid.as_ref()) {
-            settings.uid = owner(key, id)?;
-        }
-        if let Some((key, id)) = self.said(names.proxy_gid.as_ref()) {
-            settings.gid = owner(key, id)?;
-        }
-        Ok(settings)
+    if let Some(name) = &mesh.proxy_container
+        && pod.lacks_container(name)
+    {
+        return Ok(Some("it has no container of the sidecar's name"));
     }
-
-    /// With a list of the ports that are the proxy's, the list of those that are not has no effect.
-    fn inbound(&self) -> Result<Inbound, Error> {
-        let Mesh {
-            annotations: names,
-            never_inbound,
-            excluded_inbound,
-            ..
-        } = self.mesh;
-        let mut except = single(never_inbound);
-        match self.said(names.exclude_inbound_ports.as_ref()) {
-            Some((key, list)) => except.extend(ports(key, list)?),
-            None => except.extend(single(excluded_inbound)),
-        }
-        if let Some((key, port)) = self.said(names.status_port.as_ref()) {
-            except.extend(status_port(key, port)?.map(|port| (port, port)));
-        }
-        match self.chosen(names.include_inbound_ports.as_ref()) {
-            Some((key, list)) => ports(key, list).map(Inbound::Only),
-            None => Ok(Inbound::AllBut(except)),
-        }
-    }
-
-    /// An annotation that the mesh has and the Pod uses.
-    fn said(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
-        let name: &'static str = name?;
-        self.annotations.get(name).map(|value| (name, &**value))
-    }
-
-    /// Likewise, unless it means everything.
-    fn chosen(&self, name: Option<&'static String>) -> Option<(&'static str, &str)> {
-        self.said(name).filter(|(_, list)| list.trim() != ALL)
-    }
-}
-
-fn acceleration(annotations: &Annotations) -> Result<Option<Acceleration>, Error> {
-    let Some(text) = annotations.get(acceleration::ANNOTATION) else {
-        return Ok(None);
-    };
-    let wish = Acceleration::parse(text).ok_or_else(|| Error::Item {
-        key: acceleration::ANNOTATION,
-        item: text.clone(),
-        allowed: Acceleration::CHOICES,
-    })?;
-    Ok(Some(wish))
-}
-
-/// Refuses what would change interception and cannot be followed.
-fn supported(mesh: &'static Mesh, key: &str, value: &str) -> Result<(), Error> {
-    if let Some(allowed) = mesh.only.get(key) {
-        return if value == allowed {
-            Ok(())
-        } else {
-            Err(Error::Unsupported {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                allowed,
-            })
-        };
-    }
-    let is_closed = (mesh.closed.iter()).any(|beginning| key.starts_with(&**beginning));
-    let is_known = *key == mesh.injected || mesh.annotations.has(key);
-    if is_closed && !is_known {
-        return Err(Error::NotKnown {
-            key: key.to_owned(),
-        });
-    }
-    Ok(())
+    Ok(match mesh.injector {
+        Injector::Annotations | Injector::Linkerd => None,
+        Injector::Istio => istio::not_intercepted(pod),
+        Injector::Ambient => istio::not_ambient(pod),
+        Injector::Kuma => kuma::not_intercepted(pod),
+        Injector::Osm => osm::not_intercepted(pod)?,
+        Injector::Consul => consul::not_intercepted(pod),
+    })
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub(super) fn is_unclear(interfaces: &[Interface]) -> bool {
 }
 
 /// Whether an address is valid beyond the Pod and its link.
-fn reaches_out(address: &IpAddr) -> bool {
+pub(super) fn reaches_out(address: &IpAddr) -> bool {
     let stays = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

@@ -251,6 +251,7 @@ mod tests {
             addresses: Vec::new(),
             pod: PodName::default(),
             annotations: None,
+            manifest: None,
         }
     }
 

@@ -136,6 +136,35 @@ fn what_becomes_of_a_pod_that_is_not_known_the_configuration_says() {
 }
 
 #[test]
+fn proxy_user_is_read_from_the_pod_spec() {
+    let mut cart = pod("cart", &[], &[INJECTED]);
+    cart["spec"]["containers"] = serde_json::json!([
+        { "name": "istio-proxy", "securityContext": { "runAsUser": 1_000_629_999 } },
+    ]);
+    let server = ApiServer::start(vec![cart]);
+    let (mut daemon, _files) = daemon("spec", &server, "proxy-user = \"pod-spec\"\n");
+    let home = Pod::new("spec", &["10.1.0.1/24"]);
+    let mut request = admit("a", &home.path(), &["10.1.0.1"]);
+    "cart".clone_into(&mut request.pod.name);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    // The next daemon knows it from the record.
+    drop(server);
+    for _ in 0..2 {
+        let connection = ["--to", "10.1.0.9:80", "--as", "1000629999:7"];
+        let explained = daemon.ask(&[&["explain", "--pod", "shop/cart"], &connection[..]].concat());
+        assert!(explained.contains("outbound_by_proxy"), "{explained}");
+        daemon.crash();
+        daemon.restart();
+    }
+    let mut plain = request.clone();
+    plain.annotations = Some([].into());
+    assert!(!daemon.post(path::ADMIT, &plain).ok::<Admitted>().meshed);
+    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
+    assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
+    assert!(refusal.details.contains("proxy-user"), "{refusal:?}");
+}
+
+#[test]
 fn a_token_that_is_rotated_is_read_again() {
     let server = ApiServer::start(vec![pod("cart", &[], &[INJECTED])]);
     let (daemon, files) = daemon("token", &server, "");

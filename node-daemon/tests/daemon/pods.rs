@@ -32,6 +32,7 @@ pub(crate) fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
             uid: String::new(),
         },
         annotations: Some(annotated(&[])),
+        manifest: None,
     }
 }
 
@@ -241,6 +242,44 @@ fn an_address_that_is_not_on_its_interface_is_refused() {
 }
 
 #[test]
+fn meshed_pod_without_any_address_is_refused() {
+    let daemon = Daemon::start("nowhere");
+    let bare = Pod::new("nowhere", &[]);
+    let refusal = refused(&daemon, &admit("a", &bare.path(), &[]));
+    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    assert!(refusal.message.contains("eth0"), "{}", refusal.message);
+    assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
+}
+
+#[test]
+fn unreported_addresses_are_read_from_the_interface() {
+    let daemon = Daemon::start("unreported");
+    let pod = Pod::new("unreported", &["10.1.0.1/24"]);
+    let request = admit("a", &pod.path(), &[]);
+    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    let addresses: Vec<_> = pods[0].addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.1.0.1"]);
+    assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
+}
+
+#[test]
+fn gateway_is_not_intercepted() {
+    let daemon = Daemon::start("gateway");
+    let pod = Pod::new("gateway", &["10.1.0.1/24"]);
+    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    let status = r#"{"initContainers":null,"containers":["istio-proxy"]}"#;
+    request.annotations = Some(annotated(&[("sidecar.istio.io/status", status)]));
+    let admitted: Admitted = daemon.post(path::ADMIT, &request).ok();
+    assert!(
+        !admitted.meshed && admitted.because.contains("gateway"),
+        "{admitted:?}"
+    );
+    request.annotations = Some(annotated(&[("sluice.io/intercept", "false")]));
+    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+}
+
+#[test]
 fn an_address_of_another_pod_is_refused_until_that_pod_is_gone() {
     let daemon = Daemon::start("taken");
     let first = Pod::new("taken-1", &["10.1.0.1/24"]);
@@ -290,7 +329,7 @@ fn the_configuration_says_whose_sidecars_the_pods_carry() {
     for (key, bad) in [
         ("config.linkerd.io/proxy-uid", "root"),
         ("config.linkerd.io/skip-outbound-ports", "25,smtp"),
-        ("config.linkerd.io/skip-subnets", "10.0.0.0/8"),
+        ("config.linkerd.io/skip-subnets", "cluster"),
     ] {
         request.annotations = Some([injected.clone(), said(key, bad)].into());
         let refusal = daemon.post(path::ADMIT, &request).refusal(422);

@@ -15,7 +15,7 @@ use crate::{
 /// What `iptables-restore` reads; nothing where a mesh has no rules for a family.
 pub(super) fn rules(settings: &Settings, family: &Family) -> Result<String> {
     match settings.mesh {
-        Mesh::Linkerd => linkerd(settings),
+        Mesh::Linkerd => linkerd(settings, family),
         Mesh::Kuma => kuma(settings, family),
         Mesh::Osm if family.v4 => osm(settings),
         Mesh::Ambient => Ok(ambient(settings, family)),
@@ -41,7 +41,7 @@ fn leave(table: &mut Table, chain: &str, ports: &[Ports]) {
 }
 
 /// `linkerd2-proxy-init`.
-fn linkerd(settings: &Settings) -> Result<String> {
+fn linkerd(settings: &Settings, family: &Family) -> Result<String> {
     let mut table = table(settings);
     let listed = |key, default: &[&str]| match settings.get(key) {
         Some(_) => plan::ports(settings, key),
@@ -54,6 +54,11 @@ fn linkerd(settings: &Settings) -> Result<String> {
     );
     let inbound = listed(settings::SKIP_INBOUND_PORTS, &["4567", "4568"])?;
     leave(&mut table, "ENTERS", &inbound);
+    let skipped = settings.get(settings::SKIP_SUBNETS).unwrap_or_default();
+    let skipped = skipped.split(',').filter(|one| !one.is_empty());
+    for network in skipped.filter(|one| family.v4 != one.contains(':')) {
+        table.add(format!("ENTERS -s {network} -j RETURN"));
+    }
     table.add("ENTERS -p tcp -j TO_INBOUND");
     table.add(format!(
         "LEAVES -m owner --uid-owner {} -j RETURN",

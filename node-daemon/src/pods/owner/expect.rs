@@ -56,7 +56,7 @@ impl Owner {
 
     /// How the list's Pod is meshed, if it is.
     pub(super) fn settings_of(&self, pod: &Expected) -> Option<Settings> {
-        match self.verdict(Some(&pod.annotations)) {
+        match self.verdict(pod) {
             Ok(Verdict::Mesh(settings)) => Some(*settings),
             Ok(Verdict::LeaveAlone(_)) => None,
             Err(error) => {

@@ -29,6 +29,14 @@ impl Owner {
             held: pod.kernel.held(),
             captures_dns: self.datapath.captures_dns(cookie)?,
         };
+        if subject.passes_as_datagram(&question.connection) {
+            return Ok(Explanation {
+                because: "of datagrams only DNS queries are intercepted, while the proxy listens \
+                          for them"
+                    .to_owned(),
+                ..explained("direct, past the proxy")
+            });
+        }
         let verdict = subject.verdict(&question.connection).ok_or_else(nobody)?;
         let outcome = match (verdict, &question.connection) {
             (Verdict::Direct(_), Connection::To { .. }) => "direct, past the proxy".to_owned(),

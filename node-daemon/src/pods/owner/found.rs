@@ -13,7 +13,7 @@ use super::{Enrolled, Owner, name};
 use crate::{
     netns::ProxyUser,
     pods::{
-        Error, Repair,
+        Error, Expected, Repair,
         error::one_line,
         evidence::{Doubt, MAX_FOUND},
         policy::{self, Verdict},
@@ -28,7 +28,7 @@ impl Owner {
         let reported = self.attachments.values().map(|known| &known.record.request);
         let reported = reported.filter(|request| is_reported(&request.attachment));
         let found = self.pods.values().filter(|pod| pod.is_found());
-        let listed = |pod: &super::Expected| {
+        let listed = |pod: &Expected| {
             let addresses = pod.addresses.clone().into_iter();
             let name = pod.pod.clone();
             addresses.map(move |ip| (ip, name.clone()))
@@ -135,13 +135,18 @@ impl Owner {
     /// What the plugin would have reported, without what only the runtime knows. Nothing, if the list
     /// says that the Pod is not meshed.
     fn report(&self, sight: &Sight) -> Option<Admit> {
-        let (pod, annotations) = match &sight.listed {
+        let (pod, annotations, manifest) = match &sight.listed {
             Some(name) => {
                 let listed = self.expected.iter().find(|one| one.pod == *name)?;
                 self.settings_of(listed)?;
-                (name.clone(), listed.annotations.clone())
+                let Expected {
+                    annotations,
+                    manifest,
+                    ..
+                } = listed.clone();
+                (name.clone(), annotations, manifest)
             }
-            None => (PodName::default(), policy::injected(self.rules.mesh)),
+            None => (PodName::default(), policy::injected(self.rules.mesh), None),
         };
         Some(Admit {
             attachment: Attachment {
@@ -154,6 +159,7 @@ impl Owner {
             addresses: sight.addresses.clone(),
             pod,
             annotations: Some(annotations),
+            manifest,
         })
     }
 
@@ -185,13 +191,14 @@ impl Owner {
         let told = Admit {
             pod: listed.pod.clone(),
             annotations: Some(listed.annotations.clone()),
+            manifest: listed.manifest.clone(),
             ..before.clone()
         };
         if told == *before {
             return;
         }
         let pod = name(&told.pod);
-        let done = match self.verdict(told.annotations.as_ref()) {
+        let done = match self.verdict(&told) {
             Ok(Verdict::Mesh(_)) => self.admit(told).map(drop),
             Ok(Verdict::LeaveAlone(_)) => self.retire(&told.attachment).map(drop),
             Err(error) => Err(error),

@@ -178,10 +178,7 @@ impl Owner {
 
     fn meaning(&self, record: &Record) -> Result<Meaning, Error> {
         let path = Path::new(&record.request.netns);
-        match (
-            self.verdict(record.request.annotations.as_ref())?,
-            record.netns,
-        ) {
+        match (self.verdict(&record.request)?, record.netns) {
             (Verdict::Mesh(settings), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let processes = || cgroup::processes(self.datapath.cgroup());

@@ -1,23 +1,49 @@
 //! What annotations say, item by item: each is understood, or named as the one that is not.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{Error, MAX_ITEMS, Ports};
 
 /// A list of ports and ranges. A blank value is an empty list.
 pub(super) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
-    items(
+    let ports: Ports = items(
         key,
         list,
         "a port from 1 to 65535 or a range like 8000-8999",
         range,
-    )
+    )?;
+    // Nothing goes to port 0: rules may name it, and it matches nothing.
+    let real = (ports.into_iter()).filter(|(_, high)| *high > 0);
+    Ok(real.map(|(low, high)| (low.max(1), high)).collect())
 }
 
 /// A list of networks. A blank value is an empty list.
 pub(super) fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
-    let network = |item: &str| item.parse::<IpNet>().ok();
-    items(key, list, "a network like 10.0.0.0/8 or fd00::/8", network)
+    items(key, list, NETWORK, |item| {
+        item.parse().ok().filter(is_of_its_family)
+    })
+}
+
+/// A list of networks and of single addresses. A blank value is an empty list.
+pub(super) fn addresses(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
+    let single = |item: &str| item.parse::<IpAddr>().ok().map(IpNet::from);
+    let either = |item: &str| item.parse().ok().or_else(|| single(item));
+    items(key, list, NETWORK, |item| {
+        either(item).filter(is_of_its_family)
+    })
+}
+
+const NETWORK: &str = "a network like 10.0.0.0/8 or fd00::/8 (IPv4 is written as IPv4)";
+
+/// Not a network of IPv4 that is written as one of IPv6: no packet has such an address, and rules
+/// for it match nothing.
+fn is_of_its_family(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(_) => true,
+        IpNet::V6(v6) => v6.prefix_len() < 96 || v6.addr().to_ipv4_mapped().is_none(),
+    }
 }
 
 pub(super) fn items<T, All: FromIterator<T>>(
@@ -50,17 +76,17 @@ fn range(item: &str) -> Option<(u16, u16)> {
         Some((low, high)) => (port(low.trim_end())?, port(high.trim_start())?),
         None => (port(item)?, port(item)?),
     };
-    (0 < low && low <= high).then_some((low, high))
+    (low <= high).then_some((low, high))
 }
 
 /// Digits only: `u16::from_str` would take a sign.
-fn port(text: &str) -> Option<u16> {
+pub(super) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 
-/// Zero switches Istio's health port off.
-pub(super) fn status_port(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
+/// Zero is none.
+pub(super) fn port_or_none(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
     match port(value.trim()) {
         Some(0) => Ok(None),
         Some(port) => Ok(Some(port)),
@@ -72,15 +98,25 @@ pub(super) fn status_port(key: &'static str, value: &str) -> Result<Option<u16>,
     }
 }
 
+/// One port.
+pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
+    port_or_none(key, value)?.ok_or_else(|| Error::Item {
+        key,
+        item: value.trim().to_owned(),
+        allowed: "a port from 1 to 65535",
+    })
+}
+
 /// Both keep the client's address at the proxy here: no packet is rewritten.
 pub(super) fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Error> {
     match mode.trim() {
-        "REDIRECT" => Ok(false),
         "TPROXY" => Ok(true),
+        // NONE comes here only if the operator overrules it.
+        "REDIRECT" | "NONE" => Ok(false),
         other => Err(Error::Item {
             key,
             item: other.to_owned(),
-            allowed: "REDIRECT or TPROXY",
+            allowed: "REDIRECT, TPROXY or NONE",
         }),
     }
 }

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{items::ports, settings::single, *};
+use crate::pods::acceleration;
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -49,7 +50,7 @@ fn except(ports: &[(u16, u16)]) -> Inbound {
 #[test]
 fn without_annotations_the_pod_waits_unless_the_node_says_otherwise() {
     let istio = Mesh::preset("istio");
-    let decided = |when_unknown| decide(&rules(istio, when_unknown), None);
+    let decided = |when_unknown| decide(&rules(istio, when_unknown), None::<&Annotations>);
     let because = "nobody tells its annotations";
     assert_eq!(decided(WhenUnknown::Refuse), Err(Error::NotHandedOver));
     assert_eq!(decided(WhenUnknown::Intercept), with(&[]));
@@ -95,9 +96,7 @@ fn an_explicit_outbound_list_replaces_the_default() {
 
 #[test]
 fn a_bad_item_is_named_with_its_annotation() {
-    for bad in [
-        "http", "0", "65536", "+80", "-1", "9-8", "1-", "*", "80;81", "",
-    ] {
+    for bad in ["http", "65536", "+80", "-1", "9-8", "1-", "*", "80;81", ""] {
         let list = format!("80,{bad}");
         match with(&[(EXCLUDE_INBOUND, &list)]) {
             Err(Error::Item { key, item, .. }) => {
@@ -154,9 +153,13 @@ fn both_modes_of_interception_are_taken_and_no_other() {
     const MODE: &str = "sidecar.istio.io/interceptionMode";
     assert!(meshed(&[(MODE, " TPROXY ")]).transparent);
     assert!(!meshed(&[(MODE, "REDIRECT")]).transparent);
-    let refused = with(&[(MODE, "NONE")]).unwrap_err().to_string();
+    assert!(matches!(
+        with(&[(MODE, "NONE")]),
+        Ok(Verdict::LeaveAlone(_))
+    ));
+    let refused = with(&[(MODE, "DIVERT")]).unwrap_err().to_string();
     assert!(
-        refused.contains(MODE) && refused.contains("REDIRECT or TPROXY"),
+        refused.contains(MODE) && refused.contains("REDIRECT, TPROXY or NONE"),
         "{refused}"
     );
 }
@@ -233,10 +236,7 @@ fn every_mesh_has_its_own_words() {
         let settings = meshed_by(mesh, &[(key, "25,8000-8001"), (EXCLUDE_OUTBOUND, "!")]);
         assert_eq!(settings.excluded_outbound, [(25, 25), (8000, 8001)].into());
     }
-    let refused = within(
-        "kuma",
-        &[("traffic.kuma.io/exclude-outbound-ips", "10.0.0.1")],
-    );
+    let refused = within("kuma", &[("traffic.kuma.io/from-the-future", "10.0.0.1")]);
     assert!(matches!(refused, Err(Error::NotKnown { .. })));
 }
 
@@ -281,7 +281,7 @@ proptest! {
     #[test]
     fn a_malformed_item_is_named_wherever_it_stands(
         before in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
-        bad in "[a-z+*]{1,6}|[1-9][0-9]{5,8}|-[0-9]{1,3}|[1-9][0-9]{0,2}-|0|9-1",
+        bad in "[a-z+*]{1,6}|[1-9][0-9]{5,8}|-[0-9]{1,3}|[1-9][0-9]{0,2}-|9-1",
         after in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
     ) {
         prop_assume!(bad != "*" || !before.is_empty() || !after.is_empty());
@@ -335,4 +335,73 @@ fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
             "{key}"
         );
     }
+}
+
+#[test]
+fn port_zero_in_a_list_matches_nothing() {
+    let settings = meshed(&[(EXCLUDE_OUTBOUND, "0,80,0-3")]);
+    assert_eq!(settings.excluded_outbound, [(80, 80), (1, 3)].into());
+}
+
+#[test]
+fn ipv4_network_written_as_ipv6_is_refused() {
+    for bad in ["::ffff:10.0.0.0/104", "::ffff:0:0/96"] {
+        let refused = with(&[(INCLUDE_NETWORKS, bad)]).unwrap_err().to_string();
+        assert!(
+            refused.contains(bad) && refused.contains("written as IPv4"),
+            "{refused}"
+        );
+    }
+    let all = meshed(&[(INCLUDE_NETWORKS, "::/0")]);
+    assert_eq!(all.networks, Some(vec!["::/0".parse().unwrap()]));
+}
+
+#[test]
+fn manifest_overrules_annotations_on_the_proxy_user() {
+    let istio = Mesh::preset("istio");
+    let container = daemon_api::Container {
+        name: "istio-proxy".to_owned(),
+        uid: Some(1_000_629_999),
+        ..daemon_api::Container::default()
+    };
+    let manifest = daemon_api::Manifest {
+        containers: vec![container],
+        ..daemon_api::Manifest::default()
+    };
+    let annotations = injected(istio);
+    let pod = Subject {
+        annotations: Some(&annotations),
+        manifest: Some(&manifest),
+    };
+    let Ok(Verdict::Mesh(settings)) = decide(&rules(istio, WhenUnknown::Refuse), pod) else {
+        panic!("not intercepted");
+    };
+    assert_eq!(
+        (settings.uid, settings.user_from),
+        (1_000_629_999, UserSource::PodSpec)
+    );
+}
+
+#[test]
+fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
+    let everything: IpNet = "::/0".parse().unwrap();
+    let osm = meshed_by("osm", &[]);
+    assert_eq!(
+        (osm.ipv4_only, &*osm.aside.networks),
+        (true, &[everything][..])
+    );
+    let istio = meshed(&[]);
+    assert_eq!((istio.ipv4_only, &*istio.aside.networks), (false, &[][..]));
+    // Peers that are excluded inbound stay the proxy's outbound.
+    let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
+    let mut annotations = injected(linkerd);
+    let skip = "config.linkerd.io/skip-subnets".to_owned();
+    annotations.insert(skip, "10.0.0.0/8".to_owned());
+    let rules = rules(linkerd, WhenUnknown::Refuse);
+    let Ok(Verdict::Mesh(settings)) = decide(&rules, Some(&annotations)) else {
+        panic!("not intercepted");
+    };
+    assert_eq!(settings.excluded_sources.len(), 2);
+    assert_eq!(settings.excluded_networks, [everything]);
+    assert!(settings.aside.is_empty());
 }

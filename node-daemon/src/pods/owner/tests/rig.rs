@@ -167,5 +167,6 @@ pub(super) fn request(who: &Attachment, namespace: &Namespace, addresses: &[&str
         addresses: addresses.iter().map(address).collect(),
         pod: PodName::default(),
         annotations: Some(annotations.into()),
+        manifest: None,
     }
 }

@@ -1,0 +1,92 @@
+//! Consul's Pods: its injector states the whole redirection as JSON for its CNI plugin, and without
+//! that plugin in annotations of single settings.
+
+use serde::Deserialize;
+
+use super::{Error, Inbound, Settings, items, subject::Pod};
+
+const TRANSPARENT_PROXY: &str = "consul.hashicorp.com/transparent-proxy-status";
+const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
+const DUAL_STACK: &str = "consul.hashicorp.com/dual-stack";
+const GATEWAY: &str = "consul.hashicorp.com/gateway-kind";
+
+/// What the annotation holds: the settings of the iptables package of Consul's SDK.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
+struct Config {
+    #[serde(rename = "ConsulDNSIP")]
+    dns_ip: Option<String>,
+    #[serde(rename = "ConsulDNSPort")]
+    dns_port: u16,
+    #[serde(rename = "ProxyUserID")]
+    proxy_user: Option<String>,
+    proxy_inbound_port: u16,
+    proxy_outbound_port: u16,
+    exclude_inbound_ports: Option<Vec<String>>,
+    exclude_outbound_ports: Option<Vec<String>>,
+    #[serde(rename = "ExcludeOutboundCIDRs")]
+    exclude_outbound_cidrs: Option<Vec<String>>,
+    #[serde(rename = "ExcludeUIDs")]
+    exclude_uids: Option<Vec<String>>,
+    #[serde(rename = "NetNS")]
+    _netns: serde::de::IgnoredAny,
+    #[serde(rename = "IptablesProvider")]
+    _provider: serde::de::IgnoredAny,
+}
+
+/// Why a Pod is not intercepted, if it is not.
+pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
+    if pod.annotations.contains_key(GATEWAY) {
+        return Some("it is a gateway of Consul's");
+    }
+    let is_unset = |key| pod.annotation(key).is_none_or(str::is_empty);
+    if is_unset(&pod.mesh.injected) {
+        return Some("no sidecar was injected");
+    }
+    is_unset(TRANSPARENT_PROXY).then_some("Consul's transparent proxy is off")
+}
+
+/// Brings a Pod's settings to those that the injector stated for the CNI plugin.
+pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+    if pod.annotation(DUAL_STACK) != Some("true") {
+        settings.ipv4_only = true;
+    }
+    let Some(text) = pod.annotation(CONFIG) else {
+        return Ok(());
+    };
+    let config: Config = serde_json::from_str(text).map_err(|error| Error::Malformed {
+        key: CONFIG,
+        problem: error.to_string(),
+    })?;
+    let all = |items: &Option<Vec<String>>| items.as_deref().unwrap_or_default().join(",");
+    if let Some(user) = &config.proxy_user {
+        settings.uid = items::owner(CONFIG, user)?;
+    }
+    if config.proxy_inbound_port != 0 {
+        settings.ports.inbound = config.proxy_inbound_port;
+    }
+    if config.proxy_outbound_port != 0 {
+        settings.ports.outbound = config.proxy_outbound_port;
+    }
+    settings.inbound = Inbound::AllBut(items::ports(CONFIG, &all(&config.exclude_inbound_ports))?);
+    settings.excluded_outbound = items::ports(CONFIG, &all(&config.exclude_outbound_ports))?;
+    settings.excluded_networks = items::addresses(CONFIG, &all(&config.exclude_outbound_cidrs))?;
+    settings.ports.dns = match config.dns_ip.as_deref() {
+        None | Some("") => 0,
+        Some(_) if config.dns_port == 0 => 8600,
+        Some(_) => config.dns_port,
+    };
+    // One more user is told from the others by its group, which has the same number.
+    match config.exclude_uids.as_deref().unwrap_or_default() {
+        [] => settings.gid = u32::MAX,
+        [one] => settings.gid = items::owner(CONFIG, one)?,
+        several => {
+            return Err(Error::Unsupported {
+                key: format!("{CONFIG}, ExcludeUIDs"),
+                value: several.join(","),
+                allowed: "one user beside the proxy's",
+            });
+        }
+    }
+    Ok(())
+}

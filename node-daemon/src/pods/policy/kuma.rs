@@ -1,0 +1,324 @@
+//! Kuma's Pods. Since 2.9 the injector merges its configuration, a `ConfigMap` and the Pod's
+//! annotations, in this order, and states the result in one annotation as YAML: as for Kuma's CNI
+//! plugin, nothing else counts then. Before, single annotations state it.
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{Error, Inbound, Ports, Settings, items, subject::Pod};
+
+const INJECTED: &str = "kuma.io/sidecar-injected";
+const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
+const GATEWAY: &str = "kuma.io/gateway";
+const TRANSPARENT: &str = "kuma.io/transparent-proxying";
+const DNS: &str = "kuma.io/builtin-dns";
+const DNS_PORT: &str = "kuma.io/builtin-dns-port";
+const FAMILIES: &str = "kuma.io/transparent-proxying-ip-family-mode";
+
+/// The redirection as a whole.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Config {
+    #[serde(rename = "kumaDPUser")]
+    user: Scalar,
+    ip_family_mode: Option<String>,
+    redirect: Redirect,
+    ebpf: Ebpf,
+    #[serde(rename = "cniMode")]
+    _cni_mode: IgnoredAny,
+    #[serde(rename = "dropInvalidPackets")]
+    _drop_invalid_packets: IgnoredAny,
+    #[serde(rename = "verbose")]
+    _verbose: IgnoredAny,
+    #[serde(rename = "dryRun")]
+    _dry_run: IgnoredAny,
+    #[serde(rename = "log")]
+    _log: IgnoredAny,
+    #[serde(rename = "wait")]
+    _wait: IgnoredAny,
+    #[serde(rename = "waitInterval")]
+    _wait_interval: IgnoredAny,
+    #[serde(rename = "retry")]
+    _retry: IgnoredAny,
+    #[serde(rename = "storeFirewalld")]
+    _store_firewalld: IgnoredAny,
+    #[serde(rename = "iptablesExecutables")]
+    _executables: IgnoredAny,
+    #[serde(rename = "comments")]
+    _comments: IgnoredAny,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Redirect {
+    inbound: Flow,
+    outbound: Flow,
+    dns: Dns,
+    vnet: VirtualNetworks,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Flow {
+    enabled: Option<bool>,
+    port: Option<Scalar>,
+    include_ports: Option<List>,
+    exclude_ports: Option<List>,
+    #[serde(rename = "excludePortsForUIDs")]
+    exclude_ports_for_uids: Option<Vec<String>>,
+    #[serde(rename = "excludePortsForIPs")]
+    exclude_ports_for_ips: Option<Vec<String>>,
+    #[serde(rename = "insertRedirectInsteadOfAppend")]
+    _insert: IgnoredAny,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Dns {
+    enabled: bool,
+    port: Option<Scalar>,
+    // A resolver reads its servers from the file: of which of them a query is asked, is the same.
+    #[serde(rename = "captureAll")]
+    _capture_all: IgnoredAny,
+    #[serde(rename = "skipConntrackZoneSplit")]
+    _skip_zones: IgnoredAny,
+    #[serde(rename = "resolvConfigPath")]
+    _resolv_conf: IgnoredAny,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct VirtualNetworks {
+    networks: Option<Vec<String>>,
+}
+
+/// Kuma's own programs, of which 2.x could make use.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Ebpf {
+    enabled: bool,
+}
+
+/// A number, or text that is one.
+#[derive(Default, Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    #[default]
+    Nothing,
+    Number(u32),
+    Text(String),
+}
+
+/// Several of them, or one text with commas.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum List {
+    Several(Vec<Scalar>),
+    One(Scalar),
+}
+
+impl Scalar {
+    fn text(&self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.trim().to_owned(),
+        }
+    }
+}
+
+impl List {
+    fn ports(list: Option<&Self>) -> Result<Ports, Error> {
+        let text = match list {
+            None => String::new(),
+            Some(Self::One(one)) => one.text(),
+            Some(Self::Several(several)) => {
+                let texts: Vec<_> = several.iter().map(Scalar::text).collect();
+                texts.join(",")
+            }
+        };
+        items::ports(CONFIG, &text)
+    }
+}
+
+/// Why a Pod is not intercepted, if it is not.
+pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
+    if pod.annotation(INJECTED) != Some("true") {
+        return Some("kuma.io/sidecar-injected is not true");
+    }
+    let is_off = |value: &str| ["disabled", "false"].contains(&value);
+    let by_annotations = pod.annotation(CONFIG).is_none();
+    (by_annotations && pod.annotation(TRANSPARENT).is_some_and(is_off))
+        .then_some("Kuma's transparent proxy is off")
+}
+
+/// Whether one annotation states everything.
+pub(super) fn is_stated_whole(pod: &Pod<'_>) -> bool {
+    pod.annotation(CONFIG).is_some_and(|text| !text.is_empty())
+}
+
+/// The settings that one annotation states.
+pub(super) fn stated(pod: &Pod<'_>) -> Result<Settings, Error> {
+    let mut settings = Settings::of(pod.mesh);
+    let text = pod.annotation(CONFIG).unwrap_or_default();
+    let config: Config = serde_saphyr::from_str(text).map_err(|error| Error::Malformed {
+        key: CONFIG,
+        problem: error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    })?;
+    refuse_unsupported(&config)?;
+    let Redirect {
+        inbound,
+        outbound,
+        dns,
+        ..
+    } = &config.redirect;
+    if !config.user.text().is_empty() {
+        settings.uid = items::owner(CONFIG, &config.user.text())?;
+    }
+    for (stated, port) in [
+        (&inbound.port, &mut settings.ports.inbound),
+        (&outbound.port, &mut settings.ports.outbound),
+        (&dns.port, &mut settings.ports.dns),
+    ] {
+        if let Some(stated) = stated {
+            *port = items::port_or_none(CONFIG, &stated.text())?.unwrap_or(0);
+        }
+    }
+    if !dns.enabled {
+        settings.ports.dns = 0;
+    }
+    settings.inbound = of_inbound(inbound)?;
+    settings.excluded_sources = networks(inbound)?;
+    of_outbound(outbound, &mut settings)?;
+    match config
+        .ip_family_mode
+        .as_deref()
+        .map(str::to_ascii_lowercase)
+        .as_deref()
+    {
+        None | Some("" | "dualstack") => {}
+        Some("ipv4") => settings.ipv4_only = true,
+        Some(other) => {
+            return Err(unsupported(
+                "ipFamilyMode",
+                other.to_owned(),
+                "dualstack or ipv4",
+            ));
+        }
+    }
+    Ok(settings)
+}
+
+fn of_inbound(flow: &Flow) -> Result<Inbound, Error> {
+    let included = List::ports(flow.include_ports.as_ref())?;
+    if flow.enabled == Some(false) {
+        Ok(Inbound::Only(Ports::new()))
+    } else if included.is_empty() {
+        List::ports(flow.exclude_ports.as_ref()).map(Inbound::AllBut)
+    } else {
+        Ok(Inbound::Only(included))
+    }
+}
+
+fn of_outbound(flow: &Flow, settings: &mut Settings) -> Result<(), Error> {
+    settings.excluded_networks = networks(flow)?;
+    let included = List::ports(flow.include_ports.as_ref())?;
+    settings.excluded_outbound = Ports::new();
+    if flow.enabled == Some(false) {
+        settings.networks = Some(Vec::new());
+    } else if included.is_empty() {
+        settings.excluded_outbound = List::ports(flow.exclude_ports.as_ref())?;
+    } else {
+        settings.networks = Some(Vec::new());
+        settings.included_outbound = included;
+    }
+    Ok(())
+}
+
+fn networks(flow: &Flow) -> Result<Vec<ipnet::IpNet>, Error> {
+    let list = flow.exclude_ports_for_ips.as_deref().unwrap_or_default();
+    items::addresses(CONFIG, &list.join(","))
+}
+
+fn refuse_unsupported(config: &Config) -> Result<(), Error> {
+    let Redirect {
+        inbound,
+        outbound,
+        vnet,
+        ..
+    } = &config.redirect;
+    for (field, list) in [
+        (
+            "redirect.inbound.excludePortsForUIDs",
+            &inbound.exclude_ports_for_uids,
+        ),
+        (
+            "redirect.outbound.excludePortsForUIDs",
+            &outbound.exclude_ports_for_uids,
+        ),
+        ("redirect.vnet.networks", &vnet.networks),
+    ] {
+        let list = list.as_deref().unwrap_or_default();
+        if !list.is_empty() {
+            return Err(unsupported(field, list.join(","), "an empty list"));
+        }
+    }
+    if config.ebpf.enabled {
+        return Err(unsupported("ebpf.enabled", "true".to_owned(), "false"));
+    }
+    Ok(())
+}
+
+fn unsupported(field: &str, value: String, allowed: &'static str) -> Error {
+    Error::Unsupported {
+        key: format!("{CONFIG}, {field}"),
+        value,
+        allowed,
+    }
+}
+
+/// Brings settings that single annotations state to what Kuma 2.7 and 2.8 make of them.
+pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+    if is_on(pod, GATEWAY)? {
+        settings.inbound = Inbound::Only(Ports::new());
+    }
+    // An injector that redirects states queries too, unless the proxy answers none.
+    if [TRANSPARENT, DNS]
+        .iter()
+        .any(|key| pod.annotation(key).is_some())
+    {
+        settings.ports.dns = match (is_on(pod, DNS)?, pod.annotation(DNS_PORT)) {
+            (false, _) => 0,
+            (true, None) => pod.mesh.dns,
+            (true, Some(port)) => items::port_or_none(DNS_PORT, port)?.unwrap_or(0),
+        };
+    }
+    match pod.annotation(FAMILIES) {
+        None | Some("" | "dualstack") => {}
+        Some("ipv4") => settings.ipv4_only = true,
+        Some(other) => {
+            return Err(Error::Item {
+                key: FAMILIES,
+                item: other.to_owned(),
+                allowed: "dualstack or ipv4",
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_on(pod: &Pod<'_>, key: &'static str) -> Result<bool, Error> {
+    match pod.annotation(key) {
+        Some("enabled" | "true" | "yes") => Ok(true),
+        None | Some("disabled" | "false" | "no" | "builtin") => Ok(false),
+        Some(other) => Err(Error::Item {
+            key,
+            item: other.to_owned(),
+            allowed: "enabled or disabled",
+        }),
+    }
+}

@@ -1,0 +1,19 @@
+//! Whether Open Service Mesh's injector took a Pod: its annotation has several spellings.
+
+use super::{Error, subject::Pod};
+
+const INJECTION: &str = "openservicemesh.io/sidecar-injection";
+
+/// Why a Pod is not intercepted, if it is not.
+pub(super) fn not_intercepted(pod: &Pod<'_>) -> Result<Option<&'static str>, Error> {
+    let value = pod.annotation(INJECTION).unwrap_or_default();
+    match &*value.to_ascii_lowercase() {
+        "enabled" | "yes" | "true" => Ok(None),
+        "disabled" | "no" | "false" => Ok(Some("an annotation switches the sidecar off")),
+        _ => Err(Error::Item {
+            key: INJECTION,
+            item: value.to_owned(),
+            allowed: "enabled, yes or true, nor disabled, no or false",
+        }),
+    }
+}

@@ -1,0 +1,87 @@
+//! Settings before a Pod states any, and what changes several of them at once.
+
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{Error, Inbound, Ports, ProxyPorts, Settings, UserSource};
+use crate::{
+    netns::Users,
+    pods::{aside::Aside, mesh::Mesh},
+};
+
+impl Settings {
+    /// Those of a Pod that says nothing.
+    pub(crate) fn of(mesh: &'static Mesh) -> Self {
+        let mut inbound = single(&mesh.never_inbound);
+        inbound.extend(single(&mesh.excluded_inbound));
+        Self {
+            mesh,
+            uid: mesh.uid,
+            gid: mesh.gid,
+            user_from: UserSource::Mesh,
+            ports: ProxyPorts {
+                outbound: mesh.outbound,
+                inbound: mesh.inbound,
+                dns: mesh.dns,
+            },
+            inbound: Inbound::AllBut(inbound),
+            excluded_outbound: single(&mesh.excluded_outbound),
+            included_outbound: Ports::new(),
+            networks: None,
+            excluded_networks: Vec::new(),
+            excluded_sources: Vec::new(),
+            ipv4_only: mesh.ipv4_only,
+            excluded_interfaces: Box::default(),
+            aside: Aside {
+                networks: mesh.left_alone.clone(),
+                ..Aside::default()
+            },
+            sources: Vec::new(),
+            transparent: false,
+            acceleration: None,
+        }
+    }
+
+    /// With the proxy's user and group as the initial user namespace numbers them. A group that
+    /// has no number there belongs to nobody.
+    pub(crate) fn seen_outside(self, users: &Users) -> Result<Self, Error> {
+        let uid = users
+            .user(self.uid)
+            .ok_or(Error::NoUser { uid: self.uid })?;
+        let gid = users.group(self.gid).unwrap_or(u32::MAX);
+        Ok(Self { uid, gid, ..self })
+    }
+
+    /// Lets IPv6 go past the proxy where the mesh redirects IPv4 alone in this Pod. Comes last.
+    pub(super) fn apply_families(&mut self) -> Result<(), Error> {
+        if !self.ipv4_only {
+            return Ok(());
+        }
+        // An excluded interface is known by networks too, and inbound these are not compared.
+        if let Some(pattern) = self.excluded_interfaces.first() {
+            return Err(Error::Unsupported {
+                key: "traffic.sidecar.istio.io/excludeInterfaces".to_owned(),
+                value: pattern.to_string(),
+                allowed: "none, where the mesh redirects IPv4 alone",
+            });
+        }
+        let everything = IpNet::V6(Ipv6Net::default());
+        // Networks that are aside are so in both directions, excluded sources in one.
+        if self.excluded_sources.is_empty() {
+            self.aside.networks.push(everything);
+        } else {
+            self.excluded_networks.push(everything);
+            self.excluded_sources.push(everything);
+        }
+        Ok(())
+    }
+
+    /// Whether IPv6 goes past the proxy.
+    pub(crate) fn bypasses_ipv6(&self) -> bool {
+        self.ipv4_only
+    }
+}
+
+/// Ports one by one.
+pub(super) fn single(ports: &[u16]) -> Ports {
+    ports.iter().map(|port| (*port, *port)).collect()
+}

@@ -1,0 +1,99 @@
+//! What is known of a Pod when its mesh is decided: annotations, and the rest of the manifest if the
+//! API server was asked.
+
+use daemon_api::{Admit, Container, INTERCEPT, Manifest};
+
+use super::{Annotations, Error, items};
+use crate::pods::{Expected, mesh::Mesh};
+
+/// A Pod, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'a> {
+    /// Its annotations; absent if neither the runtime nor the API server stated them.
+    pub(crate) annotations: Option<&'a Annotations>,
+    /// The rest of its manifest.
+    pub(crate) manifest: Option<&'a Manifest>,
+}
+
+impl<'a> From<Option<&'a Annotations>> for Subject<'a> {
+    fn from(annotations: Option<&'a Annotations>) -> Self {
+        Self {
+            annotations,
+            manifest: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Admit> for Subject<'a> {
+    fn from(request: &'a Admit) -> Self {
+        Self {
+            annotations: request.annotations.as_ref(),
+            manifest: request.manifest.as_ref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Expected> for Subject<'a> {
+    fn from(pod: &'a Expected) -> Self {
+        Self {
+            annotations: Some(&pod.annotations),
+            manifest: pod.manifest.as_ref(),
+        }
+    }
+}
+
+/// A Pod whose annotations are known, and the mesh of its node.
+#[derive(Clone, Copy)]
+pub(super) struct Pod<'a> {
+    pub(super) mesh: &'static Mesh,
+    pub(super) annotations: &'a Annotations,
+    pub(super) manifest: Option<&'a Manifest>,
+}
+
+impl<'a> Pod<'a> {
+    /// The trimmed value of an annotation.
+    pub(super) fn annotation(&self, key: &str) -> Option<&'a str> {
+        self.annotations.get(key).map(|value| value.trim())
+    }
+
+    /// The trimmed value of a label, or else of the annotation of that name.
+    pub(super) fn label_or_annotation(&self, key: &str) -> Option<&'a str> {
+        let labels = self.manifest.map(|manifest| &manifest.labels);
+        let label = labels.and_then(|labels| labels.get(key));
+        label
+            .or_else(|| self.annotations.get(key))
+            .map(|value| value.trim())
+    }
+
+    /// A container, if the manifest is known and has it.
+    pub(super) fn container(&self, name: &str) -> Option<&'a Container> {
+        self.manifest?.container(name)
+    }
+
+    /// Whether the containers are known and none has this name. A Pod has one at least: an empty list
+    /// states nothing.
+    pub(super) fn lacks_container(&self, name: &str) -> bool {
+        let lacks = |all: &Manifest| !all.containers.is_empty() && all.container(name).is_none();
+        self.manifest.is_some_and(lacks)
+    }
+
+    /// What the operator says of the Pod.
+    pub(super) fn overruled(&self) -> Result<Option<bool>, Error> {
+        match self.annotation(INTERCEPT) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(Error::Item {
+                key: INTERCEPT,
+                item: other.to_owned(),
+                allowed: "true or false",
+            }),
+        }
+    }
+
+    /// A user or group that an annotation of Sluice's own names.
+    pub(super) fn own_id(&self, key: &'static str) -> Result<Option<u32>, Error> {
+        let stated = self.annotations.get(key);
+        stated.map(|id| items::owner(key, id)).transpose()
+    }
+}
