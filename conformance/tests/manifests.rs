@@ -5,6 +5,11 @@
     reason = "tests say what they expect by failing"
 )]
 
+#[path = "manifests/monitoring.rs"]
+mod monitoring;
+#[path = "manifests/platforms.rs"]
+mod platforms;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -44,11 +49,15 @@ fn render(values: &Value, arguments: &[&str]) -> Output {
 
 /// What a user's values make of the chart.
 fn objects(values: &Value) -> Vec<Value> {
+    objects_with(values, &[])
+}
+
+fn objects_with(values: &Value, arguments: &[&str]) -> Vec<Value> {
     let Output {
         status,
         stdout,
         stderr,
-    } = render(values, &["--json"]);
+    } = render(values, &[&["--json"], arguments].concat());
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     serde_json::from_slice(&stdout).unwrap()
 }
@@ -80,22 +89,38 @@ fn the_plain_manifest_is_what_the_chart_renders() {
 }
 
 #[test]
-fn kubernetes_schemas_know_every_field() {
-    for version in VERSIONS {
-        let mut validate = tool("kubernetes-validate");
-        validate.args(["--strict", "--kubernetes-version", version]);
-        let output = validate
-            .arg(manifests().join("sluice.yaml"))
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{version}: {said}");
-        assert_eq!(
-            said.matches("passed").count(),
-            objects(&json!({})).len(),
-            "{said}"
-        );
+fn name_overrides_reach_every_object() {
+    let full = objects(&json!({ "fullnameOverride": "other", "monitoring": { "enabled": true } }));
+    for object in &full {
+        let name = object["metadata"]["name"].as_str().unwrap();
+        assert!(name.starts_with("other"), "{object}");
     }
+    let text = object(&full, "ConfigMap")["data"]["sluiced.toml"].to_string();
+    assert!(text.contains("kube-system/other"), "{text}");
+    let named = objects(&json!({ "nameOverride": "mesh" }));
+    let set = object(&named, "DaemonSet");
+    assert_eq!(set["metadata"]["name"], "sluice-mesh");
+    assert_eq!(
+        set["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"],
+        "mesh"
+    );
+}
+
+#[test]
+fn image_digest_replaces_the_tag() {
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let image = json!({ "repository": "r.example/sluice", "tag": "7", "digest": digest });
+    for container in containers(&objects(&json!({ "image": image }))) {
+        assert_eq!(container["image"], format!("r.example/sluice@{digest}"));
+    }
+}
+
+#[test]
+fn readme_and_schema_know_every_value() {
+    let mut check = tool("python");
+    check.arg(manifests().join("values.py")).arg("--check");
+    let Output { status, stderr, .. } = check.output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
 }
 
 #[test]
@@ -151,7 +176,26 @@ fn a_value_that_is_set_is_found_in_what_is_rendered() {
         "nodeSelector": { "pool": "meshed" },
         "tolerations": [{ "key": "only-this", "operator": "Exists" }],
         "maxUnavailable": "30%",
-        "resources": { "limits": { "memory": "99Mi" } },
+        "terminationGracePeriodSeconds": 777,
+        "architectures": ["riscv64"],
+        "priorityClassName": "only-here",
+        "podLabels": { "team": "red-label" },
+        "podAnnotations": { "example.org/note": "blue-note" },
+        "extraEnv": [{ "name": "RUST_BACKTRACE", "value": "full" }],
+        "extraVolumes": [{ "name": "more", "emptyDir": { "sizeLimit": "5Mi" } }],
+        "extraVolumeMounts": [{ "name": "more", "mountPath": "/more" }],
+        "seLinuxOptions": { "type": "mine_t" },
+        "appArmorProfile": { "type": "Localhost", "localhostProfile": "my-profile" },
+        "resources": {
+            "install": { "limits": { "memory": "97Mi" } },
+            "sluiced": { "limits": { "memory": "98Mi" } },
+            "installer": { "limits": { "memory": "99Mi" } },
+        },
+        "monitoring": {
+            "enabled": true,
+            "labels": { "release": "prometheus-here" },
+            "runbookUrl": "https://runbook.example/page",
+        },
     });
     let text = Value::Array(objects(&values)).to_string();
     let mut wanted = Vec::new();
@@ -177,6 +221,13 @@ fn a_value_that_nobody_knows_is_refused_by_its_name() {
         (json!({ "config": { "on-exti": "keep" } }), "on-exti"),
         (json!({ "config": { "on-exit": "leave" } }), "on-exit"),
         (json!({ "paths": { "cniBin": "relative" } }), "cniBin"),
+        (json!({ "image": { "digest": "latest" } }), "digest"),
+        (json!({ "updateStrategy": "Recreate" }), "updateStrategy"),
+        (json!({ "resources": { "sluice": {} } }), "sluice"),
+        (
+            json!({ "appArmorProfile": { "type": "Localhost" } }),
+            "localhostProfile",
+        ),
     ] {
         let Output { status, stderr, .. } = render(&values, &[]);
         let said = String::from_utf8_lossy(&stderr);

@@ -24,6 +24,20 @@ const DAEMONSET: &str = "daemonset/sluice";
 /// What keeps the data path alive.
 const PINS: &str = "/sys/fs/bpf/sluice";
 const IMAGE: &str = "sluice.test/sluice";
+/// The version that the chart is rendered for: that of `setup/kubernetes.sh`.
+const KUBERNETES: &str = "1.20";
+/// Platforms that need no kinds of their own.
+const PLATFORMS: [&str; 9] = [
+    "",
+    "aks",
+    "bottlerocket",
+    "eks",
+    "gke",
+    "k3s",
+    "microk8s",
+    "minikube",
+    "talos",
+];
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 40;
 /// For the daemon to read the list of Pods.
@@ -175,11 +189,11 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    /// The manifest of the repository, and the chart with this test's values.
+    /// The chart for each platform.
     fn dry_run(&self) -> Result<String> {
-        let plain = fs::read_to_string(self.options.manifests.join("sluice.yaml"))?;
         let mut accepted = 0;
-        for manifest in [plain, self.render("latest")?] {
+        for platform in PLATFORMS {
+            let manifest = self.render_for("latest", platform)?;
             let arguments = ["apply", "--dry-run=server", "--filename=-"];
             let said = self.cluster.kubectl.run(&arguments, &manifest)?;
             accepted += said.lines().count();
@@ -188,10 +202,16 @@ impl Scenario<'_> {
     }
 
     fn render(&self, tag: &str) -> Result<String> {
+        self.render_for(tag, "")
+    }
+
+    fn render_for(&self, tag: &str, platform: &str) -> Result<String> {
         let values = Path::new(LAB).join("values.json");
         fs::write(
             &values,
             json!({
+                "global": { "platform": platform },
+                "kubeVersion": KUBERNETES,
                 "image": { "repository": IMAGE, "tag": tag },
                 "config": { "acceleration": "proxies" },
             })
