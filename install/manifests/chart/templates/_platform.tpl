@@ -13,7 +13,8 @@ default:
     cgroup: /sys/fs/cgroup
     bpffs: /sys/fs/bpf
     netns: /run/netns
-# CRI-O searches these directories. container_t must neither write there nor load BPF programs.
+# CRI-O searches these directories. The policy lets container_t neither write there nor load BPF
+# programs.
 openshift:
   paths:
     cniBin: /var/lib/cni/bin
