@@ -40,17 +40,10 @@ fn alerts_and_panels_name_documented_metrics() {
     for rule in array(&rule["spec"]["groups"][0]["rules"]) {
         expressions.push(rule["expr"].as_str().unwrap().to_owned());
     }
-<<<<<<< HEAD
-    let texts = objects
-        .iter()
-        .filter_map(|object| object["data"]["sluice.json"].as_str());
-    let board: Value = serde_json::from_str(texts.last().unwrap()).unwrap();
-=======
     let mut texts = objects
         .iter()
         .filter_map(|object| object["data"]["sluice.json"].as_str());
     let board: Value = serde_json::from_str(texts.next_back().unwrap()).unwrap();
->>>>>>> w-chart
     for panel in array(&board["panels"]) {
         for target in array(&panel["targets"]) {
             expressions.push(target["expr"].as_str().unwrap().to_owned());
