@@ -1,5 +1,7 @@
 //! What Pods may say, and what they may not.
 
+mod settings;
+
 use proptest::prelude::*;
 
 use super::{items::ports, settings::single, *};
@@ -335,73 +337,4 @@ fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
             "{key}"
         );
     }
-}
-
-#[test]
-fn port_zero_in_a_list_matches_nothing() {
-    let settings = meshed(&[(EXCLUDE_OUTBOUND, "0,80,0-3")]);
-    assert_eq!(settings.excluded_outbound, [(80, 80), (1, 3)].into());
-}
-
-#[test]
-fn ipv4_network_written_as_ipv6_is_refused() {
-    for bad in ["::ffff:10.0.0.0/104", "::ffff:0:0/96"] {
-        let refused = with(&[(INCLUDE_NETWORKS, bad)]).unwrap_err().to_string();
-        assert!(
-            refused.contains(bad) && refused.contains("written as IPv4"),
-            "{refused}"
-        );
-    }
-    let all = meshed(&[(INCLUDE_NETWORKS, "::/0")]);
-    assert_eq!(all.networks, Some(vec!["::/0".parse().unwrap()]));
-}
-
-#[test]
-fn manifest_overrules_annotations_on_the_proxy_user() {
-    let istio = Mesh::preset("istio");
-    let container = daemon_api::Container {
-        name: "istio-proxy".to_owned(),
-        uid: Some(1_000_629_999),
-        ..daemon_api::Container::default()
-    };
-    let manifest = daemon_api::Manifest {
-        containers: vec![container],
-        ..daemon_api::Manifest::default()
-    };
-    let annotations = injected(istio);
-    let pod = Subject {
-        annotations: Some(&annotations),
-        manifest: Some(&manifest),
-    };
-    let Ok(Verdict::Mesh(settings)) = decide(&rules(istio, WhenUnknown::Refuse), pod) else {
-        panic!("not intercepted");
-    };
-    assert_eq!(
-        (settings.uid, settings.user_from),
-        (1_000_629_999, UserSource::PodSpec)
-    );
-}
-
-#[test]
-fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
-    let everything: IpNet = "::/0".parse().unwrap();
-    let osm = meshed_by("osm", &[]);
-    assert_eq!(
-        (osm.ipv4_only, &*osm.aside.networks),
-        (true, &[everything][..])
-    );
-    let istio = meshed(&[]);
-    assert_eq!((istio.ipv4_only, &*istio.aside.networks), (false, &[][..]));
-    // Peers that are excluded inbound stay the proxy's outbound.
-    let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
-    let mut annotations = injected(linkerd);
-    let skip = "config.linkerd.io/skip-subnets".to_owned();
-    annotations.insert(skip, "10.0.0.0/8".to_owned());
-    let rules = rules(linkerd, WhenUnknown::Refuse);
-    let Ok(Verdict::Mesh(settings)) = decide(&rules, Some(&annotations)) else {
-        panic!("not intercepted");
-    };
-    assert_eq!(settings.excluded_sources.len(), 2);
-    assert_eq!(settings.excluded_networks, [everything]);
-    assert!(settings.aside.is_empty());
 }
