@@ -170,7 +170,7 @@ pub enum Check {
     /// and that with the kernel.
     Reported(Admit),
     /// An attachment of which nothing is reported.
-    Known(Attachment),
+    Unreported(Attachment),
 }
 
 /// Answer to an admit.

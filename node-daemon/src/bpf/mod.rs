@@ -7,7 +7,6 @@ mod aliases;
 mod attach;
 mod btf;
 mod cgroup_prog;
-mod entry;
 mod error;
 mod foreign;
 mod hierarchy;
@@ -15,6 +14,7 @@ mod layout;
 mod link;
 mod listeners;
 mod lists;
+mod netns_prog;
 mod pins;
 mod ring;
 mod table;
@@ -40,7 +40,6 @@ use attach::Extent;
 pub(crate) use attach::Features;
 #[cfg(fuzzing)]
 pub(crate) use btf::fuzz as fuzz_btf;
-use entry::NetnsEntry;
 pub(crate) use error::Error;
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
@@ -48,6 +47,7 @@ pub(crate) use layout::of_this_kernel as layout;
 use listeners::Listeners;
 pub(crate) use lists::Entry;
 use lists::Lists;
+use netns_prog::NetnsProgram;
 use pins::Generation;
 pub(crate) use pins::{Pins, Private};
 pub(crate) use ring::Ring;
@@ -72,7 +72,7 @@ pub(crate) struct Datapath {
     foreign_binds: ForeignBinds,
     lists: Lists,
     listeners: Listeners,
-    entry: NetnsEntry,
+    netns_prog: NetnsProgram,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -100,7 +100,7 @@ impl Datapath {
         };
         generation.set_root(cgroup)?;
         attach::attach(&programs, &generation, cgroup, extent)?;
-        let entry = NetnsEntry::take(&mut programs)?;
+        let netns_prog = NetnsProgram::take(&mut programs)?;
         let generation = if adopted {
             generation
         } else {
@@ -123,7 +123,7 @@ impl Datapath {
             lists: Lists::take(&mut programs)?,
             foreign_binds: ForeignBinds::take(&mut programs)?,
             listeners: Listeners::take(&mut programs)?,
-            entry,
+            netns_prog,
             counters: table::take(&mut programs, maps::COUNTERS)?,
             programs,
         })
@@ -226,8 +226,8 @@ impl Datapath {
 
     /// Attaches the inbound hook to a network namespace.
     pub(crate) fn steer(&mut self, cookie: u64, netns: BorrowedFd<'_>) -> Result<(), Error> {
-        let entry = self.entry.load(cookie)?;
-        attach::steer(entry.as_fd(), netns, &self.generation.pod(cookie))
+        let program = self.netns_prog.load(cookie)?;
+        attach::steer(program.as_fd(), netns, &self.generation.pod(cookie))
     }
 
     /// Detaches the inbound hook of a network namespace, if it is attached.

@@ -196,7 +196,7 @@ impl Pods {
     pub(crate) async fn check(&self, check: Check) -> Result<(), Error> {
         self.ask(move |owner| match check {
             Check::Reported(request) => owner.check_reported(&request),
-            Check::Known(attachment) => owner.check(&attachment),
+            Check::Unreported(attachment) => owner.check(&attachment),
         })
         .await?
     }

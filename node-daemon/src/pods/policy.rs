@@ -5,11 +5,11 @@
 mod consul;
 mod error;
 mod istio;
-mod items;
 mod kuma;
 mod linkerd;
 mod osm;
-mod settings;
+mod parse;
+mod pod_policy;
 mod stated;
 mod subject;
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::netns::Source;
 pub(crate) use error::Error;
-use subject::Pod;
+use subject::PodAnnotations;
 pub(crate) use subject::Subject;
 
 /// Items of one list: the kernel's tables are shared by all Pods.
@@ -145,7 +145,7 @@ pub(crate) fn decide<'a>(rules: &Rules, pod: impl Into<Subject<'a>>) -> Result<V
         manifest,
     } = pod.into();
     let mesh = rules.mesh;
-    let of = |annotations| Pod {
+    let of = |annotations| PodAnnotations {
         mesh,
         annotations,
         manifest,
@@ -158,7 +158,7 @@ pub(crate) fn decide<'a>(rules: &Rules, pod: impl Into<Subject<'a>>) -> Result<V
     }
 }
 
-fn of_known(pod: &Pod<'_>) -> Result<Verdict, Error> {
+fn of_known(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
     if pod.manifest.is_some_and(|manifest| manifest.host_network) {
         return Ok(Verdict::LeaveAlone("it has the node's network namespace"));
     }
@@ -175,7 +175,7 @@ fn of_known(pod: &Pod<'_>) -> Result<Verdict, Error> {
 }
 
 /// Why the mesh does not redirect a Pod's traffic, if it does not.
-fn not_intercepted(pod: &Pod<'_>) -> Result<Option<&'static str>, Error> {
+fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
     if !pod.annotations.contains_key(&mesh.injected) {
         return Ok(Some("no sidecar was injected"));

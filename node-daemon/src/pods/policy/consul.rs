@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, Inbound, Settings, items, subject::Pod};
+use super::{Error, Inbound, Settings, parse, subject::PodAnnotations};
 
 const TRANSPARENT_PROXY: &str = "consul.hashicorp.com/transparent-proxy-status";
 const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
@@ -35,7 +35,7 @@ struct Config {
 }
 
 /// Why a Pod is not intercepted, if it is not.
-pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
+pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotations.contains_key(GATEWAY) {
         return Some("it is a gateway of Consul's");
     }
@@ -47,7 +47,7 @@ pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
 }
 
 /// Brings a Pod's settings to those that the injector stated for the CNI plugin.
-pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
         settings.ipv4_only = true;
     }
@@ -60,7 +60,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
     })?;
     let all = |items: &Option<Vec<String>>| items.as_deref().unwrap_or_default().join(",");
     if let Some(user) = &config.proxy_user {
-        settings.uid = items::owner(CONFIG, user)?;
+        settings.uid = parse::owner(CONFIG, user)?;
     }
     if config.proxy_inbound_port != 0 {
         settings.ports.inbound = config.proxy_inbound_port;
@@ -68,9 +68,9 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
     if config.proxy_outbound_port != 0 {
         settings.ports.outbound = config.proxy_outbound_port;
     }
-    settings.inbound = Inbound::AllBut(items::ports(CONFIG, &all(&config.exclude_inbound_ports))?);
-    settings.excluded_outbound = items::ports(CONFIG, &all(&config.exclude_outbound_ports))?;
-    settings.excluded_networks = items::addresses(CONFIG, &all(&config.exclude_outbound_cidrs))?;
+    settings.inbound = Inbound::AllBut(parse::ports(CONFIG, &all(&config.exclude_inbound_ports))?);
+    settings.excluded_outbound = parse::ports(CONFIG, &all(&config.exclude_outbound_ports))?;
+    settings.excluded_networks = parse::addresses(CONFIG, &all(&config.exclude_outbound_cidrs))?;
     settings.ports.dns = match config.dns_ip.as_deref() {
         None | Some("") => 0,
         Some(_) if config.dns_port == 0 => 8600,
@@ -79,7 +79,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
     // One more user is told from the others by its group, which has the same number.
     match config.exclude_uids.as_deref().unwrap_or_default() {
         [] => settings.gid = u32::MAX,
-        [one] => settings.gid = items::owner(CONFIG, one)?,
+        [one] => settings.gid = parse::owner(CONFIG, one)?,
         several => {
             return Err(Error::Unsupported {
                 key: format!("{CONFIG}, ExcludeUIDs"),

@@ -3,7 +3,7 @@
 
 use daemon_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
-use super::{Annotations, items::port, subject::Pod};
+use super::{Annotations, parse::port, subject::PodAnnotations};
 
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -12,7 +12,7 @@ const INIT: &str = "istio-init";
 const VALIDATION: &str = "istio-validation";
 
 /// Why a Pod with `sidecar.istio.io/status` is not intercepted, if it is not.
-pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
+pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotation(MODE) == Some("NONE") {
         return Some("its interception mode is NONE");
     }
@@ -41,7 +41,7 @@ pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
 }
 
 /// Why a Pod of ambient mode is not intercepted, if it is not.
-pub(super) fn not_ambient(pod: &Pod<'_>) -> Option<&'static str> {
+pub(super) fn not_ambient(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotations.contains_key(ISTIO_STATUS) {
         return Some("it carries a sidecar, which ambient mode leaves its traffic to");
     }
@@ -51,7 +51,7 @@ pub(super) fn not_ambient(pod: &Pod<'_>) -> Option<&'static str> {
 
 /// What the arguments of `istio-init` state, under the names of the annotations that they override:
 /// with mesh-wide values, which a Pod with rules of its own does not repeat in annotations.
-pub(super) fn init_arguments(pod: &Pod<'_>) -> Option<Annotations> {
+pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
     let arguments = Arguments::of(pod.container(INIT)?)?;
     let names = &pod.mesh.annotations;
     let mut stated = Annotations::new();
@@ -73,7 +73,7 @@ pub(super) fn init_arguments(pod: &Pod<'_>) -> Option<Annotations> {
 }
 
 /// The proxy's ports, outbound and inbound, and its user, as an init container has them.
-pub(super) fn init_ports(pod: &Pod<'_>) -> (Option<u16>, Option<u16>) {
+pub(super) fn init_ports(pod: &PodAnnotations<'_>) -> (Option<u16>, Option<u16>) {
     let container = pod.container(INIT).or_else(|| pod.container(VALIDATION));
     let arguments = container.and_then(Arguments::of);
     let value = |flag| arguments.as_ref().and_then(|all| port(all.value(flag)?));
@@ -81,7 +81,7 @@ pub(super) fn init_ports(pod: &Pod<'_>) -> (Option<u16>, Option<u16>) {
 }
 
 /// The user of the proxy by which `istio-init` tells its connections from others'.
-pub(super) fn init_uid(pod: &Pod<'_>) -> Option<u32> {
+pub(super) fn init_uid(pod: &PodAnnotations<'_>) -> Option<u32> {
     Arguments::of(pod.container(INIT)?)?
         .value("-u")?
         .parse()

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Error, Inbound, Ports, Settings, items, subject::Pod};
+use super::{Error, Inbound, Ports, Settings, parse, subject::PodAnnotations};
 
 const INJECTED: &str = "kuma.io/sidecar-injected";
 const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
@@ -136,12 +136,12 @@ impl List {
                 texts.join(",")
             }
         };
-        items::ports(CONFIG, &text)
+        parse::ports(CONFIG, &text)
     }
 }
 
 /// Why a Pod is not intercepted, if it is not.
-pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
+pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotation(INJECTED) != Some("true") {
         return Some("kuma.io/sidecar-injected is not true");
     }
@@ -152,12 +152,12 @@ pub(super) fn not_intercepted(pod: &Pod<'_>) -> Option<&'static str> {
 }
 
 /// Whether one annotation states everything.
-pub(super) fn is_stated_whole(pod: &Pod<'_>) -> bool {
+pub(super) fn is_stated_whole(pod: &PodAnnotations<'_>) -> bool {
     pod.annotation(CONFIG).is_some_and(|text| !text.is_empty())
 }
 
 /// The settings that one annotation states.
-pub(super) fn stated(pod: &Pod<'_>) -> Result<Settings, Error> {
+pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
     let mut settings = Settings::of(pod.mesh);
     let text = pod.annotation(CONFIG).unwrap_or_default();
     let config: Config = serde_saphyr::from_str(text).map_err(|error| Error::Malformed {
@@ -177,7 +177,7 @@ pub(super) fn stated(pod: &Pod<'_>) -> Result<Settings, Error> {
         ..
     } = &config.redirect;
     if !config.user.text().is_empty() {
-        settings.uid = items::owner(CONFIG, &config.user.text())?;
+        settings.uid = parse::owner(CONFIG, &config.user.text())?;
     }
     for (stated, port) in [
         (&inbound.port, &mut settings.ports.inbound),
@@ -185,7 +185,7 @@ pub(super) fn stated(pod: &Pod<'_>) -> Result<Settings, Error> {
         (&dns.port, &mut settings.ports.dns),
     ] {
         if let Some(stated) = stated {
-            *port = items::port_or_none(CONFIG, &stated.text())?.unwrap_or(0);
+            *port = parse::port_or_none(CONFIG, &stated.text())?.unwrap_or(0);
         }
     }
     if !dns.enabled {
@@ -241,7 +241,7 @@ fn of_outbound(flow: &Flow, settings: &mut Settings) -> Result<(), Error> {
 
 fn networks(flow: &Flow) -> Result<Vec<ipnet::IpNet>, Error> {
     let list = flow.exclude_ports_for_ips.as_deref().unwrap_or_default();
-    items::addresses(CONFIG, &list.join(","))
+    parse::addresses(CONFIG, &list.join(","))
 }
 
 fn refuse_unsupported(config: &Config) -> Result<(), Error> {
@@ -282,7 +282,7 @@ fn unsupported(field: &str, value: String, allowed: &'static str) -> Error {
 }
 
 /// Brings settings that single annotations state to what Kuma 2.7 and 2.8 make of them.
-pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
     if is_on(pod, GATEWAY)? {
         settings.inbound = Inbound::Only(Ports::new());
     }
@@ -294,7 +294,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
         settings.ports.dns = match (is_on(pod, DNS)?, pod.annotation(DNS_PORT)) {
             (false, _) => 0,
             (true, None) => pod.mesh.dns,
-            (true, Some(port)) => items::port_or_none(DNS_PORT, port)?.unwrap_or(0),
+            (true, Some(port)) => parse::port_or_none(DNS_PORT, port)?.unwrap_or(0),
         };
     }
     match pod.annotation(FAMILIES) {
@@ -311,7 +311,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
     Ok(())
 }
 
-fn is_on(pod: &Pod<'_>, key: &'static str) -> Result<bool, Error> {
+fn is_on(pod: &PodAnnotations<'_>, key: &'static str) -> Result<bool, Error> {
     match pod.annotation(key) {
         Some("enabled" | "true" | "yes") => Ok(true),
         None | Some("disabled" | "false" | "no" | "builtin") => Ok(false),

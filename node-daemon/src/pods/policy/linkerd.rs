@@ -1,7 +1,7 @@
 //! What differs between Linkerd's Pods beyond annotations of single settings: Pods of its control
 //! plane, and Pods whose init container has other values than the annotations state.
 
-use super::{Error, Inbound, Settings, items, subject::Pod};
+use super::{Error, Inbound, Settings, parse, subject::PodAnnotations};
 
 const COMPONENT: &str = "linkerd.io/control-plane-component";
 const CREATED_BY: &str = "linkerd.io/created-by";
@@ -12,7 +12,7 @@ const INIT: &str = "linkerd-init";
 const API_SERVER: [u16; 2] = [443, 6443];
 
 /// Brings a Pod's settings to those of its init container, or of the CNI plugin.
-pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
     if is_control_plane(pod) {
         let ports = API_SERVER.map(|port| (port, port));
         settings.excluded_outbound.extend(ports);
@@ -24,7 +24,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
         let at = init.args.iter().position(|one| one == flag)?;
         init.args.get(at + 1).map(String::as_str)
     };
-    let number = |flag| value(flag).and_then(items::port);
+    let number = |flag| value(flag).and_then(parse::port);
     if let Some(port) = number("--incoming-proxy-port") {
         settings.ports.inbound = port;
     }
@@ -32,20 +32,20 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
         settings.ports.outbound = port;
     }
     if let Some(uid) = value("--proxy-uid") {
-        settings.uid = items::owner("--proxy-uid", uid)?;
+        settings.uid = parse::owner("--proxy-uid", uid)?;
     }
     if let Some(gid) = value("--proxy-gid") {
-        settings.gid = items::owner("--proxy-gid", gid)?;
+        settings.gid = parse::owner("--proxy-gid", gid)?;
     }
     if let Some(list) = value("--inbound-ports-to-ignore") {
-        settings.inbound = Inbound::AllBut(items::ports("--inbound-ports-to-ignore", list)?);
+        settings.inbound = Inbound::AllBut(parse::ports("--inbound-ports-to-ignore", list)?);
     }
     settings.excluded_outbound = match value("--outbound-ports-to-ignore") {
-        Some(list) => items::ports("--outbound-ports-to-ignore", list)?,
+        Some(list) => parse::ports("--outbound-ports-to-ignore", list)?,
         None => super::Ports::new(),
     };
     if let Some(list) = value("--subnets-to-ignore") {
-        settings.excluded_sources = items::addresses("--subnets-to-ignore", list)?;
+        settings.excluded_sources = parse::addresses("--subnets-to-ignore", list)?;
     }
     if init.args.iter().any(|one| one == "--ipv6=false") {
         settings.ipv4_only = true;
@@ -55,7 +55,7 @@ pub(super) fn adjust(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error
 
 /// Without labels, what the chart writes into the Pods of the control plane alone: they are made by
 /// Helm or the command line, not by the injector, and take connections without identity.
-fn is_control_plane(pod: &Pod<'_>) -> bool {
+fn is_control_plane(pod: &PodAnnotations<'_>) -> bool {
     if let Some(manifest) = pod.manifest {
         return (manifest.labels.get(COMPONENT)).is_some_and(|name| !name.is_empty());
     }

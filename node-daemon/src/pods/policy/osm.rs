@@ -1,11 +1,11 @@
 //! Whether Open Service Mesh's injector took a Pod: its annotation has several spellings.
 
-use super::{Error, subject::Pod};
+use super::{Error, subject::PodAnnotations};
 
 const INJECTION: &str = "openservicemesh.io/sidecar-injection";
 
 /// Why a Pod is not intercepted, if it is not.
-pub(super) fn not_intercepted(pod: &Pod<'_>) -> Result<Option<&'static str>, Error> {
+pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let value = pod.annotation(INJECTION).unwrap_or_default();
     match &*value.to_ascii_lowercase() {
         "enabled" | "yes" | "true" => Ok(None),

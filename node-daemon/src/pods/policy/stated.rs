@@ -2,8 +2,8 @@
 //! states elsewhere.
 
 use super::{
-    Annotations, Error, Inbound, Injector, Mesh, Pod, Settings, UserSource, consul, istio, items,
-    kuma, linkerd, settings::single,
+    Annotations, Error, Inbound, Injector, Mesh, PodAnnotations, Settings, UserSource, consul,
+    istio, kuma, linkerd, parse, pod_policy::single,
 };
 use crate::pods::{
     acceleration::{self, Acceleration},
@@ -17,7 +17,7 @@ const UID: &str = "sluice.io/proxy-uid";
 const GID: &str = "sluice.io/proxy-gid";
 
 /// The settings of a Pod that is intercepted.
-pub(super) fn settings(pod: &Pod<'_>) -> Result<Settings, Error> {
+pub(super) fn settings(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
     let mut settings = match pod.mesh.injector {
         Injector::Kuma if kuma::is_stated_whole(pod) => kuma::stated(pod)?,
         Injector::Istio => of_istio(pod)?,
@@ -36,14 +36,14 @@ pub(super) fn settings(pod: &Pod<'_>) -> Result<Settings, Error> {
 }
 
 /// With rules of its own, a Pod states in its init container's arguments what these do.
-fn of_istio(pod: &Pod<'_>) -> Result<Settings, Error> {
+fn of_istio(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
     let mut settings = match istio::init_arguments(pod) {
         None => by_annotations(pod)?,
         Some(stated) => {
             supported_all(pod)?;
             let mut annotations = pod.annotations.clone();
             annotations.extend(stated);
-            let pod = Pod {
+            let pod = PodAnnotations {
                 annotations: &annotations,
                 ..*pod
             };
@@ -60,7 +60,7 @@ fn of_istio(pod: &Pod<'_>) -> Result<Settings, Error> {
     Ok(settings)
 }
 
-fn by_annotations(pod: &Pod<'_>) -> Result<Settings, Error> {
+fn by_annotations(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
     supported_all(pod)?;
     let names = &pod.mesh.annotations;
     let mut settings = Settings {
@@ -69,41 +69,41 @@ fn by_annotations(pod: &Pod<'_>) -> Result<Settings, Error> {
     };
     // An explicit list, even an empty one, takes the default's place.
     if let Some((key, list)) = pod.said(names.exclude_outbound_ports.as_ref()) {
-        settings.excluded_outbound = items::ports(key, list)?;
+        settings.excluded_outbound = parse::ports(key, list)?;
     }
     if let Some((key, list)) = pod.said(names.include_outbound_ports.as_ref()) {
-        settings.included_outbound = items::ports(key, list)?;
+        settings.included_outbound = parse::ports(key, list)?;
     }
     if let Some((key, list)) = pod.chosen(names.include_networks.as_ref()) {
-        settings.networks = Some(items::networks(key, list)?);
+        settings.networks = Some(parse::networks(key, list)?);
     }
     if let Some((key, list)) = pod.said(names.exclude_networks.as_ref()) {
         settings.excluded_networks = if pod.mesh.injector == Injector::Kuma {
-            items::addresses(key, list)?
+            parse::addresses(key, list)?
         } else {
-            items::networks(key, list)?
+            parse::networks(key, list)?
         };
     }
     if let Some((key, list)) = pod.said(names.exclude_sources.as_ref()) {
-        settings.excluded_sources = items::addresses(key, list)?;
+        settings.excluded_sources = parse::addresses(key, list)?;
     }
     if let Some((key, mode)) = pod.said(names.interception_mode.as_ref()) {
-        settings.transparent = items::is_transparent(key, mode)?;
+        settings.transparent = parse::is_transparent(key, mode)?;
     }
     if let Some((key, list)) = pod.said(names.exclude_interfaces.as_ref()) {
-        settings.excluded_interfaces = items::items(key, list, Pattern::ALLOWED, Pattern::parse)?;
+        settings.excluded_interfaces = parse::items(key, list, Pattern::ALLOWED, Pattern::parse)?;
     }
     if let Some((key, port)) = pod.said(names.inbound_port.as_ref()) {
-        settings.ports.inbound = items::a_port(key, port)?;
+        settings.ports.inbound = parse::a_port(key, port)?;
     }
     if let Some((key, port)) = pod.said(names.outbound_port.as_ref()) {
-        settings.ports.outbound = items::a_port(key, port)?;
+        settings.ports.outbound = parse::a_port(key, port)?;
     }
     Ok(settings)
 }
 
 /// With a list of the ports that are the proxy's, the list of those that are not has no effect.
-fn inbound(pod: &Pod<'_>) -> Result<Inbound, Error> {
+fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
     let Mesh {
         annotations: names,
         never_inbound,
@@ -116,11 +116,11 @@ fn inbound(pod: &Pod<'_>) -> Result<Inbound, Error> {
         except.extend(single(excluded_inbound));
     }
     if let Some((key, port)) = pod.said(names.status_port.as_ref()) {
-        except.extend(items::port_or_none(key, port)?.map(|port| (port, port)));
+        except.extend(parse::port_or_none(key, port)?.map(|port| (port, port)));
     }
     for (key, default) in reserved_ports {
         let port = match pod.annotation(key) {
-            Some(port) => items::port_or_none(key, port)?,
+            Some(port) => parse::port_or_none(key, port)?,
             None => (*default != 0).then_some(*default),
         };
         except.extend(port.map(|port| (port, port)));
@@ -129,20 +129,20 @@ fn inbound(pod: &Pod<'_>) -> Result<Inbound, Error> {
 }
 
 /// By the Pod's own lists, beside ports that are excluded in any case.
-fn listed_inbound(pod: &Pod<'_>, mut except: super::Ports) -> Result<Inbound, Error> {
+fn listed_inbound(pod: &PodAnnotations<'_>, mut except: super::Ports) -> Result<Inbound, Error> {
     let names = &pod.mesh.annotations;
     if let Some((key, list)) = pod.said(names.exclude_inbound_ports.as_ref()) {
-        except.extend(items::ports(key, list)?);
+        except.extend(parse::ports(key, list)?);
     }
     match pod.chosen(names.include_inbound_ports.as_ref()) {
-        Some((key, list)) => items::ports(key, list).map(Inbound::Only),
+        Some((key, list)) => parse::ports(key, list).map(Inbound::Only),
         None => Ok(Inbound::AllBut(except)),
     }
 }
 
 /// The proxy's user and group. The operator's word counts most, then the Pod's spec, in which the
 /// user is a fact, then what the mesh says of it.
-fn user(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
+fn user(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
     let Mesh {
         annotations: names,
         proxy_container,
@@ -151,11 +151,11 @@ fn user(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
     if let Some((key, id)) = pod.said(names.proxy_uid.as_ref())
         && !kuma::is_stated_whole(pod)
     {
-        settings.uid = items::owner(key, id)?;
+        settings.uid = parse::owner(key, id)?;
         settings.user_from = UserSource::Annotation;
     }
     if let Some((key, id)) = pod.said(names.proxy_gid.as_ref()) {
-        settings.gid = items::owner(key, id)?;
+        settings.gid = parse::owner(key, id)?;
     }
     let container = (proxy_container.as_ref()).and_then(|name| pod.container(name));
     // Root cannot be told from the Pod's other processes: rules do not try either.
@@ -180,7 +180,7 @@ fn user(pod: &Pod<'_>, settings: &mut Settings) -> Result<(), Error> {
     Ok(())
 }
 
-impl<'a> Pod<'a> {
+impl<'a> PodAnnotations<'a> {
     /// An annotation that the mesh has and the Pod uses.
     fn said(&self, name: Option<&'static String>) -> Option<(&'static str, &'a str)> {
         let name: &'static str = name?;
@@ -206,7 +206,7 @@ fn acceleration(annotations: &Annotations) -> Result<Option<Acceleration>, Error
 }
 
 /// Refuses what would change interception and cannot be followed.
-fn supported_all(pod: &Pod<'_>) -> Result<(), Error> {
+fn supported_all(pod: &PodAnnotations<'_>) -> Result<(), Error> {
     (pod.annotations.iter()).try_for_each(|(key, value)| supported(pod.mesh, key, value.trim()))
 }
 

@@ -3,7 +3,7 @@
 
 use daemon_api::{Admit, Container, INTERCEPT, Manifest};
 
-use super::{Annotations, Error, items};
+use super::{Annotations, Error, parse};
 use crate::pods::{Expected, mesh::Mesh};
 
 /// A Pod, as far as it is known.
@@ -44,13 +44,13 @@ impl<'a> From<&'a Expected> for Subject<'a> {
 
 /// A Pod whose annotations are known, and the mesh of its node.
 #[derive(Clone, Copy)]
-pub(super) struct Pod<'a> {
+pub(super) struct PodAnnotations<'a> {
     pub(super) mesh: &'static Mesh,
     pub(super) annotations: &'a Annotations,
     pub(super) manifest: Option<&'a Manifest>,
 }
 
-impl<'a> Pod<'a> {
+impl<'a> PodAnnotations<'a> {
     /// The trimmed value of an annotation.
     pub(super) fn annotation(&self, key: &str) -> Option<&'a str> {
         self.annotations.get(key).map(|value| value.trim())
@@ -94,6 +94,6 @@ impl<'a> Pod<'a> {
     /// A user or group that an annotation of Sluice's own names.
     pub(super) fn own_id(&self, key: &'static str) -> Result<Option<u32>, Error> {
         let stated = self.annotations.get(key);
-        stated.map(|id| items::owner(key, id)).transpose()
+        stated.map(|id| parse::owner(key, id)).transpose()
     }
 }

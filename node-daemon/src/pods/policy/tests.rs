@@ -1,10 +1,10 @@
 //! What Pods may say, and what they may not.
 
-mod settings;
+mod pod_policy;
 
 use proptest::prelude::*;
 
-use super::{items::ports, settings::single, *};
+use super::{parse::ports, pod_policy::single, *};
 use crate::pods::acceleration;
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";

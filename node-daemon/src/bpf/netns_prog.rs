@@ -23,12 +23,12 @@ use super::{Error, attach::STEER, link, table};
 const STEER_AT: u32 = 0;
 
 /// Descriptors of both maps of the entry programs.
-pub(super) struct NetnsEntry {
+pub(super) struct NetnsProgram {
     netns: OwnedFd,
     prog: OwnedFd,
 }
 
-impl NetnsEntry {
+impl NetnsProgram {
     /// Takes the maps out of the object, and lets the object's program decide about every Pod's
     /// connections from now on.
     pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
