@@ -89,14 +89,14 @@ test: root build
 
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup
-	@$(CARGO) test -p sluiced --lib safety -- --include-ignored --nocapture
+	@$(CARGO) test -p sluiced --lib fuzz_accel -- --include-ignored --nocapture
 
 test-kernels: root build
 	@setup/packages.sh kernels
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --release --target $(HOST) -p sluiced --lib \
 		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/release/sluiced"]' \
-		-- bpf::tests::accelerate bpf::tests::safety::calls bpf::tests::safety::of_thousands
+		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands
 
 SECONDS_EACH ?= 5
 fuzz: setup

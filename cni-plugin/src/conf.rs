@@ -62,7 +62,7 @@ pub(crate) struct Document {
 /// plugin does not know, such as a number that no computer's type holds, is not its to change.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     if bytes.len() as u64 > MAX_STDIN {
-        return Err(wrong(
+        return Err(config_error(
             "the configuration",
             format!("is longer than {MAX_STDIN} bytes"),
         ));
@@ -70,7 +70,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     let parsed: serde_json::Result<BTreeMap<String, &RawValue>> = serde_json::from_slice(bytes);
     let mut keys = parsed.map_err(|error| {
         if error.is_data() {
-            wrong("the configuration", "must be an object".to_owned())
+            config_error("the configuration", "must be an object".to_owned())
         } else {
             Error::Json(error)
         }
@@ -136,7 +136,7 @@ pub(crate) fn network(object: &Map<String, Value>) -> Result<String, Error> {
     if is_identifier(network) {
         return Ok(network.to_owned());
     }
-    Err(wrong(
+    Err(config_error(
         "name",
         format!("is '{network}'; it must be the network's name"),
     ))
@@ -148,7 +148,7 @@ pub(crate) fn socket(object: &Map<String, Value>) -> Result<PathBuf, Error> {
     if socket.starts_with('/') {
         return Ok(socket.into());
     }
-    Err(wrong(
+    Err(config_error(
         "socket",
         format!("is '{socket}'; it must be an absolute path"),
     ))
@@ -161,9 +161,9 @@ pub(crate) fn timeout(object: &Map<String, Value>) -> Result<Duration, Error> {
     };
     match value.as_u64() {
         Some(seconds @ 1..=60) => Ok(Duration::from_secs(seconds)),
-        _ => Err(wrong(
+        _ => Err(config_error(
             "timeoutSeconds",
-            expected("a whole number from 1 to 60", value),
+            type_error("a whole number from 1 to 60", value),
         )),
     }
 }
@@ -173,7 +173,12 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
     let config = match object.get("runtimeConfig") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Object(config)) => config,
-        Some(other) => return Err(wrong("runtimeConfig", expected("an object", other))),
+        Some(other) => {
+            return Err(config_error(
+                "runtimeConfig",
+                type_error("an object", other),
+            ));
+        }
     };
     match config.get(ANNOTATIONS) {
         None => Ok(None),
@@ -181,7 +186,7 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
         Some(Value::Null) => Ok(Some(BTreeMap::new())),
         Some(value) => serde_json::from_value(value.clone())
             .map(Some)
-            .map_err(|_| wrong(&key, expected("an object of strings", value))),
+            .map_err(|_| config_error(&key, type_error("an object of strings", value))),
     }
 }
 
@@ -197,7 +202,7 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAtta
     let list = match value {
         Value::Null => return Ok(Some(Vec::new())),
         Value::Array(list) => list,
-        other => return Err(wrong(key, expected("a list", other))),
+        other => return Err(config_error(key, type_error("a list", other))),
     };
     let one = |(index, item): (usize, &Value)| {
         let field = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -206,9 +211,9 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAtta
                 container_id,
                 ifname,
             }),
-            _ => Err(wrong(
+            _ => Err(config_error(
                 &format!("{key}[{index}]"),
-                expected("an object with containerID and ifname", item),
+                type_error("an object with containerID and ifname", item),
             )),
         }
     };
@@ -224,11 +229,11 @@ fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>
     match object.get(key) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong(key, expected("a string", other))),
+        Some(other) => Err(config_error(key, type_error("a string", other))),
     }
 }
 
-pub(crate) fn wrong(key: &str, problem: String) -> Error {
+pub(crate) fn config_error(key: &str, problem: String) -> Error {
     Error::Config {
         key: key.to_owned(),
         problem,
@@ -236,7 +241,7 @@ pub(crate) fn wrong(key: &str, problem: String) -> Error {
 }
 
 /// "must be …, and is …", with the value cut short.
-pub(crate) fn expected(what: &str, value: &Value) -> String {
+pub(crate) fn type_error(what: &str, value: &Value) -> String {
     format!("must be {what}, and is {}", shortened(value))
 }
 
@@ -301,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_has_a_sensible_value() {
+    fn absent_keys_have_defaults() {
         let conf = conf(r#"{"name":"n","type":"sluice-cni"}"#).unwrap();
         assert_eq!(conf.socket, PathBuf::from(daemon_api::SOCKET));
         assert_eq!(conf.timeout, Duration::from_secs(5));

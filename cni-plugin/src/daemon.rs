@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::Refusal;
+use daemon_api::ApiError;
 use serde::{Serialize, de::DeserializeOwned};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -43,42 +43,44 @@ impl Daemon {
              content-length: {}\r\nconnection: close\r\n\r\n",
             body.len()
         );
-        self.exchange(&(head + &body))
+        self.request(&(head + &body))
     }
 
     /// Reads.
     pub(crate) fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Error> {
-        self.exchange(&format!(
+        self.request(&format!(
             "GET {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n"
         ))
     }
 
-    fn exchange<A: DeserializeOwned>(&self, request: &str) -> Result<A, Error> {
+    fn request<A: DeserializeOwned>(&self, request: &str) -> Result<A, Error> {
         let failed = |source| Error::Daemon {
             socket: self.socket.clone(),
             source,
         };
-        let answer = self.talk(request).map_err(failed)?;
-        let (status, body) = split(&answer).map_err(failed)?;
+        let answer = self.roundtrip(request).map_err(failed)?;
+        let (status, body) = parse_response(&answer).map_err(failed)?;
         if (200..300).contains(&status) {
             // 204 has no body: it stands for `null`.
             let body = if body.is_empty() { b"null" } else { body };
-            return serde_json::from_slice(body).map_err(|error| failed(garbage(error)));
+            return serde_json::from_slice(body).map_err(|error| failed(invalid_data(error)));
         }
-        match serde_json::from_slice::<Refusal>(body) {
-            Ok(refusal) => Err(Error::Refused(refusal)),
-            Err(_) => Err(failed(garbage(format!("status {status} without a reason")))),
+        match serde_json::from_slice::<ApiError>(body) {
+            Ok(api_error) => Err(Error::Refused(api_error)),
+            Err(_) => Err(failed(invalid_data(format!(
+                "status {status} without a reason"
+            )))),
         }
     }
 
     /// The whole answer, up to the end of the connection.
-    fn talk(&self, request: &str) -> io::Result<Vec<u8>> {
-        let mut line = Line::connect(&self.socket, self.deadline)?;
-        line.write_all(request.as_bytes())?;
+    fn roundtrip(&self, request: &str) -> io::Result<Vec<u8>> {
+        let mut stream = DeadlineStream::connect(&self.socket, self.deadline)?;
+        stream.write_all(request.as_bytes())?;
         let mut answer = Vec::with_capacity(1024);
-        line.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
+        stream.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
         if answer.len() as u64 > MAX_ANSWER {
-            return Err(garbage(format!(
+            return Err(invalid_data(format!(
                 "the answer is longer than {MAX_ANSWER} bytes"
             )));
         }
@@ -88,45 +90,45 @@ impl Daemon {
 
 /// A connection on which nothing waits beyond a deadline: not to be accepted where the queue is
 /// full, nor for one who reads or writes slowly.
-struct Line {
+struct DeadlineStream {
     socket: Socket,
     deadline: Instant,
 }
 
-impl Line {
+impl DeadlineStream {
     fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
-        let line = Self {
+        let stream = Self {
             socket: Socket::new(Domain::UNIX, Type::STREAM, None)?,
             deadline,
         };
         // `connect` heeds the time-out for sending (socket(7)).
-        line.socket.set_write_timeout(line.left()?)?;
+        stream.socket.set_write_timeout(stream.remaining()?)?;
         let address = SockAddr::unix(path)?;
-        line.socket.connect(&address).map_err(late)?;
-        Ok(line)
+        stream.socket.connect(&address).map_err(as_timeout)?;
+        Ok(stream)
     }
 
     /// What is left of the time, for one call.
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(late(ErrorKind::WouldBlock.into()));
+    fn remaining(&self) -> io::Result<Option<Duration>> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(as_timeout(ErrorKind::WouldBlock.into()));
         }
-        Ok(Some(left))
+        Ok(Some(remaining))
     }
 }
 
-impl Read for Line {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(self.left()?)?;
-        self.socket.read(buffer).map_err(late)
+        self.socket.set_read_timeout(self.remaining()?)?;
+        self.socket.read(buffer).map_err(as_timeout)
     }
 }
 
-impl Write for Line {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.set_write_timeout(self.left()?)?;
-        self.socket.write(bytes).map_err(late)
+        self.socket.set_write_timeout(self.remaining()?)?;
+        self.socket.write(bytes).map_err(as_timeout)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -135,11 +137,11 @@ impl Write for Line {
 }
 
 /// Status and body of an answer.
-fn split(answer: &[u8]) -> io::Result<(u16, &[u8])> {
+fn parse_response(answer: &[u8]) -> io::Result<(u16, &[u8])> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(end) = head.parse(answer).map_err(garbage)? else {
-        return Err(garbage("the answer ends within its head"));
+    let httparse::Status::Complete(end) = head.parse(answer).map_err(invalid_data)? else {
+        return Err(invalid_data("the answer ends within its head"));
     };
     let body = &answer[end..];
     let length = head
@@ -151,22 +153,22 @@ fn split(answer: &[u8]) -> io::Result<(u16, &[u8])> {
         Some(header) => std::str::from_utf8(header.value)
             .ok()
             .and_then(|text| text.parse().ok())
-            .ok_or_else(|| garbage("the answer's length is not a number"))?,
+            .ok_or_else(|| invalid_data("the answer's length is not a number"))?,
     };
     if announced != body.len() {
-        return Err(garbage(format!(
+        return Err(invalid_data(format!(
             "{announced} bytes were announced, {} came",
             body.len()
         )));
     }
     let status = head
         .code
-        .ok_or_else(|| garbage("the answer has no status"))?;
+        .ok_or_else(|| invalid_data("the answer has no status"))?;
     Ok((status, body))
 }
 
 /// What a call says whose time is over, in plain words.
-fn late(error: io::Error) -> io::Error {
+fn as_timeout(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => {
             io::Error::new(ErrorKind::TimedOut, "no answer within timeoutSeconds")
@@ -175,7 +177,7 @@ fn late(error: io::Error) -> io::Error {
     }
 }
 
-fn garbage(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+fn invalid_data(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, problem)
 }
 
@@ -188,16 +190,16 @@ mod tests {
     #[test]
     fn an_answer_that_was_cut_short_is_not_taken() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull";
-        assert_eq!(split(whole).unwrap(), (200, &b"null"[..]));
+        assert_eq!(parse_response(whole).unwrap(), (200, &b"null"[..]));
         for end in 0..whole.len() {
-            assert!(split(&whole[..end]).is_err(), "{end} bytes");
+            assert!(parse_response(&whole[..end]).is_err(), "{end} bytes");
         }
     }
 
     proptest! {
         #[test]
         fn answers_of_any_kind_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _either = split(&bytes);
+            let _either = parse_response(&bytes);
         }
     }
 }

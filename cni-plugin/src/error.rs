@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use daemon_api::{Refusal, code, text::Printable};
+use daemon_api::{ApiError, code, text::Printable};
 use serde_json::{Value, json};
 
 use crate::version::SUPPORTED;
@@ -98,10 +98,10 @@ pub enum Error {
         source: io::Error,
     },
     /// An attachment that is added again, while a daemon might still read that it is gone.
-    #[error("what says that the attachment is gone cannot be removed")]
-    Tombstone(#[source] io::Error),
+    #[error("failed to remove the stale deletion marker")]
+    StaleDelMarker(#[source] io::Error),
     /// STATUS: the daemon does not answer. What it has attached to the kernel works on.
-    #[error("no Pod can be added to the mesh now: {reason}")]
+    #[error("sluiced cannot accept Pods: {reason}")]
     NotAvailable {
         /// Why.
         reason: String,
@@ -114,7 +114,7 @@ pub enum Error {
     },
     /// The daemon refused.
     #[error("{}", .0.message)]
-    Refused(Refusal),
+    Refused(ApiError),
 }
 
 /// Spec 1.1.0, STATUS: the plugin is not available.
@@ -130,7 +130,7 @@ impl Error {
     pub fn code(&self) -> u32 {
         match self {
             Self::Environment { .. } => code::INVALID_ENVIRONMENT,
-            Self::Stdin(_) | Self::Tombstone(_) => code::IO_FAILURE,
+            Self::Stdin(_) | Self::StaleDelMarker(_) => code::IO_FAILURE,
             Self::Json(_) => code::DECODE_FAILURE,
             Self::Config { .. } => code::INVALID_CONFIG,
             Self::UnknownKey { .. } => code::UNSUPPORTED_FIELD,
@@ -138,14 +138,14 @@ impl Error {
             Self::Daemon { .. } => code::TRY_AGAIN_LATER,
             Self::NotAvailable { .. } => NOT_AVAILABLE,
             Self::Degraded { .. } => DEGRADED,
-            Self::Refused(refusal) => refusal.code,
+            Self::Refused(api_error) => api_error.code,
         }
     }
 
     /// The cause, or what to do.
     pub(crate) fn details(&self) -> String {
         match self {
-            Self::Stdin(source) | Self::Tombstone(source) => source.to_string(),
+            Self::Stdin(source) | Self::StaleDelMarker(source) => source.to_string(),
             Self::Json(source) => source.to_string(),
             Self::UnknownKey { allowed, .. } => {
                 format!(
@@ -157,7 +157,7 @@ impl Error {
             Self::Daemon { source, .. } => {
                 format!("{source}; is the DaemonSet's Pod of Sluice running on this node?")
             }
-            Self::Refused(refusal) => refusal.details.clone(),
+            Self::Refused(api_error) => api_error.details.clone(),
             Self::Environment { .. }
             | Self::Config { .. }
             | Self::VerbTooNew { .. }

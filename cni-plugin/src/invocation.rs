@@ -59,7 +59,7 @@ impl Invocation {
             "GC" => Ok(Verb::Gc),
             "STATUS" => Ok(Verb::Status),
             "VERSION" => Ok(Verb::Version),
-            other => Err(wrong(
+            other => Err(env_error(
                 "CNI_COMMAND",
                 format!("is '{other}'; it can be ADD, DEL, CHECK, GC, STATUS or VERSION"),
             )),
@@ -74,7 +74,7 @@ impl Invocation {
             ..
         } = self;
         if !is_identifier(container_id) {
-            return Err(wrong(
+            return Err(env_error(
                 "CNI_CONTAINERID",
                 format!(
                     "is '{container_id}'; it must begin with a letter or digit and go on with those, '_', '.' or '-'"
@@ -82,7 +82,7 @@ impl Invocation {
             ));
         }
         if !is_ifname(ifname) {
-            return Err(wrong(
+            return Err(env_error(
                 "CNI_IFNAME",
                 format!(
                     "is '{ifname}'; it must be the name of an interface: 1 to {MAX_IFNAME} bytes, no '/', ':' or blank"
@@ -99,7 +99,7 @@ impl Invocation {
     /// The path of the network namespace.
     pub(crate) fn netns(&self) -> Result<&str, Error> {
         if self.netns.is_empty() {
-            return Err(wrong(
+            return Err(env_error(
                 "CNI_NETNS",
                 "is missing; ADD and CHECK need it".to_owned(),
             ));
@@ -112,7 +112,7 @@ impl Invocation {
         let mut found = BTreeMap::new();
         for pair in self.args.split(';').filter(|pair| !pair.trim().is_empty()) {
             let Some((key, value)) = pair.split_once('=') else {
-                return Err(wrong(
+                return Err(env_error(
                     "CNI_ARGS",
                     format!("has '{pair}', which is not KEY=VALUE"),
                 ));
@@ -128,7 +128,7 @@ impl Invocation {
     }
 }
 
-fn wrong(variable: &'static str, problem: String) -> Error {
+fn env_error(variable: &'static str, problem: String) -> Error {
     Error::Environment { variable, problem }
 }
 

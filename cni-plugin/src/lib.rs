@@ -12,10 +12,10 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod invocation;
+mod pending_del;
 mod remains;
 mod result;
 mod stdin;
-mod tombstone;
 mod verb;
 mod version;
 
@@ -24,7 +24,7 @@ use std::io;
 pub use error::Error;
 pub use invocation::Invocation;
 pub use stdin::read_stdin;
-pub use verb::{Response, respond};
+pub use verb::{Output, run};
 use version::SUPPORTED;
 
 /// What the plugin prints when it is not called by a runtime.

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use cni_plugin::{Invocation, describe, read_stdin, respond};
+use cni_plugin::{Invocation, describe, read_stdin, run};
 
 fn main() -> ExitCode {
     if std::env::args_os().len() > 1 || !Invocation::requested() {
@@ -15,16 +15,16 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let started = Instant::now();
-    let response = respond(
+    let output = run(
         &Invocation::from_environment(),
         read_stdin(started),
         started,
     );
-    if let Err(error) = print(&response.stdout) {
+    if let Err(error) = print(&output.stdout) {
         eprintln!("sluice-cni: cannot write to standard output: {error}");
         return ExitCode::FAILURE;
     }
-    if response.succeeded {
+    if output.succeeded {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -8,7 +8,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     Error,
-    conf::{expected, wrong},
+    conf::{config_error, type_error},
     version::Form,
 };
 
@@ -16,7 +16,8 @@ use crate::{
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 fn object(result: &str) -> Result<Object<'_>, Error> {
-    serde_json::from_str(result).map_err(|_| wrong("prevResult", "must be an object".to_owned()))
+    serde_json::from_str(result)
+        .map_err(|_| config_error("prevResult", "must be an object".to_owned()))
 }
 
 /// The result as the runtime expects it of a configuration of this version. Its `cniVersion` is
@@ -33,7 +34,7 @@ pub(crate) fn in_version(result: &str, version: &str) -> Result<String, Error> {
     let value: Value = serde_json::from_str(raw.get()).map_err(Error::Json)?;
     let said = value
         .as_str()
-        .ok_or_else(|| wrong(key, expected("a string", &value)))?;
+        .ok_or_else(|| config_error(key, type_error("a string", &value)))?;
     if said == version {
         return Ok(result.to_owned());
     }
@@ -42,7 +43,7 @@ pub(crate) fn in_version(result: &str, version: &str) -> Result<String, Error> {
             "is '{said}', and the configuration has {version}, whose results have another form; \
              give every plugin of the list the same version"
         );
-        return Err(wrong(key, problem));
+        return Err(config_error(key, problem));
     }
     let start = raw.get().as_ptr().addr() - result.as_ptr().addr();
     let (before, after) = (&result[..start], &result[start + raw.get().len()..]);
@@ -103,9 +104,9 @@ fn list(result: &Object<'_>, key: &str) -> Result<Vec<Value>, Error> {
     match serde_json::from_str(text).map_err(Error::Json)? {
         Value::Null => Ok(Vec::new()),
         Value::Array(list) => Ok(list),
-        other => Err(wrong(
+        other => Err(config_error(
             &format!("prevResult.{key}"),
-            expected("a list", &other),
+            type_error("a list", &other),
         )),
     }
 }
@@ -118,7 +119,7 @@ fn inside<'a>(interfaces: &'a [Value], at: &Value, entry: usize) -> Result<Optio
         .as_u64()
         .and_then(|at| usize::try_from(at).ok())
         .and_then(|at| interfaces.get(at))
-        .ok_or_else(|| wrong(&key, expected("an index into prevResult.interfaces", at)))?;
+        .ok_or_else(|| config_error(&key, type_error("an index into prevResult.interfaces", at)))?;
     let text = |field: &str| {
         interface
             .get(field)
@@ -129,7 +130,7 @@ fn inside<'a>(interfaces: &'a [Value], at: &Value, entry: usize) -> Result<Optio
         return Ok(None);
     }
     match text("name") {
-        "" => Err(wrong(
+        "" => Err(config_error(
             &key,
             "points at an interface without a name".to_owned(),
         )),
@@ -143,7 +144,7 @@ fn address(value: &Value, key: &str) -> Result<IpAddr, Error> {
         .as_str()
         .and_then(|cidr| cidr.split_once('/'))
         .and_then(|(ip, _length)| ip.parse().ok())
-        .ok_or_else(|| wrong(key, expected("an address in CIDR form", value)))
+        .ok_or_else(|| config_error(key, type_error("an address in CIDR form", value)))
 }
 
 #[cfg(test)]
@@ -258,8 +259,8 @@ mod tests {
                 r#"{"cniVersion":"0.2.0"}"#,
             ),
         ];
-        for (result, version, expected) in rows {
-            assert_eq!(in_version(result, version).unwrap(), expected);
+        for (result, version, type_error) in rows {
+            assert_eq!(in_version(result, version).unwrap(), type_error);
         }
         for (result, version) in [
             (r#"{"cniVersion":"1.0.0"}"#, "0.4.0"),

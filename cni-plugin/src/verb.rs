@@ -3,24 +3,25 @@
 use std::time::Instant;
 
 use daemon_api::{
-    Admit, Admitted, Collect, Retired, Status, path, surely_without_sidecar, text::Printable,
+    AddRequest, AddResponse, DelResponse, GcRequest, Status, has_no_sidecar_annotation, path,
+    text::Printable,
 };
 use serde_json::json;
 
 use crate::{
     Error, Invocation, Stdin,
-    conf::{self, Conf, wrong},
+    conf::{self, Conf, config_error},
     daemon::Daemon,
     error::Verb,
+    pending_del::PendingDel,
     remains::Remains,
     result,
-    tombstone::Tombstone,
     version::{self, SUPPORTED},
 };
 
 /// What the plugin answers.
 #[derive(Debug)]
-pub struct Response {
+pub struct Output {
     /// For standard output: a result, an error object, or nothing.
     pub stdout: String,
     /// Whether the exit code is zero.
@@ -29,26 +30,27 @@ pub struct Response {
 
 /// Carries out one invocation. Its deadline counts from `started` on.
 #[must_use]
-pub fn respond(invocation: &Invocation, stdin: Stdin, started: Instant) -> Response {
+pub fn run(invocation: &Invocation, stdin: Stdin, started: Instant) -> Output {
     // Until the configuration has said which version it speaks, errors speak the newest.
     let mut version = SUPPORTED[SUPPORTED.len() - 1].to_owned();
-    match run(invocation, stdin, started, &mut version) {
-        Ok(stdout) => Response {
+    match execute(invocation, stdin, started, &mut version) {
+        Ok(stdout) => Output {
             stdout: stdout.unwrap_or_default(),
             succeeded: true,
         },
-        Err(error) => Response {
+        Err(error) => Output {
             stdout: error.to_json(&version).to_string(),
             succeeded: false,
         },
     }
 }
 
-fn run(
+/// Writes the version that the configuration speaks to `negotiated_version`.
+fn execute(
     invocation: &Invocation,
     stdin: Stdin,
     started: Instant,
-    said: &mut String,
+    negotiated_version: &mut String,
 ) -> Result<Option<String>, Error> {
     let verb = invocation.verb()?;
     if verb == Verb::Del {
@@ -56,7 +58,7 @@ fn run(
     }
     let stdin = stdin.map_err(Error::Stdin)?;
     if verb == Verb::Version && stdin.trim_ascii().is_empty() {
-        return Ok(Some(versions(said)));
+        return Ok(Some(versions(negotiated_version)));
     }
     let document = conf::decode(&stdin)?;
     let version = conf::version(&document)?;
@@ -64,7 +66,7 @@ fn run(
         return Ok(Some(versions(&version)));
     }
     if SUPPORTED.contains(&&*version) {
-        said.clone_from(&version);
+        negotiated_version.clone_from(&version);
     }
     version::check(&version, verb)?;
     let conf = Conf::new(document)?;
@@ -90,24 +92,28 @@ fn add(
     daemon: &Daemon,
 ) -> Result<String, Error> {
     let socket = conf.socket.clone();
-    let (admit, result) = reported(invocation, conf, version)?;
-    Tombstone::new(&admit.attachment, &socket)
+    let (request, result) = reported(invocation, conf, version)?;
+    PendingDel::new(&request.attachment, &socket)
         .remove()
-        .map_err(Error::Tombstone)?;
-    match daemon.post::<Admitted>(path::ADMIT, &admit) {
+        .map_err(Error::StaleDelMarker)?;
+    match daemon.post::<AddResponse>(path::ADD, &request) {
         Ok(_) => Ok(result),
         // Without a sidecar there is nothing for the daemon to do.
-        Err(Error::Daemon { .. }) if is_unmeshed(&admit) => Ok(result),
+        Err(Error::Daemon { .. }) if is_unmeshed(&request) => Ok(result),
         Err(error) => Err(error),
     }
 }
 
 /// What a runtime reports of a Pod, and the chain's result in the configuration's version.
-fn reported(invocation: &Invocation, conf: Conf, version: &str) -> Result<(Admit, String), Error> {
+fn reported(
+    invocation: &Invocation,
+    conf: Conf,
+    version: &str,
+) -> Result<(AddRequest, String), Error> {
     let attachment = invocation.attachment(&conf.network)?;
     let prev_result = conf.prev_result.ok_or_else(not_chained)?;
     let result = result::in_version(&prev_result, version)?;
-    let admit = Admit {
+    let request = AddRequest {
         netns: invocation.netns()?.to_owned(),
         addresses: result::addresses(&result, version, &attachment.ifname)?,
         attachment,
@@ -115,15 +121,15 @@ fn reported(invocation: &Invocation, conf: Conf, version: &str) -> Result<(Admit
         annotations: conf.annotations,
         manifest: None,
     };
-    Ok((admit, result))
+    Ok((request, result))
 }
 
 /// Whether the annotations are there and say that no traffic is to be intercepted.
-fn is_unmeshed(admit: &Admit) -> bool {
-    admit
+fn is_unmeshed(request: &AddRequest) -> bool {
+    request
         .annotations
         .as_ref()
-        .is_some_and(surely_without_sidecar)
+        .is_some_and(has_no_sidecar_annotation)
 }
 
 /// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then. So it
@@ -136,11 +142,11 @@ fn del(invocation: &Invocation, remains: &Remains, started: Instant) -> Result<(
         report("DEL ignores an invalid configuration", problem);
     }
     let daemon = Daemon::new(&remains.socket, started + remains.timeout);
-    if let Err(error) = daemon.post::<Retired>(path::RETIRE, &attachment) {
+    if let Err(error) = daemon.post::<DelResponse>(path::DEL, &attachment) {
         report("DEL goes on without the daemon", &error);
-        if let Err(error) = Tombstone::new(&attachment, &remains.socket).put() {
+        if let Err(error) = PendingDel::new(&attachment, &remains.socket).write() {
             let error = Printable::new(error);
-            eprintln!("sluice-cni: the daemon will not read of it: {error}");
+            eprintln!("sluice-cni: failed to record the pending DEL: {error}");
         }
     }
     Ok(())
@@ -156,8 +162,8 @@ fn report(what: &str, error: &Error) {
 
 /// Compares what the runtime reports with what the daemon knows, and that with the kernel.
 fn check(invocation: &Invocation, conf: Conf, version: &str, daemon: &Daemon) -> Result<(), Error> {
-    let (admit, _) = reported(invocation, conf, version)?;
-    daemon.post(path::CHECK, &admit)
+    let (request, _) = reported(invocation, conf, version)?;
+    daemon.post(path::CHECK, &request)
 }
 
 /// Without a list nothing is collected: an absent list is not an empty one.
@@ -165,11 +171,11 @@ fn gc(conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
     let Some(valid) = conf.valid.clone() else {
         return Ok(());
     };
-    let collect = Collect {
+    let request = GcRequest {
         network: conf.network.clone(),
         valid,
     };
-    daemon.post::<Retired>(path::GC, &collect).map(drop)
+    daemon.post::<DelResponse>(path::GC, &request).map(drop)
 }
 
 fn status(daemon: &Daemon) -> Result<(), Error> {
@@ -186,5 +192,5 @@ fn status(daemon: &Daemon) -> Result<(), Error> {
 
 fn not_chained() -> Error {
     let problem = "is missing: sluice-cni must stand after the main plugin in a conflist";
-    wrong("prevResult", problem.to_owned())
+    config_error("prevResult", problem.to_owned())
 }

@@ -39,12 +39,12 @@ pub(crate) fn check(version: &str, verb: Verb) -> Result<(), Error> {
         Verb::Gc | Verb::Status => "1.1.0",
         Verb::Add | Verb::Del | Verb::Version => SUPPORTED[0],
     };
-    let place = |wanted: &str| SUPPORTED.iter().position(|one| *one == wanted);
-    match place(version) {
+    let position = |wanted: &str| SUPPORTED.iter().position(|one| *one == wanted);
+    match position(version) {
         None => Err(Error::Version {
             version: version.to_owned(),
         }),
-        Some(at) if Some(at) < place(since) => Err(Error::VerbTooNew {
+        Some(at) if Some(at) < position(since) => Err(Error::VerbTooNew {
             verb,
             since,
             version: version.to_owned(),

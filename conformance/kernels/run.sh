@@ -72,7 +72,7 @@ failed='test result: FAILED. 0 passed; 1 failed; 0 ignored;'
 result_of_check() {
     if ! said 'check-kernel exited with 0'; then
         echo "$failed"
-    elif ! said 'feature splicing applications yes'; then
+    elif ! said 'feature splice detection yes'; then
         # The tests of splicing return early there.
         echo "kernels: $kernel does not tell of splices, so nothing was tested of them" >&2
         echo "$failed"

@@ -14,13 +14,13 @@ use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
 
 use crate::{
-    census::Census,
+    agent::load_gen::LoadResult,
+    backend::BackendKind,
+    bpf_objects::BpfObjects,
     demo::{PODS, row::APP},
-    inside::load::Outcome,
     interrupt::Interrupt,
     lab::{Binaries, CLIENT, Lab, process::Process},
     report::step,
-    subject::Choice,
 };
 
 /// For connections to be opened before the first event.
@@ -60,7 +60,7 @@ struct Report {
     away_millis: [f64; 2],
     /// How often the kernel had other programs at its hooks than before.
     programs_replaced: u32,
-    traffic: Outcome,
+    traffic: LoadResult,
     left_behind: Vec<String>,
 }
 
@@ -70,13 +70,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let interrupt = Interrupt::install()?;
     let binaries = options.binaries.resolve()?;
     let mut lab = step("making the node", || {
-        Lab::create(binaries, Choice::Sluice, &interrupt)
+        Lab::create(binaries, BackendKind::Sluice, &interrupt)
     })?;
     let outcome = disturb(&mut lab, options, &interrupt);
     let left_behind = step("removing everything", || lab.remove());
     let mut report = outcome?;
     report.left_behind = left_behind;
-    let Outcome {
+    let LoadResult {
         kept,
         opened,
         bypassed,
@@ -115,11 +115,11 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
     let mut programs_replaced = 0;
     for (number, signal) in signals.iter().enumerate() {
         progress(number + 1, signals.len(), *signal);
-        let before = lab.subject.census()?;
+        let before = lab.backend.bpf_objects()?;
         let begin = Instant::now();
-        lab.subject.restart(*signal, interrupt)?;
+        lab.backend.restart(*signal, interrupt)?;
         away.push(begin.elapsed().as_secs_f64() * 1e3);
-        programs_replaced += u32::from(programs_differ(&before, &lab.subject.census()?));
+        programs_replaced += u32::from(programs_differ(&before, &lab.backend.bpf_objects()?));
         load.check()?;
         pause(PAUSE, interrupt)?;
     }
@@ -146,7 +146,7 @@ fn start_load(lab: &Lab, options: &Options) -> Result<Process> {
     };
     let place = lab.place(from, CLIENT);
     let mut command = place.own()?;
-    command.args(["load", "--open", &options.open.to_string()]);
+    command.args(["load-gen", "--open", &options.open.to_string()]);
     command.args(["--rate", &options.rate.to_string(), "--seconds", "180"]);
     for v4 in [true, false] {
         let at = SocketAddr::new(to.address(v4)?, APP);
@@ -155,7 +155,7 @@ fn start_load(lab: &Lab, options: &Options) -> Result<Process> {
     Process::start("the load", &mut command, &lab.file("load.log"))
 }
 
-fn programs_differ(before: &Census, after: &Census) -> bool {
+fn programs_differ(before: &BpfObjects, after: &BpfObjects) -> bool {
     let (before, after) = (before.programs(), after.programs());
     !after.is_empty() && before.is_disjoint(&after)
 }

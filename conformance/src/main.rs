@@ -2,23 +2,23 @@
 //! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod attack;
+mod backend;
 mod bench;
+mod bpf_objects;
 mod case;
-mod census;
 mod chaos;
 mod demo;
 mod e2e;
 mod http;
-mod inside;
 mod interrupt;
 mod lab;
 mod mesh;
+mod pod_annotations;
 mod report;
 mod runtime;
 mod scale;
-mod settings;
-mod subject;
 mod suite;
 mod who;
 
@@ -61,7 +61,7 @@ enum Job {
     Runtimes(runtime::Options),
     /// What the lab runs inside its namespaces.
     #[command(flatten)]
-    Inside(inside::Job),
+    Agent(agent::Job),
 }
 
 fn main() -> ExitCode {
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
         Job::Attack(options) => options.run(),
         Job::Who(options) => who::run(&options),
         Job::Runtimes(options) => options.run(),
-        Job::Inside(job) => job.run().map(|()| true),
+        Job::Agent(job) => job.run().map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

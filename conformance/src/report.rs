@@ -13,9 +13,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backend::Counters,
     demo::{CASES, row::Row},
     lab::{Lab, Pod},
-    subject::Counters,
 };
 
 /// A step that takes longer is announced.
@@ -102,7 +102,7 @@ impl Sink {
         for (
             index,
             Pod {
-                plan, addresses, ..
+                spec, addresses, ..
             },
         ) in lab.pods.iter().enumerate()
         {
@@ -111,12 +111,12 @@ impl Sink {
             } else {
                 "├─"
             };
-            let what = match (plan.meshed, plan.proxy) {
+            let what = match (spec.meshed, spec.proxy) {
                 (true, true) => "meshed      app ⇄ Envoy",
                 (true, false) => "meshed      app, and a proxy that is not up",
                 (false, _) => "not meshed  app",
             };
-            let name = self.bold(&format!("{:<6}", plan.name));
+            let name = self.bold(&format!("{:<6}", spec.name));
             println!("   {branch} {name} {:<23} {what}", join(addresses));
         }
         println!();

@@ -8,10 +8,10 @@ use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
 
 use crate::{
+    backend::{Backend, sluice::Sluice},
     interrupt::Interrupt,
-    lab::{Binaries, cgroup::Cgroup, crowd::Crowd, process::footprint},
+    lab::{Binaries, bulk_netns::BulkNetns, cgroup::Cgroup, process::footprint},
     report::step,
-    subject::{Subject, sluice::Sluice},
 };
 
 /// Restarts whose median is told. Odd.
@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let directory = tempfile::TempDir::with_prefix(format!("{name}-"))?;
     let cgroup = Cgroup::create(&name)?;
     let pods = step("making the namespaces", || {
-        Crowd::make(name, options.pods, &interrupt)
+        BulkNetns::make(name, options.pods, &interrupt)
     })?;
     let mut sluice = Sluice::start(&binaries, directory.path(), cgroup.path(), "", &interrupt)?;
     let report = measure(&mut sluice, &pods, &interrupt)?;
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-fn measure(sluice: &mut Sluice, pods: &Crowd, interrupt: &Interrupt) -> Result<Report> {
+fn measure(sluice: &mut Sluice, pods: &BulkNetns, interrupt: &Interrupt) -> Result<Report> {
     let (rss_empty_kib, descriptors_empty) = footprint(sluice.pid()?)?;
     let entry = sluice.entry().context("an entry")?;
     let plugin = sluice.plugin().context("a plugin")?;

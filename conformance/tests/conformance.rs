@@ -29,7 +29,7 @@ fn sluice_does_what_the_rules_do() {
     let seeds = ["--seed", "1", "--seed", "2", "--seed", "3"];
     let (report, output) = suite(&[&["run", "--format", "json"], &seeds[..]].concat());
     for subject in ["none", "iptables", "sluice"] {
-        let outcomes = report["subjects"][subject].as_array().unwrap();
+        let outcomes = report["backends"][subject].as_array().unwrap();
         let wrong = |outcome: &&Value| outcome["as_it_should"] == false;
         let wrong: Vec<_> = outcomes.iter().filter(wrong).collect();
         assert!(wrong.is_empty(), "{subject}: {wrong:#?}");

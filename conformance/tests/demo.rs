@@ -10,7 +10,7 @@ mod binaries;
 use serde_json::Value;
 
 fn demo(subject: &str) -> Value {
-    let arguments = ["demo", "--json", "--subject", subject];
+    let arguments = ["demo", "--json", "--backend", subject];
     let output = binaries::conformance(&arguments).output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!(

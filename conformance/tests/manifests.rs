@@ -167,7 +167,7 @@ fn a_value_that_is_set_is_found_in_what_is_rendered() {
         "image": { "repository": "registry.example/mesh/sluice", "tag": "7", "pullPolicy": "Always" },
         "imagePullSecrets": [{ "name": "pull-me" }],
         "meshes": "[meshes.mine]",
-        "mode": "own",
+        "mode": "standalone",
         "log": "sluiced=debug",
         "paths": {
             "cniBin": "/host/bin", "cniConf": "/host/conf", "run": "/host/run", "state": "/host/state",

@@ -28,7 +28,7 @@ struct Fault {
 const DECIDE: &str = "ebpf/abi/src/decide.rs";
 const CONNECT: &str = "ebpf/programs/src/connect.rs";
 const INBOUND: &str = "ebpf/programs/src/inbound.rs";
-const INSIDE: &str = "node-daemon/src/pods/owner/inside.rs";
+const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
 const THROUGH: &str = "outbound: a server is met through the proxy";
 
 const FAULTS: &[Fault] = &[
@@ -63,15 +63,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "let tunnel = from.port.same(pod.tunnel_port)",
-        to: "let tunnel = false && from.port.same(pod.tunnel_port)",
+        from: "let tunnel = from.port.const_eq(pod.hbone_port)",
+        to: "let tunnel = false && from.port.const_eq(pod.hbone_port)",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
         what: "the proxy that calls its own Pod goes past itself",
         file: DECIDE,
-        from: "if own && by_proxy && !to.port.same(pod.tunnel_port)",
-        to: "if false && own && by_proxy && !to.port.same(pod.tunnel_port)",
+        from: "if own && by_proxy && !to.port.const_eq(pod.hbone_port)",
+        to: "if false && own && by_proxy && !to.port.const_eq(pod.hbone_port)",
         case: "owner: the proxy that calls its own Pod is taken in",
     },
     Fault {
@@ -84,15 +84,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "what leaves by an excluded interface is taken out",
         file: DECIDE,
-        from: "if to.aside && !local {",
-        to: "if false && to.aside && !local {",
+        from: "if to.bypass && !local {",
+        to: "if false && to.bypass && !local {",
         case: "interfaces: what leaves by an excluded interface is direct",
     },
     Fault {
         what: "what comes by an excluded interface is taken in",
         file: DECIDE,
-        from: "if from.aside {",
-        to: "if false && from.aside {",
+        from: "if from.bypass {",
+        to: "if false && from.bypass {",
         case: "interfaces: what comes by an excluded interface is left alone",
     },
     Fault {
@@ -104,78 +104,78 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         what: "the client is shown the proxy as its peer",
-        file: "ebpf/programs/src/original.rs",
-        from: "let asked = meeting::destination(ctx, context::destination::<F>(ctx))",
-        to: "let asked = None",
+        file: "ebpf/programs/src/orig_dst.rs",
+        from: "let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))",
+        to: "let dst = None",
         case: THROUGH,
     },
     Fault {
         what: "the proxy's address does not tell the destination",
-        file: "ebpf/programs/src/original.rs",
-        from: "meeting::destination(ctx, own_address(sk))",
-        to: "meeting::destination(ctx, peer_address(sk))",
+        file: "ebpf/programs/src/orig_dst.rs",
+        from: "dst_alias::lookup(ctx, local_endpoint(sk))",
+        to: "dst_alias::lookup(ctx, remote_endpoint(sk))",
         case: THROUGH,
     },
     Fault {
         what: "a destination that no address tells does not reach the proxy",
-        file: "ebpf/programs/src/established.rs",
-        from: "        claim(ctx, pair);",
-        to: "        let _ = (claim, pair);",
+        file: "ebpf/programs/src/sockops.rs",
+        from: "        take_orig_dst(ctx, conn);",
+        to: "        let _ = (take_orig_dst, conn);",
         case: "meshes: linkerd: a server is met through the proxy",
     },
     Fault {
         what: "the proxy sees a loopback address as the client",
-        file: "node-daemon/src/pods/enrol.rs",
-        from: "refused.extend(netns.lay(gone, new)?);",
-        to: "let _: (Vec<ipnet::IpNet>, Vec<Source>) = (gone, new); refused.truncate(refused.len());",
+        file: "node-daemon/src/pods/apply.rs",
+        from: "refused.extend(netns.install_local_routes(gone, new)?);",
+        to: "let _: (Vec<ipnet::IpNet>, Vec<SourceRoute>) = (gone, new); refused.truncate(refused.len());",
         case: THROUGH,
     },
     Fault {
         what: "the proxy sees a loopback address as the client that it meets at its only address",
         file: CONNECT,
-        from: "let _keeps_its_route = F::bind(ctx.sock_addr, home);",
+        from: "let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);",
         to: "let _ = F::bind;",
         case: "meshes: linkerd: a server is met through the proxy",
     },
     Fault {
         what: "a default outlives the list that replaces it",
         file: "node-daemon/src/pods/policy.rs",
-        from: "settings.excluded_outbound = ports(key, list)?;",
-        to: "settings.excluded_outbound.extend(ports(key, list)?);",
+        from: "policy.excluded_outbound = ports(key, list)?;",
+        to: "policy.excluded_outbound.extend(ports(key, list)?);",
         case: "outbound: an explicit list replaces 15020",
     },
     Fault {
         what: "an empty list of ranges is read as all",
         file: "node-daemon/src/pods/policy.rs",
-        from: "self.said(name).filter(|(_, list)| list.trim() != ALL)",
-        to: "self.said(name).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        from: "self.annotation(name).filter(|(_, list)| list.trim() != ALL)",
+        to: "self.annotation(name).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
         case: "outbound: an empty list of ranges takes nothing out",
     },
     Fault {
         what: "what is excluded is looked at after what is included",
         file: DECIDE,
-        from: "if listed.excluded {",
-        to: "if listed.excluded && !listed.network {",
+        from: "if list_match.excluded {",
+        to: "if list_match.excluded && !list_match.network {",
         case: "outbound: an excluded address inside an included range is direct",
     },
     Fault {
         what: "the routes of an excluded interface are not followed",
         file: INSIDE,
-        from: "Aside::by(&settings.excluded_interfaces, interfaces, &netns.routes()?)?",
-        to: "{ let _ = Aside::by(&[], interfaces, &netns.routes()?)?; settings.aside }",
+        from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &netns.routes()?)?",
+        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &netns.routes()?)?; policy.bypass }",
         case: "interfaces: what leaves by an excluded interface is direct",
     },
     Fault {
         what: "the routes of a Pod with several addresses are not asked",
         file: INSIDE,
-        from: "if sources::is_unclear(interfaces) {",
-        to: "if false && sources::is_unclear(interfaces) {",
+        from: "if source_addr::is_ambiguous(interfaces) {",
+        to: "if false && source_addr::is_ambiguous(interfaces) {",
         case: "interfaces: what leaves by a second interface is taken unless that is excluded",
     },
     Fault {
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
-        from: "let settings = settings.seen_outside(&netns.users()?)?;",
+        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
         to: "let _ = netns.users()?;",
         case: "host: its proxy goes out directly",
     },
@@ -250,7 +250,7 @@ impl Tree {
     fn fails(&self, case: &str) -> bool {
         let run = [
             "run",
-            "--subject",
+            "--backend",
             "sluice",
             "--format",
             "json",
@@ -266,7 +266,7 @@ impl Tree {
                 String::from_utf8_lossy(&output.stderr)
             )
         });
-        let outcomes = report["subjects"]["sluice"].as_array().unwrap();
+        let outcomes = report["backends"]["sluice"].as_array().unwrap();
         let named = |one: &&Value| {
             case == format!(
                 "{}: {}",

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     entry::{Entry, PLUGIN},
-    installation::Wanted,
+    installation::InstallSpec,
 };
 
 /// Puts Sluice's CNI plugin into a node's container network, and takes it out again.
@@ -18,7 +18,7 @@ use crate::{
 #[command(name = "sluice-install", version, about)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) job: Job,
+    pub(crate) command: Command,
     /// What is logged: a level, or target=level,…
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", value_parser = filter)]
     pub(crate) log: String,
@@ -40,20 +40,20 @@ fn filter(text: &str) -> Result<String, String> {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Job {
+pub(crate) enum Command {
     /// Place the plugin and put its entry into the primary network's configuration.
     Install(Install),
-    /// Install, then mend whatever is undone by others, until SIGTERM. What is installed stays.
-    Watch(Install),
-    /// Take back what was installed: the configuration first, the plugin after the grace period.
+    /// Install, then repair external changes until SIGTERM. The installation stays.
+    Run(Install),
+    /// Uninstall: the configuration first, the plugin after the grace period.
     Uninstall(Uninstall),
-    /// Tell what is installed, whether the runtime would use it, and whether the daemon answers.
+    /// Show the installation state, the configuration that the runtime uses, and the daemon's status.
     Status(Status),
 }
 
 /// Where things are on the host.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Places {
+pub(crate) struct Paths {
     /// Where the container runtime looks for plugins.
     #[arg(
         long = "cni-bin-dir",
@@ -88,7 +88,7 @@ pub(crate) struct Places {
 #[derive(Debug, Args)]
 pub(crate) struct Install {
     #[command(flatten)]
-    pub(crate) places: Places,
+    pub(crate) paths: Paths,
     /// The plugin's static binary [default: sluice-cni beside this program].
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
@@ -103,7 +103,7 @@ pub(crate) struct Install {
 #[derive(Debug, Args)]
 pub(crate) struct Uninstall {
     #[command(flatten)]
-    pub(crate) places: Places,
+    pub(crate) paths: Paths,
     /// How long the plugin outlives the configuration, for Pods that are being torn down.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) grace: u64,
@@ -112,7 +112,7 @@ pub(crate) struct Uninstall {
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) places: Places,
+    pub(crate) paths: Paths,
     /// For programs.
     #[arg(long)]
     pub(crate) json: bool,
@@ -126,21 +126,21 @@ pub(crate) enum Mode {
     /// A copy of it with a higher priority. Nobody else rewrites it, so it intercepts Pods that
     /// start between the node's boot and Sluice's start, when the primary network has just put
     /// its own file back.
-    Own,
+    Standalone,
 }
 
 impl Install {
     /// What is to be in place, and where.
-    pub(crate) fn wanted(self) -> (Places, Wanted) {
+    pub(crate) fn spec(self) -> (Paths, InstallSpec) {
         let beside = || {
             let program = env::current_exe().unwrap_or_default();
             program.parent().unwrap_or(Path::new("")).join(PLUGIN)
         };
-        let wanted = Wanted {
+        let spec = InstallSpec {
             plugin: self.plugin.unwrap_or_else(beside),
             entry: Entry::new(&self.socket),
             mode: self.mode,
         };
-        (self.places, wanted)
+        (self.paths, spec)
     }
 }

@@ -68,9 +68,9 @@ pub(crate) fn with_delegated_entry(text: &str, entry: &Entry) -> Result<String, 
         Some(format!("\"{key}\":{raw},"))
     };
     let [version, name] = ["cniVersion", "name"].map(|key| member(key).unwrap_or_default());
-    let entry = serde_json::to_string(&entry.fresh())?;
+    let entry = serde_json::to_string(&entry.to_json())?;
     let list = format!("{{{version}{name}\"plugins\":[{delegate},{entry}]}}");
-    let Range { start, end } = place(text, delegate.get());
+    let Range { start, end } = span_of(text, delegate.get());
     Ok([&text[..start], &list, &text[end..]].concat())
 }
 
@@ -82,10 +82,10 @@ fn edit(
     let mut text = text.to_owned();
     loop {
         let list = read(&text)?;
-        match *list.ours() {
-            [] => return list.append(&serde_json::to_string(&entry.fresh())?),
+        match *list.own_entries() {
+            [] => return list.append(&serde_json::to_string(&entry.to_json())?),
             [index] if index > 0 => return list.update(index, entry),
-            [index, ..] => text = list.without(index),
+            [index, ..] => text = list.remove_at(index),
         }
     }
 }
@@ -102,16 +102,16 @@ pub(crate) fn without_entry(text: &str) -> String {
 
 fn without_first_entry(text: &str) -> Option<String> {
     let all = lists(text);
-    let ours = all
+    let own_entries = all
         .iter()
-        .find_map(|list| Some((list, *list.ours().first()?)));
-    ours.map(|(list, index)| list.without(index))
+        .find_map(|list| Some((list, *list.own_entries().first()?)));
+    own_entries.map(|(list, index)| list.remove_at(index))
 }
 
 /// The entry that a runtime would run: the first in the list, or in the first delegated network, if
 /// a network is made before it.
 pub(crate) fn entry(text: &str) -> Option<Map<String, Value>> {
-    let of = |list: List| match *list.ours() {
+    let of = |list: List| match *list.own_entries() {
         [index, ..] if index > 0 => serde_json::from_str(list.raw(index)).ok(),
         _ => None,
     };
@@ -127,7 +127,7 @@ pub(crate) fn behind_entry(text: &str) -> Vec<String> {
         return Vec::new();
     };
     let first = list
-        .ours()
+        .own_entries()
         .first()
         .map_or(list.plugins.len(), |index| index + 1);
     let behind = first..list.plugins.len();
@@ -145,9 +145,9 @@ pub(crate) fn kinds(text: &str) -> Vec<String> {
         Ok(list) => list
             .plugins
             .into_iter()
-            .filter_map(|one| one.kind)
+            .filter_map(|one| one.plugin_type)
             .collect(),
-        Err(_) => kind(text).into_iter().collect(),
+        Err(_) => plugin_type(text).into_iter().collect(),
     }
 }
 
@@ -155,10 +155,10 @@ pub(crate) fn kinds(text: &str) -> Vec<String> {
 pub(crate) fn all_kinds(text: &str) -> Vec<String> {
     let mut kinds = kinds(text);
     for list in lists(text) {
-        kinds.extend(list.plugins.into_iter().filter_map(|one| one.kind));
+        kinds.extend(list.plugins.into_iter().filter_map(|one| one.plugin_type));
     }
     let singles = delegates(text).unwrap_or_default();
-    kinds.extend(singles.iter().filter_map(|one| kind(one.get())));
+    kinds.extend(singles.iter().filter_map(|one| plugin_type(one.get())));
     kinds
 }
 
@@ -206,17 +206,17 @@ fn paths(text: &str, key: &str) -> Vec<(Range<usize>, String)> {
     let of = |object: &str| {
         let object: Object = serde_json::from_str(object).ok()?;
         let raw = object.get(key)?.get();
-        Some((place(text, raw), serde_json::from_str(raw).ok()?))
+        Some((span_of(text, raw), serde_json::from_str(raw).ok()?))
     };
     let list = List::read(text).ok();
     let plugins = list.iter().flat_map(|list| &list.plugins);
-    let plugins = plugins.filter_map(|plugin| of(&text[plugin.place.clone()]));
+    let plugins = plugins.filter_map(|plugin| of(&text[plugin.span.clone()]));
     of(text).into_iter().chain(plugins).collect()
 }
 
 /// A list of the one plugin that a `.conf` describes, under the same name and version of the spec.
 /// The plugin is taken over as it is written. Without a name the file's is taken, as CRI-O does.
-pub(crate) fn wrap(text: &str, file: &str) -> Result<String, Error> {
+pub(crate) fn conf_to_conflist(text: &str, file: &str) -> Result<String, Error> {
     let object: Object = serde_json::from_str(text)?;
     let unnamed = serde_json::to_string(file)?;
     let name = object
@@ -269,8 +269,8 @@ pub(crate) struct List<'a> {
 }
 
 pub(crate) struct Plugin {
-    place: Range<usize>,
-    pub(crate) kind: Option<String>,
+    span: Range<usize>,
+    pub(crate) plugin_type: Option<String>,
 }
 
 impl<'a> List<'a> {
@@ -291,8 +291,8 @@ impl<'a> List<'a> {
         let list = object.get(key).ok_or(Error::Missing { key })?;
         let plugins: Vec<&RawValue> = value(key, "a list", list)?;
         let plugin = |raw: &RawValue| Plugin {
-            place: place(text, raw.get()),
-            kind: kind(raw.get()),
+            span: span_of(text, raw.get()),
+            plugin_type: plugin_type(raw.get()),
         };
         Ok(Self {
             text,
@@ -301,18 +301,18 @@ impl<'a> List<'a> {
     }
 
     fn raw(&self, index: usize) -> &str {
-        &self.text[self.plugins[index].place.clone()]
+        &self.text[self.plugins[index].span.clone()]
     }
 
     /// Where Sluice's entries are in the list.
-    fn ours(&self) -> Vec<usize> {
-        let is_ours = |&index: &usize| self.plugins[index].kind.as_deref() == Some(PLUGIN);
+    fn own_entries(&self) -> Vec<usize> {
+        let is_ours = |&index: &usize| self.plugins[index].plugin_type.as_deref() == Some(PLUGIN);
         (0..self.plugins.len()).filter(is_ours).collect()
     }
 
     /// Adds a plugin in the style of the list.
     fn append(&self, plugin: &str) -> Result<String, Error> {
-        let Plugin { place: last, .. } = self.plugins.last().ok_or(NOT_EMPTY)?;
+        let Plugin { span: last, .. } = self.plugins.last().ok_or(NOT_EMPTY)?;
         let before = &self.text[..last.start];
         let indent = &before[before.trim_end_matches(BLANK).len()..];
         Ok(self.splice(last.end..last.end, &format!(",{indent}{plugin}")))
@@ -324,17 +324,17 @@ impl<'a> List<'a> {
         if updated == present {
             return Ok(self.text.to_owned());
         }
-        let place = self.plugins[index].place.clone();
-        Ok(self.splice(place, &serde_json::to_string(&updated)?))
+        let span = self.plugins[index].span.clone();
+        Ok(self.splice(span, &serde_json::to_string(&updated)?))
     }
 
     /// Takes out a plugin, and with it what parts it from its neighbour.
-    fn without(&self, index: usize) -> String {
-        let place = |index: usize| &self.plugins[index].place;
+    fn remove_at(&self, index: usize) -> String {
+        let span = |index: usize| &self.plugins[index].span;
         let range = match index {
-            0 if self.plugins.len() == 1 => place(0).clone(),
-            0 => place(0).start..place(1).start,
-            _ => place(index - 1).end..place(index).end,
+            0 if self.plugins.len() == 1 => span(0).clone(),
+            0 => span(0).start..span(1).start,
+            _ => span(index - 1).end..span(index).end,
         };
         self.splice(range, "")
     }
@@ -346,12 +346,12 @@ impl<'a> List<'a> {
 }
 
 /// Where a part is in the text that it was borrowed from.
-fn place(text: &str, part: &str) -> Range<usize> {
+fn span_of(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()
 }
 
-fn kind(plugin: &str) -> Option<String> {
+fn plugin_type(plugin: &str) -> Option<String> {
     let object: Object = serde_json::from_str(plugin).ok()?;
     serde_json::from_str(object.get("type")?.get()).ok()
 }

@@ -7,14 +7,14 @@ use std::{
 };
 
 use crate::{
+    atomic_file::{self, Error},
     attributes::Access,
-    choice::{self, Files, Plugins},
-    place::{self, Error},
     plan::Step,
+    select::{self, Files, Plugins},
 };
 
 /// containerd refuses configurations that are longer (go-cni's `MaxFileSize`).
-const LONGEST: u64 = 2 << 20;
+const MAX_CONF_BYTES: u64 = 2 << 20;
 /// What a file is made with if there is none to take after.
 const READABLE: u32 = 0o644;
 
@@ -47,7 +47,7 @@ impl Directory<'_> {
                 listing.files.extend(folder(&name, &entry.path()));
                 continue;
             }
-            if !choice::is_configuration(&name) {
+            if !select::is_configuration(&name) {
                 continue;
             }
             match read(&entry.path()) {
@@ -71,20 +71,25 @@ impl Directory<'_> {
 
     /// Takes one step, if what it changes is still as it was read. A file that is new gets the
     /// mode, the owner and the attributes of the one that it follows.
-    pub(crate) fn take(&self, step: &Step, read: &Files, like: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn apply(
+        &self,
+        step: &Step,
+        read: &Files,
+        template: Option<&str>,
+    ) -> Result<(), Error> {
         match step {
             Step::Write { name, text } => {
                 self.confirm(name, read)?;
                 let path = self.path(name);
-                let follows = || Access::of(&self.path(like?));
+                let follows = || Access::of(&self.path(template?));
                 let access = Access::of(&path)
                     .or_else(follows)
                     .unwrap_or_else(|| Access::own(READABLE));
-                place::write(&path, text.as_bytes(), &access)
+                atomic_file::write(&path, text.as_bytes(), &access)
             }
             Step::Remove { name } => {
                 self.confirm(name, read)?;
-                place::remove(&self.path(name))
+                atomic_file::remove(&self.path(name))
             }
         }
     }
@@ -142,9 +147,9 @@ fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     // One byte more than allowed tells "too long" from "just so long".
     let length = File::open(path)?
-        .take(LONGEST + 1)
+        .take(MAX_CONF_BYTES + 1)
         .read_to_string(&mut text)?;
-    if length as u64 > LONGEST {
+    if length as u64 > MAX_CONF_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(text)
@@ -171,14 +176,14 @@ mod tests {
             Step::Remove { name: name() },
         ];
         for step in steps {
-            let error = directory.take(&step, &read, None).unwrap_err();
+            let error = directory.apply(&step, &read, None).unwrap_err();
             assert!(matches!(error, Error::Changed { .. }), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), "foreign");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_apart_from_what_is_no_configuration() {
+    fn unreadable_files_are_listed_separately() {
         let node = tempfile::tempdir().unwrap();
         let at = |name| node.path().join(name);
         fs::write(at("latin1.conf"), b"\xe9").unwrap();
@@ -188,7 +193,7 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", at("dangling.conf")).unwrap();
         File::create(at("long.conf"))
             .unwrap()
-            .set_len(LONGEST + 1)
+            .set_len(MAX_CONF_BYTES + 1)
             .unwrap();
         let Listing { files, unreadable } = Directory(node.path()).read().unwrap();
         assert_eq!(files.into_keys().collect::<Vec<_>>(), ["good.json"]);

@@ -26,7 +26,7 @@ impl Entry {
     }
 
     /// The entry as it stands in a list that has none yet.
-    pub(crate) fn fresh(&self) -> Map<String, Value> {
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
         self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
     }
 

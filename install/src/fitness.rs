@@ -4,9 +4,9 @@
 use std::fmt;
 
 use crate::{
-    choice::{Files, Plugins, folder},
     conflist::{self, Error, List, Object, value},
     entry::PLUGIN,
+    select::{Files, Plugins, folder},
 };
 
 /// Keys that must be true or false. libcni takes them as texts, too, since 1.2.
@@ -123,7 +123,7 @@ fn inline_kinds(text: &str) -> Result<Vec<String>, Error> {
     let typed = list
         .plugins
         .into_iter()
-        .map(|one| one.kind.filter(|kind| !kind.is_empty()));
+        .map(|one| one.plugin_type.filter(|kind| !kind.is_empty()));
     (typed.enumerate())
         .map(|(index, kind)| kind.ok_or(Error::NoType { index }))
         .collect()

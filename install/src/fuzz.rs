@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
-    choice::{Files, Plugins},
     conflist,
     entry::Entry,
     fitness,
+    select::{Files, Plugins},
 };
 
 /// A configuration of the container network, single or list.
@@ -22,7 +22,7 @@ pub fn conflist(text: &str) {
     let list = if fitness::of_list(text, &files, &plugins).is_ok() {
         text.to_owned()
     } else if fitness::of_single(text, &plugins).is_ok()
-        && let Ok(list) = conflist::wrap(text, "10-x.conf")
+        && let Ok(list) = conflist::conf_to_conflist(text, "10-x.conf")
     {
         list
     } else {

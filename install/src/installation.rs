@@ -12,16 +12,17 @@ use fail::fail_point;
 use thiserror::Error;
 
 use crate::{
+    atomic_file,
     attributes::Access,
-    choice::{self, Files, Plugins},
-    cli::{Mode, Places},
-    crash,
+    cli::{Mode, Paths},
     directory::{Directory, Listing},
     entry::{Entry, PLUGIN},
-    journal::{self, Journal, Phase},
-    place,
+    failpoint,
+    install_state::{self, InstallState, Phase},
     plan::{self, Change, Step},
-    probe, remarks, users,
+    probe, remarks,
+    select::{self, Files, Plugins},
+    users,
 };
 
 /// How often somebody else may change a file between the look at it and the change.
@@ -32,9 +33,9 @@ const EXECUTABLE: u32 = 0o755;
 #[derive(Debug, Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Place(#[from] place::Error),
+    File(#[from] atomic_file::Error),
     #[error(transparent)]
-    Journal(#[from] journal::Error),
+    InstallState(#[from] install_state::Error),
     #[error(transparent)]
     Plan(#[from] plan::Error),
     #[error("cannot read the plugin at {}: {source}; build it, or name it with --plugin",
@@ -46,7 +47,7 @@ pub(crate) enum Error {
 
 /// What is to be in place.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct InstallSpec {
     pub(crate) plugin: PathBuf,
     pub(crate) entry: Entry,
     pub(crate) mode: Mode,
@@ -63,74 +64,76 @@ pub(crate) struct Report {
 
 /// The installation of one host. As long as it lives no other process has it.
 pub(crate) struct Installation<'a> {
-    places: &'a Places,
-    journal: Option<Journal>,
+    paths: &'a Paths,
+    install_state: Option<InstallState>,
     _locked: File,
 }
 
 impl<'a> Installation<'a> {
     /// Waits for its turn and reads what earlier runs have left.
-    pub(crate) fn open(places: &'a Places) -> Result<Self, Error> {
-        let Places {
+    pub(crate) fn open(paths: &'a Paths) -> Result<Self, Error> {
+        let Paths {
             cni_bin,
             cni_conf,
             state,
             ..
-        } = places;
-        let locked = lock(state).map_err(place::Error::io("lock", state))?;
+        } = paths;
+        let locked = lock(state).map_err(atomic_file::Error::io("lock", state))?;
         let installation = Self {
-            places,
-            journal: Journal::read(places)?,
+            paths,
+            install_state: InstallState::read(paths)?,
             _locked: locked,
         };
         let Listing { files, .. } = Directory(cni_conf).read()?;
         let directories = Directory(cni_conf).real_directories(&files);
         for directory in directories.iter().chain([state, cni_bin]) {
-            place::sweep(directory)?;
+            atomic_file::sweep(directory)?;
         }
         Ok(installation)
     }
 
     /// How far things are, if anything was installed.
     pub(crate) fn phase(&self) -> Option<Phase> {
-        self.journal.as_ref().map(|journal| journal.phase)
+        self.install_state
+            .as_ref()
+            .map(|install_state| install_state.phase)
     }
 
-    /// Puts everything in place, if all of it can be: the plugin first, because a configuration
+    /// Puts everything in atomic_file, if all of it can be: the plugin first, because a configuration
     /// that names a plugin which is not there lets no Pod start.
-    pub(crate) fn install(&mut self, wanted: &Wanted) -> Result<Report, Error> {
-        let Places {
+    pub(crate) fn install(&mut self, spec: &InstallSpec) -> Result<Report, Error> {
+        let Paths {
             cni_bin, cni_conf, ..
-        } = self.places;
-        let plugin = fs::read(&wanted.plugin).map_err(|source| Error::NoPlugin {
-            path: wanted.plugin.clone(),
+        } = self.paths;
+        let plugin = fs::read(&spec.plugin).map_err(|source| Error::NoPlugin {
+            path: spec.plugin.clone(),
             source,
         })?;
-        self.plan(Some(wanted))?;
+        self.compute(Some(spec))?;
         let missing = missing(&[cni_bin, cni_conf]);
-        self.note(|journal| {
-            journal.phase = Phase::Installed;
-            journal.made.extend(missing);
-            journal.made.sort();
-            journal.made.dedup();
+        self.update_state(|install_state| {
+            install_state.phase = Phase::Installed;
+            install_state.created_dirs.extend(missing);
+            install_state.created_dirs.sort();
+            install_state.created_dirs.dedup();
         })?;
         for directory in [cni_bin, cni_conf] {
-            fs::create_dir_all(directory).map_err(place::Error::io("make", directory))?;
-            crash::moment();
+            fs::create_dir_all(directory).map_err(atomic_file::Error::io("make", directory))?;
+            failpoint::hit();
         }
         let mut report = Report::default();
         let path = cni_bin.join(PLUGIN);
         let was_there = path.exists();
-        if !is_in_place(&path, &plugin) {
-            place::replace(&path, &plugin, &Access::own(EXECUTABLE))?;
+        if !is_up_to_date(&path, &plugin) {
+            atomic_file::replace(&path, &plugin, &Access::own(EXECUTABLE))?;
             report.done.push(format!("placed {}", path.display()));
         }
-        match self.configure(Some(wanted), &mut report) {
+        match self.converge(Some(spec), &mut report) {
             Err(error @ Error::Unserved { .. }) => {
                 // A network without the entry is better than one that adds no Pod.
-                self.configure(None, &mut report)?;
+                self.converge(None, &mut report)?;
                 if !was_there {
-                    place::remove(&path)?;
+                    atomic_file::remove(&path)?;
                 }
                 Err(error)
             }
@@ -139,10 +142,10 @@ impl<'a> Installation<'a> {
     }
 
     /// Takes the configuration back.
-    pub(crate) fn withdraw(&mut self) -> Result<Report, Error> {
+    pub(crate) fn remove_config(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
-        self.note(|journal| journal.phase = Phase::Removing)?;
-        self.configure(None, &mut report)?;
+        self.update_state(|install_state| install_state.phase = Phase::Removing)?;
+        self.converge(None, &mut report)?;
         Ok(report)
     }
 
@@ -150,8 +153,8 @@ impl<'a> Installation<'a> {
     /// was cached for a Pod.
     pub(crate) fn remove(self) -> Result<Report, Error> {
         let mut report = Report::default();
-        let path = self.places.cni_bin.join(PLUGIN);
-        let users = users::of_plugin(&self.places.cni_cache);
+        let path = self.paths.cni_bin.join(PLUGIN);
+        let users = users::of_plugin(&self.paths.cni_cache);
         if path.exists()
             && let [first, ..] = &users[..]
         {
@@ -165,71 +168,80 @@ impl<'a> Installation<'a> {
             return Ok(report);
         }
         if path.exists() {
-            place::remove(&path)?;
+            atomic_file::remove(&path)?;
             report.done.push(format!("removed {}", path.display()));
         }
-        let made = self.journal.map(|journal| journal.made).unwrap_or_default();
-        for directory in made.iter().rev() {
+        let created_dirs = self
+            .install_state
+            .map(|install_state| install_state.created_dirs)
+            .unwrap_or_default();
+        for directory in created_dirs.iter().rev() {
             // One that others use by now stays.
             let _ = fs::remove_dir(directory);
-            crash::moment();
+            failpoint::hit();
         }
-        Journal::remove(self.places)?;
-        let _ = fs::remove_dir(&self.places.state);
+        InstallState::remove(self.paths)?;
+        let _ = fs::remove_dir(&self.paths.state);
         Ok(report)
     }
 
     /// Leaves no directory behind, where nothing is installed: the look has made it.
     pub(crate) fn abandon(self) {
-        let _ = fs::remove_dir(&self.places.state);
+        let _ = fs::remove_dir(&self.paths.state);
     }
 
     /// Brings the configuration directory to where it should be, with Sluice or without.
-    fn configure(&mut self, wanted: Option<&Wanted>, report: &mut Report) -> Result<(), Error> {
+    fn converge(&mut self, spec: Option<&InstallSpec>, report: &mut Report) -> Result<(), Error> {
         for _ in 1..ATTEMPTS {
-            match self.try_configure(wanted, report) {
-                Err(Error::Place(place::Error::Changed { .. })) => {}
+            match self.try_converge(spec, report) {
+                Err(Error::File(atomic_file::Error::Changed { .. })) => {}
                 done => return done,
             }
         }
-        self.try_configure(wanted, report)
+        self.try_converge(spec, report)
     }
 
-    fn try_configure(&mut self, wanted: Option<&Wanted>, report: &mut Report) -> Result<(), Error> {
+    fn try_converge(
+        &mut self,
+        spec: Option<&InstallSpec>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let Plan {
             current,
             pristine,
             target,
             plugins,
             warnings,
-        } = self.plan(wanted)?;
+        } = self.compute(spec)?;
         // For tests: a pause in which somebody else changes a file.
         fail_point!("planned");
         report.warnings = warnings;
         let after = plan::changes(&pristine, &target);
         let steps = plan::steps(&current, &target);
         let is_new = !(steps.is_empty() && report.done.is_empty() && self.changes() == after);
-        if wanted.is_some() && is_new {
+        if spec.is_some() && is_new {
             self.prove(&target, &plugins)?;
         }
         if !steps.is_empty() {
             // Whichever of the steps will have been taken, the journal can tell.
             let mut earlier = self.changes();
             earlier.retain(|change| !after.contains(change));
-            self.note(|journal| journal.changes = [&after[..], &earlier].concat())?;
+            self.update_state(|install_state| {
+                install_state.changes = [&after[..], &earlier].concat()
+            })?;
         }
-        let primary = choice::choose(&pristine, &plugins).first();
+        let primary = select::select(&pristine, &plugins).first();
         for step in &steps {
-            Directory(&self.places.cni_conf).take(step, &current, primary)?;
+            Directory(&self.paths.cni_conf).apply(step, &current, primary)?;
             report.done.push(describe(step));
         }
-        self.note(|journal| journal.changes = after)
+        self.update_state(|install_state| install_state.changes = after)
     }
 
     /// That the plugin serves every network that is to carry its entry, in the network's versions.
     fn prove(&self, target: &Files, plugins: &Plugins) -> Result<(), Error> {
-        let path = self.places.cni_bin.join(PLUGIN);
-        for name in choice::choose(target, plugins).candidates {
+        let path = self.paths.cni_bin.join(PLUGIN);
+        for name in select::select(target, plugins).candidates {
             let Some(entry) = plan::entry(name, target) else {
                 continue;
             };
@@ -242,22 +254,22 @@ impl<'a> Installation<'a> {
     }
 
     /// Looks at the configuration directory, and works out what has to become of it.
-    fn plan(&self, wanted: Option<&Wanted>) -> Result<Plan, Error> {
+    fn compute(&self, spec: Option<&InstallSpec>) -> Result<Plan, Error> {
         let Listing {
             files: current,
             unreadable,
-        } = Directory(&self.places.cni_conf).read()?;
-        let plugins = Directory::plugins(&self.places.cni_bin);
+        } = Directory(&self.paths.cni_conf).read()?;
+        let plugins = Directory::plugins(&self.paths.cni_bin);
         let pristine = plan::pristine(&current, &self.changes());
-        let target = match wanted {
-            Some(Wanted { mode, entry, .. }) => {
+        let target = match spec {
+            Some(InstallSpec { mode, entry, .. }) => {
                 plan::target(&pristine, &current, &plugins, *mode, entry)?
             }
             None => pristine.clone(),
         };
         let mut warnings = remarks::on_choice(&pristine, &plugins, &unreadable);
-        match wanted {
-            Some(wanted) => warnings.extend(remarks::on_install(&pristine, &plugins, wanted.mode)),
+        match spec {
+            Some(spec) => warnings.extend(remarks::on_install(&pristine, &plugins, spec.mode)),
             None => warnings.extend(remarks::on_removal(&current, &pristine)),
         }
         Ok(Plan {
@@ -270,20 +282,20 @@ impl<'a> Installation<'a> {
     }
 
     fn changes(&self) -> Vec<Change> {
-        let journal = self.journal.as_ref();
-        journal.map_or_else(Vec::new, |journal| journal.changes.clone())
+        let install_state = self.install_state.as_ref();
+        install_state.map_or_else(Vec::new, |install_state| install_state.changes.clone())
     }
 
     /// Changes the journal, on disk as well.
-    fn note(&mut self, change: impl FnOnce(&mut Journal)) -> Result<(), Error> {
-        let mut journal = match &self.journal {
-            Some(journal) => journal.clone(),
-            None => Journal::new(self.places),
+    fn update_state(&mut self, change: impl FnOnce(&mut InstallState)) -> Result<(), Error> {
+        let mut install_state = match &self.install_state {
+            Some(install_state) => install_state.clone(),
+            None => InstallState::new(self.paths),
         };
-        change(&mut journal);
-        if self.journal.as_ref() != Some(&journal) {
-            journal.write(self.places)?;
-            self.journal = Some(journal);
+        change(&mut install_state);
+        if self.install_state.as_ref() != Some(&install_state) {
+            install_state.write(self.paths)?;
+            self.install_state = Some(install_state);
         }
         Ok(())
     }
@@ -327,7 +339,7 @@ fn missing(directories: &[&PathBuf]) -> Vec<PathBuf> {
 }
 
 /// Whether the plugin is there, whole, and can be started.
-fn is_in_place(path: &Path, plugin: &[u8]) -> bool {
+fn is_up_to_date(path: &Path, plugin: &[u8]) -> bool {
     fs::read(path).is_ok_and(|present| present == plugin)
         && Access::of(path).is_some_and(|access| access.is_like(&Access::own(EXECUTABLE)))
 }

@@ -3,14 +3,14 @@
 //! | command | does |
 //! |---|---|
 //! | `install` | places the plugin, then puts its entry into the primary network's configuration |
-//! | `watch` | installs, then mends what others undo, until SIGTERM; the plugin stays unless the daemon was the last |
+//! | `run` | installs, then repairs what others change, until SIGTERM; the plugin stays unless the daemon was the last |
 //! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin if no Pod needs it |
 //! | `status` | says what is installed and whether it is used; fails if the next Pod is not seen |
 //!
 //! The primary network is the one whose file the runtime would use without Sluice. A list
 //! (`.conflist`) gets the entry behind its last plugin. For a single plugin (`X.conf`) the list
 //! `X-sluice.conflist` goes before it; `X.conf` stays where others look for it. Of Multus the first
-//! network to which it delegates gets the entry. With `--mode own` the primary network's files are
+//! network to which it delegates gets the entry. With `--mode standalone` the primary network's files are
 //! not edited, and a copy with the entry, `00-00-sluice.conflist`, goes first.
 //!
 //! Before a network gets the entry, the plugin must serve it in its own version of the CNI spec.
@@ -19,27 +19,27 @@
 //! counts as Sluice's: it is updated, and goes at the uninstall as the plugin does.
 #![forbid(unsafe_code)]
 
+mod atomic_file;
 mod attributes;
-mod choice;
+mod backoff;
 mod cli;
 mod conflist;
-mod crash;
 mod directory;
 mod entry;
-mod farewell;
+mod failpoint;
 mod fitness;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod install_state;
 mod installation;
-mod journal;
-mod place;
 mod plan;
 mod probe;
+mod reconcile;
 mod remarks;
+mod select;
 mod status;
-mod throttle;
+mod uninstall_marker;
 mod users;
-mod watch;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -55,14 +55,14 @@ use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
-    cli::{Cli, Install, Job, Places},
+    cli::{Cli, Command, Install, Paths},
+    install_state::Phase,
     installation::{Installation, Report},
-    journal::Phase,
 };
 
 /// How long the plugin outlives the configuration if both go with the daemon, within the time that
 /// the kubelet leaves.
-const FAREWELL: Duration = Duration::from_secs(5);
+const UNINSTALL_GRACE: Duration = Duration::from_secs(5);
 
 /// The command line.
 #[must_use]
@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(Cli { job, log }: Cli) -> Result<ExitCode> {
+fn run(Cli { command, log }: Cli) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(log)?)
         .with_ansi(io::stderr().is_terminal())
@@ -88,35 +88,37 @@ fn run(Cli { job, log }: Cli) -> Result<ExitCode> {
                 .delimited(" "),
         )
         .init();
-    match job {
-        Job::Install(install) => {
-            let (places, wanted) = install.wanted();
-            tell(&Installation::open(&places)?.install(&wanted)?);
+    match command {
+        Command::Install(install) => {
+            let (paths, spec) = install.spec();
+            log_report(&Installation::open(&paths)?.install(&spec)?);
         }
-        Job::Watch(install) => watch(install)?,
-        Job::Uninstall(job) => uninstall(&job.places, Duration::from_secs(job.grace))?,
-        Job::Status(job) => return status(&job),
+        Command::Run(install) => run_reconciler(install)?,
+        Command::Uninstall(command) => {
+            uninstall(&command.paths, Duration::from_secs(command.grace))?
+        }
+        Command::Status(command) => return status(&command),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is installed stays when the watch ends, unless the daemon ended as the last one.
-fn watch(install: Install) -> Result<()> {
+fn run_reconciler(install: Install) -> Result<()> {
     let socket = install.socket.clone();
-    let (places, wanted) = install.wanted();
-    watch::run(&places, &wanted)?;
-    if farewell::was_last(&socket) {
-        info!("no other daemon comes: the plugin goes too");
-        uninstall(&places, FAREWELL)?;
-        farewell::heeded(&socket)?;
+    let (paths, spec) = install.spec();
+    reconcile::run(&paths, &spec)?;
+    if uninstall_marker::daemon_requested(&socket) {
+        info!("the daemon requested uninstall: removing the plugin");
+        uninstall(&paths, UNINSTALL_GRACE)?;
+        uninstall_marker::acknowledge(&socket)?;
     }
     Ok(())
 }
 
 /// The configuration goes first: a Pod that is being torn down still finds the plugin.
-fn uninstall(places: &Places, grace: Duration) -> Result<()> {
-    let report = Installation::open(places)?.withdraw()?;
-    tell(&report);
+fn uninstall(paths: &Paths, grace: Duration) -> Result<()> {
+    let report = Installation::open(paths)?.remove_config()?;
+    log_report(&report);
     if !report.done.is_empty() {
         info!(
             "the plugin stays for {} s, for Pods that are being torn down",
@@ -124,31 +126,31 @@ fn uninstall(places: &Places, grace: Duration) -> Result<()> {
         );
         thread::sleep(grace);
     }
-    let installation = Installation::open(places)?;
+    let installation = Installation::open(paths)?;
     if installation.phase() == Some(Phase::Installed) {
-        warn!("installed again meanwhile: the plugin stays");
+        warn!("reinstalled during the grace period: the plugin stays");
         return Ok(());
     }
-    tell(&installation.remove()?);
+    log_report(&installation.remove()?);
     Ok(())
 }
 
-fn status(job: &cli::Status) -> Result<ExitCode> {
-    let status = status::status(&job.places)?;
-    let text = if job.json {
+fn status(command: &cli::Status) -> Result<ExitCode> {
+    let status = status::status(&command.paths)?;
+    let text = if command.json {
         text::json(&serde_json::to_string_pretty(&status)?) + "\n"
     } else {
         status.table()
     };
     io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(if status.effective {
+    Ok(if status.active {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn tell(report: &Report) {
+fn log_report(report: &Report) {
     for done in &report.done {
         info!("{done}");
     }

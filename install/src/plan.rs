@@ -11,7 +11,7 @@
 //! | a single plugin, `X.conf` | into the list `X-sluice.conflist`, which sorts before it; `X.conf` stays, because others look for it |
 //! | Multus with the networks to which it delegates | behind the last plugin of the first of them: Multus would take a list beside its own file for a network, and call itself |
 //!
-//! In the mode `own` a copy of the first candidate, [`OWN`], carries the entry, except beside Multus.
+//! In the mode `own` a copy of the first candidate, [`STANDALONE`], carries the entry, except beside Multus.
 
 use std::collections::BTreeSet;
 
@@ -20,14 +20,14 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    choice::{self, Files, Plugins},
     cli::Mode,
     conflist,
     entry::Entry,
+    select::{self, Files, Plugins},
 };
 
 /// Sluice's own configuration. It sorts before everything that is in use.
-pub(crate) const OWN: &str = "00-00-sluice.conflist";
+pub(crate) const STANDALONE: &str = "00-00-sluice.conflist";
 /// Ends the names of the lists that Sluice derives from others' files.
 const DERIVED: &str = "-sluice.conflist";
 /// The entry's file in a folder of plugins. It sorts behind the others.
@@ -45,9 +45,11 @@ pub(crate) enum Error {
         source: conflist::Error,
     },
     #[error("{name} is in the way, and is not Sluice's: move it out of the directory")]
-    Occupied { name: String },
-    #[error("{first} sorts before {OWN}, which would never be used: choose the mode 'chained'")]
-    Outranked { first: String },
+    NameTaken { name: String },
+    #[error(
+        "{first} sorts before {STANDALONE}, which would never be used: choose the mode 'chained'"
+    )]
+    LowerPriority { first: String },
 }
 
 /// One file, before and after a change of Sluice's. `None` is a file that is not there.
@@ -116,7 +118,7 @@ fn forget(name: &str, files: &mut Files, text: &str) {
 
 /// The file that one of Sluice's was made from.
 fn source(name: &str, files: &Files) -> Option<String> {
-    if name != OWN {
+    if name != STANDALONE {
         let stem = name.strip_suffix(DERIVED)?;
         let singles = [".conf", ".json"].map(|extension| format!("{stem}{extension}"));
         return singles
@@ -127,7 +129,7 @@ fn source(name: &str, files: &Files) -> Option<String> {
     let rest: Files = without_multus
         .map(|(name, text)| (name.clone(), text.clone()))
         .collect();
-    choice::choose(&rest, &Plugins::new())
+    select::select(&rest, &Plugins::new())
         .first()
         .map(str::to_owned)
 }
@@ -144,7 +146,7 @@ fn undo(name: &str, current: &Files, changes: &[Change]) -> Option<String> {
 /// Whether Sluice made the file: its own copy, a list that the journal knows and that others have
 /// not made their own, or one that holds what a single plugin's file holds.
 fn is_derived(name: &str, files: &Files, changes: &[Change]) -> bool {
-    if name == OWN || name.ends_with(IN_FOLDER) {
+    if name == STANDALONE || name.ends_with(IN_FOLDER) {
         return true;
     }
     let Some(stem) = name.strip_suffix(DERIVED) else {
@@ -156,11 +158,12 @@ fn is_derived(name: &str, files: &Files, changes: &[Change]) -> bool {
         .filter_map(|single| Some((single.clone(), files.get(&single)?)))
         .collect();
     let text = conflist::without_entry(&files[name]);
-    let made = |change: &&Change| change.name == name && change.before.is_none();
-    match changes.iter().find(made) {
+    let created_dirs = |change: &&Change| change.name == name && change.before.is_none();
+    match changes.iter().find(created_dirs) {
         Some(change) => change.after.as_ref() == Some(&files[name]) || !singles.is_empty(),
-        None => (singles.iter())
-            .any(|(single, plugin)| conflist::wrap(plugin, single).is_ok_and(|list| list == text)),
+        None => (singles.iter()).any(|(single, plugin)| {
+            conflist::conf_to_conflist(plugin, single).is_ok_and(|list| list == text)
+        }),
     }
 }
 
@@ -199,7 +202,7 @@ pub(crate) fn target(
     entry: &Entry,
 ) -> Result<Files, Error> {
     let mut files = pristine.clone();
-    let candidates = choice::choose(pristine, plugins).candidates;
+    let candidates = select::select(pristine, plugins).candidates;
     let mode = if has_multus(pristine) {
         Mode::Chained
     } else {
@@ -216,7 +219,7 @@ pub(crate) fn target(
         let (name, text) = match place {
             Place::Own(list, name) => {
                 if pristine.contains_key(&name) {
-                    return Err(Error::Occupied { name });
+                    return Err(Error::NameTaken { name });
                 }
                 let derived = derive(&list, current.get(&name), entry);
                 (name, derived.map_err(failed)?)
@@ -232,15 +235,17 @@ pub(crate) fn target(
                     .get(&name)
                     .and_then(|text| serde_json::from_str(text).ok());
                 let object =
-                    present.map_or_else(|| entry.fresh(), |present| entry.update(&present));
+                    present.map_or_else(|| entry.to_json(), |present| entry.update(&present));
                 (name, Value::Object(object).to_string() + "\n")
             }
         };
         files.insert(name, text);
     }
-    let first = choice::choose(&files, plugins).first().map(str::to_owned);
+    let first = select::select(&files, plugins).first().map(str::to_owned);
     match first {
-        Some(first) if files.contains_key(OWN) && first != OWN => Err(Error::Outranked { first }),
+        Some(first) if files.contains_key(STANDALONE) && first != STANDALONE => {
+            Err(Error::LowerPriority { first })
+        }
         _ => Ok(files),
     }
 }
@@ -262,16 +267,21 @@ fn place(primary: &str, text: &str, mode: Mode) -> Result<Place, conflist::Error
     if conflist::is_delegating(text) {
         return Ok(Place::Theirs(conflist::with_delegated_entry));
     }
-    let is_list = choice::is_list(primary);
+    let is_list = select::is_list(primary);
     if is_list && conflist::kinds(text).is_empty() {
         let network = conflist::name(text).unwrap_or_default();
         return Ok(Place::Folder(network + IN_FOLDER));
     }
     Ok(match (mode, is_list) {
         (Mode::Chained, true) => Place::Theirs(conflist::with_entry),
-        (Mode::Own, true) => Place::Own(text.to_owned(), OWN.to_owned()),
-        (Mode::Own, false) => Place::Own(conflist::wrap(text, primary)?, OWN.to_owned()),
-        (Mode::Chained, false) => Place::Own(conflist::wrap(text, primary)?, derived(primary)),
+        (Mode::Standalone, true) => Place::Own(text.to_owned(), STANDALONE.to_owned()),
+        (Mode::Standalone, false) => Place::Own(
+            conflist::conf_to_conflist(text, primary)?,
+            STANDALONE.to_owned(),
+        ),
+        (Mode::Chained, false) => {
+            Place::Own(conflist::conf_to_conflist(text, primary)?, derived(primary))
+        }
     })
 }
 

@@ -3,9 +3,9 @@
 use std::io;
 
 use crate::{
-    choice::{self, Files, Plugins},
     cli::Mode,
     conflist, plan,
+    select::{self, Files, Plugins},
 };
 
 /// Plugins of meshes that redirect a Pod's traffic themselves.
@@ -17,21 +17,21 @@ pub(crate) fn on_choice(
     plugins: &Plugins,
     unreadable: &[(String, io::Error)],
 ) -> Vec<String> {
-    let choice = choice::choose(files, plugins);
-    let skipped = choice.skipped.iter().map(|(name, reason)| {
+    let selection = select::select(files, plugins);
+    let unusable = selection.unusable.iter().map(|(name, reason)| {
         format!(
             "{name} is passed over as kubelet does, though containerd would stop at it: {reason}"
         )
     });
     let unread =
         (unreadable.iter()).map(|(name, reason)| format!("{name} cannot be read: {reason}"));
-    let doubts = choice
+    let doubts = selection
         .doubts
         .iter()
         .map(|(name, doubt)| format!("{name}: {doubt}"));
     // One whose plugins are elsewhere, and nothing beside it, is no choice.
-    let matter = choice.candidates.len() > 1;
-    skipped
+    let matter = selection.candidates.len() > 1;
+    unusable
         .chain(unread)
         .chain(doubts.filter(|_| matter))
         .collect()
@@ -39,16 +39,16 @@ pub(crate) fn on_choice(
 
 /// What else is in the networks that get the entry.
 pub(crate) fn on_install(files: &Files, plugins: &Plugins, mode: Mode) -> Vec<String> {
-    let candidates = choice::choose(files, plugins).candidates;
+    let candidates = select::select(files, plugins).candidates;
     let mut remarks = Vec::new();
     if candidates.is_empty() {
         remarks.push(
             "there is no network configuration to put the entry into yet: \
-             'sluice-install watch' does it when one appears"
+             'sluice-install run' does it when one appears"
                 .to_owned(),
         );
     }
-    if mode == Mode::Own && plan::has_multus(files) {
+    if mode == Mode::Standalone && plan::has_multus(files) {
         remarks.push(
             "the mode 'own' is not for nodes with Multus, which takes the first file beside its \
              own for a network and would call itself: the entry goes where 'chained' puts it"

@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 
 use crate::{
     attributes::Access,
-    choice::{self, Choice, Files},
-    cli::Places,
+    cli::Paths,
     directory::{Directory, Listing},
     entry::PLUGIN,
-    journal::{Journal, Phase},
-    plan, probe, remarks, users,
+    install_state::{InstallState, Phase},
+    plan, probe, remarks,
+    select::{self, Files, Selection},
+    users,
 };
 
 /// The answer of `sluice-install status`.
@@ -25,12 +26,12 @@ pub(crate) struct Status {
     phase: Option<Phase>,
     plugin: Plugin,
     /// The file that the runtime uses; of several candidates the one that most runtimes use.
-    chosen: Option<String>,
+    selected: Option<String>,
     /// The files of which a runtime uses one, which depends on the runtime and its version.
     candidates: Vec<String>,
     /// The files that have Sluice's entry where a runtime would run it.
-    carriers: Vec<String>,
-    skipped: Vec<Remark>,
+    configs_with_entry: Vec<String>,
+    unusable: Vec<Remark>,
     /// Files that not every runtime uses.
     doubtful: Vec<Remark>,
     /// Networks in which every ADD fails, because the plugin does not serve their version.
@@ -41,7 +42,7 @@ pub(crate) struct Status {
     users: usize,
     daemon: Daemon,
     /// Whether the next Pod will be seen by Sluice.
-    pub(crate) effective: bool,
+    pub(crate) active: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,21 +67,21 @@ struct Daemon {
 }
 
 /// Looks at everything and changes nothing.
-pub(crate) fn status(places: &Places) -> Result<Status> {
-    let Listing { files, unreadable } = Directory(&places.cni_conf).read()?;
-    let Choice {
+pub(crate) fn status(paths: &Paths) -> Result<Status> {
+    let Listing { files, unreadable } = Directory(&paths.cni_conf).read()?;
+    let Selection {
         candidates,
         doubts,
-        skipped,
-    } = choice::choose(&files, &Directory::plugins(&places.cni_bin));
+        unusable,
+    } = select::select(&files, &Directory::plugins(&paths.cni_bin));
     let remark = |name: &str, reason: &dyn ToString| Remark {
         name: name.to_owned(),
         reason: reason.to_string(),
     };
-    let refused = skipped.iter().map(|(name, reason)| remark(name, reason));
+    let refused = unusable.iter().map(|(name, reason)| remark(name, reason));
     let unread = unreadable.iter().map(|(name, reason)| remark(name, reason));
-    let carriers = carriers(&files);
-    let binary = places.cni_bin.join(PLUGIN);
+    let configs_with_entry = configs_with_entry(&files);
+    let binary = paths.cni_bin.join(PLUGIN);
     let plugin = plugin(&binary);
     let unserved = match plugin {
         Plugin::InPlace => unserved(&binary, &candidates, &files),
@@ -90,35 +91,35 @@ pub(crate) fn status(places: &Places) -> Result<Status> {
         .first()
         .and_then(|name| plan::entry(name, &files));
     let daemon = daemon(&binary, plugin, entry);
-    let is_carried = |name: &&str| carriers.iter().any(|carrier| carrier == name);
+    let is_carried = |name: &&str| configs_with_entry.iter().any(|carrier| carrier == name);
     let are_carried = !candidates.is_empty() && candidates.iter().all(is_carried);
     Ok(Status {
-        phase: Journal::read(places)?.map(|journal| journal.phase),
-        effective: plugin == Plugin::InPlace && are_carried && unserved.is_empty() && daemon.ready,
+        phase: InstallState::read(paths)?.map(|install_state| install_state.phase),
+        active: plugin == Plugin::InPlace && are_carried && unserved.is_empty() && daemon.ready,
         plugin,
-        chosen: candidates.first().map(|name| (*name).to_owned()),
+        selected: candidates.first().map(|name| (*name).to_owned()),
         conflicts: (candidates.iter())
             .flat_map(|name| remarks::conflicts(name, &files[*name]))
             .collect(),
-        skipped: refused.chain(unread).collect(),
+        unusable: refused.chain(unread).collect(),
         doubtful: doubts
             .iter()
             .map(|(name, doubt)| remark(name, doubt))
             .collect(),
         candidates: candidates.into_iter().map(str::to_owned).collect(),
-        carriers,
+        configs_with_entry,
         unserved,
-        users: users::of_plugin(&places.cni_cache).len(),
+        users: users::of_plugin(&paths.cni_cache).len(),
         daemon,
     })
 }
 
-fn carriers(files: &Files) -> Vec<String> {
+fn configs_with_entry(files: &Files) -> Vec<String> {
     let configured = files
         .keys()
-        .filter(|name| choice::is_configuration(name) && !name.contains('/'));
-    let carriers = configured.filter(|name| plan::entry(name, files).is_some());
-    carriers.cloned().collect()
+        .filter(|name| select::is_configuration(name) && !name.contains('/'));
+    let configs_with_entry = configured.filter(|name| plan::entry(name, files).is_some());
+    configs_with_entry.cloned().collect()
 }
 
 /// The plugin is run as the runtime would run it for each network.
@@ -168,7 +169,7 @@ impl Status {
             Plugin::NotExecutable => "cannot be executed",
             Plugin::Missing => "missing",
         };
-        let carriers = match &self.carriers[..] {
+        let configs_with_entry = match &self.configs_with_entry[..] {
             [] => "none".to_owned(),
             names => names.join(", "),
         };
@@ -176,9 +177,10 @@ impl Status {
             None => "ready".to_owned(),
             Some(reason) => format!("not ready: {reason}"),
         };
-        let [carriers, daemon] = [carriers, daemon].map(Printable::new);
-        let mut table =
-            format!("sluice        {phase}\nplugin        {plugin}\nentry in      {carriers}\n");
+        let [configs_with_entry, daemon] = [configs_with_entry, daemon].map(Printable::new);
+        let mut table = format!(
+            "sluice        {phase}\nplugin        {plugin}\nentry in      {configs_with_entry}\n"
+        );
         if self.candidates.is_empty() {
             table += "runtime uses  none: the node has no network\n";
         }
@@ -188,7 +190,7 @@ impl Status {
             } else {
                 "or            "
             };
-            let entry = if self.carriers.contains(name) {
+            let entry = if self.configs_with_entry.contains(name) {
                 "with"
             } else {
                 "WITHOUT"
@@ -200,7 +202,7 @@ impl Status {
         let remarks = [
             ("ADD FAILS     ", &self.unserved),
             ("in doubt      ", &self.doubtful),
-            ("passed over   ", &self.skipped),
+            ("unusable      ", &self.unusable),
         ];
         for (what, list) in remarks {
             for Remark { name, reason } in list {

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, time::Duration};
 use anyhow::Context as _;
 use daemon_api::text;
 use nix::sys::utsname::uname;
-use sluice_abi::{Event, Layout};
+use sluice_abi::{Event, KernelOffsets};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, sleep},
@@ -14,33 +14,37 @@ use tracing::{debug, info, warn};
 use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
-    api::{self, Desk, Socket},
+    api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Behaviour, OnExit, Places, Run},
-    journal::Journal,
-    kube::{Cluster, successor},
+    config::{Config, OnExit, Paths, RunArgs},
+    event_log::EventLog,
+    kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Inheritance, Mesh, Pods, Rules, Store, Tombstones},
+    pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
     privileges,
 };
 
 /// Between two rounds of upkeep.
-const ROUND: Duration = Duration::from_secs(30);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Between two looks at namespaces that the kernel has named, at least.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
 
 /// netlink-packet-route warns of every attribute that a newer kernel made longer.
-const QUIET: &str = "netlink_packet_route=error";
+const LOG_QUIET: &str = "netlink_packet_route=error";
 
 /// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
-pub(crate) fn run(config: Run) -> anyhow::Result<()> {
-    memory::give_back_large_blocks();
-    privileges::reduce()?;
-    let behaviour = Behaviour::read(config.config.as_deref())?;
-    let mesh = Mesh::choose(&behaviour.mesh, behaviour.meshes, behaviour.ipv6)?;
-    let log = format!("{QUIET},{}", config.log);
+pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
+    memory::tune_malloc();
+    privileges::drop_privileges()?;
+    let daemon_config = Config::read(args.config.as_deref())?;
+    let mesh = Mesh::choose(
+        &daemon_config.mesh,
+        daemon_config.meshes,
+        daemon_config.ipv6,
+    )?;
+    let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log cannot be understood")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -51,7 +55,7 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
                 .delimited(" "),
         )
         .init();
-    let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
+    let cgroup = args.cgroup.map_or_else(cgroup::find, Ok)?;
     // One thread: the work that blocks is done by the owner of the Pods.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,51 +64,51 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         // First the socket, and with it the lock: of two daemons only one touches the kernel.
-        let socket = Socket::bind(&config.socket)?;
-        let Places { bpffs, state } = &config.places;
-        let (acceleration, layout) = acceleration(behaviour.acceleration)?;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, layout)?;
-        let (learned, events) = (datapath.learned()?, datapath.events()?);
+        let socket = Socket::bind(&args.socket)?;
+        let Paths { bpffs, state } = &args.paths;
+        let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
+        let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
-        let inheritance = Inheritance {
+        let startup_state = StartupState {
             datapath,
             store,
             records,
-            tombstones: Tombstones::beside(&config.socket),
-            rules: Rules {
+            pending_dels: PendingDels::beside(&args.socket),
+            node_policy: NodePolicy {
                 mesh,
-                when_unknown: behaviour.when_unknown,
+                missing_annotations: daemon_config.missing_annotations,
                 acceleration,
             },
         };
-        let (pods, owner) = pods::start(inheritance)?;
-        info!(socket = %config.socket.display(), "ready");
-        let cluster = Cluster::new(behaviour.kubeconfig);
-        let journal = Journal::default();
+        let (pods, owner) = pods::start(startup_state)?;
+        info!(socket = %args.socket.display(), "ready");
+        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(keep_up(pods.clone())),
-            tokio::spawn(follow(learned, pods.clone())),
-            tokio::spawn(listen(events, journal.clone())),
-            tokio::spawn(look_up(cluster.clone(), pods.clone())),
+            tokio::spawn(resync_loop(pods.clone())),
+            tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(pump_events(events, event_log.clone())),
+            tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let desk = Desk::new(pods, cluster, journal, behaviour.proxy_user);
-        api::serve(&socket, desk, async {
+        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
             // Until that is known, Pods are served.
-            if let Some(set) = &behaviour.daemon_set {
-                last = !successor::is_expected(set).await;
+            if let Some(set) = &daemon_config.daemon_set {
+                last = !daemonset::will_restart(set).await;
             }
         })
         .await;
         let on_exit = if last {
             OnExit::Detach
         } else {
-            behaviour.on_exit
+            daemon_config.on_exit
         };
         info!(data_path = ?on_exit, "stopping");
         for task in upkeep {
@@ -112,21 +116,21 @@ pub(crate) fn run(config: Run) -> anyhow::Result<()> {
             drop(task.await);
         }
         if owner.join(on_exit) && last {
-            socket.bid_farewell()?;
+            socket.write_uninstall_marker()?;
         }
         Ok(())
     })
 }
 
 /// What this kernel allows of it, and what the programs must know of the kernel then.
-fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<Layout>)> {
+fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<KernelOffsets>)> {
     if wanted == Acceleration::Off {
         return Ok((Acceleration::Off, None));
     }
     let kernel = uname().context("uname")?;
     Ok(
-        match Acceleration::layout(&kernel.release().to_string_lossy()) {
-            Ok(layout) => (wanted, Some(layout)),
+        match Acceleration::kernel_offsets(&kernel.release().to_string_lossy()) {
+            Ok(kernel_offsets) => (wanted, Some(kernel_offsets)),
             Err(reason) => {
                 warn!("{reason}");
                 (Acceleration::Off, None)
@@ -136,14 +140,14 @@ fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<La
 }
 
 /// Takes in what the API server knows of the Pods that run already.
-async fn look_up(cluster: Cluster, pods: Pods) {
+async fn list_node_pods(cluster: Cluster, pods: Pods) {
     let node = std::env::var("NODE_NAME").or_else(|_| {
         let host = uname()?.nodename().to_string_lossy().to_lowercase();
         Ok::<_, nix::Error>(host)
     });
     if let Ok(node) = node
-        && let Ok(listed) = cluster.pods_of(&node).await
-        && pods.expect(listed).await.is_err()
+        && let Ok(listed) = cluster.list_pods_on_node(&node).await
+        && pods.set_listed(listed).await.is_err()
     {
         debug!("stopped before the list came");
     }
@@ -151,10 +155,10 @@ async fn look_up(cluster: Cluster, pods: Pods) {
 
 /// Takes in what the kernel finds, until the owner ends. Anybody who gives a namespace the address of
 /// an awaited Pod causes this, so it may take a small part of the time at most.
-async fn follow(mut learned: Ring<u64>, pods: Pods) {
-    while learned.next().await.is_ok() {
+async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
+    while netns_found.next().await.is_ok() {
         let begin = Instant::now();
-        if pods.learn().await.is_err() {
+        if pods.resolve_pending().await.is_err() {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
@@ -162,19 +166,19 @@ async fn follow(mut learned: Ring<u64>, pods: Pods) {
 }
 
 /// Notes what the programs tell.
-async fn listen(mut events: Ring<Event>, journal: Journal) {
+async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
     while let Ok(events) = events.next().await {
-        journal.add(events);
+        event_log.add(events);
     }
 }
 
 /// Until the owner ends.
-async fn keep_up(pods: Pods) {
-    let mut rounds = tokio::time::interval_at(Instant::now() + ROUND, ROUND);
+async fn resync_loop(pods: Pods) {
+    let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
-        if pods.keep_up().await.is_err() {
+        if pods.resync().await.is_err() {
             return;
         }
     }

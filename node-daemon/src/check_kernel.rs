@@ -6,49 +6,49 @@ use anyhow::Context as _;
 use nix::sys::utsname::uname;
 
 use crate::{
-    bpf::{self, Datapath, Features, Pins, Private},
+    bpf::{self, Datapath, Features, Pins, PrivateBpffs},
     cgroup,
-    config::CheckKernel,
+    config::CheckKernelArgs,
     netns,
 };
 
 /// Loads every program and attaches it: to the cgroup, and to a network namespace made for this.
 /// The pins are in a file system that ends with this process, and the hooks with them.
-pub(crate) fn run(config: CheckKernel) -> anyhow::Result<()> {
+pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let kernel = uname().context("uname")?;
     let release = kernel.release().to_string_lossy().into_owned();
     writeln!(out, "kernel release {release}")?;
 
-    let cgroup = config.cgroup.map_or_else(cgroup::find, Ok)?;
+    let cgroup = args.cgroup.map_or_else(cgroup::find, Ok)?;
     writeln!(out, "cgroup {}", cgroup.display())?;
-    let private = Private::mount().context("a BPF file system cannot be mounted")?;
+    let private = PrivateBpffs::mount().context("a BPF file system cannot be mounted")?;
     let pins = Pins::open(&private.directory())?;
-    let layout = bpf::layout();
-    match &layout {
+    let kernel_offsets = bpf::kernel_offsets();
+    match &kernel_offsets {
         Ok(_) => writeln!(out, "feature acceleration yes")?,
         Err(error) => writeln!(out, "feature acceleration no: {error}")?,
     }
-    let mut datapath = Datapath::open(pins, &cgroup, layout.ok())?;
+    let mut datapath = Datapath::open(pins, &cgroup, kernel_offsets.ok())?;
     let Features {
         mptcp,
         ingress,
-        splices,
+        splice,
     } = datapath.features();
     writeln!(out, "feature mptcp {}", yes(mptcp))?;
     writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
     writeln!(
         out,
-        "feature splicing applications {}",
-        yes(splices == Some(true))
+        "feature splice detection {}",
+        yes(splice == Some(true))
     )?;
     for program in datapath.programs()? {
         writeln!(out, "program {} loads", program.name)?;
     }
     writeln!(out, "the cgroup's programs attach")?;
 
-    let namespace = netns::fresh()?;
-    datapath.steer(1, namespace.as_fd())?;
+    let namespace = netns::new_netns()?;
+    datapath.attach_sk_lookup(1, namespace.as_fd())?;
     writeln!(out, "the inbound hook attaches to a network namespace")?;
     writeln!(
         out,

@@ -10,9 +10,9 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
 
-pub(crate) use file::{Behaviour, OnExit, ProxyUser};
+pub(crate) use file::{Config, OnExit, ProxyUser};
 
-/// Diverts the traffic of Pods through their service-mesh sidecars, in the kernel.
+/// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,28 +23,28 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve this node's Pods until told to stop.
-    Run(Run),
-    /// Show how the daemon is.
-    Status(Ask),
+    /// Run the daemon.
+    Run(RunArgs),
+    /// Show daemon status.
+    Status(ClientArgs),
     /// Show the Pods that the daemon knows.
-    Pods(Ask),
-    /// Tell what would become of a connection of a Pod, and which rule decides.
-    Explain(Explain),
-    /// Show decisions as the kernel takes them, until interrupted.
-    Watch(Watch),
+    Pods(ClientArgs),
+    /// Explain how a connection of a Pod is handled, and by which rule.
+    Explain(ExplainArgs),
+    /// Print interception decisions as they happen, until interrupted.
+    Monitor(MonitorArgs),
     /// Print what becomes of the Pods of a file of manifests, and with which settings. Needs neither
     /// a running daemon nor root.
     Decide(Decide),
-    /// Remove every hook and map that a daemon left: Pods go past their sidecars.
-    Detach(Places),
-    /// Load and attach every program, to see whether this kernel takes them, and leave again.
-    CheckKernel(CheckKernel),
+    /// Remove every hook and map: traffic of the Pods bypasses the sidecars.
+    Detach(Paths),
+    /// Load and attach every program to check this kernel, then remove them.
+    CheckKernel(CheckKernelArgs),
 }
 
 /// Options of `run`.
 #[derive(Debug, Args)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     /// The socket on which CNI plugins are served.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
@@ -52,8 +52,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) places: Places,
-    /// The file that tells how the daemon behaves [default: /etc/sluice/sluiced.toml, if it is
+    pub(crate) paths: Paths,
+    /// Configuration file [default: /etc/sluice/sluiced.toml, if it is
     /// there].
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
@@ -64,31 +64,31 @@ pub(crate) struct Run {
 
 /// Where things are that outlive the daemon.
 #[derive(Debug, Args)]
-pub(crate) struct Places {
-    /// A directory in a BPF file system, for what outlives the daemon: maps and hooks.
+pub(crate) struct Paths {
+    /// Directory in a BPF file system for pinned maps and links.
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/sluice")]
     pub(crate) bpffs: PathBuf,
-    /// A directory for what is known of each Pod.
+    /// Directory for per-Pod state.
     #[arg(long, value_name = "PATH", default_value = "/run/sluice/pods")]
     pub(crate) state: PathBuf,
 }
 
 /// Options of what asks a running daemon.
 #[derive(Debug, Args)]
-pub(crate) struct Ask {
+pub(crate) struct ClientArgs {
     /// The daemon's socket.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
-    /// Print the answer as it came.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Options of `watch`.
+/// Options of `monitor`.
 #[derive(Debug, Args)]
-pub(crate) struct Watch {
+pub(crate) struct MonitorArgs {
     #[command(flatten)]
-    pub(crate) ask: Ask,
+    pub(crate) client: ClientArgs,
     /// Only those of this Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its
     /// container's id.
     #[arg(long, value_name = "POD")]
@@ -118,25 +118,25 @@ pub(crate) struct Decide {
 /// Options of `explain`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("connection").required(true).args(["to", "from"]))]
-pub(crate) struct Explain {
+pub(crate) struct ExplainArgs {
     #[command(flatten)]
-    pub(crate) ask: Ask,
+    pub(crate) client: ClientArgs,
     /// The Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its container's id.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: String,
-    /// A process in the Pod connects to this address and port.
+    /// Outbound: destination address and port.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) to: Option<SocketAddr>,
-    /// The user of that process, and its group if that has another number.
+    /// UID of the connecting process, and its GID if different.
     #[arg(long = "as", value_name = "UID[:GID]", default_value = "0", requires = "to", value_parser = user)]
     pub(crate) user: (u32, u32),
-    /// It sends a datagram: what matters is whether that is a DNS query.
+    /// Simulate UDP (DNS only).
     #[arg(long, requires = "to")]
     pub(crate) udp: bool,
-    /// A peer with this address connects to the Pod.
+    /// Inbound: source address of the peer.
     #[arg(long, value_name = "IP", requires = "port")]
     pub(crate) from: Option<IpAddr>,
-    /// The port of the Pod to which that peer connects.
+    /// Inbound: destination port in the Pod.
     #[arg(long, value_name = "PORT", requires = "from")]
     pub(crate) port: Option<u16>,
 }
@@ -149,7 +149,7 @@ fn user(text: &str) -> Result<(u32, u32), std::num::ParseIntError> {
 
 /// Options of `check-kernel`.
 #[derive(Debug, Args)]
-pub(crate) struct CheckKernel {
+pub(crate) struct CheckKernelArgs {
     /// The cgroup to which programs are attached [default: the root of the unified hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,

@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
 use crate::{
-    config::{Behaviour, Decide},
+    config::{Config, Decide},
     kube::manifest,
-    pods::{self, Acceleration, Decision, Mesh, Rules},
+    pods::{self, Acceleration, Decision, Mesh, NodePolicy},
 };
 
 /// Bytes of the largest file that is read.
@@ -28,11 +28,11 @@ struct Found {
 
 /// Prints what becomes of every Pod and of every workload's Pods of a file.
 pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
-    let behaviour = Behaviour::read(options.config.as_deref())?;
-    let name = options.mesh.as_ref().unwrap_or(&behaviour.mesh);
-    let rules = Rules {
-        mesh: Mesh::choose(name, behaviour.meshes, behaviour.ipv6)?,
-        when_unknown: behaviour.when_unknown,
+    let daemon_config = Config::read(options.config.as_deref())?;
+    let name = options.mesh.as_ref().unwrap_or(&daemon_config.mesh);
+    let rules = NodePolicy {
+        mesh: Mesh::choose(name, daemon_config.meshes, daemon_config.ipv6)?,
+        missing_annotations: daemon_config.missing_annotations,
         acceleration: Acceleration::Off,
     };
     let mut found = Vec::new();

@@ -4,14 +4,14 @@ use std::io::Write as _;
 
 use crate::{
     bpf::Pins,
-    config::Places,
+    config::Paths,
     pods::{self, Store},
 };
 
 /// Removes everything that a daemon left, and tells what it was.
-pub(crate) fn run(places: &Places) -> anyhow::Result<()> {
-    let pins = Pins::open(&places.bpffs)?;
-    let (store, records) = Store::open(&places.state)?;
+pub(crate) fn run(paths: &Paths) -> anyhow::Result<()> {
+    let pins = Pins::open(&paths.bpffs)?;
+    let (store, records) = Store::open(&paths.state)?;
     let removed = pods::detach(pins, &store, &records)?;
     let mut out = std::io::stdout().lock();
     for path in &removed {

@@ -1,11 +1,11 @@
 //! What a fuzzer throws at the daemon, and what must hold of it.
 
-use daemon_api::{Admit, Attachment, Collect};
+use daemon_api::{AddRequest, Attachment, GcRequest};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     bpf,
-    config::Behaviour,
+    config::Config,
     netns,
     pods::{self, Mesh},
 };
@@ -16,9 +16,9 @@ use crate::{
 ///
 /// If what is read is not what is written.
 pub fn request(body: &[u8]) {
-    again::<Admit>(body);
+    again::<AddRequest>(body);
     again::<Attachment>(body);
-    again::<Collect>(body);
+    again::<GcRequest>(body);
 }
 
 fn again<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(body: &[u8]) {
@@ -45,7 +45,7 @@ pub fn record(text: &[u8]) {
 ///
 /// If a mesh is chosen that has another name.
 pub fn configuration(text: &str) {
-    let Ok(Behaviour { mesh, meshes, .. }) = toml::from_str(text) else {
+    let Ok(Config { mesh, meshes, .. }) = toml::from_str(text) else {
         return;
     };
     if let Ok(chosen) = Mesh::choose(&mesh, meshes) {

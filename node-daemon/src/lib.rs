@@ -6,18 +6,18 @@
 
 mod api;
 mod app;
-mod ask;
 mod bpf;
 mod cgroup;
 mod check_kernel;
+mod client;
 mod config;
-#[cfg(feature = "failpoints")]
-mod crash;
 mod decide;
 mod detach;
+mod event_log;
+#[cfg(feature = "failpoints")]
+mod failpoint;
 #[cfg(fuzzing)]
 pub mod fuzz;
-mod journal;
 mod kube;
 mod limit;
 mod memory;
@@ -37,14 +37,14 @@ pub fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let done = match Cli::parse().command {
-        Command::Run(run) => app::run(run),
-        Command::Status(ask) => ask::status(&ask),
-        Command::Pods(ask) => ask::pods(&ask),
-        Command::Explain(explain) => ask::explain(explain),
-        Command::Watch(watch) => ask::watch(watch),
+        Command::Run(args) => app::run(args),
+        Command::Status(args) => client::status(&args),
+        Command::Pods(args) => client::pods(&args),
+        Command::Explain(args) => client::explain(args),
+        Command::Monitor(args) => client::monitor(args),
         Command::Decide(decide) => decide::run(&decide),
-        Command::Detach(places) => detach::run(&places),
-        Command::CheckKernel(check) => check_kernel::run(check),
+        Command::Detach(paths) => detach::run(&paths),
+        Command::CheckKernel(args) => check_kernel::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

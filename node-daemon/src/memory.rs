@@ -9,7 +9,7 @@ const LARGE: libc::c_int = 128 * 1024;
 /// Lets large blocks be given back always. At the start the kernel's BTF is read, which has megabytes;
 /// glibc takes a block of that size for a sign that more of them come, and keeps it: 24 MiB in place of
 /// 11.
-pub(crate) fn give_back_large_blocks() {
+pub(crate) fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: two numbers, of which the C library refuses what it does not know. No other thread runs.

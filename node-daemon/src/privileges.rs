@@ -57,7 +57,7 @@ pub(crate) enum Error {
 
 /// Drops what is not needed. The process must have a single thread: capabilities and filters are
 /// each thread's own, and inherited by those that it starts.
-pub(crate) fn reduce() -> Result<(), Error> {
+pub(crate) fn drop_privileges() -> Result<(), Error> {
     let held = caps::read(None, CapSet::Permitted)?;
     for (capability, reason) in NEEDED {
         if !held.contains(&capability) {

@@ -10,11 +10,11 @@ use crate::{
 #[test]
 fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
     for version in VERSIONS {
-        let node = Node::retiring();
+        let node = Node::deleting();
         let conf = node.conf(version);
         let outcome = node.run("DEL", &conf);
         outcome.succeeds_with(&Value::Null);
-        assert_eq!(outcome.request.unwrap().0, "POST /v1/retire HTTP/1.1");
+        assert_eq!(outcome.request.unwrap().0, "POST /v1/del HTTP/1.1");
 
         let node = Node::without_daemon();
         let mut conf = node.conf(version);
@@ -47,14 +47,14 @@ fn del_succeeds_whatever_is_wrong_with_its_configuration() {
         ("name", json!(7), "name must be a string"),
     ];
     for (key, value, problem) in rows {
-        let node = Node::retiring();
+        let node = Node::deleting();
         let mut conf = node.conf("1.0.0");
         conf[key] = value;
         let outcome = node.run("DEL", &conf);
         outcome.succeeds_with(&Value::Null);
         assert!(outcome.stderr.contains(problem), "{}", outcome.stderr);
         let (line, attachment) = outcome.request.unwrap();
-        assert_eq!(line, "POST /v1/retire HTTP/1.1");
+        assert_eq!(line, "POST /v1/del HTTP/1.1");
         let network = if key == "name" { "" } else { "pods" };
         assert_eq!(attachment["network"], network);
         assert_eq!(attachment["container_id"], "c0ffee");
@@ -90,7 +90,7 @@ fn del_that_the_daemon_refuses_succeeds_and_is_replayed() {
 
 #[test]
 fn del_without_a_container_is_refused() {
-    let node = Node::retiring();
+    let node = Node::deleting();
     let conf = node.conf("1.0.0");
     let outcome = node.run_with("DEL", &conf, &[("CNI_CONTAINERID", "")]);
     outcome.fails_with(4, "CNI_CONTAINERID");
@@ -98,7 +98,7 @@ fn del_without_a_container_is_refused() {
 
 #[test]
 fn gc_collects_nothing_when_it_is_given_no_list() {
-    let node = Node::retiring();
+    let node = Node::deleting();
     let conf = node.conf("1.1.0");
     let outcome = node.run("GC", &conf);
     outcome.succeeds_with(&Value::Null);
@@ -117,7 +117,7 @@ fn gc_hands_the_list_over() {
         ("cni.dev/attachments", json!([]), json!([])),
     ];
     for (key, list, valid) in rows {
-        let node = Node::retiring();
+        let node = Node::deleting();
         let mut conf = node.conf("1.1.0");
         conf[key] = list;
         let (line, body) = node.run("GC", &conf).request.unwrap();

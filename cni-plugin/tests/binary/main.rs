@@ -22,14 +22,14 @@ const VERSIONS: [&str; 7] = [
 #[test]
 fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
     for version in VERSIONS {
-        let node = Node::admitting();
+        let node = Node::adding();
         let conf = node.conf(version);
         let outcome = node.run("ADD", &conf);
         outcome.succeeds_with(&prev_result(version));
         // Key for key in the same order, too.
         assert_eq!(outcome.stdout.to_string(), prev_result(version).to_string());
-        let (line, admit) = outcome.request.unwrap();
-        assert_eq!(line, "POST /v1/admit HTTP/1.1");
+        let (line, request_body) = outcome.request.unwrap();
+        assert_eq!(line, "POST /v1/add HTTP/1.1");
         let expected = json!({
             "attachment": {"network": "pods", "container_id": "c0ffee", "ifname": "eth0"},
             "netns": "/run/netns/pod",
@@ -40,15 +40,15 @@ fn add_reports_the_pod_and_passes_the_result_on_in_every_version() {
             "pod": {"namespace": "shop", "name": "cart", "uid": ""},
             "annotations": {"sidecar.istio.io/status": "{}"},
         });
-        assert_eq!(admit, expected, "{version}");
+        assert_eq!(request_body, expected, "{version}");
     }
 }
 
 #[test]
-fn what_no_computers_number_holds_is_passed_on_to_the_byte() {
+fn prev_result_is_passed_on_to_the_byte() {
     let result = r#"{ "cniVersion": "1.0.0", "ips": [], "x": [18446744073709551616, -1.50e+3,
         0.1000, 1E300, "\u00e9\/"], "x": {"": null} }"#;
-    let node = Node::admitting();
+    let node = Node::adding();
     let text = text_with(&node, result);
     let outcome = node.run_text("ADD", &text, &[]);
     assert!(outcome.succeeded, "{}", outcome.stderr);
@@ -63,9 +63,9 @@ fn text_with(node: &Node, prev_result: &str) -> String {
 }
 
 #[test]
-fn of_a_key_that_comes_twice_the_last_one_counts() {
+fn last_duplicate_key_wins() {
     let last = r#"{ "cniVersion": "1.0.0", "ips": [], "x": 1e400, "x": 18446744073709551616.50 }"#;
-    let node = Node::admitting();
+    let node = Node::adding();
     let twice = format!(r#"{{}},"prevResult": {last}"#);
     let conf = text_with(&node, &twice);
     let outcome = node.run_text("ADD", &conf, &[]);
@@ -74,9 +74,9 @@ fn of_a_key_that_comes_twice_the_last_one_counts() {
 }
 
 #[test]
-fn a_result_that_is_no_object_is_refused_before_anybody_is_asked() {
+fn malformed_prev_result_is_rejected_locally() {
     for wrong in ["[]", "7", "\"x\"", "true"] {
-        let node = Node::admitting();
+        let node = Node::adding();
         let conf = text_with(&node, wrong);
         let outcome = node.run_text("ADD", &conf, &[]);
         outcome.fails_with(7, "prevResult must be an object");
@@ -114,7 +114,7 @@ fn every_verb_is_there_from_its_version_on() {
 #[test]
 fn configuration_without_a_version_speaks_the_oldest() {
     for version in [Value::Null, json!("")] {
-        let node = Node::admitting();
+        let node = Node::adding();
         let mut conf = node.conf("0.1.0");
         match &version {
             Value::Null => drop(conf.as_object_mut().unwrap().remove("cniVersion")),
@@ -133,7 +133,7 @@ fn configuration_without_a_version_speaks_the_oldest() {
 #[test]
 fn add_fails_if_its_result_cannot_be_written() {
     for is_full in [true, false] {
-        let node = Node::admitting();
+        let node = Node::adding();
         let conf = node.conf("1.0.0").to_string();
         let mut command = Node::command("ADD");
         if is_full {
@@ -173,14 +173,14 @@ fn version_answers_an_empty_input() {
 
 #[test]
 fn result_of_another_form_is_refused() {
-    let node = Node::admitting();
+    let node = Node::adding();
     let mut conf = node.conf("0.4.0");
     conf["prevResult"] = prev_result("1.0.0");
     let outcome = node.run("ADD", &conf);
     outcome.fails_with(7, "prevResult.cniVersion");
     assert_eq!(outcome.request, None);
 
-    let node = Node::admitting();
+    let node = Node::adding();
     let mut conf = node.conf("1.1.0");
     conf["prevResult"]
         .as_object_mut()
@@ -205,7 +205,7 @@ fn check_reports_what_the_runtime_knows() {
 }
 
 #[test]
-fn version_tells_every_version_without_a_container() {
+fn version_lists_every_spec_version() {
     for version in VERSIONS {
         let outcome = Node::without_daemon().run_with(
             "VERSION",
@@ -233,7 +233,7 @@ fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
 }
 
 #[test]
-fn status_tells_that_no_pod_could_be_added_while_the_daemon_is_away() {
+fn status_fails_without_daemon() {
     let node = Node::without_daemon();
     let conf = node.conf("1.1.0");
     let nothing = [
@@ -257,7 +257,7 @@ fn status_of_a_damaged_data_path_warns_of_running_pods() {
 }
 
 #[test]
-fn add_without_the_daemon_fails_unless_the_pod_certainly_has_no_sidecar() {
+fn add_without_daemon_needs_no_sidecar_annotation() {
     let handed_over =
         |annotations: Value| json!({ "io.kubernetes.cri.pod-annotations": annotations });
     for (runtime, succeeds) in [
@@ -283,7 +283,7 @@ fn add_without_the_daemon_fails_unless_the_pod_certainly_has_no_sidecar() {
 }
 
 #[test]
-fn a_daemon_that_talks_nonsense_is_a_daemon_that_is_away() {
+fn malformed_daemon_responses_are_retryable() {
     let nonsense: [&[u8]; 6] = [
         b"",
         b"hello",
@@ -342,7 +342,7 @@ fn a_refusal_of_the_daemon_is_the_plugins_error() {
 }
 
 #[test]
-fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
+fn invalid_input_is_rejected_locally() {
     let rows: [(&str, &str, u64, &str); 5] = [
         ("CNI_COMMAND", "MOVE", 4, "'MOVE'"),
         ("CNI_CONTAINERID", "../x", 4, "CNI_CONTAINERID"),
@@ -351,7 +351,7 @@ fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
         ("CNI_ARGS", "nonsense", 4, "CNI_ARGS"),
     ];
     for (variable, value, code, part) in rows {
-        let node = Node::admitting();
+        let node = Node::adding();
         let conf = node.conf("1.0.0");
         let outcome = node.run_with("ADD", &conf, &[(variable, value)]);
         outcome.fails_with(code, part);
@@ -376,7 +376,7 @@ fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
         ("cniVersion", json!(1), 7, "cniVersion"),
     ];
     for (key, value, code, part) in rows {
-        let node = Node::admitting();
+        let node = Node::adding();
         let mut conf = node.conf("1.0.0");
         conf[key] = value;
         let outcome = node.run("ADD", &conf);
@@ -386,7 +386,7 @@ fn a_bad_environment_or_configuration_is_named_and_nobody_is_asked() {
 }
 
 #[test]
-fn a_person_who_runs_it_is_told_what_it_is() {
+fn running_without_cni_command_prints_usage() {
     let output = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
         .env_clear()
         .output()
@@ -417,17 +417,17 @@ fn error_objects_quote_hostile_text_in_one_line() {
     let conf = refused.conf("1.1.0");
     let refused = refused.run("ADD", &conf);
 
-    let node = Node::admitting();
+    let node = Node::adding();
     let mut conf = node.conf("1.1.0");
     conf[&long] = json!(1);
     let unknown_key = node.run("ADD", &conf);
 
-    let node = Node::admitting();
+    let node = Node::adding();
     let conf = node.conf("1.1.0");
     let environment = [("CNI_CONTAINERID", HOSTILE), ("CNI_ARGS", HOSTILE)];
     let environment = node.run_with("ADD", &conf, &environment);
 
-    let node = Node::admitting();
+    let node = Node::adding();
     let mut conf = node.conf("1.1.0");
     conf["cniVersion"] = json!(long);
     let version = node.run("ADD", &conf);

@@ -52,14 +52,14 @@ impl Node {
         node
     }
 
-    pub(super) fn admitting() -> Self {
+    pub(super) fn adding() -> Self {
         Self::with(Daemon::Answers(
             200,
-            json!({"meshed": true, "because": "injected"}),
+            json!({"meshed": true, "reason": "injected"}),
         ))
     }
 
-    pub(super) fn retiring() -> Self {
+    pub(super) fn deleting() -> Self {
         Self::with(Daemon::Answers(200, json!({"attachments": []})))
     }
 
@@ -168,7 +168,7 @@ impl Outcome {
 
 /// The attachments of which the daemon will read that they are gone.
 pub(super) fn pending_deletions(directory: &TempDir) -> Vec<Value> {
-    let directory = daemon_api::tombstones(&directory.path().join("daemon.sock"));
+    let directory = daemon_api::pending_dels_dir(&directory.path().join("daemon.sock"));
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let read = |file: std::fs::DirEntry| std::fs::read(file.path()).unwrap();
     files

@@ -13,13 +13,13 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde_json::json;
 
 use crate::{
+    agent::ExecContext,
     attack::{Outcome, Saw},
     http,
-    inside::Place,
     interrupt::Interrupt,
     lab::{Lab, process::finish},
-    settings::{self, Settings},
-    suite::stage::Stage,
+    pod_annotations::{self, PodAnnotations},
+    suite::fixture::Fixture,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub(crate) enum Deed {
 
 impl Deed {
     /// Does it; the lab's subject is Sluice.
-    pub(crate) fn attempt(&self, stage: &mut Stage, interrupt: &Interrupt) -> Result<Saw> {
+    pub(crate) fn attempt(&self, stage: &mut Fixture, interrupt: &Interrupt) -> Result<Saw> {
         match self {
             Self::User(script) => run_script(&stage.lab, script, None),
             Self::Container(script) => run_script(&stage.lab, script, Some(DEFAULT)),
@@ -91,9 +91,9 @@ fn run_script(lab: &Lab, script: &str, capabilities: Option<&str>) -> Result<Saw
     let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
     let mut words = arguments.split('\0');
     let pins = words.by_ref().skip_while(|word| *word != "--bpffs").nth(1);
-    let place = Place {
+    let place = ExecContext {
         user: capabilities.is_none().then_some(NOBODY),
-        ..Place::default()
+        ..ExecContext::default()
     };
     let mut command = match capabilities {
         Some(set) => {
@@ -132,7 +132,7 @@ fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
         "annotations": { "sidecar.istio.io/status": "{}" },
     });
     let begin = Instant::now();
-    let head = exchange(lab, "/v1/admit", &body.to_string())?;
+    let head = exchange(lab, "/v1/add", &body.to_string())?;
     let alive = http::get(&socket(lab), "/v1/status").is_ok();
     let late = begin.elapsed() > ANSWER;
     ensure!(
@@ -178,7 +178,7 @@ fn occupy(lab: &Lab, count: usize, bytes: &str) -> Saw {
 
 fn oversize(lab: &Lab, line: usize, body: usize) -> Result<Saw> {
     let path = format!("/v1/{}", "a".repeat(line));
-    let path = if line == 0 { "/v1/admit" } else { &path };
+    let path = if line == 0 { "/v1/add" } else { &path };
     let head = exchange(lab, path, &" ".repeat(body))?;
     let alive = http::get(&socket(lab), "/v1/status").is_ok();
     Ok(goal(!alive || head.contains(" 200 "), head))
@@ -186,13 +186,13 @@ fn oversize(lab: &Lab, line: usize, body: usize) -> Result<Saw> {
 
 /// Nothing of the attacker's may stand in the log or in the plugin's answer as a line or an escape
 /// of its own.
-fn forge(stage: &mut Stage, key: &str, value: &str, interrupt: &Interrupt) -> Result<Saw> {
+fn forge(stage: &mut Fixture, key: &str, value: &str, interrupt: &Interrupt) -> Result<Saw> {
     let log = stage.lab.file("sluiced.log");
     let before = fs::read_to_string(&log)?.len();
-    let settings = Settings::default().with(key, value);
+    let settings = PodAnnotations::default().with(key, value);
     let said = match stage.admit(settings, interrupt) {
-        Ok(guest) => {
-            guest.remove(&stage.lab)?;
+        Ok(test_pod) => {
+            test_pod.remove(&stage.lab)?;
             "admitted".to_owned()
         }
         Err(error) => format!("{error:#}"),
@@ -205,16 +205,16 @@ fn forge(stage: &mut Stage, key: &str, value: &str, interrupt: &Interrupt) -> Re
 }
 
 /// A Pod may spend its own share, not its neighbours'.
-fn fill(stage: &mut Stage, count: usize, interrupt: &Interrupt) -> Result<Saw> {
+fn fill(stage: &mut Fixture, count: usize, interrupt: &Interrupt) -> Result<Saw> {
     // Every second port: neighbours would become one range.
     let ports: Vec<_> = (0..count).map(|one| (1 + 2 * one).to_string()).collect();
     let ports = ports.join(",");
-    let large = Settings::default().with(settings::EXCLUDE_OUTBOUND_PORTS, &ports);
+    let large = PodAnnotations::default().with(pod_annotations::EXCLUDE_OUTBOUND_PORTS, &ports);
     let filler = stage.admit(large, interrupt);
-    let next = stage.admit(Settings::default(), interrupt);
+    let next = stage.admit(PodAnnotations::default(), interrupt);
     let refused = next.as_ref().err().map(|error| format!("{error:#}"));
-    for guest in [filler, next].into_iter().flatten() {
-        guest.remove(&stage.lab)?;
+    for test_pod in [filler, next].into_iter().flatten() {
+        test_pod.remove(&stage.lab)?;
     }
     Ok(goal(refused.is_some(), refused.unwrap_or_default()))
 }

@@ -13,12 +13,12 @@ use serde::Serialize;
 
 use crate::{
     attack::{daemon::Deed, net::Net, report::Report},
+    backend::BackendKind,
     interrupt::Interrupt,
     lab::Binaries,
     mesh::Mesh,
     report::step,
-    subject::Choice,
-    suite::stage::Stage,
+    suite::fixture::Fixture,
 };
 
 /// Which attempts to make.
@@ -132,9 +132,9 @@ impl Options {
         let interrupt = Interrupt::install()?;
         let mut left = Vec::new();
         let mut seen = Vec::new();
-        for subject in [Choice::Iptables, Choice::Sluice] {
-            let what = format!("{} attempts on {}", cases.len(), subject.name());
-            let (saw, remains) = step(&what, || self.attack(subject, &cases, &interrupt))?;
+        for backend in [BackendKind::Iptables, BackendKind::Sluice] {
+            let what = format!("{} attempts on {}", cases.len(), backend.name());
+            let (saw, remains) = step(&what, || self.attack(backend, &cases, &interrupt))?;
             seen.push(saw);
             left.extend(remains);
         }
@@ -145,11 +145,11 @@ impl Options {
 
     fn attack(
         &self,
-        subject: Choice,
+        backend: BackendKind,
         cases: &[&Case],
         interrupt: &Interrupt,
     ) -> Result<(Vec<Saw>, Vec<String>)> {
-        let mut stage = Stage::build(self.binaries.resolve()?, subject, Mesh::Istio, interrupt)?;
+        let mut stage = Fixture::build(self.binaries.resolve()?, backend, Mesh::Istio, interrupt)?;
         let saw = attempts(&mut stage, cases, interrupt);
         // The first error is the one to report; the lab goes in any case.
         let left = stage.remove();
@@ -158,7 +158,7 @@ impl Options {
 }
 
 /// All attempts on one subject, in the order of the cases.
-fn attempts(stage: &mut Stage, cases: &[&Case], interrupt: &Interrupt) -> Result<Vec<Saw>> {
+fn attempts(stage: &mut Fixture, cases: &[&Case], interrupt: &Interrupt) -> Result<Vec<Saw>> {
     let nets: Vec<&Net> = cases
         .iter()
         .filter_map(|case| match &case.act {
@@ -172,7 +172,7 @@ fn attempts(stage: &mut Stage, cases: &[&Case], interrupt: &Interrupt) -> Result
         interrupt.check()?;
         saw.push(match &case.act {
             Act::Net(_) => connections.next().unwrap_or_else(Saw::absent),
-            Act::Daemon(_) if stage.subject != Choice::Sluice => Saw::absent(),
+            Act::Daemon(_) if stage.backend != BackendKind::Sluice => Saw::absent(),
             Act::Daemon(deed) => deed.attempt(stage, interrupt)?,
         });
     }

@@ -5,19 +5,19 @@ use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, time:
 use anyhow::{Context as _, Result};
 
 use crate::{
-    attack::{Outcome, Saw},
-    inside::{
+    agent::{
         attack::{Got, Trick, Try},
         probe::Way,
     },
+    attack::{Outcome, Saw},
     interrupt::Interrupt,
     lab::process::output,
-    settings::Settings,
+    pod_annotations::PodAnnotations,
     suite::{
-        ask::{Ask, Family, Origin, Server, Source, Target},
-        guest::Guest,
-        stage::Stage,
-        view::{DNS, INBOUND, OUTBOUND},
+        conn_spec::{ConnSpec, Family, Origin, Server, Source, Target},
+        fixture::Fixture,
+        observation::{DNS, INBOUND, OUTBOUND},
+        test_pod::TestPod,
     },
 };
 
@@ -95,7 +95,11 @@ impl Net {
 }
 
 /// Makes all of them, in one Pod with DNS and one without.
-pub(crate) fn attempt(stage: &mut Stage, nets: &[&Net], interrupt: &Interrupt) -> Result<Vec<Saw>> {
+pub(crate) fn attempt(
+    stage: &mut Fixture,
+    nets: &[&Net],
+    interrupt: &Interrupt,
+) -> Result<Vec<Saw>> {
     let mut saw: Vec<Option<Saw>> = vec![None; nets.len()];
     for dns in [false, true] {
         let chosen: Vec<usize> = (0..nets.len())
@@ -104,21 +108,21 @@ pub(crate) fn attempt(stage: &mut Stage, nets: &[&Net], interrupt: &Interrupt) -
         if chosen.is_empty() {
             continue;
         }
-        let settings = Settings {
+        let settings = PodAnnotations {
             dns,
-            ..Settings::default()
+            ..PodAnnotations::default()
         };
-        let guest = stage.admit(settings, interrupt)?;
-        let outcome = connect(stage, &guest, nets, &chosen, &mut saw);
-        guest.remove(&stage.lab)?;
+        let test_pod = stage.admit(settings, interrupt)?;
+        let outcome = connect(stage, &test_pod, nets, &chosen, &mut saw);
+        test_pod.remove(&stage.lab)?;
         outcome?;
     }
     Ok(saw.into_iter().flatten().collect())
 }
 
 fn connect(
-    stage: &Stage,
-    guest: &Guest,
+    stage: &Fixture,
+    test_pod: &TestPod,
     nets: &[&Net],
     chosen: &[usize],
     saw: &mut [Option<Saw>],
@@ -130,9 +134,9 @@ fn connect(
     for (origin, batch) in batches {
         let tries = batch
             .iter()
-            .map(|one| nets[*one].resolve(stage, guest))
+            .map(|one| nets[*one].resolve(stage, test_pod))
             .collect::<Result<Vec<Try>>>()?;
-        let got: Vec<Got> = stage.client(guest, origin, "intrude", &tries)?;
+        let got: Vec<Got> = stage.client(test_pod, origin, "intrude", &tries)?;
         for (one, got) in batch.into_iter().zip(got) {
             saw[one] = Some(judge(origin, &got));
         }
@@ -141,12 +145,12 @@ fn connect(
 }
 
 impl Net {
-    fn resolve(&self, stage: &Stage, guest: &Guest) -> Result<Try> {
+    fn resolve(&self, stage: &Fixture, test_pod: &TestPod) -> Result<Try> {
         let target = match self.to {
             Goal::At(target) => target,
             _ => Target::Pod,
         };
-        let ask = Ask {
+        let ask = ConnSpec {
             from: self.from,
             source: self.source,
             to: target,
@@ -155,7 +159,7 @@ impl Net {
             way: Way::Tcp,
         };
         let plain = stage
-            .attempt(guest, ask)
+            .attempt(test_pod, ask)
             .context("the Pod lacks an address of the family")?;
         let foreign = matches!(self.trick, Trick::Freebind | Trick::Transparent);
         let elsewhere: IpAddr = if self.family.v4() {
@@ -166,7 +170,7 @@ impl Net {
         Ok(Try {
             to: match self.to {
                 Goal::At(_) => plain.to,
-                Goal::LinkLocal => SocketAddr::new(link_local(guest.netns.path())?, self.port),
+                Goal::LinkLocal => SocketAddr::new(link_local(test_pod.netns.path())?, self.port),
                 Goal::Ip(ip) => SocketAddr::new(ip.parse()?, self.port),
             },
             source: plain.source.or(foreign.then_some(elsewhere)),
@@ -177,9 +181,9 @@ impl Net {
 
 /// The address that the kernel gave `eth0`.
 fn link_local(netns: &Path) -> Result<IpAddr> {
-    let place = crate::inside::Place {
+    let place = crate::agent::ExecContext {
         netns: Some(netns),
-        ..crate::inside::Place::default()
+        ..crate::agent::ExecContext::default()
     };
     let show = [
         "-6", "-o", "address", "show", "dev", "eth0", "scope", "link",

@@ -6,20 +6,20 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
+    agent::churn::ChurnResult,
     bench::{
         Options,
-        goals::{Bound, Verdict},
-        matter::Contender,
-        pace::Pace,
-        processor::on_processor,
-        stage::{self, settle, start},
+        cpu::on_cpu,
+        matrix::Variant,
+        progress::Progress,
+        thresholds::{Bound, Check},
+        topology::{self, settle, start},
     },
-    inside::churn::Churned,
     interrupt::Interrupt,
-    lab::{APPLICATION, Lab, PROXY, Plan, process::Process},
+    lab::{APPLICATION, Lab, PROXY, PodSpec, process::Process},
 };
 
-const CONTENDERS: [Contender; 2] = [Contender::Iptables, Contender::Off];
+const VARIANTS: [Variant; 2] = [Variant::Iptables, Variant::Off];
 const SERVERS: [&str; 3] = ["server-a", "server-b", "server-c"];
 const CLIENT: &str = "client";
 const PORT: u16 = 8080;
@@ -34,8 +34,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What one contender made of it.
 #[derive(Serialize)]
 pub(super) struct Churn {
-    contender: Contender,
-    churned: Churned,
+    variant: Variant,
+    churned: ChurnResult,
     /// SYNs that were sent again, by client and sidecar.
     retransmitted: u64,
 }
@@ -47,16 +47,16 @@ pub(super) fn measure(
 ) -> Result<(Vec<Churn>, Vec<String>)> {
     let count = if options.quick { QUICK_COUNT } else { COUNT };
     let (mut churns, mut complaints) = (Vec::new(), Vec::new());
-    let pace = Pace::start(CONTENDERS.len());
-    for contender in CONTENDERS {
-        let mut lab = stage::lab(options.binaries.resolve()?, contender, interrupt)?;
-        pace.show(&format!("{count} short connections: {}", contender.name()));
+    let progress = Progress::start(VARIANTS.len());
+    for variant in VARIANTS {
+        let mut lab = topology::lab(options.binaries.resolve()?, variant, interrupt)?;
+        progress.show(&format!("{count} short connections: {}", variant.name()));
         let outcome = run(&mut lab, count, interrupt);
-        pace.step();
+        progress.step();
         complaints.extend(lab.remove());
         let (churned, retransmitted) = outcome?;
         churns.push(Churn {
-            contender,
+            variant,
             churned,
             retransmitted,
         });
@@ -64,9 +64,9 @@ pub(super) fn measure(
     Ok((churns, complaints))
 }
 
-fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64)> {
+fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(ChurnResult, u64)> {
     for name in SERVERS.into_iter().chain([CLIENT]) {
-        lab.add(Plan {
+        lab.add(PodSpec {
             name,
             meshed: name == CLIENT,
             proxy: false,
@@ -77,18 +77,14 @@ fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64
     let mut processes = Vec::new();
     for name in SERVERS {
         let mut command = lab.place(lab.pod(name)?, APPLICATION).own()?;
-        command.args(["echo", "--port", &PORT.to_string()]);
-        processes.push(on_processor(1, || {
-            start(lab, name, &mut command, interrupt)
-        })?);
+        command.args(["bench-server", "--port", &PORT.to_string()]);
+        processes.push(on_cpu(1, || start(lab, name, &mut command, interrupt))?);
     }
     let mut command = lab.place(lab.pod(CLIENT)?, PROXY).own()?;
-    command.args(["relay", "--port", &OUTBOUND.to_string()]);
-    processes.push(on_processor(0, || {
-        start(lab, "relay", &mut command, interrupt)
-    })?);
+    command.args(["min-proxy", "--port", &OUTBOUND.to_string()]);
+    processes.push(on_cpu(0, || start(lab, "relay", &mut command, interrupt))?);
     let before = retransmitted(lab)?;
-    let churned = on_processor(0, || churn(lab, count, interrupt))?;
+    let churned = on_cpu(0, || churn(lab, count, interrupt))?;
     let again = retransmitted(lab)? - before;
     for process in processes {
         process.stop()?;
@@ -96,7 +92,7 @@ fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(Churned, u64
     Ok((churned, again))
 }
 
-fn churn(lab: &Lab, count: u32, interrupt: &Interrupt) -> Result<Churned> {
+fn churn(lab: &Lab, count: u32, interrupt: &Interrupt) -> Result<ChurnResult> {
     let mut command = lab.place(lab.pod(CLIENT)?, APPLICATION).own()?;
     command.args(["churn", "--rate", &RATE.to_string()]);
     command.args(["--count", &count.to_string()]);
@@ -125,17 +121,17 @@ fn counter(netstat: &str, group: &str, name: &str) -> Option<u64> {
 
 impl Churn {
     /// What is promised of it.
-    pub(super) fn verdicts(&self) -> Vec<Verdict> {
+    pub(super) fn checks(&self) -> Vec<Check> {
         let Self {
-            contender,
+            variant,
             churned,
             retransmitted,
         } = self;
         let judge = |figure, measured: f64| {
-            let promise = [contender.name(), "short connections", figure];
-            Verdict::exact(promise, Bound::AtMost(0.0), "", measured)
+            let promise = [variant.name(), "short connections", figure];
+            Check::exact(promise, Bound::AtMost(0.0), "", measured)
         };
-        if contender.acceleration().is_none() {
+        if variant.acceleration().is_none() {
             return Vec::new();
         }
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
@@ -160,13 +156,13 @@ pub(super) fn section(churns: &[Churn]) -> String {
             .to_owned(),
     ];
     lines.extend(churns.iter().map(|churn| {
-        let Churned {
+        let ChurnResult {
             answered,
             unavailable,
             failed,
             seconds,
         } = churn.churned;
-        let (who, again) = (churn.contender.name(), churn.retransmitted);
+        let (who, again) = (churn.variant.name(), churn.retransmitted);
         format!("| {who} | {answered} | {unavailable} | {failed} | {again} | {seconds:.1} |")
     }));
     lines.join("\n")
@@ -185,19 +181,13 @@ mod tests {
 
     #[test]
     fn only_what_is_promised_is_judged() {
-        let churn = |contender| Churn {
-            contender,
-            churned: Churned::default(),
+        let churn = |variant| Churn {
+            variant,
+            churned: ChurnResult::default(),
             retransmitted: 1,
         };
-        let met = |churn: Churn| {
-            churn
-                .verdicts()
-                .iter()
-                .map(|one| one.met)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(met(churn(Contender::Off)), [false, true, true]);
-        assert!(met(churn(Contender::Iptables)).is_empty());
+        let met = |churn: Churn| churn.checks().iter().map(|one| one.met).collect::<Vec<_>>();
+        assert_eq!(met(churn(Variant::Off)), [false, true, true]);
+        assert!(met(churn(Variant::Iptables)).is_empty());
     }
 }

@@ -12,9 +12,9 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    bench::processor::as_sidecar,
+    agent::ExecContext,
+    bench::cpu::niced,
     http,
-    inside::Place,
     interrupt::Interrupt,
     lab::{PROXY, process::Process},
 };
@@ -36,7 +36,7 @@ pub(super) struct Route {
 /// Starts it with one worker, and waits until that listens. `directory` becomes its own.
 pub(super) fn start(
     program: &Path,
-    place: Place<'_>,
+    place: ExecContext<'_>,
     directory: &Path,
     configuration: &Value,
     interrupt: &Interrupt,
@@ -45,7 +45,7 @@ pub(super) fn start(
     chown(directory, Some(PROXY), Some(PROXY))?;
     let (admin, file) = (admin(directory), directory.join("envoy.json"));
     fs::write(&file, configuration.to_string())?;
-    let mut command = as_sidecar(place, program)?;
+    let mut command = niced(place, program)?;
     command.arg("--config-path").arg(file);
     command.args(["--concurrency", "1", "--disable-hot-restart"]);
     command.args(["--log-level", "error"]);

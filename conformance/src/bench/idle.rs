@@ -9,16 +9,16 @@ use serde::Serialize;
 use crate::{
     bench::{
         Options,
-        goals::{Bound, Verdict},
-        matter::{Contender, Sidecar, rotated},
-        pace::Pace,
-        stage::Stage,
+        matrix::{Sidecar, Variant, rotated},
+        progress::Progress,
         statistics::{Estimate, Summary},
+        thresholds::{Bound, Check},
+        topology::Topology,
     },
     interrupt::Interrupt,
 };
 
-const CONTENDERS: [Contender; 3] = [Contender::Iptables, Contender::Off, Contender::All];
+const VARIANTS: [Variant; 3] = [Variant::Iptables, Variant::Off, Variant::All];
 const ROUNDS: usize = 3;
 const QUICK_ROUNDS: usize = 1;
 const COUNT: u16 = 10_000;
@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Serialize)]
 struct Sample {
     round: usize,
-    contender: Contender,
+    variant: Variant,
     bytes: f64,
     conntrack: f64,
     /// What stays after all are closed.
@@ -59,14 +59,16 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
     // One for each round: connections that were closed stay tracked for minutes.
     let mut stages = Vec::new();
     for round in 0..rounds {
-        for contender in rotated(&CONTENDERS, round) {
+        for variant in rotated(&VARIANTS, round) {
             let sidecar = Sidecar::Minimal;
-            let stage = Stage::build(&options.binaries, contender, sidecar, interrupt)?;
-            stages.push((round, contender, stage));
+            let topology = Topology::build(&options.binaries, variant, sidecar, interrupt)?;
+            stages.push((round, variant, topology));
         }
     }
     let samples = samples(&stages, connections, interrupt);
-    let removed = stages.into_iter().flat_map(|(_, _, stage)| stage.remove());
+    let removed = stages
+        .into_iter()
+        .flat_map(|(_, _, topology)| topology.remove());
     let complaints = removed.collect();
     let idle = Idle {
         connections,
@@ -92,36 +94,36 @@ fn possible() -> Result<u16> {
 }
 
 fn samples(
-    stages: &[(usize, Contender, Stage)],
+    stages: &[(usize, Variant, Topology)],
     connections: u16,
     interrupt: &Interrupt,
 ) -> Result<Vec<Sample>> {
-    for (_, _, stage) in stages {
-        stage.forget_at_once()?;
+    for (_, _, topology) in stages {
+        topology.linger0()?;
     }
     let each = f64::from(connections);
-    let pace = Pace::start(stages.len());
+    let progress = Progress::start(stages.len());
     let mut samples = Vec::new();
-    for (round, contender, stage) in stages {
-        pace.show(&format!(
+    for (round, variant, topology) in stages {
+        progress.show(&format!(
             "{connections} open connections: {}",
-            contender.name()
+            variant.name()
         ));
-        let sockets = stage.sockets()?;
-        let before = (allocated()?, stage.conntrack()?);
-        let held = stage.hold(connections, interrupt)?;
+        let sockets = topology.sockets()?;
+        let before = (allocated()?, topology.conntrack()?);
+        let held = topology.hold(connections, interrupt)?;
         thread::sleep(REST);
-        let after = (allocated()?, stage.conntrack()?);
+        let after = (allocated()?, topology.conntrack()?);
         held.stop()?;
         // The sidecars have as many to close.
-        let closed = interrupt.wait(PATIENCE, || Ok(stage.sockets()? <= sockets))?;
-        ensure!(closed, "{} leaves connections open", contender.name());
+        let closed = interrupt.wait(PATIENCE, || Ok(topology.sockets()? <= sockets))?;
+        ensure!(closed, "{} leaves connections open", variant.name());
         thread::sleep(REST);
         let end = allocated()?;
-        pace.step();
+        progress.step();
         samples.push(Sample {
             round: *round,
-            contender: *contender,
+            variant: *variant,
             bytes: more(before.0, after.0) / each,
             conntrack: more(before.1, after.1) / each,
             stays: more(before.0, end) / each,
@@ -167,34 +169,34 @@ fn of_files(cache: &str) -> bool {
 }
 
 impl Idle {
-    fn series(&self, contender: Contender, figure: fn(&Sample) -> f64) -> Vec<Option<f64>> {
+    fn series(&self, variant: Variant, figure: fn(&Sample) -> f64) -> Vec<Option<f64>> {
         let of = |round| {
             let mut samples = self.samples.iter();
-            samples.find(|sample| (sample.round, sample.contender) == (round, contender))
+            samples.find(|sample| (sample.round, sample.variant) == (round, variant))
         };
         (0..self.rounds)
             .map(|round| of(round).map(figure))
             .collect()
     }
 
-    fn summary(&self, contender: Contender, figure: fn(&Sample) -> f64) -> Option<Summary> {
-        let series = self.series(contender, figure).into_iter();
+    fn summary(&self, variant: Variant, figure: fn(&Sample) -> f64) -> Option<Summary> {
+        let series = self.series(variant, figure).into_iter();
         Summary::of(&series.flatten().collect::<Vec<_>>())
     }
 
     /// What is promised of it.
-    pub(super) fn verdicts(&self) -> Vec<Verdict> {
-        let ours = CONTENDERS
+    pub(super) fn checks(&self) -> Vec<Check> {
+        let ours = VARIANTS
             .into_iter()
             .filter(|one| one.acceleration().is_some());
-        let judged = ours.filter_map(|contender| {
+        let judged = ours.filter_map(|variant| {
             let promise = [
-                contender.name(),
+                variant.name(),
                 "open connections",
                 "conntrack entries of each",
             ];
-            let entries = self.summary(contender, |sample| sample.conntrack)?.median;
-            Some(Verdict::exact(promise, Bound::AtMost(0.0), "", entries))
+            let entries = self.summary(variant, |sample| sample.conntrack)?.median;
+            Some(Check::exact(promise, Bound::AtMost(0.0), "", entries))
         });
         judged.collect()
     }
@@ -218,15 +220,15 @@ impl Idle {
                 .to_owned(),
         ];
         let kib = |sample: &Sample| sample.bytes / 1024.0;
-        let base = self.series(Contender::Iptables, kib);
-        lines.extend(CONTENDERS.into_iter().filter_map(|contender| {
-            let memory = self.summary(contender, kib)?.text(1);
-            let ratio = Estimate::ratio(&self.series(contender, kib), &base)?;
-            let entries = self.summary(contender, |sample| sample.conntrack)?.text(1);
+        let base = self.series(Variant::Iptables, kib);
+        lines.extend(VARIANTS.into_iter().filter_map(|variant| {
+            let memory = self.summary(variant, kib)?.text(1);
+            let ratio = Estimate::ratio(&self.series(variant, kib), &base)?;
+            let entries = self.summary(variant, |sample| sample.conntrack)?.text(1);
             let stays = self
-                .summary(contender, |sample| sample.stays / 1024.0)?
+                .summary(variant, |sample| sample.stays / 1024.0)?
                 .text(2);
-            let (who, ratio) = (contender.name(), ratio.text(2, "×"));
+            let (who, ratio) = (variant.name(), ratio.text(2, "×"));
             Some(format!(
                 "| {who} | {memory} | {ratio} | {stays} | {entries} |"
             ))
@@ -252,9 +254,9 @@ mod tests {
 
     #[test]
     fn one_tracked_connection_in_a_hundred_is_one_too_many() {
-        let sample = |contender| Sample {
+        let sample = |variant| Sample {
             round: 0,
-            contender,
+            variant,
             bytes: 1024.0,
             conntrack: 0.01,
             stays: 0.0,
@@ -262,9 +264,9 @@ mod tests {
         let idle = Idle {
             connections: 100,
             rounds: 1,
-            samples: CONTENDERS.map(sample).into(),
+            samples: VARIANTS.map(sample).into(),
         };
-        let met: Vec<_> = idle.verdicts().iter().map(|verdict| verdict.met).collect();
+        let met: Vec<_> = idle.checks().iter().map(|check| check.met).collect();
         assert_eq!(met, [false, false]);
     }
 }

@@ -1,21 +1,21 @@
 //! How fast Sluice is, compared round by round on one machine with what it replaces.
 
 mod churn;
-mod control;
+mod control_plane;
+mod cpu;
 mod envoy;
-mod goals;
 mod idle;
-mod matter;
-mod nothing;
-mod pace;
+mod matrix;
+mod noop_program;
 mod plot;
-mod processor;
 mod programs;
+mod progress;
 mod results;
-mod stage;
 mod statistics;
 mod table;
+mod thresholds;
 mod tools;
+mod topology;
 mod traffic;
 
 use std::{fs, path::PathBuf};
@@ -25,12 +25,12 @@ use clap::{Args, ValueEnum};
 use nix::unistd::Uid;
 
 use crate::{interrupt::Interrupt, lab::Binaries};
-use matter::{Contender, Sidecar};
-use processor::Awake;
+use cpu::NoIdle;
+use matrix::{Sidecar, Variant};
 use results::Results;
 
 const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
-const CONTENDERS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
+const VARIANTS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
 /// What to compare, and how long.
@@ -51,8 +51,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Who takes part.
-    #[arg(long = "contender", value_enum, value_delimiter = ',', default_values = CONTENDERS)]
-    contenders: Vec<Contender>,
+    #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
+    variants: Vec<Variant>,
     /// Which proxies.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
     sidecars: Vec<Sidecar>,
@@ -70,7 +70,7 @@ enum Part {
     /// Rates and times of the path of the data.
     Traffic,
     /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
-    Control,
+    ControlPlane,
     /// What each program costs, as the kernel counts it.
     Programs,
     /// Short connections with client ports used again.
@@ -89,8 +89,8 @@ impl Part {
     ) -> Result<Vec<String>> {
         match self {
             Self::Traffic => traffic::measure(options, results, interrupt),
-            Self::Control => {
-                results.control = Some(control::measure(options, interrupt)?);
+            Self::ControlPlane => {
+                results.control = Some(control_plane::measure(options, interrupt)?);
                 Ok(Vec::new())
             }
             Self::Programs => {
@@ -116,7 +116,7 @@ impl Part {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(Uid::effective().is_root(), "needs root");
     let interrupt = Interrupt::install()?;
-    let awake = Awake::keep()?;
+    let awake = NoIdle::keep()?;
     let mut results = Results::of_this_machine()?;
     results.awake = awake.is_some();
     let mut complaints = Vec::new();

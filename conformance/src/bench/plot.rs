@@ -8,7 +8,7 @@ use plotters::prelude::{
 };
 
 use crate::bench::{
-    matter::{Contender, Figure, Load, Sidecar},
+    matrix::{Figure, Load, Sidecar, Variant},
     results::Results,
 };
 
@@ -21,36 +21,36 @@ const TOP: i32 = 70;
 /// Right of the longest bar: its number.
 const NUMBER: i32 = 60;
 
-fn colour(contender: Contender) -> RGBColor {
-    match contender {
-        Contender::Direct => RGBColor(190, 190, 190),
-        Contender::Explicit => RGBColor(120, 120, 120),
-        Contender::Iptables => RGBColor(214, 96, 77),
-        Contender::Off => RGBColor(146, 197, 222),
-        Contender::Proxies => RGBColor(67, 147, 195),
-        Contender::All => RGBColor(33, 102, 172),
+fn colour(variant: Variant) -> RGBColor {
+    match variant {
+        Variant::Direct => RGBColor(190, 190, 190),
+        Variant::Explicit => RGBColor(120, 120, 120),
+        Variant::Iptables => RGBColor(214, 96, 77),
+        Variant::Off => RGBColor(146, 197, 222),
+        Variant::Proxies => RGBColor(67, 147, 195),
+        Variant::All => RGBColor(33, 102, 172),
     }
 }
 
 /// A bar: how many times the rules' rate.
 struct Bar {
-    contender: Contender,
+    variant: Variant,
     times: f64,
 }
 
 /// Bars of each load, without `direct`, which is far beyond the others.
 fn groups(results: &Results, sidecar: Sidecar) -> Vec<(Load, Vec<Bar>)> {
-    let (contenders, matters) = results.contents();
+    let (variants, matters) = results.contents();
     let group = |load| {
-        let bar = |contender: &Contender| {
-            let pair = (*contender, Contender::Iptables);
+        let bar = |variant: &Variant| {
+            let pair = (*variant, Variant::Iptables);
             let ratio = results.ratio(pair, (sidecar, load), Figure::Rate)?;
             Some(Bar {
-                contender: *contender,
+                variant: *variant,
                 times: ratio.median,
             })
         };
-        let bars = contenders.iter().filter(|one| **one != Contender::Direct);
+        let bars = variants.iter().filter(|one| **one != Variant::Direct);
         (load, bars.filter_map(bar).collect::<Vec<_>>())
     };
     let loads = matters.iter().filter(|(of, _)| *of == sidecar);
@@ -92,9 +92,9 @@ fn paint(
     let mut y = TOP;
     for (load, bars) in groups {
         canvas.draw_text(&load.name(), &text(14), (10, y))?;
-        for Bar { contender, times } in bars {
+        for Bar { variant, times } in bars {
             let end = MARGIN + length(*times, scale);
-            canvas.draw_rect((MARGIN, y), (end, y + BAR - 2), &colour(*contender), true)?;
+            canvas.draw_rect((MARGIN, y), (end, y + BAR - 2), &colour(*variant), true)?;
             canvas.draw_text(&format!("{times:.2}"), &text(11), (end + 6, y))?;
             y += BAR;
         }
@@ -107,9 +107,9 @@ fn paint(
 
 fn legend(canvas: &mut SVGBackend<'_>, bars: &[Bar]) -> Result<()> {
     let mut x = MARGIN;
-    for Bar { contender, .. } in bars {
-        canvas.draw_rect((x, 40), (x + 10, 50), &colour(*contender), true)?;
-        canvas.draw_text(contender.name(), &text(12), (x + 15, 39))?;
+    for Bar { variant, .. } in bars {
+        canvas.draw_rect((x, 40), (x + 10, 50), &colour(*variant), true)?;
+        canvas.draw_text(variant.name(), &text(12), (x + 15, 39))?;
         x += 120;
     }
     Ok(())

@@ -14,18 +14,18 @@ use aya::{
 use serde::Serialize;
 
 use crate::{
+    backend::sluice::Sluice,
     bench::{
         Options,
-        goals::{Bound, Verdict},
-        matter::rotated,
-        nothing::{self, Nothing},
-        pace::Pace,
-        processor::on_processor,
+        cpu::on_cpu,
+        matrix::rotated,
+        noop_program::{self, NoopProgram},
+        progress::Progress,
         statistics::Estimate,
+        thresholds::{Bound, Check},
     },
     interrupt::Interrupt,
-    lab::{APPLICATION, Lab, Plan, process::output},
-    subject::sluice::Sluice,
+    lab::{APPLICATION, Lab, PodSpec, process::output},
 };
 
 const ROUNDS: usize = 9;
@@ -90,26 +90,26 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Progr
 
 fn samples(lab: &mut Lab, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Sample>> {
     for name in [MESHED, PLAIN] {
-        lab.add(Plan {
+        lab.add(PodSpec {
             name,
             meshed: name == MESHED,
             proxy: false,
             ports: &[],
         })?;
     }
-    let nothing = Nothing::attach(lab.cgroup())?;
-    let mut ours = lab.subject.census()?.programs();
+    let nothing = NoopProgram::attach(lab.cgroup())?;
+    let mut ours = lab.backend.bpf_objects()?.programs();
     ours.insert(nothing.program());
     let _counting = enable_stats(Stats::RunTime)?;
-    let pace = Pace::start(rounds * CALLERS.len());
+    let progress = Progress::start(rounds * CALLERS.len());
     let mut samples = Vec::new();
     for round in 0..rounds {
         for caller in rotated(&CALLERS, round) {
             interrupt.check()?;
-            pace.show(&title(caller));
+            progress.show(&title(caller));
             let before = counted(&ours);
-            on_processor(0, || act(lab, caller))?;
-            pace.step();
+            on_cpu(0, || act(lab, caller))?;
+            progress.step();
             let new = since(&before, counted(&ours)).into_iter();
             samples.extend(new.map(|(program, (runs, time))| Sample {
                 round,
@@ -154,7 +154,7 @@ fn each(time: Duration, runs: u64) -> f64 {
 
 fn act(lab: &Lab, (pod, act): Caller) -> Result<()> {
     let mut command = lab.place(lab.pod(pod)?, APPLICATION).own()?;
-    command.arg("repeat");
+    command.arg("syscall-loop");
     match act {
         Act::Connect => {
             // What leaves a meshed Pod comes to this port; what stays in the other one does, too.
@@ -187,12 +187,12 @@ impl Programs {
             it.map(|sample| sample.nanos)
         };
         let rounds = self.samples.iter().map(|sample| sample.round + 1).max()?;
-        let beyond = |round| Some(of(round, program)? - of(round, nothing::NAME)?);
+        let beyond = |round| Some(of(round, program)? - of(round, noop_program::NAME)?);
         Estimate::of(&(0..rounds).filter_map(beyond).collect::<Vec<_>>())
     }
 
     /// What is promised of it.
-    pub(super) fn verdicts(&self) -> Vec<Verdict> {
+    pub(super) fn checks(&self) -> Vec<Check> {
         let own = [(MESHED, 400.0), (PLAIN, 80.0)].map(|(pod, limit)| {
             let caller = (pod, Act::Connect);
             (caller, "connect4", self.own_cost(caller, "connect4"), limit)
@@ -204,7 +204,7 @@ impl Programs {
         let all = own.into_iter().chain(whole);
         let judged = all.filter_map(|(caller, program, cost, limit)| {
             let promise = [program, &title(caller), "time of a run"];
-            Some(Verdict::of(promise, Bound::AtMost(limit), " ns", cost?))
+            Some(Check::of(promise, Bound::AtMost(limit), " ns", cost?))
         });
         judged.collect()
     }
@@ -295,13 +295,13 @@ mod tests {
         let of = |pod| {
             [
                 sample(pod, "connect4", 250.0),
-                sample(pod, nothing::NAME, 50.0),
+                sample(pod, noop_program::NAME, 50.0),
             ]
         };
         let programs = Programs {
             samples: [of(MESHED), of(PLAIN)].into_iter().flatten().collect(),
         };
-        let met = programs.verdicts().into_iter().map(|verdict| verdict.met);
+        let met = programs.checks().into_iter().map(|check| check.met);
         assert_eq!(met.collect::<Vec<_>>(), [true, false]);
         assert!((programs.runs((PLAIN, Act::Connect), "connect4") - 1.0).abs() < 1e-9);
     }

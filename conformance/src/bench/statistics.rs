@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_estimate_is_told_with_its_interval() {
+    fn estimates_print_their_interval() {
         let estimate = Estimate {
             median: 1.25,
             low: 1.0,

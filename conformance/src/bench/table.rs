@@ -2,20 +2,20 @@
 
 use crate::bench::{
     churn,
-    control::Control,
-    goals::Verdict,
+    control_plane::ControlPlane,
     idle::Idle,
-    matter::{Contender, Figure, Load, Sidecar},
+    matrix::{Figure, Load, Sidecar, Variant},
     programs::Programs,
     results::Results,
-    stage::CONGESTION,
+    thresholds::Check,
+    topology::CONGESTION,
 };
 
 /// All of it.
 pub(super) fn markdown(results: &Results) -> String {
     let Results {
         kernel,
-        processor,
+        cpu,
         processors,
         awake,
         ..
@@ -26,21 +26,21 @@ pub(super) fn markdown(results: &Results) -> String {
         "sleep, and take their time to wake up"
     };
     let mut lines = vec![format!(
-        "# Benchmark\n\nLinux {kernel}, {processor}, {processors} processors; idle ones {idle}."
+        "# Benchmark\n\nLinux {kernel}, {cpu}, {processors} processors; idle ones {idle}."
     )];
     if !results.samples.is_empty() {
         lines.push(traffic(results));
     }
-    lines.extend(results.control.iter().map(Control::section));
+    lines.extend(results.control.iter().map(ControlPlane::section));
     lines.extend(results.programs.iter().map(Programs::section));
     if !results.churn.is_empty() {
         lines.push(churn::section(&results.churn));
     }
     lines.extend(results.idle.iter().map(Idle::section));
-    if !results.verdicts.is_empty() {
+    if !results.checks.is_empty() {
         lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());
-        lines.extend(results.verdicts.iter().map(Verdict::row));
+        lines.extend(results.checks.iter().map(Check::row));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -55,15 +55,15 @@ fn traffic(results: &Results) -> String {
          started anew for each, {CONGESTION} as TCP's congestion control. The sidecars, which are what is measured, share one processor, client and application the other, unless \
          the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
     )];
-    let (contenders, matters) = results.contents();
+    let (variants, matters) = results.contents();
     let tables = matters
         .into_iter()
-        .map(|what| table(results, &contenders, what));
+        .map(|what| table(results, &variants, what));
     lines.extend(tables);
     lines.join("\n")
 }
 
-fn table(results: &Results, contenders: &[Contender], what: (Sidecar, Load)) -> String {
+fn table(results: &Results, variants: &[Variant], what: (Sidecar, Load)) -> String {
     let (sidecar, load) = what;
     let mut lines = vec![format!(
         "\n## {}: {}\n\n| | rate, {} | against iptables | p50, µs | CPU µs for each | conntrack |\n\
@@ -72,21 +72,21 @@ fn table(results: &Results, contenders: &[Contender], what: (Sidecar, Load)) -> 
         load.name(),
         load.unit(),
     )];
-    for contender in contenders {
+    for variant in variants {
         let cell = |figure: Figure| {
-            let Some(of) = results.summary(*contender, what, figure) else {
+            let Some(of) = results.summary(*variant, what, figure) else {
                 return "–".to_owned();
             };
             let digits = usize::from(of.median < 100.0);
             of.text(digits)
         };
-        let pair = (*contender, Contender::Iptables);
+        let pair = (*variant, Variant::Iptables);
         let ratio = results
             .ratio(pair, what, Figure::Rate)
             .map_or_else(|| "–".to_owned(), |ratio| ratio.text(2, "×"));
         lines.push(format!(
             "| {} | {} | {ratio} | {} | {} | {} |",
-            contender.name(),
+            variant.name(),
             cell(Figure::Rate),
             cell(Figure::Median),
             cell(Figure::Cpu),

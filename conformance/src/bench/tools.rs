@@ -5,11 +5,11 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    agent::{ExecContext, bench_client::BenchResult},
     bench::{
-        matter::{Load, Sample},
+        matrix::{Load, Sample},
         statistics::quantile,
     },
-    inside::{Place, drive::Driven},
     lab::process::output,
 };
 
@@ -32,7 +32,7 @@ struct Seen {
 pub(super) fn run(
     load: Load,
     duration: Duration,
-    place: Place<'_>,
+    place: ExecContext<'_>,
     to: SocketAddr,
     conntrack: impl FnOnce() -> Result<u64>,
 ) -> Result<Sample> {
@@ -53,7 +53,7 @@ pub(super) fn run(
 }
 
 fn wrk(
-    place: Place<'_>,
+    place: ExecContext<'_>,
     to: SocketAddr,
     (connections, close): (u16, bool),
     duration: Duration,
@@ -113,9 +113,9 @@ fn micros(time: &str) -> Option<f64> {
     })
 }
 
-fn drive(place: Place<'_>, to: SocketAddr, load: Load, duration: Duration) -> Result<Seen> {
+fn drive(place: ExecContext<'_>, to: SocketAddr, load: Load, duration: Duration) -> Result<Seen> {
     let mut command = place.own()?;
-    command.args(["drive", "--to", &to.to_string()]);
+    command.args(["bench-client", "--to", &to.to_string()]);
     command.args(["--millis", &duration.as_millis().to_string()]);
     let unit = match load {
         Load::Bulk(streams) => {
@@ -128,7 +128,7 @@ fn drive(place: Place<'_>, to: SocketAddr, load: Load, duration: Duration) -> Re
         }
         Load::KeepAlive(..) | Load::NewConnection(_) => bail!("that is for wrk"),
     };
-    let driven: Driven = serde_json::from_str(&output(&mut command, duration + PATIENCE)?)?;
+    let driven: BenchResult = serde_json::from_str(&output(&mut command, duration + PATIENCE)?)?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let count = driven.count as f64 / unit;
     Ok(Seen {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_is_no_work() {
+    fn iowait_is_not_busy_time() {
         assert_eq!(
             working("cpu  1 2 3 90 80 4 5 0 0 0\ncpu0 9"),
             Some(150_000.0)

@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::{
     bench::{
         Options,
-        matter::{self, Contender, LOADS, Load, Sidecar, rotated},
-        pace::Pace,
+        matrix::{self, LOADS, Load, Sidecar, Variant, rotated},
+        progress::Progress,
         results::{Measured, Results},
-        stage::Stage,
+        topology::Topology,
     },
     interrupt::Interrupt,
 };
@@ -27,9 +27,9 @@ pub(super) fn measure(
     results.rounds = plan.rounds;
     results.seconds = plan.duration.as_secs_f64();
     let mut complaints = Vec::new();
-    let pace = Pace::start(plan.runs());
+    let progress = Progress::start(plan.runs());
     for sidecar in &plan.sidecars {
-        complaints.extend(plan.compare(*sidecar, results, (&pace, options), interrupt)?);
+        complaints.extend(plan.compare(*sidecar, results, (&progress, options), interrupt)?);
     }
     Ok(complaints)
 }
@@ -38,7 +38,7 @@ pub(super) fn measure(
 struct Plan {
     rounds: usize,
     duration: Duration,
-    contenders: Vec<Contender>,
+    variants: Vec<Variant>,
     sidecars: Vec<Sidecar>,
     loads: Vec<Load>,
 }
@@ -49,7 +49,7 @@ impl Plan {
             quick,
             rounds,
             seconds,
-            contenders,
+            variants,
             sidecars,
             loads,
             ..
@@ -63,15 +63,15 @@ impl Plan {
             return Self {
                 rounds: QUICK_ROUNDS,
                 duration: Duration::from_secs(1),
-                contenders: contenders.clone(),
+                variants: variants.clone(),
                 sidecars: vec![Sidecar::EnvoyTcp],
-                loads: wanted(&matter::QUICK),
+                loads: wanted(&matrix::QUICK),
             };
         }
         Self {
             rounds: *rounds,
             duration: Duration::from_secs(*seconds),
-            contenders: contenders.clone(),
+            variants: variants.clone(),
             sidecars: sidecars.clone(),
             loads: wanted(&LOADS),
         }
@@ -89,7 +89,7 @@ impl Plan {
             .iter()
             .map(|sidecar| self.carried(*sidecar).count())
             .sum();
-        loads * self.contenders.len() * self.rounds
+        loads * self.variants.len() * self.rounds
     }
 
     /// Every contender with one kind of sidecar. Returns what the removal complains about.
@@ -100,19 +100,23 @@ impl Plan {
         &self,
         sidecar: Sidecar,
         results: &mut Results,
-        (pace, options): (&Pace, &Options),
+        (progress, options): (&Progress, &Options),
         interrupt: &Interrupt,
     ) -> Result<Vec<String>> {
         let mut complaints = Vec::new();
         for round in 0..self.rounds {
-            pace.show(&format!("{}: starting", sidecar.name()));
+            progress.show(&format!("{}: starting", sidecar.name()));
             let mut stages = Vec::new();
-            for contender in &self.contenders {
-                let stage = Stage::build(&options.binaries, *contender, sidecar, interrupt)?;
-                stages.push((*contender, stage));
+            for variant in &self.variants {
+                let topology = Topology::build(&options.binaries, *variant, sidecar, interrupt)?;
+                stages.push((*variant, topology));
             }
-            let measured = self.measure(sidecar, (round, &stages), pace, interrupt);
-            complaints.extend(stages.into_iter().flat_map(|(_, stage)| stage.remove()));
+            let measured = self.measure(sidecar, (round, &stages), progress, interrupt);
+            complaints.extend(
+                stages
+                    .into_iter()
+                    .flat_map(|(_, topology)| topology.remove()),
+            );
             results.samples.extend(measured?);
         }
         Ok(complaints)
@@ -122,8 +126,8 @@ impl Plan {
     fn measure(
         &self,
         sidecar: Sidecar,
-        (round, stages): (usize, &[(Contender, Stage)]),
-        pace: &Pace,
+        (round, stages): (usize, &[(Variant, Topology)]),
+        progress: &Progress,
         interrupt: &Interrupt,
     ) -> Result<Vec<Measured>> {
         let mut measured = Vec::new();
@@ -131,18 +135,18 @@ impl Plan {
         for load in self.carried(sidecar) {
             for index in rotated(&all, round) {
                 interrupt.check()?;
-                let (contender, stage) = &stages[index];
-                pace.show(&format!(
+                let (variant, topology) = &stages[index];
+                progress.show(&format!(
                     "{}: {}: {}",
                     sidecar.name(),
                     load.name(),
-                    contender.name()
+                    variant.name()
                 ));
-                let sample = stage.run(load, self.duration)?;
-                pace.step();
+                let sample = topology.run(load, self.duration)?;
+                progress.step();
                 measured.push(Measured {
                     round,
-                    contender: *contender,
+                    variant: *variant,
                     sidecar,
                     load,
                     sample,

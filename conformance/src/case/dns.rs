@@ -6,17 +6,17 @@ use super::{
     OUT, V4,
 };
 use crate::{
-    inside::probe::Way,
-    settings::{EXCLUDE_OUTBOUND_PORTS, Settings},
-    suite::ask::{Origin, Target},
+    agent::probe::Way,
+    pod_annotations::{EXCLUDE_OUTBOUND_PORTS, PodAnnotations},
+    suite::conn_spec::{Origin, Target},
 };
 
 const ROW6: &str = "PARITY outbound 6";
 
-fn dns() -> Settings {
-    Settings {
+fn dns() -> PodAnnotations {
+    PodAnnotations {
         dns: true,
-        ..Settings::default()
+        ..PodAnnotations::default()
     }
 }
 

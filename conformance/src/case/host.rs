@@ -6,10 +6,10 @@ use super::{
     IN, OUT, V4, V6,
 };
 use crate::{
-    inside::probe::Way,
-    lab::cni::Shape,
-    settings::{EXCLUDE_INTERFACES, Settings},
-    suite::ask::{Origin, Target},
+    agent::probe::Way,
+    lab::cni::AddressPlan,
+    pod_annotations::{EXCLUDE_INTERFACES, PodAnnotations},
+    suite::conn_spec::{Origin, Target},
 };
 
 const SHAPES: &str = "DESIGN, the same holds for IPv4, IPv6 and both";
@@ -18,24 +18,24 @@ const USERS: &str = "DESIGN, Pods with a user namespace";
 const RULED: &str = "DESIGN, if rules are still in the Pod, they agree with the hooks";
 const ROUTED: &str = "CNI, the chain [ptp, portmap] as with Calico";
 
-fn shaped(shape: Shape) -> Settings {
-    Settings {
-        shape,
-        ..Settings::default()
+fn shaped(address_plan: AddressPlan) -> PodAnnotations {
+    PodAnnotations {
+        address_plan,
+        ..PodAnnotations::default()
     }
 }
 
-fn with_users() -> Settings {
-    Settings {
+fn with_users() -> PodAnnotations {
+    PodAnnotations {
         users: true,
-        ..Settings::default()
+        ..PodAnnotations::default()
     }
 }
 
-fn ruled() -> Settings {
-    Settings {
+fn ruled() -> PodAnnotations {
+    PodAnnotations {
         ruled: true,
-        ..Settings::default()
+        ..PodAnnotations::default()
     }
 }
 
@@ -78,14 +78,14 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "an IPv4 Pod goes out through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::V4),
+        settings: || shaped(AddressPlan::V4),
         families: V4,
         ..OUT
     },
     Case {
         name: "an IPv4 Pod is entered through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::V4),
+        settings: || shaped(AddressPlan::V4),
         families: V4,
         from: Origin::Node,
         ..IN
@@ -93,14 +93,14 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "an IPv6 Pod goes out through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::V6),
+        settings: || shaped(AddressPlan::V6),
         families: V6,
         ..OUT
     },
     Case {
         name: "an IPv6 Pod is entered through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::V6),
+        settings: || shaped(AddressPlan::V6),
         families: V6,
         from: Origin::Node,
         ..IN
@@ -108,20 +108,20 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "a Pod with two addresses of a family goes out through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         ..OUT
     },
     Case {
         name: "the first of two addresses is entered through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         from: Origin::Node,
         ..IN
     },
     Case {
         name: "the second of two addresses is entered through the proxy",
         source: SHAPES,
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         from: Origin::Node,
         to: Target::PodSecond,
         ..IN
@@ -129,7 +129,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "the application reaches the second address of its Pod directly",
         source: "PARITY outbound 4",
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         to: Target::PodSecond,
         families: BOTH,
         expect: Direct,
@@ -138,7 +138,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "the proxy that calls its Pod's first address is taken in, from that address",
         source: "PARITY outbound 3",
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
         to: Target::Pod,
         port: 8080,
@@ -149,7 +149,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "the proxy that calls its Pod's second address is taken in, from that address",
         source: "PARITY outbound 3",
-        settings: || shaped(Shape::Twice),
+        settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
         to: Target::PodSecond,
         port: 8080,
@@ -160,33 +160,33 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "a Pod on a routed link goes out through the proxy",
         source: ROUTED,
-        settings: || shaped(Shape::Routed),
+        settings: || shaped(AddressPlan::Routed),
         ..OUT
     },
     Case {
         name: "a Pod on a routed link is entered through the proxy",
         source: ROUTED,
-        settings: || shaped(Shape::Routed),
+        settings: || shaped(AddressPlan::Routed),
         from: Origin::Node,
         ..IN
     },
     Case {
         name: "a Pod on two networks goes out through the proxy",
         source: MULTUS,
-        settings: || shaped(Shape::Both),
+        settings: || shaped(AddressPlan::Both),
         ..OUT
     },
     Case {
         name: "a Pod on two networks is entered through the proxy",
         source: MULTUS,
-        settings: || shaped(Shape::Both),
+        settings: || shaped(AddressPlan::Both),
         from: Origin::Node,
         ..IN
     },
     Case {
         name: "it is entered through the proxy on its second network, too",
         source: MULTUS,
-        settings: || shaped(Shape::Both),
+        settings: || shaped(AddressPlan::Both),
         from: Origin::Node,
         to: Target::PodSecond,
         ..IN
@@ -194,7 +194,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "its second network can be excluded",
         source: MULTUS,
-        settings: || shaped(Shape::Both).with(EXCLUDE_INTERFACES, "net1"),
+        settings: || shaped(AddressPlan::Both).with(EXCLUDE_INTERFACES, "net1"),
         from: Origin::Node,
         to: Target::PodSecond,
         expect: Direct,
@@ -235,7 +235,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "beside an init container's rules queries are captured",
         source: RULED,
-        settings: || Settings {
+        settings: || PodAnnotations {
             dns: true,
             ..ruled()
         },
@@ -247,9 +247,9 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "a Pod that is not meshed goes out directly",
         source: "PARITY sidecar.istio.io/status",
-        settings: || Settings {
+        settings: || PodAnnotations {
             annotations: std::collections::BTreeMap::new(),
-            ..Settings::default()
+            ..PodAnnotations::default()
         },
         expect: Direct,
         ..OUT

@@ -2,9 +2,9 @@
 
 use super::{Case, EVERY, Expect::Direct, IN};
 use crate::{
-    inside::probe::Way,
-    settings::{EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, STATUS_PORT, Settings},
-    suite::ask::{CLOSED, Origin, Target},
+    agent::probe::Way,
+    pod_annotations::{EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, PodAnnotations, STATUS_PORT},
+    suite::conn_spec::{CLOSED, Origin, Target},
 };
 
 const ROW1: &str = "PARITY inbound 1";
@@ -13,12 +13,12 @@ const ROW3: &str = "PARITY inbound 3";
 const INCLUDE: &str = "PARITY includeInboundPorts";
 const EXCLUDE: &str = "PARITY excludeInboundPorts";
 
-fn include(value: &str) -> Settings {
-    Settings::default().with(INCLUDE_INBOUND_PORTS, value)
+fn include(value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(INCLUDE_INBOUND_PORTS, value)
 }
 
-fn exclude(value: &str) -> Settings {
-    Settings::default().with(EXCLUDE_INBOUND_PORTS, value)
+fn exclude(value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(EXCLUDE_INBOUND_PORTS, value)
 }
 
 pub(crate) const CASES: &[Case] = &[
@@ -180,7 +180,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "another status port is left alone",
         source: "PARITY status.sidecar.istio.io/port",
-        settings: || Settings::default().with(STATUS_PORT, "9080"),
+        settings: || PodAnnotations::default().with(STATUS_PORT, "9080"),
         port: 9080,
         expect: Direct,
         ..IN
@@ -188,9 +188,9 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "without a proxy the peer is refused",
         source: "DESIGN, a proxy that does not listen yet",
-        settings: || Settings {
+        settings: || PodAnnotations {
             proxy: false,
-            ..Settings::default()
+            ..PodAnnotations::default()
         },
         expect: super::Expect::Refused,
         ..IN
@@ -198,9 +198,9 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "without a proxy 15021 still answers",
         source: ROW2,
-        settings: || Settings {
+        settings: || PodAnnotations {
             proxy: false,
-            ..Settings::default()
+            ..PodAnnotations::default()
         },
         port: 15021,
         expect: Direct,

@@ -6,29 +6,29 @@ use super::{
     IN, OUT, V4,
 };
 use crate::{
-    inside::probe::Way,
-    lab::cni::Shape,
-    settings::{EXCLUDE_INTERFACES, INCLUDE_OUTBOUND_PORTS, Settings},
+    agent::probe::Way,
+    lab::cni::AddressPlan,
+    pod_annotations::{EXCLUDE_INTERFACES, INCLUDE_OUTBOUND_PORTS, PodAnnotations},
     suite::{
-        ask::{Origin, Server, Target},
-        side::IN_POD,
+        conn_spec::{Origin, Server, Target},
+        second_nic::IN_POD,
     },
 };
 
 const SOURCE: &str = "PARITY excludeInterfaces";
 
-fn two() -> Settings {
-    Settings {
-        shape: Shape::Side,
-        ..Settings::default()
+fn two() -> PodAnnotations {
+    PodAnnotations {
+        address_plan: AddressPlan::Side,
+        ..PodAnnotations::default()
     }
 }
 
-fn without(interfaces: &str) -> Settings {
+fn without(interfaces: &str) -> PodAnnotations {
     two().with(EXCLUDE_INTERFACES, interfaces)
 }
 
-fn second() -> Settings {
+fn second() -> PodAnnotations {
     without(IN_POD)
 }
 
@@ -47,7 +47,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a query that leaves so is not captured",
-        settings: || Settings {
+        settings: || PodAnnotations {
             dns: true,
             ..second()
         },
@@ -57,7 +57,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "another interface's queries are captured",
-        settings: || Settings {
+        settings: || PodAnnotations {
             dns: true,
             ..second()
         },
@@ -132,7 +132,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "lo cannot be excluded",
         source: SOURCE,
-        settings: || Settings::default().with(EXCLUDE_INTERFACES, "lo"),
+        settings: || PodAnnotations::default().with(EXCLUDE_INTERFACES, "lo"),
         expect: NotAdmitted(&[EXCLUDE_INTERFACES, "lo"]),
         ..OUT
     },

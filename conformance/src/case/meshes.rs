@@ -6,37 +6,37 @@ use super::{
     IN, OUT, V4,
 };
 use crate::{
-    inside::probe::Way,
+    agent::probe::Way,
     mesh::Mesh,
-    settings::{
+    pod_annotations::{
         KUMA_EXCLUDE_INBOUND_PORTS, KUMA_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_INBOUND_PORTS,
-        OSM_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_RANGES, OSM_INCLUDE_RANGES, SKIP_INBOUND_PORTS,
-        SKIP_OUTBOUND_PORTS, SKIP_SUBNETS, Settings,
+        OSM_EXCLUDE_OUTBOUND_PORTS, OSM_EXCLUDE_RANGES, OSM_INCLUDE_RANGES, PodAnnotations,
+        SKIP_INBOUND_PORTS, SKIP_OUTBOUND_PORTS, SKIP_SUBNETS,
     },
-    suite::ask::{Origin, Server, Source, Target},
+    suite::conn_spec::{Origin, Server, Source, Target},
 };
 
-fn ambient() -> Settings {
-    Settings::of(Mesh::Ambient)
+fn ambient() -> PodAnnotations {
+    PodAnnotations::of(Mesh::Ambient)
 }
 
-fn resolving() -> Settings {
-    Settings {
+fn resolving() -> PodAnnotations {
+    PodAnnotations {
         dns: true,
         ..ambient()
     }
 }
 
-fn linkerd() -> Settings {
-    Settings::of(Mesh::Linkerd)
+fn linkerd() -> PodAnnotations {
+    PodAnnotations::of(Mesh::Linkerd)
 }
 
-fn kuma() -> Settings {
-    Settings::of(Mesh::Kuma)
+fn kuma() -> PodAnnotations {
+    PodAnnotations::of(Mesh::Kuma)
 }
 
-fn osm() -> Settings {
-    Settings::of(Mesh::Osm)
+fn osm() -> PodAnnotations {
+    PodAnnotations::of(Mesh::Osm)
 }
 
 const AMBIENT: Case = Case {
@@ -77,7 +77,7 @@ const KUMA_IN: Case = Case {
     ..IN
 };
 const KUMA_QUERY: Case = Case {
-    settings: || Settings {
+    settings: || PodAnnotations {
         dns: true,
         ..kuma()
     },

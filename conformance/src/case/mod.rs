@@ -14,12 +14,12 @@ mod transparent;
 use serde::Serialize;
 
 use crate::{
-    inside::probe::Way,
-    lab::cni::Shape,
-    settings::Settings,
+    agent::probe::Way,
+    lab::cni::AddressPlan,
+    pod_annotations::PodAnnotations,
     suite::{
-        ask::{Ask, Family, Origin, Server, Source, Target},
-        view::{DNS, INBOUND, OUTBOUND, View},
+        conn_spec::{ConnSpec, Family, Origin, Server, Source, Target},
+        observation::{DNS, INBOUND, OUTBOUND, Observation},
     },
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// Where it is promised.
     pub(crate) source: &'static str,
-    pub(crate) settings: fn() -> Settings,
+    pub(crate) settings: fn() -> PodAnnotations,
     pub(crate) from: Origin,
     pub(crate) bound: Source,
     pub(crate) to: Target,
@@ -87,7 +87,7 @@ pub(crate) const V6: &[Family] = &[Family::V6];
 pub(crate) const OUT: Case = Case {
     name: "",
     source: "",
-    settings: Settings::default,
+    settings: PodAnnotations::default,
     from: Origin::Application,
     bound: Source::Any,
     to: Target::Outside(Server::One),
@@ -109,8 +109,8 @@ pub(crate) const IN: Case = Case {
 
 impl Case {
     /// What is to be tried.
-    pub(crate) fn asks(&self) -> Vec<Ask> {
-        let ask = |family: &Family| Ask {
+    pub(crate) fn asks(&self) -> Vec<ConnSpec> {
+        let ask = |family: &Family| ConnSpec {
             from: self.from,
             source: self.bound,
             to: self.to,
@@ -122,7 +122,12 @@ impl Case {
     }
 
     /// What is wrong with what was seen; `asked` is the address as the client and as a proxy has it.
-    pub(crate) fn check(&self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
+    pub(crate) fn check(
+        &self,
+        ask: ConnSpec,
+        asked: &(String, String),
+        view: &Observation,
+    ) -> Vec<String> {
         let mut wrong = self.expect.check(ask, asked, view);
         if self.expect == Expect::Outbound {
             wrong.extend(self.foreign_source(ask, view));
@@ -132,10 +137,10 @@ impl Case {
 
     /// A proxy knows its Pod by the address, which a loopback address would hide. Under rules it is
     /// the one that the route prefers.
-    fn foreign_source(&self, ask: Ask, view: &View) -> Option<String> {
+    fn foreign_source(&self, ask: ConnSpec, view: &Observation) -> Option<String> {
         let beyond = matches!(ask.to, Target::Peer | Target::Node | Target::Outside(_));
-        let by_second =
-            ask.to == Target::Outside(Server::Three) && (self.settings)().shape == Shape::Side;
+        let by_second = ask.to == Target::Outside(Server::Three)
+            && (self.settings)().address_plan == AddressPlan::Side;
         let own = |source: &String| {
             source.starts_with("pod") && source.starts_with("pod-side") == by_second
         };
@@ -154,7 +159,7 @@ impl Expect {
     }
 
     /// Compares everything but the source.
-    fn check(self, ask: Ask, asked: &(String, String), view: &View) -> Vec<String> {
+    fn check(self, ask: ConnSpec, asked: &(String, String), view: &Observation) -> Vec<String> {
         let (peer, original) = asked;
         let mut wrong = Vec::new();
         let mut expect = |what: &str, seen: &Option<String>, expected: Option<&str>| {

@@ -6,12 +6,12 @@ use super::{
     OUT, V4,
 };
 use crate::{
-    inside::probe::Way,
-    settings::{
+    agent::probe::Way,
+    pod_annotations::{
         EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_RANGES, INCLUDE_OUTBOUND_PORTS,
-        INCLUDE_OUTBOUND_RANGES, Settings,
+        INCLUDE_OUTBOUND_RANGES, PodAnnotations,
     },
-    suite::ask::{CLOSED, Origin, Server, Source, Target},
+    suite::conn_spec::{CLOSED, Origin, Server, Source, Target},
 };
 
 const ROW1: &str = "PARITY outbound 1";
@@ -26,20 +26,20 @@ const ROW11: &str = "PARITY outbound 11";
 const TWO: Target = Target::Outside(Server::Two);
 const THREE: Target = Target::Outside(Server::Three);
 
-fn ranges(value: &str) -> Settings {
-    Settings::default().with(INCLUDE_OUTBOUND_RANGES, value)
+fn ranges(value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(INCLUDE_OUTBOUND_RANGES, value)
 }
 
-fn without(value: &str) -> Settings {
-    Settings::default().with(EXCLUDE_OUTBOUND_RANGES, value)
+fn without(value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(EXCLUDE_OUTBOUND_RANGES, value)
 }
 
-fn without_ports(value: &str) -> Settings {
-    Settings::default().with(EXCLUDE_OUTBOUND_PORTS, value)
+fn without_ports(value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(EXCLUDE_OUTBOUND_PORTS, value)
 }
 
 /// 5,000 ranges beside the servers', and one with the first server in the middle.
-fn thousands() -> Settings {
+fn thousands() -> PodAnnotations {
     let range = |n: u32| match n {
         2500 => "198.18.0.0/24".to_owned(),
         2501 => "2001:db8:1::/64".to_owned(),
@@ -82,9 +82,9 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "without a proxy the application is refused",
         source: "DESIGN, a proxy that does not listen yet",
-        settings: || Settings {
+        settings: || PodAnnotations {
             proxy: false,
-            ..Settings::default()
+            ..PodAnnotations::default()
         },
         expect: Refused,
         ..OUT

@@ -6,8 +6,8 @@ use super::{
     OUT,
 };
 use crate::{
-    settings::Settings,
-    suite::ask::{Origin, Source, Target},
+    pod_annotations::PodAnnotations,
+    suite::conn_spec::{Origin, Source, Target},
 };
 
 const ROW2: &str = "PARITY outbound 2";
@@ -16,11 +16,11 @@ const ROWS: &str = "PARITY outbound 3–5, for the user, then for the group";
 const ROW5: &str = "PARITY outbound 5";
 
 /// A proxy with ids of its own, as an operator may set them.
-fn custom() -> Settings {
-    Settings {
+fn custom() -> PodAnnotations {
+    PodAnnotations {
         uid: 4321,
         gid: 4322,
-        ..Settings::default()
+        ..PodAnnotations::default()
     }
 }
 

@@ -1,17 +1,17 @@
 //! Annotations that cannot be honoured: the Pod is refused with the reason.
 
 use super::{Case, Expect::NotAdmitted, OUT};
-use crate::settings::{
+use crate::pod_annotations::{
     EXCLUDE_INBOUND_PORTS, EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_RANGES, INCLUDE_INBOUND_PORTS,
     INCLUDE_OUTBOUND_PORTS, INCLUDE_OUTBOUND_RANGES, INTERCEPTION_MODE, KUBEVIRT_INTERFACES,
-    REROUTE_INTERFACES, Settings,
+    PodAnnotations, REROUTE_INTERFACES,
 };
 
 const SOURCE: &str = "PARITY, a bad item fails the ADD with the annotation's name and the item";
 const FORWARDED: &str = "PARITY, forwarded traffic passes no socket hook";
 
-fn with(key: &str, value: &str) -> Settings {
-    Settings::default().with(key, value)
+fn with(key: &str, value: &str) -> PodAnnotations {
+    PodAnnotations::default().with(key, value)
 }
 
 pub(crate) const CASES: &[Case] = &[

@@ -1,7 +1,7 @@
 //! Kinds of sockets and ways to connect.
 
 use super::{Case, EVERY, Expect::Direct, IN, OUT};
-use crate::{inside::probe::Way, suite::ask::Source};
+use crate::{agent::probe::Way, suite::conn_spec::Source};
 
 const FACTS: &str = "PARITY, facts: every connect passes the hook";
 

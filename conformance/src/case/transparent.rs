@@ -2,14 +2,16 @@
 
 use super::{Case, Expect::Direct, IN, OUT};
 use crate::{
-    settings::{EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, INTERCEPTION_MODE, Settings},
-    suite::ask::{Origin, Target},
+    pod_annotations::{
+        EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, INTERCEPTION_MODE, PodAnnotations,
+    },
+    suite::conn_spec::{Origin, Target},
 };
 
 const MODE: &str = "PARITY interceptionMode";
 
-fn tproxy() -> Settings {
-    Settings::default().with(INTERCEPTION_MODE, "TPROXY")
+fn tproxy() -> PodAnnotations {
+    PodAnnotations::default().with(INTERCEPTION_MODE, "TPROXY")
 }
 
 pub(crate) const CASES: &[Case] = &[

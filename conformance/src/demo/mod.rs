@@ -10,11 +10,11 @@ use clap::Args;
 use nix::unistd::Uid;
 
 use crate::{
-    census::Census,
+    backend::BackendKind,
+    bpf_objects::BpfObjects,
     interrupt::Interrupt,
     lab::{Binaries, Lab},
     report::{Report, Sink, step},
-    subject::Choice,
 };
 pub(crate) use table::{CASES, PODS};
 
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     binaries: Binaries,
     /// What diverts the traffic.
     #[arg(long, value_enum, default_value = "sluice")]
-    subject: Choice,
+    backend: BackendKind,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -48,21 +48,21 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let sink = Sink::new(options.json);
     let mut report = Report::new()?;
 
-    let mut census = Census::default();
+    let mut bpf_objects = BpfObjects::default();
     match step("making the node", || {
-        Lab::create(binaries, options.subject, &interrupt)
+        Lab::create(binaries, options.backend, &interrupt)
     }) {
         Ok(mut lab) => {
             let outcome = fill(&mut lab, &mut report, &sink, &interrupt);
             report.failure = outcome.err().map(|error| format!("{error:#}"));
-            census = lab.subject.census()?;
+            bpf_objects = lab.backend.bpf_objects()?;
             report.left_behind = step("removing everything", || lab.remove());
         }
         Err(error) => report.failure = Some(format!("{error:#}")),
     }
-    report.bpf_objects = census.count();
+    report.bpf_objects = bpf_objects.count();
     // A wait of its own: an interrupt must not keep the removal from being checked.
-    let left = census.left(&Interrupt::never())?;
+    let left = bpf_objects.wait_gone(&Interrupt::never())?;
     report.left_behind.extend(left);
     report.judge();
     sink.end(&report)?;
@@ -81,12 +81,12 @@ fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) 
     let untracked = lab
         .pods
         .iter()
-        .filter(|_| !lab.subject.tracks_connections());
+        .filter(|_| !lab.backend.tracks_connections());
     for pod in untracked {
         let count = pod.netns.read(CONNTRACK)?;
         report
             .conntrack
-            .insert(pod.plan.name.to_owned(), count.trim().parse().unwrap_or(0));
+            .insert(pod.spec.name.to_owned(), count.trim().parse().unwrap_or(0));
     }
     let mut took = step("timing the plugin", || lab.time_add(TIMED_POD, TIMED))?;
     took.sort();
@@ -100,9 +100,9 @@ fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) 
 /// The Pods of the demonstration, with what runs in them.
 pub(crate) fn add_pods(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
     step("adding the Pods", || {
-        for plan in PODS {
+        for spec in PODS {
             interrupt.check()?;
-            lab.add(*plan)?;
+            lab.add(*spec)?;
         }
         Ok::<_, anyhow::Error>(())
     })?;

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inside::call::Heard,
+    agent::call::CallResult,
+    backend::Counters,
     interrupt::Interrupt,
     lab::{
         Caller, Lab,
         proxy::{Hop, INBOUND, OUTBOUND},
     },
-    subject::Counters,
 };
 
 /// The application's port.
@@ -81,7 +81,7 @@ pub(crate) struct Row {
     pub(crate) wrong: Vec<String>,
     pub(crate) caller: String,
     pub(crate) asked: SocketAddr,
-    pub(crate) heard: Heard,
+    pub(crate) heard: CallResult,
     pub(crate) hops: Vec<Hop>,
     /// Connections that the proxies' listeners accepted, by Envoy's counters.
     pub(crate) accepted: Counters,
@@ -97,7 +97,7 @@ impl Case {
     /// Makes the call and compares.
     pub(crate) fn run(&self, lab: &Lab, interrupt: &Interrupt) -> Result<Row> {
         let asked = self.address(lab)?;
-        let before = (hops(lab)?, lab.subject.counters()?);
+        let before = (hops(lab)?, lab.backend.counters()?);
         let accepted = accepted(lab)?;
         let heard = lab.call(self.caller, asked)?;
         interrupt.wait(LOGS, || {
@@ -107,7 +107,7 @@ impl Case {
         let mut carried = fresh(&before.0, hops(lab)?);
         carried.sort_by_key(|hop| hop.listener != OUTBOUND);
         let accepted = difference(&accepted, &self::accepted(lab)?);
-        let reasons = match (before.1, lab.subject.counters()?) {
+        let reasons = match (before.1, lab.backend.counters()?) {
             (Some(before), Some(after)) => Some(difference(&before, &after)),
             _ => None,
         };
@@ -162,7 +162,7 @@ impl Case {
         &self,
         lab: &Lab,
         asked: SocketAddr,
-        heard: &Heard,
+        heard: &CallResult,
         wrong: &mut Vec<String>,
     ) -> Result<()> {
         if self.end == End::Refused {
@@ -275,7 +275,7 @@ fn expect<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-fn outcome(heard: &Heard) -> String {
+fn outcome(heard: &CallResult) -> String {
     match (&heard.errno, &heard.greeting) {
         (Some(errno), _) => errno.clone(),
         (None, Some(greeting)) => format!("{} answered", greeting.pod),

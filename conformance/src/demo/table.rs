@@ -1,13 +1,13 @@
 //! The Pods of the lab and what must become of the calls between them.
 
 use super::row::{APP, Case, End, Family, STATUS, Via};
-use crate::lab::{Caller, Plan};
+use crate::lab::{Caller, PodSpec};
 
 /// The Pods.
-pub(crate) const PODS: &[Plan] = &[
+pub(crate) const PODS: &[PodSpec] = &[
     meshed("alpha", true),
     meshed("beta", true),
-    Plan {
+    PodSpec {
         meshed: false,
         ..meshed("plain", false)
     },
@@ -15,8 +15,8 @@ pub(crate) const PODS: &[Plan] = &[
     meshed("early", false),
 ];
 
-const fn meshed(name: &'static str, proxy: bool) -> Plan {
-    Plan {
+const fn meshed(name: &'static str, proxy: bool) -> PodSpec {
+    PodSpec {
         name,
         meshed: true,
         proxy,
@@ -139,7 +139,7 @@ const fn own_by_app(name: &'static str, family: Family) -> Case {
 }
 
 const fn own_by_proxy(name: &'static str, family: Family) -> Case {
-    let reasons = &[("outbound_own_pod", 1), ("outbound_passthrough", 1)];
+    let reasons = &[("outbound_hairpin", 1), ("outbound_passthrough", 1)];
     let via = &[Via::Inbound("alpha")];
     Case {
         name,

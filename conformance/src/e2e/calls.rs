@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    agent::{call::CallResult, load_gen::LoadResult},
     e2e::{
         kubectl::Kubectl,
         pods::{APP, Mesh, NAMESPACE, PORT, Pod},
     },
-    inside::{call::Heard, load::Outcome},
     interrupt::Interrupt,
     lab::proxy::{INBOUND, OUTBOUND},
 };
@@ -46,7 +46,7 @@ fn call(kubectl: &Kubectl, (from, mesh): End<'_>, (to, other): End<'_>) -> Resul
         [NAMESPACE, from.name, APP],
         &[PROGRAM, "call", "--to", &address.to_string()],
     )?;
-    let heard: Heard = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let heard: CallResult = serde_json::from_str(&said).with_context(|| said.clone())?;
     let greeting = heard.greeting.with_context(|| format!("{what}: {said}"))?;
     ensure!(
         heard.peer == Some(address),
@@ -99,7 +99,7 @@ pub(crate) fn load(kubectl: &Kubectl, from: &Pod, to: &Pod, seconds: u64) -> Com
         ])
         .args([
             PROGRAM,
-            "load",
+            "load-gen",
             "--to",
             &SocketAddr::new(to.ip, PORT).to_string(),
         ])
@@ -117,8 +117,8 @@ pub(crate) fn load(kubectl: &Kubectl, from: &Pod, to: &Pod, seconds: u64) -> Com
 /// What became of a load; fails unless every call went through its sidecars.
 pub(crate) fn judge(said: &str) -> Result<String> {
     let line = said.lines().last().context("no report of the load")?;
-    let outcome: Outcome = serde_json::from_str(line).with_context(|| said.to_owned())?;
-    let Outcome {
+    let outcome: LoadResult = serde_json::from_str(line).with_context(|| said.to_owned())?;
+    let LoadResult {
         kept,
         requests,
         opened,

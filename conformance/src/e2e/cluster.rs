@@ -14,7 +14,7 @@ use crate::{
     e2e::{
         Options,
         kubectl::Kubectl,
-        node::{ADDRESS, API, LAB, QUIET_CONF},
+        node::{ADDRESS, API, LAB, RUNTIME_WITHOUT_ANNOTATIONS_CONF},
     },
     interrupt::Interrupt,
     lab::process::{Process, output},
@@ -23,7 +23,7 @@ use crate::{
 /// The node's name.
 pub(crate) const NODE: &str = "sluice-node";
 /// The handler of a runtime that hands no annotations over.
-pub(crate) const QUIET: &str = "quiet";
+pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS: &str = "quiet";
 /// What Pods' namespaces are held by.
 const PAUSE: &str = "sluice.test/pause:1";
 /// What the API server makes for itself, authority included.
@@ -222,9 +222,9 @@ fn containerd() -> String {
          restrict_oom_score_adj = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{QUIET}]\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNTIME_WITHOUT_ANNOTATIONS}]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
-         cni_conf_dir = \"{QUIET_CONF}\"\n"
+         cni_conf_dir = \"{RUNTIME_WITHOUT_ANNOTATIONS_CONF}\"\n"
     )
 }
 

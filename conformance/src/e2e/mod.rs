@@ -8,13 +8,13 @@
 
 mod calls;
 mod cgroups;
+mod checks;
 mod cluster;
 mod kubectl;
 mod node;
 mod pods;
 mod scenario;
 mod snapshot;
-mod verdict;
 
 use std::{
     fs,
@@ -35,7 +35,7 @@ use nix::{
 };
 
 use crate::{
-    e2e::{cgroups::Cgroups, node::SYSCTLS, verdict::Verdicts},
+    e2e::{cgroups::Cgroups, checks::Checks, node::SYSCTLS},
     interrupt::Interrupt,
 };
 
@@ -147,8 +147,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
     let cgroups = Cgroups::create(&format!("sluice-e2e-{}", std::process::id()))?;
     let passed = inside(&options, &cgroups, &interrupt);
-    let mut verdicts = Verdicts::default();
-    verdicts.check("nothing is left on this machine", || {
+    let mut checks = Checks::default();
+    checks.check("nothing is left on this machine", || {
         let paths = cgroups.remove()?;
         ensure!(
             sysctls()? == settings,
@@ -160,7 +160,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             settings.len()
         ))
     });
-    Ok(passed? && verdicts.passed())
+    Ok(passed? && checks.passed())
 }
 
 /// Runs the inner process to its end.

@@ -42,12 +42,12 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const NETWORK: &str = "/etc/cni/net.d/10-bridge.conflist";
 /// The same network for a runtime of another handler, which hands no annotations over: there the
 /// entry of the plugin does not ask for them.
-pub(crate) const QUIET_CONF: &str = "/etc/cni/quiet.d";
+pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS_CONF: &str = "/etc/cni/quiet.d";
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Lays out the namespaces that this process is the first of.
-pub(crate) fn furnish(cni_plugins: &Path) -> Result<()> {
+pub(crate) fn setup_mounts(cni_plugins: &Path) -> Result<()> {
     let cgroups = hierarchies()?;
     attach("proc", "/proc", "proc", "")?;
     for point in ["/run", "/var/lib", "/var/log", "/opt"] {
@@ -55,7 +55,7 @@ pub(crate) fn furnish(cni_plugins: &Path) -> Result<()> {
     }
     fs::create_dir_all(LAB)?;
     writable_etc()?;
-    shield_sysctls()?;
+    mask_sysctls()?;
     attach("sysfs", "/sys", "sysfs", "")?;
     attach("bpf", "/sys/fs/bpf", "bpf", "")?;
     attach("tmpfs", CGROUPS, "tmpfs", "mode=755")?;
@@ -89,7 +89,7 @@ fn writable_etc() -> Result<()> {
     attach("overlay", "/etc", "overlay", &options)
 }
 
-fn shield_sysctls() -> Result<()> {
+fn mask_sysctls() -> Result<()> {
     for sysctl in SYSCTLS {
         let file = Path::new(LAB).join(sysctl.trim_start_matches('/').replace('/', "."));
         fs::write(&file, fs::read(sysctl)?)?;
@@ -144,9 +144,9 @@ fn network(cni_plugins: &Path) -> Result<()> {
     let mut quiet: Value = serde_json::from_str(network)?;
     let plugins = quiet["plugins"].as_array_mut().context("no plugins")?;
     plugins.push(json!({ "type": "sluice-cni" }));
-    fs::create_dir_all(QUIET_CONF)?;
+    fs::create_dir_all(RUNTIME_WITHOUT_ANNOTATIONS_CONF)?;
     fs::write(
-        Path::new(QUIET_CONF).join("10-bridge.conflist"),
+        Path::new(RUNTIME_WITHOUT_ANNOTATIONS_CONF).join("10-bridge.conflist"),
         quiet.to_string(),
     )?;
     Ok(())

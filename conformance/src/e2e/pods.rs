@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::{
-    e2e::{cluster::QUIET, kubectl::Kubectl, node::LAB},
+    backend::iptables,
+    e2e::{cluster::RUNTIME_WITHOUT_ANNOTATIONS, kubectl::Kubectl, node::LAB},
     lab::{
         APPLICATION, PROXY,
         proxy::{self, Hop},
     },
-    settings::Settings,
-    subject::iptables,
+    pod_annotations::PodAnnotations,
 };
 
 /// Where they are.
@@ -145,7 +145,7 @@ fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
         "kind": "Pod",
         "metadata": { "name": name, "namespace": NAMESPACE, "annotations": annotations },
         "spec": {
-            "runtimeClassName": (mesh == Mesh::Quiet).then_some(QUIET),
+            "runtimeClassName": (mesh == Mesh::Quiet).then_some(RUNTIME_WITHOUT_ANNOTATIONS),
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": false,
             "initContainers": first,
@@ -183,7 +183,7 @@ fn sidecar() -> Value {
 fn rules(directory: &Path) -> Result<Value> {
     fs::write(
         directory.join("rules"),
-        iptables::rules_v4(&Settings::default())?,
+        iptables::rules_v4(&PodAnnotations::default())?,
     )?;
     Ok(json!({
         "name": "istio-init",

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::{
     e2e::{
         Options, calls,
-        cluster::{self, Cluster, QUIET},
+        checks::Checks,
+        cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
         kubectl::Kubectl,
         node::{self, CNI_BIN, CNI_CONF, LAB},
         pods::{Mesh, NAMESPACE, Pod},
         snapshot::Snapshot,
-        verdict::Verdicts,
     },
     interrupt::Interrupt,
     lab::process::{Process, output},
@@ -51,13 +51,13 @@ const RENDER: Duration = Duration::from_secs(30);
 /// Whether everything was as it should be.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let interrupt = Interrupt::install()?;
-    let mut verdicts = Verdicts::default();
-    let outcome = Scenario::run(options, &interrupt, &mut verdicts);
+    let mut checks = Checks::default();
+    let outcome = Scenario::run(options, &interrupt, &mut checks);
     if let Err(error) = outcome {
         println!("    {error:#}\n    logs are in {}", options.logs.display());
         return Ok(false);
     }
-    Ok(verdicts.passed())
+    Ok(checks.passed())
 }
 
 /// A cluster and what was there before Sluice.
@@ -68,11 +68,11 @@ struct Scenario<'a> {
 }
 
 impl Scenario<'_> {
-    fn run(options: &Options, interrupt: &Interrupt, verdicts: &mut Verdicts) -> Result<()> {
-        node::furnish(&options.cni_plugins)?;
+    fn run(options: &Options, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
+        node::setup_mounts(&options.cni_plugins)?;
         let before = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
         let mut cluster = None;
-        verdicts.require("a control plane starts", || {
+        checks.require("a control plane starts", || {
             let started = cluster.insert(Cluster::start(options, interrupt)?);
             started.kubectl.raw("/version").map(|said| version(&said))
         })?;
@@ -81,11 +81,11 @@ impl Scenario<'_> {
             cluster: cluster.context("it has started")?,
             before,
         };
-        verdicts.require("a node joins", || {
+        checks.require("a node joins", || {
             scenario.cluster.add_node(&options.images, interrupt)?;
             Ok("kubelet, containerd and runc; three images imported".to_owned())
         })?;
-        let done = scenario.go(interrupt, verdicts);
+        let done = scenario.run_steps(interrupt, checks);
         // There is a DaemonSet only if something failed before the end.
         scenario.keep_log("sluiced.log").ok();
         done
@@ -104,11 +104,11 @@ impl Scenario<'_> {
         Ok(fs::write(self.options.logs.join(name), said)?)
     }
 
-    fn go(&mut self, interrupt: &Interrupt, verdicts: &mut Verdicts) -> Result<()> {
+    fn run_steps(&mut self, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl.clone();
-        verdicts.check("the API server accepts the manifests", || self.dry_run());
+        checks.check("the API server accepts the manifests", || self.dry_run());
         let mut first = None;
-        verdicts.require("a Pod with iptables rules works", || {
+        checks.require("a Pod with iptables rules works", || {
             let plans = [
                 ("old", Mesh::Rules),
                 ("outside", Mesh::None),
@@ -119,8 +119,8 @@ impl Scenario<'_> {
         })?;
         let [old, outside, early] = &first.context("they have started")?;
 
-        verdicts.require("the chart is installed", || self.install("latest"))?;
-        verdicts.check(
+        checks.require("the chart is installed", || self.install("latest"))?;
+        checks.check(
             "a Pod that ran before is taken in as the API server tells",
             || {
                 known(kubectl, early.name, interrupt)?;
@@ -128,7 +128,7 @@ impl Scenario<'_> {
             },
         );
         let mut second = None;
-        verdicts.require("Pods without rules go through their sidecars", || {
+        checks.require("Pods without rules go through their sidecars", || {
             let pods = Pod::start(
                 kubectl,
                 [("client", Mesh::Plugin), ("server", Mesh::Plugin)],
@@ -142,11 +142,11 @@ impl Scenario<'_> {
             (outside, Mesh::None),
             (client, Mesh::Plugin),
         ];
-        verdicts.check("Pods with and without rules work together", || {
+        checks.check("Pods with and without rules work together", || {
             calls::all(kubectl, &mixed)
         });
         let mut quiet = None;
-        verdicts.check(
+        checks.check(
             "of a Pod whose runtime tells nothing the API server is asked",
             || {
                 kubectl.apply(&runtime_class())?;
@@ -154,18 +154,18 @@ impl Scenario<'_> {
                 calls::all(kubectl, &[(pod, Mesh::Quiet), (outside, Mesh::None)])
             },
         );
-        verdicts.check(
+        checks.check(
             "while the API server does not tell, such a Pod waits",
             || self.wait_for_the_api_server(outside, interrupt),
         );
         self.keep_log("sluiced-before-the-upgrade.log")?;
-        verdicts.check("an upgrade under load harms no connection", || {
+        checks.check("an upgrade under load harms no connection", || {
             self.upgrade(client, server, interrupt)
         });
-        verdicts.check("after the upgrade all is as before", || {
+        checks.check("after the upgrade all is as before", || {
             calls::all(kubectl, &mixed)
         });
-        verdicts.check("deleted Pods are forgotten", || {
+        checks.check("deleted Pods are forgotten", || {
             let others = [early.name, "quiet", "waiting"];
             forget(
                 kubectl,
@@ -174,8 +174,8 @@ impl Scenario<'_> {
             )
         });
         self.keep_log("sluiced.log")?;
-        verdicts.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
-        verdicts.check("the mesh is back at its rules", || {
+        checks.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
+        checks.check("the mesh is back at its rules", || {
             let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
             calls::all(
                 kubectl,
@@ -350,8 +350,8 @@ fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Result<()> {
 /// Pods of this class are started without handing annotations over.
 fn runtime_class() -> String {
     let (kind, version) = ("RuntimeClass", "node.k8s.io/v1");
-    let metadata = json!({ "name": QUIET });
-    json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "handler": QUIET })
+    let metadata = json!({ "name": RUNTIME_WITHOUT_ANNOTATIONS });
+    json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "handler": RUNTIME_WITHOUT_ANNOTATIONS })
         .to_string()
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    inside::Place,
+    agent::ExecContext,
     lab::{
         netns::Netns,
         process::{self, output},
@@ -36,7 +36,7 @@ pub(crate) struct Network {
     cnitool: PathBuf,
     configurations: PathBuf,
     plugins: PathBuf,
-    subject: Option<Value>,
+    backend: Option<Value>,
 }
 
 /// A Pod as the runtime knows it.
@@ -44,14 +44,14 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) name: &'a str,
     pub(crate) netns: &'a Netns,
     pub(crate) annotations: &'a BTreeMap<String, String>,
-    pub(crate) shape: Shape,
+    pub(crate) address_plan: AddressPlan,
     pub(crate) ifname: &'static str,
 }
 
 /// Which addresses a network gives to a Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Shape {
+pub(crate) enum AddressPlan {
     /// One of each family.
     #[default]
     Dual,
@@ -71,7 +71,7 @@ pub(crate) enum Shape {
     Second,
 }
 
-impl Shape {
+impl AddressPlan {
     const ALL: [Self; 8] = [
         Self::Dual,
         Self::V4,
@@ -132,7 +132,7 @@ impl Network {
         directory: &Path,
         cnitool: &Path,
         plugins: &[PathBuf],
-        subject: Option<Value>,
+        backend: Option<Value>,
     ) -> Result<Self> {
         let (configurations, binaries) = (directory.join("net.d"), directory.join("plugins"));
         fs::create_dir(&configurations)?;
@@ -141,13 +141,13 @@ impl Network {
             let file = plugin.file_name().context("a plugin without a name")?;
             symlink(plugin, binaries.join(file))?;
         }
-        for (index, shape) in Shape::ALL.into_iter().enumerate() {
+        for (index, address_plan) in AddressPlan::ALL.into_iter().enumerate() {
             let mut chain = vec![
-                link(shape, directory),
+                link(address_plan, directory),
                 json!({ "type": "portmap", "capabilities": { "portMappings": true } }),
             ];
-            chain.extend(subject.clone());
-            let name = format!("{name}{}", shape.suffix());
+            chain.extend(backend.clone());
+            let name = format!("{name}{}", address_plan.suffix());
             let conflist = json!({ "cniVersion": VERSION, "name": name, "plugins": chain });
             let file = configurations.join(format!("1{index}-lab.conflist"));
             fs::write(file, serde_json::to_string_pretty(&conflist)?)?;
@@ -157,7 +157,7 @@ impl Network {
             cnitool: cnitool.to_owned(),
             configurations,
             plugins: binaries,
-            subject,
+            backend,
         })
     }
 
@@ -199,7 +199,7 @@ impl Network {
         result: &Value,
         count: u32,
     ) -> Result<Vec<Duration>> {
-        let Some(Value::Object(mut entry)) = self.subject.clone() else {
+        let Some(Value::Object(mut entry)) = self.backend.clone() else {
             return Ok(Vec::new());
         };
         let kind = entry
@@ -253,14 +253,14 @@ impl Network {
     }
 
     fn cnitool(&self, node: &Netns, verb: &str, pod: &Sandbox<'_>) -> Result<Command> {
-        let place = Place {
+        let place = ExecContext {
             netns: Some(node.path()),
-            ..Place::default()
+            ..ExecContext::default()
         };
         let mut command = place.command(&self.cnitool)?;
         command
             .arg(verb)
-            .arg(format!("{}{}", self.name, pod.shape.suffix()))
+            .arg(format!("{}{}", self.name, pod.address_plan.suffix()))
             .arg(pod.netns.path())
             .env("NETCONFPATH", &self.configurations)
             .env("CNI_PATH", &self.plugins)
@@ -281,19 +281,19 @@ impl Drop for Network {
 }
 
 /// The plugin that makes the link: a bridge as with Flannel, or a link as with Calico.
-fn link(shape: Shape, directory: &Path) -> Value {
+fn link(address_plan: AddressPlan, directory: &Path) -> Value {
     let default = json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
     let ipam = json!({
         "type": "host-local",
         "dataDir": directory.join("leases"),
-        "ranges": shape.ranges(),
-        "routes": if shape == Shape::Second { json!([]) } else { default },
+        "ranges": address_plan.ranges(),
+        "routes": if address_plan == AddressPlan::Second { json!([]) } else { default },
     });
-    match shape {
-        Shape::Routed => json!({ "type": "ptp", "ipam": ipam }),
+    match address_plan {
+        AddressPlan::Routed => json!({ "type": "ptp", "ipam": ipam }),
         _ => json!({
             "type": "bridge",
-            "bridge": format!("{BRIDGE}{}", shape.suffix()),
+            "bridge": format!("{BRIDGE}{}", address_plan.suffix()),
             "isGateway": true,
             "ipam": ipam,
         }),

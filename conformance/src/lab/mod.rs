@@ -1,9 +1,9 @@
 //! A node with Pods, in namespaces and a cgroup of its own, next to whatever runs on the machine.
 
 pub(crate) mod bpffs;
+pub(crate) mod bulk_netns;
 pub(crate) mod cgroup;
 pub(crate) mod cni;
-pub(crate) mod crowd;
 pub(crate) mod netns;
 mod pod;
 pub(crate) mod process;
@@ -23,7 +23,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    inside::{Place, call::Heard},
+    agent::{ExecContext, call::CallResult},
+    backend::{Backend, BackendKind},
     interrupt::Interrupt,
     lab::{
         cgroup::Cgroup,
@@ -31,10 +32,9 @@ use crate::{
         netns::Netns,
     },
     mesh::Mesh,
-    settings::Settings,
-    subject::{Choice, Subject},
+    pod_annotations::PodAnnotations,
 };
-pub(crate) use pod::{Plan, Pod};
+pub(crate) use pod::{Pod, PodSpec};
 
 /// The proxy's user and group, as Istio has it.
 pub(crate) const PROXY: u32 = 1337;
@@ -102,7 +102,7 @@ pub(crate) struct Lab {
     pub(crate) name: String,
     // Fields are dropped in this order: processes before what they live in.
     pub(crate) pods: Vec<Pod>,
-    pub(crate) subject: Box<dyn Subject>,
+    pub(crate) backend: Box<dyn Backend>,
     network: Network,
     node: Netns,
     cgroup: Cgroup,
@@ -116,21 +116,21 @@ impl Lab {
     /// A node of Istio's without Pods, with the subject running on it.
     pub(crate) fn create(
         binaries: Binaries,
-        subject: Choice,
+        backend: BackendKind,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        Self::of(Mesh::Istio, binaries, subject, interrupt)
+        Self::of(Mesh::Istio, binaries, backend, interrupt)
     }
 
     /// The same of another mesh.
     pub(crate) fn of(
         mesh: Mesh,
         binaries: Binaries,
-        subject: Choice,
+        backend: BackendKind,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         Self::with(binaries, |binaries, directory, cgroup| {
-            subject.start(binaries, directory, cgroup, mesh, interrupt)
+            backend.start(binaries, directory, cgroup, mesh, interrupt)
         })
     }
 
@@ -138,7 +138,7 @@ impl Lab {
     /// cgroup.
     pub(crate) fn with(
         binaries: Binaries,
-        start: impl FnOnce(&Binaries, &Path, &Path) -> Result<Box<dyn Subject>>,
+        start: impl FnOnce(&Binaries, &Path, &Path) -> Result<Box<dyn Backend>>,
     ) -> Result<Self> {
         let directory = TempDir::with_prefix("sluice-lab-")?;
         // What is unique there is unique elsewhere.
@@ -148,23 +148,23 @@ impl Lab {
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let cgroup = Cgroup::create(&name)?;
         let node = Netns::create(format!("{name}-node"))?;
-        let subject = start(&binaries, directory.path(), cgroup.path())?;
+        let backend = start(&binaries, directory.path(), cgroup.path())?;
         let mut plugins: Vec<PathBuf> = ["bridge", "ptp", "host-local", "portmap", "loopback"]
             .map(|plugin| binaries.cni_plugins.join(plugin))
             .into();
-        plugins.extend(subject.plugin());
+        plugins.extend(backend.plugin());
         let network = Network::create(
             &name,
             directory.path(),
             &binaries.cnitool,
             &plugins,
-            subject.entry(),
+            backend.entry(),
         )?;
         let gateways = Vec::new();
         Ok(Self {
             name,
             pods: Vec::new(),
-            subject,
+            backend,
             network,
             node,
             cgroup,
@@ -175,14 +175,15 @@ impl Lab {
     }
 
     /// Makes a Pod, joins it to the network and starts what runs in it.
-    pub(crate) fn add(&mut self, plan: Plan) -> Result<()> {
-        self.pods.push(Pod::create(plan, &self.name)?);
+    pub(crate) fn add(&mut self, spec: PodSpec) -> Result<()> {
+        self.pods.push(Pod::create(spec, &self.name)?);
         let pod = self.pods.last_mut().context("a Pod was pushed")?;
         pod.result = self.network.add(&self.node, &pod.sandbox())?;
         pod.addresses = cni::addresses(&pod.result)?;
         self.gateways = cni::gateways(&pod.result);
-        if plan.meshed {
-            self.subject.enrol(pod.netns.path(), &Settings::default())?;
+        if spec.meshed {
+            self.backend
+                .enroll(pod.netns.path(), &PodAnnotations::default())?;
         }
         pod.start(
             self.cgroup.path(),
@@ -193,22 +194,22 @@ impl Lab {
 
     /// A Pod by its name.
     pub(crate) fn pod(&self, name: &str) -> Result<&Pod> {
-        let found = self.pods.iter().find(|pod| pod.plan.name == name);
+        let found = self.pods.iter().find(|pod| pod.spec.name == name);
         found.with_context(|| format!("no Pod {name}"))
     }
 
     /// Lets somebody call an address once.
-    pub(crate) fn call(&self, caller: Caller, to: SocketAddr) -> Result<Heard> {
+    pub(crate) fn call(&self, caller: Caller, to: SocketAddr) -> Result<CallResult> {
         let (netns, user) = match caller {
             Caller::Application(pod) => (&self.pod(pod)?.netns, Some(CLIENT)),
             Caller::Proxy(pod) => (&self.pod(pod)?.netns, Some(PROXY)),
             Caller::Node => (&self.node, None),
         };
-        let place = Place {
+        let place = ExecContext {
             netns: Some(netns.path()),
             cgroup: Some(self.cgroup.path()),
             user,
-            ..Place::default()
+            ..ExecContext::default()
         };
         let mut command = place.own()?;
         command.args(["call", "--to", &to.to_string()]);
@@ -219,12 +220,12 @@ impl Lab {
     }
 
     /// Where a user's process lives in a Pod.
-    pub(crate) fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> Place<'a> {
-        Place {
+    pub(crate) fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> ExecContext<'a> {
+        ExecContext {
             netns: Some(pod.netns.path()),
             cgroup: Some(self.cgroup.path()),
             user: Some(user),
-            ..Place::default()
+            ..ExecContext::default()
         }
     }
 
@@ -249,11 +250,11 @@ impl Lab {
     }
 
     /// A place in one of the lab's namespaces; without one, on its node.
-    pub(crate) fn within<'a>(&'a self, netns: Option<&'a Netns>) -> Place<'a> {
-        Place {
+    pub(crate) fn within<'a>(&'a self, netns: Option<&'a Netns>) -> ExecContext<'a> {
+        ExecContext {
             netns: Some(netns.unwrap_or(&self.node).path()),
             cgroup: Some(self.cgroup.path()),
-            ..Place::default()
+            ..ExecContext::default()
         }
     }
 
@@ -281,7 +282,7 @@ impl Lab {
     pub(crate) fn remove(self) -> Vec<String> {
         let Self {
             pods,
-            subject,
+            backend,
             network,
             node,
             cgroup,
@@ -306,7 +307,7 @@ impl Lab {
             namespaces.push(pod.netns);
         }
         note(none("results in libcni's cache", &network.cached()));
-        note(subject.stop());
+        note(backend.stop());
         note(node.interfaces().and_then(|found| {
             let veths: Vec<_> = found
                 .into_iter()

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::{inside::Place, lab::process::output};
+use crate::{agent::ExecContext, lab::process::output};
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Where the user namespaces are mounted that own network namespaces of the lab.
@@ -158,10 +158,10 @@ impl Netns {
         self.delete()
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn place(&self) -> ExecContext<'_> {
+        ExecContext {
             netns: Some(&self.path),
-            ..Place::default()
+            ..ExecContext::default()
         }
     }
 

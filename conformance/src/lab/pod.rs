@@ -6,23 +6,23 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    inside::{Place, serve::READY},
+    agent::{ExecContext, serve::READY},
+    backend::Counters,
     interrupt::Interrupt,
     lab::{
         APPLICATION,
-        cni::{Sandbox, Shape},
+        cni::{AddressPlan, Sandbox},
         netns::Netns,
         process::Process,
         proxy::{Hop, Proxy},
     },
-    subject::Counters,
 };
 
 const START: Duration = Duration::from_secs(10);
 
 /// How a Pod is made.
 #[derive(Clone, Copy)]
-pub(crate) struct Plan {
+pub(crate) struct PodSpec {
     /// Its name.
     pub(crate) name: &'static str,
     /// The injector has marked it as meshed.
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 
 /// A Pod.
 pub(crate) struct Pod {
-    pub(crate) plan: Plan,
+    pub(crate) spec: PodSpec,
     pub(crate) netns: Netns,
     pub(crate) addresses: Vec<IpAddr>,
     /// The result of the CNI chain.
@@ -47,14 +47,14 @@ pub(crate) struct Pod {
 
 impl Pod {
     /// Its namespace, not yet on the network.
-    pub(crate) fn create(plan: Plan, lab: &str) -> Result<Self> {
+    pub(crate) fn create(spec: PodSpec, lab: &str) -> Result<Self> {
         let mut annotations = BTreeMap::new();
-        if plan.meshed {
+        if spec.meshed {
             annotations.insert("sidecar.istio.io/status".to_owned(), "{}".to_owned());
         }
         Ok(Self {
-            plan,
-            netns: Netns::create(format!("{lab}-{}", plan.name))?,
+            spec,
+            netns: Netns::create(format!("{lab}-{}", spec.name))?,
             addresses: Vec::new(),
             result: Value::Null,
             annotations,
@@ -66,30 +66,30 @@ impl Pod {
     /// What the runtime is told of it.
     pub(crate) fn sandbox(&self) -> Sandbox<'_> {
         Sandbox {
-            name: self.plan.name,
+            name: self.spec.name,
             netns: &self.netns,
             annotations: &self.annotations,
-            shape: Shape::Dual,
+            address_plan: AddressPlan::Dual,
             ifname: "eth0",
         }
     }
 
     /// Starts what runs in it; [`Pod::wait`] waits for it.
     pub(crate) fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
-        let Plan {
+        let PodSpec {
             name, proxy, ports, ..
-        } = self.plan;
-        let place = Place {
+        } = self.spec;
+        let place = ExecContext {
             netns: Some(self.netns.path()),
             cgroup: Some(cgroup),
-            ..Place::default()
+            ..ExecContext::default()
         };
         if proxy {
             let own = directory.join(format!("{name}-proxy"));
             self.proxy = Some(Proxy::start(name, place, envoy, &own)?);
         }
         if !ports.is_empty() {
-            let mut command = Place {
+            let mut command = ExecContext {
                 user: Some(APPLICATION),
                 ..place
             }
@@ -124,21 +124,21 @@ impl Pod {
     /// Its address of a family.
     pub(crate) fn address(&self, v4: bool) -> Result<IpAddr> {
         let found = self.addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
-        found.with_context(|| format!("{} lacks an address of a family", self.plan.name))
+        found.with_context(|| format!("{} lacks an address of a family", self.spec.name))
     }
 
     /// What its proxy carried so far.
     pub(crate) fn hops(&self) -> Result<Vec<Hop>> {
         self.proxy
             .as_ref()
-            .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.plan.name))
+            .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.spec.name))
     }
 
     /// What its proxy's listeners accepted so far.
     pub(crate) fn accepted(&self) -> Result<Counters> {
         self.proxy
             .as_ref()
-            .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.plan.name))
+            .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.spec.name))
     }
 
     /// Ends what runs in it.

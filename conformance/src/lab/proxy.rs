@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
+    agent::ExecContext,
+    backend::Counters,
     http,
-    inside::Place,
     interrupt::Interrupt,
     lab::{PROXY, process::Process},
-    subject::Counters,
 };
 
 const START: Duration = Duration::from_secs(20);
@@ -55,7 +55,7 @@ impl Proxy {
     /// Starts it in a Pod; `directory` becomes the proxy's own.
     pub(crate) fn start(
         pod: &str,
-        place: Place<'_>,
+        place: ExecContext<'_>,
         envoy: &Path,
         directory: &Path,
     ) -> Result<Self> {
@@ -67,7 +67,7 @@ impl Proxy {
             &configuration,
             serde_json::to_string_pretty(&bootstrap(&admin, &log))?,
         )?;
-        let place = Place {
+        let place = ExecContext {
             user: Some(PROXY),
             ..place
         };

@@ -13,9 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    pod_annotations::EXCLUDE_INBOUND_PORTS,
     runtime::{Node, Outcomes, Sandbox, containerd::Containerd, malformed, meshed, refused},
-    settings::EXCLUDE_INBOUND_PORTS,
-    suite::view::INBOUND,
+    suite::observation::INBOUND,
 };
 
 /// A client of the CRI.

@@ -20,22 +20,22 @@ use nix::unistd::Uid;
 use serde_json::Value;
 
 use crate::{
-    inside::{
-        Place,
-        probe::{Attempt, Noticed, Way},
+    agent::{
+        ExecContext,
+        probe::{Attempt, ProbeResult, Way},
     },
+    backend::BackendKind,
     interrupt::Interrupt,
     lab::{
         Binaries, Lab,
         process::{Process, finish, output},
     },
     mesh::Ports,
+    pod_annotations::{EXCLUDE_INBOUND_PORTS, PodAnnotations},
     report::step,
-    settings::{EXCLUDE_INBOUND_PORTS, Settings},
-    subject::Choice,
     suite::{
-        guest,
-        view::{INBOUND, OUTBOUND},
+        observation::{INBOUND, OUTBOUND},
+        test_pod,
     },
 };
 use containerd::Containerd;
@@ -73,7 +73,7 @@ impl Options {
     pub(crate) fn run(&self) -> Result<bool> {
         ensure!(Uid::effective().is_root(), "needs root, to run containers");
         let interrupt = Interrupt::install()?;
-        let lab = Lab::create(self.binaries.resolve()?, Choice::Sluice, &interrupt)?;
+        let lab = Lab::create(self.binaries.resolve()?, BackendKind::Sluice, &interrupt)?;
         let outcomes = drive(&Node {
             lab: &lab,
             interrupt: &interrupt,
@@ -128,35 +128,35 @@ impl Node<'_> {
 
     /// The Pods that the daemon knows.
     fn pods(&self) -> Result<Vec<Value>> {
-        self.lab.subject.pods()
+        self.lab.backend.pods()
     }
 
     /// Who answers at a port of a Pod, with a stand-in for its proxy in it.
     fn reached(&self, sandbox: &Sandbox) -> Result<String> {
         let Sandbox { id, netns, address } = sandbox;
-        let within = Place {
+        let within = ExecContext {
             netns: Some(netns),
             ..self.lab.within(None)
         };
         let unprivileged = "echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start";
         let mut low = within.command("/bin/sh".as_ref())?;
         output(low.args(["-ec", unprivileged]), LIMIT)?;
-        let settings = Settings::default();
-        let mut proxy = Place {
+        let settings = PodAnnotations::default();
+        let mut proxy = ExecContext {
             user: Some(settings.uid),
             ..within
         }
         .own()?;
-        proxy.arg("listen");
+        proxy.arg("echo-server");
         let Ports { outbound, inbound } = settings.mesh.ports();
         for (name, port) in [(OUTBOUND, outbound), (INBOUND, inbound)] {
             proxy.args(["--tcp", &format!("{name}={port}")]);
         }
         let log = self.lab.file(&format!("{id}-proxy.log"));
         let mut proxy = Process::start("the proxy", &mut proxy, &log)?;
-        let mut servers = guest::listen(self.lab, id, "application", within)?;
-        guest::wait(&mut proxy, self.interrupt)?;
-        guest::wait(&mut servers, self.interrupt)?;
+        let mut servers = test_pod::listen(self.lab, id, "application", within)?;
+        test_pod::wait(&mut proxy, self.interrupt)?;
+        test_pod::wait(&mut servers, self.interrupt)?;
         let answer = self.ask(SocketAddr::new(*address, PORT));
         proxy.stop()?;
         servers.stop()?;
@@ -176,7 +176,7 @@ impl Node<'_> {
             &serde_json::to_string(&attempts)?,
             LIMIT,
         )?;
-        let noticed: Vec<Noticed> = serde_json::from_slice(&answer.stdout)?;
+        let noticed: Vec<ProbeResult> = serde_json::from_slice(&answer.stdout)?;
         let noticed = noticed
             .into_iter()
             .next()
@@ -201,11 +201,11 @@ impl Node<'_> {
 
 /// Annotations of a Pod with a sidecar, and of one whose annotations cannot be honoured.
 fn meshed() -> BTreeMap<String, String> {
-    Settings::default().annotations
+    PodAnnotations::default().annotations
 }
 
 fn malformed() -> BTreeMap<String, String> {
-    Settings::default()
+    PodAnnotations::default()
         .with(EXCLUDE_INBOUND_PORTS, "80,http")
         .annotations
 }

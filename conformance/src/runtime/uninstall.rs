@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{
+    backend::sluice::Sluice,
     interrupt::Interrupt,
     lab::{Binaries, Lab, process::output},
     runtime::{LIMIT, Node, Outcomes, containerd::Containerd, cri, podman},
-    subject::sluice::Sluice,
 };
 
 /// podman hands no annotations over.
@@ -37,7 +37,7 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<Outcomes
         let name = format!("{runtime}: a container made before an uninstall is torn down after it");
         outcomes.push((name, outcome));
         // containerd did not start the plugin. The next daemon finds that the Pod is gone.
-        lab.subject.restart(Signal::SIGTERM, interrupt)?;
+        lab.backend.restart(Signal::SIGTERM, interrupt)?;
         let left = lab.remove();
         ensure!(left.is_empty(), "left behind: {}", left.join("; "));
     }

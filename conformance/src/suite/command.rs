@@ -5,19 +5,19 @@ use clap::Args;
 use nix::unistd::Uid;
 
 use crate::{
+    backend::BackendKind,
     case, demo,
     interrupt::Interrupt,
     lab::Binaries,
     mesh::Mesh,
     report::step,
-    subject::Choice,
     suite::{
         diff::{self, Comparison, Pair},
+        expected_diff::{EXCEPTIONS, MEANT},
+        fixture::Fixture,
         generate,
-        known::{EXCEPTIONS, MEANT},
         report::{Format, Generated, Report},
         run::{self, Listed, Outcome},
-        stage::Stage,
     },
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Run {
     case: Option<String>,
     /// Only this subject; without it all three, and the random connections.
     #[arg(long, value_enum)]
-    subject: Option<Choice>,
+    backend: Option<BackendKind>,
     #[command(flatten)]
     random: Random,
     /// How to print what was seen.
@@ -53,10 +53,10 @@ pub(crate) struct Diff {
     binaries: Binaries,
     /// The reference.
     #[arg(long, value_enum, default_value = "iptables")]
-    one: Choice,
+    one: BackendKind,
     /// What is compared with it.
     #[arg(long, value_enum, default_value = "sluice")]
-    other: Choice,
+    other: BackendKind,
     /// Only cases whose group and name, `GROUP: NAME`, contain this.
     #[arg(long)]
     case: Option<String>,
@@ -101,17 +101,21 @@ impl Run {
     pub(crate) fn run(&self) -> Result<bool> {
         let interrupt = start()?;
         let mut report = Report::new()?;
-        let subjects = match self.subject {
+        let backends = match self.backend {
             Some(one) => vec![one],
-            None => vec![Choice::None, Choice::Iptables, Choice::Sluice],
+            None => vec![
+                BackendKind::None,
+                BackendKind::Iptables,
+                BackendKind::Sluice,
+            ],
         };
-        for subject in subjects {
-            let outcomes = listed(&self.binaries, subject, self.case.as_deref(), &interrupt);
-            report.add(subject, outcomes)?;
+        for backend in backends {
+            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            report.add(backend, outcomes)?;
         }
-        if self.subject.is_none() {
-            report.compare(Choice::Iptables, Choice::Sluice);
-            let choices = [Choice::Iptables, Choice::Sluice];
+        if self.backend.is_none() {
+            report.compare(BackendKind::Iptables, BackendKind::Sluice);
+            let choices = [BackendKind::Iptables, BackendKind::Sluice];
             let count = self.random.count(self.case.is_some());
             self.random
                 .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
@@ -127,9 +131,9 @@ impl Diff {
         let interrupt = start()?;
         let mut report = Report::new()?;
         let count = self.random.count(self.case.is_some());
-        for subject in [self.one, self.other] {
-            let outcomes = listed(&self.binaries, subject, self.case.as_deref(), &interrupt);
-            report.add(subject, outcomes)?;
+        for backend in [self.one, self.other] {
+            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            report.add(backend, outcomes)?;
         }
         report.compare(self.one, self.other);
         let choices = [self.one, self.other];
@@ -149,7 +153,7 @@ impl Random {
     fn compare(
         &self,
         binaries: &Binaries,
-        choices: [Choice; 2],
+        choices: [BackendKind; 2],
         count: usize,
         report: &mut Report,
         interrupt: &Interrupt,
@@ -192,7 +196,7 @@ fn start() -> Result<Interrupt> {
 /// The cases whose group and name contain a text, with stand-ins and with real proxies.
 fn listed(
     binaries: &Binaries,
-    subject: Choice,
+    backend: BackendKind,
     wanted: Option<&str>,
     interrupt: &Interrupt,
 ) -> Result<(Vec<Outcome>, Vec<String>)> {
@@ -216,25 +220,25 @@ fn listed(
         if cases.is_empty() {
             continue;
         }
-        let mut stage = Stage::build(binaries.resolve()?, subject, mesh, interrupt)?;
+        let mut fixture = Fixture::build(binaries.resolve()?, backend, mesh, interrupt)?;
         let what = format!(
             "running {} cases of {} on {}",
             cases.len(),
             mesh.name(),
-            subject.name()
+            backend.name()
         );
-        let ran = step(&what, || run::run(&mut stage, &cases, interrupt));
-        left.extend(stage.remove());
+        let ran = step(&what, || run::run(&mut fixture, &cases, interrupt));
+        left.extend(fixture.remove());
         outcomes.extend(ran?);
     }
     if !rows.is_empty() {
         let what = format!(
             "running {} cases with real proxies on {}",
             rows.len(),
-            subject.name()
+            backend.name()
         );
         let (ran, remains) = step(&what, || {
-            run::with_envoy(binaries.resolve()?, subject, &rows, interrupt)
+            run::with_envoy(binaries.resolve()?, backend, &rows, interrupt)
         })?;
         left.extend(remains);
         outcomes.extend(ran);
@@ -246,8 +250,8 @@ fn generated(pair: &mut Pair, seed: u64, count: usize, interrupt: &Interrupt) ->
     let mut comparison = Comparison::default();
     // A Pod that one of the subjects refuses gives no connections.
     let pods = POD_LIMIT * count.div_ceil(generate::PER_POD);
-    for scene in generate::scenes(seed).take(pods) {
-        comparison.extend(pair.compare(&scene, interrupt)?);
+    for random_case in generate::scenes(seed).take(pods) {
+        comparison.extend(pair.compare(&random_case, interrupt)?);
         if comparison.connections >= count {
             break;
         }

@@ -6,30 +6,30 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
 use crate::{
+    backend::BackendKind,
     interrupt::Interrupt,
     lab::Binaries,
     mesh::Mesh,
-    settings::Settings,
-    subject::Choice,
+    pod_annotations::PodAnnotations,
     suite::{
-        ask::Ask,
-        generate::Scene,
-        known::Exception,
-        stage::Stage,
-        view::{Field, PACE, View},
+        conn_spec::ConnSpec,
+        expected_diff::PerPod,
+        fixture::Fixture,
+        generate::RandomCase,
+        observation::{Field, Observation, PACE},
     },
 };
 
 /// Two labs, side by side.
 pub(crate) struct Pair {
-    pub(crate) one: Stage,
-    pub(crate) other: Stage,
+    pub(crate) one: Fixture,
+    pub(crate) other: Fixture,
 }
 
 /// What a lab showed of a scene.
-enum Shown {
+enum ObservedPeer {
     /// Each connection; nothing where the Pod lacks the addresses.
-    Views(Vec<Option<View>>),
+    Observations(Vec<Option<Observation>>),
     /// The Pod was not admitted, because of this.
     Refused(String),
 }
@@ -39,13 +39,13 @@ enum Shown {
 pub(crate) struct Difference {
     /// The listed case, if it is one.
     pub(crate) case: Option<String>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: PodAnnotations,
     /// Nothing if the Pods themselves differ.
-    pub(crate) ask: Option<Ask>,
+    pub(crate) ask: Option<ConnSpec>,
     /// What differs, with both values.
     pub(crate) fields: Vec<Field>,
     /// What explains it, if it is meant.
-    pub(crate) meant: Option<Exception>,
+    pub(crate) meant: Option<PerPod>,
 }
 
 /// How a comparison went.
@@ -78,19 +78,19 @@ impl Comparison {
 }
 
 impl Difference {
-    fn is_of_pace(&self) -> bool {
+    fn only_timing_differs(&self) -> bool {
         self.fields.iter().all(|(field, ..)| *field == PACE)
     }
 
     /// Looks up whether it is meant.
     pub(crate) fn new(
         case: Option<String>,
-        settings: &Settings,
-        ask: Option<Ask>,
+        settings: &PodAnnotations,
+        ask: Option<ConnSpec>,
         fields: Vec<Field>,
     ) -> Self {
         let settings = settings.clone();
-        let meant = ask.and_then(|ask| Exception::of(&settings, ask));
+        let meant = ask.and_then(|ask| PerPod::of(&settings, ask));
         Self {
             case,
             settings,
@@ -132,10 +132,10 @@ impl Pair {
     /// Builds both.
     pub(crate) fn build(
         binaries: &Binaries,
-        [one, other]: [Choice; 2],
+        [one, other]: [BackendKind; 2],
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let build = |subject| Stage::build(binaries.resolve()?, subject, Mesh::Istio, interrupt);
+        let build = |backend| Fixture::build(binaries.resolve()?, backend, Mesh::Istio, interrupt);
         Ok(Self {
             one: build(one)?,
             other: build(other)?,
@@ -144,39 +144,49 @@ impl Pair {
 
     /// Shows a scene on both and compares. What differs in its pace alone is tried once more: the
     /// machine may have been busy.
-    pub(crate) fn compare(&mut self, scene: &Scene, interrupt: &Interrupt) -> Result<Comparison> {
-        let mut found = self.compare_once(scene, interrupt)?;
-        let late = found.differences.extract_if(.., |one| one.is_of_pace());
+    pub(crate) fn compare(
+        &mut self,
+        random_case: &RandomCase,
+        interrupt: &Interrupt,
+    ) -> Result<Comparison> {
+        let mut found = self.compare_once(random_case, interrupt)?;
+        let late = found
+            .differences
+            .extract_if(.., |one| one.only_timing_differs());
         let asks: Vec<_> = late.filter_map(|one| one.ask).collect();
         if !asks.is_empty() {
-            let settings = scene.settings.clone();
-            let again = self.compare_once(&Scene { settings, asks }, interrupt)?;
+            let settings = random_case.settings.clone();
+            let again = self.compare_once(&RandomCase { settings, asks }, interrupt)?;
             found.differences.extend(again.differences);
         }
         Ok(found)
     }
 
-    fn compare_once(&mut self, scene: &Scene, interrupt: &Interrupt) -> Result<Comparison> {
+    fn compare_once(
+        &mut self,
+        random_case: &RandomCase,
+        interrupt: &Interrupt,
+    ) -> Result<Comparison> {
         let Self { one, other } = self;
         let shown = thread::scope(|scope| {
-            let one = scope.spawn(|| show(one, scene, interrupt));
-            let other = show(other, scene, interrupt);
+            let one = scope.spawn(|| show(one, random_case, interrupt));
+            let other = show(other, random_case, interrupt);
             let one = one
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("a thread of the suite panicked")));
             Ok::<_, anyhow::Error>((one?, other?))
         })?;
-        let difference = |ask, fields| Difference::new(None, &scene.settings, ask, fields);
+        let difference = |ask, fields| Difference::new(None, &random_case.settings, ask, fields);
         let (connections, differences) = match shown {
-            (Shown::Views(one), Shown::Views(other)) => {
-                let pairs = scene.asks.iter().zip(one.iter().zip(&other));
+            (ObservedPeer::Observations(one), ObservedPeer::Observations(other)) => {
+                let pairs = random_case.asks.iter().zip(one.iter().zip(&other));
                 let differences = pairs.filter_map(|(ask, (one, other))| {
                     let fields = one.as_ref()?.differences(other.as_ref()?);
                     (!fields.is_empty()).then(|| difference(Some(*ask), fields))
                 });
                 (one.iter().flatten().count(), differences.collect())
             }
-            (Shown::Refused(_), Shown::Refused(_)) => (0, Vec::new()),
+            (ObservedPeer::Refused(_), ObservedPeer::Refused(_)) => (0, Vec::new()),
             (one, other) => {
                 let field = ("admission", one.admission(), other.admission());
                 (0, vec![difference(None, vec![field])])
@@ -204,11 +214,11 @@ impl Pair {
 
     fn smaller(&mut self, from: &Difference, interrupt: &Interrupt) -> Result<Option<Difference>> {
         for settings in simpler(&from.settings) {
-            let scene = Scene {
+            let random_case = RandomCase {
                 settings,
                 asks: from.ask.into_iter().collect(),
             };
-            let found = self.compare(&scene, interrupt)?.differences;
+            let found = self.compare(&random_case, interrupt)?.differences;
             if let Some(difference) = found.into_iter().find(|one| one.fields == from.fields) {
                 return Ok(Some(difference));
             }
@@ -224,34 +234,38 @@ impl Pair {
     }
 }
 
-impl Shown {
+impl ObservedPeer {
     fn admission(&self) -> String {
         match self {
-            Self::Views(_) => "admitted".to_owned(),
+            Self::Observations(_) => "admitted".to_owned(),
             Self::Refused(why) => format!("refused: {}", why.lines().last().unwrap_or_default()),
         }
     }
 }
 
-fn show(stage: &mut Stage, scene: &Scene, interrupt: &Interrupt) -> Result<Shown> {
+fn show(
+    fixture: &mut Fixture,
+    random_case: &RandomCase,
+    interrupt: &Interrupt,
+) -> Result<ObservedPeer> {
     interrupt.check()?;
-    let guest = match stage.admit(scene.settings.clone(), interrupt) {
-        Ok(guest) => guest,
+    let test_pod = match fixture.admit(random_case.settings.clone(), interrupt) {
+        Ok(test_pod) => test_pod,
         Err(error) => {
             interrupt.check()?;
-            return Ok(Shown::Refused(format!("{error:#}")));
+            return Ok(ObservedPeer::Refused(format!("{error:#}")));
         }
     };
-    let views = stage
-        .observe(&guest, &scene.asks)
+    let views = fixture
+        .observe(&test_pod, &random_case.asks)
         .context("trying the connections");
-    guest.remove(&stage.lab)?;
-    Ok(Shown::Views(views?))
+    test_pod.remove(&fixture.lab)?;
+    Ok(ObservedPeer::Observations(views?))
 }
 
 /// The same settings with one thing less, each in turn.
-fn simpler(settings: &Settings) -> Vec<Settings> {
-    let plain = Settings::of(settings.mesh);
+fn simpler(settings: &PodAnnotations) -> Vec<PodAnnotations> {
+    let plain = PodAnnotations::of(settings.mesh);
     let mut all = Vec::new();
     for (key, value) in &settings.annotations {
         if plain.annotations.contains_key(key) {
@@ -269,12 +283,12 @@ fn simpler(settings: &Settings) -> Vec<Settings> {
             }
         }
     }
-    let resets: [fn(&mut Settings, &Settings); 5] = [
+    let resets: [fn(&mut PodAnnotations, &PodAnnotations); 5] = [
         |one, plain| one.users = plain.users,
         |one, plain| one.dns = plain.dns,
         |one, plain| (one.uid, one.gid) = (plain.uid, plain.gid),
         |one, plain| one.proxy = plain.proxy,
-        |one, plain| one.shape = plain.shape,
+        |one, plain| one.address_plan = plain.address_plan,
     ];
     for reset in resets {
         let mut less = settings.clone();
@@ -289,19 +303,19 @@ fn simpler(settings: &Settings) -> Vec<Settings> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS};
+    use crate::pod_annotations::{EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS};
 
     #[test]
     fn settings_shrink_by_one_thing_at_a_time() {
-        let settings = Settings {
+        let settings = PodAnnotations {
             dns: true,
-            ..Settings::default()
+            ..PodAnnotations::default()
         }
         .with(EXCLUDE_INBOUND_PORTS, "1,2")
         .with(INCLUDE_INBOUND_PORTS, "3");
         let smaller = simpler(&settings);
         assert_eq!(smaller.len(), 5);
-        assert!(smaller.iter().all(Settings::meshed));
-        assert!(simpler(&Settings::default()).is_empty());
+        assert!(smaller.iter().all(PodAnnotations::meshed));
+        assert!(simpler(&PodAnnotations::default()).is_empty());
     }
 }

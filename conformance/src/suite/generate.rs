@@ -6,10 +6,10 @@ use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inside::probe::Way,
-    lab::cni::Shape,
-    settings::{self, Settings},
-    suite::ask::{Ask, CLOSED, Family, Origin, SERVED, Server, Source, Target},
+    agent::probe::Way,
+    lab::cni::AddressPlan,
+    pod_annotations::{self, PodAnnotations},
+    suite::conn_spec::{CLOSED, ConnSpec, Family, Origin, SERVED, Server, Source, Target},
 };
 
 /// Connections of one Pod.
@@ -43,21 +43,23 @@ const RANGES: [&str; 18] = [
 
 /// A Pod and what is tried with it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Scene {
-    pub(crate) settings: Settings,
-    pub(crate) asks: Vec<Ask>,
+pub(crate) struct RandomCase {
+    pub(crate) settings: PodAnnotations,
+    pub(crate) asks: Vec<ConnSpec>,
 }
 
 /// Pods without end, each with connections.
-pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = Scene> {
+pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = RandomCase> {
     let mut rng = Rng::with_seed(seed);
-    iter::repeat_with(move || scene(&mut rng))
+    iter::repeat_with(move || random_case(&mut rng))
 }
 
-fn scene(rng: &mut Rng) -> Scene {
+fn random_case(rng: &mut Rng) -> RandomCase {
     let settings = settings(rng);
-    let asks = (0..PER_POD).map(|_| ask(rng, settings.shape)).collect();
-    Scene { settings, asks }
+    let asks = (0..PER_POD)
+        .map(|_| ask(rng, settings.address_plan))
+        .collect();
+    RandomCase { settings, asks }
 }
 
 /// True in so many of a hundred cases.
@@ -83,37 +85,37 @@ fn weighted<T: Copy>(rng: &mut Rng, from: &[(u32, T)]) -> T {
     from[0].1
 }
 
-fn settings(rng: &mut Rng) -> Settings {
-    let shape = weighted(
+fn settings(rng: &mut Rng) -> PodAnnotations {
+    let address_plan = weighted(
         rng,
         &[
-            (60, Shape::Dual),
-            (10, Shape::Side),
-            (10, Shape::V4),
-            (10, Shape::V6),
-            (10, Shape::Twice),
+            (60, AddressPlan::Dual),
+            (10, AddressPlan::Side),
+            (10, AddressPlan::V4),
+            (10, AddressPlan::V6),
+            (10, AddressPlan::Twice),
         ],
     );
     let (uid, gid) = weighted(
         rng,
         &[(80, (1337, 1337)), (10, (4321, 4322)), (10, (5000, 1337))],
     );
-    let mut made = Settings {
-        shape,
+    let mut made = PodAnnotations {
+        address_plan,
         uid,
         gid,
         dns: chance(rng, 35),
         proxy: chance(rng, 92),
         users: chance(rng, 8),
-        ..Settings::default()
+        ..PodAnnotations::default()
     };
     for (percent, key, list) in ANNOTATIONS {
         if chance(rng, percent) {
             made = made.with(key, &list(rng));
         }
     }
-    if shape == Shape::Side && chance(rng, 75) {
-        made = made.with(settings::EXCLUDE_INTERFACES, one(rng, &INTERFACES));
+    if address_plan == AddressPlan::Side && chance(rng, 75) {
+        made = made.with(pod_annotations::EXCLUDE_INTERFACES, one(rng, &INTERFACES));
     }
     made
 }
@@ -122,20 +124,22 @@ fn settings(rng: &mut Rng) -> Settings {
 type Annotation = (u32, &'static str, fn(&mut Rng) -> String);
 
 const ANNOTATIONS: [Annotation; 8] = [
-    (12, settings::INTERCEPTION_MODE, |_| "TPROXY".to_owned()),
-    (10, settings::STATUS_PORT, |rng| {
+    (12, pod_annotations::INTERCEPTION_MODE, |_| {
+        "TPROXY".to_owned()
+    }),
+    (10, pod_annotations::STATUS_PORT, |rng| {
         one(rng, &SERVED).to_string()
     }),
-    (40, settings::INCLUDE_INBOUND_PORTS, |rng| {
+    (40, pod_annotations::INCLUDE_INBOUND_PORTS, |rng| {
         starred(rng, ports)
     }),
-    (40, settings::EXCLUDE_INBOUND_PORTS, ports),
-    (45, settings::INCLUDE_OUTBOUND_RANGES, |rng| {
+    (40, pod_annotations::EXCLUDE_INBOUND_PORTS, ports),
+    (45, pod_annotations::INCLUDE_OUTBOUND_RANGES, |rng| {
         starred(rng, ranges)
     }),
-    (35, settings::EXCLUDE_OUTBOUND_RANGES, ranges),
-    (25, settings::INCLUDE_OUTBOUND_PORTS, ports),
-    (35, settings::EXCLUDE_OUTBOUND_PORTS, ports),
+    (35, pod_annotations::EXCLUDE_OUTBOUND_RANGES, ranges),
+    (25, pod_annotations::INCLUDE_OUTBOUND_PORTS, ports),
+    (35, pod_annotations::EXCLUDE_OUTBOUND_PORTS, ports),
 ];
 
 /// A list, or now and then a star.
@@ -180,7 +184,7 @@ fn port(rng: &mut Rng) -> u16 {
     }
 }
 
-fn ask(rng: &mut Rng, shape: Shape) -> Ask {
+fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
     let from = weighted(
         rng,
         &[
@@ -205,9 +209,9 @@ fn ask(rng: &mut Rng, shape: Shape) -> Ask {
             (11, Way::UdpUnconnected),
         ],
     );
-    let family = family(rng, shape);
+    let family = family(rng, address_plan);
     let to = target(rng, from, family);
-    Ask {
+    ConnSpec {
         from,
         source: source(rng, from, to),
         to,
@@ -222,10 +226,10 @@ fn ask(rng: &mut Rng, shape: Shape) -> Ask {
     }
 }
 
-fn family(rng: &mut Rng, shape: Shape) -> Family {
-    match shape {
-        Shape::V4 => one(rng, &[Family::V4, Family::Mapped]),
-        Shape::V6 => Family::V6,
+fn family(rng: &mut Rng, address_plan: AddressPlan) -> Family {
+    match address_plan {
+        AddressPlan::V4 => one(rng, &[Family::V4, Family::Mapped]),
+        AddressPlan::V6 => Family::V6,
         _ => one(rng, &Family::ALL),
     }
 }
@@ -300,17 +304,27 @@ mod tests {
         let scenes: Vec<_> = scenes(1).take(100).collect();
         for (_, key, _) in ANNOTATIONS {
             assert!(
-                scenes.iter().any(|scene| scene.settings.get(key).is_some()),
+                scenes
+                    .iter()
+                    .any(|random_case| random_case.settings.get(key).is_some()),
                 "{key}"
             );
         }
-        let asks: Vec<_> = scenes.iter().flat_map(|scene| &scene.asks).collect();
+        let asks: Vec<_> = scenes
+            .iter()
+            .flat_map(|random_case| &random_case.asks)
+            .collect();
         for family in Family::ALL {
             assert!(asks.iter().any(|ask| ask.family == family), "{family:?}");
         }
         assert!(asks.iter().any(|ask| ask.way == Way::FastOpen));
-        assert!(scenes.iter().any(|scene| scene.settings.users));
-        let excluded = |scene: &Scene| scene.settings.get(settings::EXCLUDE_INTERFACES).is_some();
+        assert!(scenes.iter().any(|random_case| random_case.settings.users));
+        let excluded = |random_case: &RandomCase| {
+            random_case
+                .settings
+                .get(pod_annotations::EXCLUDE_INTERFACES)
+                .is_some()
+        };
         assert!(scenes.iter().any(excluded));
     }
 }

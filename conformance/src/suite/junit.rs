@@ -11,10 +11,10 @@ pub(crate) fn write(report: &Report) -> Result<String> {
     writer
         .create_element("testsuites")
         .write_inner_content(|writer| {
-            for (subject, outcomes) in &report.subjects {
+            for (backend, outcomes) in &report.backends {
                 let suite = writer
                     .create_element("testsuite")
-                    .with_attribute(("name", *subject));
+                    .with_attribute(("name", *backend));
                 suite.write_inner_content(|writer| {
                     for outcome in outcomes {
                         let failure = (!outcome.as_it_should).then(|| {
@@ -24,7 +24,7 @@ pub(crate) fn write(report: &Report) -> Result<String> {
                                 outcome.wrong.join("\n")
                             }
                         });
-                        let class = format!("{subject}.{}", outcome.group);
+                        let class = format!("{backend}.{}", outcome.group);
                         test(writer, &class, &outcome.name, failure)?;
                     }
                     Ok(())

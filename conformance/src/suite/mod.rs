@@ -1,14 +1,14 @@
 //! The conformance suite: the same connections with different subjects.
 
-pub(crate) mod ask;
 pub(crate) mod command;
+pub(crate) mod conn_spec;
 pub(crate) mod diff;
+pub(crate) mod expected_diff;
+pub(crate) mod fixture;
 pub(crate) mod generate;
-pub(crate) mod guest;
 mod junit;
-pub(crate) mod known;
+pub(crate) mod observation;
 pub(crate) mod report;
 pub(crate) mod run;
-pub(crate) mod side;
-pub(crate) mod stage;
-pub(crate) mod view;
+pub(crate) mod second_nic;
+pub(crate) mod test_pod;

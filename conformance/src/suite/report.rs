@@ -10,8 +10,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
+    backend::BackendKind,
     report::{GREEN, RED, paint},
-    subject::Choice,
     suite::{
         diff::{Comparison, Difference},
         junit,
@@ -36,7 +36,7 @@ pub(crate) struct Report {
     /// Release of the kernel.
     pub(crate) kernel: String,
     /// For each subject, the listed cases in their order.
-    pub(crate) subjects: BTreeMap<&'static str, Vec<Outcome>>,
+    pub(crate) backends: BTreeMap<&'static str, Vec<Outcome>>,
     /// Listed cases that two subjects do not show alike.
     pub(crate) listed: Vec<Difference>,
     pub(crate) generated: Vec<Generated>,
@@ -59,7 +59,7 @@ impl Report {
         let kernel = nix::sys::utsname::uname()?;
         Ok(Self {
             kernel: kernel.release().to_string_lossy().into_owned(),
-            subjects: BTreeMap::new(),
+            backends: BTreeMap::new(),
             listed: Vec::new(),
             generated: Vec::new(),
             left_behind: Vec::new(),
@@ -69,20 +69,20 @@ impl Report {
     /// The listed cases on a subject.
     pub(crate) fn add(
         &mut self,
-        subject: Choice,
+        backend: BackendKind,
         ran: Result<(Vec<Outcome>, Vec<String>)>,
     ) -> Result<()> {
         let (outcomes, left) = ran?;
-        self.subjects.insert(subject.name(), outcomes);
+        self.backends.insert(backend.name(), outcomes);
         self.left_behind.extend(left);
         Ok(())
     }
 
     /// Compares what two subjects showed of the listed cases.
-    pub(crate) fn compare(&mut self, one: Choice, other: Choice) {
-        let shown = |subject: Choice| {
-            self.subjects
-                .get(subject.name())
+    pub(crate) fn compare(&mut self, one: BackendKind, other: BackendKind) {
+        let shown = |backend: BackendKind| {
+            self.backends
+                .get(backend.name())
                 .cloned()
                 .unwrap_or_default()
         };
@@ -106,7 +106,7 @@ impl Report {
     /// Everything as it should be.
     pub(crate) fn passed(&self) -> bool {
         let bad = |outcome: &Outcome| !outcome.as_it_should;
-        self.same() && !self.subjects.values().flatten().any(bad)
+        self.same() && !self.backends.values().flatten().any(bad)
     }
 
     /// How often each exception showed.
@@ -140,12 +140,12 @@ impl Report {
     fn table(&self) {
         let colours = stdout().is_terminal();
         let red = |text: &str| paint(RED, text, colours);
-        let Some(first) = self.subjects.values().next() else {
+        let Some(first) = self.backends.values().next() else {
             return;
         };
         let names: Vec<_> = COLUMNS
             .into_iter()
-            .filter(|name| self.subjects.contains_key(name))
+            .filter(|name| self.backends.contains_key(name))
             .collect();
         print!("{:<76}", "");
         for name in &names {
@@ -155,7 +155,7 @@ impl Report {
         for (index, case) in first.iter().enumerate() {
             let outcomes = names
                 .iter()
-                .filter_map(|name| self.subjects.get(name)?.get(index));
+                .filter_map(|name| self.backends.get(name)?.get(index));
             let marks: String = outcomes
                 .clone()
                 .map(|outcome| mark(outcome, colours))
@@ -169,7 +169,7 @@ impl Report {
             }
         }
         println!("\n  ✓ as promised   · fails, as it must without interception   ✗ wrong");
-        for (name, outcomes) in &self.subjects {
+        for (name, outcomes) in &self.backends {
             let good = outcomes
                 .iter()
                 .filter(|outcome| outcome.as_it_should)
@@ -190,7 +190,7 @@ impl Report {
     }
 
     fn differences(&self, red: &dyn Fn(&str) -> String) {
-        if self.subjects.len() > 1 {
+        if self.backends.len() > 1 {
             println!("  listed cases: {}", count(&self.listed));
         }
         let unknown = self

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
+    backend::BackendKind,
     case::{Case, Expect},
     demo::{
         self,
@@ -13,9 +14,8 @@ use crate::{
     },
     interrupt::Interrupt,
     lab::{Binaries, Lab},
-    settings::Settings,
-    subject::Choice,
-    suite::{diff::Difference, stage::Stage, view::View},
+    pod_annotations::PodAnnotations,
+    suite::{diff::Difference, fixture::Fixture, observation::Observation},
 };
 
 /// The group of the cases with real proxies.
@@ -36,7 +36,7 @@ pub(crate) struct Outcome {
     /// Each thing that differs from the promise.
     pub(crate) wrong: Vec<String>,
     /// What was seen, for each family.
-    pub(crate) views: Vec<Option<View>>,
+    pub(crate) views: Vec<Option<Observation>>,
     #[serde(skip)]
     case: Option<&'static Case>,
 }
@@ -46,11 +46,11 @@ pub(crate) type Listed = (&'static str, &'static Case);
 
 /// Runs the cases, one Pod for all with the same settings.
 pub(crate) fn run(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     cases: &[Listed],
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome>> {
-    let mut by_settings: BTreeMap<Settings, Vec<usize>> = BTreeMap::new();
+    let mut by_settings: BTreeMap<PodAnnotations, Vec<usize>> = BTreeMap::new();
     for (index, (_, case)) in cases.iter().enumerate() {
         by_settings
             .entry((case.settings)())
@@ -61,7 +61,7 @@ pub(crate) fn run(
     for (settings, indices) in by_settings {
         interrupt.check()?;
         let group: Vec<_> = indices.iter().map(|index| cases[*index]).collect();
-        let results = together(stage, settings, &group, interrupt)?;
+        let results = together(fixture, settings, &group, interrupt)?;
         for (index, result) in indices.into_iter().zip(results) {
             outcomes[index] = Some(result);
         }
@@ -70,15 +70,15 @@ pub(crate) fn run(
 }
 
 fn together(
-    stage: &mut Stage,
-    settings: Settings,
+    fixture: &mut Fixture,
+    settings: PodAnnotations,
     cases: &[Listed],
     interrupt: &Interrupt,
 ) -> Result<Vec<Outcome>> {
-    let subject = stage.subject;
-    let judge = |listed: &Listed, wrong, views| Outcome::new(subject, *listed, wrong, views);
-    let guest = match stage.admit(settings, interrupt) {
-        Ok(guest) => guest,
+    let backend = fixture.backend;
+    let judge = |listed: &Listed, wrong, views| Outcome::new(backend, *listed, wrong, views);
+    let test_pod = match fixture.admit(settings, interrupt) {
+        Ok(test_pod) => test_pod,
         Err(error) => {
             let said = format!("{error:#}");
             return Ok(cases
@@ -88,7 +88,7 @@ fn together(
         }
     };
     let asks: Vec<_> = cases.iter().map(|(_, case)| case.asks()).collect();
-    let mut views = stage.observe(&guest, &asks.concat())?.into_iter();
+    let mut views = fixture.observe(&test_pod, &asks.concat())?.into_iter();
     let mut outcomes = Vec::new();
     for (listed, asks) in cases.iter().zip(&asks) {
         let views: Vec<_> = views.by_ref().take(asks.len()).collect();
@@ -97,7 +97,7 @@ fn together(
             wrong.push("the Pod was admitted".to_owned());
         }
         for (ask, view) in asks.iter().zip(&views) {
-            match (stage.asked(&guest, *ask), view) {
+            match (fixture.asked(&test_pod, *ask), view) {
                 (Some(asked), Some(view)) => {
                     wrong.extend(listed.1.check(*ask, &asked, view));
                 }
@@ -106,19 +106,19 @@ fn together(
         }
         outcomes.push(judge(listed, wrong, views));
     }
-    guest.remove(&stage.lab)?;
+    test_pod.remove(&fixture.lab)?;
     Ok(outcomes)
 }
 
 impl Outcome {
     fn new(
-        subject: Choice,
+        backend: BackendKind,
         (group, case): Listed,
         wrong: Vec<String>,
-        views: Vec<Option<View>>,
+        views: Vec<Option<Observation>>,
     ) -> Self {
         let passed = wrong.is_empty();
-        let expected = subject != Choice::None || !case.expect.needs_interception();
+        let expected = backend != BackendKind::None || !case.expect.needs_interception();
         Self {
             group,
             name: case.name.to_owned(),
@@ -147,8 +147,8 @@ impl Outcome {
         differences.collect()
     }
 
-    fn with_envoy(row: &Row, case: &row::Case, subject: Choice) -> Self {
-        let expected = subject != Choice::None || !case.needs_interception();
+    fn with_envoy(row: &Row, case: &row::Case, backend: BackendKind) -> Self {
+        let expected = backend != BackendKind::None || !case.needs_interception();
         Self {
             group: ENVOY,
             name: row.name.clone(),
@@ -165,11 +165,11 @@ impl Outcome {
 /// Runs rows of the demonstration, with its Pods; also returns what was left behind.
 pub(crate) fn with_envoy(
     binaries: Binaries,
-    subject: Choice,
+    backend: BackendKind,
     rows: &[&'static row::Case],
     interrupt: &Interrupt,
 ) -> Result<(Vec<Outcome>, Vec<String>)> {
-    let mut lab = Lab::create(binaries, subject, interrupt)?;
+    let mut lab = Lab::create(binaries, backend, interrupt)?;
     let fill = |lab: &mut Lab| -> Result<Vec<_>> {
         demo::add_pods(lab, interrupt)?;
         rows.iter()
@@ -177,7 +177,7 @@ pub(crate) fn with_envoy(
                 Ok(Outcome::with_envoy(
                     &case.run(lab, interrupt)?,
                     case,
-                    subject,
+                    backend,
                 ))
             })
             .collect()

@@ -11,8 +11,8 @@ pub struct Addr([u32; 4]);
 
 /// The third word of a v4-mapped address, in network byte order.
 const MAPPED: u32 = 0xffff_u32.to_be();
-/// The last word of [`Addr::V4_MEETINGS`] and of [`Addr::V6_MEETINGS`], in host byte order.
-const MEETINGS: u32 = 0x7f40_0000;
+/// The last word of [`Addr::V4_ALIAS_NET`] and of [`Addr::V6_ALIAS_NET`], in host byte order.
+const ALIAS_NET_WORD: u32 = 0x7f40_0000;
 /// 2⁶⁴ by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -29,13 +29,13 @@ impl Addr {
     pub const V6_PASSTHROUGH: Self = Self([0, 0, 0, 6_u32.to_be()]);
     /// The network in which the proxy is met at addresses that tell where a connection was going:
     /// `127.64.0.0/10`.
-    pub const V4_MEETINGS: Self = Self::v4(MEETINGS.to_be());
+    pub const V4_ALIAS_NET: Self = Self::v4(ALIAS_NET_WORD.to_be());
     /// The same for IPv6: `100::7f40:0/106`.
-    pub const V6_MEETINGS: Self = Self([0x0100_0000_u32.to_be(), 0, 0, MEETINGS.to_be()]);
+    pub const V6_ALIAS_NET: Self = Self([0x0100_0000_u32.to_be(), 0, 0, ALIAS_NET_WORD.to_be()]);
     /// The bits of these addresses in which they differ.
-    pub const MEETING_BITS: u32 = 22;
+    pub const ALIAS_BITS: u32 = 22;
     /// How many choices there are among them for a destination.
-    pub const MEETING_CHOICES: u32 = 4;
+    pub const ALIAS_PROBES: u32 = 4;
 
     /// From an IPv4 address in network byte order.
     #[must_use]
@@ -64,7 +64,7 @@ impl Addr {
     /// An address of the same family that no host has: reserved (RFC 1112, section 4), or where
     /// packets are discarded (RFC 6666).
     #[must_use]
-    pub const fn nobodys(self) -> Self {
+    pub const fn unassigned(self) -> Self {
         if self.is_v4() {
             Self::v4(0xf000_0000_u32.to_be())
         } else {
@@ -94,7 +94,7 @@ impl Addr {
         if self.is_v4() {
             return u32::from_be(self.0[3]) >> 24 == 127;
         }
-        self.same(Self::V6_LOOPBACK)
+        self.const_eq(Self::V6_LOOPBACK)
     }
 
     /// Whether `connect(2)` to this address stays on the host: a loopback address, or the unspecified
@@ -108,31 +108,33 @@ impl Addr {
     /// the proxy: `127.0.0.1`, `::1`, and the unspecified address, which means the same.
     #[must_use]
     pub const fn is_canonical_loopback(self) -> bool {
-        self.is_unspecified() || self.same(Self::V4_LOOPBACK) || self.same(Self::V6_LOOPBACK)
+        self.is_unspecified()
+            || self.const_eq(Self::V4_LOOPBACK)
+            || self.const_eq(Self::V6_LOOPBACK)
     }
 
     /// Whether the proxy uses this source address for connections to its own application.
     #[must_use]
     pub const fn is_passthrough_source(self) -> bool {
-        self.same(Self::V4_PASSTHROUGH) || self.same(Self::V6_PASSTHROUGH)
+        self.const_eq(Self::V4_PASSTHROUGH) || self.const_eq(Self::V6_PASSTHROUGH)
     }
 
     /// Equality in `const` context (no call to `memcmp`, which BPF has not), with a single branch:
     /// the verifier follows every one of them.
     #[must_use]
-    pub const fn same(self, other: Self) -> bool {
+    pub const fn const_eq(self, other: Self) -> bool {
         let (one, two) = (self.0, other.0);
         (one[0] ^ two[0]) | (one[1] ^ two[1]) | (one[2] ^ two[2]) | (one[3] ^ two[3]) == 0
     }
 
     /// Whether the address itself tells where a connection that came to it was going: the daemon
-    /// and [`Addr::meeting`] know no other ones.
+    /// and [`Addr::alias`] know no other ones.
     #[must_use]
-    pub const fn is_meeting(self) -> bool {
-        let ([a, b, c, d], first) = (self.0, Self::V6_MEETINGS.0);
+    pub const fn is_alias(self) -> bool {
+        let ([a, b, c, d], first) = (self.0, Self::V6_ALIAS_NET.0);
         let v6 = (a ^ first[0]) | (b ^ first[1]) | (c ^ first[2]) == 0;
-        let last = u32::from_be(d) >> Self::MEETING_BITS;
-        (v6 || self.is_v4()) && last == MEETINGS >> Self::MEETING_BITS
+        let last = u32::from_be(d) >> Self::ALIAS_BITS;
+        (v6 || self.is_v4()) && last == ALIAS_NET_WORD >> Self::ALIAS_BITS
     }
 
     /// An address at which a connection to `self` may be handed to the proxy, of the same family:
@@ -145,12 +147,12 @@ impl Addr {
     /// services of their own. What IPv6 has in its place is discarded everywhere (RFC 6666), should
     /// it ever leave the Pod.
     #[must_use]
-    pub const fn meeting(self, port: Port, choice: u32) -> Self {
-        let last = (MEETINGS | self.spread(port, choice)).to_be();
+    pub const fn alias(self, port: Port, probe: u32) -> Self {
+        let last = (ALIAS_NET_WORD | self.hash22(port, probe)).to_be();
         if self.is_v4() {
             return Self::v4(last);
         }
-        let [a, b, c, _] = Self::V6_MEETINGS.0;
+        let [a, b, c, _] = Self::V6_ALIAS_NET.0;
         Self([a, b, c, last])
     }
 
@@ -161,19 +163,19 @@ impl Addr {
         if !self.is_v4() {
             return Self::V6_LOOPBACK;
         }
-        Self::v4((0x7f80_0000 | self.spread(port, 0)).to_be())
+        Self::v4((0x7f80_0000 | self.hash22(port, 0)).to_be())
     }
 
-    /// A number of [`Addr::MEETING_BITS`] bits, which is odd: no network begins there.
+    /// A number of [`Addr::ALIAS_BITS`] bits, which is odd: no network begins there.
     ///
     /// Fibonacci hashing (Knuth, TAOCP 6.4): the high bits of the product are well mixed.
-    const fn spread(self, port: Port, choice: u32) -> u32 {
+    const fn hash22(self, port: Port, probe: u32) -> u32 {
         let [a, b, c, d] = self.0;
         let (high, low) = ((a as u64) << 32 | b as u64, (c as u64) << 32 | d as u64);
         let key = high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f) ^ low ^ ((port.get() as u64) << 32);
         let key = key.wrapping_mul(0x85eb_ca6b_c2b2_ae35);
-        let mixed = ((key ^ (key >> 32)).wrapping_add(choice as u64)).wrapping_mul(GOLDEN);
-        let place = (mixed >> (64 - Self::MEETING_BITS)) as u32;
+        let mixed = ((key ^ (key >> 32)).wrapping_add(probe as u64)).wrapping_mul(GOLDEN);
+        let place = (mixed >> (64 - Self::ALIAS_BITS)) as u32;
         place | 1
     }
 }
@@ -210,7 +212,7 @@ impl Port {
 
     /// Equality in `const` context.
     #[must_use]
-    pub const fn same(self, other: Self) -> bool {
+    pub const fn const_eq(self, other: Self) -> bool {
         self.0 == other.0
     }
 }

@@ -3,7 +3,7 @@
 //! They follow the rules that Istio's sidecar writes into iptables, in the order of the chains;
 //! the first that matches wins.
 
-use crate::{Addr, Pod, PodFlags, Port, Reason};
+use crate::{Addr, PodConfig, PodFlags, Port, Reason};
 
 /// The port of DNS servers.
 pub const DNS: Port = Port::new(53);
@@ -33,7 +33,7 @@ impl Verdict {
     clippy::struct_excessive_bools,
     reason = "facts that do not depend on each other"
 )]
-pub struct Outbound {
+pub struct OutboundConn {
     /// The caller's user, as the initial user namespace numbers it.
     pub uid: u32,
     /// The caller's group, likewise.
@@ -47,10 +47,10 @@ pub struct Outbound {
     /// The port asked for.
     pub port: Port,
     /// `addr` belongs to the caller's Pod.
-    pub own: bool,
+    pub is_local_addr: bool,
     /// Packets to `addr` leave by an interface that the Pod excludes, or `addr` is in a network that
-    /// is left alone whatever else is listed. Only looked at with [`PodFlags::ASIDE`].
-    pub aside: bool,
+    /// is left alone whatever else is listed. Only looked at with [`PodFlags::BYPASS`].
+    pub bypass: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
     /// The socket is a UDP one.
@@ -58,26 +58,26 @@ pub struct Outbound {
     /// The Pod's proxy answers DNS queries.
     pub captures_dns: bool,
     /// The port is in the list of inbound ports that counts. Only looked at with
-    /// [`PodFlags::TRANSPARENT`].
+    /// [`PodFlags::TPROXY`].
     pub inbound_listed: bool,
     /// The Pod's lists about networks, and about ports that are the proxy's.
-    pub listed: Listed,
+    pub list_match: ListMatch,
 }
 
-impl Outbound {
+impl OutboundConn {
     /// A mark counts as the user does.
-    const fn by_user(&self, pod: &Pod) -> bool {
-        self.uid == pod.proxy_uid || pod.marks(self.mark)
+    const fn by_user(&self, pod: &PodConfig) -> bool {
+        self.uid == pod.proxy_uid || pod.mark_matches(self.mark)
     }
 
-    const fn by_group(&self, pod: &Pod) -> bool {
+    const fn by_group(&self, pod: &PodConfig) -> bool {
         self.gid == pod.proxy_gid
     }
 }
 
 /// What the Pod's lists say of a destination. A Pod without lists includes everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListMatch {
     /// The address is in an excluded network.
     pub excluded: bool,
     /// The port is the proxy's whatever the address.
@@ -86,9 +86,9 @@ pub struct Listed {
     pub network: bool,
 }
 
-impl Listed {
+impl ListMatch {
     /// What a Pod without lists says.
-    pub const EVERYTHING: Self = Self {
+    pub const NO_LISTS: Self = Self {
         excluded: false,
         port: false,
         network: true,
@@ -97,29 +97,30 @@ impl Listed {
 
 /// Where a TCP connection that a socket in `pod` opens goes, or a datagram to a DNS server.
 #[must_use]
-pub const fn outbound(pod: &Pod, to: &Outbound) -> Verdict {
-    let verdict = chain(pod, to);
+pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
+    let verdict = output_chain(pod, to);
     // With TPROXY, what the proxy sends to its own Pod passes the inbound rules as well, unless it
     // was diverted already.
-    if matches!(verdict, Verdict::Direct(_)) && is_marked(pod, to) {
-        let from = Inbound {
+    if matches!(verdict, Verdict::Direct(_)) && tproxy_mark(pod, to) {
+        let from = InboundConn {
             port: to.port,
             local: false,
-            aside: false,
+            bypass: false,
             listed: to.inbound_listed,
         };
         if matches!(inbound(pod, &from), Verdict::ToProxy(..)) {
-            return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
+            return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
         }
     }
     verdict
 }
 
 /// Whether rules for `TPROXY` mark what the socket sends.
-const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
-    let own = (to.own || to.addr.connects_to_loopback()) && !to.addr.is_canonical_loopback();
+const fn tproxy_mark(pod: &PodConfig, to: &OutboundConn) -> bool {
+    let own =
+        (to.is_local_addr || to.addr.connects_to_loopback()) && !to.addr.is_canonical_loopback();
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    pod.flags.has(PodFlags::TRANSPARENT)
+    pod.flags.has(PodFlags::TPROXY)
         && own
         && by_proxy
         && !to.datagram
@@ -127,19 +128,19 @@ const fn is_marked(pod: &Pod, to: &Outbound) -> bool {
 }
 
 /// The rows of the outbound chain, in their order.
-const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
-    let local = to.own || to.addr.connects_to_loopback();
-    if to.aside && !local {
-        return Verdict::Direct(Reason::OutboundAside);
+const fn output_chain(pod: &PodConfig, to: &OutboundConn) -> Verdict {
+    let local = to.is_local_addr || to.addr.connects_to_loopback();
+    if to.bypass && !local {
+        return Verdict::Direct(Reason::OutboundBypass);
     }
     if to.excluded {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if to.captures_dns && to.port.same(DNS) {
-        return query(pod, to, by_proxy);
+    if to.captures_dns && to.port.const_eq(DNS) {
+        return dns_rules(pod, to, by_proxy);
     }
-    if local && let Some(verdict) = over_loopback(pod, to) {
+    if local && let Some(verdict) = loopback_rules(pod, to) {
         return verdict;
     }
     if by_proxy {
@@ -148,23 +149,23 @@ const fn chain(pod: &Pod, to: &Outbound) -> Verdict {
     if to.addr.is_canonical_loopback() {
         return Verdict::Direct(Reason::OutboundLocal);
     }
-    by_lists(pod, to.listed)
+    list_rules(pod, to.list_match)
 }
 
 /// The rows for DNS queries: a resolver on a loopback address is no exception.
-const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
-    let local = to.own || to.addr.connects_to_loopback();
+const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdict {
+    let local = to.is_local_addr || to.addr.connects_to_loopback();
     if local && to.source.is_passthrough_source() {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
-    let own_resolver = local && (to.datagram || to.addr.is_canonical_loopback());
-    if own_resolver && pod.flags.has(PodFlags::OWN_RESOLVERS) {
+    let local_resolver = local && (to.datagram || to.addr.is_canonical_loopback());
+    if local_resolver && pod.flags.has(PodFlags::BYPASS_LOCAL_DNS) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
     // The exception is made for the proxy's user alone.
     let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
     if local && by_group && !to.datagram && !to.addr.is_canonical_loopback() {
-        return Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod);
+        return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
     }
     if by_proxy {
         return Verdict::Direct(Reason::OutboundByProxy);
@@ -174,28 +175,28 @@ const fn query(pod: &Pod, to: &Outbound, by_proxy: bool) -> Verdict {
 
 /// The rows for packets that leave over `lo`, if one of them matches. The chain goes through the
 /// proxy's user before it comes to its group: what is not by the user has left it by then.
-const fn over_loopback(pod: &Pod, to: &Outbound) -> Option<Verdict> {
+const fn loopback_rules(pod: &PodConfig, to: &OutboundConn) -> Option<Verdict> {
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
     let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !to.addr.is_canonical_loopback();
-    if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_LISTED) {
+    if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_INCLUDED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }
     let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if own && by_proxy && !to.port.same(pod.tunnel_port) {
-        return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundOwnPod));
+    if own && by_proxy && !to.port.const_eq(pod.hbone_port) {
+        return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin));
     }
     None
 }
 
 /// The rows that the Pod's own lists make.
-const fn by_lists(pod: &Pod, listed: Listed) -> Verdict {
-    if listed.excluded {
+const fn list_rules(pod: &PodConfig, list_match: ListMatch) -> Verdict {
+    if list_match.excluded {
         Verdict::Direct(Reason::OutboundNetworkExcluded)
-    } else if listed.port {
+    } else if list_match.port {
         Verdict::ToProxy(pod.outbound_port, Reason::OutboundPortListed)
-    } else if listed.network {
+    } else if list_match.network {
         Verdict::ToProxy(pod.outbound_port, Reason::OutboundToProxy)
     } else {
         Verdict::Direct(Reason::OutboundNotListed)
@@ -237,7 +238,7 @@ impl Arrival {
     /// unspecified source is no such address: the answer to `::` may leave.
     #[must_use]
     pub const fn is_local(&self, own: bool) -> bool {
-        own || self.from.same(self.to)
+        own || self.from.const_eq(self.to)
             || self.from.is_loopback()
             || self.from.is_passthrough_source()
     }
@@ -247,35 +248,35 @@ impl Arrival {
     /// to `127.0.0.0/8`.
     #[must_use]
     pub const fn is_foreign_to_meeting(&self) -> bool {
-        self.to.is_meeting() && !self.to.is_v4() && self.interface != Self::LOOPBACK
+        self.to.is_alias() && !self.to.is_v4() && self.interface != Self::LOOPBACK
     }
 }
 
 /// A TCP connection that arrives in a meshed Pod.
 #[derive(Clone, Copy, Debug)]
-pub struct Inbound {
+pub struct InboundConn {
     /// The port that the peer asked for.
     pub port: Port,
     /// The peer is the Pod itself: the packet came over `lo`.
     pub local: bool,
     /// The packet came by an interface that the Pod excludes, or from a network that is left alone.
-    pub aside: bool,
+    pub bypass: bool,
     /// `port` is in the Pod's list: of those that are the proxy's, if it has one
-    /// ([`PodFlags::INBOUND_LISTED`]), or else of those that are not.
+    /// ([`PodFlags::INBOUND_ALLOWLIST`]), or else of those that are not.
     pub listed: bool,
 }
 
 /// Where a TCP connection to `pod` goes.
 #[must_use]
-pub const fn inbound(pod: &Pod, from: &Inbound) -> Verdict {
+pub const fn inbound(pod: &PodConfig, from: &InboundConn) -> Verdict {
     if from.local {
         return Verdict::Direct(Reason::InboundLocal);
     }
-    if from.aside {
-        return Verdict::Direct(Reason::InboundAside);
+    if from.bypass {
+        return Verdict::Direct(Reason::InboundBypass);
     }
-    let only_listed = pod.flags.has(PodFlags::INBOUND_LISTED);
-    let tunnel = from.port.same(pod.tunnel_port) && !pod.flags.has(PodFlags::TRANSPARENT);
+    let only_listed = pod.flags.has(PodFlags::INBOUND_ALLOWLIST);
+    let tunnel = from.port.const_eq(pod.hbone_port) && !pod.flags.has(PodFlags::TPROXY);
     if tunnel || (from.listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
     }

@@ -14,47 +14,43 @@ pub struct Event {
     pub to: Endpoint,
     /// The number of the [`Reason`](crate::Reason).
     pub reason: u32,
-    /// The caller's user, as the initial user namespace numbers it; [`Event::NOBODY`] for a peer.
+    /// The caller's user, as the initial user namespace numbers it; [`Event::NO_UID`] for a peer.
     pub uid: u32,
     /// The caller's group, likewise.
     pub gid: u32,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 impl Event {
     /// A user that nobody has (`INVALID_UID`, `linux/uidgid.h`).
-    pub const NOBODY: u32 = u32::MAX;
+    pub const NO_UID: u32 = u32::MAX;
 }
 
-/// How often something was done in a second. Value of `told`, of what a CPU tells, and of `habits`.
+/// How often something was done in a second. Value of `event_rate`, of what a CPU tells, and of `conn_rate`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct RateWindow {
     /// The second, since the machine was started.
     pub second: u64,
     /// How often.
-    pub events: u64,
+    pub count: u64,
 }
 
-impl Told {
+impl RateWindow {
     /// So many decisions are told of, and no more: whoever watches shall not slow down who connects.
-    pub const MOST: u64 = 1000;
+    pub const MAX_EVENTS_PER_SEC: u64 = 1000;
 
-    /// Once more in a second, if that is not more than `most` times.
+    /// Once more in a second, if that is not more than `max` times.
     #[must_use]
-    pub const fn one_more(self, second: u64, most: u64) -> Option<Self> {
-        let events = if second == self.second {
-            self.events
-        } else {
-            0
-        };
-        if events >= most {
+    pub const fn try_acquire(self, second: u64, max: u64) -> Option<Self> {
+        let count = if second == self.second { self.count } else { 0 };
+        if count >= max {
             return None;
         }
         Some(Self {
             second,
-            events: events + 1,
+            count: count + 1,
         })
     }
 }
@@ -64,12 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_second_begins_anew() {
-        let mut told = Told::default();
+    fn rate_window_resets_every_second() {
+        let mut window = RateWindow::default();
         for _ in 0..3 {
-            told = told.one_more(7, 3).unwrap();
+            window = window.try_acquire(7, 3).unwrap();
         }
-        assert_eq!(told.one_more(7, 3), None);
-        assert_eq!(told.one_more(8, 3).unwrap().events, 1);
+        assert_eq!(window.try_acquire(7, 3), None);
+        assert_eq!(window.try_acquire(8, 3).unwrap().count, 1);
     }
 }

@@ -1,6 +1,6 @@
 //! Which ports, addresses and interfaces of a Pod are included or excluded, and from where it reaches
-//! which networks: keys of the maps `ports`, `port_ranges`, `included`, `excluded`, `aside`,
-//! `sources` and `interfaces`.
+//! which networks: keys of the maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`,
+//! `prefsrc_by_dst` and `exclude_ifindex`.
 //!
 //! A range of ports is a few prefixes of the 16-bit number, as a range of addresses is one of the
 //! 128-bit one. Whole numbers are in a hash table, shorter prefixes in a trie, which is asked only
@@ -26,17 +26,17 @@ pub enum PortList {
 /// port that is not listed the look-up.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PortSieve(u32);
+pub struct PortBitmap(u32);
 
-impl PortSieve {
+impl PortBitmap {
     /// Lets no port through.
-    pub const CLOSED: Self = Self(0);
+    pub const EMPTY: Self = Self(0);
     /// Lets every port through.
-    pub const OPEN: Self = Self(u32::MAX);
+    pub const FULL: Self = Self(u32::MAX);
 
     /// Together with the ports from `low` to `high`, both included.
     #[must_use]
-    pub const fn with(self, low: u16, high: u16) -> Self {
+    pub const fn insert_range(self, low: u16, high: u16) -> Self {
         let (mut bits, mut port) = (self.0, low as u32);
         while port <= high as u32 && bits != u32::MAX {
             bits |= 1 << (port % u32::BITS);
@@ -47,7 +47,7 @@ impl PortSieve {
 
     /// `false` if a port is in no list of which this knows.
     #[must_use]
-    pub const fn may_have(self, port: Port) -> bool {
+    pub const fn may_contain(self, port: Port) -> bool {
         self.0 & (1 << (port.get() as u32 % u32::BITS)) != 0
     }
 }
@@ -63,14 +63,14 @@ pub struct PortKey {
     /// The port.
     pub port: Port,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 impl PortKey {
     /// Bits before the port.
-    const HEAD: u32 = 80;
+    const PREFIX_BITS: u32 = 80;
     /// Bits of the whole number, as a trie counts them.
-    pub const BITS: u32 = Self::HEAD + 16;
+    pub const BITS: u32 = Self::PREFIX_BITS + 16;
 
     /// The key of one port of one Pod.
     #[must_use]
@@ -79,7 +79,7 @@ impl PortKey {
             cookie,
             list: list as u16,
             port,
-            zero: 0,
+            pad: 0,
         }
     }
 }
@@ -97,7 +97,12 @@ impl PortPrefix {
     /// The largest prefix that begins with the port `low` and does not go beyond `high`, and the
     /// port that comes after it, if there is one.
     #[must_use]
-    pub const fn first(cookie: u64, list: PortList, low: u16, high: u16) -> (Self, Option<u16>) {
+    pub const fn split_first(
+        cookie: u64,
+        list: PortList,
+        low: u16,
+        high: u16,
+    ) -> (Self, Option<u16>) {
         let mut free = if low == 0 { 16 } else { low.trailing_zeros() };
         while low as u32 + (1 << free) - 1 > high as u32 {
             free -= 1;
@@ -123,10 +128,10 @@ impl PortPrefix {
     }
 }
 
-/// What a prefix in `included`, `excluded`, `aside` and `sources` is compared with.
+/// What a prefix in `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst` is compared with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RangeKey {
+pub struct CidrKey {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
     /// 4 or 6: `::/0` holds no IPv4 address, although these are v4-mapped here.
@@ -135,11 +140,11 @@ pub struct RangeKey {
     pub addr: Addr,
 }
 
-impl RangeKey {
+impl CidrKey {
     /// Bits before the address.
-    const HEAD: u32 = 128;
+    const PREFIX_BITS: u32 = 128;
     /// Bits of the whole key.
-    pub const BITS: u32 = Self::HEAD + 128;
+    pub const BITS: u32 = Self::PREFIX_BITS + 128;
 
     /// The key of one address of one Pod.
     #[must_use]
@@ -155,7 +160,7 @@ impl RangeKey {
     #[must_use]
     pub const fn bits(addr: Addr, length: u8) -> u32 {
         let mapped = if addr.is_v4() { 96 } else { 0 };
-        Self::HEAD + mapped + length as u32
+        Self::PREFIX_BITS + mapped + length as u32
     }
 }
 
@@ -163,7 +168,7 @@ impl RangeKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetworkPrefix {
     /// The lowest of them.
-    pub key: RangeKey,
+    pub key: CidrKey,
     /// How many bits of the key count.
     pub bits: u32,
 }
@@ -173,13 +178,13 @@ impl NetworkPrefix {
     #[must_use]
     pub const fn new(cookie: u64, addr: Addr, length: u8) -> Self {
         Self {
-            key: RangeKey::new(cookie, addr),
-            bits: RangeKey::bits(addr, length),
+            key: CidrKey::new(cookie, addr),
+            bits: CidrKey::bits(addr, length),
         }
     }
 }
 
-/// Key of `interfaces`: an interface that the Pod excludes.
+/// Key of `exclude_ifindex`: an interface that the Pod excludes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InterfaceKey {
@@ -188,7 +193,7 @@ pub struct InterfaceKey {
     /// The interface's index there.
     pub index: u32,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 impl InterfaceKey {
@@ -198,7 +203,7 @@ impl InterfaceKey {
         Self {
             cookie,
             index,
-            zero: 0,
+            pad: 0,
         }
     }
 }
@@ -215,7 +220,7 @@ mod tests {
         let (mut ports, mut count) = (Vec::new(), 0);
         let mut next = Some(low);
         while let Some(from) = next {
-            let (prefix, after) = PortPrefix::first(7, PortList::InboundExcluded, from, high);
+            let (prefix, after) = PortPrefix::split_first(7, PortList::InboundExcluded, from, high);
             let size = 1_u32 << (PortKey::BITS - prefix.bits);
             let first = u32::from(prefix.key.port.get());
             ports.extend((first..first + size).map(|port| u16::try_from(port).unwrap()));
@@ -243,28 +248,28 @@ mod tests {
     }
 
     #[test]
-    fn a_sieve_lets_every_listed_port_through_and_few_others() {
-        let none = PortSieve::CLOSED;
-        let few = none.with(15020, 15020).with(65535, 65535);
+    fn port_bitmap_has_no_false_negatives() {
+        let none = PortBitmap::EMPTY;
+        let few = none.insert_range(15020, 15020).insert_range(65535, 65535);
         for port in 0..=u16::MAX {
-            assert!(!none.may_have(Port::new(port)));
-            assert!(none.with(port, port).may_have(Port::new(port)));
+            assert!(!none.may_contain(Port::new(port)));
+            assert!(none.insert_range(port, port).may_contain(Port::new(port)));
             let expected = [15020 % 32, 65535 % 32].contains(&(port % 32));
-            assert_eq!(few.may_have(Port::new(port)), expected);
+            assert_eq!(few.may_contain(Port::new(port)), expected);
         }
-        assert_eq!(none.with(9, 8), none);
-        assert_eq!(none.with(0, u16::MAX), PortSieve::OPEN);
+        assert_eq!(none.insert_range(9, 8), none);
+        assert_eq!(none.insert_range(0, u16::MAX), PortBitmap::FULL);
     }
 
     #[test]
-    fn the_port_comes_after_cookie_and_list_in_memory() {
+    fn trie_keys_end_with_the_prefix_bits() {
         assert_eq!(core::mem::offset_of!(PortKey, port) * 8, 80);
-        assert_eq!(core::mem::offset_of!(RangeKey, addr) * 8, 128);
+        assert_eq!(core::mem::offset_of!(CidrKey, addr) * 8, 128);
     }
 
     #[test]
     fn networks_of_ipv4_are_mapped() {
-        assert_eq!(RangeKey::bits(Addr::v4(0), 8), 128 + 96 + 8);
-        assert_eq!(RangeKey::bits(Addr::UNSPECIFIED, 8), 128 + 8);
+        assert_eq!(CidrKey::bits(Addr::v4(0), 8), 128 + 96 + 8);
+        assert_eq!(CidrKey::bits(Addr::UNSPECIFIED, 8), 128 + 8);
     }
 }

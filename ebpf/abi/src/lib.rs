@@ -11,7 +11,7 @@ pub mod decide;
 mod event;
 mod filter;
 mod flow;
-mod layout;
+mod kernel_offsets;
 pub mod maps;
 mod pod;
 mod reason;
@@ -21,12 +21,15 @@ mod usage;
 mod user;
 
 pub use addr::{Addr, Port};
-pub use event::{Event, Told};
-pub use filter::{InterfaceKey, NetworkPrefix, PortKey, PortList, PortPrefix, PortSieve, RangeKey};
-pub use flow::{BUDGET, Flow, Habit, Lane, NEW_IN_A_SECOND, Passage};
-pub use layout::Layout;
+pub use event::{Event, RateWindow};
+pub use filter::{CidrKey, InterfaceKey, NetworkPrefix, PortBitmap, PortKey, PortList, PortPrefix};
+pub use flow::{
+    ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
+};
+pub use kernel_offsets::KernelOffsets;
 pub use pod::{
-    End, Endpoint, ForeignKey, ListenerKey, Meeting, Original, Pair, Pod, PodFlags, Process,
+    AliasKey, ConnKey, Endpoint, ForeignKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags,
+    SockRole,
 };
 pub use reason::Reason;
 pub use usage::AliasUsage;

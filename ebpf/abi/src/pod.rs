@@ -1,18 +1,18 @@
 //! Keys and values of the maps. Every type is `repr(C)` without implicit padding: the kernel
 //! compares keys byte by byte.
 
-use crate::{Addr, Port, PortSieve};
+use crate::{Addr, Port, PortBitmap};
 
-/// Bits of [`Pod::flags`].
+/// Bits of [`PodConfig::flags`].
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodFlags(u32);
 
 impl PodFlags {
-    /// The Pod owns more addresses than [`Process`] holds; `local_pod_ips` knows them all.
-    pub const MORE_ADDRESSES: Self = Self(1);
+    /// The Pod owns more addresses than [`NetnsEntry`] holds; `local_pod_ips` knows them all.
+    pub const HAS_EXTRA_ADDRS: Self = Self(1);
     /// The proxy listens on `127.0.0.1` alone, so its address must not be spread.
-    pub const SINGLE_LOOPBACK: Self = Self(1 << 1);
+    pub const PROXY_ON_LOCALHOST_ONLY: Self = Self(1 << 1);
 
     /// Connections between the proxies of two Pods on this node go from socket to socket.
     pub const ACCELERATE_PROXIES: Self = Self(1 << 2);
@@ -20,37 +20,37 @@ impl PodFlags {
     pub const ACCELERATE_ALL: Self = Self(1 << 3);
 
     /// Only listed inbound ports are the proxy's.
-    pub const INBOUND_LISTED: Self = Self(1 << 4);
+    pub const INBOUND_ALLOWLIST: Self = Self(1 << 4);
     /// Some outbound ports are the proxy's whatever their address.
-    pub const OUTBOUND_LISTED: Self = Self(1 << 5);
+    pub const OUTBOUND_PORT_INCLUDES: Self = Self(1 << 5);
     /// Some list has a range of ports.
     pub const PORT_RANGES: Self = Self(1 << 6);
     /// Only listed networks are the proxy's.
-    pub const NETWORKS_LISTED: Self = Self(1 << 7);
+    pub const CIDR_ALLOWLIST: Self = Self(1 << 7);
     /// Some networks are left alone.
-    pub const NETWORKS_EXCLUDED: Self = Self(1 << 8);
+    pub const CIDR_EXCLUDES: Self = Self(1 << 8);
     /// A loopback network is among the listed ones.
-    pub const LOOPBACK_LISTED: Self = Self(1 << 9);
+    pub const LOOPBACK_INCLUDED: Self = Self(1 << 9);
 
     /// The proxy's calls to its own Pod are left alone.
     pub const NO_HAIRPIN: Self = Self(1 << 10);
     /// The Pod asks for `TPROXY`, whose rules know fewer exceptions.
-    pub const TRANSPARENT: Self = Self(1 << 11);
+    pub const TPROXY: Self = Self(1 << 11);
 
     /// Some interfaces are left alone, or some networks whatever else the Pod lists.
-    pub const ASIDE: Self = Self(1 << 12);
+    pub const BYPASS: Self = Self(1 << 12);
     /// These networks are left alone as sources, too.
-    pub const ASIDE_INBOUND: Self = Self(1 << 13);
+    pub const BYPASS_INBOUND: Self = Self(1 << 13);
     /// Resolvers within the Pod keep their queries.
-    pub const OWN_RESOLVERS: Self = Self(1 << 14);
+    pub const BYPASS_LOCAL_DNS: Self = Self(1 << 14);
 
-    /// Some networks are reached from another address than [`Process`] holds.
-    pub const SOURCES: Self = Self(1 << 15);
+    /// Some networks are reached from another address than [`NetnsEntry`] holds.
+    pub const HAS_PREFSRC: Self = Self(1 << 15);
 
-    /// A route leads to [`Addr::V4_MEETINGS`], and it names the Pod's main address as the source.
-    pub const ROUTED_V4: Self = Self(1 << 16);
-    /// The same for [`Addr::V6_MEETINGS`].
-    pub const ROUTED_V6: Self = Self(1 << 17);
+    /// A route leads to [`Addr::V4_ALIAS_NET`], and it names the Pod's main address as the source.
+    pub const ALIAS_ROUTE_V4: Self = Self(1 << 16);
+    /// The same for [`Addr::V6_ALIAS_NET`].
+    pub const ALIAS_ROUTE_V6: Self = Self(1 << 17);
 
     /// Both sets together.
     #[must_use]
@@ -71,10 +71,10 @@ impl PodFlags {
     }
 }
 
-/// What the kernel must know of a meshed Pod. Value of `local_pod_ips`, part of [`Process`].
+/// What the kernel must know of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pod {
+pub struct PodConfig {
     /// Cookie of the Pod's network namespace. Never re-used while the kernel runs.
     pub cookie: u64,
     /// The proxy's user, as the initial user namespace numbers it.
@@ -89,24 +89,25 @@ pub struct Pod {
     pub dns_port: Port,
     /// Where tunnels end that the application's own socket terminates, or a proxy that is not told
     /// by `SO_ORIGINAL_DST` (Istio: 15008). Zero, which nobody connects to, if there are none.
-    pub tunnel_port: Port,
+    pub hbone_port: Port,
     /// See [`PodFlags`].
     pub flags: PodFlags,
-    /// The mark of the proxy's sockets, under [`Pod::mark_mask`].
+    /// The mark of the proxy's sockets, under [`PodConfig::mark_mask`].
     pub mark: u32,
     /// The bits of a mark that count; none if the proxy is known by its user alone.
     pub mark_mask: u32,
     /// Which outbound ports may be left alone.
-    pub excluded: PortSieve,
+    pub excluded: PortBitmap,
 }
 
-impl Pod {
+impl PodConfig {
     /// Whether a port is one at which the proxy is reached: over TCP those of its listeners and of its
     /// resolver, over UDP that of its resolver.
     #[must_use]
     pub const fn reserves(&self, port: Port, datagram: bool) -> bool {
-        port.same(self.dns_port)
-            || (!datagram && (port.same(self.outbound_port) || port.same(self.inbound_port)))
+        port.const_eq(self.dns_port)
+            || (!datagram
+                && (port.const_eq(self.outbound_port) || port.const_eq(self.inbound_port)))
     }
 
     /// Whether a process of this user or this group, both as the initial user namespace numbers them,
@@ -121,7 +122,7 @@ impl Pod {
 
     /// Whether a socket with this mark is the proxy's.
     #[must_use]
-    pub const fn marks(&self, mark: u32) -> bool {
+    pub const fn mark_matches(&self, mark: u32) -> bool {
         self.mark_mask != 0 && mark & self.mark_mask == self.mark
     }
 }
@@ -129,40 +130,40 @@ impl Pod {
 /// Value of `process_ip`: what a process in a meshed Pod's network namespace belongs to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Process {
+pub struct NetnsEntry {
     /// The Pod's main IPv4 address, or unspecified.
     pub v4: Addr,
     /// The Pod's main IPv6 address, or unspecified.
     pub v6: Addr,
     /// The Pod's settings, copied so that a connect costs one look-up less.
-    pub pod: Pod,
+    pub pod: PodConfig,
 }
 
-impl Process {
+impl NetnsEntry {
     /// The Pod's address of the family of `like`, or unspecified.
     #[must_use]
-    pub const fn address_like(&self, like: Addr) -> Addr {
+    pub const fn addr_for(&self, like: Addr) -> Addr {
         if like.is_v4() { self.v4 } else { self.v6 }
     }
 
-    /// Whether the route to the proxy names [`Process::address_like`] as the source.
+    /// Whether the route to the proxy names [`NetnsEntry::addr_for`] as the source.
     #[must_use]
-    pub const fn is_routed_like(&self, like: Addr) -> bool {
+    pub const fn has_alias_route(&self, like: Addr) -> bool {
         self.pod.flags.has(if like.is_v4() {
-            PodFlags::ROUTED_V4
+            PodFlags::ALIAS_ROUTE_V4
         } else {
-            PodFlags::ROUTED_V6
+            PodFlags::ALIAS_ROUTE_V6
         })
     }
 
     /// Whether `addr` is one of the two addresses held here.
     #[must_use]
     pub const fn owns(&self, addr: Addr) -> bool {
-        !addr.is_unspecified() && (self.v4.same(addr) || self.v6.same(addr))
+        !addr.is_unspecified() && (self.v4.const_eq(addr) || self.v6.const_eq(addr))
     }
 }
 
-/// An address and a port. Value of `pair_original_dst` and of `destinations`.
+/// An address and a port. Value of `pair_original_dst` and of `alias_to_dst`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Endpoint {
@@ -171,54 +172,50 @@ pub struct Endpoint {
     /// The port.
     pub port: Port,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u16,
+    pub pad: u16,
 }
 
 impl Endpoint {
     /// An address and a port.
     #[must_use]
     pub const fn new(addr: Addr, port: Port) -> Self {
-        Self {
-            addr,
-            port,
-            zero: 0,
-        }
+        Self { addr, port, pad: 0 }
     }
 
     /// Equality in `const` context.
     #[must_use]
-    pub const fn same(self, other: Self) -> bool {
-        self.addr.same(other.addr) && self.port.same(other.port)
+    pub const fn const_eq(self, other: Self) -> bool {
+        self.addr.const_eq(other.addr) && self.port.const_eq(other.port)
     }
 }
 
-/// Key of `destinations`: where a Pod's proxy is met by the connections to one destination.
+/// Key of `alias_to_dst`: where a Pod's proxy is met by the connections to one destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Meeting {
+pub struct AliasKey {
     /// The network namespace of both ends.
     pub cookie: u64,
     /// The last word of the address, in network byte order: it differs in no other.
-    pub last: u32,
+    pub suffix: u32,
     /// The proxy's port: others may listen at the same address.
     pub port: Port,
     /// 4 or 6.
-    pub version: u16,
+    pub family: u16,
 }
 
-impl Meeting {
+impl AliasKey {
     /// At an address, if it is one of those that tell where a connection was going.
     #[must_use]
-    pub const fn at(cookie: u64, place: Endpoint) -> Option<Self> {
-        if !place.addr.is_meeting() {
+    pub const fn from_addr(cookie: u64, slot: Endpoint) -> Option<Self> {
+        if !slot.addr.is_alias() {
             return None;
         }
-        let [_, _, _, last] = place.addr.words();
+        let [_, _, _, suffix] = slot.addr.words();
         Some(Self {
             cookie,
-            last,
-            port: place.port,
-            version: if place.addr.is_v4() { 4 } else { 6 },
+            suffix,
+            port: slot.port,
+            family: if slot.addr.is_v4() { 4 } else { 6 },
         })
     }
 }
@@ -226,31 +223,31 @@ impl Meeting {
 /// Value of `original_dst`, the socket storage: what a connection's client asked for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Original {
+pub struct OrigDst {
     /// The address and port asked for.
-    pub to: Endpoint,
+    pub dst: Endpoint,
     /// Which end of the connection the socket is: the client must be shown `to` as its peer,
     /// the proxy must not.
-    pub end: End,
+    pub role: SockRole,
 }
 
 /// An end of a diverted or accelerated connection.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct End(u32);
+pub struct SockRole(u32);
 
-impl End {
+impl SockRole {
     /// The socket that connected.
     pub const CLIENT: Self = Self(1);
     /// The socket that was accepted, by the proxy unless it is said otherwise.
-    pub const PROXY: Self = Self(2);
+    pub const SERVER: Self = Self(2);
 
     /// A UDP socket that asked a DNS server.
-    pub const QUERY: Self = Self(3);
+    pub const DNS_CLIENT: Self = Self(3);
 
     /// Equality in `const` context.
     #[must_use]
-    pub const fn same(self, other: Self) -> bool {
+    pub const fn const_eq(self, other: Self) -> bool {
         self.0 == other.0
     }
 }
@@ -258,35 +255,35 @@ impl End {
 /// Key of `pair_original_dst`: a connection inside one network namespace, seen by its client.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Pair {
+pub struct ConnKey {
     /// The network namespace of both ends.
     pub cookie: u64,
     /// The connecting end.
     pub client: Endpoint,
     /// The accepting end: a listener of the proxy.
-    pub proxy: Endpoint,
+    pub server: Endpoint,
 }
 
-impl Pair {
+impl ConnKey {
     /// A connection of which only the network namespace is known.
     #[must_use]
-    pub const fn unknown(cookie: u64) -> Self {
+    pub const fn placeholder(cookie: u64) -> Self {
         let nowhere = Endpoint::new(Addr::UNSPECIFIED, Port::new(0));
         Self {
             cookie,
             client: nowhere,
-            proxy: nowhere,
+            server: nowhere,
         }
     }
 
     /// Whether more is known than that.
     #[must_use]
-    pub const fn is_known(&self) -> bool {
-        !self.proxy.port.same(Port::new(0))
+    pub const fn is_complete(&self) -> bool {
+        !self.server.port.const_eq(Port::new(0))
     }
 }
 
-/// Key of `listeners`: one listening socket of a Pod's proxy.
+/// Key of `proxy_listeners`: one listening socket of a Pod's proxy.
 ///
 /// Envoy opens one listener for each worker (`SO_REUSEPORT`), and any of them may close first:
 /// each has a place of its own. The kernel spreads connections over the whole group whichever
@@ -298,25 +295,25 @@ pub struct ListenerKey {
     pub cookie: u64,
     /// `AF_INET` (2) or `AF_INET6` (10): a v4 listener cannot take a v6 connection.
     pub family: u16,
-    /// `0..PLACES`.
-    pub place: u16,
+    /// `0..SLOTS`.
+    pub slot: u16,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 impl ListenerKey {
     /// Listeners registered for each Pod and family. More than these may exist; they are
     /// served as members of the same `SO_REUSEPORT` group.
-    pub const PLACES: u16 = 16;
+    pub const SLOTS: u16 = 16;
 
     /// The key of one place.
     #[must_use]
-    pub const fn new(cookie: u64, family: u16, place: u16) -> Self {
+    pub const fn new(cookie: u64, family: u16, slot: u16) -> Self {
         Self {
             cookie,
             family,
-            place,
-            zero: 0,
+            slot,
+            pad: 0,
         }
     }
 }
@@ -332,7 +329,7 @@ pub struct ForeignKey {
     /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
     pub protocol: u16,
     /// Always zero: keeps the size a multiple of the alignment.
-    pub zero: u32,
+    pub pad: u32,
 }
 
 #[cfg(test)]
@@ -341,29 +338,30 @@ mod tests {
 
     use super::*;
     use crate::{
-        ABI_VERSION, Event, Flow, Habit, InterfaceKey, Lane, Layout, PortKey, RangeKey, Told,
+        ABI_VERSION, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets, PortKey,
+        RateWindow, SockKey,
     };
 
     #[test]
     fn the_layout_is_the_one_recorded_for_this_abi_version() {
         let layout = [
-            (size_of::<Pod>(), align_of::<Pod>()),
-            (size_of::<Process>(), align_of::<Process>()),
+            (size_of::<PodConfig>(), align_of::<PodConfig>()),
+            (size_of::<NetnsEntry>(), align_of::<NetnsEntry>()),
             (size_of::<Endpoint>(), align_of::<Endpoint>()),
-            (size_of::<Meeting>(), align_of::<Meeting>()),
-            (size_of::<Original>(), align_of::<Original>()),
-            (size_of::<Pair>(), align_of::<Pair>()),
-            (size_of::<Lane>(), align_of::<Lane>()),
+            (size_of::<AliasKey>(), align_of::<AliasKey>()),
+            (size_of::<OrigDst>(), align_of::<OrigDst>()),
+            (size_of::<ConnKey>(), align_of::<ConnKey>()),
+            (size_of::<SockKey>(), align_of::<SockKey>()),
             (size_of::<Flow>(), align_of::<Flow>()),
-            (size_of::<Habit>(), align_of::<Habit>()),
-            (size_of::<Layout>(), align_of::<Layout>()),
+            (size_of::<ConnRateKey>(), align_of::<ConnRateKey>()),
+            (size_of::<KernelOffsets>(), align_of::<KernelOffsets>()),
             (size_of::<PortKey>(), align_of::<PortKey>()),
-            (size_of::<RangeKey>(), align_of::<RangeKey>()),
+            (size_of::<CidrKey>(), align_of::<CidrKey>()),
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
             (size_of::<ForeignKey>(), align_of::<ForeignKey>()),
             (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
             (size_of::<Event>(), align_of::<Event>()),
-            (size_of::<Told>(), align_of::<Told>()),
+            (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
             (40, 8),
@@ -387,18 +385,18 @@ mod tests {
         assert_eq!((ABI_VERSION, layout), (7, recorded));
     }
 
-    const POD: Pod = Pod {
+    const POD: PodConfig = PodConfig {
         cookie: 7,
         proxy_uid: 1337,
         proxy_gid: 1338,
         outbound_port: Port::new(15001),
         inbound_port: Port::new(15006),
         dns_port: Port::new(15053),
-        tunnel_port: Port::new(15008),
+        hbone_port: Port::new(15008),
         flags: PodFlags(0),
         mark: 0x539,
         mark_mask: 0,
-        excluded: PortSieve::CLOSED,
+        excluded: PortBitmap::EMPTY,
     };
 
     #[test]
@@ -423,7 +421,7 @@ mod tests {
 
     #[test]
     fn proxy_ports_take_user_or_group_and_root_beside_a_mark() {
-        let marked = Pod {
+        let marked = PodConfig {
             mark_mask: 0xfff,
             ..POD
         };
@@ -441,14 +439,15 @@ mod tests {
     }
 
     #[test]
-    fn meetings_differ_by_namespace_address_port_and_family() {
-        let at = |cookie, addr, port| Meeting::at(cookie, Endpoint::new(addr, Port::new(port)));
-        let one = at(7, Addr::V4_MEETINGS, 15001);
+    fn alias_keys_differ_by_netns_address_port_family() {
+        let at =
+            |cookie, addr, port| AliasKey::from_addr(cookie, Endpoint::new(addr, Port::new(port)));
+        let one = at(7, Addr::V4_ALIAS_NET, 15001);
         assert!(one.is_some());
         for other in [
-            at(8, Addr::V4_MEETINGS, 15001),
-            at(7, Addr::V4_MEETINGS, 80),
-            at(7, Addr::V6_MEETINGS, 15001),
+            at(8, Addr::V4_ALIAS_NET, 15001),
+            at(7, Addr::V4_ALIAS_NET, 80),
+            at(7, Addr::V6_ALIAS_NET, 15001),
             at(7, Addr::V4_LOOPBACK, 15001),
         ] {
             assert_ne!(one, other);
@@ -458,8 +457,8 @@ mod tests {
 
     #[test]
     fn an_absent_address_is_never_owned() {
-        let process = Process::default();
-        assert!(!process.owns(Addr::UNSPECIFIED));
-        assert!(!process.owns(Addr::v4(0)));
+        let entry = NetnsEntry::default();
+        assert!(!entry.owns(Addr::UNSPECIFIED));
+        assert!(!entry.owns(Addr::v4(0)));
     }
 }

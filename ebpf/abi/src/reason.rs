@@ -44,7 +44,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Outbound: diverted to the proxy's outbound listener.
+    /// Outbound: redirected to the proxy's outbound listener.
     OutboundToProxy = 0, "outbound_to_proxy";
     /// Outbound: the application called an address of its own Pod or a loopback address.
     OutboundLocal = 1, "outbound_local";
@@ -54,11 +54,11 @@ reasons! {
     OutboundPortExcluded = 3, "outbound_port_excluded";
     /// Outbound: the proxy hands a request to its own application, from `127.0.0.6` or `::6`.
     OutboundPassthrough = 4, "outbound_passthrough";
-    /// Outbound: the proxy called its own Pod and meets its own inbound listener.
-    OutboundOwnPod = 5, "outbound_own_pod";
-    /// Outbound: the destination could not be remembered, so the connect was refused.
-    OutboundRefused = 6, "outbound_refused";
-    /// Inbound: steered to the proxy's inbound listener.
+    /// Outbound: the proxy called its own Pod: redirected to its own inbound listener.
+    OutboundHairpin = 5, "outbound_hairpin";
+    /// Outbound: the original destination could not be stored, so the connect was refused.
+    OutboundOrigDstStoreFailed = 6, "outbound_orig_dst_store_failed";
+    /// Inbound: redirected to the proxy's inbound listener.
     InboundToProxy = 7, "inbound_to_proxy";
     /// Inbound: the port is excluded.
     InboundPortExcluded = 8, "inbound_port_excluded";
@@ -66,62 +66,62 @@ reasons! {
     InboundLocal = 9, "inbound_local";
     /// Inbound: the proxy does not listen; refused, never handed to the application.
     InboundNoProxy = 10, "inbound_no_proxy";
-    /// `SO_ORIGINAL_DST` was answered with a remembered destination.
-    OriginalRemembered = 11, "original_remembered";
-    /// `SO_ORIGINAL_DST` was answered with the socket's own address (steered by `sk_lookup`).
-    OriginalSteered = 12, "original_steered";
+    /// `SO_ORIGINAL_DST` was answered from the stored destination.
+    OrigDstFromState = 11, "orig_dst_from_state";
+    /// `SO_ORIGINAL_DST` was answered with the socket's own address (redirected by `sk_lookup`).
+    OrigDstFromSockaddr = 12, "orig_dst_from_sockaddr";
     /// A listener of the proxy was found and registered.
     ListenerAdded = 13, "listener_added";
-    /// A listener of the proxy could not be registered: every place is taken.
-    ListenerLost = 14, "listener_lost";
-    /// A connection to the proxy arrived whose destination nobody had published.
-    PairMissing = 15, "pair_missing";
-    /// Inbound: the Pod lists the ports that are the proxy's, and this is none of them.
+    /// A listener of the proxy could not be registered: every slot is in use.
+    ListenerSlotsFull = 14, "listener_slots_full";
+    /// A connection to the proxy arrived without a published original destination.
+    OrigDstMissing = 15, "orig_dst_missing";
+    /// Inbound: the Pod includes only listed ports, and this port is not listed.
     InboundNotListed = 16, "inbound_not_listed";
     /// Outbound: the address is in an excluded network.
     OutboundNetworkExcluded = 17, "outbound_network_excluded";
-    /// Outbound: the Pod lists the networks that are the proxy's, and the address is in none.
+    /// Outbound: the Pod includes only listed networks, and the address is in none of them.
     OutboundNotListed = 18, "outbound_not_listed";
-    /// Outbound: diverted to the proxy's outbound listener, because the port is listed.
+    /// Outbound: redirected to the proxy's outbound listener, because the port is listed.
     OutboundPortListed = 19, "outbound_port_listed";
-    /// Outbound: a DNS query, over TCP or UDP, diverted to the proxy's resolver.
+    /// Outbound: a DNS query, over TCP or UDP, redirected to the proxy's resolver.
     OutboundDns = 20, "outbound_dns";
-    /// A Pod that was known by its addresses alone is known by its network namespace.
-    PodLearned = 21, "pod_learned";
-    /// Outbound: the packets leave by an excluded interface, or to a network that is left alone.
-    OutboundAside = 22, "outbound_aside";
-    /// Inbound: the packets come by an excluded interface, or from a network that is left alone.
-    InboundAside = 23, "inbound_aside";
-    /// Outbound: no address was free to tell the destination, so the connection remembers it.
-    OutboundAlone = 24, "outbound_alone";
+    /// The network namespace of a pending Pod was found.
+    PodNetnsFound = 21, "pod_netns_found";
+    /// Outbound: the packets leave by an excluded interface or to a bypassed network.
+    OutboundBypass = 22, "outbound_bypass";
+    /// Inbound: the packets arrive on an excluded interface or from a bypassed network.
+    InboundBypass = 23, "inbound_bypass";
+    /// Outbound: no alias address was free, so the destination is stored in the socket.
+    OutboundNoAlias = 24, "outbound_no_alias";
     /// Inbound: the network namespace has the inbound hook and no Pod; refused.
     InboundNoPod = 25, "inbound_no_pod";
     /// A process that is not the proxy was refused a port of the proxy in a meshed Pod (`bind(2)`).
     ForeignBind = 26, "foreign_bind";
     /// A process that is not the proxy listens on a port of the proxy; the listener gets nothing.
     ForeignListener = 27, "foreign_listener";
-    /// A direction of a connection goes from socket to socket.
-    Accelerated = 40, "accelerated";
+    /// Redirection started for one direction of a connection.
+    AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: the budget of a direction was spent without an answer, or unread.
-    AccelerationSpent = 41, "acceleration_spent";
-    /// A connection moved to TCP: the other end was not enrolled.
-    AccelerationPeerMissing = 42, "acceleration_peer_missing";
-    /// The kernel did not take a socket.
-    AccelerationRefused = 43, "acceleration_refused";
-    /// An application was refused an option that accelerated sockets cannot keep to.
-    AccelerationOption = 44, "acceleration_option";
-    /// A connection is left to TCP: its application blocks in its calls.
-    AccelerationBlocking = 45, "acceleration_blocking";
-    /// A connection moved to TCP: its application splices.
-    AccelerationSpliced = 46, "acceleration_spliced";
-    /// A connection was broken off: its application spliced while redirected bytes were unread.
-    AccelerationBroken = 47, "acceleration_broken";
-    /// The sockets of a connection that moved to TCP are as they were before.
-    AccelerationLeft = 48, "acceleration_left";
-    /// A connection is left to TCP: others to the same destination are made too often.
-    AccelerationShort = 49, "acceleration_short";
-    /// Whoever watches was not told of a decision: there were too many.
-    EventsLeftOut = 60, "events_left_out";
+    AccelStoppedWindow = 41, "accel_stopped_window";
+    /// Redirection stopped: the peer socket is not in the sockhash.
+    AccelStoppedNoPeer = 42, "accel_stopped_no_peer";
+    /// The kernel refused to add a socket to the sockhash.
+    AccelSockhashFailed = 43, "accel_sockhash_failed";
+    /// setsockopt was denied: accelerated sockets do not support the option.
+    AccelSetsockoptDenied = 44, "accel_setsockopt_denied";
+    /// Not accelerated: the application uses blocking sockets.
+    AccelSkippedBlocking = 45, "accel_skipped_blocking";
+    /// Redirection stopped: the application calls splice.
+    AccelStoppedSplice = 46, "accel_stopped_splice";
+    /// Connection aborted: the application called splice with redirected data unread.
+    AccelAborted = 47, "accel_aborted";
+    /// Drained: the sockets of the connection left the sockhash.
+    AccelDrained = 48, "accel_drained";
+    /// Not accelerated: the connection rate to this destination is too high.
+    AccelSkippedRate = 49, "accel_skipped_rate";
+    /// An event was dropped: the event rate limit was reached.
+    EventsDropped = 60, "events_dropped";
 }
 
 #[cfg(test)]

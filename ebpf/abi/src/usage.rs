@@ -1,6 +1,6 @@
 //! How much of a shared map one Pod uses.
 
-/// Value of `alias_usage`: what one Pod uses of the map `destinations`.
+/// Value of `alias_usage`: what one Pod uses of the map `alias_to_dst`.
 ///
 /// The programs add to both members without a lock: CPUs that add at the same moment can lose a count.
 /// The daemon corrects `held` in each round of upkeep, and removes the entry together with the Pod's
@@ -8,7 +8,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AliasUsage {
-    /// Entries of `destinations` that the Pod holds, at most
+    /// Entries of `alias_to_dst` that the Pod holds, at most
     /// [`DESTINATIONS_PER_POD`](crate::maps::DESTINATIONS_PER_POD) and one for each CPU.
     pub held: u64,
     /// Connections that got no entry since the Pod was enrolled. Each keeps its destination in its

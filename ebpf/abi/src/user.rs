@@ -4,8 +4,8 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasUsage, Endpoint, Event, ForeignKey, InterfaceKey, Layout, ListenerKey, Meeting,
-    Original, Pair, Pod, Port, PortKey, Process, RangeKey,
+    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, ForeignKey, InterfaceKey,
+    KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -21,19 +21,19 @@ macro_rules! pods {
 pods!(
     Addr,
     AliasUsage,
-    Pod,
-    Process,
+    PodConfig,
+    NetnsEntry,
     Endpoint,
     Event,
-    Original,
-    Pair,
+    OrigDst,
+    ConnKey,
     PortKey,
-    RangeKey,
+    CidrKey,
     InterfaceKey,
-    Layout,
+    KernelOffsets,
     ListenerKey,
     ForeignKey,
-    Meeting
+    AliasKey
 );
 
 impl From<IpAddr> for Addr {

@@ -32,99 +32,106 @@ use aya_ebpf::{
     },
     programs::{FEntryContext, SkMsgContext},
 };
-use sluice_abi::{End, Flow, Lane, Pair, Passage, Reason};
+use sluice_abi::{ConnKey, Flow, Reason, SendVerdict, SockKey, SockRole};
 
 use crate::{
     context::read,
     count::count,
-    kernel,
-    maps::{self, FLOWS, LANES, SOCK_PAIR_MAP, SPLICERS},
+    kread,
+    maps::{self, ACCEL_FLOWS, ACCEL_SOCK, SOCK_PAIR_MAP, SPLICE_NETNS},
 };
 
 /// Marks a socket that connects as a candidate. The rest of its lane is not known yet.
 #[inline(always)]
-pub(crate) fn nominate(sk: *mut bpf_sock, cookie: u64) {
-    keep(sk, Lane::candidate(cookie));
+pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
+    set_sock_key(sk, SockKey::pending(cookie));
 }
 
 /// Takes the mark away, if there is one.
 #[inline(always)]
-pub(crate) fn pass_over(sk: *mut bpf_sock) {
+pub(crate) fn clear_candidate(sk: *mut bpf_sock) {
     // SAFETY: `sk` comes from a context; absence is an answer.
-    let _absent = unsafe { bpf_sk_storage_delete(lanes(), sk.cast()) };
+    let _absent = unsafe { bpf_sk_storage_delete(accel_sock(), sk.cast()) };
 }
 
 /// The connecting end is established: enrol it, if it is a candidate, has sent nothing, and suits.
 #[inline(always)]
-pub(crate) fn enrol_client(ops: *mut bpf_sock_ops, pair_in: impl FnOnce(u64) -> Option<Pair>) {
+pub(crate) fn add_client_to_sockhash(
+    ops: *mut bpf_sock_ops,
+    conn_in: impl FnOnce(u64) -> Option<ConnKey>,
+) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(lane) = lane(sk.cast()).filter(|_| kernel::is_known()) else {
+    let Some(sock_key) = sock_key(sk.cast()).filter(|_| kread::offsets_valid()) else {
         return;
     };
     // Data in the SYN (TCP Fast Open) went through TCP.
     let silent = read!(ops, data_segs_out) == 0;
-    let Some(pair) = pair_in(lane.pair.cookie).filter(|_| silent) else {
-        pass_over(sk);
+    let Some(conn) = conn_in(sock_key.conn.cookie).filter(|_| silent) else {
+        clear_candidate(sk);
         return;
     };
     // The same ports may have been used before: what is known of that connection ends here.
-    let fresh = FLOWS.insert(pair, Flow::of_client(address(sk)), u64::from(BPF_ANY));
-    let Some(flow) = maps::flow(pair).filter(|_| fresh.is_ok()) else {
-        pass_over(sk);
+    let fresh = ACCEL_FLOWS.insert(conn, Flow::new(sock_addr(sk)), u64::from(BPF_ANY));
+    let Some(flow) = maps::flow(conn).filter(|_| fresh.is_ok()) else {
+        clear_candidate(sk);
         return;
     };
-    let (own, _) = flow.sockets(End::CLIENT);
-    if kernel::is_nonblocking(own) != Some(true) {
-        count(Reason::AccelerationBlocking);
-    } else if enrol(ops, (sk, own), Lane::new(pair, End::CLIENT)) {
+    let (own, _) = flow.sockets(SockRole::CLIENT);
+    if kread::is_nonblocking(own) != Some(true) {
+        count(Reason::AccelSkippedBlocking);
+    } else if add_to_sockhash(ops, (sk, own), SockKey::new(conn, SockRole::CLIENT)) {
         return;
     }
-    let _absent = FLOWS.remove(pair);
-    pass_over(sk);
+    let _absent = ACCEL_FLOWS.remove(conn);
+    clear_candidate(sk);
 }
 
 /// The accepting end is established: enrol it, if the other end is.
 #[inline(always)]
-pub(crate) fn enrol_server(ops: *mut bpf_sock_ops, pair: Pair) {
+pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    if sk.is_null() || !kernel::is_known() {
+    if sk.is_null() || !kread::offsets_valid() {
         return;
     }
-    let Some(flow) = maps::flow(pair) else {
+    let Some(flow) = maps::flow(conn) else {
         return;
     };
-    flow.meet_server(address(sk));
+    flow.set_server_sock(sock_addr(sk));
     // What is read back is a number to the verifier, which lets nobody count from a socket.
-    let (own, _) = black_box(&mut *flow).sockets(End::PROXY);
-    if !enrol(ops, (sk, own), Lane::new(pair, End::PROXY)) {
-        flow.leave();
-        pass_over(sk);
+    let (own, _) = black_box(&mut *flow).sockets(SockRole::SERVER);
+    if !add_to_sockhash(ops, (sk, own), SockKey::new(conn, SockRole::SERVER)) {
+        flow.start_drain();
+        clear_candidate(sk);
     }
 }
 
 /// `false` if the socket cannot be taken: the kernel refuses upper layers (kTLS), and there may be no
 /// memory.
 #[inline(always)]
-fn enrol(ops: *mut bpf_sock_ops, (sk, own): (*mut bpf_sock, u64), mut lane: Lane) -> bool {
-    if kernel::lends_pages(own) || !keep(sk, lane) {
+fn add_to_sockhash(
+    ops: *mut bpf_sock_ops,
+    (sk, own): (*mut bpf_sock, u64),
+    mut sock_key: SockKey,
+) -> bool {
+    if kread::has_so_zerocopy(own) || !set_sock_key(sk, sock_key) {
         return false;
     }
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's, the key is on the stack for the call.
     let status =
-        unsafe { bpf_sock_hash_update(ops, map, (&raw mut lane).cast(), u64::from(BPF_ANY)) };
+        unsafe { bpf_sock_hash_update(ops, map, (&raw mut sock_key).cast(), u64::from(BPF_ANY)) };
     if status != 0 {
-        count(Reason::AccelerationRefused);
+        count(Reason::AccelSockhashFailed);
         return false;
     }
-    follow(ops);
+    enable_rtt_cb(ops);
     true
 }
 
 /// Lets the kernel tell of acknowledged data, at most once in a round trip. It never ends, because
 /// others may have asked for it as well.
 #[inline(always)]
-fn follow(ops: *mut bpf_sock_ops) {
+fn enable_rtt_cb(ops: *mut bpf_sock_ops) {
     let flags = read!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
     // SAFETY: the context is the kernel's. Flags that it does not know it leaves out.
     let _unknown = unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
@@ -133,57 +140,59 @@ fn follow(ops: *mut bpf_sock_ops) {
 /// A message is sent on an enrolled socket.
 #[inline(always)]
 pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
-    if !kernel::is_known() {
+    if !kread::offsets_valid() {
         return SK_PASS;
     }
-    let Some(lane) = lane(read!(ctx.msg, __bindgen_anon_3.sk).cast()) else {
+    let Some(sock_key) = sock_key(read!(ctx.msg, __bindgen_anon_3.sk).cast()) else {
         return SK_PASS;
     };
-    let Some(flow) = maps::flow(lane.pair) else {
+    let Some(flow) = maps::flow(sock_key.conn) else {
         // Evicted: TCP goes on where the redirected bytes ended.
         return SK_PASS;
     };
     let size = read!(ctx.msg, size);
-    renew(&lane, flow, size);
-    let goes = match flow.take(lane.end, size) {
-        Passage::Redirect => is_heard(&lane, flow),
-        Passage::Begin => is_heard(&lane, flow) && may_begin(&lane, flow),
-        Passage::Spent => {
-            count(Reason::AccelerationSpent);
+    renew(&sock_key, flow, size);
+    let goes = match flow.account(sock_key.role, size) {
+        SendVerdict::Redirect => peer_is_nonblocking(&sock_key, flow),
+        SendVerdict::StartRedirect => {
+            peer_is_nonblocking(&sock_key, flow) && can_start(&sock_key, flow)
+        }
+        SendVerdict::WindowExceeded => {
+            count(Reason::AccelStoppedWindow);
             false
         }
-        Passage::Tcp => false,
-        Passage::Nowhere => return SK_DROP,
+        SendVerdict::Pass => false,
+        SendVerdict::Drop => return SK_DROP,
     };
     if goes {
-        redirect(ctx.msg, lane);
+        redirect(ctx.msg, sock_key);
     }
     SK_PASS
 }
 
 /// Renews the budget of a direction if its reader has taken everything out of its queue.
 #[inline(always)]
-fn renew(lane: &Lane, flow: &mut Flow, size: u32) {
-    if !flow.may_renew(lane.end, size) {
+fn renew(sock_key: &SockKey, flow: &mut Flow, size: u32) {
+    if !flow.may_renew(sock_key.role, size) {
         return;
     }
-    let (_, other) = flow.sockets(lane.end);
-    if !kernel::has_unread(other) {
-        flow.renew(lane.end);
+    let (_, other) = flow.sockets(sock_key.role);
+    if !kread::has_unread(other) {
+        flow.renew(sock_key.role);
     }
 }
 
 /// Whether the application at the other end would find what is put into its queue. Proxies would.
 #[inline(always)]
-fn is_heard(lane: &Lane, flow: &mut Flow) -> bool {
-    if !lane.is_within_a_pod() {
+fn peer_is_nonblocking(sock_key: &SockKey, flow: &mut Flow) -> bool {
+    if !sock_key.is_intra_pod() {
         return true;
     }
-    let (_, other) = flow.sockets(lane.end);
-    match kernel::is_nonblocking(other) {
+    let (_, other) = flow.sockets(sock_key.role);
+    match kread::is_nonblocking(other) {
         Some(true) => true,
         Some(false) => {
-            leave(flow, Reason::AccelerationBlocking);
+            drain(flow, Reason::AccelSkippedBlocking);
             false
         }
         // It was not accepted yet.
@@ -193,42 +202,42 @@ fn is_heard(lane: &Lane, flow: &mut Flow) -> bool {
 
 /// Whether a direction may be redirected from this message on.
 #[inline(always)]
-fn may_begin(lane: &Lane, flow: &mut Flow) -> bool {
-    let (own, other) = flow.sockets(lane.end);
+fn can_start(sock_key: &SockKey, flow: &mut Flow) -> bool {
+    let (own, other) = flow.sockets(sock_key.role);
     // One that blocks while it reads would be told `EAGAIN` when it is woken for nothing.
-    if lane.is_within_a_pod() && kernel::is_nonblocking(own) != Some(true) {
-        leave(flow, Reason::AccelerationBlocking);
+    if sock_key.is_intra_pod() && kread::is_nonblocking(own) != Some(true) {
+        drain(flow, Reason::AccelSkippedBlocking);
         return false;
     }
-    if !kernel::has_read_all(other, own) {
+    if !kread::has_read_all(other, own) {
         return false;
     }
     // Before the message is on its way: whoever takes the sockets out of the map asks for it.
-    flow.begin(lane.end);
-    count(Reason::Accelerated);
+    flow.mark_redirected(sock_key.role);
+    count(Reason::AccelStarted);
     true
 }
 
 /// Lets TCP have a connection, and tells why.
 #[inline(always)]
-fn leave(flow: &mut Flow, why: Reason) {
-    flow.leave();
+fn drain(flow: &mut Flow, why: Reason) {
+    flow.start_drain();
     count(why);
 }
 
 /// Puts the message into the other end's queue; if there is none, TCP carries it, and all after it.
 #[inline(always)]
-fn redirect(msg: *mut sk_msg_md, lane: Lane) {
-    let mut peer = lane.other();
+fn redirect(msg: *mut sk_msg_md, sock_key: SockKey) {
+    let mut peer = sock_key.peer();
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's, the key is on the stack for the call.
     let verdict = unsafe {
         bpf_msg_redirect_hash(msg, map, (&raw mut peer).cast(), u64::from(BPF_F_INGRESS))
     };
     if verdict != i64::from(SK_PASS)
-        && let Some(flow) = maps::flow(lane.pair)
+        && let Some(flow) = maps::flow(sock_key.conn)
     {
-        leave(flow, Reason::AccelerationPeerMissing);
+        drain(flow, Reason::AccelStoppedNoPeer);
     }
 }
 
@@ -238,129 +247,129 @@ fn redirect(msg: *mut sk_msg_md, lane: Lane) {
 /// What is in a queue when its socket leaves the map is lost, so nothing may be in one, or on its way
 /// to one.
 #[inline(always)]
-pub(crate) fn settle(ops: *mut bpf_sock_ops) {
-    if !kernel::is_known() {
+pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
+    if !kread::offsets_valid() {
         return;
     }
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(lane) = lane(sk.cast()) else {
+    let Some(sock_key) = sock_key(sk.cast()) else {
         return;
     };
-    let Some(flow) = maps::flow(lane.pair) else {
+    let Some(flow) = maps::flow(sock_key.conn) else {
         return;
     };
-    if !flow.has_left() {
+    if !flow.poll_drained() {
         return;
     }
-    if is_busy(flow, lane.end) || is_busy(flow, lane.other().end) {
+    if has_inflight(flow, sock_key.role) || has_inflight(flow, sock_key.peer().role) {
         return;
     }
     // The other end may be told at the same time: one of them does it.
-    if FLOWS.remove(lane.pair).is_err() {
+    if ACCEL_FLOWS.remove(sock_key.conn).is_err() {
         return;
     }
-    take_out(lane.other());
-    take_out(lane);
-    pass_over(sk);
-    count(Reason::AccelerationLeft);
+    sockhash_delete(sock_key.peer());
+    sockhash_delete(sock_key);
+    clear_candidate(sk);
+    count(Reason::AccelDrained);
 }
 
 /// Whether something is unread at an end, or is being redirected from it: by a call that began before the
 /// connection left.
 #[inline(always)]
-fn is_busy(flow: &mut Flow, end: End) -> bool {
-    let (own, _) = flow.sockets(end);
-    kernel::has_unread(own) || (flow.may_be_redirecting(end) && !kernel::is_idle(own))
+fn has_inflight(flow: &mut Flow, role: SockRole) -> bool {
+    let (own, _) = flow.sockets(role);
+    kread::has_unread(own) || (flow.was_redirected(role) && !kread::is_idle(own))
 }
 
 /// Takes a socket out of the map, if it is there.
 #[inline(always)]
-fn take_out(mut lane: Lane) {
+fn sockhash_delete(mut sock_key: SockKey) {
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the key is on the stack for the call.
-    let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut lane).cast()) };
+    let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut sock_key).cast()) };
 }
 
 /// An application is about to splice from a TCP socket: the kernel does not look into the queue of
 /// redirected messages then. If there are some, the connection cannot go on; if not, TCP carries what
 /// comes. No application of the Pod is accelerated any more.
 #[inline(always)]
-pub(crate) fn spliced(ctx: &FEntryContext) {
-    if !kernel::is_known() {
+pub(crate) fn on_splice_read(ctx: &FEntryContext) {
+    if !kread::offsets_valid() {
         return;
     }
-    let sk = kernel::socket_of(ctx.arg::<*const c_void>(0));
-    let Some(lane) = lane(sk) else {
-        return;
-    };
-    if lane.is_within_a_pod() {
-        let _full = SPLICERS.insert(lane.pair.cookie, 0, 0);
-    }
-    let Some(flow) = maps::flow(lane.pair) else {
+    let sk = kread::sock_from_socket(ctx.arg::<*const c_void>(0));
+    let Some(sock_key) = sock_key(sk) else {
         return;
     };
-    if !flow.is_leaving() {
-        leave(flow, Reason::AccelerationSpliced);
+    if sock_key.is_intra_pod() {
+        let _full = SPLICE_NETNS.insert(sock_key.conn.cookie, 0, 0);
     }
-    let (own, _) = flow.sockets(lane.end);
-    if kernel::has_unread(own) {
-        flow.break_off();
-        count(Reason::AccelerationBroken);
+    let Some(flow) = maps::flow(sock_key.conn) else {
+        return;
+    };
+    if !flow.is_draining() {
+        drain(flow, Reason::AccelStoppedSplice);
+    }
+    let (own, _) = flow.sockets(sock_key.role);
+    if kread::has_unread(own) {
+        flow.abort();
+        count(Reason::AccelAborted);
     }
 }
 
 /// Whether an application in a network namespace splices.
 #[inline(always)]
-pub(crate) fn splices(cookie: u64) -> bool {
-    SPLICERS.get_ptr(cookie).is_some()
+pub(crate) fn netns_splices(cookie: u64) -> bool {
+    SPLICE_NETNS.get_ptr(cookie).is_some()
 }
 
 /// Whether a socket is an end of an accelerated connection.
 #[inline(always)]
-pub(crate) fn is_enrolled(sk: *mut bpf_sock) -> bool {
-    lane(sk.cast()).is_some_and(|lane| lane.pair.is_known())
+pub(crate) fn is_in_sockhash(sk: *mut bpf_sock) -> bool {
+    sock_key(sk.cast()).is_some_and(|sock_key| sock_key.conn.is_complete())
 }
 
 /// A socket's address in the kernel.
 #[inline(always)]
-fn address(sk: *mut bpf_sock) -> u64 {
+fn sock_addr(sk: *mut bpf_sock) -> u64 {
     sk.expose_provenance() as u64
 }
 
 /// The lane of a socket, if it has one.
 #[inline(always)]
-fn lane(sk: *mut c_void) -> Option<Lane> {
+fn sock_key(sk: *mut c_void) -> Option<SockKey> {
     if sk.is_null() {
         return None;
     }
     // SAFETY: the storage belongs to the socket, which lives as long as the program runs on it.
     unsafe {
-        let found = bpf_sk_storage_get(lanes(), sk, core::ptr::null_mut(), 0);
-        found.cast::<Lane>().as_ref().copied()
+        let found = bpf_sk_storage_get(accel_sock(), sk, core::ptr::null_mut(), 0);
+        found.cast::<SockKey>().as_ref().copied()
     }
 }
 
 /// Stores the lane of a socket. `false` if there is no memory for it.
 #[inline(always)]
-fn keep(sk: *mut bpf_sock, lane: Lane) -> bool {
+fn set_sock_key(sk: *mut bpf_sock, sock_key: SockKey) -> bool {
     const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
     if sk.is_null() {
         return false;
     }
-    let mut initial = lane;
-    // SAFETY: as in `lane`; `initial` is copied by the helper.
+    let mut initial = sock_key;
+    // SAFETY: as in `sock_key`; `initial` is copied by the helper.
     unsafe {
         let value = (&raw mut initial).cast::<c_void>();
-        let slot = bpf_sk_storage_get(lanes(), sk.cast(), value, CREATE).cast::<Lane>();
+        let slot = bpf_sk_storage_get(accel_sock(), sk.cast(), value, CREATE).cast::<SockKey>();
         let Some(slot) = slot.as_mut() else {
             return false;
         };
-        *slot = lane;
+        *slot = sock_key;
     }
     true
 }
 
 #[inline(always)]
-fn lanes() -> *mut c_void {
-    (&raw const LANES).cast_mut().cast()
+fn accel_sock() -> *mut c_void {
+    (&raw const ACCEL_SOCK).cast_mut().cast()
 }

@@ -7,7 +7,7 @@
 use aya_ebpf::{
     bindings::bpf_sock, cty::c_void, helpers::bpf_sk_storage_get, programs::SockContext,
 };
-use sluice_abi::{ForeignKey, Port, Process, Reason};
+use sluice_abi::{ForeignKey, NetnsEntry, Port, Reason};
 
 use crate::{
     ALLOW, DENY, connect,
@@ -26,7 +26,7 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     if protocol != TCP && protocol != UDP {
         return ALLOW;
     }
-    let Some(process) = maps::process(context::netns_cookie(ctx)) else {
+    let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
     #[expect(
@@ -34,12 +34,12 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
         reason = "a port, in host byte order"
     )]
     let port = Port::new(read!(ctx.sock, src_port) as u16);
-    if !process.pod.reserves(port, protocol == UDP) {
+    if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
-    let (uid, gid) = connect::caller();
-    if !process.pod.may_bind(uid, gid) {
-        report(process, port, protocol, uid);
+    let (uid, gid) = connect::current_uid_gid();
+    if !netns.pod.may_bind(uid, gid) {
+        report(netns, port, protocol, uid);
         count(Reason::ForeignBind);
         return DENY;
     }
@@ -59,13 +59,13 @@ pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
 
 /// Notes for people who asked for a port of the proxy.
 #[inline(always)]
-pub(crate) fn report(process: &Process, port: Port, protocol: u32, uid: u32) {
+pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
     let key = ForeignKey {
-        cookie: process.pod.cookie,
+        cookie: netns.pod.cookie,
         port,
         #[expect(clippy::cast_possible_truncation, reason = "6 or 17")]
         protocol: protocol as u16,
-        zero: 0,
+        pad: 0,
     };
     let _full = FOREIGN_BINDS.insert(key, uid, 0);
 }

@@ -2,20 +2,20 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, End, Endpoint, Event, Original, PodFlags, Port, Process, Reason,
-    decide::{self, DNS, Listed, Outbound, Verdict},
+    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole,
+    decide::{self, DNS, ListMatch, OutboundConn, Verdict},
 };
 
 use crate::{
-    ALLOW, DENY, accelerate,
+    ALLOW, DENY, accelerate, conn_rate,
     context::{self, Family, read},
     count::count,
-    datagram, filter, habit, inbound, learn,
-    maps::{self, RESOLVERS},
-    meeting, mptcp,
+    dns, dst_alias, events, filter, inbound,
+    maps::{self, DNS_CAPTURE},
+    mptcp,
+    opaque_flags::{Fact, OpaqueFlags},
     order::Level,
-    veil::{Fact, Veil},
-    watch,
+    pending,
 };
 
 /// `SOCK_STREAM`.
@@ -27,51 +27,52 @@ const TCP: u32 = 6;
 /// one in an array: whether Pods are awaited.
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
-    if datagram::is_udp(ctx) {
-        return datagram::capture::<F>(ctx, level, |process, asked| {
-            come_from_home::<F>(ctx, process, asked, Addr::UNSPECIFIED);
+    if dns::is_udp(ctx) {
+        return dns::capture::<F>(ctx, level, |netns, dst| {
+            bind_source::<F>(ctx, netns, dst, Addr::UNSPECIFIED);
         });
     }
     if !is_tcp(ctx) {
         return ALLOW;
     }
     let cookie = context::netns_cookie(ctx);
-    let Some(process) = maps::process(cookie).or_else(|| learn::process::<F>(ctx, cookie)) else {
+    let Some(netns) = maps::netns_entry(cookie).or_else(|| pending::resolve::<F>(ctx, cookie))
+    else {
         return ALLOW;
     };
     if level.is_decided(ctx) {
         return ALLOW;
     }
-    let asked = context::destination::<F>(ctx);
-    let verdict = decide::<F>(ctx, process, asked);
-    tell(process, asked, verdict.reason());
-    nominate(ctx, process, asked, verdict);
+    let dst = context::destination::<F>(ctx);
+    let verdict = decide::<F>(ctx, netns, dst);
+    record(netns, dst, verdict.reason());
+    mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => {
-            forget(context::socket(ctx));
+            clear_orig_dst(context::socket(ctx));
             ALLOW
         }
-        Verdict::ToProxy(port, _) => match meeting_place(cookie, process, asked, port) {
-            Some(place) => meet::<F>(ctx, process, asked, place),
-            None => divert::<F>(ctx, process, asked, port),
+        Verdict::ToProxy(port, _) => match alias_for(cookie, netns, dst, port) {
+            Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
+            None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
     }
 }
 
 /// Counts a decision about what a process in the Pod does, and tells of it.
 #[inline(always)]
-pub(crate) fn tell(process: &Process, asked: Endpoint, reason: Reason) {
+pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
     count(reason);
-    if watch::is_on() {
-        let (uid, gid) = caller();
-        watch::tell(&Event {
-            cookie: process.pod.cookie,
-            from: Endpoint::new(process.address_like(asked.addr), Port::new(0)),
-            to: asked,
+    if events::enabled() {
+        let (uid, gid) = current_uid_gid();
+        events::emit(&Event {
+            cookie: netns.pod.cookie,
+            from: Endpoint::new(netns.addr_for(dst.addr), Port::new(0)),
+            to: dst,
             reason: reason as u32,
             uid,
             gid,
-            zero: 0,
+            pad: 0,
         });
     }
 }
@@ -79,22 +80,27 @@ pub(crate) fn tell(process: &Process, asked: Endpoint, reason: Reason) {
 /// The socket may have been connected before, to something that it was to remember. Only then does
 /// the MPTCP connection above it, too; to look is cheaper than to ask for that.
 #[inline(always)]
-fn forget(sk: *mut bpf_sock) {
-    if context::recall(sk).is_none() {
+fn clear_orig_dst(sk: *mut bpf_sock) {
+    if context::orig_dst(sk).is_none() {
         return;
     }
-    context::forget(sk);
+    context::clear_orig_dst(sk);
     let connection = mptcp::connection(sk);
     if !connection.is_null() {
-        context::forget(connection);
+        context::clear_orig_dst(connection);
     }
 }
 
 /// Marks a connection for acceleration if the Pod wants it and the proxy will be at one end, or
 /// at both.
 #[inline(always)]
-fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: Verdict) {
-    let flags = process.pod.flags;
+fn mark_accel_candidate(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: Verdict,
+) {
+    let flags = netns.pod.flags;
     if !flags.has(PodFlags::ACCELERATE_PROXIES) {
         return;
     }
@@ -103,21 +109,21 @@ fn nominate(ctx: &SockAddrContext, process: &Process, asked: Endpoint, verdict: 
         // Its bytes are numbered twice, and a sockhash knows one of the numbers.
         return;
     }
-    let own = process.pod.cookie;
+    let own = netns.pod.cookie;
     let shared = match verdict.reason() {
         // Within the Pod: application and proxy.
         Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundPassthrough
-            if flags.has(PodFlags::ACCELERATE_ALL) && !accelerate::splices(own) =>
+            if flags.has(PodFlags::ACCELERATE_ALL) && !accelerate::netns_splices(own) =>
         {
             Some(own)
         }
         // Between Pods: this proxy, and the one that will accept.
-        Reason::OutboundByProxy if is_accelerated(asked.addr) => Some(0),
+        Reason::OutboundByProxy if is_accelerated(dst.addr) => Some(0),
         _ => None,
     };
     match shared {
-        Some(cookie) if habit::may_last(own, asked) => accelerate::nominate(sk, cookie),
-        _ => accelerate::pass_over(sk),
+        Some(cookie) if conn_rate::within_limit(own, dst) => accelerate::mark_candidate(sk, cookie),
+        _ => accelerate::clear_candidate(sk),
     }
 }
 
@@ -137,21 +143,21 @@ fn is_tcp(ctx: &SockAddrContext) -> bool {
 #[inline(always)]
 pub(crate) fn decide<F: Family>(
     ctx: &SockAddrContext,
-    process: &Process,
-    asked: Endpoint,
+    netns: &NetnsEntry,
+    dst: Endpoint,
 ) -> Verdict {
-    decide::outbound(&process.pod, &facts::<F>(ctx, process, asked))
+    decide::outbound(&netns.pod, &facts::<F>(ctx, netns, dst))
 }
 
 /// Whether the Pod's proxy answers what is sent to this port of others.
 #[inline(always)]
-pub(crate) fn captures_dns(process: &Process, port: Port) -> bool {
-    port.same(DNS) && RESOLVERS.get_ptr(process.pod.cookie).is_some()
+pub(crate) fn captures_dns(netns: &NetnsEntry, port: Port) -> bool {
+    port.const_eq(DNS) && DNS_CAPTURE.get_ptr(netns.pod.cookie).is_some()
 }
 
 /// User and group of the calling process, as the initial user namespace numbers them.
 #[inline(always)]
-pub(crate) fn caller() -> (u32, u32) {
+pub(crate) fn current_uid_gid() -> (u32, u32) {
     let owner = bpf_get_current_uid_gid();
     #[expect(
         clippy::cast_possible_truncation,
@@ -163,39 +169,38 @@ pub(crate) fn caller() -> (u32, u32) {
 
 /// What the decision depends on.
 #[inline(always)]
-fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -> Outbound {
-    let (uid, gid) = caller();
-    let pod = &process.pod;
+fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) -> OutboundConn {
+    let (uid, gid) = current_uid_gid();
+    let pod = &netns.pod;
     let sk = context::socket(ctx);
-    let inbound_listed =
-        || pod.flags.has(PodFlags::TRANSPARENT) && inbound::is_listed(pod, asked.port);
-    let facts = Veil::new(uid.into())
-        .note(Fact::Own, owns(process, asked.addr))
-        .note(Fact::PortExcluded, filter::excludes_port(pod, asked.port))
-        .note(Fact::Datagram, datagram::is_udp(ctx))
-        .note(Fact::CapturesDns, captures_dns(process, asked.port))
-        .note(Fact::InboundListed, inbound_listed())
-        .note(Fact::NetworkExcluded, filter::excludes(pod, asked.addr))
-        .note(Fact::PortListed, filter::includes_port(pod, asked.port))
-        .note(Fact::NetworkListed, filter::includes(pod, asked.addr))
-        .note(
-            Fact::Aside,
-            filter::sets_aside_to(pod, asked.addr, read!(sk, bound_dev_if)),
+    let inbound_listed = || pod.flags.has(PodFlags::TPROXY) && inbound::is_listed(pod, dst.port);
+    let facts = OpaqueFlags::new(uid.into())
+        .set_if(Fact::LocalAddr, is_pod_addr(netns, dst.addr))
+        .set_if(Fact::PortExcluded, filter::excludes_port(pod, dst.port))
+        .set_if(Fact::Datagram, dns::is_udp(ctx))
+        .set_if(Fact::CapturesDns, captures_dns(netns, dst.port))
+        .set_if(Fact::InboundListed, inbound_listed())
+        .set_if(Fact::NetworkExcluded, filter::excludes(pod, dst.addr))
+        .set_if(Fact::PortListed, filter::includes_port(pod, dst.port))
+        .set_if(Fact::NetworkListed, filter::includes(pod, dst.addr))
+        .set_if(
+            Fact::Bypass,
+            filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),
         );
-    Outbound {
+    OutboundConn {
         uid,
         gid,
         mark: read!(sk, mark),
         source: F::source(sk),
-        addr: asked.addr,
-        port: asked.port,
-        own: facts.has(Fact::Own),
-        aside: facts.has(Fact::Aside),
+        addr: dst.addr,
+        port: dst.port,
+        is_local_addr: facts.has(Fact::LocalAddr),
+        bypass: facts.has(Fact::Bypass),
         excluded: facts.has(Fact::PortExcluded),
         datagram: facts.has(Fact::Datagram),
         captures_dns: facts.has(Fact::CapturesDns),
         inbound_listed: facts.has(Fact::InboundListed),
-        listed: Listed {
+        list_match: ListMatch {
             excluded: facts.has(Fact::NetworkExcluded),
             port: facts.has(Fact::PortListed),
             network: facts.has(Fact::NetworkListed),
@@ -205,12 +210,12 @@ fn facts<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint) -
 
 /// Whether an address belongs to a Pod.
 #[inline(always)]
-pub(crate) fn owns(process: &Process, addr: Addr) -> bool {
-    if process.owns(addr) {
+pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
+    if netns.owns(addr) {
         return true;
     }
-    process.pod.flags.has(PodFlags::MORE_ADDRESSES)
-        && maps::pod(addr).is_some_and(|pod| pod.cookie == process.pod.cookie)
+    netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS)
+        && maps::pod(addr).is_some_and(|pod| pod.cookie == netns.pod.cookie)
 }
 
 /// The place at which the proxy is met by all that goes where this connection goes, if there is one.
@@ -219,66 +224,71 @@ pub(crate) fn owns(process: &Process, addr: Addr) -> bool {
 /// loopback is reached from a loopback address, and the route to the meetings names another source.
 /// Without that route, nothing leads to those of IPv6.
 #[inline(always)]
-fn meeting_place(cookie: u64, process: &Process, asked: Endpoint, port: Port) -> Option<Endpoint> {
-    let pod = &process.pod;
-    if !port.same(pod.outbound_port)
-        || pod.flags.has(PodFlags::SINGLE_LOOPBACK)
-        || asked.addr.connects_to_loopback()
-        || !(asked.addr.is_v4() || process.is_routed_like(asked.addr))
+fn alias_for(cookie: u64, netns: &NetnsEntry, dst: Endpoint, port: Port) -> Option<Endpoint> {
+    let pod = &netns.pod;
+    if !port.const_eq(pod.outbound_port)
+        || pod.flags.has(PodFlags::PROXY_ON_LOCALHOST_ONLY)
+        || dst.addr.connects_to_loopback()
+        || !(dst.addr.is_v4() || netns.has_alias_route(dst.addr))
     {
         return None;
     }
-    let place = meeting::place(cookie, asked, port);
-    if place.is_none() {
-        count(Reason::OutboundAlone);
+    let alias = dst_alias::allocate(cookie, dst, port);
+    if alias.is_none() {
+        count(Reason::OutboundNoAlias);
     }
-    place
+    alias
 }
 
 /// Sends the connection to the proxy at a place that tells where it was going.
 #[inline(always)]
-fn meet<F: Family>(
+fn redirect_to_alias<F: Family>(
     ctx: &SockAddrContext,
-    process: &Process,
-    asked: Endpoint,
-    place: Endpoint,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    alias: Endpoint,
 ) -> i32 {
-    forget(context::socket(ctx));
-    let routed = if process.is_routed_like(asked.addr) {
-        process.address_like(asked.addr)
+    clear_orig_dst(context::socket(ctx));
+    let routed = if netns.has_alias_route(dst.addr) {
+        netns.addr_for(dst.addr)
     } else {
         Addr::UNSPECIFIED
     };
-    come_from_home::<F>(ctx, process, asked.addr, routed);
-    context::set_destination::<F>(ctx, place);
+    bind_source::<F>(ctx, netns, dst.addr, routed);
+    context::set_destination::<F>(ctx, alias);
     ALLOW
 }
 
 /// Sends the connection to the proxy at `port`, and lets its socket remember the destination. If that
 /// is not possible, the proxy could not know where to take it: the connect fails.
 #[inline(always)]
-fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, port: Port) -> i32 {
+fn redirect_with_storage<F: Family>(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    port: Port,
+) -> i32 {
     let sk = context::socket(ctx);
-    let original = Original {
-        to: asked,
-        end: End::CLIENT,
+    let orig_dst = OrigDst {
+        dst,
+        role: SockRole::CLIENT,
     };
-    if !context::remember(sk, original) {
-        count(Reason::OutboundRefused);
+    if !context::set_orig_dst(sk, orig_dst) {
+        count(Reason::OutboundOrigDstStoreFailed);
         return DENY;
     }
     // What `getpeername` is asked about.
-    let _is_no_subflow = context::remember(mptcp::connection(sk), original);
-    come_from_home::<F>(ctx, process, asked.addr, Addr::UNSPECIFIED);
+    let _is_no_subflow = context::set_orig_dst(mptcp::connection(sk), orig_dst);
+    bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);
     // What the proxy calls of its own Pod arrives where iptables' REDIRECT would send it: Istio's
     // validation listens at 127.0.0.1 alone and asks for 127.0.0.6 before a Pod may start.
-    let single = process.pod.flags.has(PodFlags::SINGLE_LOOPBACK)
-        || port.same(process.pod.dns_port)
-        || port.same(process.pod.inbound_port);
-    let loopback = if single && asked.addr.is_v4() {
+    let single = netns.pod.flags.has(PodFlags::PROXY_ON_LOCALHOST_ONLY)
+        || port.const_eq(netns.pod.dns_port)
+        || port.const_eq(netns.pod.inbound_port);
+    let loopback = if single && dst.addr.is_v4() {
         Addr::V4_LOOPBACK
     } else {
-        asked.addr.proxy_loopback(asked.port)
+        dst.addr.proxy_loopback(dst.port)
     };
     context::set_destination::<F>(ctx, Endpoint::new(loopback, port));
     ALLOW
@@ -288,12 +298,12 @@ fn divert<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Endpoint, 
 /// Pod's addresses. The route to the proxy chooses `routed`, or a loopback address if that is
 /// unspecified; binding is needed for any other one, and dear.
 #[inline(always)]
-fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Addr, routed: Addr) {
+fn bind_source<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Addr, routed: Addr) {
     if F::source(context::socket(ctx)).is_unspecified()
-        && let Some(home) = home(process, asked)
-        && !home.same(routed)
+        && let Some(source_addr) = source_addr(netns, dst)
+        && !source_addr.const_eq(routed)
     {
-        let _keeps_its_route = F::bind(ctx.sock_addr, home);
+        let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);
     }
 }
 
@@ -301,11 +311,11 @@ fn come_from_home<F: Family>(ctx: &SockAddrContext, process: &Process, asked: Ad
 /// An own IPv6 address is reached from itself (RFC 6724, rule 1), while the local routes of IPv4
 /// name the first address of a network.
 #[inline(always)]
-pub(crate) fn home(process: &Process, asked: Addr) -> Option<Addr> {
-    let home = if !asked.is_v4() && owns(process, asked) {
-        asked
+pub(crate) fn source_addr(netns: &NetnsEntry, dst: Addr) -> Option<Addr> {
+    let source_addr = if !dst.is_v4() && is_pod_addr(netns, dst) {
+        dst
     } else {
-        filter::source(&process.pod, asked).unwrap_or_else(|| process.address_like(asked))
+        filter::source(&netns.pod, dst).unwrap_or_else(|| netns.addr_for(dst))
     };
-    (!asked.connects_to_loopback() && !home.is_unspecified()).then_some(home)
+    (!dst.connects_to_loopback() && !source_addr.is_unspecified()).then_some(source_addr)
 }

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::{bpf_bind, bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
     programs::SockAddrContext,
 };
-use sluice_abi::{Addr, Endpoint, Original, Port};
+use sluice_abi::{Addr, Endpoint, OrigDst, Port};
 
 use crate::maps::ORIGINAL_DST;
 
@@ -65,7 +65,7 @@ macro_rules! read_v6 {
 /// the branches' last loads into one at a computed offset.
 macro_rules! read_addr {
     ($context:expr, $v4:ident, $v6:ident) => {
-        $crate::context::of_family(
+        $crate::context::addr_of_family(
             $crate::context::read!($context, family),
             $crate::context::read!($context, $v4),
             $crate::context::read_v6!($context, $v6),
@@ -75,7 +75,7 @@ macro_rules! read_addr {
 
 /// The address of a socket of this family.
 #[inline(always)]
-pub(crate) fn of_family(family: u32, v4: u32, v6: [u32; 4]) -> Addr {
+pub(crate) fn addr_of_family(family: u32, v4: u32, v6: [u32; 4]) -> Addr {
     if family == u32::from(AF_INET) {
         Addr::v4(v4)
     } else {
@@ -96,21 +96,21 @@ pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
 /// that nothing was changed (`Documentation/bpf/prog_cgroup_sockopt.rst`). Linux 6.18 lets it stand
 /// without that, too.
 #[inline(always)]
-pub(crate) fn keep_long_option(sockopt: *mut bpf_sockopt) {
+pub(crate) fn pass_long_optval(sockopt: *mut bpf_sockopt) {
     if read!(sockopt, optlen) > OPTION_BYTES {
-        set_option_length(sockopt, 0);
+        set_optlen(sockopt, 0);
     }
 }
 
 #[inline(always)]
-pub(crate) fn set_option_length(sockopt: *mut bpf_sockopt, length: i32) {
+pub(crate) fn set_optlen(sockopt: *mut bpf_sockopt, length: i32) {
     write!(sockopt, optlen = length);
 }
 
 /// How a socket address lies in a `bpf_sock_addr`, and in `sockaddr`.
 pub(crate) trait Family {
     /// The address that the caller gave, or that it will be shown.
-    fn address(ctx: *const bpf_sock_addr) -> Addr;
+    fn user_addr(ctx: *const bpf_sock_addr) -> Addr;
     /// Replaces it. An address of the other family is left out: the caller checks.
     fn set_address(ctx: *mut bpf_sock_addr, addr: Addr);
     /// The address that the socket is bound to.
@@ -122,7 +122,7 @@ pub(crate) trait Family {
     /// Lets a datagram that has no source yet come from an address.
     fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
     /// Whether a socket of this family can show this address.
-    fn shows(addr: Addr) -> bool;
+    fn can_represent(addr: Addr) -> bool;
 }
 
 /// `AF_INET` sockets.
@@ -132,7 +132,7 @@ pub(crate) enum V6 {}
 
 impl Family for V4 {
     #[inline(always)]
-    fn address(ctx: *const bpf_sock_addr) -> Addr {
+    fn user_addr(ctx: *const bpf_sock_addr) -> Addr {
         Addr::v4(read!(ctx, user_ip4))
     }
 
@@ -161,14 +161,14 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn shows(addr: Addr) -> bool {
+    fn can_represent(addr: Addr) -> bool {
         addr.is_v4()
     }
 }
 
 impl Family for V6 {
     #[inline(always)]
-    fn address(ctx: *const bpf_sock_addr) -> Addr {
+    fn user_addr(ctx: *const bpf_sock_addr) -> Addr {
         Addr::v6(read_v6!(ctx, user_ip6))
     }
 
@@ -206,7 +206,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn shows(_addr: Addr) -> bool {
+    fn can_represent(_addr: Addr) -> bool {
         true
     }
 }
@@ -233,7 +233,7 @@ pub(crate) const fn bytes<const WORDS: usize>(_name: &[u32; WORDS]) -> i32 {
 pub(crate) fn destination<F: Family>(ctx: &SockAddrContext) -> Endpoint {
     #[expect(clippy::cast_possible_truncation, reason = "16 bits in network order")]
     let port = Port::from_be(read!(ctx.sock_addr, user_port) as u16);
-    Endpoint::new(F::address(ctx.sock_addr), port)
+    Endpoint::new(F::user_addr(ctx.sock_addr), port)
 }
 
 /// Replaces the destination of a `bpf_sock_addr`.
@@ -251,7 +251,7 @@ pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
 
 /// What is remembered of a socket. `sk` may be null (`sock_ops` without a full socket).
 #[inline(always)]
-pub(crate) fn recall(sk: *mut bpf_sock) -> Option<Original> {
+pub(crate) fn orig_dst(sk: *mut bpf_sock) -> Option<OrigDst> {
     if sk.is_null() {
         return None;
     }
@@ -259,35 +259,35 @@ pub(crate) fn recall(sk: *mut bpf_sock) -> Option<Original> {
     // as the program runs on it.
     unsafe {
         let found = bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0);
-        found.cast::<Original>().as_ref().copied()
+        found.cast::<OrigDst>().as_ref().copied()
     }
 }
 
 /// Remembers the original destination of a socket. `false` if there is no memory for it.
 #[inline(always)]
-pub(crate) fn remember(sk: *mut bpf_sock, original: Original) -> bool {
+pub(crate) fn set_orig_dst(sk: *mut bpf_sock, orig: OrigDst) -> bool {
     const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
     if sk.is_null() {
         return false;
     }
-    let mut initial = original;
-    // SAFETY: as in `recall`; `initial` is copied by the helper.
+    let mut initial = orig;
+    // SAFETY: as in `orig_dst`; `initial` is copied by the helper.
     unsafe {
         let value = (&raw mut initial).cast::<c_void>();
-        let slot = bpf_sk_storage_get(storage(), sk.cast(), value, CREATE).cast::<Original>();
+        let slot = bpf_sk_storage_get(storage(), sk.cast(), value, CREATE).cast::<OrigDst>();
         let Some(slot) = slot.as_mut() else {
             return false;
         };
         // A socket that connects again has a slot already.
-        *slot = original;
+        *slot = orig;
     }
     true
 }
 
 /// Forgets the original destination of a socket, if there is one.
 #[inline(always)]
-pub(crate) fn forget(sk: *mut bpf_sock) {
-    // SAFETY: as in `recall`.
+pub(crate) fn clear_orig_dst(sk: *mut bpf_sock) {
+    // SAFETY: as in `orig_dst`.
     let _absent = unsafe { bpf_sk_storage_delete(storage(), sk.cast()) };
 }
 

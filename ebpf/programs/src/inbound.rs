@@ -9,23 +9,22 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Endpoint, Event, ListenerKey, Pod, PodFlags, Port, PortList, Process, Reason,
-    decide::{self, Arrival, Inbound, Verdict},
+    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodFlags, Port, PortList, Reason,
+    decide::{self, Arrival, InboundConn, Verdict},
 };
 
 use crate::{
     connect,
     context::{AF_INET, AF_INET6, read, read_addr},
     count::count,
-    filter,
-    maps::{self, LISTENERS, LOOKUP_NETNS},
-    watch,
+    events, filter,
+    maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
 };
 
 /// Whether the kernel tells the interface by which a connection comes (Linux 5.17). Written by the
-/// daemon before the programs are loaded, as `mptcp::KNOWS_MPTCP` is.
+/// daemon before the programs are loaded, as `mptcp::HAS_MPTCP` is.
 #[unsafe(no_mangle)]
-static KNOWS_INGRESS: u32 = 0;
+static HAS_INGRESS_IFINDEX: u32 = 0;
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -36,7 +35,7 @@ const TCP: u32 = 6;
 /// link-local ones, those of interfaces that no CNI result listed, and those of other Pods, too. A
 /// namespace without a Pod takes nothing: the daemon writes the Pod before it attaches this program.
 #[inline(always)]
-pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
+pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     if read!(ctx.lookup, protocol) != TCP {
         return SK_PASS;
     }
@@ -47,32 +46,33 @@ pub(crate) fn steer(ctx: &SkLookupContext) -> u32 {
     if arrival.is_over_loopback() {
         return SK_PASS;
     }
-    let Some(process) = LOOKUP_NETNS
+    let Some(netns) = LOOKUP_NETNS
         .get(0)
-        .and_then(|cookie| maps::process(*cookie))
+        .and_then(|cookie| maps::netns_entry(*cookie))
     else {
         count(Reason::InboundNoPod);
         return SK_DROP;
     };
-    match decide::inbound(&process.pod, &facts(process, arrival, asked_port(ctx))) {
+    match decide::inbound(&netns.pod, &facts(netns, arrival, asked_port(ctx))) {
         Verdict::Direct(reason) => {
-            tell(ctx, &process.pod, arrival, reason);
+            record(ctx, &netns.pod, arrival, reason);
             SK_PASS
         }
-        Verdict::ToProxy(_, reason) => hand_over(ctx, &process.pod, arrival, reason),
+        Verdict::ToProxy(_, reason) => hand_over(ctx, &netns.pod, arrival, reason),
     }
 }
 
 /// Assigns the proxy's listener. Without one, the peer is refused.
 #[inline(always)]
-fn hand_over(ctx: &SkLookupContext, pod: &Pod, arrival: Arrival, reason: Reason) -> u32 {
+fn hand_over(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) -> u32 {
     let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
-    let assigned = (v4 && assign(ctx, pod.cookie, AF_INET)) || assign(ctx, pod.cookie, AF_INET6);
+    let assigned = (v4 && assign_listener(ctx, pod.cookie, AF_INET))
+        || assign_listener(ctx, pod.cookie, AF_INET6);
     if assigned {
-        tell(ctx, pod, arrival, reason);
+        record(ctx, pod, arrival, reason);
         SK_PASS
     } else {
-        tell(ctx, pod, arrival, Reason::InboundNoProxy);
+        record(ctx, pod, arrival, Reason::InboundNoProxy);
         SK_DROP
     }
 }
@@ -88,18 +88,18 @@ fn arrival(ctx: &SkLookupContext) -> Arrival {
 
 /// Counts a decision, and tells of it.
 #[inline(always)]
-fn tell(ctx: &SkLookupContext, pod: &Pod, arrival: Arrival, reason: Reason) {
+fn record(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) {
     count(reason);
-    if watch::is_on() {
+    if events::enabled() {
         let peer = Port::from_be(read!(ctx.lookup, remote_port));
-        watch::tell(&Event {
+        events::emit(&Event {
             cookie: pod.cookie,
             from: Endpoint::new(arrival.from, peer),
             to: Endpoint::new(arrival.to, asked_port(ctx)),
             reason: reason as u32,
-            uid: Event::NOBODY,
-            gid: Event::NOBODY,
-            zero: 0,
+            uid: Event::NO_UID,
+            gid: Event::NO_UID,
+            pad: 0,
         });
     }
 }
@@ -116,12 +116,12 @@ fn asked_port(ctx: &SkLookupContext) -> Port {
 
 /// What the decision depends on.
 #[inline(always)]
-fn facts(process: &Process, arrival: Arrival, port: Port) -> Inbound {
-    let pod = &process.pod;
-    Inbound {
+fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
+    let pod = &netns.pod;
+    InboundConn {
         port,
-        local: arrival.is_local(connect::owns(process, arrival.from)),
-        aside: filter::sets_aside_from(pod, arrival.from, arrival.interface),
+        local: arrival.is_local(connect::is_pod_addr(netns, arrival.from)),
+        bypass: filter::bypasses_from(pod, arrival.from, arrival.interface),
         listed: is_listed(pod, port),
     }
 }
@@ -131,7 +131,7 @@ fn facts(process: &Process, arrival: Arrival, port: Port) -> Inbound {
 #[inline(always)]
 fn ingress(ctx: &SkLookupContext) -> u32 {
     // SAFETY: a constant of the object, which the daemon may have overwritten.
-    if unsafe { (&raw const KNOWS_INGRESS).read_volatile() } == 0 {
+    if unsafe { (&raw const HAS_INGRESS_IFINDEX).read_volatile() } == 0 {
         return 0;
     }
     read!(ctx.lookup, ingress_ifindex)
@@ -139,8 +139,8 @@ fn ingress(ctx: &SkLookupContext) -> u32 {
 
 /// Whether the list of inbound ports that counts has this one.
 #[inline(always)]
-pub(crate) fn is_listed(pod: &Pod, port: Port) -> bool {
-    let list = if pod.flags.has(PodFlags::INBOUND_LISTED) {
+pub(crate) fn is_listed(pod: &PodConfig, port: Port) -> bool {
+    let list = if pod.flags.has(PodFlags::INBOUND_ALLOWLIST) {
         PortList::InboundIncluded
     } else {
         PortList::InboundExcluded
@@ -150,11 +150,11 @@ pub(crate) fn is_listed(pod: &Pod, port: Port) -> bool {
 
 /// Whether a connection from outside to this port of a Pod is the proxy's.
 #[inline(always)]
-pub(crate) fn is_steered(pod: &Pod, port: Port) -> bool {
-    let from = Inbound {
+pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
+    let from = InboundConn {
         port,
         local: false,
-        aside: false,
+        bypass: false,
         listed: is_listed(pod, port),
     };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
@@ -162,11 +162,11 @@ pub(crate) fn is_steered(pod: &Pod, port: Port) -> bool {
 
 /// Gives the connection to the first listener of this family that takes it.
 #[inline(always)]
-fn assign(ctx: &SkLookupContext, cookie: u64, family: u16) -> bool {
-    for place in 0..ListenerKey::PLACES {
-        let key = ListenerKey::new(cookie, family, place);
+fn assign_listener(ctx: &SkLookupContext, cookie: u64, family: u16) -> bool {
+    for slot in 0..ListenerKey::SLOTS {
+        let key = ListenerKey::new(cookie, family, slot);
         let flags = u64::from(BPF_SK_LOOKUP_F_REPLACE);
-        if LISTENERS.redirect_sk_lookup(ctx, key, flags).is_ok() {
+        if PROXY_LISTENERS.redirect_sk_lookup(ctx, key, flags).is_ok() {
             return true;
         }
     }

@@ -2,31 +2,31 @@
 //!
 //! A program reads its context into values, asks [`sluice_abi::decide`] and carries the verdict
 //! out. Entry points are here; what they do is in the module named after the moment in a
-//! connection's life: `connect`, then `established`, then `original` when somebody asks where the
+//! connection's life: `connect`, then `sockops`, then `orig_dst` when somebody asks where the
 //! connection wanted to go; `inbound` for connections that enter the Pod.
 #![no_std]
 #![no_main]
 
 mod accelerate;
 mod bind;
+mod conn_rate;
 mod connect;
 mod context;
 mod count;
-mod datagram;
-mod established;
+mod dns;
+mod dst_alias;
+mod events;
 mod filter;
-mod habit;
 mod inbound;
-mod kernel;
-mod learn;
+mod kread;
 mod maps;
-mod meeting;
 mod mptcp;
+mod opaque_flags;
 mod order;
-mod original;
-mod renounce;
-mod veil;
-mod watch;
+mod orig_dst;
+mod pending;
+mod setsockopt;
+mod sockops;
 
 use aya_ebpf::{
     macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
@@ -85,88 +85,88 @@ fn post_bind6(ctx: SockContext) -> i32 {
 /// `getpeername(2)` on an `AF_INET` socket.
 #[cgroup_sock_addr(getpeername4)]
 fn getpeername4(ctx: SockAddrContext) -> i32 {
-    original::peer_name::<V4>(&ctx)
+    orig_dst::rewrite_peer::<V4>(&ctx)
 }
 
 /// `getpeername(2)` on an `AF_INET6` socket.
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(ctx: SockAddrContext) -> i32 {
-    original::peer_name::<V6>(&ctx)
+    orig_dst::rewrite_peer::<V6>(&ctx)
 }
 
 /// `sendto(2)` with an address on an `AF_INET` UDP socket.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V4>(&ctx, Level::Child)
+    dns::sendmsg::<V4>(&ctx, Level::Child)
 }
 
 /// The same at the root of the hierarchy.
 #[cgroup_sock_addr(sendmsg4)]
 fn root_sendmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V4>(&ctx, Level::Root)
+    dns::sendmsg::<V4>(&ctx, Level::Root)
 }
 
 /// `sendto(2)` with an address on an `AF_INET6` UDP socket.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V6>(&ctx, Level::Child)
+    dns::sendmsg::<V6>(&ctx, Level::Child)
 }
 
 /// The same at the root of the hierarchy.
 #[cgroup_sock_addr(sendmsg6)]
 fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::send::<V6>(&ctx, Level::Root)
+    dns::sendmsg::<V6>(&ctx, Level::Root)
 }
 
 /// `recvfrom(2)` on an `AF_INET` UDP socket.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    datagram::receive::<V4>(&ctx)
+    dns::recvmsg::<V4>(&ctx)
 }
 
 /// `recvfrom(2)` on an `AF_INET6` UDP socket.
 #[cgroup_sock_addr(recvmsg6)]
 fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    datagram::receive::<V6>(&ctx)
+    dns::recvmsg::<V6>(&ctx)
 }
 
 /// After the kernel's own `getsockopt(2)`.
 #[cgroup_sockopt(getsockopt)]
 fn getsockopt(ctx: SockoptContext) -> i32 {
-    original::socket_option(&ctx)
+    orig_dst::getsockopt(&ctx)
 }
 
 /// Before the kernel's own `setsockopt(2)`.
 #[cgroup_sockopt(setsockopt)]
 fn setsockopt(ctx: SockoptContext) -> i32 {
-    renounce::set_option(&ctx)
+    setsockopt::deny_unsupported(&ctx)
 }
 
 /// Moments in the life of a TCP socket.
 #[sock_ops]
-fn sock_life(ctx: SockOpsContext) -> u32 {
-    established::on(&ctx);
+fn sock_ops(ctx: SockOpsContext) -> u32 {
+    sockops::handle(&ctx);
     // The only value besides 0 that the verifier takes here: the reply in the context stands.
     1
 }
 
 /// A message is sent on a socket of an accelerated connection.
 #[sk_msg]
-fn send(ctx: SkMsgContext) -> u32 {
+fn msg_verdict(ctx: SkMsgContext) -> u32 {
     accelerate::send(&ctx)
 }
 
 /// `splice(2)` from a TCP socket.
 #[fentry(function = "tcp_splice_read")]
-fn splice(ctx: FEntryContext) -> i32 {
-    accelerate::spliced(&ctx);
+fn tcp_splice_read(ctx: FEntryContext) -> i32 {
+    accelerate::on_splice_read(&ctx);
     0
 }
 
 /// A TCP connection arrives in a meshed Pod's network namespace.
 #[sk_lookup]
-fn steer(ctx: SkLookupContext) -> u32 {
-    inbound::steer(&ctx)
+fn inbound_lookup(ctx: SkLookupContext) -> u32 {
+    inbound::redirect(&ctx)
 }
 
 #[cfg(not(test))]

@@ -8,12 +8,13 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, AliasUsage, Endpoint, Event, Flow, ForeignKey, Habit, InterfaceKey, Lane, ListenerKey,
-    Meeting, Original, Pair, Pod, PortKey, Process, RangeKey, Reason, Told,
+    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow, ForeignKey,
+    InterfaceKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PortKey, RateWindow, Reason,
+    SockKey,
     maps::{
-        DECIDED_SLOTS, EVENTS_BYTES, LEARNED_BYTES, MAX_AWAITED, MAX_DESTINATIONS, MAX_FLOWS,
-        MAX_FOREIGN_BINDS, MAX_HABITS, MAX_INTERFACES, MAX_LANES, MAX_LISTENERS, MAX_NETWORKS,
-        MAX_PAIRS, MAX_PODS, MAX_PORTS,
+        DECIDED_SLOTS, EVENTS_RING_BYTES, MAX_ACCEL_FLOWS, MAX_ACCEL_SOCKS, MAX_ALIASES,
+        MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS,
+        MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
     },
 };
 
@@ -21,10 +22,10 @@ use sluice_abi::{
 const ON_DEMAND: usize = 1;
 
 #[btf_map(name = "local_pod_ips")]
-pub(crate) static LOCAL_POD_IPS: HashMap<Addr, Pod, MAX_PODS, ON_DEMAND> = HashMap::new();
+pub(crate) static LOCAL_POD_IPS: HashMap<Addr, PodConfig, MAX_PODS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "process_ip")]
-pub(crate) static PROCESS_IP: HashMap<u64, Process, MAX_PODS, ON_DEMAND> = HashMap::new();
+pub(crate) static PROCESS_IP: HashMap<u64, NetnsEntry, MAX_PODS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "ports")]
 pub(crate) static PORTS: HashMap<PortKey, u8, MAX_PORTS, ON_DEMAND> = HashMap::new();
@@ -32,32 +33,33 @@ pub(crate) static PORTS: HashMap<PortKey, u8, MAX_PORTS, ON_DEMAND> = HashMap::n
 #[btf_map(name = "port_ranges")]
 pub(crate) static PORT_RANGES: LpmTrie<PortKey, u8, MAX_PORTS> = LpmTrie::new();
 
-#[btf_map(name = "included")]
-pub(crate) static INCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+#[btf_map(name = "include_cidrs")]
+pub(crate) static INCLUDE_CIDRS: LpmTrie<CidrKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
-#[btf_map(name = "excluded")]
-pub(crate) static EXCLUDED: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+#[btf_map(name = "exclude_cidrs")]
+pub(crate) static EXCLUDE_CIDRS: LpmTrie<CidrKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
-#[btf_map(name = "aside")]
-pub(crate) static ASIDE: LpmTrie<RangeKey, u8, MAX_NETWORKS> = LpmTrie::new();
+#[btf_map(name = "bypass_cidrs")]
+pub(crate) static BYPASS_CIDRS: LpmTrie<CidrKey, u8, MAX_NETWORKS> = LpmTrie::new();
 
-#[btf_map(name = "sources")]
-pub(crate) static SOURCES: LpmTrie<RangeKey, Addr, MAX_NETWORKS> = LpmTrie::new();
+#[btf_map(name = "prefsrc_by_dst")]
+pub(crate) static PREFSRC_BY_DST: LpmTrie<CidrKey, Addr, MAX_NETWORKS> = LpmTrie::new();
 
-#[btf_map(name = "interfaces")]
-pub(crate) static INTERFACES: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "exclude_ifindex")]
+pub(crate) static EXCLUDE_IFINDEX: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> =
+    HashMap::new();
 
-#[btf_map(name = "resolvers")]
-pub(crate) static RESOLVERS: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "dns_capture")]
+pub(crate) static DNS_CAPTURE: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
 
-#[btf_map(name = "awaited")]
-pub(crate) static AWAITED: Array<u64, { MAX_AWAITED as usize }> = Array::new();
+#[btf_map(name = "pending_pods")]
+pub(crate) static PENDING_PODS: Array<u64, { MAX_PENDING_PODS as usize }> = Array::new();
 
-#[btf_map(name = "learned")]
-pub(crate) static LEARNED: RingBuf<u64, LEARNED_BYTES> = RingBuf::new();
+#[btf_map(name = "netns_found")]
+pub(crate) static NETNS_FOUND: RingBuf<u64, NETNS_FOUND_RING_BYTES> = RingBuf::new();
 
-#[btf_map(name = "listeners")]
-pub(crate) static LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
+#[btf_map(name = "proxy_listeners")]
+pub(crate) static PROXY_LISTENERS: SockHash<ListenerKey, MAX_LISTENERS> = SockHash::new();
 
 #[btf_map(name = "lookup_netns")]
 pub(crate) static LOOKUP_NETNS: PerCpuArray<u64, 1> = PerCpuArray::new();
@@ -71,42 +73,44 @@ pub(crate) static PROXY_SOCKETS: SkStorage<u8> = SkStorage::new();
 #[btf_map(name = "foreign_binds")]
 pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, u32, MAX_FOREIGN_BINDS> = LruHashMap::new();
 
-#[btf_map(name = "destinations")]
-pub(crate) static DESTINATIONS: HashMap<Meeting, Endpoint, MAX_DESTINATIONS, ON_DEMAND> =
+#[btf_map(name = "alias_to_dst")]
+pub(crate) static ALIAS_TO_DST: HashMap<AliasKey, Endpoint, MAX_ALIASES, ON_DEMAND> =
     HashMap::new();
 
 #[btf_map(name = "alias_usage")]
 pub(crate) static ALIAS_USAGE: HashMap<u64, AliasUsage, MAX_PODS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "pair_original_dst")]
-pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<Pair, Endpoint, MAX_PAIRS> = LruHashMap::new();
+pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<ConnKey, Endpoint, MAX_PENDING_ORIG_DSTS> =
+    LruHashMap::new();
 
 #[btf_map(name = "original_dst")]
-pub(crate) static ORIGINAL_DST: SkStorage<Original> = SkStorage::new();
+pub(crate) static ORIGINAL_DST: SkStorage<OrigDst> = SkStorage::new();
 
 #[btf_map(name = "sock_pair_map")]
-pub(crate) static SOCK_PAIR_MAP: SockHash<Lane, MAX_LANES> = SockHash::new();
+pub(crate) static SOCK_PAIR_MAP: SockHash<SockKey, MAX_ACCEL_SOCKS> = SockHash::new();
 
-#[btf_map(name = "lanes")]
-pub(crate) static LANES: SkStorage<Lane> = SkStorage::new();
+#[btf_map(name = "accel_sock")]
+pub(crate) static ACCEL_SOCK: SkStorage<SockKey> = SkStorage::new();
 
-#[btf_map(name = "flows")]
-pub(crate) static FLOWS: LruHashMap<Pair, Flow, MAX_FLOWS> = LruHashMap::new();
+#[btf_map(name = "accel_flows")]
+pub(crate) static ACCEL_FLOWS: LruHashMap<ConnKey, Flow, MAX_ACCEL_FLOWS> = LruHashMap::new();
 
-#[btf_map(name = "habits")]
-pub(crate) static HABITS: LruHashMap<Habit, Told, MAX_HABITS> = LruHashMap::new();
+#[btf_map(name = "conn_rate")]
+pub(crate) static CONN_RATE: LruHashMap<ConnRateKey, RateWindow, MAX_CONN_RATES> =
+    LruHashMap::new();
 
-#[btf_map(name = "splicers")]
-pub(crate) static SPLICERS: LruHashMap<u64, u8, MAX_PODS> = LruHashMap::new();
+#[btf_map(name = "splice_netns")]
+pub(crate) static SPLICE_NETNS: LruHashMap<u64, u8, MAX_PODS> = LruHashMap::new();
 
-#[btf_map(name = "watched")]
-pub(crate) static WATCHED: Array<u64, 1> = Array::new();
+#[btf_map(name = "monitor_until")]
+pub(crate) static MONITOR_UNTIL: Array<u64, 1> = Array::new();
 
 #[btf_map(name = "events")]
-pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<Event, EVENTS_RING_BYTES> = RingBuf::new();
 
-#[btf_map(name = "told")]
-pub(crate) static TOLD: PerCpuArray<Told, 1> = PerCpuArray::new();
+#[btf_map(name = "event_rate")]
+pub(crate) static EVENT_RATE: PerCpuArray<RateWindow, 1> = PerCpuArray::new();
 
 #[btf_map(name = "decided")]
 pub(crate) static DECIDED: PerCpuArray<u64, { DECIDED_SLOTS as usize }> = PerCpuArray::new();
@@ -116,7 +120,7 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCp
 
 /// The Pod of a network namespace, by its cookie.
 #[inline(always)]
-pub(crate) fn process(cookie: u64) -> Option<&'static Process> {
+pub(crate) fn netns_entry(cookie: u64) -> Option<&'static NetnsEntry> {
     // SAFETY: the daemon replaces entries whole, and programs only read; an entry is freed after a
     // grace period of RCU, that is after the program has ended.
     unsafe { PROCESS_IP.get(cookie) }
@@ -124,17 +128,19 @@ pub(crate) fn process(cookie: u64) -> Option<&'static Process> {
 
 /// The Pod of this node that has an address.
 #[inline(always)]
-pub(crate) fn pod(addr: Addr) -> Option<&'static Pod> {
-    // SAFETY: as in `process`.
+pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
+    // SAFETY: as in `netns_entry`.
     unsafe { LOCAL_POD_IPS.get(addr) }
 }
 
 /// The state of an accelerated connection.
 #[inline(always)]
-pub(crate) fn flow(pair: Pair) -> Option<&'static mut Flow> {
+pub(crate) fn flow(conn: ConnKey) -> Option<&'static mut Flow> {
     // SAFETY: an evicted entry may be another connection's by the time that a program ends, whose state
     // is then that of this one for a moment: TCP carries a message, or a budget is wrong by one. Each
     // direction's part is written by its sender alone, whose socket is locked; what is lost of the
     // common part costs speed, not order.
-    FLOWS.get_ptr_mut(pair).map(|flow| unsafe { &mut *flow })
+    ACCEL_FLOWS
+        .get_ptr_mut(conn)
+        .map(|flow| unsafe { &mut *flow })
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    choice::{Files, Plugins},
     fitness::{self, Doubt},
+    select::{Files, Plugins},
 };
 
 fn check_list(text: &str) -> Result<Option<Doubt>, Error> {
@@ -89,11 +89,11 @@ fn of_several_entries_one_stays_and_not_in_front_of_the_network() {
         (format!("{{\"plugins\":[{{}},{ENTRY},{ENTRY},{ENTRY}]}}"), 1),
         (format!("{{\"plugins\":[{ENTRY},{ENTRY},{{}}]}}"), 1),
     ];
-    for (text, place) in rows {
+    for (text, span) in rows {
         let list = parsed(&with_entry(&text, &standard()).unwrap());
         let plugins = list["plugins"].as_array().unwrap();
         assert_eq!(plugins.len(), 2, "{text}");
-        assert_eq!(plugins[place]["type"], "sluice-cni", "{text}");
+        assert_eq!(plugins[span]["type"], "sluice-cni", "{text}");
         assert_eq!(without_entry(&text), r#"{"plugins":[{}]}"#);
     }
 }
@@ -116,12 +116,19 @@ fn a_single_plugin_becomes_a_list_that_says_the_same() {
         "\r\n{\"cniVersion\":\"0.2.0\",\r\n\"type\":\"bridge\",\"name\":\"n\",\"ipam\":{\"a\":[1.0,1e2]}}\r\n",
     ];
     for text in rows {
-        let (single, list) = (parsed(text), parsed(&wrap(text, "10-x.conf").unwrap()));
+        let (single, list) = (
+            parsed(text),
+            parsed(&conf_to_conflist(text, "10-x.conf").unwrap()),
+        );
         assert_eq!(list["plugins"], json!([single]));
         assert_eq!(list["name"], single["name"]);
         assert_eq!(list.get("cniVersion"), single.get("cniVersion"));
-        assert!(wrap(text, "10-x.conf").unwrap().contains(text.trim()));
-        check_list(&wrap(text, "10-x.conf").unwrap()).unwrap();
+        assert!(
+            conf_to_conflist(text, "10-x.conf")
+                .unwrap()
+                .contains(text.trim())
+        );
+        check_list(&conf_to_conflist(text, "10-x.conf").unwrap()).unwrap();
     }
 }
 
@@ -216,7 +223,7 @@ fn delegated_network_gets_the_entry_and_loses_it() {
         assert!(is_delegating(before));
         assert_eq!(with_delegated_entry(before, &standard()).unwrap(), *after);
         assert_eq!(with_delegated_entry(after, &standard()).unwrap(), *after);
-        assert_eq!(entry(after).unwrap(), standard().fresh());
+        assert_eq!(entry(after).unwrap(), standard().to_json());
     }
     assert_eq!(without_entry(&rows[0].1), rows[0].0);
     assert!(!without_entry(&rows[1].1).contains("sluice"));
@@ -307,7 +314,7 @@ fn list_text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_put_in_is_taken_out_to_the_byte(text in list_text()) {
+    fn removing_the_entry_restores_every_byte(text in list_text()) {
         let chained = with_entry(&text, &standard()).unwrap();
         prop_assert_eq!(without_entry(&chained), text);
     }
@@ -318,7 +325,7 @@ proptest! {
         let (mut before, after) = (parsed(&text), parsed(&chained));
         before["plugins"].as_array_mut().unwrap().push(parsed(ENTRY));
         prop_assert_eq!(&before, &after);
-        prop_assert_eq!(entry(&chained).unwrap(), standard().fresh());
+        prop_assert_eq!(entry(&chained).unwrap(), standard().to_json());
         prop_assert_eq!(with_entry(&chained, &standard()).unwrap(), chained);
     }
 
@@ -328,7 +335,7 @@ proptest! {
         let _either = with_delegated_entry(&text, &standard());
         let _either = (versions(&text), all_kinds(&text), behind_entry(&text), is_delegating(&text));
         let _either = with_file(&text, "clusterNetwork", ("a", "b"));
-        let _either = wrap(&text, "10-x.conf").and_then(|list| with_entry(&list, &standard()));
+        let _either = conf_to_conflist(&text, "10-x.conf").and_then(|list| with_entry(&list, &standard()));
         prop_assert_eq!(without_entry(&text), text);
     }
 }

@@ -48,7 +48,7 @@ impl Node {
         self.changes = [&after[..], &self.changes].concat();
         let steps = steps(&self.files, &target);
         for step in steps.iter().take(taken) {
-            self.take(step);
+            self.apply(step);
         }
         if taken >= steps.len() {
             assert_eq!(self.files, target);
@@ -61,7 +61,7 @@ impl Node {
         self.run_killed(mode, usize::MAX).unwrap();
     }
 
-    fn take(&mut self, step: &Step) {
+    fn apply(&mut self, step: &Step) {
         match step.clone() {
             Step::Write { name, text } => drop(self.files.insert(name, text)),
             Step::Remove { name } => drop(self.files.remove(&name).unwrap()),
@@ -69,8 +69,8 @@ impl Node {
     }
 }
 
-fn chosen(node: &Node) -> Option<String> {
-    choice::choose(&node.files, &Plugins::new())
+fn selected(node: &Node) -> Option<String> {
+    select::select(&node.files, &Plugins::new())
         .first()
         .map(str::to_owned)
 }
@@ -86,14 +86,14 @@ fn the_entry_goes_where_the_runtime_looks() {
         ),
         (Mode::Chained, "10-x.conf", SINGLE, "10-x-sluice.conflist"),
         (Mode::Chained, "10-x.json", SINGLE, "10-x-sluice.conflist"),
-        (Mode::Own, "10-calico.conflist", LIST, OWN),
-        (Mode::Own, "00-x.conf", SINGLE, OWN),
+        (Mode::Standalone, "10-calico.conflist", LIST, STANDALONE),
+        (Mode::Standalone, "00-x.conf", SINGLE, STANDALONE),
     ];
     for (mode, name, text, expected) in rows {
         let mut node = Node::new(&[(name, text), ("99-other.conflist", LIST)]);
         let before = node.files.clone();
         node.run(Some(mode));
-        assert_eq!(chosen(&node).as_deref(), Some(expected), "{name}");
+        assert_eq!(selected(&node).as_deref(), Some(expected), "{name}");
         assert!(conflist::entry(&node.files[expected]).is_some());
         let done = node.clone().files;
         node.run(Some(mode));
@@ -112,14 +112,14 @@ fn the_entry_follows_when_another_network_takes_precedence() {
     node.run(Some(Mode::Chained));
     assert_eq!(node.files["50-b.conflist"], LIST);
     assert!(node.files.contains_key("10-a-sluice.conflist"));
-    node.run(Some(Mode::Own));
+    node.run(Some(Mode::Standalone));
     let expected = ["00-00-sluice.conflist", "10-a.conf", "50-b.conflist"];
     assert!(node.files.keys().eq(expected));
     node.files.remove("10-a.conf");
-    node.run(Some(Mode::Own));
-    assert_eq!(node.files[OWN], chained(LIST));
+    node.run(Some(Mode::Standalone));
+    assert_eq!(node.files[STANDALONE], chained(LIST));
     node.files.remove("50-b.conflist");
-    node.run(Some(Mode::Own));
+    node.run(Some(Mode::Standalone));
     assert!(
         node.files.is_empty(),
         "a node whose network was withdrawn has none"
@@ -127,7 +127,7 @@ fn the_entry_follows_when_another_network_takes_precedence() {
 }
 
 #[test]
-fn what_others_have_edited_stays() {
+fn external_edits_are_kept() {
     let mut node = Node::new(&[("a.conflist", LIST)]);
     node.run(Some(Mode::Chained));
     let edited = LIST.replace("calico", "cilium-cni");
@@ -147,7 +147,10 @@ fn what_others_have_edited_stays() {
 
 #[test]
 fn derived_list_follows_its_file_and_keeps_what_others_add() {
-    for (mode, list) in [(Mode::Chained, "a-sluice.conflist"), (Mode::Own, OWN)] {
+    for (mode, list) in [
+        (Mode::Chained, "a-sluice.conflist"),
+        (Mode::Standalone, STANDALONE),
+    ] {
         let mut node = Node::new(&[("a.conf", SINGLE)]);
         node.run(Some(mode));
         let added = conflist::append(&node.files[list], r#"{"type":"istio-cni"}"#).unwrap();
@@ -199,15 +202,15 @@ fn every_candidate_carries_the_entry() {
         ("b.conflist", LIST),
         ("c.conflist", LIST),
     ]);
-    for (mode, carriers) in [
+    for (mode, configs_with_entry) in [
         (Mode::Chained, ["a.conflist", "b.conflist"]),
-        (Mode::Own, [OWN, "b.conflist"]),
+        (Mode::Standalone, [STANDALONE, "b.conflist"]),
     ] {
         let target = target(&before, &before, &plugins, mode, &entry()).unwrap();
         let carrying = target
             .keys()
             .filter(|name| super::entry(name, &target).is_some());
-        assert!(carrying.eq(carriers), "{target:?}");
+        assert!(carrying.eq(configs_with_entry), "{target:?}");
     }
 }
 
@@ -242,7 +245,7 @@ fn a_hand_made_entry_counts_as_sluices() {
 
 #[test]
 fn without_the_journal_everything_is_recognised() {
-    for mode in [Mode::Chained, Mode::Own] {
+    for mode in [Mode::Chained, Mode::Standalone] {
         for (name, text) in [("a.conf", SINGLE), ("a.conflist", LIST)] {
             for taken in 0..4 {
                 let mut node = Node::new(&[(name, text)]);
@@ -260,7 +263,7 @@ fn without_the_journal_everything_is_recognised() {
 }
 
 #[test]
-fn what_is_in_the_way_is_named() {
+fn conflicting_files_are_named() {
     let rows: [(_, &[_], _); 2] = [
         (
             Mode::Chained,
@@ -268,7 +271,7 @@ fn what_is_in_the_way_is_named() {
             "a-sluice.conflist is in",
         ),
         (
-            Mode::Own,
+            Mode::Standalone,
             &[("00-00-a.conflist", LIST)],
             "00-00-a.conflist sorts before",
         ),
@@ -296,7 +299,7 @@ fn event() -> impl Strategy<Value = Event> {
         ("20-b.conflist", WITH_ENTRY),
         ("30-c.json", SINGLE),
     ]);
-    let mode = prop::sample::select(vec![None, Some(Mode::Chained), Some(Mode::Own)]);
+    let mode = prop::sample::select(vec![None, Some(Mode::Chained), Some(Mode::Standalone)]);
     let taken = prop_oneof![Just(usize::MAX), 0..4_usize];
     prop_oneof![
         2 => file.clone().prop_map(|(name, text)| Event::Write(name, text)),

@@ -62,7 +62,7 @@ fn an_install_that_is_killed_at_any_moment_is_finished_by_the_next() {
         &[("10-n.conf", SINGLE)],
         nothing,
         "install",
-        &["--mode", "own"],
+        &["--mode", "standalone"],
     );
 }
 
@@ -75,7 +75,7 @@ fn an_uninstall_that_is_killed_at_any_moment_is_finished_by_the_next() {
 
 #[test]
 fn a_change_that_is_killed_at_any_moment_is_finished_by_the_next() {
-    let own = &["--mode", "own"];
+    let own = &["--mode", "standalone"];
     survive(&[("10-n.conf", SINGLE)], installed, "install", own);
     let socket = &["--socket", "/run/other.sock"];
     survive(&[("10-n.conf", SINGLE)], installed, "install", socket);

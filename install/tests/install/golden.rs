@@ -6,7 +6,7 @@
 //! | `after` | the same after it; as `before` if there is none |
 //! | `restored` | the same after the uninstall; as `before` if there is none |
 //! | `arguments` | of the installation, beside the paths |
-//! | `says` | parts of what the installer must say, one a line |
+//! | `expected_output` | parts of what the installer must say, one a line |
 //! | `fails` | the installation is refused |
 //! | `network` | the network that a runtime uses; see `layouts` |
 
@@ -61,7 +61,7 @@ fn check(situation: &Path) {
     let said = String::from_utf8(installed.stderr).unwrap();
     let is_refused = situation.join("fails").exists();
     assert_eq!(installed.status.success(), !is_refused, "{name}: {said}");
-    for part in text(situation, "says").lines() {
+    for part in text(situation, "expected_output").lines() {
         assert!(said.contains(part), "{name} does not say '{part}': {said}");
     }
     compare(&host, situation);
@@ -79,7 +79,7 @@ fn check(situation: &Path) {
 }
 
 #[test]
-fn every_situation_is_met_and_given_back_to_the_byte() {
+fn golden_directories_are_restored_to_the_byte() {
     let situations = situations();
     assert!(situations.len() > 75, "{}", situations.len());
     for situation in situations {

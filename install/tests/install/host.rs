@@ -112,7 +112,7 @@ impl Host {
             .arg("--state-dir")
             .arg(self.path("state"));
         match job {
-            "install" | "watch" => command.arg("--plugin").arg(self.path("image/sluice-cni")),
+            "install" | "run" => command.arg("--plugin").arg(self.path("image/sluice-cni")),
             "uninstall" => command.arg(format!("--grace={}", self.grace)),
             _ => &mut command,
         };
@@ -141,7 +141,7 @@ impl Host {
     pub(crate) fn is_networked(&self) -> bool {
         let status = self.run("status", &["--json"]).stdout;
         let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-        status["chosen"].is_string()
+        status["selected"].is_string()
     }
 
     /// That nothing but the given configuration is left of the installer.

@@ -126,7 +126,7 @@ fn add_and_delete(host: &Host, network: &str) {
 /// The owner writes every file of the directory anew while the watcher runs.
 fn rewritten_while_watched(host: &Host, situation: &Path, arguments: &[&str]) {
     let installed = host.tree();
-    let mut command = host.command("watch");
+    let mut command = host.command("run");
     let mut watcher = command
         .args(arguments)
         .stderr(Stdio::null())

@@ -4,9 +4,9 @@
 mod chain;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod errors;
 mod golden;
 mod host;
 mod layouts;
+mod reconcile;
 mod status;
-mod trouble;
-mod watch;

@@ -41,13 +41,13 @@ fn answer(listener: UnixListener, times: usize) -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn the_way_of_the_next_pod_is_told_from_the_runtime_to_the_daemon() {
+fn status_covers_runtime_plugin_and_daemon() {
     let host = Host::with(&[("05-broken.conf", "{"), ("10-calico.conflist", LIST)]);
     let (effective, before, table) = status(&host);
     assert!(!effective);
     assert_eq!(before["phase"], Value::Null);
     assert_eq!(before["plugin"], "missing");
-    assert_eq!(before["skipped"][0]["name"], "05-broken.conf");
+    assert_eq!(before["unusable"][0]["name"], "05-broken.conf");
     assert!(
         table.contains("10-calico.conflist, WITHOUT the entry"),
         "{table}"
@@ -61,7 +61,10 @@ fn the_way_of_the_next_pod_is_told_from_the_runtime_to_the_daemon() {
     let (effective, installed, table) = status(&host);
     assert!(!effective);
     assert_eq!(installed["phase"], "installed");
-    assert_eq!(installed["carriers"], json!(["10-calico.conflist"]));
+    assert_eq!(
+        installed["configs-with-entry"],
+        json!(["10-calico.conflist"])
+    );
     assert!(
         table.contains("10-calico.conflist, with the entry"),
         "{table}"
@@ -77,14 +80,14 @@ fn the_way_of_the_next_pod_is_told_from_the_runtime_to_the_daemon() {
 }
 
 #[test]
-fn an_entry_that_the_runtime_does_not_reach_is_told() {
+fn status_reports_an_unreachable_entry() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     assert!(host.run("install", &[]).status.success());
     host.write("00-foreign.conf", r#"{"name":"n","type":"bridge"}"#);
     fs::set_permissions(host.plugin(), fs::Permissions::from_mode(0o644)).unwrap();
     let (effective, status, table) = status(&host);
     assert!(!effective);
-    assert_eq!(status["chosen"], "00-foreign.conf");
+    assert_eq!(status["selected"], "00-foreign.conf");
     assert!(table.contains("cannot be executed"), "{table}");
     assert!(
         table.contains("00-foreign.conf, WITHOUT the entry"),
@@ -143,7 +146,7 @@ fn every_file_that_a_runtime_may_use_carries_the_entry() {
         status["candidates"],
         json!(["10-a.conflist", "20-b.conflist"])
     );
-    assert_eq!(status["carriers"], status["candidates"]);
+    assert_eq!(status["configs-with-entry"], status["candidates"]);
     assert!(
         table.contains("runtime uses  10-a.conflist, with the entry"),
         "{table}"

@@ -2,17 +2,17 @@
 //!
 //! | method and path | body | answer |
 //! |---|---|---|
-//! | `POST /v1/admit` | [`Admit`] | [`Admitted`] |
-//! | `POST /v1/retire` | [`Attachment`] | [`Retired`] |
+//! | `POST /v1/add` | [`AddRequest`] | [`AddResponse`] |
+//! | `POST /v1/del` | [`Attachment`] | [`DelResponse`] |
 //! | `POST /v1/check` | [`Check`] | `204` |
-//! | `POST /v1/gc` | [`Collect`] | [`Retired`] |
-//! | `POST /v1/explain` | [`Question`] | [`Explanation`] |
-//! | `POST /v1/events` | [`Watch`] | [`Events`], when there are some |
+//! | `POST /v1/gc` | [`GcRequest`] | [`DelResponse`] |
+//! | `POST /v1/explain` | [`ExplainRequest`] | [`ExplainResponse`] |
+//! | `POST /v1/events` | [`EventsRequest`] | [`Events`], when there are some |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
 //!
-//! Every answer with a status of 400 or more carries a [`Refusal`].
+//! Every answer with a status of 400 or more carries a [`ApiError`].
 #![forbid(unsafe_code)]
 
 mod manifest;
@@ -29,22 +29,22 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use manifest::{Container, ContainerRole, Manifest};
-pub use sidecar::{INTERCEPT, ISTIO_STATUS, not_redirected_by_istio, surely_without_sidecar};
+pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
 /// Where the daemon listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";
 /// What a daemon leaves beside its socket if it has removed the data path because no other daemon
 /// comes after it: then the plugin has to go as well.
 #[must_use]
-pub fn farewell(socket: &Path) -> PathBuf {
-    socket.with_extension("removed")
+pub fn uninstall_marker(socket: &Path) -> PathBuf {
+    socket.with_file_name("uninstall-requested")
 }
 
 /// Where the plugin leaves the attachments that were to be let go while no daemon ran: a file with
 /// an [`Attachment`] for each. The daemon does so at its start, and from time to time.
 #[must_use]
-pub fn tombstones(socket: &Path) -> PathBuf {
-    socket.with_file_name("retired")
+pub fn pending_dels_dir(socket: &Path) -> PathBuf {
+    socket.with_file_name("pending-del")
 }
 
 /// Bytes of the largest request body that is read.
@@ -53,9 +53,9 @@ pub const MAX_BODY: usize = 1 << 20;
 /// Paths of the requests.
 pub mod path {
     /// `POST`: take a Pod into the mesh's data path.
-    pub const ADMIT: &str = "/v1/admit";
+    pub const ADD: &str = "/v1/add";
     /// `POST`: let a Pod go. Succeeds for a Pod that is not known.
-    pub const RETIRE: &str = "/v1/retire";
+    pub const DEL: &str = "/v1/del";
     /// `POST`: compare a Pod's kernel state with what it should be.
     pub const CHECK: &str = "/v1/check";
     /// `POST`: retire every attachment that is not listed.
@@ -141,10 +141,10 @@ pub struct PodAddress {
     pub interface: String,
 }
 
-/// Body of `POST /v1/admit`.
+/// Body of `POST /v1/add`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Admit {
+pub struct AddRequest {
     /// Identity of the attachment.
     pub attachment: Attachment,
     /// Path of the Pod's network namespace (`CNI_NETNS`).
@@ -168,23 +168,23 @@ pub struct Admit {
 pub enum Check {
     /// The attachment as the runtime reports it now: it is compared with what the daemon knows,
     /// and that with the kernel.
-    Reported(Admit),
+    Reported(AddRequest),
     /// An attachment of which nothing is reported.
     Unreported(Attachment),
 }
 
 /// Answer to an admit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Admitted {
+pub struct AddResponse {
     /// Whether the Pod's traffic is now intercepted.
     pub meshed: bool,
     /// Why, in a few words.
-    pub because: String,
+    pub reason: String,
 }
 
 /// Answer to a retire and to a gc.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
+pub struct DelResponse {
     /// The attachments that were let go.
     pub attachments: Vec<Attachment>,
 }
@@ -192,19 +192,19 @@ pub struct Retired {
 /// Body of `POST /v1/explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct ExplainRequest {
     /// `NAMESPACE/NAME` of a Pod, one of its addresses, or the beginning of its container's id.
     pub pod: String,
     /// The connection.
     pub connection: Connection,
 }
 
-/// A connection that a [`Question`] is about.
+/// A connection that a [`ExplainRequest`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Connection {
     /// A process in the Pod connects, or sends a DNS query.
-    To {
+    Outbound {
         /// Where to.
         to: SocketAddr,
         /// The process's user, as the host numbers it.
@@ -215,7 +215,7 @@ pub enum Connection {
         udp: bool,
     },
     /// A peer connects to the Pod by TCP.
-    From {
+    Inbound {
         /// The peer's address.
         from: IpAddr,
         /// The port of the Pod.
@@ -225,7 +225,7 @@ pub enum Connection {
 
 /// Answer to an explain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
+pub struct ExplainResponse {
     /// The Pod.
     pub pod: PodName,
     /// Its container.
@@ -235,7 +235,7 @@ pub struct Explanation {
     /// The rule that decides, as metrics have it; empty if the Pod is left alone.
     pub rule: String,
     /// What that means.
-    pub because: String,
+    pub reason: String,
     /// What of the Pod's own settings matched, if it is one of them.
     pub matched: Option<String>,
 }
@@ -243,12 +243,12 @@ pub struct Explanation {
 /// Body of `POST /v1/events`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Watch {
+pub struct EventsRequest {
     /// [`Events::next`] of the answer before. Without it nothing is told yet, and nothing is waited
     /// for.
     #[serde(default)]
-    pub after: Option<u64>,
-    /// Only those of this Pod, named as in a [`Question`].
+    pub cursor: Option<u64>,
+    /// Only those of this Pod, named as in a [`ExplainRequest`].
     #[serde(default)]
     pub pod: Option<String>,
 }
@@ -259,7 +259,7 @@ pub struct Events {
     /// What to ask for next.
     pub next: u64,
     /// Events of which nothing is kept: they were too many for whoever asks.
-    pub lost: u64,
+    pub dropped: u64,
     /// In their order.
     pub events: Vec<EventView>,
 }
@@ -286,7 +286,7 @@ pub struct EventView {
 /// Body of `POST /v1/gc`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Collect {
+pub struct GcRequest {
     /// The network to which the list belongs; others are left alone.
     pub network: String,
     /// The attachments that still exist.
@@ -340,10 +340,10 @@ pub struct Status {
     /// Meshed Pods of which only the addresses are known: they are refused connections until the
     /// kernel has named their network namespaces.
     #[serde(default)]
-    pub awaited_pods: usize,
+    pub pending_pods: usize,
     /// Network namespaces that are intercepted and of whose Pods nothing is known.
     #[serde(default)]
-    pub nameless_pods: usize,
+    pub orphaned_netns: usize,
 }
 
 /// Something that not every kernel has.
@@ -354,7 +354,7 @@ pub struct Feature {
     /// Whether this kernel has it.
     pub found: bool,
     /// What is missing without it.
-    pub without: String,
+    pub impact_if_missing: String,
 }
 
 /// A kernel program, and where it runs.
@@ -365,9 +365,9 @@ pub struct ProgramView {
     /// Its id, as `bpftool prog` shows it.
     pub id: u32,
     /// To what it is attached: `cgroup`, `netns` or `map`.
-    pub place: String,
+    pub attach_type: String,
     /// To how many of them: one cgroup, one map, the network namespace of each meshed Pod.
-    pub hooks: usize,
+    pub attach_count: usize,
 }
 
 /// A program of another owner at a cgroup hook that Sluice uses.
@@ -414,12 +414,12 @@ pub struct PodView {
     /// Whether the Pod's traffic is intercepted.
     pub meshed: bool,
     /// Why.
-    pub because: String,
+    pub reason: String,
 }
 
 /// Body of every answer with a status of 400 or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct ApiError {
     /// A [`code`].
     pub code: u32,
     /// What is wrong, in one line.

@@ -14,7 +14,7 @@ const ISTIO_MODE: &str = "sidecar.istio.io/interceptionMode";
 const ISTIO_TEMPLATES: &str = "inject.istio.io/templates";
 
 /// The marks of the other meshes that the daemon knows without a description.
-const MARKS: [&str; 5] = [
+const SIDECAR_ANNOTATIONS: [&str; 5] = [
     "linkerd.io/proxy-version",
     "kuma.io/sidecar-injected",
     "openservicemesh.io/sidecar-injection",
@@ -31,7 +31,7 @@ const NOT_REDIRECTED: [&str; 4] = ["gateway", "grpc-agent", "grpc-simple", "wayp
 /// Whether no known mesh redirects the traffic of a Pod. Which mesh the node has, and whether a
 /// sidecar is switched off, only the daemon knows: a mark is enough to wait for it.
 #[must_use]
-pub fn surely_without_sidecar(annotations: &BTreeMap<String, String>) -> bool {
+pub fn has_no_sidecar_annotation(annotations: &BTreeMap<String, String>) -> bool {
     match annotations.get(INTERCEPT).map(|value| value.trim()) {
         Some("false") => return true,
         Some(_) => return false,
@@ -39,7 +39,10 @@ pub fn surely_without_sidecar(annotations: &BTreeMap<String, String>) -> bool {
     }
     let of_istio =
         annotations.contains_key(ISTIO_STATUS) && not_redirected_by_istio(annotations).is_none();
-    !of_istio && !MARKS.iter().any(|mark| annotations.contains_key(*mark))
+    !of_istio
+        && !SIDECAR_ANNOTATIONS
+            .iter()
+            .any(|annotation| annotations.contains_key(*annotation))
 }
 
 /// Why Istio does not redirect the traffic of a Pod that its injector changed, if the annotations
@@ -85,11 +88,11 @@ mod tests {
 
     #[test]
     fn mark_of_any_mesh_leaves_a_doubt() {
-        assert!(surely_without_sidecar(&BTreeMap::new()));
-        for mark in MARKS.into_iter().chain([ISTIO_STATUS]) {
+        assert!(has_no_sidecar_annotation(&BTreeMap::new()));
+        for annotation in SIDECAR_ANNOTATIONS.into_iter().chain([ISTIO_STATUS]) {
             assert!(
-                !surely_without_sidecar(&annotations(&[(mark, "")])),
-                "{mark}"
+                !has_no_sidecar_annotation(&annotations(&[(annotation, "")])),
+                "{annotation}"
             );
         }
     }
@@ -97,9 +100,9 @@ mod tests {
     #[test]
     fn operator_overrules_any_mark() {
         let with = |value| annotations(&[(ISTIO_STATUS, "{}"), (INTERCEPT, value)]);
-        assert!(surely_without_sidecar(&with("false")));
-        assert!(!surely_without_sidecar(&with("true")));
-        assert!(!surely_without_sidecar(&annotations(&[(
+        assert!(has_no_sidecar_annotation(&with("false")));
+        assert!(!has_no_sidecar_annotation(&with("true")));
+        assert!(!has_no_sidecar_annotation(&annotations(&[(
             INTERCEPT, "true"
         )])));
     }
@@ -144,7 +147,7 @@ mod tests {
                 "{status} {template}"
             );
             assert_eq!(
-                surely_without_sidecar(&pod),
+                has_no_sidecar_annotation(&pod),
                 !redirected,
                 "{status} {template}"
             );

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use daemon_api::{Refusal, code, text::Printable};
+use daemon_api::{ApiError, code, text::Printable};
 use hyper::{Method, StatusCode};
 
 use crate::{kube, pods};
@@ -30,11 +30,11 @@ pub(super) enum Error {
     Busy { what: &'static str, limit: usize },
     #[error("the answer could not be written: {0}")]
     Answer(String),
-    #[error("the runtime did not hand over the Pod's annotations, and nobody else tells them")]
+    #[error("the runtime did not pass the Pod's annotations, and no API server provides them")]
     Unknown(#[source] kube::Error),
     #[error("the proxy's user is read from the Pod's spec, and that is not known")]
     NoManifest(#[source] kube::Error),
-    #[error("no Pod can be admitted: {}", problems.join("; "))]
+    #[error("sluiced cannot accept Pods: {}", problems.join("; "))]
     NotReady { problems: Vec<String> },
     #[error(transparent)]
     Pods(#[from] pods::Error),
@@ -55,7 +55,7 @@ impl Error {
             | Self::NoManifest(_)
             | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Pods(error) => match error.refusal().code {
+            Self::Pods(error) => match error.api_error().code {
                 code::TRY_AGAIN_LATER => StatusCode::SERVICE_UNAVAILABLE,
                 code::UNKNOWN_CONTAINER => StatusCode::NOT_FOUND,
                 code::STATE_DIFFERS => StatusCode::CONFLICT,
@@ -68,22 +68,22 @@ impl Error {
     }
 
     /// As the contract has it. Both texts may quote what others wrote: each becomes one line.
-    pub(super) fn refusal(&self) -> Refusal {
-        let Refusal {
+    pub(super) fn api_error(&self) -> ApiError {
+        let ApiError {
             code,
             message,
             details,
         } = self.unescaped();
-        Refusal {
+        ApiError {
             code,
             message: Printable::new(message).to_string(),
             details: Printable::new(details).to_string(),
         }
     }
 
-    fn unescaped(&self) -> Refusal {
+    fn unescaped(&self) -> ApiError {
         let code = match self {
-            Self::Pods(error) => return error.refusal(),
+            Self::Pods(error) => return error.api_error(),
             Self::Timeout { .. }
             | Self::Busy { .. }
             | Self::Unknown(_)
@@ -96,7 +96,7 @@ impl Error {
                 code::DECODE_FAILURE
             }
         };
-        Refusal {
+        ApiError {
             code,
             message: self.to_string(),
             details: self.details(),
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn refusals_are_one_printable_line() {
         let path = format!("/v1/\u{1b}[2J\n\u{202e}{}", "x".repeat(1 << 20));
-        let Refusal {
+        let ApiError {
             message, details, ..
-        } = Error::NotFound { path }.refusal();
+        } = Error::NotFound { path }.api_error();
         assert!(
             message.contains("/v1/\\u{1b}[2J\\n\\u{202e}xxx"),
             "{message}"
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(message.chars().count(), LONGEST);
         assert_eq!(details, "");
         let source = std::io::Error::other("a\nb\u{9b}".repeat(LONGEST));
-        let details = Error::Body(source.into()).refusal().details;
+        let details = Error::Body(source.into()).api_error().details;
         assert!(details.starts_with("a\\nb\\u{9b}a"), "{details}");
         assert!(!details.contains('\n'), "{details}");
     }

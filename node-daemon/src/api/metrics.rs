@@ -10,7 +10,7 @@ use prometheus_client::{
 };
 
 use super::error::Error;
-use crate::pods::Reading;
+use crate::pods::MetricsSnapshot;
 
 type Label = (&'static str, String);
 
@@ -21,7 +21,7 @@ const BUCKETS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     requests: Family<[Label; 2], Counter>,
-    refusals: Family<[Label; 2], Counter>,
+    api_errors: Family<[Label; 2], Counter>,
     seconds: Family<[Label; 1], Histogram, fn() -> Histogram>,
 }
 
@@ -29,7 +29,7 @@ impl Metrics {
     pub(super) fn new() -> Self {
         Self {
             requests: Family::default(),
-            refusals: Family::default(),
+            api_errors: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
         }
     }
@@ -45,33 +45,33 @@ impl Metrics {
     }
 
     /// Counts a refusal by its CNI code: an HTTP status stands for several of them.
-    pub(super) fn refuse(&self, path: &'static str, code: u32) {
+    pub(super) fn count_error(&self, path: &'static str, code: u32) {
         let labels = [("path", path.to_owned()), ("code", code.to_string())];
-        self.refusals.get_or_create(&labels).inc();
+        self.api_errors.get_or_create(&labels).inc();
     }
 
-    pub(super) fn encode(&self, reading: &Reading) -> Result<String, Error> {
+    pub(super) fn encode(&self, snapshot: &MetricsSnapshot) -> Result<String, Error> {
         let decisions = Family::<[Label; 1], Counter>::default();
-        for (reason, count) in &reading.decisions {
+        for (reason, count) in &snapshot.decisions {
             let label = ("reason", reason.label().to_owned());
             decisions.get_or_create(&[label]).inc_by(*count);
         }
         let pods = Family::<[Label; 1], Gauge>::default();
-        for (meshed, count) in [(true, reading.meshed), (false, reading.left_alone)] {
+        for (meshed, count) in [(true, snapshot.meshed), (false, snapshot.bypassed)] {
             let label = ("meshed", meshed.to_string());
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             pods.get_or_create(&[label]).set(count);
         }
-        let awaited = Gauge::<i64>::default();
-        awaited.set(i64::try_from(reading.awaited).unwrap_or(i64::MAX));
+        let pending = Gauge::<i64>::default();
+        pending.set(i64::try_from(snapshot.pending).unwrap_or(i64::MAX));
         let repairs = Family::<[Label; 1], Counter>::default();
-        for (repair, count) in reading.repairs.iter() {
-            let label = ("what", repair.label().to_owned());
+        for (repair, count) in snapshot.repairs.iter() {
+            let label = ("type", repair.label().to_owned());
             repairs.get_or_create(&[label]).inc_by(count);
         }
 
         let fallbacks = Family::<[Label; 2], Counter>::default();
-        for (pod, count) in &reading.alias_fallbacks {
+        for (pod, count) in &snapshot.alias_fallbacks {
             // The encoder writes a label's value as it is.
             let labels = [
                 ("namespace", text::label(&pod.namespace)),
@@ -82,17 +82,21 @@ impl Metrics {
 
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
-        registry.register("pods", "Attachments of Pods that were looked at", pods);
-        let help = "Meshed Pods of which only the addresses are known";
-        registry.register("awaited_pods", help, awaited);
+        registry.register(
+            "attachments",
+            "Attachments, by whether their traffic is intercepted",
+            pods,
+        );
+        let help = "Meshed Pods whose network namespace is not known yet";
+        registry.register("pending_pods", help, pending);
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
-        registry.register("repairs", "What was put right unasked", repairs);
+        registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
-        let help = "Refused requests, by the CNI code of the refusal";
-        registry.register("refusals", help, self.refusals.clone());
+        let help = "Failed requests, by CNI error code";
+        registry.register("api_errors", help, self.api_errors.clone());
         let help = "Time from a request's header to its answer";
-        registry.register("api_request_seconds", help, self.seconds.clone());
+        registry.register("api_request_duration_seconds", help, self.seconds.clone());
         let mut page = String::new();
         encode(&mut page, &registry).map_err(|error| Error::Answer(error.to_string()))?;
         Ok(page)
@@ -110,8 +114,8 @@ mod tests {
     #[test]
     fn everything_measured_is_written() {
         let metrics = Metrics::new();
-        metrics.count("/v1/admit", 200, Duration::from_millis(3));
-        metrics.refuse("/v1/admit", 102);
+        metrics.count("/v1/add", 200, Duration::from_millis(3));
+        metrics.count_error("/v1/add", 102);
         let mut repairs = Repairs::default();
         repairs.count(Repair::Hooks);
         let pod = PodName {
@@ -119,27 +123,27 @@ mod tests {
             name: "a\"\n\\\u{1b}\u{202e}".into(),
             uid: String::new(),
         };
-        let reading = Reading {
+        let snapshot = MetricsSnapshot {
             decisions: vec![(Reason::OutboundToProxy, 7)],
             meshed: 2,
-            left_alone: 1,
-            awaited: 3,
+            bypassed: 1,
+            pending: 3,
             alias_fallbacks: vec![(pod, 5)],
             repairs,
         };
-        let text = metrics.encode(&reading).unwrap();
+        let text = metrics.encode(&snapshot).unwrap();
         for line in [
             "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
-            "sluice_pods{meshed=\"true\"} 2",
-            "sluice_pods{meshed=\"false\"} 1",
-            "sluice_awaited_pods 3",
+            "sluice_attachments{meshed=\"true\"} 2",
+            "sluice_attachments{meshed=\"false\"} 1",
+            "sluice_pending_pods 3",
             r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
-            "sluice_repairs_total{what=\"hooks\"} 1",
-            "sluice_repairs_total{what=\"ended\"} 0",
-            "sluice_api_requests_total{path=\"/v1/admit\",code=\"200\"} 1",
-            "sluice_refusals_total{path=\"/v1/admit\",code=\"102\"} 1",
-            "sluice_api_request_seconds_count{path=\"/v1/admit\"} 1",
-            "sluice_api_request_seconds_bucket{le=\"0.005\",path=\"/v1/admit\"} 1",
+            "sluice_repairs_total{type=\"hooks\"} 1",
+            "sluice_repairs_total{type=\"stale_netns\"} 0",
+            "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",
+            "sluice_api_errors_total{path=\"/v1/add\",code=\"102\"} 1",
+            "sluice_api_request_duration_seconds_count{path=\"/v1/add\"} 1",
+            "sluice_api_request_duration_seconds_bucket{le=\"0.005\",path=\"/v1/add\"} 1",
             "# EOF",
         ] {
             assert!(

@@ -8,6 +8,6 @@ mod routes;
 mod server;
 mod socket;
 
-pub(crate) use routes::Desk;
+pub(crate) use routes::Handler;
 pub(crate) use server::serve;
 pub(crate) use socket::Socket;

@@ -43,7 +43,7 @@ pub(super) fn respond(answer: Result<Answer, Error>) -> Response<Full<Bytes>> {
                 allow = HeaderValue::from_str(allowed.as_str()).ok();
             }
             // A refusal is made of strings and a number: it can always be written.
-            let body = serde_json::to_vec(&error.refusal()).unwrap_or_default();
+            let body = serde_json::to_vec(&error.api_error()).unwrap_or_default();
             (error.status(), JSON, body)
         }
     };

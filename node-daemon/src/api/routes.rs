@@ -5,7 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{Admit, Admitted, EventView, Events, MAX_BODY, Status, Watch, path};
+use daemon_api::{
+    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     Method, Request,
@@ -16,41 +18,41 @@ use sluice_abi::{Event, Reason};
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{config::ProxyUser, journal::Journal, kube::Cluster, pods::Pods};
+use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods};
 
 /// For the whole body to arrive.
 pub(super) const BODY: Duration = Duration::from_secs(5);
 
 /// For something to be decided, before the answer is that nothing was.
-const WATCH: Duration = Duration::from_secs(10);
+const EVENTS_WAIT: Duration = Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
-    Admit,
-    Retire,
+    Add,
+    Del,
     Check,
-    Collect,
+    Gc,
     Explain,
     Events,
     Status,
     Pods,
-    Alive,
-    Ready,
+    Healthz,
+    Readyz,
     Metrics,
 }
 
 const ROUTES: [(&str, Method, Route); 11] = [
-    (path::ADMIT, Method::POST, Route::Admit),
-    (path::RETIRE, Method::POST, Route::Retire),
+    (path::ADD, Method::POST, Route::Add),
+    (path::DEL, Method::POST, Route::Del),
     (path::CHECK, Method::POST, Route::Check),
-    (path::GC, Method::POST, Route::Collect),
+    (path::GC, Method::POST, Route::Gc),
     (path::EXPLAIN, Method::POST, Route::Explain),
     (path::EVENTS, Method::POST, Route::Events),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
-    (path::HEALTHZ, Method::GET, Route::Alive),
-    (path::READYZ, Method::GET, Route::Ready),
+    (path::HEALTHZ, Method::GET, Route::Healthz),
+    (path::READYZ, Method::GET, Route::Readyz),
     (path::METRICS, Method::GET, Route::Metrics),
 ];
 
@@ -88,26 +90,26 @@ pub(super) struct Asked {
 
 /// Whom requests are about.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct Handler {
     pods: Pods,
     cluster: Cluster,
-    journal: Journal,
+    event_log: EventLog,
     proxy_user: ProxyUser,
     pub(super) metrics: Metrics,
 }
 
-impl Desk {
+impl Handler {
     /// Of a daemon that has answered nothing yet.
     pub(crate) fn new(
         pods: Pods,
         cluster: Cluster,
-        journal: Journal,
+        event_log: EventLog,
         proxy_user: ProxyUser,
     ) -> Self {
         Self {
             pods,
             cluster,
-            journal,
+            event_log,
             proxy_user,
             metrics: Metrics::new(),
         }
@@ -118,19 +120,19 @@ impl Desk {
         let Self { pods, metrics, .. } = self;
         let Asked { route, body } = asked;
         match route {
-            Route::Admit => Answer::json(&self.admit(decode(&body)?).await?),
-            Route::Retire => Answer::json(&pods.retire(decode(&body)?).await?),
+            Route::Add => Answer::json(&self.add(decode(&body)?).await?),
+            Route::Del => Answer::json(&pods.del(decode(&body)?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
                 Ok(Answer::Nothing)
             }
-            Route::Collect => Answer::json(&pods.collect(decode(&body)?).await?),
+            Route::Gc => Answer::json(&pods.gc(decode(&body)?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
-            Route::Events => Answer::json(&self.watch(decode(&body)?).await?),
+            Route::Events => Answer::json(&self.events(decode(&body)?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
-            Route::Alive => Ok(Answer::Text("alive\n")),
-            Route::Ready => match pods.status().await? {
+            Route::Healthz => Ok(Answer::Text("alive\n")),
+            Route::Readyz => match pods.status().await? {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
@@ -139,42 +141,42 @@ impl Desk {
     }
 
     /// What was decided since. The programs tell of it until the next question, and a while longer.
-    async fn watch(&self, Watch { after, pod }: Watch) -> Result<Events, Error> {
+    async fn events(&self, EventsRequest { cursor, pod }: EventsRequest) -> Result<Events, Error> {
         let only = pod.is_some();
-        let names = self.pods.watch(pod, 2 * WATCH).await?;
-        let heard = self.journal.after(after, WATCH).await;
+        let names = self.pods.enable_events(pod, 2 * EVENTS_WAIT).await?;
+        let batch = self.event_log.wait_after(cursor, EVENTS_WAIT).await;
         let watched =
             |(_, event): &&(SystemTime, Event)| !only || names.contains_key(&event.cookie);
         let view = |(time, event): &(SystemTime, Event)| view(*time, event, &names);
         Ok(Events {
-            next: heard.next,
-            lost: heard.lost,
-            events: heard.events.iter().filter(watched).map(view).collect(),
+            next: batch.next,
+            dropped: batch.dropped,
+            events: batch.events.iter().filter(watched).map(view).collect(),
         })
     }
 
     /// The API server is asked here, where nobody else waits for its answer.
-    async fn admit(&self, mut request: Admit) -> Result<Admitted, Error> {
+    async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
         let is_missing = request.annotations.is_none();
         if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
-            let asked = match self.cluster.complete(&mut request).await {
+            let asked = match self.cluster.fetch_annotations(&mut request).await {
                 Err(source) if !is_missing => return Err(Error::NoManifest(source)),
                 asked => asked,
             };
-            return match (asked, self.pods.admit(request).await) {
+            return match (asked, self.pods.add(request).await) {
                 (Err(source), Err(error)) if error.is_unknown() => Err(Error::Unknown(source)),
-                (_, admitted) => Ok(admitted?),
+                (_, added) => Ok(added?),
             };
         }
-        Ok(self.pods.admit(request).await?)
+        Ok(self.pods.add(request).await?)
     }
 }
 
 /// Whether the annotations leave it open that a mesh intercepts the Pod.
-fn may_be_meshed(request: &Admit) -> bool {
-    !(request.annotations.as_ref()).is_some_and(daemon_api::surely_without_sidecar)
+fn may_be_meshed(request: &AddRequest) -> bool {
+    !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
 }
 
 fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {
@@ -182,7 +184,7 @@ fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> Event
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let reason = Reason::ALL.iter().find(|one| **one as u32 == event.reason);
-    let of_caller = |id: u32| (event.uid != Event::NOBODY).then_some(id);
+    let of_caller = |id: u32| (event.uid != Event::NO_UID).then_some(id);
     let unknown = || format!("cookie {}", event.cookie);
     EventView {
         time: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
@@ -233,13 +235,13 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Admit, Attachment, PodAddress, PodName};
+    use daemon_api::{AddRequest, Attachment, PodAddress, PodName};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn admit(name: String, ip: std::net::IpAddr) -> Admit {
-        Admit {
+    fn add(name: String, ip: std::net::IpAddr) -> AddRequest {
+        AddRequest {
             attachment: Attachment {
                 network: "pods".to_owned(),
                 container_id: name.clone(),
@@ -259,7 +261,7 @@ mod tests {
     proptest! {
         #[test]
         fn bodies_of_any_kind_are_read_or_refused(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _either = decode::<Admit>(&body);
+            let _either = decode::<AddRequest>(&body);
         }
 
         #[test]
@@ -268,10 +270,10 @@ mod tests {
             ip: std::net::IpAddr,
             cut: prop::sample::Index,
         ) {
-            let written = admit(name, ip);
+            let written = add(name, ip);
             let body = serde_json::to_vec(&written).unwrap();
-            prop_assert_eq!(&decode::<Admit>(&body).unwrap(), &written);
-            let refused = decode::<Admit>(&body[..cut.index(body.len())]).unwrap_err();
+            prop_assert_eq!(&decode::<AddRequest>(&body).unwrap(), &written);
+            let refused = decode::<AddRequest>(&body[..cut.index(body.len())]).unwrap_err();
             prop_assert_eq!(refused.status(), 400);
         }
     }
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn unknown_paths_share_a_label() {
-        assert_eq!(find("/v2/admit", &Method::POST).unwrap_err().status(), 404);
-        assert_eq!(label("/v2/admit"), "other");
+        assert_eq!(find("/v2/add", &Method::POST).unwrap_err().status(), 404);
+        assert_eq!(label("/v2/add"), "other");
     }
 }

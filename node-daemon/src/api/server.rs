@@ -29,7 +29,7 @@ use super::{
     error::Error,
     lobby::{Eviction, Lobby, Seat},
     respond::{Answer, respond},
-    routes::{Asked, BODY, Desk, Route, label},
+    routes::{Asked, BODY, Handler, Route, label},
     socket::Socket,
 };
 
@@ -49,22 +49,22 @@ const HEADER_LINES: usize = 32;
 /// For an answer, after the request has arrived. The kubelet gives a plugin more.
 const ANSWER: Duration = Duration::from_secs(30);
 /// For requests to be finished after the daemon was told to stop.
-const FAREWELL: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept: out of descriptors, most likely.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What all connections share.
 struct Limits {
-    desk: Desk,
+    handler: Handler,
     places: Semaphore,
     answers: Semaphore,
     watches: Semaphore,
 }
 
 /// Serves the socket until `stop`, and finishes the requests that are under way.
-pub(crate) async fn serve(socket: &Socket, desk: Desk, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(socket: &Socket, handler: Handler, stop: impl Future<Output = ()>) {
     let limits = Arc::new(Limits {
-        desk,
+        handler,
         places: Semaphore::new(PLACES),
         answers: Semaphore::new(ANSWERS),
         watches: Semaphore::new(WATCHES),
@@ -74,8 +74,8 @@ pub(crate) async fn serve(socket: &Socket, desk: Desk, stop: impl Future<Output 
         () = stop => {}
         () = accept(socket, &limits, &open) => {}
     }
-    if timeout(FAREWELL, open.shutdown()).await.is_err() {
-        warn!("requests under way were cut off");
+    if timeout(DRAIN_TIMEOUT, open.shutdown()).await.is_err() {
+        warn!("requests in progress were aborted at shutdown");
     }
 }
 
@@ -92,7 +92,7 @@ async fn accept(socket: &Socket, limits: &Arc<Limits>, open: &GracefulShutdown) 
                 yield_now().await;
             }
             Err(error) => {
-                warn!(%error, "cannot accept");
+                warn!(%error, "accept failed");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -133,14 +133,14 @@ impl Connection {
         let begin = Instant::now();
         let path = label(request.uri().path());
         let outcome = self.outcome(request, peer).await;
-        let metrics = &self.limits.desk.metrics;
+        let metrics = &self.limits.handler.metrics;
         if let Err(error) = &outcome {
-            let refusal = error.refusal();
-            metrics.refuse(path, refusal.code);
+            let api_error = error.api_error();
+            metrics.count_error(path, api_error.code);
             warn!(
                 path,
-                code = refusal.code,
-                details = refusal.details,
+                code = api_error.code,
+                details = api_error.details,
                 "{error}"
             );
         }
@@ -155,19 +155,21 @@ impl Connection {
         }
         let asked = Asked::read(request).await?;
         self.seat.leave();
-        let Limits { desk, places, .. } = &*self.limits;
+        let Limits {
+            handler, places, ..
+        } = &*self.limits;
         let _place = places.try_acquire().map_err(|_| Error::Busy {
             what: "requests",
             limit: PLACES,
         })?;
-        let late = Error::Timeout {
+        let timed_out = Error::Timeout {
             seconds: ANSWER.as_secs(),
         };
         let answered = timeout(ANSWER, async {
             let _turn = self.turn(asked.route()).await?;
-            desk.answer(asked).await
+            handler.answer(asked).await
         });
-        answered.await.unwrap_or(Err(late))
+        answered.await.unwrap_or(Err(timed_out))
     }
 
     /// Watches wait long, and must not keep others from being answered.

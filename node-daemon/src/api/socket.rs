@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{farewell, owned};
+use daemon_api::{owned, uninstall_marker};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -86,7 +86,7 @@ impl Socket {
         }
         let lock = Lock::take(path)?;
         remove_stale(path)?;
-        match fs::remove_file(farewell(path)) {
+        match fs::remove_file(uninstall_marker(path)) {
             Err(source) if source.kind() != ErrorKind::NotFound => return Err(failed(source)),
             _ => {}
         }
@@ -101,8 +101,8 @@ impl Socket {
     }
 
     /// Tells whoever installed the plugin that it has to go.
-    pub(crate) fn bid_farewell(&self) -> Result<(), Error> {
-        let path = farewell(&self.path);
+    pub(crate) fn write_uninstall_marker(&self) -> Result<(), Error> {
+        let path = uninstall_marker(&self.path);
         match File::create(&path) {
             Ok(_) => Ok(()),
             Err(source) => Err(Error::Io { path, source }),

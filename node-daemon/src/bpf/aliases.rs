@@ -10,18 +10,18 @@ use super::{Datapath, Error};
 impl Datapath {
     /// Removes what was asked for in network namespaces that have no entry any more, and corrects what
     /// the programs counted of the others. How much was removed.
-    pub(crate) fn forget_destinations(&mut self) -> Result<usize, Error> {
+    pub(crate) fn remove_stale_aliases(&mut self) -> Result<usize, Error> {
         // In this order: what is added meanwhile is of namespaces that have an entry.
-        let meetings = self.destinations.keys()?;
+        let aliases = self.alias_to_dst.keys()?;
         let usages = self.alias_usage.all()?;
-        let served: HashSet<u64> = self.processes.keys()?.into_iter().collect();
+        let served: HashSet<u64> = self.netns_entries.keys()?.into_iter().collect();
         let mut held: HashMap<u64, u64> = HashMap::new();
         let mut removed = 0;
-        for meeting in meetings {
-            if served.contains(&meeting.cookie) {
-                *held.entry(meeting.cookie).or_default() += 1;
+        for alias in aliases {
+            if served.contains(&alias.cookie) {
+                *held.entry(alias.cookie).or_default() += 1;
             } else {
-                self.destinations.remove(meeting)?;
+                self.alias_to_dst.remove(alias)?;
                 removed += 1;
             }
         }
@@ -36,7 +36,7 @@ impl Datapath {
         Ok(removed)
     }
 
-    /// What a Pod uses of the map `destinations`.
+    /// What a Pod uses of the map `alias_to_dst`.
     pub(crate) fn alias_usage(&self, cookie: u64) -> Result<AliasUsage, Error> {
         Ok(self.alias_usage.get(cookie)?.unwrap_or_default())
     }
@@ -44,13 +44,13 @@ impl Datapath {
 
 #[cfg(test)]
 impl Datapath {
-    /// What a program does that diverts a connection.
-    pub(crate) fn tell(&mut self, meeting: sluice_abi::Meeting, to: sluice_abi::Endpoint) {
-        self.destinations.set(meeting, to).unwrap();
+    /// Inserts an entry, as the programs do.
+    pub(crate) fn insert_alias(&mut self, alias: sluice_abi::AliasKey, to: sluice_abi::Endpoint) {
+        self.alias_to_dst.set(alias, to).unwrap();
     }
 
-    /// Whether something is told at a place.
-    pub(crate) fn tells(&self, meeting: sluice_abi::Meeting) -> bool {
-        self.destinations.get(meeting).unwrap().is_some()
+    /// Whether an alias has an entry.
+    pub(crate) fn has_alias(&self, alias: sluice_abi::AliasKey) -> bool {
+        self.alias_to_dst.get(alias).unwrap().is_some()
     }
 }

@@ -21,35 +21,35 @@ use aya_obj::generated::bpf_attach_type::{
     BPF_SK_MSG_VERDICT,
 };
 use nix::errno::Errno;
-use sluice_abi::{Layout, maps};
+use sluice_abi::{KernelOffsets, maps};
 
 use super::{
-    Error, hierarchy, layout,
+    Error, hierarchy, kernel_offsets,
     link::{self, Link},
     pins::{self, Generation},
 };
 
 /// Name of the program that decides about connections into every meshed Pod's network namespace.
-pub(super) const STEER: &str = "steer";
+pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// Constants that tell programs what the kernel knows beyond what they need.
-const KNOWS_MPTCP: &str = "KNOWS_MPTCP";
-const KNOWS_INGRESS: &str = "KNOWS_INGRESS";
+const HAS_MPTCP: &str = "HAS_MPTCP";
+const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
 /// Constant that tells them where the kernel keeps what acceleration must know of a socket.
-const LAYOUT: &str = "LAYOUT";
+const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
 /// There if the kernel is built with MPTCP. Without it, it has the helper and lacks its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
 /// Name of the program that sees every message on an accelerated connection.
-pub(super) const SEND: &str = "send";
+pub(super) const SK_MSG_PROG: &str = "msg_verdict";
 
 /// The program that refuses options which accelerated sockets cannot keep to. Every process of the
 /// node pays for it at each `setsockopt`, so it is attached only where those of applications are.
-pub(super) const RENOUNCE: &str = "setsockopt";
+pub(super) const SETSOCKOPT_PROG: &str = "setsockopt";
 
 /// Name of the program that sees applications splice, and of the kernel's function at which it does.
-pub(super) const SPLICE: &str = "splice";
-pub(super) const SPLICED: &str = "tcp_splice_read";
+pub(super) const SPLICE_PROG: &str = "tcp_splice_read";
+pub(super) const SPLICE_FN: &str = "tcp_splice_read";
 
 /// As often as libbpf tries to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -58,8 +58,8 @@ const LOAD_ATTEMPTS: u32 = 5;
 /// not matter, and `sock_ops` must not run twice.
 const HOOKS: [(&str, bpf_attach_type); 3] = [
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
-    (RENOUNCE, BPF_CGROUP_SETSOCKOPT),
-    ("sock_life", BPF_CGROUP_SOCK_OPS),
+    (SETSOCKOPT_PROG, BPF_CGROUP_SETSOCKOPT),
+    ("sock_ops", BPF_CGROUP_SOCK_OPS),
 ];
 
 /// What programs use of a kernel if it is there.
@@ -71,7 +71,7 @@ pub(crate) struct Features {
     pub(crate) ingress: bool,
     /// Whether a program may follow that applications splice. Not asked where nothing is accelerated: to
     /// try takes longer than everything else.
-    pub(crate) splices: Option<bool>,
+    pub(crate) splice: Option<bool>,
 }
 
 /// Built from `ebpf/programs` by the build script.
@@ -84,23 +84,23 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 pub(super) fn load(
     generation: &Generation,
     features: Features,
-    known: Option<Layout>,
+    offsets: Option<KernelOffsets>,
 ) -> Result<Ebpf, Error> {
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
-    let layout = known.unwrap_or_default();
+    let kernel_offsets = offsets.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     loader
-        .override_global(LAYOUT, &layout, true)
-        .override_global(KNOWS_MPTCP, &knows_mptcp, true)
-        .override_global(KNOWS_INGRESS, &knows_ingress, true);
+        .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
+        .override_global(HAS_MPTCP, &knows_mptcp, true)
+        .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true);
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
     for (name, program) in object.programs_mut() {
-        if name != SPLICE || features.splices == Some(true) {
-            load_patiently(program).map_err(|source| Error::program(name, source))?;
+        if name != SPLICE_PROG || features.splice == Some(true) {
+            load_retrying(program).map_err(|source| Error::program(name, source))?;
         }
     }
     Ok(object)
@@ -108,7 +108,7 @@ pub(super) fn load(
 
 impl Features {
     /// Asks the kernel. What it cannot tell is taken for missing.
-    pub(super) fn probe(accelerates: bool) -> Self {
+    pub(super) fn probe(accel: bool) -> Self {
         let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
         let mptcp = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
         // The interface came with the same Linux as this helper.
@@ -116,13 +116,13 @@ impl Features {
         Self {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
-            splices: accelerates.then(layout::tells_of_splices),
+            splice: accel.then(kernel_offsets::can_trace_splice),
         }
     }
 }
 
 /// The verifier ends with `EAGAIN` if a signal comes meanwhile, which is no fault of the program.
-fn load_patiently(program: &mut Program) -> Result<(), ProgramError> {
+fn load_retrying(program: &mut Program) -> Result<(), ProgramError> {
     let is_interrupted = |error: &ProgramError| {
         matches!(error, ProgramError::LoadError { io_error, .. }
             if io_error.kind() == io::ErrorKind::WouldBlock)
@@ -144,35 +144,37 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         Program::SkMsg(program) => program.load(),
-        Program::FEntry(program) => program.load(SPLICED, &Btf::from_sys_fs()?),
+        Program::FEntry(program) => program.load(SPLICE_FN, &Btf::from_sys_fs()?),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 
 /// Which programs have a hook beside those that every node needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
+pub(super) struct EnabledHooks {
     /// Connections of the node may be accelerated.
-    pub(super) accelerates: bool,
+    pub(super) accel: bool,
     /// So are some with an application at one end.
-    pub(super) renounces: bool,
+    pub(super) setsockopt: bool,
     /// It can be followed that these splice.
-    pub(super) splices: bool,
+    pub(super) splice: bool,
 }
 
-impl Extent {
+impl EnabledHooks {
     pub(super) fn has(self, program: &str) -> bool {
         match program {
-            RENOUNCE => self.renounces,
-            SPLICE => self.splices,
+            SETSOCKOPT_PROG => self.setsockopt,
+            SPLICE_PROG => self.splice,
             _ => true,
         }
     }
 }
 
 /// Those of the programs that are attached to the cgroup.
-fn hooks(extent: Extent) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
-    HOOKS.into_iter().filter(move |(name, _)| extent.has(name))
+fn hooks(enabled_hooks: EnabledHooks) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
+    HOOKS
+        .into_iter()
+        .filter(move |(name, _)| enabled_hooks.has(name))
 }
 
 /// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
@@ -181,15 +183,15 @@ pub(super) fn attach(
     object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
-    extent: Extent,
+    enabled_hooks: EnabledHooks,
 ) -> Result<(), Error> {
     // First: no socket may be in the map without them.
-    attach_send(object)?;
-    if extent.has(SPLICE) {
-        attach_splice(object, &generation.hook(SPLICE))?;
+    attach_sk_msg(object)?;
+    if enabled_hooks.has(SPLICE_PROG) {
+        attach_splice_read(object, &generation.hook(SPLICE_PROG))?;
     }
     let (directory, id) = open(cgroup)?;
-    for (name, hook) in hooks(extent) {
+    for (name, hook) in hooks(enabled_hooks) {
         let program = program(object, name)?;
         let pin = generation.hook(name);
         let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
@@ -199,46 +201,52 @@ pub(super) fn attach(
         }
     }
     hierarchy::attach(object, generation, cgroup)?;
-    let spliced = extent.has(SPLICE).then_some(SPLICE);
-    let known: Vec<_> = (hooks(extent).map(|(name, _)| name))
+    let spliced = enabled_hooks.has(SPLICE_PROG).then_some(SPLICE_PROG);
+    let offsets: Vec<_> = (hooks(enabled_hooks).map(|(name, _)| name))
         .chain(spliced)
         .map(|name| generation.hook(name))
         .collect();
-    for stranger in generation
+    for stale in generation
         .hooks()?
         .iter()
-        .filter(|pin| !known.contains(pin))
+        .filter(|pin| !offsets.contains(pin))
     {
-        pins::remove(stranger, &mut Vec::new())?;
+        pins::remove(stale, &mut Vec::new())?;
     }
     Ok(())
 }
 
 /// Attaches the program that sees applications splice, unless it is attached: the kernel does not take
 /// it twice, and cannot put another one in its place.
-fn attach_splice(object: &Ebpf, pin: &Path) -> Result<(), Error> {
+fn attach_splice_read(object: &Ebpf, pin: &Path) -> Result<(), Error> {
     let found = object
-        .program(SPLICE)
-        .ok_or(Error::Missing { name: SPLICE })?;
+        .program(SPLICE_PROG)
+        .ok_or(Error::Missing { name: SPLICE_PROG })?;
     let info = found.info();
-    let own = info.map_err(|source| Error::program(SPLICE, source))?.id();
+    let own = info
+        .map_err(|source| Error::program(SPLICE_PROG, source))?
+        .id();
     let there = Link::open(pin).and_then(|link| link.program());
     if there.is_ok_and(|there| there == own) {
         return Ok(());
     }
-    Link::trace(program(object, SPLICE)?)
+    Link::attach_tracing(program(object, SPLICE_PROG)?)
         .and_then(|link| put(&link, pin))
-        .map_err(|source| Error::attach(SPLICE, source))
+        .map_err(|source| Error::attach(SPLICE_PROG, source))
 }
 
 /// Attaches the program of accelerated connections to their map.
-fn attach_send(object: &Ebpf) -> Result<(), Error> {
+fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
     let name = maps::SOCK_PAIR_MAP;
     let Some(Map::SockHash(map)) = object.map(name) else {
         return Err(Error::Missing { name });
     };
-    link::attach_to_map(program(object, SEND)?, map.fd().as_fd(), BPF_SK_MSG_VERDICT)
-        .map_err(|source| Error::attach(SEND, source))
+    link::attach_to_map(
+        program(object, SK_MSG_PROG)?,
+        map.fd().as_fd(),
+        BPF_SK_MSG_VERDICT,
+    )
+    .map_err(|source| Error::attach(SK_MSG_PROG, source))
 }
 
 /// Names of the programs that have lost their hook at the root cgroup.
@@ -246,16 +254,18 @@ pub(super) fn missing(
     object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
-    extent: Extent,
+    enabled_hooks: EnabledHooks,
 ) -> Result<Vec<&'static str>, Error> {
     let (_, id) = open(cgroup)?;
     let link = |name: &str| Link::open(&generation.hook(name));
-    let place = |name: &str| link(name).and_then(|link| link.cgroup());
-    let is_there = |name: &str| place(name).is_ok_and(|attached| attached == id);
-    let names = hooks(extent).map(|(name, _)| name);
+    let attached = |name: &str| link(name).and_then(|link| link.cgroup());
+    let is_there = |name: &str| attached(name).is_ok_and(|attached| attached == id);
+    let names = hooks(enabled_hooks).map(|(name, _)| name);
     let mut missing: Vec<_> = names.filter(|name| !is_there(name)).collect();
     missing.extend(hierarchy::missing(object, cgroup)?);
-    missing.extend((extent.has(SPLICE) && link(SPLICE).is_err()).then_some(SPLICE));
+    missing.extend(
+        (enabled_hooks.has(SPLICE_PROG) && link(SPLICE_PROG).is_err()).then_some(SPLICE_PROG),
+    );
     Ok(missing)
 }
 
@@ -268,12 +278,17 @@ fn open(cgroup: &Path) -> Result<(File, u64), Error> {
 }
 
 /// Attaches a Pod's entry program to its network namespace, in place of what is there.
-pub(super) fn steer(entry: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
-    attach_one(entry, netns, BPF_SK_LOOKUP, pin).map_err(|source| Error::attach(STEER, source))
+pub(super) fn attach_sk_lookup(
+    entry: BorrowedFd<'_>,
+    netns: BorrowedFd<'_>,
+    pin: &Path,
+) -> Result<(), Error> {
+    attach_one(entry, netns, BPF_SK_LOOKUP, pin)
+        .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
 }
 
 /// Whether a Pod's inbound hook is in place.
-pub(super) fn is_steered(pin: &Path) -> bool {
+pub(super) fn has_sk_lookup(pin: &Path) -> bool {
     Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
 }
 
@@ -339,7 +354,7 @@ mod tests {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
-        hooked.extend([STEER, SEND, SPLICE]);
+        hooked.extend([SK_LOOKUP_PROG, SK_MSG_PROG, SPLICE_PROG]);
         hooked.extend(
             hierarchy::HOOKS
                 .iter()

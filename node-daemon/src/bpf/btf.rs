@@ -25,7 +25,7 @@ pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
     /// Where each type begins. The first one, `void`, has no place.
-    places: Vec<usize>,
+    type_offsets: Vec<usize>,
 }
 
 /// One of them.
@@ -52,16 +52,16 @@ impl<'a> Btf<'a> {
             bytes.get(begin..begin.checked_add(field(length)?)?)
         };
         let (types, strings) = (part(8, 12)?, part(16, 20)?);
-        let mut places = Vec::new();
+        let mut type_offsets = Vec::new();
         let mut at = 0;
         while at < types.len() {
-            places.push(at);
+            type_offsets.push(at);
             at = at.checked_add(TYPE + size_of_parts(word(types, at.checked_add(4)?)?)?)?;
         }
         Some(Self {
             types,
             strings,
-            places,
+            type_offsets,
         })
     }
 
@@ -82,16 +82,19 @@ impl<'a> Btf<'a> {
 
     /// The number of a function, as programs name the one that they are attached to.
     pub(super) fn function(&self, name: &str) -> Option<u32> {
-        let is_it = |place: &usize| {
-            let found = self.at(*place);
+        let is_it = |type_offset: &usize| {
+            let found = self.at(*type_offset);
             found.is_some_and(|one| one.kind == FUNC && one.name == name.as_bytes())
         };
-        let index = self.places.iter().position(is_it)?;
+        let index = self.type_offsets.iter().position(is_it)?;
         u32::try_from(index + 1).ok()
     }
 
     fn named(&self, name: &str, kind: u32) -> impl Iterator<Item = Type<'a>> {
-        let all = self.places.iter().filter_map(|place| self.at(*place));
+        let all = self
+            .type_offsets
+            .iter()
+            .filter_map(|type_offset| self.at(*type_offset));
         all.filter(move |one| one.kind == kind && one.name == name.as_bytes())
     }
 
@@ -120,14 +123,14 @@ impl<'a> Btf<'a> {
 
     fn by_number(&self, number: u32) -> Option<Type<'a>> {
         let index = usize::try_from(number).ok()?.checked_sub(1)?;
-        self.at(*self.places.get(index)?)
+        self.at(*self.type_offsets.get(index)?)
     }
 
-    fn at(&self, place: usize) -> Option<Type<'a>> {
-        let info = word(self.types, place.checked_add(4)?)?;
-        let begin = place + TYPE;
+    fn at(&self, type_offset: usize) -> Option<Type<'a>> {
+        let info = word(self.types, type_offset.checked_add(4)?)?;
+        let begin = type_offset + TYPE;
         Some(Type {
-            name: self.name(word(self.types, place)),
+            name: self.name(word(self.types, type_offset)),
             kind: kind(info),
             has_bits: info >> 31 != 0,
             parts: self.types.get(begin..begin + size_of_parts(info)?)?,
@@ -189,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernels_types_are_understood() {
+    fn btf_of_the_running_kernel_is_parsed() {
         let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
         let btf = Btf::parse(&bytes).unwrap();
         // The first two members of `struct list_head`; one of a union without a name.
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_strange_is_no_fault_of_the_reader() {
+    fn truncated_btf_is_rejected() {
         let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
         for length in [
             0,

@@ -104,10 +104,10 @@ pub(crate) enum Error {
         name: &'static str,
     },
     /// Every place for listeners of a Pod's proxy is taken.
-    #[error("the proxy has more than {places} listeners on its inbound port")]
-    NoPlace {
+    #[error("the proxy has more than {slots} listeners on its inbound port")]
+    NoListenerSlot {
         /// How many there are.
-        places: u16,
+        slots: u16,
     },
 }
 

@@ -3,15 +3,15 @@
 use aya::Ebpf;
 use sluice_abi::{ForeignKey, maps};
 
-use super::{Error, table::Table};
+use super::{Error, typed_map::TypedMap};
 
 /// The map `foreign_binds`.
-pub(super) struct ForeignBinds(Table<ForeignKey, u32>);
+pub(super) struct ForeignBinds(TypedMap<ForeignKey, u32>);
 
 impl ForeignBinds {
     /// Takes the map out of the object.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
-        Table::take(object, maps::FOREIGN_BINDS).map(Self)
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+        TypedMap::open(object, maps::FOREIGN_BINDS).map(Self)
     }
 
     /// Pod, port and user of each, the last ones only.

@@ -48,7 +48,7 @@ impl Link {
     }
 
     /// Attaches a program to the function of the kernel that it was loaded for.
-    pub(super) fn trace(program: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<Self> {
         let mut attr = empty();
         attr.raw_tracepoint.prog_fd = number(program);
         bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(Self::own)
@@ -152,7 +152,7 @@ pub(super) fn load_sk_lookup(name: &CStr, code: &[u64]) -> io::Result<OwnedFd> {
 
 /// Attaches a program that does nothing to a function of the kernel, by its number in the kernel's BTF,
 /// and takes it away again.
-pub(super) fn try_tracing(function: u32) -> io::Result<()> {
+pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     // `r0 = 0; exit` (RFC 9669).
     const CODE: [u64; 2] = [0xb7, 0x95];
     let mut attr = empty();
@@ -164,7 +164,7 @@ pub(super) fn try_tracing(function: u32) -> io::Result<()> {
     attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
     // SAFETY: nobody else knows the descriptor.
     let program = unsafe { OwnedFd::from_raw_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?) };
-    Link::trace(program.as_fd()).map(drop)
+    Link::attach_tracing(program.as_fd()).map(drop)
 }
 
 pub(super) fn empty() -> bpf_attr {

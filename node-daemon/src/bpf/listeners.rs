@@ -12,7 +12,7 @@ use aya::{
 };
 use sluice_abi::{ListenerKey, maps};
 
-use super::{Error, table};
+use super::{Error, typed_map};
 
 /// `BPF_NOEXIST`: a place that is taken stays as it is.
 const IF_FREE: u64 = 1;
@@ -22,8 +22,8 @@ pub(super) struct Listeners(SockHash<MapData, ListenerKey>);
 
 impl Listeners {
     /// Takes the map out of the object.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
-        table::take(object, maps::LISTENERS).map(Self)
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+        typed_map::open(object, maps::PROXY_LISTENERS).map(Self)
     }
 
     /// Puts a listening socket into the first free place.
@@ -33,8 +33,8 @@ impl Listeners {
         family: u16,
         socket: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        for place in 0..ListenerKey::PLACES {
-            let key = ListenerKey::new(cookie, family, place);
+        for slot in 0..ListenerKey::SLOTS {
+            let key = ListenerKey::new(cookie, family, slot);
             match self.0.insert(key, socket.as_raw_fd(), IF_FREE) {
                 Ok(()) => return Ok(()),
                 Err(MapError::SyscallError(error))
@@ -42,8 +42,8 @@ impl Listeners {
                 Err(source) => return Err(failed("write to", source)),
             }
         }
-        Err(Error::NoPlace {
-            places: ListenerKey::PLACES,
+        Err(Error::NoListenerSlot {
+            slots: ListenerKey::SLOTS,
         })
     }
 
@@ -60,7 +60,7 @@ impl Listeners {
 
 fn failed(operation: &'static str, source: MapError) -> Error {
     Error::Map {
-        map: maps::LISTENERS,
+        map: maps::PROXY_LISTENERS,
         operation,
         source,
     }

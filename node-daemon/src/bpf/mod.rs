@@ -10,14 +10,14 @@ mod cgroup_prog;
 mod error;
 mod foreign;
 mod hierarchy;
-mod layout;
+mod kernel_offsets;
 mod link;
 mod listeners;
-mod lists;
 mod netns_prog;
 mod pins;
 mod ring;
-mod table;
+mod rule_maps;
+mod typed_map;
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
@@ -32,45 +32,45 @@ use aya::{
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    Addr, AliasUsage, Endpoint, Event, ForeignKey, Layout, Meeting, Pod, PodFlags, Process, Reason,
-    maps,
+    Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
+    PodFlags, Reason, maps,
 };
 
-use attach::Extent;
+use attach::EnabledHooks;
 pub(crate) use attach::Features;
 #[cfg(fuzzing)]
 pub(crate) use btf::fuzz as fuzz_btf;
 pub(crate) use error::Error;
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
-pub(crate) use layout::of_this_kernel as layout;
+pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
-pub(crate) use lists::Entry;
-use lists::Lists;
 use netns_prog::NetnsProgram;
 use pins::Generation;
-pub(crate) use pins::{Pins, Private};
+pub(crate) use pins::{Pins, PrivateBpffs};
 pub(crate) use ring::Ring;
-use table::Table;
+pub(crate) use rule_maps::Rule;
+use rule_maps::RuleMaps;
+use typed_map::TypedMap;
 
 /// Programs, links and maps.
 pub(crate) struct Datapath {
     pins: Pins,
     generation: Generation,
     adopted: bool,
-    extent: Extent,
+    enabled_hooks: EnabledHooks,
     cgroup: PathBuf,
     features: Features,
     programs: Ebpf,
-    addresses: Table<Addr, Pod>,
-    processes: Table<u64, Process>,
-    resolvers: Table<u64, u8>,
-    destinations: Table<Meeting, Endpoint>,
-    alias_usage: Table<u64, AliasUsage>,
-    awaited: Array<MapData, u64>,
-    watched: Array<MapData, u64>,
+    addresses: TypedMap<Addr, PodConfig>,
+    netns_entries: TypedMap<u64, NetnsEntry>,
+    dns_capture: TypedMap<u64, u8>,
+    alias_to_dst: TypedMap<AliasKey, Endpoint>,
+    alias_usage: TypedMap<u64, AliasUsage>,
+    pending_pods: Array<MapData, u64>,
+    monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
-    lists: Lists,
+    rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
     counters: PerCpuArray<MapData, u64>,
@@ -78,29 +78,33 @@ pub(crate) struct Datapath {
 
 impl Datapath {
     /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing. With a layout, which
-    /// [`layout`] gives, sockets of the node may be accelerated.
+    /// [`kernel_offsets`] gives, sockets of the node may be accelerated.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel refuses;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
     /// pinned.
-    pub(crate) fn open(pins: Pins, cgroup: &Path, layout: Option<Layout>) -> Result<Self, Error> {
-        let accelerates = layout.is_some();
-        let features = Features::probe(accelerates);
+    pub(crate) fn open(
+        pins: Pins,
+        cgroup: &Path,
+        kernel_offsets: Option<KernelOffsets>,
+    ) -> Result<Self, Error> {
+        let accel = kernel_offsets.is_some();
+        let features = Features::probe(accel);
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
-        let mut programs = attach::load(&generation, features, layout)?;
-        let processes = Table::take(&mut programs, maps::PROCESS_IP)?;
-        let extent = Extent {
-            accelerates,
-            renounces: accelerates && any_renounces(&processes)?,
-            splices: features.splices == Some(true),
+        let mut programs = attach::load(&generation, features, kernel_offsets)?;
+        let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
+        let enabled_hooks = EnabledHooks {
+            accel,
+            setsockopt: accel && any_needs_setsockopt_hook(&netns_entries)?,
+            splice: features.splice == Some(true),
         };
         generation.set_root(cgroup)?;
-        attach::attach(&programs, &generation, cgroup, extent)?;
-        let netns_prog = NetnsProgram::take(&mut programs)?;
+        attach::attach(&programs, &generation, cgroup, enabled_hooks)?;
+        let netns_prog = NetnsProgram::open(&mut programs)?;
         let generation = if adopted {
             generation
         } else {
@@ -110,21 +114,21 @@ impl Datapath {
             pins,
             generation,
             adopted,
-            extent,
+            enabled_hooks,
             cgroup: cgroup.into(),
             features,
-            addresses: Table::take(&mut programs, maps::LOCAL_POD_IPS)?,
-            processes,
-            resolvers: Table::take(&mut programs, maps::RESOLVERS)?,
-            destinations: Table::take(&mut programs, maps::DESTINATIONS)?,
-            alias_usage: Table::take(&mut programs, maps::ALIAS_USAGE)?,
-            awaited: table::take(&mut programs, maps::AWAITED)?,
-            watched: table::take(&mut programs, maps::WATCHED)?,
-            lists: Lists::take(&mut programs)?,
-            foreign_binds: ForeignBinds::take(&mut programs)?,
-            listeners: Listeners::take(&mut programs)?,
+            addresses: TypedMap::open(&mut programs, maps::LOCAL_POD_IPS)?,
+            netns_entries,
+            dns_capture: TypedMap::open(&mut programs, maps::DNS_CAPTURE)?,
+            alias_to_dst: TypedMap::open(&mut programs, maps::ALIAS_TO_DST)?,
+            alias_usage: TypedMap::open(&mut programs, maps::ALIAS_USAGE)?,
+            pending_pods: typed_map::open(&mut programs, maps::PENDING_PODS)?,
+            monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
+            rule_maps: RuleMaps::open(&mut programs)?,
+            foreign_binds: ForeignBinds::open(&mut programs)?,
+            listeners: Listeners::open(&mut programs)?,
             netns_prog,
-            counters: table::take(&mut programs, maps::COUNTERS)?,
+            counters: typed_map::open(&mut programs, maps::COUNTERS)?,
             programs,
         })
     }
@@ -133,7 +137,7 @@ impl Datapath {
     ///
     /// Pins of maps are not put back: the maps are open here, and the next daemon builds a new
     /// generation if it finds this one incomplete.
-    pub(crate) fn mend(&self) -> Result<bool, Error> {
+    pub(crate) fn repair_hooks(&self) -> Result<bool, Error> {
         if self.missing()?.is_empty() {
             hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)?;
             return Ok(false);
@@ -154,15 +158,20 @@ impl Datapath {
             programs,
             generation,
             cgroup,
-            extent,
+            enabled_hooks,
             ..
         } = self;
-        attach::attach(programs, generation, cgroup, *extent)
+        attach::attach(programs, generation, cgroup, *enabled_hooks)
     }
 
     /// Names of the programs that have lost their hook at the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        attach::missing(&self.programs, &self.generation, &self.cgroup, self.extent)
+        attach::missing(
+            &self.programs,
+            &self.generation,
+            &self.cgroup,
+            self.enabled_hooks,
+        )
     }
 
     /// What was found of the kernel.
@@ -198,16 +207,16 @@ impl Datapath {
             |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
         let mut views = Vec::new();
         for (name, program) in self.programs.programs() {
-            if name == attach::SPLICE && !self.extent.has(name) {
+            if name == attach::SPLICE_PROG && !self.enabled_hooks.has(name) {
                 continue;
             }
             let info = program.info();
             let info = info.map_err(|source| Error::program(name, source))?;
-            let (place, hooks) = match name {
-                attach::STEER => ("netns", self.steered()?.len()),
-                attach::SEND => ("map", 1),
-                attach::SPLICE => ("kernel", usize::from(is_there(name))),
-                attach::RENOUNCE if !self.extent.has(name) => ("cgroup", 0),
+            let (attach_type, attach_count) = match name {
+                attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
+                attach::SK_MSG_PROG => ("map", 1),
+                attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
+                attach::SETSOCKOPT_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
                     "cgroup",
                     usize::from(is_there(name)) + hierarchy::count(&self.generation, name),
@@ -216,8 +225,8 @@ impl Datapath {
             views.push(ProgramView {
                 name: name.to_owned(),
                 id: info.id(),
-                place: place.to_owned(),
-                hooks,
+                attach_type: attach_type.to_owned(),
+                attach_count,
             });
         }
         views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -225,39 +234,43 @@ impl Datapath {
     }
 
     /// Attaches the inbound hook to a network namespace.
-    pub(crate) fn steer(&mut self, cookie: u64, netns: BorrowedFd<'_>) -> Result<(), Error> {
+    pub(crate) fn attach_sk_lookup(
+        &mut self,
+        cookie: u64,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
         let program = self.netns_prog.load(cookie)?;
-        attach::steer(program.as_fd(), netns, &self.generation.pod(cookie))
+        attach::attach_sk_lookup(program.as_fd(), netns, &self.generation.pod(cookie))
     }
 
     /// Detaches the inbound hook of a network namespace, if it is attached.
-    pub(crate) fn release(&mut self, cookie: u64) -> Result<(), Error> {
+    pub(crate) fn detach_sk_lookup(&mut self, cookie: u64) -> Result<(), Error> {
         pins::remove(&self.generation.pod(cookie), &mut Vec::new())
     }
 
     /// Whether the inbound hook of a network namespace is attached.
-    pub(crate) fn is_steered(&self, cookie: u64) -> bool {
-        attach::is_steered(&self.generation.pod(cookie))
+    pub(crate) fn has_sk_lookup(&self, cookie: u64) -> bool {
+        attach::has_sk_lookup(&self.generation.pod(cookie))
     }
 
     /// Network namespaces that have an inbound hook, also of Pods that are gone.
-    pub(crate) fn steered(&self) -> Result<Vec<u64>, Error> {
+    pub(crate) fn netns_with_sk_lookup(&self) -> Result<Vec<u64>, Error> {
         self.generation.pods()
     }
 
     /// Every entry of `process_ip`.
-    pub(crate) fn all_processes(&self) -> Result<Vec<(u64, Process)>, Error> {
-        self.processes.all()
+    pub(crate) fn all_netns_entries(&self) -> Result<Vec<(u64, NetnsEntry)>, Error> {
+        self.netns_entries.all()
     }
 
     /// Every entry of `local_pod_ips`.
-    pub(crate) fn all_addresses(&self) -> Result<Vec<(Addr, Pod)>, Error> {
+    pub(crate) fn all_addresses(&self) -> Result<Vec<(Addr, PodConfig)>, Error> {
         self.addresses.all()
     }
 
     /// Everything that Pods list.
-    pub(crate) fn all_lists(&self) -> Result<Vec<Entry>, Error> {
-        self.lists.all()
+    pub(crate) fn all_rules(&self) -> Result<Vec<Rule>, Error> {
+        self.rule_maps.all()
     }
 
     /// Registers a listener of the proxy that was there before its Pod was admitted. `family` is
@@ -277,60 +290,62 @@ impl Datapath {
     }
 
     /// Writes the entry of a network namespace, in place of the one that is there.
-    pub(crate) fn set_process(&mut self, cookie: u64, process: &Process) -> Result<(), Error> {
-        let Extent {
-            accelerates,
-            renounces,
-            ..
-        } = self.extent;
-        if accelerates && !renounces && renounces_options(process) {
-            self.extent.renounces = true;
+    pub(crate) fn set_netns_entry(
+        &mut self,
+        cookie: u64,
+        netns_entry: &NetnsEntry,
+    ) -> Result<(), Error> {
+        let EnabledHooks {
+            accel, setsockopt, ..
+        } = self.enabled_hooks;
+        if accel && !setsockopt && needs_setsockopt_hook(netns_entry) {
+            self.enabled_hooks.setsockopt = true;
             self.attach()?;
         }
-        self.processes.set(cookie, *process)
+        self.netns_entries.set(cookie, *netns_entry)
     }
 
     /// Lets callers of whom nothing is known be compared with Pods whose network namespace is not
     /// known, in place of those that were awaited before. Each has an entry under a provisional
-    /// cookie. Those beyond [`maps::MAX_AWAITED`] have to wait.
-    pub(crate) fn set_awaited(&mut self, provisional: &[u64]) -> Result<(), Error> {
-        let places = provisional.iter().chain(std::iter::repeat(&0));
-        for (place, cookie) in (0..maps::MAX_AWAITED).zip(places) {
-            self.awaited
-                .set(place, cookie, 0)
-                .map_err(|source| Error::map(maps::AWAITED, "write to", source))?;
+    /// cookie. Those beyond [`maps::MAX_PENDING_PODS`] have to wait.
+    pub(crate) fn set_pending_pods(&mut self, provisional: &[u64]) -> Result<(), Error> {
+        let slots = provisional.iter().chain(std::iter::repeat(&0));
+        for (slot, cookie) in (0..maps::MAX_PENDING_PODS).zip(slots) {
+            self.pending_pods
+                .set(slot, cookie, 0)
+                .map_err(|source| Error::map(maps::PENDING_PODS, "write to", source))?;
         }
         Ok(())
     }
 
     /// To hear when the kernel has found an awaited Pod. To be taken once, within a runtime.
-    pub(crate) fn learned(&mut self) -> Result<Ring<u64>, Error> {
-        Ring::take(&mut self.programs, maps::LEARNED)
+    pub(crate) fn netns_found(&mut self) -> Result<Ring<u64>, Error> {
+        Ring::open(&mut self.programs, maps::NETNS_FOUND)
     }
 
     /// What the programs decide, while it is watched. To be taken once, within a runtime.
     pub(crate) fn events(&mut self) -> Result<Ring<Event>, Error> {
-        Ring::take(&mut self.programs, maps::EVENTS)
+        Ring::open(&mut self.programs, maps::EVENTS)
     }
 
     /// Lets the programs tell of what they decide, for some time from now on.
-    pub(crate) fn watch(&mut self, time: Duration) -> Result<(), Error> {
+    pub(crate) fn enable_events(&mut self, time: Duration) -> Result<(), Error> {
         // The clock of `bpf_ktime_get_ns`.
         let now =
             clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| Error::Listen(errno.into()))?;
         let until = Duration::from(now) + time;
         let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-        self.watched
+        self.monitor_until
             .set(0, until, 0)
-            .map_err(|source| Error::map(maps::WATCHED, "write to", source))
+            .map_err(|source| Error::map(maps::MONITOR_UNTIL, "write to", source))
     }
 
     /// Removes the entry of a network namespace, if there is one, and what the kernel learned of
     /// its proxy.
-    pub(crate) fn remove_process(&mut self, cookie: u64) -> Result<(), Error> {
-        self.processes.remove(cookie)?;
+    pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
+        self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
-        self.resolvers.remove(cookie)
+        self.dns_capture.remove(cookie)
     }
 
     /// Who was refused a port of a proxy: Pod, port and user, the last ones only.
@@ -340,21 +355,21 @@ impl Datapath {
 
     /// Captures a Pod's DNS queries: its proxy answers them.
     pub(crate) fn capture_dns(&mut self, cookie: u64) -> Result<(), Error> {
-        self.resolvers.set(cookie, 0)
+        self.dns_capture.set(cookie, 0)
     }
 
     /// Whether a Pod's DNS queries are captured.
     pub(crate) fn captures_dns(&self, cookie: u64) -> Result<bool, Error> {
-        Ok(self.resolvers.get(cookie)?.is_some())
+        Ok(self.dns_capture.get(cookie)?.is_some())
     }
 
     /// The entry of a network namespace.
-    pub(crate) fn process(&self, cookie: u64) -> Result<Option<Process>, Error> {
-        self.processes.get(cookie)
+    pub(crate) fn netns_entry(&self, cookie: u64) -> Result<Option<NetnsEntry>, Error> {
+        self.netns_entries.get(cookie)
     }
 
     /// Writes the entry of a Pod's address, in place of the one that is there.
-    pub(crate) fn set_address(&mut self, addr: Addr, pod: &Pod) -> Result<(), Error> {
+    pub(crate) fn set_address(&mut self, addr: Addr, pod: &PodConfig) -> Result<(), Error> {
         self.addresses.set(addr, *pod)
     }
 
@@ -364,18 +379,18 @@ impl Datapath {
     }
 
     /// The entry of a Pod's address.
-    pub(crate) fn address(&self, addr: Addr) -> Result<Option<Pod>, Error> {
+    pub(crate) fn address(&self, addr: Addr) -> Result<Option<PodConfig>, Error> {
         self.addresses.get(addr)
     }
 
     /// Lists a port or a network of a Pod.
-    pub(crate) fn list(&mut self, entry: &Entry) -> Result<(), Error> {
-        self.lists.add(entry)
+    pub(crate) fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        self.rule_maps.add(rule)
     }
 
     /// Takes it off the list, if it is there.
-    pub(crate) fn unlist(&mut self, entry: &Entry) -> Result<(), Error> {
-        self.lists.remove(entry)
+    pub(crate) fn remove_rule(&mut self, rule: &Rule) -> Result<(), Error> {
+        self.rule_maps.remove(rule)
     }
 
     /// How often each reason decided, over all CPUs, since the programs were loaded.
@@ -392,13 +407,15 @@ impl Datapath {
 }
 
 /// Whether a Pod's applications are refused options, because their sockets may be accelerated.
-fn renounces_options(process: &Process) -> bool {
-    process.pod.flags.has(PodFlags::ACCELERATE_ALL)
+fn needs_setsockopt_hook(netns_entry: &NetnsEntry) -> bool {
+    netns_entry.pod.flags.has(PodFlags::ACCELERATE_ALL)
 }
 
-fn any_renounces(processes: &Table<u64, Process>) -> Result<bool, Error> {
-    let all = processes.all()?;
-    Ok(all.iter().any(|(_, process)| renounces_options(process)))
+fn any_needs_setsockopt_hook(netns_entries: &TypedMap<u64, NetnsEntry>) -> Result<bool, Error> {
+    let all = netns_entries.all()?;
+    Ok(all
+        .iter()
+        .any(|(_, netns_entry)| needs_setsockopt_hook(netns_entry)))
 }
 
 #[cfg(test)]

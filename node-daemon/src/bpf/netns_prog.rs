@@ -17,7 +17,7 @@ use aya::{
 };
 use sluice_abi::maps;
 
-use super::{Error, attach::STEER, link, table};
+use super::{Error, attach::SK_LOOKUP_PROG, link, typed_map};
 
 /// The place of the deciding program.
 const STEER_AT: u32 = 0;
@@ -31,17 +31,19 @@ pub(super) struct NetnsProgram {
 impl NetnsProgram {
     /// Takes the maps out of the object, and lets the object's program decide about every Pod's
     /// connections from now on.
-    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         let (netns, prog) = (maps::LOOKUP_NETNS, maps::LOOKUP_PROG);
         let entry = Self {
             netns: descriptor(object, netns)?,
             prog: descriptor(object, prog)?,
         };
-        let mut programs: ProgramArray<MapData> = table::take(object, prog)?;
-        let steer = object
-            .program(STEER)
-            .ok_or(Error::Missing { name: STEER })?;
-        let steer = steer.fd().map_err(|source| Error::program(STEER, source))?;
+        let mut programs: ProgramArray<MapData> = typed_map::open(object, prog)?;
+        let steer = object.program(SK_LOOKUP_PROG).ok_or(Error::Missing {
+            name: SK_LOOKUP_PROG,
+        })?;
+        let steer = steer
+            .fd()
+            .map_err(|source| Error::program(SK_LOOKUP_PROG, source))?;
         programs
             .set(STEER_AT, steer, 0)
             .map_err(|source| Error::map(prog, "write to", source))?;
@@ -52,7 +54,8 @@ impl NetnsProgram {
     pub(super) fn load(&self, cookie: u64) -> Result<OwnedFd, Error> {
         let Self { netns, prog } = self;
         let code = code(cookie, netns.as_raw_fd(), prog.as_raw_fd());
-        link::load_sk_lookup(c"sluice_entry", &code).map_err(|source| Error::attach(STEER, source))
+        link::load_sk_lookup(c"sluice_entry", &code)
+            .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
     }
 }
 
@@ -61,7 +64,7 @@ fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
         return Err(Error::Missing { name });
     };
     let fd = map.fd().as_fd().try_clone_to_owned();
-    fd.map_err(|source| Error::attach(STEER, source))
+    fd.map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
 }
 
 /// The instructions. A CPU without a slot, and an empty place in `lookup_prog`, refuse the connection.

@@ -66,7 +66,7 @@ pub(super) struct Generation(PathBuf);
 
 /// A BPF file system that nobody else sees, and that goes when it is dropped, with everything
 /// that is pinned in it.
-pub(crate) struct Private(OwnedFd);
+pub(crate) struct PrivateBpffs(OwnedFd);
 
 impl Pins {
     /// Makes the directory if need be, and takes the lock. A directory that exists must be root's
@@ -112,10 +112,10 @@ impl Pins {
         if maps::ALL.iter().all(|name| generation.map(name).exists()) {
             return Ok(Some(generation));
         }
-        let aside = self.free_name("incomplete")?;
-        fs::rename(&generation.0, &aside)
+        let backup = self.free_name("incomplete")?;
+        fs::rename(&generation.0, &backup)
             .map_err(|source| Error::pin("rename", &generation.0, source))?;
-        tracing::warn!(path = %aside.display(), "maps are missing there: building anew");
+        tracing::warn!(path = %backup.display(), "generation is incomplete; rebuilding");
         Ok(None)
     }
 
@@ -251,7 +251,7 @@ impl Generation {
     }
 }
 
-impl Private {
+impl PrivateBpffs {
     /// Mounts one, outside of every directory tree.
     pub(crate) fn mount() -> io::Result<Self> {
         let filesystem = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn directory_of_another_user_is_refused() {
-        let private = Private::mount().unwrap();
+        let private = PrivateBpffs::mount().unwrap();
         let root = private.directory();
         drop(Pins::open(&root).unwrap());
         drop(Pins::open(&root).unwrap());

@@ -8,7 +8,7 @@ use aya::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Error, table};
+use super::{Error, typed_map};
 
 /// A ring of elements that the programs write.
 pub(crate) struct Ring<T> {
@@ -18,8 +18,8 @@ pub(crate) struct Ring<T> {
 
 impl<T: Pod> Ring<T> {
     /// Takes the ring out of the object. Within a runtime of tokio.
-    pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-        let ring = table::take(object, name)?;
+    pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let ring = typed_map::open(object, name)?;
         #[expect(unsafe_code, reason = "aya's ring implements `AsRawFd` alone")]
         // SAFETY: a ring keeps its map's descriptor open for as long as it lives, and tells no
         // other.

@@ -9,8 +9,8 @@ use daemon_api::owned;
 use serde::Deserialize;
 
 use crate::{
-    kube::successor,
-    pods::{Acceleration, Meshes, WhenUnknown},
+    kube::daemonset,
+    pods::{Acceleration, Meshes, MissingAnnotations},
 };
 
 /// Read if no other file is named, and if it is there.
@@ -19,7 +19,7 @@ const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 /// How the daemon behaves. Every key has a default; an unknown one is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct Behaviour {
+pub(crate) struct Config {
     /// What becomes of the data path when the daemon is told to stop.
     pub(crate) on_exit: OnExit,
     /// Which connections on the node go from socket to socket.
@@ -29,7 +29,7 @@ pub(crate) struct Behaviour {
     /// Meshes of one's own.
     pub(crate) meshes: Meshes,
     /// What becomes of a Pod whose annotations neither the runtime nor the API server tells.
-    pub(crate) when_unknown: WhenUnknown,
+    pub(crate) missing_annotations: MissingAnnotations,
     /// What states the user as which the Pods' proxies run.
     pub(crate) proxy_user: ProxyUser,
     /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do not.
@@ -38,17 +38,17 @@ pub(crate) struct Behaviour {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
     /// is the last one: it removes the data path, whatever `on-exit` says.
-    pub(crate) daemon_set: Option<successor::Name>,
+    pub(crate) daemon_set: Option<daemonset::Name>,
 }
 
-impl Default for Behaviour {
+impl Default for Config {
     fn default() -> Self {
         Self {
             on_exit: OnExit::default(),
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),
-            when_unknown: WhenUnknown::default(),
+            missing_annotations: MissingAnnotations::default(),
             proxy_user: ProxyUser::default(),
             ipv6: true,
             kubeconfig: None,
@@ -103,7 +103,7 @@ pub(crate) enum Error {
     },
 }
 
-impl Behaviour {
+impl Config {
     /// Reads `named`, which must be there, or the default file, which need not. A file that another user
     /// can change is refused: it decides which Pods are intercepted.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
@@ -134,25 +134,25 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<Behaviour, Error> {
+    fn read(text: &str) -> Result<Config, Error> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        Behaviour::read(Some(file.path()))
+        Config::read(Some(file.path()))
     }
 
     #[test]
-    fn an_empty_file_says_what_no_file_says() {
-        assert_eq!(read("").unwrap(), Behaviour::default());
+    fn an_empty_file_yields_the_defaults() {
+        assert_eq!(read("").unwrap(), Config::default());
     }
 
     #[test]
     fn a_file_that_was_named_must_be_there() {
-        let missing = Behaviour::read(Some(Path::new("/nowhere/sluiced.toml")));
+        let missing = Config::read(Some(Path::new("/nowhere/sluiced.toml")));
         assert!(matches!(missing, Err(Error::Read { .. })));
     }
 
     #[test]
-    fn what_is_not_known_is_refused_with_what_would_be() {
+    fn unknown_keys_are_rejected_with_suggestions() {
         for (text, expected) in [
             ("on-exti = \"keep\"", "on-exit"),
             ("on-exit = \"leave\"", "`keep` or `detach`"),
@@ -171,7 +171,7 @@ mod tests {
         for (mode, accepted) in [(0o644, true), (0o646, false)] {
             let permissions = std::fs::Permissions::from_mode(mode);
             file.as_file().set_permissions(permissions).unwrap();
-            let read = Behaviour::read(Some(file.path()));
+            let read = Config::read(Some(file.path()));
             assert_eq!(read.is_ok(), accepted, "{mode:o}");
         }
     }
@@ -180,15 +180,15 @@ mod tests {
     fn every_key_is_read() {
         let text =
             "on-exit = \"detach\"\nacceleration = \"all\"\ndaemon-set = \"kube-system/sluice\"";
-        let behaviour = read(text).unwrap();
-        assert_eq!(behaviour.on_exit, OnExit::Detach);
-        assert_eq!(behaviour.acceleration, Acceleration::All);
-        assert!(behaviour.daemon_set.is_some());
-        let mine = "mesh = 'mine'\n[meshes.mine]\nuid = 7\noutbound = 1\ninbound = 2\n\
-                    injected = 'mine/here'";
-        let behaviour = read(mine).unwrap();
+        let daemon_config = read(text).unwrap();
+        assert_eq!(daemon_config.on_exit, OnExit::Detach);
+        assert_eq!(daemon_config.acceleration, Acceleration::All);
+        assert!(daemon_config.daemon_set.is_some());
+        let mine = "mesh = 'mine'\n[meshes.mine]\nuid = 7\noutbound-port = 1\ninbound-port = 2\n\
+                    sidecar-annotation = 'mine/here'";
+        let daemon_config = read(mine).unwrap();
         assert_eq!(
-            (&*behaviour.mesh, behaviour.meshes["mine"].uid),
+            (&*daemon_config.mesh, daemon_config.meshes["mine"].uid),
             ("mine", 7)
         );
     }

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use daemon_api::{Admit, PodName};
+use daemon_api::{AddRequest, PodName};
 use http_body_util::Limited;
 use hyper::Response;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -18,15 +18,15 @@ use tower::util::MapResponseLayer;
 use tracing::{debug, info, warn};
 
 use super::manifest;
-use crate::pods::Expected;
+use crate::pods::ListedPod;
 
 /// For everything that is asked about one Pod: less than the plugin has (5 s) for its whole work.
-const ADMISSION: Duration = Duration::from_secs(3);
+const ADD_TIMEOUT: Duration = Duration::from_secs(3);
 /// For the list of this node's Pods. Nothing waits for it.
-const START: Duration = Duration::from_mins(2);
+const LIST_TIMEOUT: Duration = Duration::from_mins(2);
 /// Before the second question; twice as long before each further one, up to the longest.
 const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Bytes of an answer. The store behind the API server takes 1.5 MB for an object.
 const MAX_ANSWER: usize = 16 << 20;
 /// What the kubelet writes into the API's object of a static Pod: the uid that the runtime knows.
@@ -70,18 +70,18 @@ pub(crate) enum Error {
     },
     /// It was deleted and made anew, or not at all yet.
     #[error("the API server knows another Pod of that name, with uid {uid}")]
-    Another {
+    UidMismatch {
         /// That one's.
         uid: String,
     },
     /// No answer at all.
     #[error("the API server does not answer in time")]
-    Late,
+    Timeout,
 }
 
 impl Error {
     /// Whether a later answer may be another.
-    fn may_pass(&self) -> bool {
+    fn is_retryable(&self) -> bool {
         match self {
             Self::NoAccess | Self::NoName => false,
             Self::Refused { code, .. } => *code != 403,
@@ -97,7 +97,7 @@ impl From<kube::Error> for Error {
                 code: status.code,
                 message: [status.message, status.reason]
                     .into_iter()
-                    .find(|said| !said.is_empty())
+                    .find(|text| !text.is_empty())
                     .unwrap_or_default(),
             },
             other => Self::Api(other),
@@ -116,7 +116,7 @@ impl Cluster {
     /// # Errors
     ///
     /// If they are not known after a few questions. The request is as it was, then.
-    pub(crate) async fn complete(&self, request: &mut Admit) -> Result<(), Error> {
+    pub(crate) async fn fetch_annotations(&self, request: &mut AddRequest) -> Result<(), Error> {
         let PodName {
             namespace,
             name,
@@ -125,14 +125,14 @@ impl Cluster {
         if namespace.is_empty() || name.is_empty() {
             return Err(Error::NoName);
         }
-        let found = persist(ADMISSION, || async {
+        let found = retry_until(ADD_TIMEOUT, || async {
             let pods: Api<Pod> = Api::namespaced(self.client().await?, namespace);
             let found = pods.get(name).await?;
             let known = self::uid(&found);
             if uid.is_empty() || known.is_empty() || known == *uid {
                 Ok(found)
             } else {
-                Err(Error::Another { uid: known })
+                Err(Error::UidMismatch { uid: known })
             }
         });
         let (annotations, manifest) = manifest::of(template(found.await?));
@@ -147,21 +147,21 @@ impl Cluster {
     /// # Errors
     ///
     /// If nobody can be asked, or after two minutes without an answer.
-    pub(crate) async fn pods_of(&self, node: &str) -> Result<Vec<Expected>, Error> {
-        let found = persist(START, || self.list(node)).await;
+    pub(crate) async fn list_pods_on_node(&self, node: &str) -> Result<Vec<ListedPod>, Error> {
+        let found = retry_until(LIST_TIMEOUT, || self.list(node)).await;
         match &found {
             Ok(pods) => info!(node, pods = pods.len(), "listed"),
             Err(Error::NoAccess) => {}
             Err(error) => warn!(
                 node,
                 error = error as &dyn std::error::Error,
-                "this node's Pods are not listed: those that ran before the daemon get the mesh's defaults"
+                "failed to list the pods of this node; running pods get the mesh defaults"
             ),
         }
         found
     }
 
-    async fn list(&self, node: &str) -> Result<Vec<Expected>, Error> {
+    async fn list(&self, node: &str) -> Result<Vec<ListedPod>, Error> {
         let pods: Api<Pod> = Api::all(self.client().await?);
         let mut params = ListParams::default()
             .fields(&format!("spec.nodeName={node}"))
@@ -169,7 +169,7 @@ impl Cluster {
         let mut found = Vec::new();
         loop {
             let part = pods.list(&params).await?;
-            found.extend(part.items.into_iter().filter_map(expected));
+            found.extend(part.items.into_iter().filter_map(listed_pod));
             params.continue_token = part.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
                 return Ok(found);
@@ -199,23 +199,23 @@ impl Cluster {
 }
 
 /// Asks again until there is an answer, or no time.
-async fn persist<T, Answer>(time: Duration, ask: impl Fn() -> Answer) -> Result<T, Error>
+async fn retry_until<T, Answer>(time: Duration, ask: impl Fn() -> Answer) -> Result<T, Error>
 where
     Answer: Future<Output = Result<T, Error>>,
 {
     let end = Instant::now() + time;
     let mut pause = PAUSE;
-    let mut last = Error::Late;
+    let mut last = Error::Timeout;
     while let Ok(answer) = timeout_at(end, ask()).await {
         match answer {
-            Err(error) if error.may_pass() => last = error,
+            Err(error) if error.is_retryable() => last = error,
             answer => return answer,
         }
         if Instant::now() + pause > end {
             break;
         }
         sleep(pause).await;
-        pause = (2 * pause).min(LONGEST_PAUSE);
+        pause = (2 * pause).min(MAX_PAUSE);
     }
     Err(last)
 }
@@ -239,7 +239,7 @@ fn template(pod: Pod) -> PodTemplateSpec {
 }
 
 /// What counts of a Pod, if it has a network namespace of its own.
-fn expected(pod: Pod) -> Option<Expected> {
+fn listed_pod(pod: Pod) -> Option<ListedPod> {
     let status = pod.status.clone()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses: Vec<IpAddr> = (status.pod_ips.into_iter().flatten())
@@ -251,7 +251,7 @@ fn expected(pod: Pod) -> Option<Expected> {
         uid: uid(&pod),
     };
     let (annotations, manifest) = manifest::of(template(pod));
-    (!manifest.host_network && !ended && !addresses.is_empty()).then_some(Expected {
+    (!manifest.host_network && !ended && !addresses.is_empty()).then_some(ListedPod {
         pod: name,
         addresses,
         annotations,
@@ -265,10 +265,10 @@ mod tests {
 
     use super::*;
 
-    fn of(spec: &serde_json::Value, status: &serde_json::Value) -> Option<Expected> {
+    fn of(spec: &serde_json::Value, status: &serde_json::Value) -> Option<ListedPod> {
         let metadata = json!({ "namespace": "shop", "name": "cart", "uid": "7" });
         let pod = json!({ "metadata": metadata, "spec": spec, "status": status });
-        expected(serde_json::from_value(pod).unwrap())
+        listed_pod(serde_json::from_value(pod).unwrap())
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl Inhabited {
     }
 
     /// Whether a path leads to it.
-    pub(crate) fn is_among(&self, places: &Places) -> bool {
+    pub(crate) fn is_among(&self, places: &Paths) -> bool {
         places.0.contains(&self.inode)
     }
 
@@ -42,9 +42,9 @@ impl Inhabited {
 
 /// Where some paths lead.
 #[derive(Debug)]
-pub(crate) struct Places(BTreeSet<Inode>);
+pub(crate) struct Paths(BTreeSet<Inode>);
 
-impl Places {
+impl Paths {
     /// Those of these paths. What is gone is no place.
     pub(crate) fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
         Self(paths.filter_map(Inode::at).collect())
@@ -53,16 +53,16 @@ impl Places {
 
 /// The namespaces of these processes, but for the host's own.
 pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
-    let mut members: BTreeMap<Inode, Vec<i32>> = BTreeMap::new();
+    let mut pids_in: BTreeMap<Inode, Vec<i32>> = BTreeMap::new();
     for pid in processes {
         if let Some(inode) = Inode::at(of_process(*pid))
             && !HOSTS.contains(&Some(inode))
         {
-            members.entry(inode).or_default().push(*pid);
+            pids_in.entry(inode).or_default().push(*pid);
         }
     }
     let mounts = mounted();
-    let found = members.into_iter().map(|(inode, processes)| Inhabited {
+    let found = pids_in.into_iter().map(|(inode, processes)| Inhabited {
         inode,
         path: (mounts.get(&inode).cloned()).unwrap_or_else(|| of_process(processes[0])),
         processes,
@@ -74,7 +74,7 @@ pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
 pub(crate) fn find(processes: &[i32], id: Id) -> Option<Netns> {
     let all = inhabited(processes);
     let door = all.iter().find(|one| one.may_be(id))?.open()?;
-    door.enter().ok().filter(|netns| netns.id() == id)
+    door.worker().ok().filter(|netns| netns.id() == id)
 }
 
 /// Whether any process of the machine is in a network namespace.
@@ -121,9 +121,9 @@ mod tests {
 
     #[test]
     fn inhabited_groups_processes_and_skips_the_hosts() {
-        let namespace = crate::netns::fresh().expect("this test must run as root");
+        let namespace = crate::netns::new_netns().expect("this test must run as root");
         let fd = std::os::fd::AsFd::as_fd(&namespace);
-        crate::netns::enter::run(fd, || {
+        crate::netns::worker::run_in(fd, || {
             // A thread's id serves as a process's.
             let inside = nix::unistd::gettid().as_raw();
             let host = i32::try_from(std::process::id()).unwrap();
@@ -131,7 +131,7 @@ mod tests {
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].path, of_process(inside));
             assert_eq!(found[0].processes, [inside, inside]);
-            let at = |pid| Places::of([&*of_process(pid)].into_iter());
+            let at = |pid| Paths::of([&*of_process(pid)].into_iter());
             assert!(found[0].is_among(&at(inside)) && !found[0].is_among(&at(host)));
             assert!(found[0].open().is_some());
             assert_eq!(inhabited(&[host]).len(), 0);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn inhabited_namespace_is_not_opened_through_a_path_that_leads_elsewhere() {
-        let namespaces = [(); 2].map(|()| crate::netns::fresh().expect("root"));
+        let namespaces = [(); 2].map(|()| crate::netns::new_netns().expect("root"));
         let path = |file: &fs::File| {
             PathBuf::from(format!(
                 "/proc/self/fd/{}",

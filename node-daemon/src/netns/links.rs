@@ -290,12 +290,12 @@ mod tests {
 
     #[test]
     fn interfaces_with_too_many_addresses_are_refused() {
-        let namespace = crate::netns::fresh().expect("this test must run as root");
+        let namespace = crate::netns::new_netns().expect("this test must run as root");
         let count = |addresses: usize| {
             let lines = (0..addresses)
                 .map(|n| format!("address add 10.1.{}.{}/32 dev lo", n / 256, n % 256));
             let lines = lines.collect::<Vec<_>>().join("\n");
-            crate::netns::enter::run(namespace.as_fd(), move || {
+            crate::netns::worker::run_in(namespace.as_fd(), move || {
                 let mut ip = Command::new("ip")
                     .args(["-batch", "-"])
                     .stdin(Stdio::piped())
@@ -310,7 +310,7 @@ mod tests {
             .unwrap()
         };
         assert_eq!(count(ADDRESSES.most).unwrap(), ADDRESSES.most);
-        crate::netns::enter::run(namespace.as_fd(), || {
+        crate::netns::worker::run_in(namespace.as_fd(), || {
             add_to_loopback("10.2.0.1".parse().unwrap())
         })
         .unwrap()
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn uplinks_are_interfaces_whose_other_end_is_the_hosts() {
-        let [host, pod, other] = [(); 3].map(|()| crate::netns::fresh().expect("root"));
+        let [host, pod, other] = [(); 3].map(|()| crate::netns::new_netns().expect("root"));
         let this = std::process::id();
         let path = |file: &File| format!("/proc/{this}/fd/{}", file.as_raw_fd());
         let run = |netns: &File, words: &str| {
@@ -343,7 +343,7 @@ mod tests {
             run(&pod, &peer);
         }
         let hosts = vec![host.try_clone().unwrap()];
-        let found = crate::netns::enter::run(pod.as_fd(), move || {
+        let found = crate::netns::worker::run_in(pod.as_fd(), move || {
             let index = if_nametoindex("eth0").unwrap();
             (uplinks(&hosts).unwrap(), index)
         });

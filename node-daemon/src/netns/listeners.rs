@@ -23,8 +23,9 @@ use nix::{
 };
 
 use super::{
-    Error, Id, Inode, kernel,
+    Error, Id, Inode,
     netlink::{Limit, Request},
+    syscalls,
 };
 
 /// Sockets that are read, of each family.
@@ -49,14 +50,14 @@ const LISTENING: u32 = 1 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Fetched {
     /// The proxy's own.
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<ListenSocket>,
     /// How many belong to somebody else.
     pub(crate) foreign: usize,
 }
 
 /// A listening socket, shared with the process that made it.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct ListenSocket {
     /// The socket.
     pub(crate) socket: OwnedFd,
     /// `AF_INET` or `AF_INET6`.
@@ -79,7 +80,7 @@ pub(crate) struct ProxyUser {
 
 impl ProxyUser {
     /// The proxy's user, as the kernel's programs know it.
-    pub(crate) fn of(pod: &sluice_abi::Pod) -> Self {
+    pub(crate) fn of(pod: &sluice_abi::PodConfig) -> Self {
         Self {
             uid: pod.proxy_uid,
             gid: pod.proxy_gid,
@@ -127,9 +128,9 @@ impl Described {
 
 /// The TCP sockets that listen in a network namespace.
 #[derive(Debug)]
-pub(crate) struct Listening(Vec<Described>);
+pub(crate) struct ListenSockets(Vec<Described>);
 
-impl Listening {
+impl ListenSockets {
     /// Those of this thread's network namespace.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
@@ -167,8 +168,11 @@ impl Listening {
         let on_port = self.0.iter().filter(|one| one.port == port);
         let (sure, unclear): (Vec<&Described>, Vec<_>) = on_port.partition(|one| one.is_of(proxy));
         let beyond = unclear.len().saturating_sub(MOST_UNCLEAR);
-        let fetched = sure.iter().chain(unclear.iter().take(MOST_UNCLEAR));
-        (fetched.map(|one: &&Described| one.inode).collect(), beyond)
+        let duplicated = sure.iter().chain(unclear.iter().take(MOST_UNCLEAR));
+        (
+            duplicated.map(|one: &&Described| one.inode).collect(),
+            beyond,
+        )
     }
 }
 
@@ -178,7 +182,7 @@ impl Listening {
 /// # Errors
 ///
 /// If the kernel does not let one be fetched.
-pub(super) fn fetch(
+pub(super) fn dup_from_owner(
     netns: Id,
     port: u16,
     proxy: ProxyUser,
@@ -198,8 +202,8 @@ pub(super) fn fetch(
         if let Some(pid) = pid
             && Inode::at(path.join("ns/net")) == Some(netns.inode)
         {
-            let fetched = fetch_from(&path, pid, netns, port, &mut inodes);
-            for listener in fetched.map_err(|source| Error::Fetch { pid, source })? {
+            let duplicated = dup_from_process(&path, pid, netns, port, &mut inodes);
+            for listener in duplicated.map_err(|source| Error::Fetch { pid, source })? {
                 if listener.is_of(proxy) {
                     found.listeners.push(listener);
                 } else {
@@ -211,14 +215,14 @@ pub(super) fn fetch(
     Ok(found)
 }
 
-fn fetch_from(
+fn dup_from_process(
     path: &Path,
     pid: i32,
     netns: Id,
     port: u16,
     inodes: &mut BTreeSet<u64>,
-) -> io::Result<Vec<Listener>> {
-    let Some(process) = unless_gone(kernel::pidfd_open(pid).map_err(Into::into))? else {
+) -> io::Result<Vec<ListenSocket>> {
+    let Some(process) = unless_gone(syscalls::pidfd_open(pid).map_err(Into::into))? else {
         return Ok(Vec::new());
     };
     let Some(fds) = unless_gone(fs::read_dir(path.join("fd")))? else {
@@ -236,8 +240,9 @@ fn fetch_from(
         if !inodes.contains(&inode) {
             continue;
         }
-        let socket = unless_gone(kernel::pidfd_getfd(process.as_fd(), number).map_err(Into::into))?;
-        if let Some(listener) = socket.and_then(|socket| Listener::of(socket, netns, port)) {
+        let socket =
+            unless_gone(syscalls::pidfd_getfd(process.as_fd(), number).map_err(Into::into))?;
+        if let Some(listener) = socket.and_then(|socket| ListenSocket::of(socket, netns, port)) {
             inodes.remove(&inode);
             found.push(listener);
         }
@@ -260,10 +265,10 @@ fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-impl Listener {
+impl ListenSocket {
     /// The descriptor may have changed since it was looked at, so the socket itself is asked.
     fn of(socket: OwnedFd, netns: Id, port: u16) -> Option<Self> {
-        let same_netns = kernel::netns_cookie(socket.as_fd()) == Ok(netns.cookie);
+        let same_netns = syscalls::netns_cookie(socket.as_fd()) == Ok(netns.cookie);
         let listens = getsockopt(&socket, AcceptConn) == Ok(true)
             && getsockopt(&socket, SockType) == Ok(nix::sys::socket::SockType::Stream);
         let address: SockaddrStorage =
@@ -281,7 +286,7 @@ impl Listener {
     }
 }
 
-impl Listener {
+impl ListenSocket {
     /// The owner is the file system user of whoever made the socket.
     fn is_of(&self, proxy: ProxyUser) -> bool {
         let owned = fstat(&self.socket)
@@ -325,7 +330,7 @@ mod tests {
             let _connected = TcpStream::connect(at).unwrap();
             let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
             let inode = socket_inode(link.to_str().unwrap()).unwrap();
-            let found = Listening::here().unwrap();
+            let found = ListenSockets::here().unwrap();
             let on_port: Vec<_> = found.0.iter().filter(|one| one.port == at.port()).collect();
             assert_eq!(on_port.len(), 1);
             let uid = nix::unistd::geteuid().as_raw();
@@ -357,7 +362,7 @@ mod tests {
             }
             let family = 2;
             let socket = socket.into();
-            Listener { socket, family }
+            ListenSocket { socket, family }
         };
         for (owner, expected) in [
             (None, false),
@@ -375,7 +380,7 @@ mod tests {
         let listener = socket(None);
         nix::sys::socket::setsockopt(&listener.socket, Mark, &0x1539).unwrap();
         assert!(listener.is_of(marked) && !listener.is_of(PROXY));
-        let described = Listening::here().unwrap();
+        let described = ListenSockets::here().unwrap();
         let mark = described.0.iter().filter(|one| one.mark == 0x1539);
         assert_eq!(mark.count(), 1);
     }
@@ -390,10 +395,10 @@ mod tests {
         };
         let foreign = (0..1000).map(|inode| described(inode, 1000));
         let all = foreign.chain([described(5000, 1337)]).collect();
-        let (fetched, beyond) = Listening(all).candidates(15006, PROXY);
-        assert!(fetched.contains(&5000));
+        let (duplicated, beyond) = ListenSockets(all).candidates(15006, PROXY);
+        assert!(duplicated.contains(&5000));
         assert_eq!(
-            (fetched.len(), beyond),
+            (duplicated.len(), beyond),
             (MOST_UNCLEAR + 1, 1000 - MOST_UNCLEAR)
         );
     }

@@ -11,18 +11,18 @@
 //! * Of another process the daemon takes nothing but TCP sockets that listen in the namespace, and
 //!   asks the socket itself what it is ([`listeners`]).
 
-mod enter;
 mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod inhabited;
-mod kernel;
 mod links;
 mod listeners;
 mod netlink;
 mod routes;
 mod rules;
+mod syscalls;
 mod users;
+mod worker;
 
 use std::{
     fs::{File, OpenOptions},
@@ -35,20 +35,20 @@ use std::{
     sync::LazyLock,
 };
 
-use enter::Visit;
 use ipnet::IpNet;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
+use worker::NetnsWorker;
 
-pub(crate) use enter::{among_hosts_cgroups, fresh};
 pub(crate) use error::Error;
-pub(crate) use inhabited::{Inhabited, Places, find, inhabited, is_inhabited};
+pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::Interface;
-pub(crate) use listeners::{Fetched, Listening, ProxyUser};
-pub(crate) use routes::{Route, Routes, Source, is_link_local};
+pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
+pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use users::Users;
 #[cfg(test)]
-pub(crate) use users::of_a_pod_with_users;
+pub(crate) use users::netns_with_own_userns;
+pub(crate) use worker::{among_hosts_cgroups, new_netns};
 
 /// What the host's own processes run in, as far as the daemon can see it.
 static HOSTS: LazyLock<[Option<Inode>; 2]> = LazyLock::new(|| HOST_PATHS.map(Inode::at));
@@ -61,7 +61,7 @@ pub(crate) struct Netns {
     path: PathBuf,
     id: Id,
     /// A thread that stays there, if much is to be done.
-    visit: Option<Visit>,
+    worker: Option<NetnsWorker>,
 }
 
 /// What identifies a network namespace.
@@ -86,7 +86,7 @@ impl Netns {
     ///
     /// If there is nothing, something else than a network namespace, or the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        Door::open(path)?.enter()
+        Door::open(path)?.worker()
     }
 
     /// The same for one in which several things are to be done: a thread stays there.
@@ -94,15 +94,15 @@ impl Netns {
     /// # Errors
     ///
     /// As [`Netns::open`].
-    pub(crate) fn visit(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open_with_worker(path: &Path) -> Result<Self, Error> {
         let Door { file, path, inode } = Door::open(path)?;
-        let visit = Visit::begin(file.as_fd())?;
-        let cookie = visit.run(kernel::netns_cookie_here)??;
+        let worker = NetnsWorker::spawn(file.as_fd())?;
+        let cookie = worker.run(syscalls::netns_cookie_here)??;
         Ok(Self {
             file,
             path,
             id: Id { inode, cookie },
-            visit: Some(visit),
+            worker: Some(worker),
         })
     }
 
@@ -123,43 +123,47 @@ impl Netns {
 
     /// Its interfaces, with their addresses.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        self.inside(links::interfaces)?
+        self.run_in(links::interfaces)?
     }
 
     /// By which interfaces its packets leave.
-    pub(crate) fn routes(&self) -> Result<Routes, Error> {
-        self.inside(routes::routes)?
+    pub(crate) fn routes(&self) -> Result<RoutingTable, Error> {
+        self.run_in(routes::routes)?
     }
 
     /// From which address its packets leave for the networks of its routes.
-    pub(crate) fn sources(&self) -> Result<Vec<Source>, Error> {
-        self.inside(routes::sources)?
+    pub(crate) fn sources(&self) -> Result<Vec<SourceRoute>, Error> {
+        self.run_in(routes::sources)?
     }
 
     /// Makes local the networks of some routes, with sources, and others no longer. Returns those of
     /// the new ones that the namespace refuses.
-    pub(crate) fn lay(&self, gone: Vec<IpNet>, new: Vec<Source>) -> Result<Vec<Source>, Error> {
-        self.inside(move || routes::lay(&gone, &new))?
+    pub(crate) fn install_local_routes(
+        &self,
+        gone: Vec<IpNet>,
+        new: Vec<SourceRoute>,
+    ) -> Result<Vec<SourceRoute>, Error> {
+        self.run_in(move || routes::install_local_routes(&gone, &new))?
     }
 
     /// Those of these routes that are in place.
-    pub(crate) fn laid(&self, routes: Vec<Source>) -> Result<Vec<Source>, Error> {
-        self.inside(move || routes::laid(&routes))?
+    pub(crate) fn installed(&self, routes: Vec<SourceRoute>) -> Result<Vec<SourceRoute>, Error> {
+        self.run_in(move || routes::installed(&routes))?
     }
 
     /// Gives an address to the loopback interface. `false` if it is there already.
     pub(crate) fn add_to_loopback(&self, address: IpAddr) -> Result<bool, Error> {
-        self.inside(move || links::add_to_loopback(address))?
+        self.run_in(move || links::add_to_loopback(address))?
     }
 
     /// Takes an address from the loopback interface, if it is there.
     pub(crate) fn remove_from_loopback(&self, address: IpAddr) -> Result<(), Error> {
-        self.inside(move || links::remove_from_loopback(address))?
+        self.run_in(move || links::remove_from_loopback(address))?
     }
 
     /// The TCP sockets that listen in it.
-    pub(crate) fn listening(&self) -> Result<Listening, Error> {
-        self.inside(Listening::here)?
+    pub(crate) fn sockets(&self) -> Result<ListenSockets, Error> {
+        self.run_in(ListenSockets::here)?
     }
 
     /// The interfaces whose other end is in the host's network namespace.
@@ -168,35 +172,35 @@ impl Netns {
         let hosts: Vec<_> = (HOST_PATHS.iter())
             .filter_map(|path| File::open(path).ok())
             .collect();
-        self.inside(move || links::uplinks(&hosts))?
+        self.run_in(move || links::uplinks(&hosts))?
     }
 
     /// Whether it has rules of its own that rewrite where its connections go.
     pub(crate) fn rewrites_own_connections(&self) -> Result<bool, Error> {
-        self.inside(rules::rewrites_own_connections)?
+        self.run_in(rules::rewrites_own_connections)?
     }
 
     /// Those that listen on a port of the proxy, fetched from the processes that own them.
-    pub(crate) fn fetch(
+    pub(crate) fn dup_listeners(
         &self,
-        listening: &Listening,
+        sockets: &ListenSockets,
         port: u16,
         proxy: ProxyUser,
     ) -> Result<Fetched, Error> {
-        let (inodes, beyond) = listening.candidates(port, proxy);
-        let mut found = listeners::fetch(self.id, port, proxy, inodes)?;
+        let (inodes, beyond) = sockets.candidates(port, proxy);
+        let mut found = listeners::dup_from_owner(self.id, port, proxy, inodes)?;
         found.foreign += beyond;
         Ok(found)
     }
 
     /// Does something in a thread that has entered it.
-    fn inside<T: Send + 'static>(
+    fn run_in<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        match &self.visit {
-            Some(visit) => visit.run(work),
-            None => enter::run(self.file.as_fd(), work),
+        match &self.worker {
+            Some(worker) => worker.run(work),
+            None => worker::run_in(self.file.as_fd(), work),
         }
     }
 }
@@ -248,7 +252,7 @@ impl Door {
             .map_err(|source| Error::open(path, source))?;
         let filesystem = fstatfs(&file).map_err(|errno| Error::open(path, errno.into()))?;
         let is_netns = filesystem.filesystem_type() == NSFS_MAGIC
-            && kernel::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
+            && syscalls::namespace_type(file.as_fd()) == Ok(libc::CLONE_NEWNET);
         if !is_netns {
             return Err(Error::NotNetns { path: path.into() });
         }
@@ -275,14 +279,14 @@ impl Door {
     /// # Errors
     ///
     /// If it cannot be entered.
-    pub(crate) fn enter(self) -> Result<Netns, Error> {
+    pub(crate) fn worker(self) -> Result<Netns, Error> {
         let Self { file, path, inode } = self;
-        let cookie = enter::run(file.as_fd(), kernel::netns_cookie_here)??;
+        let cookie = worker::run_in(file.as_fd(), syscalls::netns_cookie_here)??;
         Ok(Netns {
             file,
             path,
             id: Id { inode, cookie },
-            visit: None,
+            worker: None,
         })
     }
 }

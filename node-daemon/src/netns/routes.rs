@@ -42,11 +42,11 @@ const NETWORKS: Limit = Limit {
 
 /// The table of the namespace's own addresses, the main one, and the one for what is left
 /// (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
-const USUAL: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
+const DEFAULT_TABLES: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
 const LOCAL: u8 = 255;
 
 /// Nobody has these addresses (RFC 5737, RFC 3849), so only a default route leads to them.
-const NOBODY: (Ipv4Addr, Ipv6Addr) = (
+const TEST_NET_ADDR: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(198, 51, 100, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
 );
@@ -55,7 +55,7 @@ const NOBODY: (Ipv4Addr, Ipv6Addr) = (
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     /// The network.
-    pub(crate) to: IpNet,
+    pub(crate) dst: IpNet,
     /// Indices of the interfaces of its next hops; none if it leads nowhere.
     pub(crate) interfaces: Vec<u32>,
     /// Of several to one network the lowest counts.
@@ -64,34 +64,34 @@ pub(crate) struct Route {
 
 /// A network, and from where it is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct SourceRoute {
     /// The network.
-    pub(crate) to: IpNet,
+    pub(crate) dst: IpNet,
     /// The address.
-    pub(crate) from: IpAddr,
+    pub(crate) prefsrc: IpAddr,
 }
 
 /// How packets are routed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Routes {
+pub(crate) struct RoutingTable {
     /// The main table.
     pub(crate) main: Vec<Route>,
     /// Rules send some packets past it.
-    pub(crate) ruled: bool,
+    pub(crate) has_policy_rules: bool,
 }
 
 /// Both families' routes.
-pub(super) fn routes() -> Result<Routes, Error> {
+pub(super) fn routes() -> Result<RoutingTable, Error> {
     with_handle(async |handle| {
-        let mut all = Routes {
+        let mut all = RoutingTable {
             main: Vec::new(),
-            ruled: false,
+            has_policy_rules: false,
         };
         for version in [IpVersion::V4, IpVersion::V6] {
             all.main.extend(main_table(&handle, &version).await?);
             let rules = handle.rule().get(version).execute();
             let rules = collect(rules, RULES, "list the routing rules").await?;
-            all.ruled |= rules.iter().any(is_unusual);
+            all.has_policy_rules |= rules.iter().any(is_custom_rule);
         }
         Ok(all)
     })
@@ -138,7 +138,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         }
     }
     Some(Route {
-        to: IpNet::new(address, header.destination_prefix_length).ok()?,
+        dst: IpNet::new(address, header.destination_prefix_length).ok()?,
         interfaces,
         metric,
     })
@@ -146,16 +146,19 @@ fn route(message: &RouteMessage) -> Option<Route> {
 
 /// From which address packets leave for each network of the main table. The routes do not say so by
 /// themselves: the kernel is asked for an address of each.
-pub(super) fn sources() -> Result<Vec<Source>, Error> {
+pub(super) fn sources() -> Result<Vec<SourceRoute>, Error> {
     with_handle(async |handle| {
         let mut all = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
             let routes = main_table(&handle, &version).await?;
-            let networks: BTreeSet<IpNet> = routes.iter().map(|route| route.to.trunc()).collect();
+            let networks: BTreeSet<IpNet> = routes.iter().map(|route| route.dst.trunc()).collect();
             NETWORKS.check(networks.len())?;
             for to in networks.into_iter().filter(|to| !is_link_local(to)) {
-                let from = source_for(&handle, an_address(&to)).await?;
-                all.extend(from.map(|from| Source { to, from }));
+                let from = source_for(&handle, probe_addr(&to)).await?;
+                all.extend(from.map(|from| SourceRoute {
+                    dst: to,
+                    prefsrc: from,
+                }));
             }
         }
         Ok(all)
@@ -163,10 +166,10 @@ pub(super) fn sources() -> Result<Vec<Source>, Error> {
 }
 
 /// An address to which the route to a network leads, and no longer one that is usual.
-fn an_address(network: &IpNet) -> IpAddr {
+fn probe_addr(network: &IpNet) -> IpAddr {
     match network {
-        IpNet::V4(all) if all.prefix_len() == 0 => NOBODY.0.into(),
-        IpNet::V6(all) if all.prefix_len() == 0 => NOBODY.1.into(),
+        IpNet::V4(all) if all.prefix_len() == 0 => TEST_NET_ADDR.0.into(),
+        IpNet::V6(all) if all.prefix_len() == 0 => TEST_NET_ADDR.1.into(),
         _ => network.network(),
     }
 }
@@ -208,22 +211,25 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
 /// Makes every address of some networks the namespace's own, so that connections to them leave from
 /// the sources that are named (a route of the type `local`, ip-route(8)), and those of other networks
 /// no longer. Returns what is refused: its family may be off, or the source not be in use yet.
-pub(super) fn lay(gone: &[IpNet], new: &[Source]) -> Result<Vec<Source>, Error> {
+pub(super) fn install_local_routes(
+    gone: &[IpNet],
+    new: &[SourceRoute],
+) -> Result<Vec<SourceRoute>, Error> {
     with_handle(async |handle| {
         let lo = loopback()?;
         for network in gone {
-            let removed = handle.route().del(local(network, lo)).execute().await;
+            let removed = handle.route().del(local_route(network, lo)).execute().await;
             // It is not there, or its family is off.
             removed.or_else(unless_refused("remove a route"))?;
         }
         let mut refused = Vec::new();
         for route in new {
-            let mut message = local(&route.to, lo);
-            let source = RouteAttribute::PrefSource(route.from.into());
+            let mut message = local_route(&route.dst, lo);
+            let source = RouteAttribute::PrefSource(route.prefsrc.into());
             message.attributes.push(source);
-            let laid = handle.route().add(message).replace().execute().await;
-            let laid = laid.map(|()| true);
-            if !laid.or_else(unless_refused("add a route"))? {
+            let installed = handle.route().add(message).replace().execute().await;
+            let installed = installed.map(|()| true);
+            if !installed.or_else(unless_refused("add a route"))? {
                 refused.push(*route);
             }
         }
@@ -232,13 +238,13 @@ pub(super) fn lay(gone: &[IpNet], new: &[Source]) -> Result<Vec<Source>, Error> 
 }
 
 /// Those of these routes that are in place.
-pub(super) fn laid(routes: &[Source]) -> Result<Vec<Source>, Error> {
+pub(super) fn installed(routes: &[SourceRoute]) -> Result<Vec<SourceRoute>, Error> {
     with_handle(async |handle| {
         let mut all = Vec::new();
         for route in routes {
-            let chosen = route_to(&handle, route.to.network()).await?;
+            let chosen = route_to(&handle, route.dst.network()).await?;
             let is_it = |chosen: &RouteMessage| {
-                chosen.header.kind == RouteType::Local && source(chosen) == Some(route.from)
+                chosen.header.kind == RouteType::Local && source(chosen) == Some(route.prefsrc)
             };
             all.extend(chosen.as_ref().is_some_and(is_it).then_some(*route));
         }
@@ -247,7 +253,7 @@ pub(super) fn laid(routes: &[Source]) -> Result<Vec<Source>, Error> {
 }
 
 /// A route by which a whole network is the namespace's own.
-fn local(network: &IpNet, lo: u32) -> RouteMessage {
+fn local_route(network: &IpNet, lo: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = match network {
         IpNet::V4(_) => AddressFamily::Inet,
@@ -276,8 +282,8 @@ fn unless_refused<T: Default>(
 }
 
 /// Whether a rule is none of those that every namespace has.
-fn is_unusual(rule: &RuleMessage) -> bool {
-    rule.header.action != RuleAction::ToTable || !USUAL.contains(&rule.header.table)
+fn is_custom_rule(rule: &RuleMessage) -> bool {
+    rule.header.action != RuleAction::ToTable || !DEFAULT_TABLES.contains(&rule.header.table)
 }
 
 /// Every interface has a route to these, and the address names the one that is meant.
@@ -300,7 +306,7 @@ pub(super) fn fuzz(datagram: &[u8]) {
             assert!(found.is_none_or(|found| found.to.prefix_len() <= 128));
         }
         NetlinkPayload::InnerMessage(Message::NewRule(one)) => {
-            let _either = is_unusual(&one);
+            let _either = is_custom_rule(&one);
         }
         _ => {}
     }

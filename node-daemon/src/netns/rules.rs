@@ -105,9 +105,9 @@ mod tests {
     use crate::netns;
 
     fn rewrites(rules: &str) -> bool {
-        let namespace = netns::fresh().expect("this test must run as root");
+        let namespace = netns::new_netns().expect("this test must run as root");
         let rules = rules.to_owned();
-        netns::enter::run(std::os::fd::AsFd::as_fd(&namespace), move || {
+        netns::worker::run_in(std::os::fd::AsFd::as_fd(&namespace), move || {
             let mut restore = std::process::Command::new("iptables-restore")
                 .stdin(Stdio::piped())
                 .spawn()

@@ -26,7 +26,7 @@ use rustix::mount::{
     fsopen,
 };
 
-use super::{Error, Inode, kernel};
+use super::{Error, Inode, syscalls};
 
 /// The host's own user namespace, as far as the daemon can see it.
 const HOST: &str = "/proc/self/ns/user";
@@ -84,7 +84,7 @@ impl Users {
 
 /// The user namespace that owns a network namespace, unless it is the host's.
 pub(super) fn owner(netns: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
-    let namespace = kernel::owning_user_namespace(netns).map_err(|source| Error::Call {
+    let namespace = syscalls::owning_user_namespace(netns).map_err(|source| Error::Call {
         call: "ioctl(NS_GET_USERNS)",
         source,
     })?;
@@ -109,7 +109,7 @@ fn outside(
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    kernel::idmap(mount.as_fd(), namespace)?;
+    syscalls::idmap(mount.as_fd(), namespace)?;
     let root = File::from(mount).metadata()?;
     let [no_user, no_group] = UNMAPPED.map(|path| {
         let number = fs::read_to_string(path).ok();
@@ -124,7 +124,7 @@ fn outside(
 /// A network namespace of a user namespace whose users begin at 1,000,000 outside, and groups at
 /// 2,000,000. No process is left in either.
 #[cfg(test)]
-pub(crate) fn of_a_pod_with_users() -> File {
+pub(crate) fn netns_with_own_userns() -> File {
     use std::process::Command;
 
     let mut pod = Command::new("unshare")
@@ -151,14 +151,14 @@ mod tests {
 
     #[test]
     fn the_hosts_users_are_themselves() {
-        let namespace = crate::netns::fresh().expect("this test must run as root");
+        let namespace = crate::netns::new_netns().expect("this test must run as root");
         let users = Users::of(namespace.as_fd()).unwrap();
         assert_eq!((users.user(1337), users.group(7)), (Some(1337), Some(7)));
     }
 
     #[test]
     fn a_pods_users_are_known_outside_though_no_process_of_it_is_left() {
-        let netns = of_a_pod_with_users();
+        let netns = netns_with_own_userns();
         let users = Users::of(netns.as_fd()).unwrap();
         for (inside, outside) in [
             (0, Some(1_000_000)),

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
-use sluice_abi::{Layout, PodFlags};
+use sluice_abi::{KernelOffsets, PodFlags};
 
 use crate::bpf;
 
@@ -63,10 +63,10 @@ impl Acceleration {
     /// # Errors
     ///
     /// Why nothing can be accelerated on it.
-    pub(crate) fn layout(release: &str) -> Result<Layout, String> {
+    pub(crate) fn kernel_offsets(release: &str) -> Result<KernelOffsets, String> {
         // Read once: the kernel's BTF has megabytes, and every status asks.
-        static LAYOUT: LazyLock<Result<Layout, String>> = LazyLock::new(|| {
-            bpf::layout().map_err(|error| format!("acceleration is off: {error}"))
+        static LAYOUT: LazyLock<Result<KernelOffsets, String>> = LazyLock::new(|| {
+            bpf::kernel_offsets().map_err(|error| format!("acceleration is off: {error}"))
         });
         is_new_enough(release)?;
         LAYOUT.clone()

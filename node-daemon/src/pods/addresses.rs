@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use daemon_api::PodAddress;
 
-use super::sources::reaches_out;
+use super::source_addr::is_global;
 use crate::netns::Interface;
 
 /// A Pod's addresses are not those that were reported, or there are none.
@@ -56,10 +56,7 @@ pub(crate) fn of_interface(interfaces: &[Interface], name: &str) -> Vec<PodAddre
         ip: *ip,
         interface: name.to_owned(),
     };
-    addresses
-        .filter(|ip| reaches_out(ip))
-        .map(address)
-        .collect()
+    addresses.filter(|ip| is_global(ip)).map(address).collect()
 }
 
 /// Checks every reported address against the interfaces of the Pod's network namespace.

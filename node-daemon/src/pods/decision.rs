@@ -7,9 +7,9 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{
-    Annotations, Rules,
-    aside::Pattern,
-    policy::{self, Inbound, Ports, Settings, Subject, UserSource, Verdict},
+    Annotations, NodePolicy,
+    bypass::IfacePattern,
+    policy::{self, Inbound, PodPolicy, Ports, Subject, UserSource, Verdict},
 };
 
 /// What becomes of a Pod, and why.
@@ -26,7 +26,7 @@ pub(crate) struct Decision {
     reason: Option<String>,
     /// How it is intercepted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    settings: Option<Shown>,
+    policy: Option<Shown>,
 }
 
 /// What becomes of a Pod.
@@ -66,7 +66,7 @@ struct Shown {
 
 /// Decides on a Pod, with its manifest or by its annotations alone.
 pub(crate) fn decide(
-    rules: &Rules,
+    node_policy: &NodePolicy,
     pod: String,
     annotations: &Annotations,
     manifest: Option<&Manifest>,
@@ -75,48 +75,48 @@ pub(crate) fn decide(
         annotations: Some(annotations),
         manifest,
     };
-    let (outcome, reason, settings) = match policy::decide(rules, subject) {
-        Ok(Verdict::Mesh(settings)) => (Outcome::Intercepted, None, Some(Shown::of(&settings))),
-        Ok(Verdict::LeaveAlone(reason)) => (Outcome::NotIntercepted, Some(reason.to_owned()), None),
+    let (outcome, reason, policy) = match policy::decide(node_policy, subject) {
+        Ok(Verdict::Intercept(policy)) => (Outcome::Intercepted, None, Some(Shown::of(&policy))),
+        Ok(Verdict::Bypass(reason)) => (Outcome::NotIntercepted, Some(reason.to_owned()), None),
         Err(error) => (Outcome::Refused, Some(error.to_string()), None),
     };
     Decision {
         pod,
-        mesh: rules.mesh.name.clone(),
+        mesh: node_policy.mesh.name.clone(),
         outcome,
         reason,
-        settings,
+        policy,
     }
 }
 
 impl Shown {
-    fn of(settings: &Settings) -> Self {
+    fn of(policy: &PodPolicy) -> Self {
         let known = |id: u32| (id != u32::MAX).then_some(id);
-        let (included_inbound, excluded_inbound) = match &settings.inbound {
-            Inbound::AllBut(excluded) => (None, ports(excluded)),
-            Inbound::Only(included) => (Some(ports(included)), Vec::new()),
+        let (included_inbound, excluded_inbound) = match &policy.inbound {
+            Inbound::Exclude(excluded) => (None, ports(excluded)),
+            Inbound::Include(included) => (Some(ports(included)), Vec::new()),
         };
         Self {
-            uid: known(settings.uid),
-            gid: known(settings.gid),
-            user_from: settings.user_from,
-            outbound_port: settings.ports.outbound,
-            inbound_port: settings.ports.inbound,
-            dns_port: settings.ports.dns,
+            uid: known(policy.uid),
+            gid: known(policy.gid),
+            user_from: policy.user_from,
+            outbound_port: policy.ports.outbound,
+            inbound_port: policy.ports.inbound,
+            dns_port: policy.ports.dns,
             included_inbound,
             excluded_inbound,
-            included_outbound: ports(&settings.included_outbound),
-            excluded_outbound: ports(&settings.excluded_outbound),
-            included_networks: settings.networks.clone(),
-            excluded_networks: settings.excluded_networks.clone(),
-            excluded_sources: settings.excluded_sources.clone(),
-            excluded_interfaces: settings
+            included_outbound: ports(&policy.included_outbound),
+            excluded_outbound: ports(&policy.excluded_outbound),
+            included_networks: policy.networks.clone(),
+            excluded_networks: policy.excluded_networks.clone(),
+            excluded_sources: policy.excluded_sources.clone(),
+            excluded_interfaces: policy
                 .excluded_interfaces
                 .iter()
-                .map(Pattern::to_string)
+                .map(IfacePattern::to_string)
                 .collect(),
-            tproxy: settings.transparent,
-            ipv6: !settings.bypasses_ipv6(),
+            tproxy: policy.tproxy,
+            ipv6: !policy.bypasses_ipv6(),
         }
     }
 }
@@ -143,8 +143,8 @@ impl fmt::Display for Decision {
         if let Some(reason) = &self.reason {
             write!(f, ": {reason}")?;
         }
-        if let Some(settings) = &self.settings {
-            write!(f, ", {settings}")?;
+        if let Some(policy) = &self.policy {
+            write!(f, ", {policy}")?;
         }
         Ok(())
     }
@@ -165,7 +165,7 @@ impl fmt::Display for Shown {
             write!(f, ", DNS to {}", self.dns_port)?;
         }
         let networks = |all: &[IpNet]| all.iter().map(IpNet::to_string).collect();
-        let lists: [(&str, Vec<String>); 8] = [
+        let rule_set: [(&str, Vec<String>); 8] = [
             (
                 "inbound only",
                 self.included_inbound.clone().unwrap_or_default(),
@@ -181,10 +181,10 @@ impl fmt::Display for Shown {
             ("not from", networks(&self.excluded_sources)),
             ("not by", self.excluded_interfaces.clone()),
         ];
-        for (label, items) in lists.iter().filter(|(_, items)| !items.is_empty()) {
+        for (label, items) in rule_set.iter().filter(|(_, items)| !items.is_empty()) {
             write!(f, ", {label} {}", items.join(","))?;
         }
-        for (said, label) in [
+        for (annotation, label) in [
             (
                 self.included_inbound.as_ref().is_some_and(Vec::is_empty),
                 "nothing inbound",
@@ -196,7 +196,7 @@ impl fmt::Display for Shown {
             (self.tproxy, "TPROXY"),
             (!self.ipv6, "IPv4 alone"),
         ] {
-            if said {
+            if annotation {
                 write!(f, ", {label}")?;
             }
         }

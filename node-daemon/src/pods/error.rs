@@ -2,12 +2,12 @@
 
 use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
-use daemon_api::{Attachment, Refusal, code};
+use daemon_api::{ApiError, Attachment, code};
 
-use super::{addresses, aside, lists, policy, store};
+use super::{addresses, bypass, policy, rule_set, store};
 use crate::{
     bpf,
-    netns::{self, Source},
+    netns::{self, SourceRoute},
 };
 
 /// A request cannot be carried out.
@@ -24,43 +24,43 @@ pub(crate) enum Error {
     Address(#[from] addresses::Error),
     /// Interfaces that the Pod excludes.
     #[error(transparent)]
-    Aside(#[from] aside::Error),
+    Bypass(#[from] bypass::Error),
     /// What the Pod takes of maps that all Pods share.
     #[error(transparent)]
-    Share(#[from] lists::Error),
+    Share(#[from] rule_set::Error),
     /// An address that another Pod has.
-    #[error("{address} belongs to the Pod {owner}")]
+    #[error("{address} belongs to the Pod {other_pod}")]
     Taken {
         /// The address.
         address: IpAddr,
         /// The other Pod.
-        owner: String,
+        other_pod: String,
     },
     /// A question about nobody.
     #[error("no Pod here has the name, the address or the container '{0}'")]
-    Nobody(String),
+    NoSuchPod(String),
     /// The network namespace of another Pod.
-    #[error("'{}' is the network namespace of the Pod {owner}", netns.display())]
+    #[error("'{}' is the network namespace of the Pod {other_pod}", netns.display())]
     Occupied {
         /// The namespace's path.
         netns: PathBuf,
         /// The other Pod.
-        owner: String,
+        other_pod: String,
     },
     /// Programs, links or maps.
     #[error(transparent)]
     Kernel(#[from] bpf::Error),
     /// Some steps of letting a Pod go failed.
-    #[error("the Pod could not be let go completely ({} errors)", errors.len())]
-    LetGo {
+    #[error("the Pod was not removed completely ({} errors)", errors.len())]
+    Teardown {
         /// What failed.
         errors: Vec<Error>,
     },
     /// The network namespace refuses routes to its proxy.
     #[error("the network namespace refuses {} routes to the proxy", refused.len())]
-    Unrouted {
+    RoutesRefused {
         /// Which.
-        refused: Vec<Source>,
+        refused: Vec<SourceRoute>,
     },
     /// The namespace vanished while the Pod was taken in.
     #[error("the Pod's network namespace is gone")]
@@ -85,7 +85,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// A record and the configuration do not agree.
-    #[error("the configuration changed: the Pod must be made anew")]
+    #[error("the configuration changed: recreate the Pod")]
     Changed,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
@@ -107,11 +107,11 @@ impl Error {
     }
 
     /// As the contract tells it.
-    pub(crate) fn refusal(&self) -> Refusal {
+    pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
-            Self::Share(lists::Error::Addresses { .. }) => code::ADDRESS_REFUSED,
-            Self::Policy(_) | Self::Aside(_) | Self::Share(_) => code::POD_REFUSED,
+            Self::Share(rule_set::Error::Addresses { .. }) => code::ADDRESS_REFUSED,
+            Self::Policy(_) | Self::Bypass(_) | Self::Share(_) => code::POD_REFUSED,
             Self::Netns(
                 netns::Error::Open { .. }
                 | netns::Error::NotNetns { .. }
@@ -120,14 +120,15 @@ impl Error {
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
             Self::Address(_) | Self::Taken { .. } => code::ADDRESS_REFUSED,
-            Self::Netns(_) | Self::Kernel(_) | Self::Unrouted { .. } | Self::LetGo { .. } => {
-                code::KERNEL_REFUSED
-            }
+            Self::Netns(_)
+            | Self::Kernel(_)
+            | Self::RoutesRefused { .. }
+            | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
-            Self::Unknown(_) | Self::Nobody(_) => code::UNKNOWN_CONTAINER,
+            Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,
             Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,
         };
-        Refusal {
+        ApiError {
             code,
             message: self.to_string(),
             details: self.details(),
@@ -138,9 +139,9 @@ impl Error {
         match self {
             Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
             Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
-            | Self::Aside(_) => UNSUPPORTED.to_owned(),
-            Self::Share(lists::Error::List { .. }) => SHORTEN.to_owned(),
-            Self::LetGo { errors } => {
+            | Self::Bypass(_) => UNSUPPORTED.to_owned(),
+            Self::Share(rule_set::Error::AddRule { .. }) => SHORTEN.to_owned(),
+            Self::Teardown { errors } => {
                 let each: Vec<_> = errors.iter().map(|error| one_line(error)).collect();
                 each.join("; ")
             }

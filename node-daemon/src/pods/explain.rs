@@ -7,12 +7,12 @@ use daemon_api::Connection;
 use ipnet::IpNet;
 use sluice_abi::{
     Addr, Port, Reason,
-    decide::{self, Listed, Verdict},
+    decide::{self, ListMatch, Verdict},
 };
 
 use super::{
-    plan::Held,
-    policy::{Inbound, Ports, Settings},
+    plan::KernelState,
+    policy::{Inbound, PodPolicy, Ports},
 };
 
 /// The port of DNS servers.
@@ -20,8 +20,8 @@ const DNS: u16 = 53;
 
 /// What is known of a meshed Pod.
 pub(super) struct Subject<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) held: &'a Held,
+    pub(super) policy: &'a PodPolicy,
+    pub(super) state: &'a KernelState,
     /// Its proxy answers DNS queries.
     pub(super) captures_dns: bool,
 }
@@ -31,38 +31,38 @@ impl Subject<'_> {
     /// these only while the proxy answers them.
     pub(super) fn passes_as_datagram(&self, connection: &Connection) -> bool {
         match connection {
-            Connection::To { to, udp: true, .. } => !self.captures_dns || to.port() != DNS,
+            Connection::Outbound { to, udp: true, .. } => !self.captures_dns || to.port() != DNS,
             _ => false,
         }
     }
 
     /// What the kernel would decide.
     pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
-        let pod = self.held.process?.pod;
-        let Settings {
+        let pod = self.state.netns_entry?.pod;
+        let PodPolicy {
             networks,
             excluded_networks,
             ..
-        } = self.settings;
+        } = self.policy;
         Some(match *connection {
-            Connection::To { to, uid, gid, udp } => {
+            Connection::Outbound { to, uid, gid, udp } => {
                 let (ip, port) = (to.ip().to_canonical(), to.port());
-                let outbound = decide::Outbound {
+                let outbound = decide::OutboundConn {
                     uid,
                     gid,
                     mark: 0,
                     source: Addr::UNSPECIFIED,
                     addr: ip.into(),
                     port: Port::new(port),
-                    own: self.owns(ip),
-                    aside: covers(&self.settings.aside.networks, ip).is_some(),
-                    excluded: has(&self.settings.excluded_outbound, port).is_some(),
+                    is_local_addr: self.owns(ip),
+                    bypass: covers(&self.policy.bypass.networks, ip).is_some(),
+                    excluded: has(&self.policy.excluded_outbound, port).is_some(),
                     datagram: udp,
                     captures_dns: self.captures_dns,
                     inbound_listed: has(self.inbound(), port).is_some(),
-                    listed: Listed {
+                    list_match: ListMatch {
                         excluded: covers(excluded_networks, ip).is_some(),
-                        port: has(&self.settings.included_outbound, port).is_some(),
+                        port: has(&self.policy.included_outbound, port).is_some(),
                         network: networks
                             .as_ref()
                             .is_none_or(|networks| covers(networks, ip).is_some()),
@@ -70,13 +70,13 @@ impl Subject<'_> {
                 };
                 decide::outbound(&pod, &outbound)
             }
-            Connection::From { from, port } => {
+            Connection::Inbound { from, port } => {
                 let from = from.to_canonical();
                 let addr = Addr::from(from);
-                let inbound = decide::Inbound {
+                let inbound = decide::InboundConn {
                     port: Port::new(port),
                     local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-                    aside: self.bypassed_source(from).is_some(),
+                    bypass: self.bypassed_source(from).is_some(),
                     listed: has(self.inbound(), port).is_some(),
                 };
                 decide::inbound(&pod, &inbound)
@@ -86,7 +86,7 @@ impl Subject<'_> {
 
     /// The item of the Pod's settings by which a rule matches, if it is by one.
     pub(super) fn matched(&self, reason: Reason, connection: &Connection) -> Option<String> {
-        let Settings {
+        let PodPolicy {
             networks,
             excluded_networks,
             excluded_outbound,
@@ -94,10 +94,10 @@ impl Subject<'_> {
             uid,
             gid,
             ..
-        } = self.settings;
+        } = self.policy;
         let (ip, port) = match connection {
-            Connection::To { to, .. } => (to.ip().to_canonical(), to.port()),
-            Connection::From { from, port } => (from.to_canonical(), *port),
+            Connection::Outbound { to, .. } => (to.ip().to_canonical(), to.port()),
+            Connection::Inbound { from, port } => (from.to_canonical(), *port),
         };
         match reason {
             Reason::OutboundPortExcluded => has(excluded_outbound, port).map(ports),
@@ -105,8 +105,8 @@ impl Subject<'_> {
             Reason::OutboundNetworkExcluded => covers(excluded_networks, ip).map(network),
             Reason::OutboundToProxy => covers(networks.as_ref()?, ip).map(network),
             Reason::OutboundNotListed => Some(format!("only {}", list(networks.as_ref()?))),
-            Reason::OutboundAside => covers(&self.settings.aside.networks, ip).map(network),
-            Reason::InboundAside => self.bypassed_source(ip).map(network),
+            Reason::OutboundBypass => covers(&self.policy.bypass.networks, ip).map(network),
+            Reason::InboundBypass => self.bypassed_source(ip).map(network),
             Reason::OutboundByProxy => Some(format!("uid {uid} or gid {gid} is the proxy")),
             Reason::InboundPortExcluded | Reason::InboundToProxy => {
                 has(self.inbound(), port).map(ports)
@@ -121,16 +121,16 @@ impl Subject<'_> {
 
     /// The network by which an inbound connection from an address goes past the proxy.
     fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
-        covers(&self.settings.excluded_sources, ip)
-            .or_else(|| covers(&self.settings.aside.networks, ip))
+        covers(&self.policy.excluded_sources, ip)
+            .or_else(|| covers(&self.policy.bypass.networks, ip))
     }
 
     fn owns(&self, ip: IpAddr) -> bool {
-        self.held.addresses.contains_key(&ip.into())
+        self.state.addresses.contains_key(&ip.into())
     }
 
     fn inbound(&self) -> &Ports {
-        let (Inbound::AllBut(listed) | Inbound::Only(listed)) = &self.settings.inbound;
+        let (Inbound::Exclude(listed) | Inbound::Include(listed)) = &self.policy.inbound;
         listed
     }
 }
@@ -170,16 +170,16 @@ mod tests {
     use crate::pods::{mesh::Mesh, plan};
 
     fn explain(connection: &Connection) -> (&'static str, Option<String>) {
-        let settings = Settings {
+        let policy = PodPolicy {
             excluded_networks: vec!["10.1.0.0/16".parse().unwrap()],
             excluded_outbound: [(8000, 8999)].into(),
-            inbound: Inbound::AllBut([(15021, 15021)].into()),
-            ..Settings::of(Mesh::preset("istio"))
+            inbound: Inbound::Exclude([(15021, 15021)].into()),
+            ..PodPolicy::of(Mesh::preset("istio"))
         };
-        let held = plan::wanted(7, &settings, &["10.0.0.5".parse().unwrap()], true);
+        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
         let subject = Subject {
-            settings: &settings,
-            held: &held,
+            policy: &policy,
+            state: &state,
             captures_dns: true,
         };
         let reason = subject.verdict(connection).unwrap().reason();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn to(to: &str, uid: u32) -> Connection {
-        Connection::To {
+        Connection::Outbound {
             to: to.parse().unwrap(),
             uid,
             gid: uid,
@@ -197,8 +197,8 @@ mod tests {
 
     #[test]
     fn only_captured_dns_datagrams_are_intercepted() {
-        let settings = Settings::of(Mesh::preset("istio"));
-        let held = plan::wanted(7, &settings, &["10.0.0.5".parse().unwrap()], true);
+        let policy = PodPolicy::of(Mesh::preset("istio"));
+        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
         for (port, captures_dns, udp, passes) in [
             (53, true, true, false),
             (53, false, true, true),
@@ -206,11 +206,11 @@ mod tests {
             (443, true, false, false),
         ] {
             let subject = Subject {
-                settings: &settings,
-                held: &held,
+                policy: &policy,
+                state: &state,
                 captures_dns,
             };
-            let connection = Connection::To {
+            let connection = Connection::Outbound {
                 to: ([192, 0, 2, 1], port).into(),
                 uid: 0,
                 gid: 0,
@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn from(from: &str, port: u16) -> Connection {
-        Connection::From {
+        Connection::Inbound {
             from: from.parse().unwrap(),
             port,
         }
@@ -251,7 +251,7 @@ mod tests {
                 "outbound_by_proxy",
                 Some("uid 1337 or gid 1337 is the proxy"),
             ),
-            (to("10.0.0.5:80", 1337), "outbound_own_pod", None),
+            (to("10.0.0.5:80", 1337), "outbound_hairpin", None),
             (to("10.0.0.5:80", 0), "outbound_local", None),
             (from("192.0.2.1", 80), "inbound_to_proxy", None),
             (

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::{Acceleration, Mesh, Rules, WhenUnknown, plan, policy, store};
+use super::{Acceleration, Mesh, MissingAnnotations, NodePolicy, plan, policy, store};
 use policy::{Inbound, Verdict};
 
 pub(crate) fn annotations(text: &str) {
@@ -11,27 +11,27 @@ pub(crate) fn annotations(text: &str) {
         LazyLock::new(|| ["istio", "linkerd", "kuma", "osm"].map(Mesh::preset));
     let mut lines = text.split('\n');
     let first = lines.next().unwrap_or_default();
-    let rules = Rules {
+    let node_policy = NodePolicy {
         mesh: MESHES[first.len() % MESHES.len()],
-        when_unknown: WhenUnknown::default(),
+        missing_annotations: MissingAnnotations::default(),
         acceleration: Acceleration::Off,
     };
-    let mut annotations = policy::injected(rules.mesh);
+    let mut annotations = policy::minimal_annotations(node_policy.mesh);
     let pairs = lines.filter_map(|line| line.split_once('='));
     annotations.extend(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
-    let Ok(Verdict::Mesh(settings)) = policy::decide(&rules, Some(&annotations)) else {
+    let Ok(Verdict::Intercept(policy)) = policy::decide(&node_policy, Some(&annotations)) else {
         return;
     };
-    let (Inbound::AllBut(inbound) | Inbound::Only(inbound)) = &settings.inbound;
+    let (Inbound::Exclude(inbound) | Inbound::Include(inbound)) = &policy.inbound;
     for ports in [
         inbound,
-        &settings.excluded_outbound,
-        &settings.included_outbound,
+        &policy.excluded_outbound,
+        &policy.included_outbound,
     ] {
         assert!(ports.iter().all(|(low, high)| low <= high));
     }
-    let held = plan::wanted(7, &settings, &[], true);
-    assert!(held.steered && held.process.is_some());
+    let state = plan::desired(7, &policy, &[], true);
+    assert!(state.sk_lookup && state.netns_entry.is_some());
 }
 
 pub(crate) fn record(text: &[u8]) {

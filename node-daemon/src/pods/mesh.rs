@@ -20,24 +20,24 @@ pub(crate) struct Mesh {
     #[serde(skip)]
     pub(crate) name: String,
     /// The proxy's user, if it tells the proxy from others.
-    #[serde(default = "nobodys")]
+    #[serde(default = "no_id")]
     pub(crate) uid: u32,
     /// The proxy's group, if it tells the proxy from others.
-    #[serde(default = "nobodys")]
+    #[serde(default = "no_id")]
     pub(crate) gid: u32,
     /// Where the proxy takes the application's connections.
-    pub(crate) outbound: u16,
+    pub(crate) outbound_port: u16,
     /// Where the proxy takes connections to the Pod.
-    pub(crate) inbound: u16,
+    pub(crate) inbound_port: u16,
     /// Where the proxy answers DNS queries, if it can be told to.
     #[serde(default)]
-    pub(crate) dns: u16,
+    pub(crate) dns_port: u16,
     /// Where tunnels enter the Pod, if there are such: whoever listens there gets them.
     #[serde(default)]
-    pub(crate) tunnel: u16,
+    pub(crate) hbone_port: u16,
     /// Ports that the proxy itself serves, which are never intercepted.
     #[serde(default)]
-    pub(crate) never_inbound: Vec<u16>,
+    pub(crate) reserved_inbound_ports: Vec<u16>,
     /// Inbound ports that are not intercepted unless the Pod names others.
     #[serde(default)]
     pub(crate) excluded_inbound: Vec<u16>,
@@ -46,7 +46,7 @@ pub(crate) struct Mesh {
     pub(crate) excluded_outbound: Vec<u16>,
     /// Whether the proxy takes the application's connections on `127.0.0.1` alone.
     #[serde(default)]
-    pub(crate) single_loopback: bool,
+    pub(crate) proxy_listens_on_localhost_only: bool,
     /// Whether the proxy's calls to its own Pod enter it as others' do.
     #[serde(default = "yes")]
     pub(crate) hairpin: bool,
@@ -59,10 +59,10 @@ pub(crate) struct Mesh {
     pub(crate) mark_mask: u32,
     /// Whether resolvers within the Pod keep the queries that they are asked.
     #[serde(default)]
-    pub(crate) own_resolvers: bool,
+    pub(crate) bypass_local_dns: bool,
     /// Networks from which and to which nothing is intercepted.
     #[serde(default)]
-    pub(crate) left_alone: Vec<IpNet>,
+    pub(crate) bypass_cidrs: Vec<IpNet>,
     /// Whether what leaves for another loopback address than `127.0.0.1`, or for the Pod's own
     /// address, is the proxy's as well.
     #[serde(default)]
@@ -71,11 +71,11 @@ pub(crate) struct Mesh {
     #[serde(default)]
     pub(crate) ipv4_only: bool,
     /// The annotation that a Pod with a sidecar has.
-    pub(crate) injected: String,
+    pub(crate) sidecar_annotation: String,
     /// Annotations with values that switch interception off all the same. A label of that name
     /// has precedence.
     #[serde(default)]
-    pub(crate) switched_off: BTreeMap<String, Values>,
+    pub(crate) opt_out: BTreeMap<String, Values>,
     /// Whose injector writes the Pods: what differs beyond data.
     #[serde(default)]
     pub(crate) injector: Injector,
@@ -94,10 +94,10 @@ pub(crate) struct Mesh {
     pub(crate) annotations: Annotations,
     /// Annotations of which one value is understood.
     #[serde(default)]
-    pub(crate) only: BTreeMap<String, String>,
+    pub(crate) required_values: BTreeMap<String, String>,
     /// Beginnings of names: an annotation that begins so and is not understood refuses the Pod.
     #[serde(default)]
-    pub(crate) closed: Vec<String>,
+    pub(crate) strict_prefixes: Vec<String>,
 }
 
 /// The injectors whose Pods state more than data can describe.
@@ -252,25 +252,28 @@ impl Mesh {
     }
 
     fn problem(&self) -> Option<&'static str> {
-        if self.inbound == 0 || self.outbound == 0 {
-            return Some("the ports 'inbound' and 'outbound' must not be 0");
+        if self.inbound_port == 0 || self.outbound_port == 0 {
+            return Some("'inbound-port' and 'outbound-port' must not be 0");
         }
-        if self.inbound == self.outbound || [self.inbound, self.outbound].contains(&self.dns) {
-            return Some("'inbound', 'outbound' and 'dns' must be different ports");
+        if self.inbound_port == self.outbound_port
+            || [self.inbound_port, self.outbound_port].contains(&self.dns_port)
+        {
+            return Some("'inbound-port', 'outbound-port' and 'dns-port' must be different ports");
         }
-        if self.uid == nobodys() && self.gid == nobodys() && self.mark_mask == 0 {
-            return Some("one of 'uid', 'gid' and 'mark' with 'mark-mask' must tell the proxy");
+        if self.uid == no_id() && self.gid == no_id() && self.mark_mask == 0 {
+            return Some("one of 'uid', 'gid' and 'mark' with 'mark-mask' must identify the proxy");
         }
         if self.mark & !self.mark_mask != 0 {
             return Some("'mark' has bits that are not in 'mark-mask'");
         }
-        let bypass = !self.left_alone.is_empty() || self.annotations.exclude_sources.is_some();
+        let bypass = !self.bypass_cidrs.is_empty() || self.annotations.exclude_sources.is_some();
         if bypass && self.annotations.exclude_interfaces.is_some() {
             return Some(
                 "'exclude-interfaces' cannot be there beside 'left-alone' or 'exclude-sources'",
             );
         }
-        (self.injected.is_empty()).then_some("'injected' must name an annotation")
+        (self.sidecar_annotation.is_empty())
+            .then_some("'sidecar-annotation' must name an annotation")
     }
 
     /// The preset of a name.
@@ -285,7 +288,7 @@ impl Mesh {
 }
 
 /// No socket has it: `chown(2)` takes it for "unchanged".
-fn nobodys() -> u32 {
+fn no_id() -> u32 {
     u32::MAX
 }
 
@@ -298,32 +301,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_can_be_chosen_and_the_plugin_knows_its_mark() {
+    fn presets_are_valid_and_known_to_the_plugin() {
         for name in ["istio", "linkerd", "kuma", "osm", "consul", "ambient"] {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
-            let marked = BTreeMap::from([(mesh.injected.clone(), "true".to_owned())]);
-            assert!(!daemon_api::surely_without_sidecar(&marked), "{name}");
+            let marked = BTreeMap::from([(mesh.sidecar_annotation.clone(), "true".to_owned())]);
+            assert!(!daemon_api::has_no_sidecar_annotation(&marked), "{name}");
         }
     }
 
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
-        let words = "[istio]\nuid = 7\noutbound = 1\ninbound = 2\ninjected = 'mine/here'";
+        let words = "[istio]\nuid = 7\noutbound-port = 1\ninbound-port = 2\nsidecar-annotation = 'mine/here'";
         let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
-    fn what_could_not_work_is_refused() {
+    fn invalid_meshes_are_rejected() {
         let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
-            ("outbound = 0\ninbound = 2", "must not be 0"),
-            ("outbound = 2\ninbound = 2", "different"),
-            ("outbound = 1\ninbound = 2\ndns = 2", "different"),
+            ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
+            ("outbound-port = 2\ninbound-port = 2", "different"),
+            (
+                "outbound-port = 1\ninbound-port = 2\ndns-port = 2",
+                "different",
+            ),
         ] {
-            let words = format!("[mine]\nuid = 7\n{ports}\ninjected = 'mine/here'");
+            let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
             let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }

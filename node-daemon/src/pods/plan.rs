@@ -5,146 +5,154 @@ use std::{
     net::IpAddr,
 };
 
-use sluice_abi::{Addr, Pod, PodFlags, Port, Process};
+use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
-use super::{acceleration::Acceleration, lists, meetings, policy::Settings, sources::Sources};
-use crate::{bpf::Entry, netns::Source};
+use super::{
+    acceleration::Acceleration, alias_routes, policy::PodPolicy, rule_set, source_addr::SourceAddrs,
+};
+use crate::{bpf::Rule, netns::SourceRoute};
 
 /// What the kernel holds for one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct KernelState {
     /// Ports and networks that the Pod lists.
-    pub(crate) lists: HashSet<Entry>,
+    pub(crate) rule_set: HashSet<Rule>,
     /// Entries of `local_pod_ips`.
-    pub(crate) addresses: HashMap<Addr, Pod>,
+    pub(crate) addresses: HashMap<Addr, PodConfig>,
     /// The entry of `process_ip`.
-    pub(crate) process: Option<Process>,
+    pub(crate) netns_entry: Option<NetnsEntry>,
     /// Whether new connections are steered to the proxy.
-    pub(crate) steered: bool,
+    pub(crate) sk_lookup: bool,
     /// Whether `lo` has `::6` from us, from which the proxy calls the application over IPv6.
     pub(crate) passthrough: bool,
-    /// Routes to the addresses at which the proxy is met, of which `process` tells by its flags.
-    pub(crate) routes: Vec<Source>,
+    /// Routes to the addresses at which the proxy is met, of which `netns_entry` tells by its flags.
+    pub(crate) routes: Vec<SourceRoute>,
 }
 
 /// What becomes of a network namespace when a daemon takes over from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Action {
     /// The kernel is brought to this state.
-    Bring(Box<Held>),
+    Converge(Box<KernelState>),
     /// Nobody knows the Pod, but it lives: it stays as it is, or it would run open.
     Keep,
     /// The Pod is gone: what the kernel holds is removed.
-    Drop,
+    Remove,
 }
 
 /// One change of the kernel's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// List a port or a network.
-    List(Entry),
+    AddRule(Rule),
     /// Take it off the list.
-    Unlist(Entry),
+    RemoveRule(Rule),
     /// Write or remove an address.
     Address {
         /// The address.
         addr: Addr,
         /// What is there before.
-        from: Option<Pod>,
+        from: Option<PodConfig>,
         /// What is there after.
-        to: Option<Pod>,
+        to: Option<PodConfig>,
     },
     /// Write or remove the entry of the Pod's processes.
-    Process {
+    NetnsEntry {
         /// What is there before.
-        from: Option<Process>,
+        from: Option<NetnsEntry>,
         /// What is there after.
-        to: Option<Process>,
+        to: Option<NetnsEntry>,
     },
     /// Lay routes to the addresses at which the proxy is met, or take them up.
-    Routes {
+    SetAliasRoutes {
         /// What is there before.
-        from: Vec<Source>,
+        from: Vec<SourceRoute>,
         /// What is there after.
-        to: Vec<Source>,
+        to: Vec<SourceRoute>,
     },
     /// Steer new connections to the proxy.
-    Steer,
+    AttachSkLookup,
     /// Stop steering.
-    Release,
+    DetachSkLookup,
     /// Give `::6` to the loopback interface.
-    AddPassthrough,
+    AddPassthroughAddr,
     /// Take it away again.
-    RemovePassthrough,
+    RemovePassthroughAddr,
     /// Register the proxy's listeners that are there already.
-    FetchListeners,
+    AdoptListeners,
 }
 
 /// What the kernel shall hold for a Pod with these addresses. The main ones, which are the source of
 /// what is diverted, are those that the routes prefer, or else the first ones.
 /// `passthrough`: whether `lo` needs `::6`, should one of them be an IPv6 address.
-pub(crate) fn wanted(
+pub(crate) fn desired(
     cookie: u64,
-    settings: &Settings,
+    policy: &PodPolicy,
     addresses: &[IpAddr],
     passthrough: bool,
-) -> Held {
-    let Sources { v4, v6, others } = Sources::of(&settings.sources, addresses);
-    let routes = if settings.mesh.single_loopback {
+) -> KernelState {
+    let SourceAddrs { v4, v6, others } = SourceAddrs::of(&policy.sources, addresses);
+    let routes = if policy.mesh.proxy_listens_on_localhost_only {
         Vec::new()
     } else {
-        meetings::routes(v4, v6)
+        alias_routes::routes(v4, v6)
     };
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
-    let pod = Pod {
+    let pod = PodConfig {
         cookie,
-        proxy_uid: settings.uid,
-        proxy_gid: settings.gid,
-        outbound_port: Port::new(settings.ports.outbound),
-        inbound_port: Port::new(settings.ports.inbound),
-        dns_port: Port::new(settings.ports.dns),
-        tunnel_port: Port::new(settings.mesh.tunnel),
-        mark: settings.mesh.mark,
-        mark_mask: settings.mesh.mark_mask,
-        excluded: lists::sieve_of(settings),
+        proxy_uid: policy.uid,
+        proxy_gid: policy.gid,
+        outbound_port: Port::new(policy.ports.outbound),
+        inbound_port: Port::new(policy.ports.inbound),
+        dns_port: Port::new(policy.ports.dns),
+        hbone_port: Port::new(policy.mesh.hbone_port),
+        mark: policy.mesh.mark,
+        mark_mask: policy.mesh.mark_mask,
+        excluded: rule_set::port_bitmap_of(policy),
         flags: flags([
-            (more, PodFlags::MORE_ADDRESSES),
-            (settings.mesh.single_loopback, PodFlags::SINGLE_LOOPBACK),
-            (settings.transparent, PodFlags::TRANSPARENT),
-            (!settings.mesh.hairpin, PodFlags::NO_HAIRPIN),
-            (settings.mesh.own_resolvers, PodFlags::OWN_RESOLVERS),
-            (!others.is_empty(), PodFlags::SOURCES),
+            (more, PodFlags::HAS_EXTRA_ADDRS),
+            (
+                policy.mesh.proxy_listens_on_localhost_only,
+                PodFlags::PROXY_ON_LOCALHOST_ONLY,
+            ),
+            (policy.tproxy, PodFlags::TPROXY),
+            (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
+            (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
+            (!others.is_empty(), PodFlags::HAS_PREFSRC),
         ])
-        .with(lists::flags_of(settings))
-        .with(meetings::flags(&routes))
+        .with(rule_set::flags_of(policy))
+        .with(alias_routes::flags(&routes))
         .with(
-            settings
+            policy
                 .acceleration
                 .map_or(PodFlags::default(), Acceleration::flags),
         ),
     };
-    Held {
-        lists: (lists::entries(cookie, settings))
-            .chain(others.iter().map(|one| lists::source(cookie, one)))
+    KernelState {
+        rule_set: (rule_set::rules_of(cookie, policy))
+            .chain(others.iter().map(|one| rule_set::source(cookie, one)))
             .collect(),
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
-        process: Some(Process { v4, v6, pod }),
-        steered: true,
+        netns_entry: Some(NetnsEntry { v4, v6, pod }),
+        sk_lookup: true,
         passthrough: passthrough && addresses.iter().any(IpAddr::is_ipv6),
         routes,
     }
 }
 
-impl Held {
+impl KernelState {
     /// The same without some routes: what they would lead is bound to its source, one connection at a
     /// time, and over IPv6 meets the proxy at `::1`.
-    pub(crate) fn without(mut self, routes: &[Source]) -> Self {
+    pub(crate) fn without(mut self, routes: &[SourceRoute]) -> Self {
         self.routes.retain(|route| !routes.contains(route));
-        let flags = meetings::flags(routes);
+        let flags = alias_routes::flags(routes);
         let pods = self.addresses.values_mut();
-        let own = self.process.iter_mut().map(|process| &mut process.pod);
+        let own = self
+            .netns_entry
+            .iter_mut()
+            .map(|netns_entry| &mut netns_entry.pod);
         for pod in pods.chain(own) {
             pod.flags = pod.flags.without(flags);
         }
@@ -156,91 +164,91 @@ impl Held {
 pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
     choices
         .into_iter()
-        .filter(|(chosen, _)| *chosen)
+        .filter(|(annotation_unless_star, _)| *annotation_unless_star)
         .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
 }
 
-/// What becomes of every network namespace. `wanted`: what the kernel shall hold for the Pods that
-/// exist; `held`: those for which it holds something; `alive`: whether one of these exists.
+/// What becomes of every network namespace. `desired`: what the kernel shall hold for the Pods that
+/// exist; `state`: those for which it holds something; `alive`: whether one of these exists.
 pub(crate) fn reconcile(
-    wanted: BTreeMap<u64, Held>,
-    held: impl Iterator<Item = u64>,
+    desired: BTreeMap<u64, KernelState>,
+    state: impl Iterator<Item = u64>,
     alive: impl Fn(u64) -> bool,
-) -> BTreeMap<u64, Fate> {
-    let rest = held.map(|cookie| {
+) -> BTreeMap<u64, Action> {
+    let rest = state.map(|cookie| {
         (
             cookie,
             if alive(cookie) {
-                Fate::Keep
+                Action::Keep
             } else {
-                Fate::Drop
+                Action::Remove
             },
         )
     });
-    let mut fates: BTreeMap<_, _> = rest.collect();
-    fates.extend(
-        wanted
+    let mut actions: BTreeMap<_, _> = rest.collect();
+    actions.extend(
+        desired
             .into_iter()
-            .map(|(cookie, held)| (cookie, Fate::Bring(held.into()))),
+            .map(|(cookie, state)| (cookie, Action::Converge(state.into()))),
     );
-    fates
+    actions
 }
 
 /// The steps from one state to another. What a hook reads is written before the hook begins to
 /// work, and removed after it has ended; but a source goes before another takes its place in the
 /// map, and until then the main address serves.
-pub(crate) fn steps(before: &Held, after: &Held) -> Vec<Step> {
-    let process = (before.process != after.process).then_some(Step::Process {
-        from: before.process,
-        to: after.process,
+pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
+    let netns_entry = (before.netns_entry != after.netns_entry).then_some(Step::NetnsEntry {
+        from: before.netns_entry,
+        to: after.netns_entry,
     });
-    let (process_set, process_removed) = match after.process {
-        Some(_) => (process, None),
-        None => (None, process),
+    let (netns_entry_set, netns_entry_removed) = match after.netns_entry {
+        Some(_) => (netns_entry, None),
+        None => (None, netns_entry),
     };
-    let routes = (before.routes != after.routes).then_some(Step::Routes {
+    let routes = (before.routes != after.routes).then_some(Step::SetAliasRoutes {
         from: before.routes.clone(),
         to: after.routes.clone(),
     });
     // The programs are told of routes that are there.
-    let (routes_laid, routes_taken_up) = if after.routes.is_empty() {
+    let (routes_installed, routes_removed) = if after.routes.is_empty() {
         (None, routes)
     } else {
         (routes, None)
     };
-    let begins = !before.steered && after.steered;
-    let ends = before.steered && !after.steered;
+    let begins = !before.sk_lookup && after.sk_lookup;
+    let ends = before.sk_lookup && !after.sk_lookup;
 
-    let is_source = |entry: &&Entry| matches!(entry, Entry::Source(..));
-    let (sources, rest): (Vec<&Entry>, Vec<&Entry>) =
-        (before.lists.difference(&after.lists)).partition(is_source);
+    let is_source = |rule: &&Rule| matches!(rule, Rule::Prefsrc(..));
+    let (sources, rest): (Vec<&Rule>, Vec<&Rule>) =
+        (before.rule_set.difference(&after.rule_set)).partition(is_source);
 
-    let mut steps = Vec::from_iter(routes_laid);
-    steps.extend(sources.into_iter().map(|entry| Step::Unlist(*entry)));
-    steps.extend((after.lists.difference(&before.lists)).map(|entry| Step::List(*entry)));
+    let mut steps = Vec::from_iter(routes_installed);
+    steps.extend(sources.into_iter().map(|rule| Step::RemoveRule(*rule)));
+    steps.extend((after.rule_set.difference(&before.rule_set)).map(|rule| Step::AddRule(*rule)));
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
         let from = before.addresses.get(addr).copied();
         address(*addr, from, Some(*pod))
     }));
-    steps.extend(process_set);
-    steps.extend(begins.then_some(Step::Steer));
-    steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthrough));
-    steps.extend(begins.then_some(Step::FetchListeners));
+    steps.extend(netns_entry_set);
+    steps.extend(begins.then_some(Step::AttachSkLookup));
+    steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
+    steps.extend(begins.then_some(Step::AdoptListeners));
 
-    steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthrough));
-    steps.extend(ends.then_some(Step::Release));
-    steps.extend(process_removed);
-    steps.extend(routes_taken_up);
+    steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthroughAddr));
+    steps.extend(ends.then_some(Step::DetachSkLookup));
+    steps.extend(netns_entry_removed);
+    steps.extend(routes_removed);
     let gone = before.addresses.iter();
     steps.extend(
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
             .filter_map(|(addr, pod)| address(*addr, Some(*pod), None)),
     );
-    steps.extend(rest.into_iter().map(|entry| Step::Unlist(*entry)));
+    steps.extend(rest.into_iter().map(|rule| Step::RemoveRule(*rule)));
     steps
 }
 
-fn address(addr: Addr, from: Option<Pod>, to: Option<Pod>) -> Option<Step> {
+fn address(addr: Addr, from: Option<PodConfig>, to: Option<PodConfig>) -> Option<Step> {
     (from != to).then_some(Step::Address { addr, from, to })
 }
 
@@ -248,21 +256,21 @@ impl Step {
     /// The step that takes this one back, if there is anything to take back.
     pub(crate) fn undo(self) -> Option<Self> {
         Some(match self {
-            Self::List(entry) => Self::Unlist(entry),
-            Self::Unlist(entry) => Self::List(entry),
+            Self::AddRule(rule) => Self::RemoveRule(rule),
+            Self::RemoveRule(rule) => Self::AddRule(rule),
             Self::Address { addr, from, to } => Self::Address {
                 addr,
                 from: to,
                 to: from,
             },
-            Self::Process { from, to } => Self::Process { from: to, to: from },
-            Self::Routes { from, to } => Self::Routes { from: to, to: from },
-            Self::Steer => Self::Release,
-            Self::Release => Self::Steer,
-            Self::AddPassthrough => Self::RemovePassthrough,
-            Self::RemovePassthrough => Self::AddPassthrough,
+            Self::NetnsEntry { from, to } => Self::NetnsEntry { from: to, to: from },
+            Self::SetAliasRoutes { from, to } => Self::SetAliasRoutes { from: to, to: from },
+            Self::AttachSkLookup => Self::DetachSkLookup,
+            Self::DetachSkLookup => Self::AttachSkLookup,
+            Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
+            Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
             // The kernel drops them when they close; without steering nobody looks at them.
-            Self::FetchListeners => return None,
+            Self::AdoptListeners => return None,
         })
     }
 }

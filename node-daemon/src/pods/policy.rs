@@ -19,12 +19,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Annotations, Rules,
+    Annotations, NodePolicy,
     acceleration::Acceleration,
-    aside::{Aside, Pattern},
+    bypass::{Bypass, IfacePattern},
     mesh::{Injector, Mesh},
 };
-use crate::netns::Source;
+use crate::netns::SourceRoute;
 pub(crate) use error::Error;
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
@@ -36,9 +36,9 @@ pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Its traffic is intercepted.
-    Mesh(Box<Settings>),
+    Intercept(Box<PodPolicy>),
     /// It is left alone.
-    LeaveAlone(&'static str),
+    Bypass(&'static str),
 }
 
 /// Ports, as ranges from the lowest to the highest.
@@ -48,9 +48,9 @@ pub(crate) type Ports = BTreeSet<(u16, u16)>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
     /// All but those at these ports, which reach the application untouched.
-    AllBut(Ports),
+    Exclude(Ports),
     /// Those at these ports and no others.
-    Only(Ports),
+    Include(Ports),
 }
 
 /// Where a proxy listens in its Pod. A port that is zero is not there.
@@ -79,10 +79,10 @@ pub(crate) enum UserSource {
 
 /// How a Pod's traffic is intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Settings {
+pub(crate) struct PodPolicy {
     /// Which mesh's sidecar the Pod carries.
     pub(crate) mesh: &'static Mesh,
-    /// The proxy's user, as the Pod numbers it, until it is [`Settings::seen_outside`].
+    /// The proxy's user, as the Pod numbers it, until it is [`PodPolicy::map_to_host_ids`].
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
@@ -105,13 +105,13 @@ pub(crate) struct Settings {
     /// The mesh redirects IPv4 alone in this Pod: IPv6 goes past the proxy in both directions.
     pub(crate) ipv4_only: bool,
     /// Interfaces whose traffic is left alone.
-    pub(crate) excluded_interfaces: Box<[Pattern]>,
+    pub(crate) excluded_interfaces: Box<[IfacePattern]>,
     /// What that means in the Pod as it is.
-    pub(crate) aside: Aside,
+    pub(crate) bypass: Bypass,
     /// From where its routes lead to which networks, if it has several addresses to choose from.
-    pub(crate) sources: Vec<Source>,
+    pub(crate) sources: Vec<SourceRoute>,
     /// The Pod asks for `TPROXY`.
-    pub(crate) transparent: bool,
+    pub(crate) tproxy: bool,
     /// What the Pod wishes to be accelerated, if it says so.
     pub(crate) acceleration: Option<Acceleration>,
 }
@@ -119,19 +119,19 @@ pub(crate) struct Settings {
 /// What becomes of a Pod of which nobody tells whether it carries a sidecar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum WhenUnknown {
+pub(crate) enum MissingAnnotations {
     /// It does not start, until somebody tells.
     #[default]
-    Refuse,
+    Deny,
     /// It is meshed, with the mesh's defaults. If it has no sidecar, it cannot be reached.
     Intercept,
     /// It is left alone. If it has a sidecar, that sees nothing.
-    Pass,
+    Bypass,
 }
 
 /// What the annotations of a Pod say at least that carries a sidecar.
-pub(crate) fn injected(mesh: &Mesh) -> Annotations {
-    [(mesh.injected.clone(), "true".to_owned())].into()
+pub(crate) fn minimal_annotations(mesh: &Mesh) -> Annotations {
+    [(mesh.sidecar_annotation.clone(), "true".to_owned())].into()
 }
 
 /// Decides what is to be done with a Pod.
@@ -139,51 +139,54 @@ pub(crate) fn injected(mesh: &Mesh) -> Annotations {
 /// # Errors
 ///
 /// If something that it states would change interception and cannot be followed.
-pub(crate) fn decide<'a>(rules: &Rules, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
+pub(crate) fn decide<'a>(
+    node_policy: &NodePolicy,
+    pod: impl Into<Subject<'a>>,
+) -> Result<Verdict, Error> {
     let Subject {
         annotations,
         manifest,
     } = pod.into();
-    let mesh = rules.mesh;
+    let mesh = node_policy.mesh;
     let of = |annotations| PodAnnotations {
         mesh,
         annotations,
         manifest,
     };
-    match (annotations, rules.when_unknown) {
-        (Some(annotations), _) => of_known(&of(annotations)),
-        (None, WhenUnknown::Refuse) => Err(Error::NotHandedOver),
-        (None, WhenUnknown::Intercept) => of_known(&of(&injected(mesh))),
-        (None, WhenUnknown::Pass) => Ok(Verdict::LeaveAlone("nobody tells its annotations")),
+    match (annotations, node_policy.missing_annotations) {
+        (Some(annotations), _) => from_annotations(&of(annotations)),
+        (None, MissingAnnotations::Deny) => Err(Error::NotHandedOver),
+        (None, MissingAnnotations::Intercept) => from_annotations(&of(&minimal_annotations(mesh))),
+        (None, MissingAnnotations::Bypass) => Ok(Verdict::Bypass("annotations unavailable")),
     }
 }
 
-fn of_known(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
+fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
     if pod.manifest.is_some_and(|manifest| manifest.host_network) {
-        return Ok(Verdict::LeaveAlone("it has the node's network namespace"));
+        return Ok(Verdict::Bypass("it has the node's network namespace"));
     }
     let forced = pod.overruled()?;
     if forced == Some(false) {
-        return Ok(Verdict::LeaveAlone("sluice.io/intercept is false"));
+        return Ok(Verdict::Bypass("sluice.io/intercept is false"));
     }
     if forced.is_none()
         && let Some(reason) = not_intercepted(pod)?
     {
-        return Ok(Verdict::LeaveAlone(reason));
+        return Ok(Verdict::Bypass(reason));
     }
-    stated::settings(pod).map(|settings| Verdict::Mesh(Box::new(settings)))
+    stated::policy(pod).map(|policy| Verdict::Intercept(Box::new(policy)))
 }
 
 /// Why the mesh does not redirect a Pod's traffic, if it does not.
 fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
-    if !pod.annotations.contains_key(&mesh.injected) {
-        return Ok(Some("no sidecar was injected"));
+    if !pod.annotations.contains_key(&mesh.sidecar_annotation) {
+        return Ok(Some("no sidecar annotation"));
     }
-    let mut switches = mesh.switched_off.iter();
+    let mut switches = mesh.opt_out.iter();
     let is_off = |key: &String| pod.label_or_annotation(key);
     if switches.any(|(key, off)| is_off(key).is_some_and(|value| off.has(value))) {
-        return Ok(Some("an annotation switches the sidecar off"));
+        return Ok(Some("interception disabled by annotation"));
     }
     if let Some(name) = &mesh.proxy_container
         && pod.lacks_container(name)

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{Admit, owned};
+use daemon_api::{AddRequest, owned};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +52,7 @@ pub(crate) struct Record {
     /// The boot during which it was written.
     boot: String,
     /// What the plugin reported.
-    pub(crate) request: Admit,
+    pub(crate) request: AddRequest,
     /// The network namespace, if the Pod is meshed.
     pub(crate) netns: Option<netns::Id>,
     /// Whether `::6` on `lo` is ours to take away.
@@ -61,7 +61,7 @@ pub(crate) struct Record {
 
 /// The place of a record. Older attachments have smaller numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Slot(u64);
+pub(crate) struct RecordId(u64);
 
 /// The directory.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Store {
     /// Reads every record, in the order of their slots. Those of earlier boots are removed; those
     /// that cannot be understood are set aside, with a warning. A directory to which another user can
     /// write is refused: its records would decide how Pods are enrolled.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<(Slot, Record)>), Error> {
+    pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<(RecordId, Record)>), Error> {
         let made = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -102,14 +102,14 @@ impl Store {
         for path in store.files()? {
             records.extend(store.read(&path)?);
         }
-        records.sort_unstable_by_key(|(slot, _)| *slot);
+        records.sort_unstable_by_key(|(record_id, _)| *record_id);
         Ok((store, records))
     }
 
     /// A record of this boot.
     pub(crate) fn record(
         &self,
-        request: Admit,
+        request: AddRequest,
         netns: Option<netns::Id>,
         passthrough: bool,
     ) -> Record {
@@ -122,15 +122,15 @@ impl Store {
     }
 
     /// A slot that nobody has.
-    pub(crate) fn new_slot(&mut self) -> Slot {
-        let slot = Slot(self.next);
+    pub(crate) fn new_record_id(&mut self) -> RecordId {
+        let record_id = RecordId(self.next);
         self.next += 1;
-        slot
+        record_id
     }
 
     /// Writes a record, in place of the one that is in the slot.
-    pub(crate) fn put(&self, slot: Slot, record: &Record) -> Result<(), Error> {
-        let path = self.path(slot);
+    pub(crate) fn put(&self, record_id: RecordId, record: &Record) -> Result<(), Error> {
+        let path = self.path(record_id);
         let text = serde_json::to_vec(record).map_err(Error::Write)?;
         let unfinished = path.with_extension(UNFINISHED);
         let write = || {
@@ -141,11 +141,11 @@ impl Store {
                 .mode(0o600)
                 .open(&unfinished)?;
             file.write_all(&text)?;
-            fail_point!("crash", |_| crate::crash::now());
+            fail_point!("crash", |_| crate::failpoint::now());
             fs::rename(&unfinished, &path)
         };
         write().map_err(|source| Error::io("write", &path, source))?;
-        fail_point!("crash", |_| crate::crash::now());
+        fail_point!("crash", |_| crate::failpoint::now());
         Ok(())
     }
 
@@ -163,20 +163,20 @@ impl Store {
     }
 
     /// Removes the record in a slot, if there is one.
-    pub(crate) fn remove(&self, slot: Slot) -> Result<(), Error> {
-        let path = self.path(slot);
-        fail_point!("crash", |_| crate::crash::now());
+    pub(crate) fn remove(&self, record_id: RecordId) -> Result<(), Error> {
+        let path = self.path(record_id);
+        fail_point!("crash", |_| crate::failpoint::now());
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", &path, source));
             }
             _ => {}
         }
-        fail_point!("crash", |_| crate::crash::now());
+        fail_point!("crash", |_| crate::failpoint::now());
         Ok(())
     }
 
-    fn path(&self, Slot(number): Slot) -> PathBuf {
+    fn path(&self, RecordId(number): RecordId) -> PathBuf {
         self.directory.join(number.to_string()).with_extension(KIND)
     }
 
@@ -190,22 +190,23 @@ impl Store {
     }
 
     /// The record in a file, if it is one of this boot.
-    fn read(&mut self, path: &Path) -> Result<Option<(Slot, Record)>, Error> {
-        let Some(slot) = slot_of(path) else {
+    fn read(&mut self, path: &Path) -> Result<Option<(RecordId, Record)>, Error> {
+        let Some(record_id) = record_id_of(path) else {
             if path.extension().is_some_and(|kind| kind == UNFINISHED) {
                 fs::remove_file(path).map_err(|source| Error::io("remove", path, source))?;
             }
             return Ok(None);
         };
-        self.next = self.next.max(slot.0 + 1);
+        self.next = self.next.max(record_id.0 + 1);
         let text = fs::read(path).map_err(|source| Error::io("read", path, source))?;
         match decode(&text) {
-            Ok(record) if record.boot == self.boot => Ok(Some((slot, record))),
-            Ok(_) => self.remove(slot).map(|()| None),
+            Ok(record) if record.boot == self.boot => Ok(Some((record_id, record))),
+            Ok(_) => self.remove(record_id).map(|()| None),
             Err(error) => {
-                let aside = path.with_extension(DAMAGED);
-                tracing::warn!(path = %aside.display(), %error, "a Pod's record is damaged: set aside");
-                fs::rename(path, &aside).map_err(|source| Error::io("rename", path, source))?;
+                let damaged_path = path.with_extension(DAMAGED);
+                tracing::warn!(path = %damaged_path.display(), %error, "damaged record renamed");
+                fs::rename(path, &damaged_path)
+                    .map_err(|source| Error::io("rename", path, source))?;
                 self.damaged += 1;
                 Ok(None)
             }
@@ -214,9 +215,9 @@ impl Store {
 }
 
 /// `7.json` → 7.
-fn slot_of(path: &Path) -> Option<Slot> {
+fn record_id_of(path: &Path) -> Option<RecordId> {
     let number = path.file_stem()?.to_str()?.parse().ok()?;
-    (path.extension()? == KIND).then_some(Slot(number))
+    (path.extension()? == KIND).then_some(RecordId(number))
 }
 
 pub(super) fn decode(text: &[u8]) -> Result<Record, serde_json::Error> {
@@ -240,8 +241,8 @@ mod tests {
 
     use super::*;
 
-    fn admit(container: &str) -> Admit {
-        Admit {
+    fn add(container: &str) -> AddRequest {
+        AddRequest {
             attachment: Attachment {
                 network: "pods".to_owned(),
                 container_id: container.to_owned(),
@@ -255,7 +256,7 @@ mod tests {
         }
     }
 
-    fn open(directory: &Path) -> (Store, Vec<(Slot, Record)>) {
+    fn open(directory: &Path) -> (Store, Vec<(RecordId, Record)>) {
         Store::open(directory).unwrap()
     }
 
@@ -272,19 +273,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, none) = open(directory.path());
         assert_eq!(none, []);
-        let records = ["a", "b", "c"].map(|name| store.record(admit(name), None, false));
-        let slots = records.each_ref().map(|record| {
-            let slot = store.new_slot();
-            store.put(slot, record).unwrap();
-            slot
+        let records = ["a", "b", "c"].map(|name| store.record(add(name), None, false));
+        let record_ids = records.each_ref().map(|record| {
+            let record_id = store.new_record_id();
+            store.put(record_id, record).unwrap();
+            record_id
         });
-        store.remove(slots[1]).unwrap();
-        let again = store.record(admit("a2"), None, true);
-        store.put(slots[0], &again).unwrap();
+        store.remove(record_ids[1]).unwrap();
+        let again = store.record(add("a2"), None, true);
+        store.put(record_ids[0], &again).unwrap();
 
         let (mut next, found) = open(directory.path());
-        assert_eq!(found, [(slots[0], again), (slots[2], records[2].clone())]);
-        assert!(next.new_slot() > slots[2]);
+        assert_eq!(
+            found,
+            [(record_ids[0], again), (record_ids[2], records[2].clone())]
+        );
+        assert!(next.new_record_id() > record_ids[2]);
     }
 
     #[test]
@@ -292,9 +296,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = open(directory.path());
         store.boot = "yesterday".to_owned();
-        let slot = store.new_slot();
+        let record_id = store.new_record_id();
         store
-            .put(slot, &store.record(admit("a"), None, false))
+            .put(record_id, &store.record(add("a"), None, false))
             .unwrap();
         assert_eq!(open(directory.path()).1, []);
         assert_eq!(names(directory.path()), [""; 0]);
@@ -304,15 +308,15 @@ mod tests {
     fn damage_is_set_aside_and_costs_no_other_record() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = open(directory.path());
-        let record = store.record(admit("a"), None, false);
-        let slots = [(); 2].map(|()| store.new_slot());
-        for slot in slots {
-            store.put(slot, &record).unwrap();
+        let record = store.record(add("a"), None, false);
+        let record_ids = [(); 2].map(|()| store.new_record_id());
+        for record_id in record_ids {
+            store.put(record_id, &record).unwrap();
         }
-        let text = fs::read(store.path(slots[0])).unwrap();
-        fs::write(store.path(slots[0]), &text[..text.len() / 2]).unwrap();
+        let text = fs::read(store.path(record_ids[0])).unwrap();
+        fs::write(store.path(record_ids[0]), &text[..text.len() / 2]).unwrap();
         fs::write(directory.path().join("9.unfinished"), "{").unwrap();
-        assert_eq!(open(directory.path()).1, [(slots[1], record)]);
+        assert_eq!(open(directory.path()).1, [(record_ids[1], record)]);
         assert_eq!(names(directory.path()), ["0.damaged", "1.json"]);
     }
 

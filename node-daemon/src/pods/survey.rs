@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cgroup,
-    netns::{self, Inhabited, Interface, Netns, Places, ProxyUser},
+    netns::{self, Inhabited, Interface, Netns, Paths, ProxyUser},
 };
 
 /// Processes of a namespace whose cgroup is read.
@@ -109,10 +109,10 @@ impl Survey {
     pub(crate) fn of(brief: &Brief) -> Self {
         let seen = netns::among_hosts_cgroups(|| {
             let mut survey = Self::default();
-            let reported = Places::of(brief.reported.iter().map(Path::new));
+            let reported = Paths::of(brief.reported.iter().map(Path::new));
             for namespace in netns::inhabited(&cgroup::processes(&brief.cgroup)) {
                 if survey.sights.len() < SIGHTS {
-                    let sight = survey.look_at(brief, &reported, &namespace);
+                    let sight = survey.inspect_netns(brief, &reported, &namespace);
                     survey.sights.extend(sight);
                 }
             }
@@ -124,10 +124,10 @@ impl Survey {
         survey
     }
 
-    fn look_at(
+    fn inspect_netns(
         &mut self,
         brief: &Brief,
-        reported: &Places,
+        reported: &Paths,
         namespace: &Inhabited,
     ) -> Option<Sight> {
         let members = namespace.processes.iter().take(MEMBERS);
@@ -144,7 +144,7 @@ impl Survey {
             return None;
         }
         self.kubelet |= !members.is_empty();
-        let seen = look_inside(brief, door.enter().ok()?, of_hosts_users, members);
+        let seen = look_inside(brief, door.worker().ok()?, of_hosts_users, members);
         // A namespace that ends meanwhile, or that cannot be read, is no Pod.
         seen.inspect_err(|error| debug!(error = one_line(error), "network namespace is ignored"))
             .ok()
@@ -162,7 +162,7 @@ fn look_inside(
     let mut addresses: Vec<_> = interfaces.iter().flat_map(reachable).collect();
     let listed = addresses.iter().find_map(|one| brief.listed.get(&one.ip));
     let proxied = {
-        let listening = netns.listening()?;
+        let listening = netns.sockets()?;
         let of_proxy = |port: &u16| listening.any_of_proxy_on(*port, brief.proxy);
         brief.ports.iter().all(of_proxy)
     };

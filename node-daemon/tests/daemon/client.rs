@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::Refusal;
+use daemon_api::ApiError;
 use serde::de::DeserializeOwned;
 
 /// An answer.
@@ -26,7 +26,7 @@ impl Reply {
     }
 
     /// The body of a refusal with this HTTP status.
-    pub(crate) fn refusal(&self, status: u16) -> Refusal {
+    pub(crate) fn api_error(&self, status: u16) -> ApiError {
         assert_eq!(self.status, status, "{self:?}");
         serde_json::from_str(&self.body).expect("a refusal")
     }

@@ -5,20 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{Admit, Admitted, PodView, Status, code, path};
+use daemon_api::{AddRequest, AddResponse, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
-    pods::admit,
+    pods::add,
 };
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a runtime reports that hands no annotations over.
-fn unknown(name: &str, netns: &str, address: &str) -> Admit {
-    let mut request = admit(name, netns, &[address]);
+fn unknown(name: &str, netns: &str, address: &str) -> AddRequest {
+    let mut request = add(name, netns, &[address]);
     name.clone_into(&mut request.pod.name);
     request.annotations = None;
     request
@@ -46,26 +46,26 @@ fn found(daemon: &Daemon) -> Vec<PodView> {
 fn a_pod_without_annotations_is_what_the_api_server_says() {
     let meshed = pod("cart", &[], &[INJECTED]);
     let server = ApiServer::start(vec![meshed, pod("plain", &[], &[])]);
-    let (daemon, _files) = daemon("told", &server, "");
-    let home = Pod::new("told", &["10.1.0.1/24"]);
+    let (daemon, _files) = daemon("annotations", &server, "");
+    let home = Pod::new("annotations", &["10.1.0.1/24"]);
     let request = unknown("cart", &home.path(), "10.1.0.1");
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
-    assert_eq!(daemon.post(path::RETIRE, &request.attachment).status, 200);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    assert_eq!(daemon.post(path::DEL, &request.attachment).status, 200);
     let request = unknown("plain", &home.path(), "10.1.0.1");
-    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(!daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 
     let before = server.asked();
-    let told = admit("plain", &home.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &told).ok::<Admitted>().meshed);
+    let passed = add("plain", &home.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &passed).ok::<AddResponse>().meshed);
     assert_eq!(
         server.asked(),
         before,
-        "nobody is asked what the runtime told"
+        "the API server is not asked for annotations that the runtime passed"
     );
 }
 
 #[test]
-fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
+fn api_server_failures_deny_add_with_reason() {
     let server = ApiServer::start(vec![]);
     let (daemon, _files) = daemon("trouble", &server, "");
     let home = Pod::new("trouble", &["10.1.0.1/24"]);
@@ -84,11 +84,11 @@ fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
             let (daemon, netns) = (&daemon, &path_of_home);
             scope.spawn(move || {
                 let begin = Instant::now();
-                let reply = daemon.post(path::ADMIT, &unknown(name, netns, "10.1.0.1"));
-                let refusal = reply.refusal(503);
-                assert_eq!(refusal.code, code::TRY_AGAIN_LATER, "{name}");
-                let told = why.iter().any(|why| refusal.details.contains(why));
-                assert!(told, "{name}: {refusal:?}");
+                let reply = daemon.post(path::ADD, &unknown(name, netns, "10.1.0.1"));
+                let api_error = reply.api_error(503);
+                assert_eq!(api_error.code, code::TRY_AGAIN_LATER, "{name}");
+                let passed = why.iter().any(|why| api_error.details.contains(why));
+                assert!(passed, "{name}: {api_error:?}");
                 // The server is silent for longer.
                 assert!(begin.elapsed() < PATIENCE, "{name}");
             });
@@ -98,7 +98,7 @@ fn whatever_the_api_server_does_a_pod_that_is_not_known_waits_and_says_why() {
 }
 
 #[test]
-fn an_api_server_that_is_away_or_that_nobody_named_lets_a_pod_wait() {
+fn unreachable_api_server_denies_add() {
     let server = ApiServer::start(vec![]);
     let (away, _files) = daemon("away", &server, "");
     drop(server);
@@ -109,26 +109,26 @@ fn an_api_server_that_is_away_or_that_nobody_named_lets_a_pod_wait() {
         (&away, "does not tell"),
         (&alone, "no API server can be asked"),
     ] {
-        let refusal = daemon.post(path::ADMIT, &request).refusal(503);
-        assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
-        assert!(refusal.details.contains(why), "{refusal:?}");
-        assert!(refusal.details.contains("capabilities"), "{refusal:?}");
+        let api_error = daemon.post(path::ADD, &request).api_error(503);
+        assert_eq!(api_error.code, code::TRY_AGAIN_LATER);
+        assert!(api_error.details.contains(why), "{api_error:?}");
+        assert!(api_error.details.contains("capabilities"), "{api_error:?}");
     }
-    let mut nameless = request;
-    nameless.pod.name.clear();
-    let refusal = alone.post(path::ADMIT, &nameless).refusal(503);
-    assert!(refusal.details.contains("does not name"), "{refusal:?}");
+    let mut unnamed = request;
+    unnamed.pod.name.clear();
+    let api_error = alone.post(path::ADD, &unnamed).api_error(503);
+    assert!(api_error.details.contains("does not name"), "{api_error:?}");
 }
 
 #[test]
-fn what_becomes_of_a_pod_that_is_not_known_the_configuration_says() {
+fn missing_annotations_policy_is_configurable() {
     let home = Pod::new("policy", &["10.1.0.1/24"]);
     let request = unknown("cart", &home.path(), "10.1.0.1");
-    for (policy, meshed) in [("intercept", true), ("pass", false)] {
-        let config = format!("when-unknown = \"{policy}\"");
+    for (policy, meshed) in [("intercept", true), ("bypass", false)] {
+        let config = format!("missing-annotations = \"{policy}\"");
         let mut daemon = Daemon::configured(&format!("unknown-{policy}"), &config);
-        let admitted: Admitted = daemon.post(path::ADMIT, &request).ok();
-        assert_eq!(admitted.meshed, meshed);
+        let added: AddResponse = daemon.post(path::ADD, &request).ok();
+        assert_eq!(added.meshed, meshed);
         daemon.crash();
         daemon.restart();
         assert_eq!(found(&daemon)[0].meshed, meshed);
@@ -144,9 +144,9 @@ fn proxy_user_is_read_from_the_pod_spec() {
     let server = ApiServer::start(vec![cart]);
     let (mut daemon, _files) = daemon("spec", &server, "proxy-user = \"pod-spec\"\n");
     let home = Pod::new("spec", &["10.1.0.1/24"]);
-    let mut request = admit("a", &home.path(), &["10.1.0.1"]);
+    let mut request = add("a", &home.path(), &["10.1.0.1"]);
     "cart".clone_into(&mut request.pod.name);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     // The next daemon knows it from the record.
     drop(server);
     for _ in 0..2 {
@@ -158,10 +158,10 @@ fn proxy_user_is_read_from_the_pod_spec() {
     }
     let mut plain = request.clone();
     plain.annotations = Some([].into());
-    assert!(!daemon.post(path::ADMIT, &plain).ok::<Admitted>().meshed);
-    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
-    assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
-    assert!(refusal.details.contains("proxy-user"), "{refusal:?}");
+    assert!(!daemon.post(path::ADD, &plain).ok::<AddResponse>().meshed);
+    let api_error = daemon.post(path::ADD, &request).api_error(503);
+    assert_eq!(api_error.code, code::TRY_AGAIN_LATER);
+    assert!(api_error.details.contains("proxy-user"), "{api_error:?}");
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn a_token_that_is_rotated_is_read_again() {
             std::fs::write(files.path().join("token"), "second").unwrap();
         });
         let request = unknown("cart", &home.path(), "10.1.0.1");
-        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     });
 }
 
@@ -192,12 +192,12 @@ fn another_pod_of_the_same_name_is_not_taken_for_this_one() {
     let home = Pod::new("another", &["10.1.0.1/24"]);
     let mut request = unknown("cart", &home.path(), "10.1.0.1");
     request.pod.uid = "new".to_owned();
-    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
-    assert!(refusal.details.contains("with uid old"), "{refusal:?}");
+    let api_error = daemon.post(path::ADD, &request).api_error(503);
+    assert!(api_error.details.contains("with uid old"), "{api_error:?}");
 }
 
 #[test]
-fn pods_that_run_already_are_taken_in_as_the_list_says() {
+fn listed_running_pods_are_adopted() {
     let mut home = Pod::new("listed", &["10.1.0.1/24"]);
     // No proxy listens yet.
     home.listen(&[8080]);
@@ -213,7 +213,7 @@ fn pods_that_run_already_are_taken_in_as_the_list_says() {
 }
 
 #[test]
-fn pods_that_were_found_before_the_list_came_follow_it() {
+fn adopted_pods_follow_the_later_list() {
     let addresses = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
     let mut homes = ["followed", "unmeshed", "diverted"]
         .into_iter()
@@ -252,21 +252,21 @@ fn pods_that_were_found_before_the_list_came_follow_it() {
     assert_eq!((&*cart.pod.name, cart.meshed), ("cart", true));
     // One for each family.
     assert_eq!(cart.listeners, 2);
-    assert_eq!(daemon.get(path::STATUS).ok::<Status>().awaited_pods, 0);
+    assert_eq!(daemon.get(path::STATUS).ok::<Status>().pending_pods, 0);
     let connection = ["--to", "10.1.0.9:25", "--as", "1000"];
     let explained = daemon.ask(&[&["explain", "--pod", "shop/cart"], &connection[..]].concat());
     assert!(explained.contains("outbound_port_excluded"), "{explained}");
 }
 
 #[test]
-fn a_pod_that_is_known_by_its_address_is_found_by_its_first_connection() {
+fn pending_pod_is_resolved_by_its_first_connection() {
     let mut home = Pod::new("learned", &["10.1.0.1/24"]);
     let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     let server = ApiServer::start(vec![listed]);
     let (daemon, _files) = daemon("learned", &server, "");
     home.listen(&[8080]);
     let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().awaited_pods == 0 && Instant::now() < end {
+    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 && Instant::now() < end {
         thread::sleep(Duration::from_millis(5));
     }
     // Only now can it be found.
@@ -287,7 +287,7 @@ except ConnectionRefusedError:
 }
 
 #[test]
-fn a_pod_is_not_taken_for_another_whose_address_it_gave_itself() {
+fn forged_addresses_do_not_match_listed_pods() {
     let mut thief = Pod::new("thief", &["10.1.0.1/24"]);
     thief.listen(&[15001]);
     let mut listed = pod("cart", &["10.1.0.1"], &[INJECTED]);

@@ -1,13 +1,13 @@
 //! The daemon is killed at every moment at which it changes something, and started again.
 
 use aya::maps::{HashMap, MapData};
-use daemon_api::{Admit, Admitted, PodView, Retired, path};
-use sluice_abi::{ABI_VERSION, Addr, PortKey, Process, maps};
+use daemon_api::{AddRequest, AddResponse, DelResponse, PodView, path};
+use sluice_abi::{ABI_VERSION, Addr, NetnsEntry, PortKey, maps};
 
 use crate::{
     client::try_send,
     node::{Daemon, Pod},
-    pods::admit,
+    pods::add,
 };
 
 /// How much the kernel holds.
@@ -42,8 +42,9 @@ fn holding(daemon: &Daemon, pod: &Pod) -> Holding {
     let map = |name| {
         aya::maps::Map::HashMap(MapData::from_pin(generation.join("maps").join(name)).unwrap())
     };
-    let processes: HashMap<_, u64, Process> = map(maps::PROCESS_IP).try_into().unwrap();
-    let addresses: HashMap<_, Addr, sluice_abi::Pod> = map(maps::LOCAL_POD_IPS).try_into().unwrap();
+    let processes: HashMap<_, u64, NetnsEntry> = map(maps::PROCESS_IP).try_into().unwrap();
+    let addresses: HashMap<_, Addr, sluice_abi::PodConfig> =
+        map(maps::LOCAL_POD_IPS).try_into().unwrap();
     let ports: HashMap<_, PortKey, u8> = map(maps::PORTS).try_into().unwrap();
     Holding {
         processes: processes.keys().count(),
@@ -55,7 +56,7 @@ fn holding(daemon: &Daemon, pod: &Pod) -> Holding {
 }
 
 /// Whether the daemon knows the Pod; the kernel must hold all of it, or nothing.
-fn is_whole(daemon: &Daemon, pod: &Pod, request: &Admit) -> bool {
+fn is_whole(daemon: &Daemon, pod: &Pod, request: &AddRequest) -> bool {
     let known = !daemon.get(path::PODS).ok::<Vec<PodView>>().is_empty();
     let expected = if known { ALL } else { NOTHING };
     assert_eq!(holding(daemon, pod), expected);
@@ -66,12 +67,12 @@ fn is_whole(daemon: &Daemon, pod: &Pod, request: &Admit) -> bool {
 }
 
 /// The runtime tries the ADD again, and later deletes the Pod.
-fn live_on(daemon: &Daemon, pod: &Pod, request: &Admit) {
-    assert!(daemon.post(path::ADMIT, request).ok::<Admitted>().meshed);
+fn live_on(daemon: &Daemon, pod: &Pod, request: &AddRequest) {
+    assert!(daemon.post(path::ADD, request).ok::<AddResponse>().meshed);
     assert!(is_whole(daemon, pod, request));
     daemon
-        .post(path::RETIRE, &request.attachment)
-        .ok::<Retired>();
+        .post(path::DEL, &request.attachment)
+        .ok::<DelResponse>();
     assert!(!is_whole(daemon, pod, request));
 }
 
@@ -83,21 +84,21 @@ fn post(daemon: &Daemon, path: &str, body: &impl serde::Serialize) -> bool {
 
 const ADDRESSES: [&str; 2] = ["10.1.0.1", "fd00::1"];
 
-fn pod(test: &str) -> (Pod, Admit) {
+fn pod(test: &str) -> (Pod, AddRequest) {
     let pod = Pod::new(test, &["10.1.0.1/24", "fd00::1/64"]);
-    let request = admit("a", &pod.path(), &ADDRESSES);
+    let request = add("a", &pod.path(), &ADDRESSES);
     (pod, request)
 }
 
 #[test]
-fn a_crash_at_any_moment_of_an_admit_is_mended_by_the_next_daemon() {
+fn crash_during_add_is_repaired_on_restart() {
     let mut daemon = Daemon::start("crash-admit");
     let (mut halves, mut wholes) = (0, 0);
     for moment in 0.. {
         let (pod, request) = pod(&format!("crash-admit-{moment}"));
         daemon.crash();
         assert!(daemon.restart_crashing(moment));
-        if post(&daemon, path::ADMIT, &request) {
+        if post(&daemon, path::ADD, &request) {
             break;
         }
         daemon.await_crash();
@@ -114,12 +115,12 @@ fn a_crash_at_any_moment_of_an_admit_is_mended_by_the_next_daemon() {
 }
 
 #[test]
-fn a_crash_at_any_moment_of_a_retire_is_mended_by_the_next_daemon() {
+fn crash_during_del_is_repaired_on_restart() {
     let mut daemon = Daemon::start("crash-retire");
     let mut crashes = 0;
     for moment in 0.. {
         let (pod, request) = pod(&format!("crash-retire-{moment}"));
-        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
         daemon.crash();
         // The takeover is passed over: it puts `::6` in place again, and finds the rest there.
         let ready = daemon.restart_crashing(moment);
@@ -128,7 +129,7 @@ fn a_crash_at_any_moment_of_a_retire_is_mended_by_the_next_daemon() {
             live_on(&daemon, &pod, &request);
             continue;
         }
-        if post(&daemon, path::RETIRE, &request.attachment) {
+        if post(&daemon, path::DEL, &request.attachment) {
             break;
         }
         crashes += 1;
@@ -141,7 +142,7 @@ fn a_crash_at_any_moment_of_a_retire_is_mended_by_the_next_daemon() {
 }
 
 #[test]
-fn a_crash_at_any_moment_of_the_mending_is_mended_as_well() {
+fn crash_during_restore_is_repaired_on_restart() {
     let mut daemon = Daemon::start("crash-mend");
     let mut crashes = 0;
     'admits: for first in 1.. {
@@ -149,7 +150,7 @@ fn a_crash_at_any_moment_of_the_mending_is_mended_as_well() {
             let (pod, request) = pod(&format!("crash-mend-{first}-{second}"));
             daemon.crash();
             assert!(daemon.restart_crashing(first));
-            if post(&daemon, path::ADMIT, &request) {
+            if post(&daemon, path::ADD, &request) {
                 break 'admits;
             }
             daemon.await_crash();

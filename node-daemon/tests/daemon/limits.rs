@@ -7,31 +7,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{Admitted, PodView, code, path, text::LONGEST};
+use daemon_api::{AddResponse, PodView, code, path, text::LONGEST};
 
 use crate::{
     client::{connect, exchange, read},
     node::{Daemon, Pod},
-    pods::{admit, annotated},
+    pods::{add, annotated},
 };
 
 /// What text from outside is tried with.
 const HOSTILE: &str = "a\nERROR forged\u{1b}[2J\u{9b}2J\u{202e}\u{200b}\u{2028}";
 
 /// An ADD of a Pod without a sidecar, which must not take long.
-fn add(daemon: &Daemon, container: &str) {
-    let mut request = admit(container, "/nowhere", &[]);
+fn add_succeeds(daemon: &Daemon, container: &str) {
+    let mut request = add(container, "/nowhere", &[]);
     request.annotations = Some(std::collections::BTreeMap::new());
     let begin = Instant::now();
-    let admitted: Admitted = daemon.post(path::ADMIT, &request).ok();
-    assert!(!admitted.meshed);
+    let added: AddResponse = daemon.post(path::ADD, &request).ok();
+    assert!(!added.meshed);
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 fn half_a_body(daemon: &Daemon) -> UnixStream {
     let mut stream = connect(&daemon.socket);
-    let head = b"POST /v1/admit HTTP/1.1\r\nHost: node\r\nContent-Length: 1000000\r\n\r\n{";
+    let head = b"POST /v1/add HTTP/1.1\r\nHost: node\r\nContent-Length: 1000000\r\n\r\n{";
     stream.write_all(head).unwrap();
     stream
 }
@@ -40,12 +40,12 @@ fn half_a_body(daemon: &Daemon) -> UnixStream {
 fn add_succeeds_beside_silent_connections() {
     let daemon = Daemon::start("silent");
     let _silent: Vec<_> = (0..200).map(|_| connect(&daemon.socket)).collect();
-    add(&daemon, "a");
+    add_succeeds(&daemon, "a");
     let _half: Vec<_> = (0..200).map(|_| half_a_body(&daemon)).collect();
-    add(&daemon, "b");
+    add_succeeds(&daemon, "b");
     let drip = |_| {
         let mut stream = connect(&daemon.socket);
-        stream.write_all(b"POST /v1/admit HTTP/1.1\r\nX:").unwrap();
+        stream.write_all(b"POST /v1/add HTTP/1.1\r\nX:").unwrap();
         stream
     };
     let mut dripping: Vec<_> = (0..200).map(drip).collect();
@@ -53,7 +53,7 @@ fn add_succeeds_beside_silent_connections() {
         // Those that were closed meanwhile fail.
         drop(stream.write_all(b"x"));
     }
-    add(&daemon, "c");
+    add_succeeds(&daemon, "c");
 }
 
 #[test]
@@ -67,13 +67,13 @@ fn add_succeeds_beside_many_watches() {
         stream
     };
     let mut watches: Vec<_> = (0..100).map(watch).collect();
-    add(&daemon, "a");
-    let refusal = read(watches.pop().unwrap()).refusal(503);
-    assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
+    add_succeeds(&daemon, "a");
+    let api_error = read(watches.pop().unwrap()).api_error(503);
+    assert_eq!(api_error.code, code::TRY_AGAIN_LATER);
     assert!(
-        refusal.message.contains("16 watches"),
+        api_error.message.contains("16 watches"),
         "{}",
-        refusal.message
+        api_error.message
     );
 }
 
@@ -120,18 +120,22 @@ fn list_beyond_the_share_is_refused_at_add() {
     for index in 0..20 {
         let address = format!("10.9.{index}.1");
         let pod = Pod::new(&format!("shares{index}"), &[&format!("{address}/24")]);
-        let mut request = admit(&format!("c{index}"), &pod.path(), &[&address]);
+        let mut request = add(&format!("c{index}"), &pod.path(), &[&address]);
         request.annotations = Some(annotated(&[(key, &ports(16_000))]));
-        let refusal = daemon.post(path::ADMIT, &request).refusal(422);
-        assert_eq!(refusal.code, code::POD_REFUSED);
+        let api_error = daemon.post(path::ADD, &request).api_error(422);
+        assert_eq!(api_error.code, code::POD_REFUSED);
         for part in [key, "16001 entries", "'ports'", "512"] {
             assert!(
-                refusal.message.contains(part),
+                api_error.message.contains(part),
                 "{part}: {}",
-                refusal.message
+                api_error.message
             );
         }
-        assert!(refusal.details.contains("8000-8999"), "{}", refusal.details);
+        assert!(
+            api_error.details.contains("8000-8999"),
+            "{}",
+            api_error.details
+        );
         // A full share, and as many neighbours as there are.
         let list = if index % 2 == 0 {
             ports(500)
@@ -139,7 +143,7 @@ fn list_beyond_the_share_is_refused_at_add() {
             "1000-65535".into()
         };
         request.annotations = Some(annotated(&[(key, &list)]));
-        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
         last.push((pod, request));
     }
     for (_, request) in &last {
@@ -153,13 +157,13 @@ fn addresses_beyond_the_share_are_refused() {
     let pod = Pod::new("addresses", &["10.1.0.1/24"]);
     let many: Vec<_> = (0..33).map(|index| format!("10.1.0.{index}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
-    let refusal = daemon.post(path::ADMIT, &admit("a", &pod.path(), &many));
-    let refusal = refusal.refusal(422);
-    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    let api_error = daemon.post(path::ADD, &add("a", &pod.path(), &many));
+    let api_error = api_error.api_error(422);
+    assert_eq!(api_error.code, code::ADDRESS_REFUSED);
     assert!(
-        refusal.message.contains("33 addresses"),
+        api_error.message.contains("33 addresses"),
         "{}",
-        refusal.message
+        api_error.message
     );
 }
 
@@ -167,11 +171,11 @@ fn addresses_beyond_the_share_are_refused() {
 fn hostile_text_is_one_escaped_line_everywhere() {
     let mut daemon = Daemon::start("text");
     let long = HOSTILE.repeat(1000);
-    let mut request = admit("a", "/nowhere", &[]);
+    let mut request = add("a", "/nowhere", &[]);
     request.pod.name.clone_from(&long);
     request.attachment.ifname = HOSTILE.into();
     request.annotations = Some(std::collections::BTreeMap::new());
-    daemon.post(path::ADMIT, &request).ok::<Admitted>();
+    daemon.post(path::ADD, &request).ok::<AddResponse>();
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>().len(), 1);
 
     request.attachment.container_id = "b".into();
@@ -179,20 +183,20 @@ fn hostile_text_is_one_escaped_line_everywhere() {
         "traffic.sidecar.istio.io/excludeInboundPorts",
         &long,
     )]));
-    let item = daemon.post(path::ADMIT, &request).refusal(422);
+    let item = daemon.post(path::ADD, &request).api_error(422);
     request.annotations = Some(annotated(&[(
         &format!("traffic.sidecar.istio.io/{HOSTILE}"),
         "x",
     )]));
-    let key = daemon.post(path::ADMIT, &request).refusal(422);
+    let key = daemon.post(path::ADD, &request).api_error(422);
     request.annotations = Some(annotated(&[]));
     request.netns = format!("/{HOSTILE}");
-    let netns = daemon.post(path::ADMIT, &request).refusal(422);
-    let unknown = daemon.get(&format!("/{}", "x".repeat(5000))).refusal(404);
+    let netns = daemon.post(path::ADD, &request).api_error(422);
+    let unknown = daemon.get(&format!("/{}", "x".repeat(5000))).api_error(404);
     assert!(item.message.contains("is not a port"), "{}", item.message);
-    for refusal in [item, key, netns, unknown] {
-        is_safe(&refusal.message);
-        is_safe(&refusal.details);
+    for api_error in [item, key, netns, unknown] {
+        is_safe(&api_error.message);
+        is_safe(&api_error.details);
     }
 
     let table = daemon.ask(&["pods"]);

@@ -10,13 +10,13 @@ mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
-mod feedback;
+mod hardening;
 mod limits;
+mod monitor;
 mod namespaces;
 mod node;
 mod order;
+mod pending_pod_envoy;
 mod plugin;
 mod pods;
 mod socket;
-mod strangers;
-mod watch;

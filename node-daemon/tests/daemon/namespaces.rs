@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{Admitted, PodView, Status, code, path};
+use daemon_api::{AddResponse, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
-    pods::admit,
+    pods::add,
 };
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
@@ -214,11 +214,11 @@ fn attack(test: &str, rounds: usize) {
     let _drained = daemon.log();
     let mut stranger = Stranger::start(&CONTAINER_ROOT, ATTACK, &daemon.pid().to_string());
     daemon.move_below(stranger.process.id(), "");
-    let request = admit("a", &stranger.netns(), &["10.1.0.1"]);
+    let request = add("a", &stranger.netns(), &["10.1.0.1"]);
     for _ in 0..rounds {
         // The user namespace has one user, so the proxy's cannot be there.
-        let refusal = daemon.post(path::ADMIT, &request).refusal(422);
-        assert_eq!(refusal.code, code::POD_REFUSED, "{refusal:?}");
+        let api_error = daemon.post(path::ADD, &request).api_error(422);
+        assert_eq!(api_error.code, code::POD_REFUSED, "{api_error:?}");
     }
     stranger.proceed();
     let line = stranger.line();
@@ -273,7 +273,7 @@ fn process_of_a_pod_is_not_the_pod_in_a_namespace_of_its_own() {
     daemon.crash();
     daemon.restart();
     let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().awaited_pods == 0 {
+    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 {
         assert!(Instant::now() < end, "the list does not come");
         sleep(Duration::from_millis(5));
     }
@@ -305,8 +305,8 @@ fn listeners_of_another_user_make_no_pod_and_get_no_traffic() {
     daemon.crash();
     daemon.restart();
     assert_eq!(pods(&daemon), []);
-    let request = admit("a", &home.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &home.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     assert_eq!(pods(&daemon)[0].listeners, 0);
     let status: Status = daemon.get(path::STATUS).ok();
     // Two families, three ports.
@@ -326,8 +326,8 @@ fn reported_pod_takes_its_address_from_a_found_one() {
     daemon.restart();
     assert_eq!(pods(&daemon)[0].netns, squatter.path());
     let home = Pod::new("evict", &["10.1.0.1/24"]);
-    let request = admit("a", &home.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &home.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let left: Vec<_> = pods(&daemon).into_iter().map(|pod| pod.netns).collect();
     assert_eq!(left, [home.path()]);
     // The other one does not come back.
@@ -343,18 +343,18 @@ fn namespace_without_address_and_process_gives_its_address_up() {
     let mut forgotten = Pod::new("forgotten", &["10.1.0.1/24"]);
     let heir = Pod::new("forgotten-heir", &["10.1.0.1/24"]);
     let [first, second] = [("a", &forgotten), ("b", &heir)]
-        .map(|(name, home)| admit(name, &home.path(), &["10.1.0.1"]));
-    assert!(daemon.post(path::ADMIT, &first).ok::<Admitted>().meshed);
+        .map(|(name, home)| add(name, &home.path(), &["10.1.0.1"]));
+    assert!(daemon.post(path::ADD, &first).ok::<AddResponse>().meshed);
     // An address is enough, and so is a process.
-    let refused = || daemon.post(path::ADMIT, &second).refusal(422).code;
+    let refused = || daemon.post(path::ADD, &second).api_error(422).code;
     assert_eq!(refused(), code::ADDRESS_REFUSED);
     forgotten.listen(&[8080]);
     forgotten.configure("link del eth0");
     assert_eq!(refused(), code::ADDRESS_REFUSED);
     forgotten.end();
-    assert!(daemon.post(path::ADMIT, &second).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &second).ok::<AddResponse>().meshed);
     assert_eq!(daemon.post(path::CHECK, &second.attachment).status, 204);
-    assert_eq!(daemon.post(path::RETIRE, &first.attachment).status, 200);
+    assert_eq!(daemon.post(path::DEL, &first.attachment).status, 200);
 }
 
 #[test]
@@ -373,10 +373,12 @@ fn path_that_is_no_namespace_is_refused_at_once() {
         "/",
     ] {
         let begin = Instant::now();
-        let refusal = daemon
-            .post(path::ADMIT, &admit("a", netns, &[]))
-            .refusal(422);
-        assert_eq!(refusal.code, code::NETNS_REFUSED, "{netns}: {refusal:?}");
+        let api_error = daemon.post(path::ADD, &add("a", netns, &[])).api_error(422);
+        assert_eq!(
+            api_error.code,
+            code::NETNS_REFUSED,
+            "{netns}: {api_error:?}"
+        );
         assert!(begin.elapsed() < Duration::from_secs(2), "{netns}");
     }
 }
@@ -405,10 +407,10 @@ fn crowd(test: &str, count: usize) {
     let log = daemon.log();
     let home = Pod::new(test, &["10.2.0.1/24"]);
     let add = |daemon: &Daemon| {
-        let request = admit("a", &home.path(), &["10.2.0.1"]);
+        let request = add("a", &home.path(), &["10.2.0.1"]);
         times(100, || {
-            assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
-            assert_eq!(daemon.post(path::RETIRE, &request.attachment).status, 200);
+            assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+            assert_eq!(daemon.post(path::DEL, &request.attachment).status, 200);
         })
     };
     let ask = |daemon: &Daemon| {
@@ -418,7 +420,7 @@ fn crowd(test: &str, count: usize) {
     };
     let (before, status_before) = (add(&daemon), ask(&daemon));
     let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().awaited_pods == 0 {
+    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 {
         assert!(Instant::now() < end, "the list does not come");
         sleep(Duration::from_millis(5));
     }
@@ -460,7 +462,7 @@ fn crowd(test: &str, count: usize) {
         assert!(Instant::now() < end, "{} entries stay", daemon.processes());
         sleep(Duration::from_millis(50));
     }
-    assert_eq!(daemon.get(path::STATUS).ok::<Status>().awaited_pods, 1);
+    assert_eq!(daemon.get(path::STATUS).ok::<Status>().pending_pods, 1);
     crowd.proceed();
     let mut rest = String::new();
     drop(crowd.output.read_to_string(&mut rest));

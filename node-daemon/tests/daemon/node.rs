@@ -22,7 +22,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
-use sluice_abi::{ABI_VERSION, Process};
+use sluice_abi::{ABI_VERSION, NetnsEntry};
 use tempfile::TempDir;
 
 use crate::client::{self, Reply};
@@ -75,12 +75,12 @@ impl Daemon {
     }
 
     /// With a configuration file.
-    pub(crate) fn configured(test: &str, behaviour: &str) -> Self {
-        Self::launched(&[], test, behaviour)
+    pub(crate) fn configured(test: &str, daemon_config: &str) -> Self {
+        Self::launched(&[], test, daemon_config)
     }
 
     /// By a program that becomes the daemon. It knows the test's directory as `$DIRECTORY`.
-    pub(crate) fn launched(launcher: &[&str], test: &str, behaviour: &str) -> Self {
+    pub(crate) fn launched(launcher: &[&str], test: &str, daemon_config: &str) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
         let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
@@ -89,7 +89,7 @@ impl Daemon {
             .tempdir()
             .expect("a directory for the socket");
         let socket = directory.path().join("run/sluiced.sock");
-        fs::write(directory.path().join(CONFIG), behaviour).expect("a file");
+        fs::write(directory.path().join(CONFIG), daemon_config).expect("a file");
         let pins = Bpffs::mount();
         let daemon = Self {
             process: command(launcher, directory.path(), &cgroup, &pins)
@@ -139,7 +139,7 @@ impl Daemon {
     pub(crate) fn processes(&self) -> usize {
         let map = self.pins().join(format!("v{ABI_VERSION}/maps/process_ip"));
         let map = aya::maps::MapData::from_pin(map).expect("a pinned map");
-        let map = aya::maps::HashMap::<_, u64, [u8; size_of::<Process>()]>::try_from(
+        let map = aya::maps::HashMap::<_, u64, [u8; size_of::<NetnsEntry>()]>::try_from(
             aya::maps::Map::HashMap(map),
         );
         map.expect("a hash map").keys().count()

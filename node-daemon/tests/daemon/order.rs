@@ -10,11 +10,11 @@ use std::{
 };
 
 use aya_obj::generated::{BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
-use daemon_api::{Admitted, Status, path};
+use daemon_api::{AddResponse, Status, path};
 
 use crate::{
     node::{Daemon, Pod},
-    pods::admit,
+    pods::add,
 };
 
 /// The Service, which no interface has, and where the balancer sends its connections.
@@ -203,11 +203,11 @@ fn check(daemon: &Daemon, pod: &Pod, below: &str) {
 
 fn meshed(daemon: &Daemon, pod: &Pod) {
     pod.ip(&["route", "replace", "default", "dev", "eth0"]);
-    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    let mut request = add("a", &pod.path(), &["10.1.0.1"]);
     // The balancer's port is excluded: a decision about the backend would bypass the proxy.
     let lists = [("traffic.sidecar.istio.io/excludeOutboundPorts", "8080")];
     request.annotations = Some(crate::pods::annotated(&lists));
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 }
 
 #[test]

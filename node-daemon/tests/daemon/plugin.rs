@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use daemon_api::{PodView, path, tombstones};
+use daemon_api::{PodView, path, pending_dels_dir};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::gettid,
@@ -86,17 +86,17 @@ fn known(daemon: &Daemon) -> Vec<String> {
 }
 
 #[test]
-fn a_pod_that_ends_while_no_daemon_runs_is_let_go_by_the_next() {
-    let mut daemon = Daemon::start("tombstone");
-    let stays = Pod::new("tombstone-1", &["10.1.0.1/24"]);
-    let goes = Pod::new("tombstone-2", &["10.1.0.2/24"]);
+fn pending_dels_are_replayed_on_start() {
+    let mut daemon = Daemon::start("pending-del");
+    let stays = Pod::new("pending-del-1", &["10.1.0.1/24"]);
+    let goes = Pod::new("pending-del-2", &["10.1.0.2/24"]);
     succeeds(&daemon, "ADD", "stays", &stays.path(), "10.1.0.1");
     succeeds(&daemon, "ADD", "goes", &goes.path(), "10.1.0.2");
     daemon.crash();
     succeeds(&daemon, "DEL", "goes", &goes.path(), "10.1.0.2");
     succeeds(&daemon, "DEL", "goes", "", "10.1.0.2");
     succeeds(&daemon, "DEL", "never-came", "", "10.1.0.3");
-    let left = tombstones(&daemon.socket);
+    let left = pending_dels_dir(&daemon.socket);
     assert_eq!(
         fs::metadata(&left).unwrap().permissions().mode() & 0o777,
         0o700
@@ -109,7 +109,7 @@ fn a_pod_that_ends_while_no_daemon_runs_is_let_go_by_the_next() {
 }
 
 #[test]
-fn what_says_that_an_attachment_is_gone_is_gone_when_it_is_added_again() {
+fn add_removes_the_pending_del() {
     let mut daemon = Daemon::start("revived");
     let pod = Pod::new("revived", &["10.1.0.1/24"]);
     daemon.crash();
@@ -121,7 +121,12 @@ fn what_says_that_an_attachment_is_gone_is_gone_when_it_is_added_again() {
             .unwrap()
             .contains("\"code\":11")
     );
-    assert_eq!(fs::read_dir(tombstones(&daemon.socket)).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(pending_dels_dir(&daemon.socket))
+            .unwrap()
+            .count(),
+        0
+    );
     daemon.restart();
     succeeds(&daemon, "ADD", "pod", &pod.path(), "10.1.0.1");
     assert_eq!(known(&daemon), ["pod"]);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use daemon_api::{
-    Admit, Admitted, Attachment, Collect, Connection, Explanation, PodAddress, PodName, PodView,
-    Question, Refusal, Retired, code, path,
+    AddRequest, AddResponse, ApiError, Attachment, Connection, DelResponse, ExplainRequest,
+    ExplainResponse, GcRequest, PodAddress, PodName, PodView, code, path,
 };
 
 use crate::node::{Daemon, Pod};
@@ -17,12 +17,12 @@ fn attachment(container: &str) -> Attachment {
     }
 }
 
-pub(crate) fn admit(container: &str, netns: &str, addresses: &[&str]) -> Admit {
+pub(crate) fn add(container: &str, netns: &str, addresses: &[&str]) -> AddRequest {
     let address = |text: &&str| PodAddress {
         ip: text.parse().unwrap(),
         interface: "eth0".into(),
     };
-    Admit {
+    AddRequest {
         attachment: attachment(container),
         netns: netns.to_owned(),
         addresses: addresses.iter().map(address).collect(),
@@ -43,19 +43,19 @@ pub(crate) fn annotated(more: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn refused(daemon: &Daemon, request: &Admit) -> Refusal {
-    let refusal = daemon.post(path::ADMIT, request).refusal(422);
+fn refused(daemon: &Daemon, request: &AddRequest) -> ApiError {
+    let api_error = daemon.post(path::ADD, request).api_error(422);
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
-    refusal
+    api_error
 }
 
 #[test]
 fn a_pod_comes_and_goes_and_leaves_nothing() {
     let daemon = Daemon::start("life");
     let pod = Pod::new("life", &["10.1.0.1/24", "fd00::1/64"]);
-    let request = admit("a", &pod.path(), &["10.1.0.1", "fd00::1"]);
+    let request = add("a", &pod.path(), &["10.1.0.1", "fd00::1"]);
     for _ in 0..2 {
-        assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+        assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     }
     assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
@@ -64,22 +64,22 @@ fn a_pod_comes_and_goes_and_leaves_nothing() {
         daemon
             .get(path::METRICS)
             .body
-            .contains("sluice_pods{meshed=\"true\"} 1")
+            .contains("sluice_attachments{meshed=\"true\"} 1")
     );
     assert!(daemon.ask(&["pods"]).contains("shop/pod-a"));
     assert!(pod.loopback().contains("inet6 ::6/128"));
 
-    let retired: Retired = daemon.post(path::RETIRE, &request.attachment).ok();
+    let deleted: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
     assert_eq!(
-        retired.attachments,
+        deleted.attachments,
         std::slice::from_ref(&request.attachment)
     );
-    let again: Retired = daemon.post(path::RETIRE, &request.attachment).ok();
-    assert_eq!(again, Retired::default());
+    let again: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
+    assert_eq!(again, DelResponse::default());
     assert_eq!(
         daemon
             .post(path::CHECK, &request.attachment)
-            .refusal(404)
+            .api_error(404)
             .code,
         code::UNKNOWN_CONTAINER
     );
@@ -90,8 +90,8 @@ fn a_pod_comes_and_goes_and_leaves_nothing() {
 fn a_pod_stays_meshed_while_no_daemon_runs_and_is_known_to_the_next() {
     let mut daemon = Daemon::start("stop");
     let pod = Pod::new("stop", &["fd00::1/64"]);
-    let request = admit("a", &pod.path(), &["fd00::1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     for crash in [false, true] {
         if crash {
             daemon.crash();
@@ -108,8 +108,8 @@ fn a_pod_stays_meshed_while_no_daemon_runs_and_is_known_to_the_next() {
 fn detach_takes_back_what_a_daemon_did_once_it_has_ended() {
     let mut daemon = Daemon::start("detach");
     let pod = Pod::new("detach", &["fd00::1/64"]);
-    let request = admit("a", &pod.path(), &["fd00::1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let early = daemon.detach();
     assert!(!early.status.success());
     assert!(String::from_utf8_lossy(&early.stderr).contains("stop it first"));
@@ -124,11 +124,11 @@ fn detach_takes_back_what_a_daemon_did_once_it_has_ended() {
 }
 
 #[test]
-fn a_daemon_that_was_told_so_detaches_when_it_ends() {
+fn on_exit_detach_removes_the_datapath() {
     let mut daemon = Daemon::configured("on-exit", "on-exit = \"detach\"");
     let pod = Pod::new("on-exit", &["fd00::1/64"]);
-    let request = admit("a", &pod.path(), &["fd00::1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &pod.path(), &["fd00::1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     assert_eq!(daemon.stop(), Some(0));
     assert!(!pod.loopback().contains("::6/128"));
     assert!(!daemon.pins().exists());
@@ -139,14 +139,14 @@ fn a_proxy_that_listened_before_is_found() {
     let daemon = Daemon::start("early");
     let mut pod = Pod::new("early", &["10.1.0.1/24"]);
     pod.listen(&[15006]);
-    let request = admit("a", &pod.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
     assert_eq!(pods[0].listeners, 2);
 }
 
 #[test]
-fn a_pod_that_was_there_before_the_daemon_is_found_and_taken_in() {
+fn running_pods_are_adopted() {
     let mut daemon = Daemon::start("found");
     let mut pod = Pod::new("found", &["10.1.0.1/24", "fd00::1/64"]);
     pod.listen(&[15001, 15006]);
@@ -172,23 +172,23 @@ fn a_pod_that_was_there_before_the_daemon_is_found_and_taken_in() {
 }
 
 #[test]
-fn pods_without_a_sidecar_are_left_alone() {
+fn pods_without_sidecar_are_bypassed() {
     let daemon = Daemon::start("plain");
-    let mut request = admit("a", "/nowhere", &["10.1.0.1"]);
+    let mut request = add("a", "/nowhere", &["10.1.0.1"]);
     request.annotations = Some(BTreeMap::new());
-    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(!daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
 }
 
 #[test]
-fn without_annotations_the_runtime_must_be_told_to_hand_them_over() {
+fn missing_annotations_name_the_capability() {
     let daemon = Daemon::start("blind");
-    let mut request = admit("a", "/nowhere", &[]);
+    let mut request = add("a", "/nowhere", &[]);
     request.annotations = None;
-    let refusal = daemon.post(path::ADMIT, &request).refusal(503);
-    assert_eq!(refusal.code, code::TRY_AGAIN_LATER);
+    let api_error = daemon.post(path::ADD, &request).api_error(503);
+    assert_eq!(api_error.code, code::TRY_AGAIN_LATER);
     assert!(
-        refusal
+        api_error
             .details
             .contains("io.kubernetes.cri.pod-annotations")
     );
@@ -197,12 +197,12 @@ fn without_annotations_the_runtime_must_be_told_to_hand_them_over() {
 #[test]
 fn annotations_that_cannot_be_followed_refuse_the_pod() {
     let daemon = Daemon::start("policy");
-    let mut request = admit("a", "/nowhere", &[]);
+    let mut request = add("a", "/nowhere", &[]);
     let key = "traffic.sidecar.istio.io/excludeInboundPorts";
     request.annotations = Some(annotated(&[(key, "80,http")]));
-    let refusal = refused(&daemon, &request);
-    assert_eq!(refusal.code, code::POD_REFUSED);
-    assert!(refusal.message.contains(key) && refusal.message.contains("'http'"));
+    let api_error = refused(&daemon, &request);
+    assert_eq!(api_error.code, code::POD_REFUSED);
+    assert!(api_error.message.contains(key) && api_error.message.contains("'http'"));
 }
 
 #[test]
@@ -220,12 +220,12 @@ fn what_is_not_a_pods_network_namespace_is_refused() {
         ("/proc/self/ns/mnt", "is not a network namespace"),
         ("/proc/self/ns/net", "is the host's own"),
     ] {
-        let refusal = refused(&daemon, &admit("a", path, &[]));
-        assert_eq!(refusal.code, code::NETNS_REFUSED, "{path}");
+        let api_error = refused(&daemon, &add("a", path, &[]));
+        assert_eq!(api_error.code, code::NETNS_REFUSED, "{path}");
         assert!(
-            refusal.message.contains(complaint),
+            api_error.message.contains(complaint),
             "{path}: {}",
-            refusal.message
+            api_error.message
         );
     }
 }
@@ -234,10 +234,10 @@ fn what_is_not_a_pods_network_namespace_is_refused() {
 fn an_address_that_is_not_on_its_interface_is_refused() {
     let daemon = Daemon::start("address");
     let pod = Pod::new("address", &["10.1.0.1/24"]);
-    let refusal = refused(&daemon, &admit("a", &pod.path(), &["10.1.0.2"]));
-    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    let api_error = refused(&daemon, &add("a", &pod.path(), &["10.1.0.2"]));
+    assert_eq!(api_error.code, code::ADDRESS_REFUSED);
     for word in ["10.1.0.2", "eth0", "10.1.0.1"] {
-        assert!(refusal.message.contains(word), "{}", refusal.message);
+        assert!(api_error.message.contains(word), "{}", api_error.message);
     }
 }
 
@@ -245,9 +245,9 @@ fn an_address_that_is_not_on_its_interface_is_refused() {
 fn meshed_pod_without_any_address_is_refused() {
     let daemon = Daemon::start("nowhere");
     let bare = Pod::new("nowhere", &[]);
-    let refusal = refused(&daemon, &admit("a", &bare.path(), &[]));
-    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
-    assert!(refusal.message.contains("eth0"), "{}", refusal.message);
+    let api_error = refused(&daemon, &add("a", &bare.path(), &[]));
+    assert_eq!(api_error.code, code::ADDRESS_REFUSED);
+    assert!(api_error.message.contains("eth0"), "{}", api_error.message);
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
 }
 
@@ -255,8 +255,8 @@ fn meshed_pod_without_any_address_is_refused() {
 fn unreported_addresses_are_read_from_the_interface() {
     let daemon = Daemon::start("unreported");
     let pod = Pod::new("unreported", &["10.1.0.1/24"]);
-    let request = admit("a", &pod.path(), &[]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let request = add("a", &pod.path(), &[]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
     assert_eq!(pods[0].addresses[0].to_string(), "10.1.0.1");
     assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
@@ -266,16 +266,16 @@ fn unreported_addresses_are_read_from_the_interface() {
 fn gateway_is_not_intercepted() {
     let daemon = Daemon::start("gateway");
     let pod = Pod::new("gateway", &["10.1.0.1/24"]);
-    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    let mut request = add("a", &pod.path(), &["10.1.0.1"]);
     let status = r#"{"initContainers":null,"containers":["istio-proxy"]}"#;
     request.annotations = Some(annotated(&[("sidecar.istio.io/status", status)]));
-    let admitted: Admitted = daemon.post(path::ADMIT, &request).ok();
+    let added: AddResponse = daemon.post(path::ADD, &request).ok();
     assert!(
-        !admitted.meshed && admitted.because.contains("gateway"),
-        "{admitted:?}"
+        !added.meshed && added.reason.contains("gateway"),
+        "{added:?}"
     );
     request.annotations = Some(annotated(&[("sluice.io/intercept", "false")]));
-    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(!daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 }
 
 #[test]
@@ -283,45 +283,45 @@ fn an_address_of_another_pod_is_refused_until_that_pod_is_gone() {
     let daemon = Daemon::start("taken");
     let first = Pod::new("taken-1", &["10.1.0.1/24"]);
     let second = Pod::new("taken-2", &["10.1.0.1/24"]);
-    let one = admit("one", &first.path(), &["10.1.0.1"]);
-    let two = admit("two", &second.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &one).ok::<Admitted>().meshed);
-    let refusal = daemon.post(path::ADMIT, &two).refusal(422);
-    assert_eq!(refusal.code, code::ADDRESS_REFUSED);
+    let one = add("one", &first.path(), &["10.1.0.1"]);
+    let two = add("two", &second.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &one).ok::<AddResponse>().meshed);
+    let api_error = daemon.post(path::ADD, &two).api_error(422);
+    assert_eq!(api_error.code, code::ADDRESS_REFUSED);
     assert!(
-        refusal.message.contains("shop/pod-one"),
+        api_error.message.contains("shop/pod-one"),
         "{}",
-        refusal.message
+        api_error.message
     );
 
     drop(first);
-    assert!(daemon.post(path::ADMIT, &two).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &two).ok::<AddResponse>().meshed);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
     assert_eq!(pods.len(), 1);
 }
 
 #[test]
-fn gc_lets_go_what_no_longer_exists() {
+fn gc_deletes_unlisted_attachments() {
     let daemon = Daemon::start("gc");
     let pod = Pod::new("gc", &["10.1.0.1/24"]);
-    let request = admit("a", &pod.path(), &["10.1.0.1"]);
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
-    let collect = |network: &str| Collect {
+    let request = add("a", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let collect = |network: &str| GcRequest {
         network: network.into(),
         valid: Vec::new(),
     };
-    let retired: Retired = daemon.post(path::GC, &collect("other")).ok();
-    assert_eq!(retired, Retired::default());
-    let retired: Retired = daemon.post(path::GC, &collect("net")).ok();
-    assert_eq!(retired.attachments, [request.attachment]);
+    let deleted: DelResponse = daemon.post(path::GC, &collect("other")).ok();
+    assert_eq!(deleted, DelResponse::default());
+    let deleted: DelResponse = daemon.post(path::GC, &collect("net")).ok();
+    assert_eq!(deleted.attachments, [request.attachment]);
 }
 
 #[test]
 fn the_configuration_says_whose_sidecars_the_pods_carry() {
     let daemon = Daemon::configured("mesh", "mesh = \"linkerd\"");
     let pod = Pod::new("mesh", &["10.1.0.1/24"]);
-    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
-    assert!(!daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    let mut request = add("a", &pod.path(), &["10.1.0.1"]);
+    assert!(!daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 
     let said = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let injected = said("linkerd.io/proxy-version", "edge");
@@ -331,21 +331,21 @@ fn the_configuration_says_whose_sidecars_the_pods_carry() {
         ("config.linkerd.io/skip-subnets", "cluster"),
     ] {
         request.annotations = Some([injected.clone(), said(key, bad)].into());
-        let refusal = daemon.post(path::ADMIT, &request).refusal(422);
-        assert!(refusal.message.contains(key), "{}", refusal.message);
+        let api_error = daemon.post(path::ADD, &request).api_error(422);
+        assert!(api_error.message.contains(key), "{}", api_error.message);
     }
     request.annotations = Some([injected].into());
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 }
 
 #[test]
-fn what_is_explained_is_what_happens() {
+fn explain_matches_the_datapath() {
     let daemon = Daemon::start("explain");
     let mut pod = Pod::new("explain", &["10.1.0.1/24"]);
-    let mut request = admit("a", &pod.path(), &["10.1.0.1"]);
+    let mut request = add("a", &pod.path(), &["10.1.0.1"]);
     let excluded = ("traffic.sidecar.istio.io/excludeOutboundPorts", "8000-8999");
     request.annotations = Some(annotated(&[excluded]));
-    assert!(daemon.post(path::ADMIT, &request).ok::<Admitted>().meshed);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     pod.listen(&[15006]);
     for (to, uid) in [
         ("10.1.0.9:80", 1000),
@@ -354,16 +354,16 @@ fn what_is_explained_is_what_happens() {
         ("10.1.0.1:80", 1337),
         ("10.1.0.1:80", 1000),
     ] {
-        let question = Question {
+        let question = ExplainRequest {
             pod: "shop/pod-a".to_owned(),
-            connection: Connection::To {
+            connection: Connection::Outbound {
                 to: to.parse().unwrap(),
                 uid,
                 gid: uid,
                 udp: false,
             },
         };
-        let explained: Explanation = daemon.post(path::EXPLAIN, &question).ok();
+        let explained: ExplainResponse = daemon.post(path::EXPLAIN, &question).ok();
         let seen = |daemon: &Daemon| {
             let metrics = daemon.get(path::METRICS).body;
             let line = format!("sluice_decisions_total{{reason=\"{}\"}} ", explained.rule);
@@ -388,13 +388,13 @@ print('tried')"
             "{explained:?}"
         );
     }
-    let nobody = Question {
+    let nobody = ExplainRequest {
         pod: "shop/cart".to_owned(),
-        connection: Connection::From {
+        connection: Connection::Inbound {
             from: "10.1.0.9".parse().unwrap(),
             port: 80,
         },
     };
-    let refusal = daemon.post(path::EXPLAIN, &nobody).refusal(404);
-    assert!(refusal.message.contains("shop/cart"));
+    let api_error = daemon.post(path::EXPLAIN, &nobody).api_error(404);
+    assert!(api_error.message.contains("shop/cart"));
 }

@@ -52,24 +52,24 @@ fn another_user_is_refused_even_if_the_socket_lets_them_in() {
         assert_eq!(changed, 0);
         send(&socket, "GET", path::STATUS, "")
     });
-    let refusal = asked.join().unwrap().refusal(403);
-    assert!(refusal.message.contains("65534"), "{}", refusal.message);
+    let api_error = asked.join().unwrap().api_error(403);
+    assert!(api_error.message.contains("65534"), "{}", api_error.message);
 }
 
 #[test]
-fn unknown_paths_and_methods_are_told_so() {
+fn unknown_paths_and_methods_are_rejected() {
     let daemon = Daemon::start("routes");
     assert_eq!(
-        daemon.get("/v2/status").refusal(404).code,
+        daemon.get("/v2/status").api_error(404).code,
         code::DECODE_FAILURE
     );
-    let wrong = daemon.get(path::ADMIT);
-    assert_eq!(wrong.refusal(405).code, code::DECODE_FAILURE);
+    let wrong = daemon.get(path::ADD);
+    assert_eq!(wrong.api_error(405).code, code::DECODE_FAILURE);
     assert!(wrong.head.contains("allow: POST"), "{}", wrong.head);
 }
 
 #[test]
-fn a_body_that_is_not_understood_is_told_where() {
+fn malformed_bodies_name_the_position() {
     let daemon = Daemon::start("json");
     for (body, complaint) in [
         ("{", "EOF while parsing"),
@@ -80,13 +80,13 @@ fn a_body_that_is_not_understood_is_told_where() {
             "unknown field",
         ),
     ] {
-        let reply = send(&daemon.socket, "POST", path::RETIRE, body);
-        let refusal = reply.refusal(400);
-        assert_eq!(refusal.code, code::DECODE_FAILURE);
+        let reply = send(&daemon.socket, "POST", path::DEL, body);
+        let api_error = reply.api_error(400);
+        assert_eq!(api_error.code, code::DECODE_FAILURE);
         assert!(
-            refusal.message.contains(complaint),
+            api_error.message.contains(complaint),
             "{body}: {}",
-            refusal.message
+            api_error.message
         );
     }
 }
@@ -95,28 +95,28 @@ fn a_body_that_is_not_understood_is_told_where() {
 fn a_body_that_is_too_large_is_refused() {
     let daemon = Daemon::start("large");
     let body = " ".repeat(MAX_BODY + 1);
-    let reply = send(&daemon.socket, "POST", path::ADMIT, &body);
-    assert_eq!(reply.refusal(413).code, code::DECODE_FAILURE);
+    let reply = send(&daemon.socket, "POST", path::ADD, &body);
+    assert_eq!(reply.api_error(413).code, code::DECODE_FAILURE);
 
     let fits = format!("{}{{}}", " ".repeat(MAX_BODY - 2));
-    assert_eq!(send(&daemon.socket, "POST", path::ADMIT, &fits).status, 400);
+    assert_eq!(send(&daemon.socket, "POST", path::ADD, &fits).status, 400);
 }
 
 #[test]
-fn who_says_nothing_or_only_half_is_cut_off() {
+fn slow_requests_time_out() {
     let daemon = Daemon::start("slow");
     let begin = Instant::now();
     let silent = connect(&daemon.socket);
     let mut half_a_header = connect(&daemon.socket);
     half_a_header
-        .write_all(b"POST /v1/admit HTTP/1.1\r\nHost")
+        .write_all(b"POST /v1/add HTTP/1.1\r\nHost")
         .unwrap();
     let mut half_a_body = connect(&daemon.socket);
-    let head = b"POST /v1/retire HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n{";
+    let head = b"POST /v1/del HTTP/1.1\r\nHost: node\r\nContent-Length: 100\r\n\r\n{";
     half_a_body.write_all(head).unwrap();
 
     assert_eq!(daemon.get("/healthz").status, 200);
-    assert_eq!(read(half_a_body).refusal(408).code, code::IO_FAILURE);
+    assert_eq!(read(half_a_body).api_error(408).code, code::IO_FAILURE);
     assert!(matches!(read(half_a_header).status, 0 | 408));
     assert!(matches!(read(silent).status, 0 | 408));
     let took = begin.elapsed();
@@ -129,7 +129,7 @@ fn what_is_not_http_does_not_disturb_the_daemon() {
     for bytes in [
         "\0\0\0\0\r\n\r\n",
         "GET\r\n\r\n",
-        "POST /v1/admit HTTP/9.9\r\n\r\n",
+        "POST /v1/add HTTP/9.9\r\n\r\n",
     ] {
         assert_eq!(exchange(connect(&daemon.socket), bytes).status, 400);
     }
@@ -148,10 +148,10 @@ fn more_connections_than_are_served_at_once_wait_their_turn() {
 
 #[test]
 fn a_request_under_way_is_answered_before_the_daemon_stops() {
-    let mut daemon = Daemon::start("farewell");
+    let mut daemon = Daemon::start("drain");
     let mut late = connect(&daemon.socket);
     let body = "{\"network\":\"n\",\"container_id\":\"c\",\"ifname\":\"e\"}";
-    let head = "POST /v1/retire HTTP/1.1\r\nHost: node\r\nContent-Length: ";
+    let head = "POST /v1/del HTTP/1.1\r\nHost: node\r\nContent-Length: ";
     write!(late, "{head}{}\r\n\r\n", body.len()).unwrap();
     // The daemon must have read the header before it is told to stop.
     assert_eq!(daemon.get("/healthz").status, 200);
@@ -162,7 +162,7 @@ fn a_request_under_way_is_answered_before_the_daemon_stops() {
 }
 
 #[test]
-fn status_and_metrics_tell_how_the_daemon_is() {
+fn status_and_metrics_report_the_daemon() {
     let daemon = Daemon::start("status");
     let status: Status = daemon.get(path::STATUS).ok();
     assert!(status.ready && !status.programs.is_empty());
@@ -170,7 +170,7 @@ fn status_and_metrics_tell_how_the_daemon_is() {
     assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "off"));
     assert!(!status.kernel.is_empty() && !status.features.is_empty());
     let page = daemon.ask(&["status"]);
-    for line in ["ready, version", "0 meshed, 0 left alone", "connect4"] {
+    for line in ["ready, version", "0 meshed, 0 not intercepted", "connect4"] {
         assert!(page.contains(line), "{line} is not in\n{page}");
     }
     assert_eq!(daemon.ask(&["pods", "--json"]).trim(), "[]");
@@ -179,11 +179,11 @@ fn status_and_metrics_tell_how_the_daemon_is() {
     let metrics = daemon.get(path::METRICS).body;
     for line in [
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 0",
-        "sluice_pods{meshed=\"true\"} 0",
-        "sluice_awaited_pods 0",
-        "sluice_repairs_total{what=\"hooks\"} 0",
+        "sluice_attachments{meshed=\"true\"} 0",
+        "sluice_pending_pods 0",
+        "sluice_repairs_total{type=\"hooks\"} 0",
         "sluice_api_requests_total{path=\"other\",code=\"404\"} 1",
-        "sluice_refusals_total{path=\"other\",code=\"6\"} 1",
+        "sluice_api_errors_total{path=\"other\",code=\"6\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

@@ -1,8 +1,8 @@
 //! DNS queries of a Pod whose sidecar takes DNS.
 
+use crate::agent::attack::Trick;
 use crate::attack::net::{Goal, MAPPED, V4, V6};
 use crate::attack::{Act, Attacker::Process, Case};
-use crate::inside::attack::Trick;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(

@@ -1,14 +1,14 @@
 //! Connections that enter a Pod.
 
 use super::POD;
+use crate::agent::attack::Trick;
 use crate::attack::net::{Goal, MAPPED, V4, V6};
 use crate::attack::{
     Act,
     Attacker::{Host, Neighbour},
     Case,
 };
-use crate::inside::attack::Trick;
-use crate::suite::ask::Origin;
+use crate::suite::conn_spec::Origin;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(

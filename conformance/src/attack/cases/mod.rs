@@ -11,7 +11,7 @@ mod ways;
 
 use crate::{
     attack::{Case, net::Goal},
-    suite::ask::Target,
+    suite::conn_spec::Target,
 };
 
 const PEER: Goal = Goal::At(Target::Peer);

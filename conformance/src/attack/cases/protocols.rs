@@ -1,9 +1,9 @@
 //! Protocols that a sidecar does not take.
 
 use super::TCP_ONLY;
+use crate::agent::attack::Trick;
 use crate::attack::net::{V4, V6};
 use crate::attack::{Act, Attacker::Process, Case};
-use crate::inside::attack::Trick;
 
 pub(crate) const CASES: &[Case] = &[
     Case::passed(

@@ -6,7 +6,7 @@ use crate::attack::{
     Attacker::{Annotations, Runtime},
     Case,
 };
-use crate::settings;
+use crate::pod_annotations;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(
@@ -93,7 +93,7 @@ pub(crate) const CASES: &[Case] = &[
         "60 connections that send half a request",
         Act::Daemon(Deed::Connections(
             60,
-            "POST /v1/admit HTTP/1.1\r\nContent-Length: 100\r\n\r\n{",
+            "POST /v1/add HTTP/1.1\r\nContent-Length: 100\r\n\r\n{",
         )),
     ),
     Case::stopped(
@@ -118,14 +118,17 @@ pub(crate) const CASES: &[Case] = &[
         "annotation-newline",
         Annotations,
         "a newline in an annotation forges a log line",
-        Act::Daemon(Deed::Text(settings::EXCLUDE_INBOUND_PORTS, "80\nFORGED")),
+        Act::Daemon(Deed::Text(
+            pod_annotations::EXCLUDE_INBOUND_PORTS,
+            "80\nFORGED",
+        )),
     ),
     Case::stopped(
         "annotation-escape",
         Annotations,
         "ESC in an annotation reaches the operator's terminal",
         Act::Daemon(Deed::Text(
-            settings::EXCLUDE_OUTBOUND_RANGES,
+            pod_annotations::EXCLUDE_OUTBOUND_RANGES,
             "\u{1b}[2J10.0.0.0/8",
         )),
     ),
@@ -133,7 +136,10 @@ pub(crate) const CASES: &[Case] = &[
         "annotation-status",
         Annotations,
         "the same in the status port",
-        Act::Daemon(Deed::Text(settings::STATUS_PORT, "1\nFORGED\u{1b}[31m")),
+        Act::Daemon(Deed::Text(
+            pod_annotations::STATUS_PORT,
+            "1\nFORGED\u{1b}[31m",
+        )),
     ),
     Case::stopped(
         "annotation-ports",

@@ -1,14 +1,14 @@
 //! Connections of root, of a sidecar, and from nested namespaces.
 
 use super::{RAW, SIDECAR};
+use crate::agent::attack::Trick;
 use crate::attack::net::{V4, V6};
 use crate::attack::{
     Act,
     Attacker::{ContainerRoot, Process, Sidecar},
     Case,
 };
-use crate::inside::attack::Trick;
-use crate::suite::ask::Origin;
+use crate::suite::conn_spec::Origin;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(

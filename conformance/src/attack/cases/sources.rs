@@ -1,10 +1,10 @@
 //! Sockets with sources, marks, devices and users that the sidecar has.
 
+use crate::agent::attack::Trick;
 use crate::attack::net::{V4, V6};
 use crate::attack::{Act, Attacker::Process, Case};
-use crate::inside::attack::Trick;
 use crate::lab::PROXY;
-use crate::suite::ask::Source;
+use crate::suite::conn_spec::Source;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(

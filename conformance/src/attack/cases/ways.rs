@@ -1,9 +1,9 @@
 //! Ways to connect from inside a Pod.
 
 use super::{NODE, PEER, POD};
+use crate::agent::attack::Trick;
 use crate::attack::net::{MAPPED, V4, V6};
 use crate::attack::{Act, Attacker::Process, Case};
-use crate::inside::attack::Trick;
 
 pub(crate) const CASES: &[Case] = &[
     Case::stopped(

@@ -18,13 +18,17 @@ fn destinations() -> impl Iterator<Item = Addr> {
 }
 
 #[test]
-fn meetings_are_told_from_every_other_address() {
-    for at in [v4(127, 64, 0, 0), v4(127, 127, 255, 255), Addr::V6_MEETINGS] {
-        assert!(at.is_meeting());
+fn alias_addresses_are_recognised() {
+    for at in [
+        v4(127, 64, 0, 0),
+        v4(127, 127, 255, 255),
+        Addr::V6_ALIAS_NET,
+    ] {
+        assert!(at.is_alias());
     }
-    let [a, b, c, _] = Addr::V6_MEETINGS.words();
+    let [a, b, c, _] = Addr::V6_ALIAS_NET.words();
     let outside = |last: u32| Addr::v6([a, b, c, last.to_be()]);
-    assert!(outside(0x7f7f_ffff).is_meeting());
+    assert!(outside(0x7f7f_ffff).is_alias());
     for at in [
         v4(127, 63, 255, 255),
         v4(127, 128, 0, 0),
@@ -34,20 +38,20 @@ fn meetings_are_told_from_every_other_address() {
         Addr::V4_LOOPBACK,
         Addr::V6_LOOPBACK,
         Addr::UNSPECIFIED,
-        Addr::v4(0).nobodys(),
-        Addr::V6_LOOPBACK.nobodys(),
+        Addr::v4(0).unassigned(),
+        Addr::V6_LOOPBACK.unassigned(),
     ] {
-        assert!(!at.is_meeting());
+        assert!(!at.is_alias());
     }
 }
 
 #[test]
-fn a_destinations_meetings_are_of_its_family_and_each_is_another() {
+fn alias_probes_keep_the_family_and_differ() {
     for to in destinations() {
         let mut seen = std::collections::HashSet::new();
-        for choice in 0..Addr::MEETING_CHOICES {
-            let at = to.meeting(Port::new(443), choice);
-            assert!(at.is_meeting() && at.is_v4() == to.is_v4());
+        for choice in 0..Addr::ALIAS_PROBES {
+            let at = to.alias(Port::new(443), choice);
+            assert!(at.is_alias() && at.is_v4() == to.is_v4());
             assert!(!at.is_canonical_loopback() && !at.is_passthrough_source());
             assert!(seen.insert(at));
         }
@@ -56,11 +60,11 @@ fn a_destinations_meetings_are_of_its_family_and_each_is_another() {
 
 #[test]
 fn destinations_are_spread_widely_in_both_families() {
-    for choice in 0..Addr::MEETING_CHOICES {
+    for choice in 0..Addr::ALIAS_PROBES {
         let mut seen = std::collections::HashSet::new();
         for to in destinations() {
             for port in [80, 443, 8080] {
-                seen.insert(to.meeting(Port::new(port), choice));
+                seen.insert(to.alias(Port::new(port), choice));
             }
         }
         assert!(
@@ -72,10 +76,10 @@ fn destinations_are_spread_widely_in_both_families() {
 }
 
 #[test]
-fn what_no_address_remembers_meets_the_proxy_elsewhere() {
+fn fallback_loopback_is_not_an_alias() {
     for to in destinations() {
         let at = to.proxy_loopback(Port::new(80));
-        assert!(at.is_loopback() && !at.is_meeting());
+        assert!(at.is_loopback() && !at.is_alias());
         assert!(!to.is_v4() || !at.is_canonical_loopback());
         assert!(to.is_v4() || at == Addr::V6_LOOPBACK);
     }
@@ -128,7 +132,7 @@ impl Edge {
             connects_to_loopback: addr.connects_to_loopback(),
             canonical_loopback: addr.is_canonical_loopback(),
             passthrough_source: addr.is_passthrough_source(),
-            meeting: addr.is_meeting(),
+            meeting: addr.is_alias(),
         }
     }
 }

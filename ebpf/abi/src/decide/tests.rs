@@ -4,21 +4,21 @@ extern crate std;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
 
-use super::{Inbound, Listed, Outbound, Verdict, inbound, outbound};
-use crate::{Addr, Pod, PodFlags, Port, PortSieve, Reason};
+use super::{InboundConn, ListMatch, OutboundConn, Verdict, inbound, outbound};
+use crate::{Addr, PodConfig, PodFlags, Port, PortBitmap, Reason};
 
-const POD: Pod = Pod {
+const POD: PodConfig = PodConfig {
     cookie: 7,
     proxy_uid: 1337,
     proxy_gid: 1337,
     outbound_port: Port::new(15001),
     inbound_port: Port::new(15006),
     dns_port: Port::new(15053),
-    tunnel_port: Port::new(15008),
+    hbone_port: Port::new(15008),
     mark: 0,
     mark_mask: 0,
-    excluded: PortSieve::CLOSED,
-    flags: PodFlags::MORE_ADDRESSES,
+    excluded: PortBitmap::EMPTY,
+    flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ const PROXY_USER: (u32, u32) = (1337, 1000);
 fn every_outbound_row_holds_in_every_family() {
     use Reason::*;
     let proxy_out = Verdict::ToProxy(Port::new(15001), OutboundToProxy);
-    let proxy_in = Verdict::ToProxy(Port::new(15006), OutboundOwnPod);
+    let proxy_in = Verdict::ToProxy(Port::new(15006), OutboundHairpin);
     let direct = Verdict::Direct;
     #[rustfmt::skip]
     let table = [
@@ -125,22 +125,22 @@ fn every_outbound_row_holds_in_every_family() {
             };
             let source = source(from, family);
             let (uid, gid) = caller;
-            let own = to == To::OwnPod;
+            let is_local_addr = to == To::OwnPod;
             let port = Port::new(port);
-            let asked = Outbound {
+            let asked = OutboundConn {
                 uid,
                 gid,
                 source,
                 addr,
                 port,
-                own,
+                is_local_addr,
                 excluded,
                 datagram: false,
                 captures_dns: false,
-                aside: false,
+                bypass: false,
                 mark: 0,
                 inbound_listed: false,
-                listed: Listed::EVERYTHING,
+                list_match: ListMatch::NO_LISTS,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
             assert_eq!(outbound(&POD, &asked), verdict, "{row}");
@@ -178,10 +178,10 @@ fn every_inbound_row_holds() {
         (15021, true,  true,  local),
     ];
     for (port, local, listed, verdict) in table {
-        let from = Inbound {
+        let from = InboundConn {
             port: Port::new(port),
             local,
-            aside: false,
+            bypass: false,
             listed,
         };
         assert_eq!(inbound(&POD, &from), verdict, "{from:?}");
@@ -190,8 +190,8 @@ fn every_inbound_row_holds() {
 
 #[test]
 fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
-    let pod = Pod {
-        flags: PodFlags::INBOUND_LISTED,
+    let pod = PodConfig {
+        flags: PodFlags::INBOUND_ALLOWLIST,
         ..POD
     };
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
@@ -207,10 +207,10 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
         (80, true, true, Verdict::Direct(Reason::InboundLocal)),
     ] {
         let port = Port::new(port);
-        let from = Inbound {
+        let from = InboundConn {
             port,
             local,
-            aside: false,
+            bypass: false,
             listed,
         };
         assert_eq!(inbound(&pod, &from), verdict, "{from:?}");
@@ -220,13 +220,13 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
 #[test]
 fn lists_decide_in_the_order_of_the_chain_in_every_family() {
     use Reason::*;
-    let listed = |excluded, port, network| Listed {
+    let listed = |excluded, port, network| ListMatch {
         excluded,
         port,
         network,
     };
     let to_proxy = |reason| Verdict::ToProxy(Port::new(15001), reason);
-    let loopback = PodFlags::LOOPBACK_LISTED;
+    let loopback = PodFlags::LOOPBACK_INCLUDED;
     let none = PodFlags::default();
     #[rustfmt::skip]
     let table = [
@@ -242,30 +242,30 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
         (APP,   To::OtherLoopback, loopback, listed(false, false, true), to_proxy(OutboundToProxy)),
         (APP,   To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundLocal)),
         (PROXY, To::Loopback,      loopback, listed(false, true, true),  Verdict::Direct(OutboundByProxy)),
-        (PROXY, To::OwnPod,        loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundOwnPod)),
-        (PROXY_GROUP, To::OwnPod,  loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundOwnPod)),
+        (PROXY, To::OwnPod,        loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundHairpin)),
+        (PROXY_GROUP, To::OwnPod,  loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundHairpin)),
     ];
     for ((uid, gid), to, flags, listed, verdict) in table {
         for family in [Family::V4, Family::V6, Family::Mapped] {
             let Some(addr) = destination(to, family) else {
                 continue;
             };
-            let asked = Outbound {
+            let asked = OutboundConn {
                 uid,
                 gid,
                 source: Addr::UNSPECIFIED,
                 addr,
                 port: Port::new(80),
-                own: to == To::OwnPod,
+                is_local_addr: to == To::OwnPod,
                 excluded: false,
                 datagram: false,
                 captures_dns: false,
-                aside: false,
+                bypass: false,
                 mark: 0,
                 inbound_listed: false,
-                listed,
+                list_match: listed,
             };
-            let pod = Pod { flags, ..POD };
+            let pod = PodConfig { flags, ..POD };
             assert_eq!(
                 outbound(&pod, &asked),
                 verdict,
@@ -276,10 +276,10 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
 }
 
 #[test]
-fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
+fn dns_queries_to_loopback_are_captured() {
     use Reason::*;
     let resolver = Verdict::ToProxy(Port::new(15053), OutboundDns);
-    let own = Verdict::ToProxy(Port::new(15006), OutboundOwnPod);
+    let own = Verdict::ToProxy(Port::new(15006), OutboundHairpin);
     let direct = Verdict::Direct;
     let from = From::Anywhere;
     #[rustfmt::skip]
@@ -303,20 +303,20 @@ fn queries_go_to_the_resolver_even_those_to_a_loopback_address() {
             let Some(addr) = destination(to, family) else {
                 continue;
             };
-            let asked = Outbound {
+            let asked = OutboundConn {
                 uid,
                 gid,
                 source: source(from, family),
                 addr,
                 port: Port::new(port),
-                own: to == To::OwnPod,
+                is_local_addr: to == To::OwnPod,
                 excluded,
                 datagram: false,
                 captures_dns: true,
-                aside: false,
+                bypass: false,
                 mark: 0,
                 inbound_listed: false,
-                listed: Listed::EVERYTHING,
+                list_match: ListMatch::NO_LISTS,
             };
             assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
         }
@@ -332,39 +332,39 @@ fn source(from: From, family: Family) -> Addr {
 }
 
 #[test]
-fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
-    let pod = Pod {
-        flags: PodFlags::TRANSPARENT,
+fn tproxy_redirects_proxy_calls_to_own_pod() {
+    let pod = PodConfig {
+        flags: PodFlags::TPROXY,
         ..POD
     };
-    let own = Verdict::ToProxy(Port::new(15006), Reason::OutboundOwnPod);
+    let own = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
     let direct = Verdict::Direct(Reason::OutboundByProxy);
     for (uid, gid) in [PROXY, PROXY_USER, PROXY_GROUP] {
         for (port, captures_dns) in [(80, false), (15008, false), (53, true)] {
             for (to, verdict) in [(To::OwnPod, own), (To::World, direct)] {
-                let asked = Outbound {
+                let asked = OutboundConn {
                     uid,
                     gid,
                     source: Addr::UNSPECIFIED,
                     addr: destination(to, Family::V4).unwrap(),
                     port: Port::new(port),
-                    own: to == To::OwnPod,
+                    is_local_addr: to == To::OwnPod,
                     excluded: false,
                     datagram: false,
                     captures_dns,
-                    aside: false,
+                    bypass: false,
                     mark: 0,
                     inbound_listed: false,
-                    listed: Listed::EVERYTHING,
+                    list_match: ListMatch::NO_LISTS,
                 };
                 assert_eq!(outbound(&pod, &asked), verdict, "{uid} {gid} {port} {to:?}");
             }
         }
     }
-    let from = Inbound {
+    let from = InboundConn {
         port: Port::new(15008),
         local: false,
-        aside: false,
+        bypass: false,
         listed: false,
     };
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
@@ -372,8 +372,8 @@ fn with_tproxy_all_that_the_proxy_sends_to_its_own_pod_is_inbound() {
 }
 
 #[test]
-fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
-    let pod = Pod {
+fn no_hairpin_makes_own_pod_calls_direct() {
+    let pod = PodConfig {
         flags: PodFlags::NO_HAIRPIN,
         ..POD
     };
@@ -382,27 +382,27 @@ fn without_a_hairpin_the_proxy_reaches_its_own_pod_as_anything_else() {
         (Family::V6, destination(To::OwnPod, Family::V6)),
         (Family::Mapped, destination(To::OwnPod, Family::Mapped)),
     ] {
-        let to = Outbound {
+        let to = OutboundConn {
             uid: 1337,
             gid: 0,
             source: Addr::UNSPECIFIED,
             addr: address.unwrap(),
             port: Port::new(8080),
-            own: true,
+            is_local_addr: true,
             excluded: false,
             datagram: false,
             captures_dns: false,
-            aside: false,
+            bypass: false,
             mark: 0,
             inbound_listed: false,
-            listed: Listed::EVERYTHING,
+            list_match: ListMatch::NO_LISTS,
         };
         let direct = Verdict::Direct(Reason::OutboundByProxy);
         assert_eq!(outbound(&pod, &to), direct, "{family:?}");
-        let diverted = Verdict::ToProxy(Port::new(15006), Reason::OutboundOwnPod);
+        let diverted = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
         assert_eq!(outbound(&POD, &to), diverted, "{family:?}");
     }
 }
 
 mod arrival;
-mod aside;
+mod bypass;

@@ -9,7 +9,7 @@ const SHIM: &str =
 
 #[test]
 fn multus_delegates_carry_the_entry_in_either_mode() {
-    for mode in [Mode::Chained, Mode::Own] {
+    for mode in [Mode::Chained, Mode::Standalone] {
         let mut node = Node::new(&[("00-multus.conf", THIN), ("10-calico.conflist", LIST)]);
         let before = node.files.clone();
         node.run(Some(mode));
@@ -47,7 +47,10 @@ fn multus_that_copied_the_entry_loses_it_at_the_uninstall() {
 
 #[test]
 fn multus_daemon_keeps_a_network_that_is_there() {
-    for (mode, list) in [(Mode::Chained, "10-a-sluice.conflist"), (Mode::Own, OWN)] {
+    for (mode, list) in [
+        (Mode::Chained, "10-a-sluice.conflist"),
+        (Mode::Standalone, STANDALONE),
+    ] {
         let mut node = Node::new(&[("10-a.conf", SINGLE)]);
         node.run(Some(mode));
         node.files
@@ -61,7 +64,10 @@ fn multus_daemon_keeps_a_network_that_is_there() {
         assert!(!removed.files.contains_key(list));
         // Its own file is wrapped in a list that it does not take for a network.
         node.run(Some(mode));
-        assert_eq!(chosen(&node).as_deref(), Some("00-multus-sluice.conflist"));
+        assert_eq!(
+            selected(&node).as_deref(),
+            Some("00-multus-sluice.conflist")
+        );
         assert_eq!(
             node.files["00-multus.conf"],
             SHIM.replace("NAME", "10-a.conf")

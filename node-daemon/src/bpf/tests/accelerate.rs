@@ -7,13 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_abi::{BUDGET, NEW_IN_A_SECOND, Pod, PodFlags, PortList, PortPrefix, Reason};
+use sluice_abi::{
+    MAX_NEW_CONNS_PER_SEC, PodConfig, PodFlags, PortList, PortPrefix, REDIRECT_WINDOW_BYTES, Reason,
+};
 
-use crate::bpf::Entry;
+use crate::bpf::Rule;
 
 use super::{
-    ends::{connect_from, listen, meet_polling, take},
     lab::{APP, Lab, POD, PROXY, WORLD, await_that},
+    sockets::{connect_from, connect_pair_nonblocking, listen, take},
 };
 
 const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
@@ -27,14 +29,14 @@ const PIECE: usize = 32 * 1024;
 /// A Pod, and the proxy's outbound listener in it.
 fn pod(flags: PodFlags) -> (Lab, TcpListener) {
     let mut lab = Lab::bare();
-    lab.enrol_with(flags);
+    lab.enroll_with(flags);
     let proxy = listen(&lab.pod, "[::]:15001");
     (lab, proxy)
 }
 
 /// A connection of the application to the world, and the proxy's end of it. Neither waits in its calls.
 fn through(lab: &Lab, proxy: &TcpListener, to: &str) -> (TcpStream, TcpStream) {
-    meet_polling((&lab.pod, APP, to), (&lab.pod, proxy))
+    connect_pair_nonblocking((&lab.pod, APP, to), (&lab.pod, proxy))
 }
 
 /// Sends a pattern one way, and compares what arrives.
@@ -81,10 +83,10 @@ fn call(client: &TcpStream, server: &TcpStream, seed: u8) {
 
 fn counts(lab: &Lab) -> [u64; 4] {
     [
-        Reason::Accelerated,
-        Reason::AccelerationSpent,
-        Reason::AccelerationPeerMissing,
-        Reason::AccelerationRefused,
+        Reason::AccelStarted,
+        Reason::AccelStoppedWindow,
+        Reason::AccelStoppedNoPeer,
+        Reason::AccelSockhashFailed,
     ]
     .map(|reason| lab.count(reason))
 }
@@ -109,12 +111,12 @@ fn application_and_proxy_are_joined_in_both_directions_whatever_the_family() {
 #[test]
 fn proxies_of_two_pods_are_joined_and_nothing_else_is() {
     let mut lab = Lab::bare();
-    lab.enrol_with(PROXIES);
-    lab.enrol_world(PROXIES);
+    lab.enroll_with(PROXIES);
+    lab.enroll_world(PROXIES);
     let inbound = listen(&lab.world, "[::]:15006");
     let outbound = listen(&lab.pod, "[::]:15001");
     let to = format!("{}:8080", WORLD[0]);
-    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    let (client, server) = connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
     call(&client, &server, 1);
     assert_eq!(counts(&lab), [2, 0, 0, 0]);
 
@@ -125,13 +127,13 @@ fn proxies_of_two_pods_are_joined_and_nothing_else_is() {
 }
 
 #[test]
-fn a_pod_that_does_not_want_it_is_left_to_tcp() {
+fn pods_without_acceleration_stay_on_tcp() {
     let mut lab = Lab::bare();
-    lab.enrol_with(PROXIES);
-    lab.enrol_world(PodFlags::default());
+    lab.enroll_with(PROXIES);
+    lab.enroll_world(PodFlags::default());
     let inbound = listen(&lab.world, "[::]:15006");
     let to = format!("{}:8080", WORLD[0]);
-    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    let (client, server) = connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
     call(&client, &server, 1);
     assert_eq!(counts(&lab), [0; 4]);
 }
@@ -139,13 +141,13 @@ fn a_pod_that_does_not_want_it_is_left_to_tcp() {
 #[test]
 fn an_excluded_port_of_the_other_pod_belongs_to_its_application() {
     let mut lab = Lab::bare();
-    lab.enrol_with(ALL);
-    lab.enrol_world(ALL);
-    let prefix = PortPrefix::first(lab.world.cookie(), PortList::InboundExcluded, 9090, 9090);
-    lab.datapath.list(&Entry::Port(prefix.0)).unwrap();
+    lab.enroll_with(ALL);
+    lab.enroll_world(ALL);
+    let prefix = PortPrefix::split_first(lab.world.cookie(), PortList::InboundExcluded, 9090, 9090);
+    lab.datapath.add_rule(&Rule::Port(prefix.0)).unwrap();
     let app = listen(&lab.world, "[::]:9090");
     let to = format!("{}:9090", WORLD[0]);
-    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &app));
+    let (client, server) = connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &app));
     call(&client, &server, 1);
     let [accelerated, .., refused] = counts(&lab);
     assert_eq!((accelerated, refused), (0, 0));
@@ -156,14 +158,14 @@ fn a_connection_whose_budget_is_spent_goes_back_to_tcp_without_a_byte_out_of_ord
     let (lab, proxy) = pod(ALL);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
     call(&client, &server, 1);
-    flood(&client, &server, 8 * BUDGET as usize, 5);
+    flood(&client, &server, 8 * REDIRECT_WINDOW_BYTES as usize, 5);
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
     // Its sockets are as they were before.
     await_that(|| {
         call(&client, &server, 6);
-        lab.count(Reason::AccelerationLeft) == 1
+        lab.count(Reason::AccelDrained) == 1
     });
-    flood(&server, &client, 3 * BUDGET as usize, 8);
+    flood(&server, &client, 3 * REDIRECT_WINDOW_BYTES as usize, 8);
     call(&client, &server, 9);
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
 }
@@ -191,29 +193,29 @@ fn flood(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
 fn a_stream_that_was_never_redirected_goes_back_to_tcp_as_well() {
     let (lab, proxy) = pod(ALL);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
-    flood(&client, &server, 8 * BUDGET as usize, 1);
-    flood(&client, &server, 8 * BUDGET as usize, 2);
+    flood(&client, &server, 8 * REDIRECT_WINDOW_BYTES as usize, 1);
+    flood(&client, &server, 8 * REDIRECT_WINDOW_BYTES as usize, 2);
     assert!(counts(&lab)[1] == 1, "{:?}", counts(&lab));
     await_that(|| {
         call(&client, &server, 3);
-        lab.count(Reason::AccelerationLeft) == 1
+        lab.count(Reason::AccelDrained) == 1
     });
     call(&client, &server, 4);
 }
 
 #[test]
-fn who_connects_anew_all_the_time_is_left_to_tcp() {
+fn high_connection_rates_are_not_accelerated() {
     let (lab, proxy) = pod(ALL);
-    for _ in 0..3 * NEW_IN_A_SECOND {
+    for _ in 0..3 * MAX_NEW_CONNS_PER_SEC {
         let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
         carry(&client, &server, 10, 1);
     }
-    assert!(lab.count(Reason::AccelerationShort) > 0);
+    assert!(lab.count(Reason::AccelSkippedRate) > 0);
     // Another destination is another habit.
-    let before = lab.count(Reason::Accelerated);
+    let before = lab.count(Reason::AccelStarted);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:81");
     call(&client, &server, 1);
-    assert_eq!(lab.count(Reason::Accelerated), before + 2);
+    assert_eq!(lab.count(Reason::AccelStarted), before + 2);
 }
 
 #[test]
@@ -267,11 +269,11 @@ fn reader_with_heartbeats_queues_no_more_than_twice_tcps() {
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
 
     let mut lab = Lab::bare();
-    lab.enrol_with(PROXIES);
-    lab.enrol_world(PROXIES);
+    lab.enroll_with(PROXIES);
+    lab.enroll_world(PROXIES);
     let inbound = listen(&lab.world, "[::]:15006");
     let to = format!("{}:8080", WORLD[0]);
-    let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    let (client, server) = connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
     call(&client, &server, 1);
     let by_proxies = fill(&client, &server);
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
@@ -283,20 +285,21 @@ fn reader_with_heartbeats_queues_no_more_than_twice_tcps() {
 fn namespace_with_the_address_of_another_pod_is_not_enrolled() {
     for stranger in [WORLD[0], POD[0]] {
         let mut lab = Lab::bare();
-        lab.enrol_with(PROXIES);
-        lab.enrol_world(PROXIES);
+        lab.enroll_with(PROXIES);
+        lab.enroll_world(PROXIES);
         // On this node, the address belongs to a Pod in neither namespace.
-        let owner = Pod {
+        let owner = PodConfig {
             cookie: 99,
-            ..lab.datapath.process(lab.cookie).unwrap().unwrap().pod
+            ..lab.datapath.netns_entry(lab.cookie).unwrap().unwrap().pod
         };
         let address: IpAddr = stranger.parse().unwrap();
         lab.datapath.set_address(address.into(), &owner).unwrap();
         let inbound = listen(&lab.world, "[::]:15006");
         let to = format!("{}:8080", WORLD[0]);
-        let (client, server) = meet_polling((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+        let (client, server) =
+            connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
         call(&client, &server, 1);
-        assert_eq!(lab.count(Reason::Accelerated), 0, "{stranger}");
+        assert_eq!(lab.count(Reason::AccelStarted), 0, "{stranger}");
     }
 }
 
@@ -360,7 +363,7 @@ fn accelerated_connections_outlive_the_data_path_without_losing_a_byte() {
 #[test]
 fn two_pods_with_equal_connections_on_loopback_never_hear_each_other() {
     let (mut lab, proxy) = pod(ALL);
-    lab.enrol_world(ALL);
+    lab.enroll_world(ALL);
     let others = listen(&lab.world, "[::]:15001");
     let to = "10.99.0.1:80";
     let a = connect_from(&lab.pod, 40_001, to);

@@ -8,8 +8,8 @@ use std::{
 use sluice_abi::{Event, ForeignKey, Port, Reason};
 
 use super::{
-    ends::{PROXY_PORTS, accept, connect, greeted, listen, listen_as},
     lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON},
+    sockets::{PROXY_PORTS, accept, connect, expect_greeting, listen, listen_as},
 };
 
 const TCP: u16 = 6;
@@ -33,7 +33,7 @@ fn key(lab: &Lab, port: u16, protocol: u16) -> ForeignKey {
         cookie: lab.cookie,
         port: Port::new(port),
         protocol,
-        zero: 0,
+        pad: 0,
     }
 }
 
@@ -97,13 +97,13 @@ fn listener_bound_before_its_pod_gets_nothing() {
             socket.bind(&at.into()).unwrap();
             socket
         });
-        lab.enrol();
+        lab.enroll();
         early.listen(16).unwrap();
         early.set_nonblocking(true).unwrap();
         assert_eq!(lab.count(Reason::ForeignListener), 1);
         assert_eq!(lab.datapath.captures_dns(lab.cookie).unwrap(), reached);
         assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
-        assert_eq!(refused(&lab), [(key(&lab, port, TCP), Event::NOBODY)]);
+        assert_eq!(refused(&lab), [(key(&lab, port, TCP), Event::NO_UID)]);
     }
 }
 
@@ -114,7 +114,7 @@ fn proxy_listens_beside_refused_strangers() {
     listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();
     let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
     assert!(accept(&lab.pod, &proxy, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     assert!(accept(&lab.pod, &proxy, NEVER).is_none());
 }
 
@@ -122,6 +122,6 @@ fn proxy_listens_beside_refused_strangers() {
 fn pod_that_ends_leaves_no_refused_user() {
     let mut lab = Lab::meshed();
     listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();
-    lab.datapath.remove_process(lab.cookie).unwrap();
+    lab.datapath.remove_netns_entry(lab.cookie).unwrap();
     assert_eq!(refused(&lab), []);
 }

@@ -10,26 +10,26 @@ use sluice_abi::{PortList, Reason};
 
 use super::{
     canonical, destinations,
-    ends::{accept, connect, greeted, listen, owner_of},
     lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, port},
+    sockets::{accept, connect, expect_greeting, listen, owner_of},
 };
 
 /// A meshed Pod whose proxy answers queries, and a server in the world.
 struct Servers {
     lab: Lab,
-    resolvers: [UdpSocket; 2],
+    dns_capture: [UdpSocket; 2],
     world: UdpSocket,
     announced: TcpListener,
 }
 
 fn servers() -> Servers {
     let lab = Lab::meshed();
-    let resolvers = ["127.0.0.1:15053", "[::1]:15053"].map(|at| bind(&lab.pod, at));
+    let dns_capture = ["127.0.0.1:15053", "[::1]:15053"].map(|at| bind(&lab.pod, at));
     let world = bind(&lab.world, "[::]:53");
     let announced = listen(&lab.pod, "127.0.0.1:15053");
     Servers {
         lab,
-        resolvers,
+        dns_capture,
         world,
         announced,
     }
@@ -90,7 +90,7 @@ fn heard(socket: &UdpSocket) -> SocketAddr {
 fn the_resolver_answers_queries_in_the_name_of_the_server_that_was_asked() {
     let servers = servers();
     for (written, at) in destinations(WORLD, 53) {
-        let resolver = &servers.resolvers[usize::from(at.is_ipv6())];
+        let resolver = &servers.dns_capture[usize::from(at.is_ipv6())];
         let socket = client(&servers.lab, &written);
         ask(&servers.lab, APP, &socket, Some(&written));
         assert!(answer(resolver, SOON).is_some(), "{written}");
@@ -104,7 +104,7 @@ fn the_resolver_answers_queries_in_the_name_of_the_server_that_was_asked() {
 fn a_connected_socket_is_shown_the_server_as_its_peer() {
     let servers = servers();
     for (written, at) in destinations(WORLD, 53) {
-        let resolver = &servers.resolvers[usize::from(at.is_ipv6())];
+        let resolver = &servers.dns_capture[usize::from(at.is_ipv6())];
         let socket = client(&servers.lab, &written);
         let (clone, to) = (socket.try_clone().unwrap(), written.clone());
         servers
@@ -126,12 +126,12 @@ fn queries_over_tcp_and_to_a_loopback_resolver_are_captured_too() {
     let stream = connect(&servers.lab.pod, APP, &to);
     let seen = accept(&servers.lab.pod, announced, SOON).unwrap();
     assert_eq!(seen.original, Some(to.parse().unwrap()));
-    greeted(stream);
+    expect_greeting(stream);
 
     let stub = "127.0.0.53:53";
     let socket = client(&servers.lab, stub);
     ask(&servers.lab, APP, &socket, Some(stub));
-    assert!(answer(&servers.resolvers[0], SOON).is_some());
+    assert!(answer(&servers.dns_capture[0], SOON).is_some());
     assert_eq!(heard(&socket), stub.parse().unwrap());
 }
 

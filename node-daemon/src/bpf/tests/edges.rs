@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use sluice_abi::Addr;
 
 use super::{
-    ends::listen,
     lab::{Lab, Netns, POD, await_that, ip},
+    sockets::listen,
     syn::{self, Syn},
 };
 
@@ -115,7 +115,7 @@ fn destination_predicate_agrees_with_connect_at_random() {
 fn is_half_open(netns: &Netns, peer: u16) -> bool {
     const SYN_RECV: &str = "03";
     netns.run(move || {
-        let tables = ["tcp", "tcp6"].map(|table| format!("/proc/thread-self/net/{table}"));
+        let tables = ["tcp", "tcp6"].map(|typed_map| format!("/proc/thread-self/net/{typed_map}"));
         let text = tables
             .map(|path| fs::read_to_string(path).unwrap())
             .concat();

@@ -6,15 +6,15 @@ use sluice_abi::{NetworkPrefix, PodFlags, PortList, Reason};
 
 use super::{
     destinations,
-    ends::{accept, connect, greeted, listen},
     lab::{APP, Lab, NEVER, POD, SOON, WORLD, await_that, port},
+    sockets::{accept, connect, expect_greeting, listen},
 };
-use crate::bpf::Entry;
+use crate::bpf::Rule;
 
 /// A meshed Pod with flags, and listeners: the proxy's, and the world's on some ports.
 fn lab(flags: PodFlags) -> Lab {
     let mut lab = Lab::bare();
-    lab.enrol_with(flags);
+    lab.enroll_with(flags);
     lab
 }
 
@@ -24,12 +24,12 @@ fn network(text: &str) -> NetworkPrefix {
     NetworkPrefix::new(0, addr.into(), length.parse().unwrap())
 }
 
-fn included(networks: &[&str]) -> impl Iterator<Item = Entry> {
-    networks.iter().map(|text| Entry::Included(network(text)))
+fn included(networks: &[&str]) -> impl Iterator<Item = Rule> {
+    networks.iter().map(|text| Rule::IncludeCidr(network(text)))
 }
 
-fn excluded(networks: &[&str]) -> impl Iterator<Item = Entry> {
-    networks.iter().map(|text| Entry::Excluded(network(text)))
+fn excluded(networks: &[&str]) -> impl Iterator<Item = Rule> {
+    networks.iter().map(|text| Rule::ExcludeCidr(network(text)))
 }
 
 /// Calls the world at a port in every family, and tells which calls the proxy took.
@@ -43,14 +43,14 @@ fn proxied(lab: &Lab, number: u16) -> [bool; 3] {
             by_proxy = accept(&lab.pod, &proxy, Duration::ZERO).is_some();
             by_proxy || accept(&lab.world, &world, Duration::ZERO).is_some()
         });
-        greeted(stream);
+        expect_greeting(stream);
         by_proxy
     })
 }
 
 #[test]
 fn excluded_networks_are_left_alone_in_every_family() {
-    let mut lab = lab(PodFlags::NETWORKS_EXCLUDED);
+    let mut lab = lab(PodFlags::CIDR_EXCLUDES);
     lab.list(excluded(&["10.77.0.0/24"]));
     assert_eq!(proxied(&lab, 80), [false, true, false]);
     assert_eq!(lab.count(Reason::OutboundNetworkExcluded), 2);
@@ -60,7 +60,7 @@ fn excluded_networks_are_left_alone_in_every_family() {
 
 #[test]
 fn with_a_list_of_networks_only_these_are_the_proxys() {
-    let mut lab = lab(PodFlags::NETWORKS_LISTED);
+    let mut lab = lab(PodFlags::CIDR_ALLOWLIST);
     assert_eq!(proxied(&lab, 80), [false; 3]);
     assert_eq!(lab.count(Reason::OutboundNotListed), 3);
     lab.list(included(&["10.0.0.0/8"]));
@@ -71,7 +71,7 @@ fn with_a_list_of_networks_only_these_are_the_proxys() {
 
 #[test]
 fn an_exclusion_wins_over_an_inclusion() {
-    let mut lab = lab(PodFlags::NETWORKS_LISTED.with(PodFlags::NETWORKS_EXCLUDED));
+    let mut lab = lab(PodFlags::CIDR_ALLOWLIST.with(PodFlags::CIDR_EXCLUDES));
     lab.list(included(&["10.77.0.1/32", "fd77::1/128"]));
     lab.list(excluded(&["0.0.0.0/0"]));
     assert_eq!(proxied(&lab, 80), [false, true, false]);
@@ -79,8 +79,8 @@ fn an_exclusion_wins_over_an_inclusion() {
 
 #[test]
 fn a_listed_port_is_the_proxys_in_a_network_that_is_not() {
-    let ranges = PodFlags::PORT_RANGES.with(PodFlags::OUTBOUND_LISTED);
-    let mut lab = lab(PodFlags::NETWORKS_LISTED.with(ranges));
+    let ranges = PodFlags::PORT_RANGES.with(PodFlags::OUTBOUND_PORT_INCLUDES);
+    let mut lab = lab(PodFlags::CIDR_ALLOWLIST.with(ranges));
     lab.list(port(PortList::OutboundIncluded, 8000, 8999));
     for (number, expected) in [
         (7999, false),
@@ -96,10 +96,10 @@ fn a_listed_port_is_the_proxys_in_a_network_that_is_not() {
 
 #[test]
 fn five_thousand_networks_of_one_pod_are_all_looked_at() {
-    let mut lab = lab(PodFlags::NETWORKS_EXCLUDED);
+    let mut lab = lab(PodFlags::CIDR_EXCLUDES);
     let addr = |number: u16| IpAddr::from([172, 16 + (number >> 8) as u8, (number & 255) as u8, 0]);
     let many = (0..5000).map(|number| NetworkPrefix::new(0, addr(number).into(), 24));
-    lab.list(many.map(Entry::Excluded));
+    lab.list(many.map(Rule::ExcludeCidr));
     assert_eq!(proxied(&lab, 80), [true; 3]);
     lab.list(excluded(&["10.77.0.1/32"]));
     assert_eq!(proxied(&lab, 80), [false, true, false]);
@@ -107,7 +107,7 @@ fn five_thousand_networks_of_one_pod_are_all_looked_at() {
 
 #[test]
 fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
-    let mut lab = lab(PodFlags::INBOUND_LISTED);
+    let mut lab = lab(PodFlags::INBOUND_ALLOWLIST);
     lab.list(port(PortList::InboundIncluded, 8080, 8080));
     let proxy = listen(&lab.pod, "[::]:15006");
     let listed = listen(&lab.pod, "[::]:8080");
@@ -116,11 +116,11 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
         let (written, _) = &destinations(POD, 8080)[index];
         let stream = connect(&lab.world, APP, written);
         assert!(accept(&lab.pod, &proxy, SOON).is_some(), "{written}");
-        greeted(stream);
+        expect_greeting(stream);
         let (written, _) = &destinations(POD, 9090)[index];
         let stream = connect(&lab.world, APP, written);
         assert!(accept(&lab.pod, &other, SOON).is_some(), "{written}");
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert!(accept(&lab.pod, &listed, NEVER).is_none());
     assert_eq!(lab.count(Reason::InboundNotListed), 3);

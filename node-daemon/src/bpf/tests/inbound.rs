@@ -2,11 +2,11 @@
 
 use std::{io::ErrorKind, net::IpAddr, process::Command};
 
-use sluice_abi::{Pod, PodFlags, PortList, Process, Reason};
+use sluice_abi::{NetnsEntry, PodConfig, PodFlags, PortList, Reason};
 
 use super::{
-    ends::{accept, call, connect, greeted, listen},
     lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, await_that, ip, port},
+    sockets::{accept, call, connect, expect_greeting, listen},
     syn::{self, Syn},
 };
 
@@ -53,7 +53,7 @@ fn unlisted_addresses_lead_to_the_proxy() {
         let stream = connect(&lab.world, APP, &format!("{address}:8080"));
         let seen = accept(&lab.pod, &proxy, SOON).unwrap_or_else(|| panic!("{address}"));
         assert!(seen.original.is_some(), "{address}");
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
     assert_eq!(lab.count(Reason::InboundToProxy), 3);
@@ -79,20 +79,20 @@ fn excluded_ports_answer_at_unlisted_addresses() {
     for address in unlisted(&lab) {
         let stream = connect(&lab.world, APP, &format!("{address}:15021"));
         assert!(accept(&lab.pod, &app, SOON).is_some(), "{address}");
-        greeted(stream);
+        expect_greeting(stream);
     }
 }
 
 #[test]
 fn ipv4_only_pod_is_closed_over_ipv6() {
     let mut lab = Lab::meshed();
-    let process = lab.datapath.process(lab.cookie).unwrap().unwrap();
+    let process = lab.datapath.netns_entry(lab.cookie).unwrap().unwrap();
     lab.datapath.remove_address(process.v6).unwrap();
-    let v4_only = Process {
+    let v4_only = NetnsEntry {
         v6: sluice_abi::Addr::UNSPECIFIED,
         ..process
     };
-    lab.datapath.set_process(lab.cookie, &v4_only).unwrap();
+    lab.datapath.set_netns_entry(lab.cookie, &v4_only).unwrap();
     let app = listen(&lab.pod, "[::]:8080");
     let v4 = listen(&lab.pod, "0.0.0.0:15006");
     for address in [format!("[{}]", POD[1]), link_local(&lab)] {
@@ -101,27 +101,27 @@ fn ipv4_only_pod_is_closed_over_ipv6() {
     }
     let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
     assert!(accept(&lab.pod, &v4, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
 }
 
 #[test]
 fn address_of_another_pod_leads_to_the_namespaces_own_proxy() {
     let mut lab = Lab::meshed();
-    lab.enrol_world(PodFlags::default());
+    lab.enroll_world(PodFlags::default());
     let others = listen(&lab.world, "[::]:15006");
     let own = listen(&lab.pod, "[::]:15006");
     // The list says that the world's Pod has the address; this namespace has taken it.
-    let other = Pod {
+    let other = PodConfig {
         cookie: lab.world.cookie(),
-        ..lab.datapath.process(lab.cookie).unwrap().unwrap().pod
+        ..lab.datapath.netns_entry(lab.cookie).unwrap().unwrap().pod
     };
     let address: IpAddr = "10.77.0.50".parse().unwrap();
     lab.datapath.set_address(address.into(), &other).unwrap();
     lab.pod.run(|| ip("addr add 10.77.0.50/24 dev eth0"));
     let stream = connect(&lab.world, PROXY, "10.77.0.50:8080");
     assert!(accept(&lab.pod, &own, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     assert_eq!(accept(&lab.world, &others, NEVER), None);
 }
 
@@ -129,13 +129,13 @@ fn address_of_another_pod_leads_to_the_namespaces_own_proxy() {
 fn namespace_with_a_hook_and_no_pod_is_closed() {
     let mut lab = Lab::meshed();
     let app = listen(&lab.pod, "[::]:8080");
-    lab.datapath.remove_process(lab.cookie).unwrap();
+    lab.datapath.remove_netns_entry(lab.cookie).unwrap();
     let refused = call(&lab.world, APP, &format!("{}:8080", POD[0]));
     assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
     // What stays on `lo` is no inbound traffic.
     let stream = connect(&lab.pod, APP, "127.0.0.1:8080");
     assert!(accept(&lab.pod, &app, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     assert_eq!(lab.count(Reason::InboundNoPod), 1);
 }
 
@@ -146,7 +146,7 @@ fn next_daemon_decides_for_pods_of_the_one_before() {
     let proxy = listen(&lab.pod, "[::]:15006");
     let stream = connect(&lab.world, APP, &format!("{}:8080", POD[0]));
     assert!(accept(&lab.pod, &proxy, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
 }
 

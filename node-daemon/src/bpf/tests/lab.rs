@@ -17,9 +17,9 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, unshare};
-use sluice_abi::{Pod, PodFlags, Port, PortList, PortPrefix, PortSieve, Process};
+use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
 
-use crate::bpf::{Datapath, Entry, Pins, Private, layout};
+use crate::bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets};
 
 /// Longest wait for anything. Only what fails takes so long; an emulated machine needs much of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -127,7 +127,7 @@ pub(super) struct Lab {
     pub(super) world: Netns,
     pub(super) datapath: Datapath,
     pub(super) cookie: u64,
-    pub(super) pins: Private,
+    pub(super) pins: PrivateBpffs,
     pub(super) cgroup: Arc<Cgroup>,
 }
 
@@ -140,7 +140,7 @@ impl Lab {
     /// The Pod is meshed.
     pub(super) fn meshed() -> Self {
         let mut lab = Self::bare();
-        lab.enrol();
+        lab.enroll();
         lab
     }
 
@@ -162,7 +162,7 @@ impl Lab {
         world.run(move || configure(&world_at));
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
-        let private = Private::mount().expect("a BPF file system");
+        let private = PrivateBpffs::mount().expect("a BPF file system");
         let datapath = open(&private, &cgroup, true);
         Self {
             pod,
@@ -175,51 +175,55 @@ impl Lab {
     }
 
     /// What the daemon does at an admit.
-    pub(super) fn enrol(&mut self) {
-        self.enrol_with(PodFlags::default());
+    pub(super) fn enroll(&mut self) {
+        self.enroll_with(PodFlags::default());
     }
 
     /// The same, with these flags.
-    pub(super) fn enrol_with(&mut self, flags: PodFlags) {
-        self.take_in(self.cookie, &POD, flags);
+    pub(super) fn enroll_with(&mut self, flags: PodFlags) {
+        self.insert_entries(self.cookie, &POD, flags);
         let netns = File::open(&self.pod.path).unwrap();
-        self.datapath.steer(self.cookie, netns.as_fd()).unwrap();
+        self.datapath
+            .attach_sk_lookup(self.cookie, netns.as_fd())
+            .unwrap();
     }
 
     /// Makes the world a meshed Pod, too.
-    pub(super) fn enrol_world(&mut self, flags: PodFlags) {
+    pub(super) fn enroll_world(&mut self, flags: PodFlags) {
         let cookie = self.world.cookie();
-        self.take_in(cookie, &WORLD, flags);
+        self.insert_entries(cookie, &WORLD, flags);
         let netns = File::open(&self.world.path).unwrap();
-        self.datapath.steer(cookie, netns.as_fd()).unwrap();
+        self.datapath
+            .attach_sk_lookup(cookie, netns.as_fd())
+            .unwrap();
     }
 
     /// The Pod is known by its addresses alone.
-    pub(super) fn expect(&mut self, at: [&str; 2]) {
-        self.take_in(PROVISIONAL, &at, PodFlags::NETWORKS_EXCLUDED);
-        self.datapath.set_awaited(&[7, PROVISIONAL]).unwrap();
+    pub(super) fn add_pending(&mut self, at: [&str; 2]) {
+        self.insert_entries(PROVISIONAL, &at, PodFlags::CIDR_EXCLUDES);
+        self.datapath.set_pending_pods(&[7, PROVISIONAL]).unwrap();
     }
 
-    fn take_in(&mut self, cookie: u64, addresses: &[&str; 2], flags: PodFlags) {
-        let pod = Pod {
+    fn insert_entries(&mut self, cookie: u64, addresses: &[&str; 2], flags: PodFlags) {
+        let pod = PodConfig {
             cookie,
             proxy_uid: PROXY,
             proxy_gid: PROXY,
             outbound_port: Port::new(15001),
             inbound_port: Port::new(15006),
             dns_port: Port::new(15053),
-            tunnel_port: Port::new(15008),
+            hbone_port: Port::new(15008),
             mark: 0,
             mark_mask: 0,
-            excluded: PortSieve::OPEN,
+            excluded: PortBitmap::FULL,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
         for addr in [v4, v6] {
             self.datapath.set_address(addr, &pod).unwrap();
         }
-        let process = Process { v4, v6, pod };
-        self.datapath.set_process(cookie, &process).unwrap();
+        let process = NetnsEntry { v4, v6, pod };
+        self.datapath.set_netns_entry(cookie, &process).unwrap();
     }
 
     /// Another daemon takes over.
@@ -228,10 +232,10 @@ impl Lab {
     }
 
     /// Likewise; sockets of the node may be accelerated, or may not.
-    pub(super) fn restart_as(self, accelerates: bool) -> Self {
+    pub(super) fn restart_as(self, accel: bool) -> Self {
         drop(self.datapath);
         Self {
-            datapath: open(&self.pins, &self.cgroup, accelerates),
+            datapath: open(&self.pins, &self.cgroup, accel),
             ..self
         }
     }
@@ -251,13 +255,13 @@ impl Lab {
     pub(super) fn hooks_if_any(&self, program: &str) -> Option<usize> {
         let programs = self.datapath.programs().unwrap();
         let found = programs.iter().find(|one| one.name == program);
-        found.map(|one| one.hooks)
+        found.map(|one| one.attach_count)
     }
 
     /// Lists something of the Pod.
-    pub(super) fn list(&mut self, entries: impl Iterator<Item = Entry>) {
-        for entry in entries.map(|entry| of(self.cookie, entry)) {
-            self.datapath.list(&entry).unwrap();
+    pub(super) fn list(&mut self, entries: impl Iterator<Item = Rule>) {
+        for rule in entries.map(|rule| of(self.cookie, rule)) {
+            self.datapath.add_rule(&rule).unwrap();
         }
     }
 
@@ -268,10 +272,10 @@ impl Lab {
     }
 }
 
-fn open(private: &Private, cgroup: &Cgroup, accelerates: bool) -> Datapath {
+fn open(private: &PrivateBpffs, cgroup: &Cgroup, accel: bool) -> Datapath {
     let pins = Pins::open(&private.directory()).expect("a directory for pins");
-    let layout = accelerates.then(|| layout().expect("this kernel's layout"));
-    Datapath::open(pins, &cgroup.path, layout).expect("the programs load")
+    let kernel_offsets = accel.then(|| kernel_offsets().expect("this kernel's layout"));
+    Datapath::open(pins, &cgroup.path, kernel_offsets).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {
@@ -307,26 +311,26 @@ pub(super) fn await_that(mut done: impl FnMut() -> bool) {
 }
 
 /// The entries of a range of ports, of nobody yet.
-pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = Entry> {
+pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = Rule> {
     let mut next = Some(low);
     std::iter::from_fn(move || {
-        let (prefix, after) = PortPrefix::first(0, list, next?, high);
+        let (prefix, after) = PortPrefix::split_first(0, list, next?, high);
         next = after;
-        Some(Entry::Port(prefix))
+        Some(Rule::Port(prefix))
     })
 }
 
 /// An entry as a Pod's.
-fn of(cookie: u64, mut entry: Entry) -> Entry {
-    match &mut entry {
-        Entry::Port(prefix) => prefix.key.cookie = cookie,
-        Entry::Included(prefix)
-        | Entry::Excluded(prefix)
-        | Entry::Aside(prefix)
-        | Entry::Source(prefix, _) => prefix.key.cookie = cookie,
-        Entry::Interface(key) => key.cookie = cookie,
+fn of(cookie: u64, mut rule: Rule) -> Rule {
+    match &mut rule {
+        Rule::Port(prefix) => prefix.key.cookie = cookie,
+        Rule::IncludeCidr(prefix)
+        | Rule::ExcludeCidr(prefix)
+        | Rule::BypassCidr(prefix)
+        | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
+        Rule::ExcludeInterface(key) => key.cookie = cookie,
     }
-    entry
+    rule
 }
 
 /// How long a test waits for a connection that must come.

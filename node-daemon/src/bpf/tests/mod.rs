@@ -3,21 +3,21 @@
 mod accelerate;
 mod bind;
 mod dns;
+mod dst_alias;
 mod edges;
-mod ends;
 mod filter;
+mod fuzz_accel;
 mod inbound;
 mod lab;
-mod learn;
-mod meeting;
-mod safety;
+mod pending;
+mod sockets;
 mod syn;
 
 use std::{io::ErrorKind, net::SocketAddr};
 
-use ends::{Seen, accept, call, connect, greeted, listen};
 use lab::{APP, Lab, NEVER, POD, PROXY, SOON, WORLD, await_that, port};
 use sluice_abi::{PodFlags, PortList, Reason};
+use sockets::{Accepted, accept, call, connect, expect_greeting, listen};
 
 /// Each destination as the client writes it, and as everybody else must see it.
 fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
@@ -36,7 +36,7 @@ fn canonical(at: SocketAddr) -> SocketAddr {
 }
 
 #[test]
-fn what_an_application_sends_out_meets_the_proxy_which_learns_where_it_was_going() {
+fn outbound_connections_reach_the_proxy_with_original_dst() {
     let lab = Lab::meshed();
     let v4 = listen(&lab.pod, "0.0.0.0:15001");
     let v6 = listen(&lab.pod, "[::1]:15001");
@@ -48,32 +48,32 @@ fn what_an_application_sends_out_meets_the_proxy_which_learns_where_it_was_going
         let peer = POD[usize::from(at.is_ipv6())].parse().unwrap();
         assert_eq!(
             seen,
-            Some(Seen {
+            Some(Accepted {
                 peer,
                 original: Some(at)
             }),
             "{written}"
         );
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert_eq!(lab.count(Reason::OutboundToProxy), 3);
-    assert_eq!(lab.count(Reason::PairMissing), 0);
+    assert_eq!(lab.count(Reason::OrigDstMissing), 0);
 }
 
 #[test]
-fn a_dual_stack_listener_of_the_proxy_learns_ipv4_destinations_as_ipv4() {
+fn dual_stack_listeners_get_ipv4_original_dst() {
     let lab = Lab::meshed();
     let both = listen(&lab.pod, "[::]:15001");
     for (written, at) in destinations(WORLD, 443) {
         let stream = connect(&lab.pod, APP, &written);
         let seen = accept(&lab.pod, &both, SOON);
         assert_eq!(seen.and_then(|seen| seen.original), Some(at), "{written}");
-        greeted(stream);
+        expect_greeting(stream);
     }
 }
 
 #[test]
-fn what_enters_the_pod_meets_the_proxy_and_keeps_its_source() {
+fn inbound_connections_reach_the_proxy_with_source() {
     let lab = Lab::meshed();
     let app = listen(&lab.pod, "[::]:8080");
     let v4 = listen(&lab.pod, "0.0.0.0:15006");
@@ -85,13 +85,13 @@ fn what_enters_the_pod_meets_the_proxy_and_keeps_its_source() {
         let peer = WORLD[usize::from(at.is_ipv6())].parse().unwrap();
         assert_eq!(
             seen,
-            Some(Seen {
+            Some(Accepted {
                 peer,
                 original: Some(at)
             }),
             "{written}"
         );
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
     assert_eq!(lab.count(Reason::InboundToProxy), 3);
@@ -126,7 +126,7 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
             let taken = |one| accept(&lab.pod, one, NEVER / 4).is_some();
             let taken = workers.iter().any(taken) || workers.iter().any(taken);
             if taken {
-                greeted(stream);
+                expect_greeting(stream);
             }
             taken
         });
@@ -136,7 +136,7 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
     await_that(|| call(&lab.world, APP, &to) == refused);
     assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
     let again = listen(&lab.pod, "0.0.0.0:15006");
-    greeted({
+    expect_greeting({
         let stream = connect(&lab.world, APP, &to);
         assert!(accept(&lab.pod, &again, SOON).is_some());
         stream
@@ -147,7 +147,7 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
 fn a_proxy_that_listened_before_its_pod_was_admitted_is_found_when_it_is_registered() {
     let mut lab = Lab::bare();
     let early = listen(&lab.pod, "0.0.0.0:15006");
-    lab.enrol();
+    lab.enroll();
     let to = format!("{}:8080", POD[0]);
     assert_eq!(
         call(&lab.world, APP, &to),
@@ -157,11 +157,11 @@ fn a_proxy_that_listened_before_its_pod_was_admitted_is_found_when_it_is_registe
     lab.datapath.add_listener(lab.cookie, 2, fd).unwrap();
     let stream = connect(&lab.world, APP, &to);
     assert!(accept(&lab.pod, &early, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
 }
 
 #[test]
-fn a_proxy_that_calls_its_own_pod_meets_its_own_inbound_listener() {
+fn hairpin_calls_reach_the_inbound_listener() {
     let lab = Lab::meshed();
     let app = listen(&lab.pod, "[::]:8080");
     let inbound = listen(&lab.pod, "[::]:15006");
@@ -169,13 +169,13 @@ fn a_proxy_that_calls_its_own_pod_meets_its_own_inbound_listener() {
         let stream = connect(&lab.pod, PROXY, &written);
         let seen = accept(&lab.pod, &inbound, SOON);
         assert_eq!(seen.and_then(|seen| seen.original), Some(at), "{written}");
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
 }
 
 #[test]
-fn what_is_not_for_the_proxy_is_left_alone() {
+fn excluded_and_proxy_traffic_is_direct() {
     let mut lab = Lab::meshed();
     let world = listen(&lab.world, "[::]:80");
     let app = listen(&lab.pod, "[::]:8080");
@@ -194,13 +194,13 @@ fn what_is_not_for_the_proxy_is_left_alone() {
         for (from, user, to, home, listener) in rows {
             let stream = connect(from, user, to);
             assert!(accept(home, listener, SOON).is_some(), "{user} to {to}");
-            greeted(stream);
+            expect_greeting(stream);
         }
     }
 }
 
 #[test]
-fn a_namespace_that_is_not_enrolled_is_untouched() {
+fn unenrolled_netns_is_not_intercepted() {
     let lab = Lab::bare();
     let world = listen(&lab.world, "[::]:80");
     let app = listen(&lab.pod, "[::]:8080");
@@ -209,10 +209,10 @@ fn a_namespace_that_is_not_enrolled_is_untouched() {
         let stream = connect(&lab.pod, APP, &destinations(WORLD, 80)[index].0);
         let seen = accept(&lab.world, &world, SOON).unwrap();
         assert_eq!(seen.original, None);
-        greeted(stream);
+        expect_greeting(stream);
         let stream = connect(&lab.world, APP, &destinations(POD, 8080)[index].0);
         assert!(accept(&lab.pod, &app, SOON).is_some());
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert_eq!(lab.count(Reason::OutboundToProxy), 0);
 }
@@ -236,7 +236,7 @@ fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
     assert_eq!(call(&pod, APP, &outside), Err(ErrorKind::ConnectionRefused));
     let stream = connect(&node, APP, &inside);
     assert!(accept(&pod, &proxy, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
 
     drop(pins);
     // The kernel frees what was pinned after the file system is gone.
@@ -244,10 +244,10 @@ fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
     assert!(accept(&node, &world, SOON).is_some());
     let stream = connect(&pod, APP, &outside);
     assert!(accept(&node, &world, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
     let stream = connect(&node, APP, &inside);
     assert!(accept(&pod, &app, SOON).is_some());
-    greeted(stream);
+    expect_greeting(stream);
 }
 
 #[test]
@@ -260,20 +260,20 @@ fn the_next_daemon_replaces_the_programs_and_keeps_what_connections_know() {
     assert_eq!(stream.peer_addr().unwrap(), to.parse().unwrap());
     let seen = accept(&lab.pod, &proxy, SOON).unwrap();
     assert_eq!(seen.original, Some(to.parse().unwrap()));
-    greeted(stream);
+    expect_greeting(stream);
     assert_eq!(lab.count(Reason::OutboundToProxy), 1);
 }
 
 #[test]
 fn without_a_hairpin_the_proxy_meets_the_application_at_the_pods_own_address() {
     let mut lab = Lab::bare();
-    lab.enrol_with(PodFlags::NO_HAIRPIN);
+    lab.enroll_with(PodFlags::NO_HAIRPIN);
     let proxy = listen(&lab.pod, "[::]:15006");
     let app = listen(&lab.pod, "[::]:8080");
     for (written, _) in destinations(POD, 8080) {
         let stream = connect(&lab.pod, PROXY, &written);
         assert!(accept(&lab.pod, &app, SOON).is_some(), "{written}");
-        greeted(stream);
+        expect_greeting(stream);
     }
     assert!(accept(&lab.pod, &proxy, NEVER).is_none());
     assert_eq!(lab.count(Reason::OutboundByProxy), 3);

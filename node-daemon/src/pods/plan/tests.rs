@@ -7,65 +7,65 @@ use super::*;
 use crate::pods::{mesh::Mesh, policy::Inbound};
 
 /// What the kernel would hold after a step.
-fn take(held: &mut Held, step: &Step) {
+fn apply_step(state: &mut KernelState, step: &Step) {
     match step {
-        Step::List(entry) => {
-            let key = |one: &Entry| match one {
-                Entry::Source(prefix, _) => Some(*prefix),
+        Step::AddRule(entry) => {
+            let key = |one: &Rule| match one {
+                Rule::Prefsrc(prefix, _) => Some(*prefix),
                 _ => None,
             };
-            let taken = |one: &Entry| key(one).is_some() && key(one) == key(entry);
-            assert!(!held.lists.iter().any(taken), "its place is taken");
-            assert!(held.lists.insert(*entry));
+            let taken = |one: &Rule| key(one).is_some() && key(one) == key(entry);
+            assert!(!state.rule_set.iter().any(taken), "its place is taken");
+            assert!(state.rule_set.insert(*entry));
         }
-        Step::Unlist(entry) => assert!(held.lists.remove(entry)),
+        Step::RemoveRule(entry) => assert!(state.rule_set.remove(entry)),
         Step::Address { addr, from, to } => {
-            assert_eq!(held.addresses.get(addr), from.as_ref());
+            assert_eq!(state.addresses.get(addr), from.as_ref());
             match to {
-                Some(pod) => held.addresses.insert(*addr, *pod),
-                None => held.addresses.remove(addr),
+                Some(pod) => state.addresses.insert(*addr, *pod),
+                None => state.addresses.remove(addr),
             };
         }
-        Step::Process { from, to } => {
-            assert_eq!(held.process, *from);
-            held.process = *to;
+        Step::NetnsEntry { from, to } => {
+            assert_eq!(state.netns_entry, *from);
+            state.netns_entry = *to;
         }
-        Step::Routes { from, to } => {
-            assert_eq!(&held.routes, from);
-            held.routes.clone_from(to);
+        Step::SetAliasRoutes { from, to } => {
+            assert_eq!(&state.routes, from);
+            state.routes.clone_from(to);
         }
-        Step::Steer => held.steered = true,
-        Step::Release => held.steered = false,
-        Step::AddPassthrough => held.passthrough = true,
-        Step::RemovePassthrough => held.passthrough = false,
-        Step::FetchListeners => assert!(held.steered),
+        Step::AttachSkLookup => state.sk_lookup = true,
+        Step::DetachSkLookup => state.sk_lookup = false,
+        Step::AddPassthroughAddr => state.passthrough = true,
+        Step::RemovePassthroughAddr => state.passthrough = false,
+        Step::AdoptListeners => assert!(state.sk_lookup),
     }
 }
 
-fn settings(inbound: &[u16]) -> Settings {
-    Settings {
-        inbound: Inbound::AllBut(inbound.iter().map(|port| (*port, *port)).collect()),
+fn policy(inbound: &[u16]) -> PodPolicy {
+    PodPolicy {
+        inbound: Inbound::Exclude(inbound.iter().map(|port| (*port, *port)).collect()),
         excluded_outbound: [(15020, 15020)].into(),
-        ..Settings::of(Mesh::preset("istio"))
+        ..PodPolicy::of(Mesh::preset("istio"))
     }
 }
 
-fn of(addresses: &[&str]) -> Held {
+fn of(addresses: &[&str]) -> KernelState {
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    wanted(7, &settings(&[15021]), &addresses, true)
+    desired(7, &policy(&[15021]), &addresses, true)
 }
 
-fn any_held() -> impl Strategy<Value = Held> {
+fn any_held() -> impl Strategy<Value = KernelState> {
     let ports = prop::collection::vec(1_u16..6, 0..4);
     let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
     let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
     prop::option::of((ports, addresses, routes)).prop_map(|pod| {
         let Some((ports, addresses, routes)) = pod else {
-            return Held::default();
+            return KernelState::default();
         };
-        let route = |(to, from): (u8, u8)| Source {
-            to: IpNet::new([10, to, 0, 0].into(), 8 * to).unwrap(),
-            from: [10, 0, 0, from].into(),
+        let route = |(to, from): (u8, u8)| SourceRoute {
+            dst: IpNet::new([10, to, 0, 0].into(), 8 * to).unwrap(),
+            prefsrc: [10, 0, 0, from].into(),
         };
         let address = |(n, v4): &(u8, bool)| -> IpAddr {
             if *v4 {
@@ -77,11 +77,11 @@ fn any_held() -> impl Strategy<Value = Held> {
         let addresses: Vec<_> = addresses.iter().map(address).collect();
         // A network has one route.
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
-        let settings = Settings {
+        let policy = PodPolicy {
             sources: routes.into_iter().map(route).collect(),
-            ..settings(&ports)
+            ..policy(&ports)
         };
-        wanted(7, &settings, &addresses, true)
+        desired(7, &policy, &addresses, true)
     })
 }
 
@@ -93,106 +93,107 @@ proptest! {
         stop in any::<prop::sample::Index>(),
     ) {
         let steps = steps(&before, &after);
-        let mut held = before.clone();
+        let mut state = before.clone();
         for step in &steps {
-            take(&mut held, step);
+            apply_step(&mut state, step);
         }
-        prop_assert_eq!(&held, &after);
+        prop_assert_eq!(&state, &after);
 
-        let mut held = before.clone();
+        let mut state = before.clone();
         let done = &steps[..stop.index(steps.len() + 1)];
         for step in done {
-            take(&mut held, step);
+            apply_step(&mut state, step);
         }
         let undos = done.iter().rev().filter_map(|step| step.clone().undo());
         for step in undos {
-            take(&mut held, &step);
+            apply_step(&mut state, &step);
         }
-        prop_assert_eq!(held, before);
+        prop_assert_eq!(state, before);
     }
 }
 
 #[test]
 fn only_a_pod_that_is_gone_loses_what_the_kernel_holds() {
-    let wanted = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
-    let fates = reconcile(wanted.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
+    let desired = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
+    let actions = reconcile(desired.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
     let expected = [
-        (1, Fate::Bring(wanted[&1].clone().into())),
-        (2, Fate::Bring(wanted[&2].clone().into())),
-        (3, Fate::Keep),
-        (4, Fate::Drop),
+        (1, Action::Converge(desired[&1].clone().into())),
+        (2, Action::Converge(desired[&2].clone().into())),
+        (3, Action::Keep),
+        (4, Action::Remove),
     ];
-    assert_eq!(fates, expected.into());
+    assert_eq!(actions, expected.into());
 }
 
 #[test]
 fn nothing_is_to_be_done_when_nothing_changes() {
-    let held = of(&["10.0.0.1", "fd00::1"]);
-    assert_eq!(steps(&held, &held), []);
+    let state = of(&["10.0.0.1", "fd00::1"]);
+    assert_eq!(steps(&state, &state), []);
 }
 
 #[test]
 fn hooks_begin_last_and_end_first() {
-    let held = of(&["10.0.0.1"]);
-    let nothing = Held::default();
-    let begin = steps(&nothing, &held);
+    let state = of(&["10.0.0.1"]);
+    let nothing = KernelState::default();
+    let begin = steps(&nothing, &state);
     assert_eq!(
         begin[begin.len() - 2..],
-        [Step::Steer, Step::FetchListeners]
+        [Step::AttachSkLookup, Step::AdoptListeners]
     );
-    assert_eq!(steps(&held, &nothing)[0], Step::Release);
+    assert_eq!(steps(&state, &nothing)[0], Step::DetachSkLookup);
 }
 
 #[test]
 fn the_first_address_of_each_family_is_the_main_one() {
-    let held = of(&["10.0.0.1", "fd00::1"]);
-    let process = held.process.unwrap();
-    assert_eq!(IpAddr::from(process.v4).to_string(), "10.0.0.1");
-    assert_eq!(IpAddr::from(process.v6).to_string(), "fd00::1");
-    assert!(!process.pod.flags.has(PodFlags::MORE_ADDRESSES));
+    let state = of(&["10.0.0.1", "fd00::1"]);
+    let netns_entry = state.netns_entry.unwrap();
+    assert_eq!(IpAddr::from(netns_entry.v4).to_string(), "10.0.0.1");
+    assert_eq!(IpAddr::from(netns_entry.v6).to_string(), "fd00::1");
+    assert!(!netns_entry.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS));
 }
 
 #[test]
-fn a_route_is_there_before_the_programs_are_told_and_until_they_are_told_otherwise() {
-    let held = of(&["10.0.0.1", "fd00::1"]);
-    let nothing = Held::default();
-    let place = |steps: &[Step], is_it: fn(&Step) -> bool| steps.iter().position(is_it).unwrap();
-    let route: fn(&Step) -> bool = |step| matches!(step, Step::Routes { .. });
-    let tell: fn(&Step) -> bool = |step| matches!(step, Step::Process { .. });
-    let (begin, end) = (steps(&nothing, &held), steps(&held, &nothing));
-    assert!(place(&begin, route) < place(&begin, tell));
-    assert!(place(&end, route) > place(&end, tell));
+fn routes_precede_their_flags() {
+    let state = of(&["10.0.0.1", "fd00::1"]);
+    let nothing = KernelState::default();
+    let position = |steps: &[Step], is_it: fn(&Step) -> bool| steps.iter().position(is_it).unwrap();
+    let route: fn(&Step) -> bool = |step| matches!(step, Step::SetAliasRoutes { .. });
+    let publish: fn(&Step) -> bool = |step| matches!(step, Step::NetnsEntry { .. });
+    let (begin, end) = (steps(&nothing, &state), steps(&state, &nothing));
+    assert!(position(&begin, route) < position(&begin, publish));
+    assert!(position(&end, route) > position(&end, publish));
 }
 
 #[test]
-fn of_a_route_that_is_refused_nobody_is_told() {
-    let held = of(&["10.0.0.1", "fd00::1"]);
-    let all = held.routes.clone();
-    assert_eq!(held.clone().without(&[]), held);
-    let less = held.without(&all[1..]);
+fn refused_routes_clear_their_flags() {
+    let state = of(&["10.0.0.1", "fd00::1"]);
+    let all = state.routes.clone();
+    assert_eq!(state.clone().without(&[]), state);
+    let less = state.without(&all[1..]);
     assert_eq!(less.routes, all[..1]);
-    let flags = less.process.unwrap().pod.flags;
-    assert!(flags.has(PodFlags::ROUTED_V4) && !flags.has(PodFlags::ROUTED_V6));
+    let flags = less.netns_entry.unwrap().pod.flags;
+    assert!(flags.has(PodFlags::ALIAS_ROUTE_V4) && !flags.has(PodFlags::ALIAS_ROUTE_V6));
     assert!(less.addresses.values().all(|pod| pod.flags == flags));
 }
 
 #[test]
-fn a_mesh_whose_proxy_is_met_at_one_address_needs_no_routes() {
-    let settings = Settings::of(Mesh::preset("linkerd"));
-    let held = wanted(7, &settings, &["10.0.0.1".parse().unwrap()], true);
-    assert_eq!(held.routes, []);
+fn localhost_only_proxies_need_no_alias_routes() {
+    let policy = PodPolicy::of(Mesh::preset("linkerd"));
+    let state = desired(7, &policy, &["10.0.0.1".parse().unwrap()], true);
+    assert_eq!(state.routes, []);
 }
 
 #[test]
 fn further_addresses_raise_the_flag() {
-    let held = of(&["10.0.0.1", "10.0.0.2"]);
+    let state = of(&["10.0.0.1", "10.0.0.2"]);
     assert!(
-        held.process
+        state
+            .netns_entry
             .unwrap()
             .pod
             .flags
-            .has(PodFlags::MORE_ADDRESSES)
+            .has(PodFlags::HAS_EXTRA_ADDRS)
     );
-    assert_eq!(held.addresses.len(), 2);
-    assert!(!held.passthrough);
+    assert_eq!(state.addresses.len(), 2);
+    assert!(!state.passthrough);
 }

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, Inbound, Settings, parse, subject::PodAnnotations};
+use super::{Error, Inbound, PodPolicy, parse, subject::PodAnnotations};
 
 const TRANSPARENT_PROXY: &str = "consul.hashicorp.com/transparent-proxy-status";
 const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
@@ -40,16 +40,16 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> 
         return Some("it is a gateway of Consul's");
     }
     let is_unset = |key| pod.annotation(key).is_none_or(str::is_empty);
-    if is_unset(&pod.mesh.injected) {
-        return Some("no sidecar was injected");
+    if is_unset(&pod.mesh.sidecar_annotation) {
+        return Some("no sidecar annotation");
     }
     is_unset(TRANSPARENT_PROXY).then_some("Consul's transparent proxy is off")
 }
 
 /// Brings a Pod's settings to those that the injector stated for the CNI plugin.
-pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
-        settings.ipv4_only = true;
+        policy.ipv4_only = true;
     }
     let Some(text) = pod.annotation(CONFIG) else {
         return Ok(());
@@ -60,26 +60,26 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Resul
     })?;
     let all = |items: &Option<Vec<String>>| items.as_deref().unwrap_or_default().join(",");
     if let Some(user) = &config.proxy_user {
-        settings.uid = parse::owner(CONFIG, user)?;
+        policy.uid = parse::parse_id(CONFIG, user)?;
     }
     if config.proxy_inbound_port != 0 {
-        settings.ports.inbound = config.proxy_inbound_port;
+        policy.ports.inbound = config.proxy_inbound_port;
     }
     if config.proxy_outbound_port != 0 {
-        settings.ports.outbound = config.proxy_outbound_port;
+        policy.ports.outbound = config.proxy_outbound_port;
     }
-    settings.inbound = Inbound::AllBut(parse::ports(CONFIG, &all(&config.exclude_inbound_ports))?);
-    settings.excluded_outbound = parse::ports(CONFIG, &all(&config.exclude_outbound_ports))?;
-    settings.excluded_networks = parse::addresses(CONFIG, &all(&config.exclude_outbound_cidrs))?;
-    settings.ports.dns = match config.dns_ip.as_deref() {
+    policy.inbound = Inbound::Exclude(parse::ports(CONFIG, &all(&config.exclude_inbound_ports))?);
+    policy.excluded_outbound = parse::ports(CONFIG, &all(&config.exclude_outbound_ports))?;
+    policy.excluded_networks = parse::addresses(CONFIG, &all(&config.exclude_outbound_cidrs))?;
+    policy.ports.dns = match config.dns_ip.as_deref() {
         None | Some("") => 0,
         Some(_) if config.dns_port == 0 => 8600,
         Some(_) => config.dns_port,
     };
     // One more user is told from the others by its group, which has the same number.
     match config.exclude_uids.as_deref().unwrap_or_default() {
-        [] => settings.gid = u32::MAX,
-        [one] => settings.gid = parse::owner(CONFIG, one)?,
+        [] => policy.gid = u32::MAX,
+        [one] => policy.gid = parse::parse_id(CONFIG, one)?,
         several => {
             return Err(Error::Unsupported {
                 key: format!("{CONFIG}, ExcludeUIDs"),

@@ -6,7 +6,7 @@ use super::MAX_ITEMS;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// The runtime did not hand them over.
-    #[error("the runtime did not hand over the Pod's annotations")]
+    #[error("the runtime did not pass the Pod's annotations")]
     NotHandedOver,
     /// An item of a list.
     #[error("annotation {key}: '{item}' is not {allowed}")]
@@ -51,7 +51,7 @@ pub(crate) enum Error {
         problem: String,
     },
     /// An annotation that nobody here knows, among those that are about traffic.
-    #[error("annotation {key}: not known, and what it asks for would not be done")]
+    #[error("annotation {key}: unknown; its effect would be ignored")]
     NotKnown {
         /// The annotation.
         key: String,

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Error, Inbound, Ports, Settings, parse, subject::PodAnnotations};
+use super::{Error, Inbound, PodPolicy, Ports, parse, subject::PodAnnotations};
 
 const INJECTED: &str = "kuma.io/sidecar-injected";
 const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
@@ -61,8 +61,8 @@ struct Redirect {
 struct Flow {
     enabled: Option<bool>,
     port: Option<Scalar>,
-    include_ports: Option<List>,
-    exclude_ports: Option<List>,
+    include_ports: Option<AddRule>,
+    exclude_ports: Option<AddRule>,
     #[serde(rename = "excludePortsForUIDs")]
     exclude_ports_for_uids: Option<Vec<String>>,
     #[serde(rename = "excludePortsForIPs")]
@@ -111,7 +111,7 @@ enum Scalar {
 /// Several of them, or one text with commas.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum List {
+enum AddRule {
     Several(Vec<Scalar>),
     One(Scalar),
 }
@@ -126,7 +126,7 @@ impl Scalar {
     }
 }
 
-impl List {
+impl AddRule {
     fn ports(list: Option<&Self>) -> Result<Ports, Error> {
         let text = match list {
             None => String::new(),
@@ -157,8 +157,8 @@ pub(super) fn is_stated_whole(pod: &PodAnnotations<'_>) -> bool {
 }
 
 /// The settings that one annotation states.
-pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
-    let mut settings = Settings::of(pod.mesh);
+pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
+    let mut policy = PodPolicy::of(pod.mesh);
     let text = pod.annotation(CONFIG).unwrap_or_default();
     let config: Config = serde_saphyr::from_str(text).map_err(|error| Error::Malformed {
         key: CONFIG,
@@ -177,23 +177,23 @@ pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
         ..
     } = &config.redirect;
     if !config.user.text().is_empty() {
-        settings.uid = parse::owner(CONFIG, &config.user.text())?;
+        policy.uid = parse::parse_id(CONFIG, &config.user.text())?;
     }
     for (stated, port) in [
-        (&inbound.port, &mut settings.ports.inbound),
-        (&outbound.port, &mut settings.ports.outbound),
-        (&dns.port, &mut settings.ports.dns),
+        (&inbound.port, &mut policy.ports.inbound),
+        (&outbound.port, &mut policy.ports.outbound),
+        (&dns.port, &mut policy.ports.dns),
     ] {
         if let Some(stated) = stated {
             *port = parse::port_or_none(CONFIG, &stated.text())?.unwrap_or(0);
         }
     }
     if !dns.enabled {
-        settings.ports.dns = 0;
+        policy.ports.dns = 0;
     }
-    settings.inbound = of_inbound(inbound)?;
-    settings.excluded_sources = networks(inbound)?;
-    of_outbound(outbound, &mut settings)?;
+    policy.inbound = of_inbound(inbound)?;
+    policy.excluded_sources = networks(inbound)?;
+    of_outbound(outbound, &mut policy)?;
     match config
         .ip_family_mode
         .as_deref()
@@ -201,7 +201,7 @@ pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
         .as_deref()
     {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => settings.ipv4_only = true,
+        Some("ipv4") => policy.ipv4_only = true,
         Some(other) => {
             return Err(unsupported(
                 "ipFamilyMode",
@@ -210,31 +210,31 @@ pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<Settings, Error> {
             ));
         }
     }
-    Ok(settings)
+    Ok(policy)
 }
 
 fn of_inbound(flow: &Flow) -> Result<Inbound, Error> {
-    let included = List::ports(flow.include_ports.as_ref())?;
+    let included = AddRule::ports(flow.include_ports.as_ref())?;
     if flow.enabled == Some(false) {
-        Ok(Inbound::Only(Ports::new()))
+        Ok(Inbound::Include(Ports::new()))
     } else if included.is_empty() {
-        List::ports(flow.exclude_ports.as_ref()).map(Inbound::AllBut)
+        AddRule::ports(flow.exclude_ports.as_ref()).map(Inbound::Exclude)
     } else {
-        Ok(Inbound::Only(included))
+        Ok(Inbound::Include(included))
     }
 }
 
-fn of_outbound(flow: &Flow, settings: &mut Settings) -> Result<(), Error> {
-    settings.excluded_networks = networks(flow)?;
-    let included = List::ports(flow.include_ports.as_ref())?;
-    settings.excluded_outbound = Ports::new();
+fn of_outbound(flow: &Flow, policy: &mut PodPolicy) -> Result<(), Error> {
+    policy.excluded_networks = networks(flow)?;
+    let included = AddRule::ports(flow.include_ports.as_ref())?;
+    policy.excluded_outbound = Ports::new();
     if flow.enabled == Some(false) {
-        settings.networks = Some(Vec::new());
+        policy.networks = Some(Vec::new());
     } else if included.is_empty() {
-        settings.excluded_outbound = List::ports(flow.exclude_ports.as_ref())?;
+        policy.excluded_outbound = AddRule::ports(flow.exclude_ports.as_ref())?;
     } else {
-        settings.networks = Some(Vec::new());
-        settings.included_outbound = included;
+        policy.networks = Some(Vec::new());
+        policy.included_outbound = included;
     }
     Ok(())
 }
@@ -282,24 +282,24 @@ fn unsupported(field: &str, value: String, allowed: &'static str) -> Error {
 }
 
 /// Brings settings that single annotations state to what Kuma 2.7 and 2.8 make of them.
-pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if is_on(pod, GATEWAY)? {
-        settings.inbound = Inbound::Only(Ports::new());
+        policy.inbound = Inbound::Include(Ports::new());
     }
     // An injector that redirects states queries too, unless the proxy answers none.
     if [TRANSPARENT, DNS]
         .iter()
         .any(|key| pod.annotation(key).is_some())
     {
-        settings.ports.dns = match (is_on(pod, DNS)?, pod.annotation(DNS_PORT)) {
+        policy.ports.dns = match (is_on(pod, DNS)?, pod.annotation(DNS_PORT)) {
             (false, _) => 0,
-            (true, None) => pod.mesh.dns,
+            (true, None) => pod.mesh.dns_port,
             (true, Some(port)) => parse::port_or_none(DNS_PORT, port)?.unwrap_or(0),
         };
     }
     match pod.annotation(FAMILIES) {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => settings.ipv4_only = true,
+        Some("ipv4") => policy.ipv4_only = true,
         Some(other) => {
             return Err(Error::Item {
                 key: FAMILIES,

@@ -1,7 +1,7 @@
 //! What differs between Linkerd's Pods beyond annotations of single settings: Pods of its control
 //! plane, and Pods whose init container has other values than the annotations state.
 
-use super::{Error, Inbound, Settings, parse, subject::PodAnnotations};
+use super::{Error, Inbound, PodPolicy, parse, subject::PodAnnotations};
 
 const COMPONENT: &str = "linkerd.io/control-plane-component";
 const CREATED_BY: &str = "linkerd.io/created-by";
@@ -12,10 +12,10 @@ const INIT: &str = "linkerd-init";
 const API_SERVER: [u16; 2] = [443, 6443];
 
 /// Brings a Pod's settings to those of its init container, or of the CNI plugin.
-pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Result<(), Error> {
+pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if is_control_plane(pod) {
         let ports = API_SERVER.map(|port| (port, port));
-        settings.excluded_outbound.extend(ports);
+        policy.excluded_outbound.extend(ports);
     }
     let Some(init) = pod.container(INIT) else {
         return Ok(());
@@ -26,29 +26,29 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, settings: &mut Settings) -> Resul
     };
     let number = |flag| value(flag).and_then(parse::port);
     if let Some(port) = number("--incoming-proxy-port") {
-        settings.ports.inbound = port;
+        policy.ports.inbound = port;
     }
     if let Some(port) = number("--outgoing-proxy-port") {
-        settings.ports.outbound = port;
+        policy.ports.outbound = port;
     }
     if let Some(uid) = value("--proxy-uid") {
-        settings.uid = parse::owner("--proxy-uid", uid)?;
+        policy.uid = parse::parse_id("--proxy-uid", uid)?;
     }
     if let Some(gid) = value("--proxy-gid") {
-        settings.gid = parse::owner("--proxy-gid", gid)?;
+        policy.gid = parse::parse_id("--proxy-gid", gid)?;
     }
     if let Some(list) = value("--inbound-ports-to-ignore") {
-        settings.inbound = Inbound::AllBut(parse::ports("--inbound-ports-to-ignore", list)?);
+        policy.inbound = Inbound::Exclude(parse::ports("--inbound-ports-to-ignore", list)?);
     }
-    settings.excluded_outbound = match value("--outbound-ports-to-ignore") {
+    policy.excluded_outbound = match value("--outbound-ports-to-ignore") {
         Some(list) => parse::ports("--outbound-ports-to-ignore", list)?,
         None => super::Ports::new(),
     };
     if let Some(list) = value("--subnets-to-ignore") {
-        settings.excluded_sources = parse::addresses("--subnets-to-ignore", list)?;
+        policy.excluded_sources = parse::addresses("--subnets-to-ignore", list)?;
     }
     if init.args.iter().any(|one| one == "--ipv6=false") {
-        settings.ipv4_only = true;
+        policy.ipv4_only = true;
     }
     Ok(())
 }

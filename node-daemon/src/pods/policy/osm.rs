@@ -9,7 +9,7 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'stati
     let value = pod.annotation(INJECTION).unwrap_or_default();
     match &*value.to_ascii_lowercase() {
         "enabled" | "yes" | "true" => Ok(None),
-        "disabled" | "no" | "false" => Ok(Some("an annotation switches the sidecar off")),
+        "disabled" | "no" | "false" => Ok(Some("interception disabled by annotation")),
         _ => Err(Error::Item {
             key: INJECTION,
             item: value.to_owned(),

@@ -108,7 +108,7 @@ pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
 }
 
 /// Both keep the client's address at the proxy here: no packet is rewritten.
-pub(super) fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Error> {
+pub(super) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
     match mode.trim() {
         "TPROXY" => Ok(true),
         // NONE comes here only if the operator overrules it.
@@ -122,7 +122,7 @@ pub(super) fn is_transparent(key: &'static str, mode: &str) -> Result<bool, Erro
 }
 
 /// A user or group. The last number means nobody.
-pub(super) fn owner(key: &'static str, value: &str) -> Result<u32, Error> {
+pub(super) fn parse_id(key: &'static str, value: &str) -> Result<u32, Error> {
     let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
     let id = value.trim().parse().ok();
     id.filter(|id| digits && *id != u32::MAX)

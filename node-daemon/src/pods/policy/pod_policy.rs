@@ -2,16 +2,16 @@
 
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{Error, Inbound, Ports, ProxyPorts, Settings, UserSource};
+use super::{Error, Inbound, PodPolicy, Ports, ProxyPorts, UserSource};
 use crate::{
     netns::Users,
-    pods::{aside::Aside, mesh::Mesh},
+    pods::{bypass::Bypass, mesh::Mesh},
 };
 
-impl Settings {
+impl PodPolicy {
     /// Those of a Pod that says nothing.
     pub(crate) fn of(mesh: &'static Mesh) -> Self {
-        let mut inbound = single(&mesh.never_inbound);
+        let mut inbound = single(&mesh.reserved_inbound_ports);
         inbound.extend(single(&mesh.excluded_inbound));
         Self {
             mesh,
@@ -19,11 +19,11 @@ impl Settings {
             gid: mesh.gid,
             user_from: UserSource::Mesh,
             ports: ProxyPorts {
-                outbound: mesh.outbound,
-                inbound: mesh.inbound,
-                dns: mesh.dns,
+                outbound: mesh.outbound_port,
+                inbound: mesh.inbound_port,
+                dns: mesh.dns_port,
             },
-            inbound: Inbound::AllBut(inbound),
+            inbound: Inbound::Exclude(inbound),
             excluded_outbound: single(&mesh.excluded_outbound),
             included_outbound: Ports::new(),
             networks: None,
@@ -31,19 +31,19 @@ impl Settings {
             excluded_sources: Vec::new(),
             ipv4_only: mesh.ipv4_only,
             excluded_interfaces: Box::default(),
-            aside: Aside {
-                networks: mesh.left_alone.clone(),
-                ..Aside::default()
+            bypass: Bypass {
+                networks: mesh.bypass_cidrs.clone(),
+                ..Bypass::default()
             },
             sources: Vec::new(),
-            transparent: false,
+            tproxy: false,
             acceleration: None,
         }
     }
 
     /// With the proxy's user and group as the initial user namespace numbers them. A group that
     /// has no number there belongs to nobody.
-    pub(crate) fn seen_outside(self, users: &Users) -> Result<Self, Error> {
+    pub(crate) fn map_to_host_ids(self, users: &Users) -> Result<Self, Error> {
         let uid = users
             .user(self.uid)
             .ok_or(Error::NoUser { uid: self.uid })?;
@@ -67,7 +67,7 @@ impl Settings {
         let everything = IpNet::V6(Ipv6Net::default());
         // Networks that are aside are so in both directions, excluded sources in one.
         if self.excluded_sources.is_empty() {
-            self.aside.networks.push(everything);
+            self.bypass.networks.push(everything);
         } else {
             self.excluded_networks.push(everything);
             self.excluded_sources.push(everything);

@@ -1,10 +1,10 @@
 //! What is known of a Pod when its mesh is decided: annotations, and the rest of the manifest if the
 //! API server was asked.
 
-use daemon_api::{Admit, Container, INTERCEPT, Manifest};
+use daemon_api::{AddRequest, Container, INTERCEPT, Manifest};
 
 use super::{Annotations, Error, parse};
-use crate::pods::{Expected, mesh::Mesh};
+use crate::pods::{ListedPod, mesh::Mesh};
 
 /// A Pod, as far as it is known.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ impl<'a> From<Option<&'a Annotations>> for Subject<'a> {
     }
 }
 
-impl<'a> From<&'a Admit> for Subject<'a> {
-    fn from(request: &'a Admit) -> Self {
+impl<'a> From<&'a AddRequest> for Subject<'a> {
+    fn from(request: &'a AddRequest) -> Self {
         Self {
             annotations: request.annotations.as_ref(),
             manifest: request.manifest.as_ref(),
@@ -33,8 +33,8 @@ impl<'a> From<&'a Admit> for Subject<'a> {
     }
 }
 
-impl<'a> From<&'a Expected> for Subject<'a> {
-    fn from(pod: &'a Expected) -> Self {
+impl<'a> From<&'a ListedPod> for Subject<'a> {
+    fn from(pod: &'a ListedPod) -> Self {
         Self {
             annotations: Some(&pod.annotations),
             manifest: pod.manifest.as_ref(),
@@ -94,6 +94,6 @@ impl<'a> PodAnnotations<'a> {
     /// A user or group that an annotation of Sluice's own names.
     pub(super) fn own_id(&self, key: &'static str) -> Result<Option<u32>, Error> {
         let stated = self.annotations.get(key);
-        stated.map(|id| parse::owner(key, id)).transpose()
+        stated.map(|id| parse::parse_id(key, id)).transpose()
     }
 }

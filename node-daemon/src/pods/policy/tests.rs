@@ -21,79 +21,90 @@ fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
 
 fn within(mesh: &str, pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
     let mesh = Mesh::preset(mesh);
-    let mut annotations = injected(mesh);
+    let mut annotations = minimal_annotations(mesh);
     annotations.extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    decide(&rules(mesh, WhenUnknown::Refuse), Some(&annotations))
+    decide(
+        &node_policy(mesh, MissingAnnotations::Deny),
+        Some(&annotations),
+    )
 }
 
-fn rules(mesh: &'static Mesh, when_unknown: WhenUnknown) -> Rules {
-    Rules {
+fn node_policy(mesh: &'static Mesh, missing_annotations: MissingAnnotations) -> NodePolicy {
+    NodePolicy {
         mesh,
-        when_unknown,
+        missing_annotations,
         acceleration: Acceleration::Off,
     }
 }
 
-fn meshed(pairs: &[(&str, &str)]) -> Settings {
+fn meshed(pairs: &[(&str, &str)]) -> PodPolicy {
     meshed_by("istio", pairs)
 }
 
-fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> Settings {
+fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> PodPolicy {
     match within(mesh, pairs) {
-        Ok(Verdict::Mesh(settings)) => *settings,
+        Ok(Verdict::Intercept(policy)) => *policy,
         other => panic!("{other:?}"),
     }
 }
 
 fn except(ports: &[(u16, u16)]) -> Inbound {
-    Inbound::AllBut(ports.iter().copied().collect())
+    Inbound::Exclude(ports.iter().copied().collect())
 }
 
 #[test]
-fn without_annotations_the_pod_waits_unless_the_node_says_otherwise() {
+fn missing_annotations_follow_the_policy() {
     let istio = Mesh::preset("istio");
-    let decided = |when_unknown| decide(&rules(istio, when_unknown), None::<&Annotations>);
-    let because = "nobody tells its annotations";
-    assert_eq!(decided(WhenUnknown::Refuse), Err(Error::NotHandedOver));
-    assert_eq!(decided(WhenUnknown::Intercept), with(&[]));
-    assert_eq!(decided(WhenUnknown::Pass), Ok(Verdict::LeaveAlone(because)));
+    let decided = |missing_annotations| {
+        decide(
+            &node_policy(istio, missing_annotations),
+            None::<&Annotations>,
+        )
+    };
+    let reason = "annotations unavailable";
+    assert_eq!(decided(MissingAnnotations::Deny), Err(Error::NotHandedOver));
+    assert_eq!(decided(MissingAnnotations::Intercept), with(&[]));
+    assert_eq!(
+        decided(MissingAnnotations::Bypass),
+        Ok(Verdict::Bypass(reason))
+    );
 }
 
 #[test]
-fn a_pod_without_a_sidecar_is_left_alone_whatever_else_it_says() {
+fn pods_without_sidecar_annotation_are_bypassed() {
     let annotations = Annotations::from([(EXCLUDE_INBOUND.to_owned(), "nonsense".to_owned())]);
     let verdict = decide(
-        &rules(Mesh::preset("istio"), WhenUnknown::Intercept),
+        &node_policy(Mesh::preset("istio"), MissingAnnotations::Intercept),
         Some(&annotations),
     );
-    assert_eq!(verdict, Ok(Verdict::LeaveAlone("no sidecar was injected")));
+    assert_eq!(verdict, Ok(Verdict::Bypass("no sidecar annotation")));
 }
 
 #[test]
 fn the_proxys_own_ports_are_always_excluded() {
-    let settings = meshed(&[]);
+    let policy = meshed(&[]);
     let own = [(15020, 15020), (15021, 15021), (15090, 15090)];
-    assert_eq!(settings.inbound, except(&own));
-    assert_eq!(settings.excluded_outbound, single(&[15020]));
+    assert_eq!(policy.inbound, except(&own));
+    assert_eq!(policy.excluded_outbound, single(&[15020]));
 }
 
 #[test]
 fn lists_may_hold_blanks_and_ranges() {
-    let settings = meshed(&[
+    let policy = meshed(&[
         (EXCLUDE_INBOUND, " 80, 443 ,8000-8002"),
         (STATUS_PORT, "15999"),
     ]);
     let mut expected = single(&[80, 443, 15020, 15021, 15090, 15999]);
     expected.insert((8000, 8002));
-    assert_eq!(settings.inbound, Inbound::AllBut(expected));
+    assert_eq!(policy.inbound, Inbound::Exclude(expected));
 }
 
 #[test]
 fn an_explicit_outbound_list_replaces_the_default() {
-    let settings = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
-    assert_eq!(settings.excluded_outbound, single(&[3306]));
-    let settings = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
-    assert_eq!(settings.excluded_outbound, Ports::new());
+    let policy = meshed(&[(EXCLUDE_OUTBOUND, "3306")]);
+    assert_eq!(policy.excluded_outbound, single(&[3306]));
+    let policy = meshed(&[(EXCLUDE_OUTBOUND, " ")]);
+    assert_eq!(policy.excluded_outbound, Ports::new());
 }
 
 #[test]
@@ -125,10 +136,10 @@ fn a_pod_cannot_take_the_whole_table() {
 #[test]
 fn a_list_of_inbound_ports_includes_only_these_and_the_empty_one_none() {
     for (list, expected) in [("80, 9000-9001", &[(80, 80), (9000, 9001)][..]), (" ", &[])] {
-        let settings = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
+        let policy = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
         assert_eq!(
-            settings.inbound,
-            Inbound::Only(expected.iter().copied().collect())
+            policy.inbound,
+            Inbound::Include(expected.iter().copied().collect())
         );
     }
 }
@@ -140,9 +151,9 @@ fn networks_of_both_families_may_be_listed_together() {
         .split(',')
         .map(|one| one.trim().parse().unwrap())
         .collect();
-    let settings = meshed(&[(INCLUDE_NETWORKS, text), (EXCLUDE_NETWORKS, text)]);
-    assert_eq!(settings.networks.as_ref(), Some(&list));
-    assert_eq!(settings.excluded_networks, list);
+    let policy = meshed(&[(INCLUDE_NETWORKS, text), (EXCLUDE_NETWORKS, text)]);
+    assert_eq!(policy.networks.as_ref(), Some(&list));
+    assert_eq!(policy.excluded_networks, list);
     assert_eq!(meshed(&[(INCLUDE_NETWORKS, "")]).networks, Some(Vec::new()));
     for bad in ["10.0.0.0", "10.0.0.0/33", "*", "host/8", "10.0.0.0/8,*"] {
         let refused = with(&[(EXCLUDE_NETWORKS, bad)]);
@@ -153,12 +164,9 @@ fn networks_of_both_families_may_be_listed_together() {
 #[test]
 fn both_modes_of_interception_are_taken_and_no_other() {
     const MODE: &str = "sidecar.istio.io/interceptionMode";
-    assert!(meshed(&[(MODE, " TPROXY ")]).transparent);
-    assert!(!meshed(&[(MODE, "REDIRECT")]).transparent);
-    assert!(matches!(
-        with(&[(MODE, "NONE")]),
-        Ok(Verdict::LeaveAlone(_))
-    ));
+    assert!(meshed(&[(MODE, " TPROXY ")]).tproxy);
+    assert!(!meshed(&[(MODE, "REDIRECT")]).tproxy);
+    assert!(matches!(with(&[(MODE, "NONE")]), Ok(Verdict::Bypass(_))));
     let refused = with(&[(MODE, "DIVERT")]).unwrap_err().to_string();
     assert!(
         refused.contains(MODE) && refused.contains("REDIRECT, TPROXY or NONE"),
@@ -168,17 +176,17 @@ fn both_modes_of_interception_are_taken_and_no_other() {
 
 #[test]
 fn a_proxy_may_run_as_another_user_and_group() {
-    let settings = meshed(&[
+    let policy = meshed(&[
         ("sluice.io/proxy-uid", " 2102 "),
         ("sluice.io/proxy-gid", "7"),
     ]);
-    assert_eq!((settings.uid, settings.gid), (2102, 7));
+    assert_eq!((policy.uid, policy.gid), (2102, 7));
 }
 
 #[test]
 fn a_pod_may_choose_its_acceleration() {
-    let settings = meshed(&[(acceleration::ANNOTATION, "off")]);
-    assert_eq!(settings.acceleration, Some(Acceleration::Off));
+    let policy = meshed(&[(acceleration::ANNOTATION, "off")]);
+    assert_eq!(policy.acceleration, Some(Acceleration::Off));
     let refused = with(&[(acceleration::ANNOTATION, "fast")]).unwrap_err();
     assert!(
         refused.to_string().contains("off, proxies or all"),
@@ -190,7 +198,7 @@ fn a_pod_may_choose_its_acceleration() {
 fn interfaces_are_excluded_by_name_or_by_its_beginning() {
     let key = "traffic.sidecar.istio.io/excludeInterfaces";
     let excluded = meshed(&[(key, "net1, eth+")]).excluded_interfaces;
-    let expected = ["net1", "eth+"].map(|item| Pattern::parse(item).unwrap());
+    let expected = ["net1", "eth+"].map(|item| IfacePattern::parse(item).unwrap());
     assert_eq!(*excluded, expected);
     let refused = with(&[(key, "net1,lo")]).unwrap_err().to_string();
     assert!(
@@ -200,7 +208,7 @@ fn interfaces_are_excluded_by_name_or_by_its_beginning() {
 }
 
 #[test]
-fn what_is_not_built_refuses_the_pod() {
+fn unsupported_annotations_reject_the_pod() {
     for (key, value) in [
         ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
         ("traffic.sidecar.istio.io/fromTheFuture", "1"),
@@ -216,7 +224,7 @@ fn what_is_not_built_refuses_the_pod() {
 }
 
 #[test]
-fn a_switched_off_sidecar_is_left_alone() {
+fn opt_out_annotations_bypass_the_pod() {
     for (mesh, key, value) in [
         ("istio", "sidecar.istio.io/inject", " false "),
         ("linkerd", "linkerd.io/inject", "disabled"),
@@ -224,7 +232,7 @@ fn a_switched_off_sidecar_is_left_alone() {
         ("osm", "openservicemesh.io/sidecar-injection", "disabled"),
     ] {
         let verdict = within(mesh, &[(key, value)]);
-        assert!(matches!(verdict, Ok(Verdict::LeaveAlone(_))), "{mesh}");
+        assert!(matches!(verdict, Ok(Verdict::Bypass(_))), "{mesh}");
     }
 }
 
@@ -235,8 +243,8 @@ fn every_mesh_has_its_own_words() {
         ("kuma", "traffic.kuma.io/exclude-outbound-ports"),
         ("osm", "openservicemesh.io/outbound-port-exclusion-list"),
     ] {
-        let settings = meshed_by(mesh, &[(key, "25,8000-8001"), (EXCLUDE_OUTBOUND, "!")]);
-        assert_eq!(settings.excluded_outbound, [(25, 25), (8000, 8001)].into());
+        let policy = meshed_by(mesh, &[(key, "25,8000-8001"), (EXCLUDE_OUTBOUND, "!")]);
+        assert_eq!(policy.excluded_outbound, [(25, 25), (8000, 8001)].into());
     }
     let refused = within("kuma", &[("traffic.kuma.io/from-the-future", "10.0.0.1")]);
     assert!(matches!(refused, Err(Error::NotKnown { .. })));
@@ -245,11 +253,11 @@ fn every_mesh_has_its_own_words() {
 #[test]
 fn the_pod_may_name_the_proxys_user_and_group() {
     const UID: &str = "config.linkerd.io/proxy-uid";
-    let settings = meshed_by(
+    let policy = meshed_by(
         "linkerd",
         &[(UID, "77"), ("config.linkerd.io/proxy-gid", "0")],
     );
-    assert_eq!((settings.uid, settings.gid), (77, 0));
+    assert_eq!((policy.uid, policy.gid), (77, 0));
     for bad in ["", "+1", "root", "4294967295", "4294967296"] {
         let refused = within("linkerd", &[(UID, bad)]);
         assert!(matches!(refused, Err(Error::Item { .. })), "{bad}");
@@ -320,13 +328,10 @@ proptest! {
 
 #[test]
 fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
-    let settings = meshed_by("ambient", &[]);
-    assert_eq!((settings.uid, settings.gid), (u32::MAX, u32::MAX));
-    assert_eq!(
-        (settings.mesh.mark, settings.mesh.mark_mask),
-        (0x539, 0xfff)
-    );
-    assert_eq!(settings.aside.networks.len(), 2);
+    let policy = meshed_by("ambient", &[]);
+    assert_eq!((policy.uid, policy.gid), (u32::MAX, u32::MAX));
+    assert_eq!((policy.mesh.mark, policy.mesh.mark_mask), (0x539, 0xfff));
+    assert_eq!(policy.bypass.networks.len(), 2);
     for (key, value) in [
         ("ambient.istio.io/bypass-inbound-capture", "true"),
         ("ambient.istio.io/from-the-future", "1"),

@@ -4,8 +4,8 @@ use super::*;
 
 #[test]
 fn port_zero_in_a_list_matches_nothing() {
-    let settings = meshed(&[(EXCLUDE_OUTBOUND, "0,80,0-3")]);
-    assert_eq!(settings.excluded_outbound, [(80, 80), (1, 3)].into());
+    let policy = meshed(&[(EXCLUDE_OUTBOUND, "0,80,0-3")]);
+    assert_eq!(policy.excluded_outbound, [(80, 80), (1, 3)].into());
 }
 
 #[test]
@@ -33,16 +33,17 @@ fn manifest_overrules_annotations_on_the_proxy_user() {
         containers: vec![container],
         ..daemon_api::Manifest::default()
     };
-    let annotations = injected(istio);
+    let annotations = minimal_annotations(istio);
     let pod = Subject {
         annotations: Some(&annotations),
         manifest: Some(&manifest),
     };
-    let Ok(Verdict::Mesh(settings)) = decide(&rules(istio, WhenUnknown::Refuse), pod) else {
+    let Ok(Verdict::Intercept(policy)) = decide(&node_policy(istio, MissingAnnotations::Deny), pod)
+    else {
         panic!("not intercepted");
     };
     assert_eq!(
-        (settings.uid, settings.user_from),
+        (policy.uid, policy.user_from),
         (1_000_629_999, UserSource::PodSpec)
     );
 }
@@ -52,21 +53,21 @@ fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
     let everything: IpNet = "::/0".parse().unwrap();
     let osm = meshed_by("osm", &[]);
     assert_eq!(
-        (osm.ipv4_only, &*osm.aside.networks),
+        (osm.ipv4_only, &*osm.bypass.networks),
         (true, &[everything][..])
     );
     let istio = meshed(&[]);
-    assert_eq!((istio.ipv4_only, &*istio.aside.networks), (false, &[][..]));
+    assert_eq!((istio.ipv4_only, &*istio.bypass.networks), (false, &[][..]));
     // Peers that are excluded inbound stay the proxy's outbound.
     let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
-    let mut annotations = injected(linkerd);
+    let mut annotations = minimal_annotations(linkerd);
     let skip = "config.linkerd.io/skip-subnets".to_owned();
     annotations.insert(skip, "10.0.0.0/8".to_owned());
-    let rules = rules(linkerd, WhenUnknown::Refuse);
-    let Ok(Verdict::Mesh(settings)) = decide(&rules, Some(&annotations)) else {
+    let node_policy = node_policy(linkerd, MissingAnnotations::Deny);
+    let Ok(Verdict::Intercept(policy)) = decide(&node_policy, Some(&annotations)) else {
         panic!("not intercepted");
     };
-    assert_eq!(settings.excluded_sources.len(), 2);
-    assert_eq!(settings.excluded_networks, [everything]);
-    assert!(settings.aside.is_empty());
+    assert_eq!(policy.excluded_sources.len(), 2);
+    assert_eq!(policy.excluded_networks, [everything]);
+    assert!(policy.bypass.is_empty());
 }

@@ -1,0 +1,63 @@
+//! What is left for the daemon when it cannot hear of a Pod's end.
+
+use std::{
+    fs::{self, DirBuilder},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use daemon_api::{Attachment, owned, pending_dels_dir};
+
+/// So many Pods end while a daemon is away, if it ever comes back.
+const MAX_PENDING: usize = 4096;
+
+/// The file that says that an attachment is to be let go.
+pub(crate) struct PendingDel<'a> {
+    attachment: &'a Attachment,
+    directory: PathBuf,
+}
+
+impl<'a> PendingDel<'a> {
+    pub(crate) fn new(attachment: &'a Attachment, socket: &Path) -> Self {
+        Self {
+            attachment,
+            directory: pending_dels_dir(socket),
+        }
+    }
+
+    /// What the file says counts; its name tells it from those of other attachments.
+    fn path(&self) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        self.attachment.hash(&mut hasher);
+        self.directory
+            .join(format!("{:016x}.json", hasher.finish()))
+    }
+
+    /// Writes it, whole or not at all. Not into a directory of another user, who could redirect it.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let made = DirBuilder::new().mode(0o700).create(&self.directory);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error);
+        }
+        owned::directory(&self.directory)?;
+        if fs::read_dir(&self.directory)?.count() >= MAX_PENDING {
+            return Err(io::Error::other(format!("there are {MAX_PENDING} already")));
+        }
+        let path = self.path();
+        let unfinished = path.with_extension(std::process::id().to_string());
+        fs::write(&unfinished, serde_json::to_vec(self.attachment)?)?;
+        fs::rename(&unfinished, &path)
+    }
+
+    /// Removes it, if it is there.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

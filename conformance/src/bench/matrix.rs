@@ -1,0 +1,243 @@
+//! What is compared, under what, by which figures.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// How the client's traffic gets to the proxies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Variant {
+    /// No proxy at all.
+    Direct,
+    /// Two proxies that are wired statically: nothing is intercepted. The floor.
+    Explicit,
+    /// The sidecar's rules.
+    Iptables,
+    /// Sluice, without acceleration.
+    Off,
+    /// Sluice; connections between proxies are accelerated.
+    Proxies,
+    /// Sluice; those between proxy and application, too.
+    All,
+}
+
+impl Variant {
+    /// What it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Explicit => "explicit",
+            Self::Iptables => "iptables",
+            Self::Off => "sluice off",
+            Self::Proxies => "sluice proxies",
+            Self::All => "sluice all",
+        }
+    }
+
+    /// What the daemon's configuration says, if there is a daemon.
+    pub(super) fn acceleration(self) -> Option<&'static str> {
+        match self {
+            Self::Direct | Self::Explicit | Self::Iptables => None,
+            Self::Off => Some("off"),
+            Self::Proxies => Some("proxies"),
+            Self::All => Some("all"),
+        }
+    }
+}
+
+/// Which program stands beside client and server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Sidecar {
+    /// Envoy, which passes bytes on.
+    EnvoyTcp,
+    /// Envoy, which reads and writes HTTP.
+    EnvoyHttp,
+    /// One that does as little as a proxy can.
+    Minimal,
+}
+
+impl Sidecar {
+    /// The name of its picture.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::EnvoyTcp => "envoy-tcp",
+            Self::EnvoyHttp => "envoy-http",
+            Self::Minimal => "minimal",
+        }
+    }
+
+    /// What it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::EnvoyTcp => "Envoy, TCP",
+            Self::EnvoyHttp => "Envoy, HTTP",
+            Self::Minimal => "minimal proxy",
+        }
+    }
+
+    /// Whether it lets a load through.
+    pub(super) fn carries(self, load: Load) -> bool {
+        self != Self::EnvoyHttp || matches!(load, Load::KeepAlive(..) | Load::NewConnection(_))
+    }
+}
+
+/// What the client does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub(super) enum Load {
+    /// Requests on so many connections.
+    KeepAlive(u16, Placement),
+    /// A new connection for each request, so many at a time.
+    NewConnection(u16),
+    /// So many streams, as fast as they go.
+    Bulk(u16),
+    /// One message of so many bytes at a time, to and fro.
+    RoundTrip(u32, Placement),
+}
+
+/// Who shares a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Placement {
+    /// All.
+    Together,
+    /// The sidecars, which are what is measured; client and application share the other one.
+    Sidecars,
+    /// The client and its sidecar; the application and its own share the other one.
+    Pods,
+}
+
+/// Every load, in the order of the tables.
+pub(super) const LOADS: [Load; 13] = [
+    Load::KeepAlive(1, Placement::Sidecars),
+    Load::KeepAlive(16, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Pods),
+    Load::NewConnection(1),
+    Load::NewConnection(16),
+    Load::Bulk(4),
+    Load::RoundTrip(64, Placement::Together),
+    Load::RoundTrip(1024, Placement::Together),
+    Load::RoundTrip(16384, Placement::Together),
+    Load::RoundTrip(64, Placement::Pods),
+    Load::RoundTrip(1024, Placement::Pods),
+    Load::RoundTrip(16384, Placement::Pods),
+];
+
+/// Those of a quick run.
+pub(super) const QUICK: [Load; 5] = [
+    Load::KeepAlive(1, Placement::Sidecars),
+    Load::KeepAlive(64, Placement::Sidecars),
+    Load::NewConnection(16),
+    Load::Bulk(4),
+    Load::RoundTrip(64, Placement::Together),
+];
+
+impl Load {
+    /// What it is called.
+    pub(super) fn name(self) -> String {
+        let what = match self {
+            Self::KeepAlive(1, _) => "keep-alive, 1 connection".to_owned(),
+            Self::KeepAlive(count, _) => format!("keep-alive, {count} connections"),
+            Self::NewConnection(count) => format!("new connection each, {count} at a time"),
+            Self::Bulk(count) => format!("bulk, {count} streams"),
+            Self::RoundTrip(size, _) => format!("round trip, {size} B"),
+        };
+        match self.placement() {
+            Placement::Together => format!("{what}, one processor"),
+            Placement::Sidecars => what,
+            Placement::Pods => format!("{what}, a processor for each Pod"),
+        }
+    }
+
+    /// Who shares a processor.
+    pub(super) fn placement(self) -> Placement {
+        match self {
+            Self::KeepAlive(_, placement) | Self::RoundTrip(_, placement) => placement,
+            Self::NewConnection(_) | Self::Bulk(_) => Placement::Sidecars,
+        }
+    }
+
+    /// What its rate counts.
+    pub(super) fn unit(self) -> &'static str {
+        match self {
+            Self::Bulk(_) => "MiB/s",
+            _ => "1/s",
+        }
+    }
+}
+
+impl From<Load> for String {
+    fn from(load: Load) -> Self {
+        load.name()
+    }
+}
+
+/// What one run of a load gave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Sample {
+    /// Requests, round trips or MiB in a second.
+    pub(super) rate: f64,
+    /// Half of them took no longer, in µs.
+    pub(super) p50: Option<f64>,
+    /// 99 of 100 took no longer, in µs.
+    pub(super) p99: Option<f64>,
+    /// Time of all processors, without idle time, for each, in µs.
+    pub(super) cpu: f64,
+    /// Connections tracked in the two Pods, at its end.
+    pub(super) conntrack: u64,
+}
+
+/// A number of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Figure {
+    Rate,
+    Median,
+    Cpu,
+    Conntrack,
+}
+
+impl Figure {
+    /// Its value.
+    pub(super) fn of(self, sample: &Sample) -> Option<f64> {
+        match self {
+            Self::Rate => Some(sample.rate),
+            Self::Median => sample.p50,
+            Self::Cpu => Some(sample.cpu),
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            Self::Conntrack => Some(sample.conntrack as f64),
+        }
+    }
+
+    /// What it is called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Median => "median time",
+            Self::Cpu => "CPU time",
+            Self::Conntrack => "conntrack entries",
+        }
+    }
+}
+
+/// The order of a round: everybody has every place once, so that none always comes after the same.
+pub(super) fn rotated<T: Copy>(all: &[T], round: usize) -> Vec<T> {
+    let mut order = all.to_vec();
+    if !order.is_empty() {
+        order.rotate_left(round % all.len());
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_as_many_rounds_as_there_are_contenders_everybody_has_every_place() {
+        let all = [1, 2, 3];
+        let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
+        assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
+        assert!(rotated::<u8>(&[], 1).is_empty());
+    }
+}

@@ -1,0 +1,57 @@
+//! What was checked, shown while it happens.
+
+use std::{
+    io::{IsTerminal, Write, stdout},
+    time::Instant,
+};
+
+use anyhow::{Result, bail};
+
+/// The checks so far.
+#[derive(Default)]
+pub(crate) struct Checks {
+    failed: bool,
+}
+
+impl Checks {
+    /// Does something and shows what it says of itself, or what is wrong.
+    pub(crate) fn check(&mut self, what: &str, check: impl FnOnce() -> Result<String>) {
+        let started = Instant::now();
+        if stdout().is_terminal() {
+            print!("… {what}");
+            let _ = stdout().flush();
+        }
+        let outcome = check();
+        let took = started.elapsed().as_secs_f64();
+        let clear = if stdout().is_terminal() {
+            "\r\x1b[K"
+        } else {
+            ""
+        };
+        match outcome {
+            Ok(seen) => println!("{clear}✓ {what} ({took:.1} s)\n    {seen}"),
+            Err(error) => {
+                self.failed = true;
+                println!("{clear}✗ {what} ({took:.1} s)\n    {error:#}");
+            }
+        }
+    }
+
+    /// The same for what everything after it needs.
+    pub(crate) fn require(
+        &mut self,
+        what: &str,
+        check: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
+        self.check(what, check);
+        if self.failed {
+            bail!("stopped at: {what}");
+        }
+        Ok(())
+    }
+
+    /// Whether every check passed.
+    pub(crate) fn passed(&self) -> bool {
+        !self.failed
+    }
+}

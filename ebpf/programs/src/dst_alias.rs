@@ -1,0 +1,92 @@
+//! Addresses that remember: whoever meets the proxy at one of them was going to one destination.
+//!
+//! An entry is written once, and neither changed nor evicted for as long as the Pod is meshed. So
+//! no connection, be it open, on its way or still to come, can be told another's destination, and
+//! nothing need be kept for each of them.
+
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST};
+use sluice_abi::{Addr, AliasKey, AliasUsage, Endpoint, Port};
+
+use crate::{
+    context,
+    maps::{ALIAS_TO_DST, ALIAS_USAGE},
+};
+
+/// Where connections to `dst` meet the proxy that listens at `port`. `None` if each choice is
+/// another destination's, the Pod's share is used up, or the map is full.
+#[inline(always)]
+pub(crate) fn allocate(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
+    let found = find(cookie, dst, port);
+    if found.is_none()
+        && let Some(usage) = usage(cookie)
+    {
+        // SAFETY: as in `insert`.
+        unsafe { (*usage).fallbacks += 1 };
+    }
+    found
+}
+
+#[inline(always)]
+fn find(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
+    for probe in 0..Addr::ALIAS_PROBES {
+        let alias = Endpoint::new(dst.addr.alias(dst.port, probe), port);
+        let key = AliasKey::from_addr(cookie, alias)?;
+        if get_or_insert(key, dst)?.const_eq(dst) {
+            return Some(alias);
+        }
+    }
+    None
+}
+
+/// The destination of a meeting: `dst`, if it has had none. `None` if there is no room.
+#[inline(always)]
+fn get_or_insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
+    get(key).or_else(|| insert(key, dst))
+}
+
+/// Inserts within the Pod's share. Two CPUs that count at the same moment can lose a count, and each can
+/// exceed the share by one entry; the daemon corrects the count.
+#[inline(always)]
+fn insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
+    let usage = usage(key.cookie)?;
+    // SAFETY: the entry is valid until the program ends, and its words are read and written whole.
+    if unsafe { *usage }.is_full() {
+        return None;
+    }
+    if ALIAS_TO_DST
+        .insert(key, dst, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
+        // Another CPU may have come first.
+        return get(key);
+    }
+    // SAFETY: as above.
+    unsafe { (*usage).held += 1 };
+    Some(dst)
+}
+
+/// What the Pod uses of `alias_to_dst`. `None` if the map is full.
+#[inline(always)]
+fn usage(cookie: u64) -> Option<*mut AliasUsage> {
+    ALIAS_USAGE.get_ptr_mut(cookie).or_else(|| {
+        // Another CPU may come first.
+        let _present = ALIAS_USAGE.insert(cookie, AliasUsage::default(), u64::from(BPF_NOEXIST));
+        ALIAS_USAGE.get_ptr_mut(cookie)
+    })
+}
+
+#[inline(always)]
+fn get(key: AliasKey) -> Option<Endpoint> {
+    // SAFETY: nobody changes an entry; the daemon removes those of Pods that are gone.
+    unsafe { ALIAS_TO_DST.get(key) }.copied()
+}
+
+/// Where the connections were going that meet the proxy here, if this is such a place.
+#[inline(always)]
+pub(crate) fn lookup(ctx: &impl EbpfContext, alias: Endpoint) -> Option<Endpoint> {
+    // First, because it costs next to nothing.
+    if !alias.addr.is_alias() {
+        return None;
+    }
+    get(AliasKey::from_addr(context::netns_cookie(ctx), alias)?)
+}

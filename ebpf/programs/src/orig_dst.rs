@@ -1,0 +1,169 @@
+//! Where a connection wanted to go: for the client (`getpeername`) and for the proxy
+//! (`SO_ORIGINAL_DST`).
+
+use aya_ebpf::{
+    bindings::{bpf_sock, bpf_sockopt},
+    helpers::bpf_get_current_uid_gid,
+    programs::{SockAddrContext, SockoptContext},
+};
+use sluice_abi::{Endpoint, Port, Reason, SockRole};
+
+use crate::{
+    ALLOW,
+    context::{self, AF_INET, AF_INET6, Family, TCP, read, read_addr},
+    count::count,
+    dst_alias, maps,
+};
+
+/// `SOL_IP`.
+const SOL_IP: i32 = 0;
+/// `SOL_IPV6`.
+const SOL_IPV6: i32 = 41;
+/// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
+const SO_ORIGINAL_DST: i32 = 80;
+
+/// Shows the client of a diverted connection the peer that it asked for. The proxy's peer is the
+/// client, whose address is none of those that tell a destination.
+#[inline(always)]
+pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))
+        .or_else(|| client_orig_dst(context::socket(ctx)));
+    if let Some(dst) = dst
+        && F::can_represent(dst.addr)
+    {
+        context::set_destination::<F>(ctx, dst);
+    }
+    ALLOW
+}
+
+/// What a socket remembers of the connection that it opened.
+#[inline(always)]
+fn client_orig_dst(sk: *mut bpf_sock) -> Option<Endpoint> {
+    let orig_dst = context::orig_dst(sk)?;
+    (!orig_dst.role.const_eq(SockRole::SERVER)).then_some(orig_dst.dst)
+}
+
+/// Answers `SO_ORIGINAL_DST`; leaves every other option as it is.
+#[inline(always)]
+pub(crate) fn getsockopt(ctx: &SockoptContext) -> i32 {
+    let level = read!(ctx.sockopt, level);
+    let ours =
+        read!(ctx.sockopt, optname) == SO_ORIGINAL_DST && (level == SOL_IP || level == SOL_IPV6);
+    let answered = ours
+        && match original_dst(ctx) {
+            Some(to) if level == SOL_IP => write_sockaddr_in(ctx.sockopt, to),
+            Some(to) => write_sockaddr_in6(ctx.sockopt, to),
+            None => false,
+        };
+    if !answered {
+        context::pass_long_optval(ctx.sockopt);
+    }
+    ALLOW
+}
+
+/// The original destination of a TCP socket, if there is one to tell.
+#[inline(always)]
+fn original_dst(ctx: &SockoptContext) -> Option<Endpoint> {
+    let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);
+    if read!(sk, protocol) != TCP {
+        return None;
+    }
+    if let Some(to) = stored_dst(ctx, sk) {
+        count(Reason::OrigDstFromState);
+        return Some(to);
+    }
+    // The kernel knows better if rules in the Pod rewrote the connection.
+    if read!(ctx.sockopt, retval) == 0 || !caller_is_proxy(ctx, sk) {
+        return None;
+    }
+    count(Reason::OrigDstFromSockaddr);
+    Some(local_endpoint(sk))
+}
+
+/// By the address at which the proxy is met, which is the proxy's own and the client's peer's; or by
+/// the socket.
+#[inline(always)]
+fn stored_dst(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<Endpoint> {
+    dst_alias::lookup(ctx, local_endpoint(sk))
+        .or_else(|| dst_alias::lookup(ctx, remote_endpoint(sk)))
+        .or_else(|| context::orig_dst(sk).map(|orig_dst| orig_dst.dst))
+}
+
+/// Whether the caller is the proxy of a meshed Pod: only it accepts connections that `sk_lookup`
+/// steered, whose own address is what the peer asked for.
+#[inline(always)]
+fn caller_is_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
+    let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
+        return false;
+    };
+    let owner = bpf_get_current_uid_gid();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the helper packs gid << 32 | uid"
+    )]
+    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    let pod = &netns.pod;
+    uid == pod.proxy_uid || gid == pod.proxy_gid || pod.mark_matches(read!(sk, mark))
+}
+
+#[inline(always)]
+fn local_endpoint(sk: *const bpf_sock) -> Endpoint {
+    let addr = read_addr!(sk, src_ip4, src_ip6);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(sk, src_port) as u16);
+    Endpoint::new(addr, port)
+}
+
+#[inline(always)]
+fn remote_endpoint(sk: *const bpf_sock) -> Endpoint {
+    let addr = read_addr!(sk, dst_ip4, dst_ip6);
+    Endpoint::new(addr, Port::from_be(read!(sk, dst_port)))
+}
+
+/// `struct sockaddr_in`: 16 bytes, the padding zero.
+#[inline(always)]
+fn write_sockaddr_in(sockopt: *mut bpf_sockopt, to: Endpoint) -> bool {
+    let Some(addr) = to.addr.as_v4() else {
+        return false;
+    };
+    write_sockaddr(sockopt, [sockaddr_head(AF_INET, to.port), addr, 0, 0])
+}
+
+/// `struct sockaddr_in6`: 28 bytes; no flow information, no scope.
+#[inline(always)]
+fn write_sockaddr_in6(sockopt: *mut bpf_sockopt, to: Endpoint) -> bool {
+    let [a, b, c, d] = to.addr.words();
+    write_sockaddr(
+        sockopt,
+        [sockaddr_head(AF_INET6, to.port), 0, a, b, c, d, 0],
+    )
+}
+
+/// Family (host order) and port (network order), as they lie in the first four bytes.
+#[inline(always)]
+fn sockaddr_head(family: u16, port: Port) -> u32 {
+    let [a, b] = family.to_ne_bytes();
+    let [c, d] = port.to_be().to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// Writes the answer and makes the call succeed. `false` if the caller's buffer is too small.
+#[inline(always)]
+fn write_sockaddr<const WORDS: usize>(sockopt: *mut bpf_sockopt, name: [u32; WORDS]) -> bool {
+    let start = read!(sockopt, __bindgen_anon_2.optval).cast::<u32>();
+    let end = read!(sockopt, __bindgen_anon_3.optval_end).cast::<u32>();
+    if start.wrapping_add(WORDS) > end {
+        return false;
+    }
+    for (index, word) in name.iter().enumerate() {
+        // SAFETY: the comparison above is the check that the verifier wants.
+        unsafe { start.add(index).write_volatile(*word) };
+    }
+    context::set_optlen(sockopt, context::bytes(&name));
+    // SAFETY: a context's field that this program type may write.
+    unsafe { (&raw mut (*sockopt).retval).write_volatile(0) };
+    true
+}

@@ -1,0 +1,211 @@
+//! Moments in a TCP socket's life that carry the original destination from the client's socket
+//! to the proxy's, and that tell where the proxy listens.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+    },
+    helpers::bpf_sock_hash_update,
+    programs::SockOpsContext,
+};
+use sluice_abi::{
+    Addr, ConnKey, Endpoint, Event, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags, Port,
+    Reason, SockRole,
+};
+
+use crate::{
+    accelerate, bind,
+    context::{self, AF_INET, AF_INET6, read, read_addr},
+    count::count,
+    inbound,
+    maps::{self, DNS_CAPTURE, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
+};
+
+/// Every call of the `sock_ops` program.
+#[inline(always)]
+pub(crate) fn handle(ctx: &SockOpsContext) {
+    match read!(ctx.ops, op) {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => publish_orig_dst(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => active_established(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => passive_established(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => register_listener(ctx),
+        BPF_SOCK_OPS_RTT_CB => accelerate::remove_if_drained(ctx.ops),
+        _ => {}
+    }
+}
+
+/// The client's socket has its source port now, and no packet has left: publish what it asked
+/// for under the connection's addresses.
+#[inline(always)]
+fn publish_orig_dst(ctx: &SockOpsContext) {
+    let server = remote(ctx.ops);
+    // Nearly every connection of the node ends here.
+    if !uses_orig_dst_storage(server.addr) {
+        return;
+    }
+    let Some(orig_dst) = context::orig_dst(read!(ctx.ops, __bindgen_anon_2.sk)) else {
+        return;
+    };
+    let conn = ConnKey {
+        cookie: context::netns_cookie(ctx),
+        client: local(ctx.ops),
+        server,
+    };
+    let _full = PAIR_ORIGINAL_DST.insert(conn, orig_dst.dst, 0);
+}
+
+/// A socket is accepted in a meshed Pod.
+#[inline(always)]
+fn passive_established(ctx: &SockOpsContext) {
+    let cookie = context::netns_cookie(ctx);
+    let Some(netns) = maps::netns_entry(cookie) else {
+        return;
+    };
+    let conn = ConnKey {
+        cookie,
+        client: remote(ctx.ops),
+        server: local(ctx.ops),
+    };
+    let pod = &netns.pod;
+    let port = conn.server.port;
+    let to_proxy = port.const_eq(pod.outbound_port)
+        || port.const_eq(pod.inbound_port)
+        || port.const_eq(pod.dns_port);
+    if to_proxy && uses_orig_dst_storage(conn.server.addr) {
+        take_orig_dst(ctx, conn);
+    }
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        if is_intra_pod(netns, conn.client.addr) {
+            if pod.flags.has(PodFlags::ACCELERATE_ALL) {
+                accelerate::add_server_to_sockhash(ctx.ops, conn);
+            }
+        } else if is_home_of(pod, conn.server.addr) && inbound::would_redirect(pod, port) {
+            accelerate::add_server_to_sockhash(ctx.ops, ConnKey { cookie: 0, ..conn });
+        }
+    }
+}
+
+/// Whether what was diverted to this address remembers its destination by itself: that of others is
+/// told by the address.
+#[inline(always)]
+fn uses_orig_dst_storage(server: Addr) -> bool {
+    server.is_loopback() && !server.is_alias()
+}
+
+/// Whether the peer of a socket in a Pod is in the Pod as well.
+#[inline(always)]
+fn is_intra_pod(netns: &NetnsEntry, peer: Addr) -> bool {
+    peer.is_loopback() || peer.is_passthrough_source() || netns.owns(peer)
+}
+
+/// Whether an address is this Pod's on the whole node. What a network namespace says of itself does not
+/// count: a stranger may give itself the address of another Pod.
+#[inline(always)]
+fn is_home_of(pod: &PodConfig, addr: Addr) -> bool {
+    maps::pod(addr).is_some_and(|owner| owner.cookie == pod.cookie)
+}
+
+/// A socket's connection is established. A candidate for acceleration is enrolled; between Pods,
+/// only with an address that is its own Pod's.
+#[inline(always)]
+fn active_established(ctx: &SockOpsContext) {
+    accelerate::add_client_to_sockhash(ctx.ops, |cookie| {
+        let conn = ConnKey {
+            cookie,
+            client: local(ctx.ops),
+            server: remote(ctx.ops),
+        };
+        let own = cookie != 0
+            || maps::netns_entry(context::netns_cookie(ctx))
+                .is_some_and(|one| is_home_of(&one.pod, conn.client.addr));
+        own.then_some(conn)
+    });
+}
+
+/// The proxy's socket is established: move the published destination into its storage, where it
+/// lives as long as the connection and cannot be evicted.
+#[inline(always)]
+fn take_orig_dst(ctx: &SockOpsContext, conn: ConnKey) {
+    // SAFETY: the value is copied at once; the key is of this connection alone.
+    let Some(to) = (unsafe { PAIR_ORIGINAL_DST.get(conn) }).copied() else {
+        count(Reason::OrigDstMissing);
+        return;
+    };
+    let orig_dst = OrigDst {
+        dst: to,
+        role: SockRole::SERVER,
+    };
+    if context::set_orig_dst(read!(ctx.ops, __bindgen_anon_2.sk), orig_dst) {
+        let _absent = PAIR_ORIGINAL_DST.remove(conn);
+    }
+}
+
+/// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it; if
+/// it is the proxy's resolver, queries are captured from now on. The port alone proves nothing: the
+/// proxy must have bound the socket.
+#[inline(always)]
+fn register_listener(ctx: &SockOpsContext) {
+    let cookie = context::netns_cookie(ctx);
+    let Some(netns) = maps::netns_entry(cookie) else {
+        return;
+    };
+    let port = local(ctx.ops).port;
+    if !netns.pod.reserves(port, false) {
+        return;
+    }
+    if !bind::is_by_proxy(read!(ctx.ops, __bindgen_anon_2.sk)) {
+        // Bound before its Pod was known, or by a kernel that chose the port.
+        bind::report(netns, port, context::TCP, Event::NO_UID);
+        count(Reason::ForeignListener);
+        return;
+    }
+    if port.const_eq(netns.pod.dns_port) {
+        let _full = DNS_CAPTURE.insert(cookie, 0, 0);
+    }
+    if !port.const_eq(netns.pod.inbound_port) {
+        return;
+    }
+    let family = if read!(ctx.ops, family) == u32::from(AF_INET) {
+        AF_INET
+    } else {
+        AF_INET6
+    };
+    for slot in 0..ListenerKey::SLOTS {
+        if register(ctx.ops, ListenerKey::new(cookie, family, slot)) {
+            count(Reason::ListenerAdded);
+            return;
+        }
+    }
+    count(Reason::ListenerSlotsFull);
+}
+
+/// Puts the socket into a place of `proxy_listeners`, if the place is free.
+#[inline(always)]
+fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
+    let map = (&raw const PROXY_LISTENERS).cast_mut().cast();
+    // SAFETY: the context is the kernel's, the key is on the stack for the call.
+    let status =
+        unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_NOEXIST)) };
+    status == 0
+}
+
+#[inline(always)]
+fn local(ops: *const bpf_sock_ops) -> Endpoint {
+    let addr = read_addr!(ops, local_ip4, local_ip6);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a port, in host byte order"
+    )]
+    let port = Port::new(read!(ops, local_port) as u16);
+    Endpoint::new(addr, port)
+}
+
+#[inline(always)]
+fn remote(ops: *const bpf_sock_ops) -> Endpoint {
+    let addr = read_addr!(ops, remote_ip4, remote_ip6);
+    // Network byte order as 32 bits: on little-endian machines the port is in the upper half.
+    #[expect(clippy::cast_possible_truncation, reason = "the other half is zero")]
+    let port = Port::new(u32::from_be(read!(ops, remote_port)) as u16);
+    Endpoint::new(addr, port)
+}

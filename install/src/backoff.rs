@@ -1,0 +1,69 @@
+//! How soon to mend again what somebody else keeps undoing.
+
+use std::time::{Duration, Instant};
+
+/// Mends in a row that are made at once.
+const FREE_RETRIES: u32 = 5;
+/// After such a time without one, a mend begins a new row.
+const RESET_AFTER: Duration = Duration::from_secs(10);
+/// The pauses double from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(64);
+
+/// Counts the mends.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    streak: u32,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    /// Notes a mend.
+    pub(crate) fn record(&mut self, now: Instant) {
+        let continues = self
+            .last
+            .is_some_and(|last| now < last + self.pause() + RESET_AFTER);
+        self.streak = if continues {
+            self.streak.saturating_add(1)
+        } else {
+            1
+        };
+        self.last = Some(now);
+    }
+
+    /// How long after the last mend the next may come.
+    pub(crate) fn pause(&self) -> Duration {
+        match self.streak.checked_sub(FREE_RETRIES) {
+            Some(doublings) => (FIRST_PAUSE * 2_u32.pow(doublings.min(6))).min(MAX_PAUSE),
+            None => Duration::ZERO,
+        }
+    }
+
+    /// When the next mend may come.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        self.last.map_or(now, |last| now.max(last + self.pause()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_grows_with_the_streak() {
+        let mut backoff = Backoff::default();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..13 {
+            backoff.record(now);
+            pauses.push(backoff.pause().as_secs());
+            assert_eq!(backoff.next(now), now + backoff.pause());
+            now = backoff.next(now);
+        }
+        assert_eq!(pauses, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        // It is over when nobody has undone anything for longer than the pause.
+        now += MAX_PAUSE + RESET_AFTER;
+        backoff.record(now);
+        assert_eq!(backoff.next(now), now);
+    }
+}

@@ -1,0 +1,180 @@
+//! What was done to the host, written down before it is done.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{atomic_file, attributes::Access, cli::Paths, plan::Change};
+
+/// The journal's file in the state directory.
+const NAME: &str = "install.json";
+/// Of this layout.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    File(#[from] atomic_file::Error),
+    #[error("the journal {} is not in order: {source}; restore it, or remove it: the installer \
+             then takes out what it recognises", path.display())]
+    Garbled {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("the journal {} has version {found}, this program knows {VERSION}: use the program \
+             that installed", path.display())]
+    Version { path: PathBuf, found: u32 },
+    #[error("Sluice is installed in {} and {}: name those directories, or uninstall there first",
+            bin.display(), conf.display())]
+    Elsewhere { bin: PathBuf, conf: PathBuf },
+}
+
+/// How far things are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// The plugin and the configuration are to be in place.
+    Installed,
+    /// The configuration is being, or has been, taken back; the plugin goes next.
+    Removing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct InstallState {
+    version: u32,
+    cni_bin: PathBuf,
+    cni_conf: PathBuf,
+    pub(crate) phase: Phase,
+    /// Directories that were not there, outermost first.
+    #[serde(alias = "made")]
+    pub(crate) created_dirs: Vec<PathBuf>,
+    /// What was done, or is just being done, to the configurations.
+    pub(crate) changes: Vec<Change>,
+}
+
+impl InstallState {
+    pub(crate) fn new(paths: &Paths) -> Self {
+        Self {
+            version: VERSION,
+            cni_bin: paths.cni_bin.clone(),
+            cni_conf: paths.cni_conf.clone(),
+            phase: Phase::Installed,
+            created_dirs: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The journal that an earlier run has left.
+    pub(crate) fn read(paths: &Paths) -> Result<Option<Self>, Error> {
+        let path = path(paths);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(atomic_file::Error::io("read", &path))?,
+        };
+        let install_state = parse(&text, &path)?;
+        let Self {
+            cni_bin: bin,
+            cni_conf: conf,
+            ..
+        } = &install_state;
+        if (bin, conf) != (&paths.cni_bin, &paths.cni_conf) {
+            return Err(Error::Elsewhere {
+                bin: bin.clone(),
+                conf: conf.clone(),
+            });
+        }
+        Ok(Some(install_state))
+    }
+
+    pub(crate) fn write(&self, paths: &Paths) -> Result<(), Error> {
+        let path = path(paths);
+        let text = serde_json::to_vec_pretty(self).map_err(|source| Error::Garbled {
+            path: path.clone(),
+            source,
+        })?;
+        // The configurations in it may hold what only root may read.
+        Ok(atomic_file::write(&path, &text, &Access::own(0o600))?)
+    }
+
+    pub(crate) fn remove(paths: &Paths) -> Result<(), Error> {
+        Ok(atomic_file::remove(&path(paths))?)
+    }
+}
+
+fn path(paths: &Paths) -> PathBuf {
+    paths.state.join(NAME)
+}
+
+fn parse(text: &[u8], path: &Path) -> Result<InstallState, Error> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let garbled = |source| Error::Garbled {
+        path: path.to_owned(),
+        source,
+    };
+    let Head { version } = serde_json::from_slice(text).map_err(garbled)?;
+    if version != VERSION {
+        return Err(Error::Version {
+            path: path.to_owned(),
+            found: version,
+        });
+    }
+    serde_json::from_slice(text).map_err(garbled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(state: &Path, conf: &str) -> Paths {
+        Paths {
+            cni_bin: "/opt/cni/bin".into(),
+            cni_conf: conf.into(),
+            cni_cache: "/var/lib/cni".into(),
+            state: state.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_journal_is_read_back_as_it_was_written() {
+        let state = tempfile::tempdir().unwrap();
+        let paths = paths(state.path(), "/etc/cni/net.d");
+        assert_eq!(InstallState::read(&paths).unwrap(), None);
+        let mut install_state = InstallState::new(&paths);
+        install_state.phase = Phase::Removing;
+        install_state.changes.push(Change {
+            name: "10-calico.conflist".to_owned(),
+            before: Some("{ \"é\": 1 }\r\n".to_owned()),
+            after: None,
+        });
+        install_state.write(&paths).unwrap();
+        assert_eq!(InstallState::read(&paths).unwrap(), Some(install_state));
+        InstallState::remove(&paths).unwrap();
+        assert_eq!(InstallState::read(&paths).unwrap(), None);
+    }
+
+    #[test]
+    fn a_journal_that_does_not_fit_is_refused_with_what_to_do() {
+        let state = tempfile::tempdir().unwrap();
+        let here = paths(state.path(), "/etc/cni/net.d");
+        InstallState::new(&here).write(&here).unwrap();
+        let there = InstallState::read(&paths(state.path(), "/run/cni")).unwrap_err();
+        assert!(
+            there
+                .to_string()
+                .contains("installed in /opt/cni/bin and /etc/cni/net.d")
+        );
+        for (text, part) in [("{", "remove it"), ("{\"version\":2}", "knows 1")] {
+            fs::write(path(&here), text).unwrap();
+            let error = InstallState::read(&here).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

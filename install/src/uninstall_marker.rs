@@ -1,0 +1,58 @@
+//! The end of the watch: does the plugin stay? Only the daemon knows whether another one comes
+//! after it; the two are told to stop at the same moment.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The daemon asks the API server first, which may take half a minute.
+const PATIENCE: Duration = Duration::from_secs(40);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until the daemon has ended, and tells whether it was the last one.
+pub(crate) fn daemon_requested(socket: &Path) -> bool {
+    let end = Instant::now() + PATIENCE;
+    while UnixStream::connect(socket).is_ok() && Instant::now() < end {
+        thread::sleep(PAUSE);
+    }
+    daemon_api::uninstall_marker(socket).exists()
+}
+
+/// What the daemon said was heeded: it is said to nobody else.
+pub(crate) fn acknowledge(socket: &Path) -> io::Result<()> {
+    fs::remove_file(daemon_api::uninstall_marker(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::unix::net::UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn plugin_stays_without_uninstall_marker() {
+        let run = tempfile::tempdir().unwrap();
+        assert!(!daemon_requested(&run.path().join("sluiced.sock")));
+    }
+
+    #[test]
+    fn uninstall_marker_is_awaited_until_the_daemon_ends() {
+        let run = tempfile::tempdir().unwrap();
+        let socket = run.path().join("sluiced.sock");
+        let daemon = UnixListener::bind(&socket).unwrap();
+        let mark = daemon_api::uninstall_marker(&socket);
+        let ending = thread::spawn(move || {
+            thread::sleep(PAUSE * 3);
+            File::create(mark).unwrap();
+            drop(daemon);
+        });
+        assert!(daemon_requested(&socket));
+        ending.join().unwrap();
+        acknowledge(&socket).unwrap();
+        assert!(!daemon_requested(&socket));
+    }
+}

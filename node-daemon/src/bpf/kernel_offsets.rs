@@ -1,0 +1,80 @@
+//! Whether this kernel's sockets can be accelerated: where it keeps what the programs must know of
+//! them.
+
+use std::{fs, io};
+
+use sluice_abi::KernelOffsets;
+
+use super::{attach::SPLICE_FN, btf::Btf, link};
+
+/// The kernel's own BTF.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why they cannot.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// No BTF.
+    #[error(
+        "this kernel does not tell its types ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?"
+    )]
+    Absent {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// BTF that is cut off, or newer than this daemon.
+    #[error("the types of this kernel ({VMLINUX}) cannot be understood")]
+    Strange,
+    /// It is built differently.
+    #[error("this kernel has no '{what}'")]
+    Missing {
+        /// A function, or a structure and its member.
+        what: String,
+    },
+}
+
+/// Asks the kernel.
+pub(crate) fn of_this_kernel() -> Result<KernelOffsets, Error> {
+    let bytes = fs::read(VMLINUX).map_err(|source| Error::Absent { source })?;
+    read(&Btf::parse(&bytes).ok_or(Error::Strange)?)
+}
+
+/// Whether a program may follow that applications splice from their sockets. Some kernels are built
+/// without what it takes, some machines forbid it.
+pub(super) fn can_trace_splice() -> bool {
+    let bytes = fs::read(VMLINUX).unwrap_or_default();
+    let function = Btf::parse(&bytes).and_then(|btf| btf.function(SPLICE_FN));
+    function.is_some_and(|function| link::probe_fentry(function).is_ok())
+}
+
+fn read(btf: &Btf<'_>) -> Result<KernelOffsets, Error> {
+    let offset = |structure: &str, member: &str| {
+        let found = btf.offset(structure, member);
+        found.ok_or_else(|| missing(&format!("{structure}.{member}")))
+    };
+    let zero_copy = "SOCK_ZEROCOPY";
+    let zero_copy = btf
+        .enumerator("sock_flags", zero_copy)
+        .ok_or_else(|| missing(zero_copy))?;
+    Ok(KernelOffsets {
+        valid: 1,
+        write_seq: offset("tcp_sock", "write_seq")?,
+        copied_seq: offset("tcp_sock", "copied_seq")?,
+        data_segs_out: offset("tcp_sock", "data_segs_out")?,
+        skc_flags: offset("sock_common", "skc_flags")?,
+        zero_copy,
+        sk_socket: offset("sock", "sk_socket")?,
+        sk_user_data: offset("sock", "sk_user_data")?,
+        sk: offset("socket", "sk")?,
+        file: offset("socket", "file")?,
+        f_flags: offset("file", "f_flags")?,
+        ingress_msg: offset("sk_psock", "ingress_msg")?,
+        refcnt: offset("sk_psock", "refcnt")?,
+        pad: 0,
+    })
+}
+
+fn missing(what: &str) -> Error {
+    Error::Missing {
+        what: what.to_owned(),
+    }
+}

@@ -1,0 +1,160 @@
+//! The ports and networks that Pods list.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{
+        MapData,
+        lpm_trie::{Key, LpmTrie},
+    },
+};
+use sluice_abi::{Addr, CidrKey, InterfaceKey, NetworkPrefix, PortKey, PortPrefix, maps};
+
+use super::{
+    Error,
+    typed_map::{self, TypedMap, absent_is_none},
+};
+
+/// Something that a Pod lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    /// Ports, in the list that their key names.
+    Port(PortPrefix),
+    /// A network whose connections are the proxy's.
+    IncludeCidr(NetworkPrefix),
+    /// A network that is left alone.
+    ExcludeCidr(NetworkPrefix),
+    /// A network of which no row is asked.
+    BypassCidr(NetworkPrefix),
+    /// A network that is reached from this address.
+    Prefsrc(NetworkPrefix, Addr),
+    /// An interface of which no row is asked.
+    ExcludeInterface(InterfaceKey),
+}
+
+/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst` and `exclude_ifindex`.
+pub(super) struct RuleMaps {
+    ports: TypedMap<PortKey, u8>,
+    ranges: Trie<PortKey, u8>,
+    include_cidrs: Trie<CidrKey, u8>,
+    exclude_cidrs: Trie<CidrKey, u8>,
+    bypass_cidrs: Trie<CidrKey, u8>,
+    prefsrc_by_dst: Trie<CidrKey, Addr>,
+    exclude_ifindex: TypedMap<InterfaceKey, u8>,
+}
+
+/// A trie with its name, for errors that tell which.
+struct Trie<K: Pod, V: Pod> {
+    name: &'static str,
+    map: LpmTrie<MapData, K, V>,
+}
+
+impl Rule {
+    /// Cookie of the network namespace of the Pod.
+    pub(crate) fn cookie(&self) -> u64 {
+        match self {
+            Self::Port(prefix) => prefix.key.cookie,
+            Self::IncludeCidr(prefix)
+            | Self::ExcludeCidr(prefix)
+            | Self::BypassCidr(prefix)
+            | Self::Prefsrc(prefix, _) => prefix.key.cookie,
+            Self::ExcludeInterface(key) => key.cookie,
+        }
+    }
+}
+
+impl RuleMaps {
+    /// Takes the maps out of the object.
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            ports: TypedMap::open(object, maps::PORTS)?,
+            ranges: Trie::open(object, maps::PORT_RANGES)?,
+            include_cidrs: Trie::open(object, maps::INCLUDE_CIDRS)?,
+            exclude_cidrs: Trie::open(object, maps::EXCLUDE_CIDRS)?,
+            bypass_cidrs: Trie::open(object, maps::BYPASS_CIDRS)?,
+            prefsrc_by_dst: Trie::open(object, maps::PREFSRC_BY_DST)?,
+            exclude_ifindex: TypedMap::open(object, maps::EXCLUDE_IFINDEX)?,
+        })
+    }
+
+    /// Lists something.
+    pub(super) fn add(&mut self, rule: &Rule) -> Result<(), Error> {
+        match rule {
+            Rule::Port(prefix) if prefix.is_single() => self.ports.set(prefix.key, 0),
+            Rule::Port(prefix) => self.ranges.set(prefix.bits, prefix.key, 0),
+            Rule::IncludeCidr(prefix) => self.include_cidrs.set(prefix.bits, prefix.key, 0),
+            Rule::ExcludeCidr(prefix) => self.exclude_cidrs.set(prefix.bits, prefix.key, 0),
+            Rule::BypassCidr(prefix) => self.bypass_cidrs.set(prefix.bits, prefix.key, 0),
+            Rule::Prefsrc(prefix, prefsrc) => {
+                self.prefsrc_by_dst.set(prefix.bits, prefix.key, *prefsrc)
+            }
+            Rule::ExcludeInterface(key) => self.exclude_ifindex.set(*key, 0),
+        }
+    }
+
+    /// Takes it off the list, if it is there.
+    pub(super) fn remove(&mut self, rule: &Rule) -> Result<(), Error> {
+        match rule {
+            Rule::Port(prefix) if prefix.is_single() => self.ports.remove(prefix.key),
+            Rule::Port(prefix) => self.ranges.remove(prefix.bits, prefix.key),
+            Rule::IncludeCidr(prefix) => self.include_cidrs.remove(prefix.bits, prefix.key),
+            Rule::ExcludeCidr(prefix) => self.exclude_cidrs.remove(prefix.bits, prefix.key),
+            Rule::BypassCidr(prefix) => self.bypass_cidrs.remove(prefix.bits, prefix.key),
+            Rule::Prefsrc(prefix, _) => self.prefsrc_by_dst.remove(prefix.bits, prefix.key),
+            Rule::ExcludeInterface(key) => self.exclude_ifindex.remove(*key),
+        }
+    }
+
+    /// Everything that is listed.
+    pub(super) fn all(&self) -> Result<Vec<Rule>, Error> {
+        let single = |key| {
+            let bits = PortKey::BITS;
+            Rule::Port(PortPrefix { key, bits })
+        };
+        let range = |(bits, key, _)| Rule::Port(PortPrefix { key, bits });
+        let network = |(bits, key, _)| NetworkPrefix { key, bits };
+        let source = |(bits, key, prefsrc)| Rule::Prefsrc(NetworkPrefix { key, bits }, prefsrc);
+        let ports = self.ports.all()?.into_iter().map(|(key, _)| single(key));
+        let ranges = self.ranges.all()?.into_iter().map(range);
+        let include_cidrs = self.include_cidrs.all()?.into_iter().map(network);
+        let exclude_cidrs = self.exclude_cidrs.all()?.into_iter().map(network);
+        let bypass_cidrs = self.bypass_cidrs.all()?.into_iter().map(network);
+        let prefsrc_by_dst = self.prefsrc_by_dst.all()?.into_iter().map(source);
+        let exclude_ifindex = self.exclude_ifindex.all()?.into_iter().map(|(key, _)| key);
+        Ok(ports
+            .chain(ranges)
+            .chain(include_cidrs.map(Rule::IncludeCidr))
+            .chain(exclude_cidrs.map(Rule::ExcludeCidr))
+            .chain(bypass_cidrs.map(Rule::BypassCidr))
+            .chain(prefsrc_by_dst)
+            .chain(exclude_ifindex.map(Rule::ExcludeInterface))
+            .collect())
+    }
+}
+
+impl<K: Pod, V: Pod> Trie<K, V> {
+    fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        let map = typed_map::open(object, name)?;
+        Ok(Self { name, map })
+    }
+
+    fn set(&mut self, bits: u32, key: K, value: V) -> Result<(), Error> {
+        let Self { name, map } = self;
+        map.insert(&Key::new(bits, key), value, 0)
+            .map_err(|source| Error::map(name, "write to", source))
+    }
+
+    fn remove(&mut self, bits: u32, key: K) -> Result<(), Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.remove(&Key::new(bits, key)))
+            .map(drop)
+            .map_err(|source| Error::map(name, "remove from", source))
+    }
+
+    fn all(&self) -> Result<Vec<(u32, K, V)>, Error> {
+        let Self { name, map } = self;
+        map.iter()
+            .map(|rule| rule.map(|(key, value)| (key.prefix_len(), key.data(), value)))
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::map(name, "read", source))
+    }
+}

@@ -1,0 +1,85 @@
+//! A hash map in the kernel that the daemon alone writes.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{HashMap, Map, MapData, MapError},
+};
+
+use super::Error;
+
+/// A typed map with its name, for errors that tell which.
+pub(super) struct TypedMap<K: Pod, V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+/// Takes a map out of the object.
+pub(super) fn open<M>(object: &mut Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = object.take_map(name).ok_or(Error::Missing { name })?;
+    map.try_into()
+        .map_err(|source| Error::map(name, "open", source))
+}
+
+impl<K: Pod, V: Pod> TypedMap<K, V> {
+    /// Takes a map out of the object.
+    pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+        Ok(Self {
+            name,
+            map: open(object, name)?,
+        })
+    }
+
+    /// Writes an entry, in place of the one that is there.
+    pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
+        let Self { name, map } = self;
+        map.insert(key, value, 0)
+            .map_err(|source| Error::map(name, "write to", source))
+    }
+
+    /// Removes an entry, if it is there.
+    pub(super) fn remove(&mut self, key: K) -> Result<(), Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.remove(&key))
+            .map(drop)
+            .map_err(|source| Error::map(name, "remove from", source))
+    }
+
+    /// Every entry. One that changes meanwhile may be missing, or be there twice.
+    pub(super) fn all(&self) -> Result<Vec<(K, V)>, Error> {
+        let Self { name, map } = self;
+        map.iter()
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::map(name, "read", source))
+    }
+
+    /// Every key, likewise.
+    pub(super) fn keys(&self) -> Result<Vec<K>, Error> {
+        let Self { name, map } = self;
+        map.keys()
+            .collect::<Result<_, _>>()
+            .map_err(|source| Error::map(name, "read", source))
+    }
+
+    /// Reads an entry.
+    pub(super) fn get(&self, key: K) -> Result<Option<V>, Error> {
+        let Self { name, map } = self;
+        absent_is_none(map.get(&key, 0)).map_err(|source| Error::map(name, "read", source))
+    }
+}
+
+/// An absent key is an answer, not an error.
+pub(super) fn absent_is_none<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

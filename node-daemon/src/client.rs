@@ -1,0 +1,381 @@
+//! A running daemon, asked over its socket, for people.
+
+use std::{io::Write as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, bail};
+use daemon_api::{
+    ApiError, Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView,
+    ProgramView, Status, path,
+    text::{self, Printable},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+
+use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
+
+/// For the whole conversation.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Characters of the longest cell of a table.
+const CELL: usize = 120;
+
+/// `sluiced status`.
+pub(crate) fn status(args: &ClientArgs) -> anyhow::Result<()> {
+    let answer = get(&args.socket, path::STATUS)?;
+    if args.json {
+        return print_json(&answer);
+    }
+    let status: Status = serde_json::from_slice(&answer)?;
+    print(page(&status).as_bytes())
+}
+
+/// A status, for people.
+fn page(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let problems = match status.problems.join("; ") {
+        none if none.is_empty() => "none".to_owned(),
+        some => some,
+    };
+    let Status { version, abi, .. } = status;
+    let mut lines = vec![
+        ("daemon", format!("{ready}, version {version}, ABI {abi}")),
+        ("problems", problems),
+        ("mesh", status.mesh.clone()),
+        ("acceleration", status.acceleration.clone()),
+        ("pods", counts(status)),
+        ("kernel", status.kernel.clone()),
+    ];
+    lines.extend(status.features.iter().map(|feature| {
+        let Feature {
+            name,
+            found,
+            impact_if_missing,
+        } = feature;
+        let line = if *found {
+            format!("+ {name}")
+        } else {
+            format!("- {name}: {impact_if_missing}")
+        };
+        ("", line)
+    }));
+    let mut page: Vec<_> = (lines.iter())
+        .map(|(key, value)| format!("{key:<14}{}", printable(value)))
+        .collect();
+    page.push(format!(
+        "\n{:<17}{:>6}  {:>5}  ATTACH",
+        "PROGRAM", "ID", "COUNT"
+    ));
+    page.extend(status.programs.iter().map(|program| {
+        let ProgramView {
+            name,
+            id,
+            attach_type,
+            attach_count,
+        } = program;
+        let (name, attach_type) = (printable(name), printable(attach_type));
+        format!("{name:<17}{id:>6}  {attach_count:>5}  {attach_type}")
+    }));
+    if !status.foreign_programs.is_empty() {
+        page.push("\nFOREIGN PROGRAM      ID  UID  ORDER   HOOK".to_owned());
+        page.extend(status.foreign_programs.iter().map(|program| {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            format!(
+                "{:<17}{:>6}{:>5}  {order:<6}  {}",
+                printable(&program.name),
+                program.id,
+                program.uid,
+                program.hook
+            )
+        }));
+    }
+    page.join("\n")
+}
+
+fn counts(status: &Status) -> String {
+    let counts = [
+        (status.meshed_pods, "meshed"),
+        (status.unmeshed_pods, "not intercepted"),
+        (status.pending_pods, "pending"),
+        (status.orphaned_netns, "orphaned"),
+    ];
+    // The last two are not the rule.
+    let shown = counts
+        .iter()
+        .enumerate()
+        .filter(|(index, (count, _))| *index < 2 || *count > 0);
+    let shown = shown.map(|(_, (count, what))| format!("{count} {what}"));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// `sluiced pods`.
+pub(crate) fn pods(args: &ClientArgs) -> anyhow::Result<()> {
+    let answer = get(&args.socket, path::PODS)?;
+    if args.json {
+        return print_json(&answer);
+    }
+    let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
+    print(table(&pods).as_bytes())
+}
+
+/// `sluiced explain`.
+pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
+    let (uid, gid) = args.user;
+    let connection = match (args.to, args.from, args.port) {
+        (Some(to), ..) => Connection::Outbound {
+            to,
+            uid,
+            gid,
+            udp: args.udp,
+        },
+        (None, Some(from), Some(port)) => Connection::Inbound { from, port },
+        _ => bail!("give --to IP:PORT, or --from IP and --port PORT"),
+    };
+    let body = serde_json::to_vec(&ExplainRequest {
+        pod: args.pod,
+        connection,
+    })?;
+    let answer = request(&args.client.socket, Method::POST, path::EXPLAIN, body)?;
+    if args.client.json {
+        return print_json(&answer);
+    }
+    let found: ExplainResponse = serde_json::from_slice(&answer)?;
+    let rule = [&*found.rule, "-"][usize::from(found.rule.is_empty())].to_owned();
+    let lines = [
+        ("pod", format!("{}/{}", found.pod.namespace, found.pod.name)),
+        ("container", found.container_id),
+        ("outcome", found.outcome),
+        ("rule", rule),
+        ("reason", found.reason),
+        ("matched", found.matched.unwrap_or_else(|| "-".to_owned())),
+    ];
+    let lines = lines.map(|(key, value)| format!("{key:<11}{}", printable(&value)));
+    print(lines.join("\n").as_bytes())
+}
+
+/// `sluiced monitor`: until interrupted, or until nobody reads.
+pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
+    let config::MonitorArgs { client: to, pod } = args;
+    let mut cursor = None;
+    if !to.json {
+        print(HEAD.as_bytes())?;
+    }
+    loop {
+        let body = serde_json::to_vec(&daemon_api::EventsRequest {
+            cursor,
+            pod: pod.clone(),
+        })?;
+        let answer = request(&to.socket, Method::POST, path::EVENTS, body)?;
+        let batch: Events = serde_json::from_slice(&answer)?;
+        if batch.dropped > 0 {
+            eprintln!(
+                "{} events were dropped: the event rate is too high",
+                batch.dropped
+            );
+        }
+        for event in &batch.events {
+            let line = if to.json {
+                text::json(&serde_json::to_string(event)?)
+            } else {
+                line(event)
+            };
+            match print(line.as_bytes()) {
+                Err(error) if is_broken_pipe(&error) => return Ok(()),
+                done => done?,
+            }
+        }
+        cursor = Some(batch.next);
+    }
+}
+
+const HEAD: &str = "TIME (UTC)    POD                               UID  FROM                    TO                      RULE";
+
+fn line(event: &EventView) -> String {
+    let (seconds, millis) = (event.time / 1000, event.time % 1000);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let uid = event
+        .uid
+        .map_or_else(|| "-".to_owned(), |uid| uid.to_string());
+    let pod = printable(&event.pod);
+    let from = match event.from.port() {
+        0 => event.from.ip().to_string(),
+        _ => event.from.to_string(),
+    };
+    let (to, rule) = (event.to.to_string(), printable(&event.rule));
+    format!(
+        "{hour:02}:{minute:02}:{second:02}.{millis:03}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}"
+    )
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn table(pods: &[PodView]) -> String {
+    let head = [
+        "POD",
+        "CONTAINER",
+        "NETWORK",
+        "INTERFACE",
+        "ADDRESSES",
+        "MESHED",
+        "PROXY",
+        "ALIASES",
+        "REASON",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(pods.iter().map(row));
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; 9]| {
+        let cells = row.iter().zip(widths);
+        let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn row(view: &PodView) -> [String; 9] {
+    let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
+    let name = match (&*view.pod.namespace, &*view.pod.name) {
+        ("", name) => name.to_owned(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    };
+    let meshed = if view.meshed { "yes" } else { "no" };
+    let proxy = match (view.meshed, view.listeners) {
+        (false, _) => "",
+        (true, 0) => "not listening",
+        (true, _) => "listening",
+    };
+    let aliases = match (view.meshed, view.alias_fallbacks) {
+        (false, _) => String::new(),
+        (true, 0) => view.aliases.to_string(),
+        (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
+    };
+    let container = view.attachment.container_id.chars().take(13).collect();
+    [
+        name,
+        container,
+        view.attachment.network.clone(),
+        view.attachment.ifname.clone(),
+        addresses.join(","),
+        meshed.to_owned(),
+        proxy.to_owned(),
+        aliases,
+        view.reason.clone(),
+    ]
+    .map(|cell| printable(&cell))
+}
+
+/// What a runtime reported must not move the cursor, and an empty cell must be seen.
+fn printable(cell: &str) -> String {
+    match cell {
+        "" => "-".to_owned(),
+        cell => Printable::new(cell).cut(CELL).to_string(),
+    }
+}
+
+/// An answer as it came, but for characters on which a terminal acts.
+fn print_json(answer: &[u8]) -> anyhow::Result<()> {
+    print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    request(socket, Method::GET, path, Vec::new())
+}
+
+fn request(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let answer = timeout(TIMEOUT, exchange(socket, method, path, body)).await;
+        answer.with_context(|| format!("no answer from {}", socket.display()))?
+    })
+}
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<Bytes> {
+    let unreachable = || {
+        format!(
+            "cannot connect to sluiced at {}; is it running?",
+            socket.display()
+        )
+    };
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(unreachable)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "localhost")
+        .body(Full::<Bytes>::from(body))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if status.is_success() {
+        return Ok(body);
+    }
+    let api_error: ApiError =
+        serde_json::from_slice(&body).with_context(|| format!("the daemon answers {status}"))?;
+    match &*api_error.details {
+        "" => bail!(api_error.message),
+        details => bail!("{}: {details}", api_error.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon_api::{Attachment, PodName};
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_shows_no_control_characters() {
+        let view = PodView {
+            attachment: Attachment {
+                network: "net".into(),
+                container_id: "0123456789abcdef".into(),
+                ifname: "eth0".into(),
+            },
+            pod: PodName {
+                namespace: "shop".into(),
+                name: "cart\u{1b}[2J".into(),
+                uid: String::new(),
+            },
+            netns: "/run/netns/a".into(),
+            cookie: Some(7),
+            listeners: 0,
+            aliases: 4096,
+            alias_fallbacks: 17,
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            meshed: true,
+            reason: String::new(),
+        };
+        let expected = "\
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    ALIASES                 BECAUSE
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  4096 (+17 connections)  -";
+        assert_eq!(table(&[view]), expected);
+    }
+}

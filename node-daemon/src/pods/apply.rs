@@ -1,0 +1,219 @@
+//! Carries the steps of a plan out: all of them, or none.
+
+use std::{
+    cell::Cell,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd as _,
+};
+
+use fail::fail_point;
+use tracing::{debug, warn};
+
+use super::{
+    Error,
+    error::one_line,
+    plan::{self, KernelState, Step},
+};
+use crate::{
+    bpf::{self, Datapath, Features},
+    netns::{Netns, ProxyUser, SourceRoute},
+};
+
+/// Where Istio's proxy connects from when it hands a request to its application over IPv6.
+pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+
+/// The kernel's state of one network namespace, as an owned value.
+pub(crate) struct AppliedState {
+    cookie: u64,
+    state: KernelState,
+    foreign_listeners: Cell<usize>,
+}
+
+/// What steps work on.
+pub(crate) struct Target<'a> {
+    /// The kernel side.
+    pub(crate) datapath: &'a mut Datapath,
+    /// The Pod's network namespace, unless it is gone.
+    pub(crate) netns: Option<&'a Netns>,
+}
+
+impl AppliedState {
+    /// What the kernel holds already.
+    pub(crate) fn of(cookie: u64, state: KernelState) -> Self {
+        Self {
+            cookie,
+            state,
+            foreign_listeners: Cell::new(0),
+        }
+    }
+
+    /// How many sockets listened on the proxy's ports that another user had made, when the
+    /// listeners were fetched.
+    pub(crate) fn foreign_listeners(&self) -> usize {
+        self.foreign_listeners.get()
+    }
+
+    /// What the kernel holds.
+    pub(crate) fn state(&self) -> &KernelState {
+        &self.state
+    }
+
+    /// Notes that the kernel lost something.
+    pub(crate) fn mark_lost(&mut self, lost: impl FnOnce(KernelState) -> KernelState) {
+        self.state = lost(std::mem::take(&mut self.state));
+    }
+
+    /// Changes the kernel's state. If a step fails, those before it are taken back; without routes
+    /// that the namespace refuses the Pod does.
+    pub(crate) fn apply(
+        &mut self,
+        target: &mut Target<'_>,
+        desired: KernelState,
+    ) -> Result<(), Error> {
+        match self.apply_all(target, &desired) {
+            Ok(()) => {
+                self.state = desired;
+                Ok(())
+            }
+            Err(Error::RoutesRefused { refused }) => self.apply(target, desired.without(&refused)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn apply_all(&self, target: &mut Target<'_>, desired: &KernelState) -> Result<(), Error> {
+        let mut done = Vec::new();
+        for step in plan::steps(&self.state, desired) {
+            if let Err(error) = self.apply_step(target, &step) {
+                self.roll_back(target, done);
+                return Err(error);
+            }
+            done.push(step);
+        }
+        Ok(())
+    }
+
+    /// Changes the kernel's state as far as possible. After an error everything may be tried
+    /// again: each step can be repeated.
+    pub(crate) fn teardown(
+        &mut self,
+        target: &mut Target<'_>,
+        desired: KernelState,
+    ) -> Result<(), Error> {
+        let errors: Vec<_> = plan::steps(&self.state, &desired)
+            .iter()
+            .filter_map(|step| self.apply_step(target, step).err())
+            .collect();
+        if errors.is_empty() {
+            self.state = desired;
+            return Ok(());
+        }
+        let unrouted = errors.iter().find_map(|error| match error {
+            Error::RoutesRefused { refused } => Some(refused),
+            _ => None,
+        });
+        if let Some(refused) = unrouted {
+            return self.teardown(target, desired.without(refused));
+        }
+        Err(Error::Teardown { errors })
+    }
+
+    fn roll_back(&self, target: &mut Target<'_>, done: Vec<Step>) {
+        for undo in done.into_iter().rev().filter_map(Step::undo) {
+            if let Err(error) = self.apply_step(target, &undo) {
+                warn!(
+                    ?undo,
+                    error = one_line(&error),
+                    "failed to roll back a step"
+                );
+            }
+        }
+    }
+
+    fn apply_step(&self, target: &mut Target<'_>, step: &Step) -> Result<(), Error> {
+        fail_point!("crash", |_| crate::failpoint::now());
+        let Target { datapath, netns } = target;
+        match step {
+            Step::AddRule(entry) => datapath.add_rule(entry)?,
+            Step::RemoveRule(entry) => datapath.remove_rule(entry)?,
+            Step::Address { addr, to, .. } => match to {
+                Some(pod) => datapath.set_address(*addr, pod)?,
+                None => datapath.remove_address(*addr)?,
+            },
+            Step::NetnsEntry { to, .. } => match to {
+                Some(netns_entry) => datapath.set_netns_entry(self.cookie, netns_entry)?,
+                None => datapath.remove_netns_entry(self.cookie)?,
+            },
+            Step::SetAliasRoutes { from, to } => {
+                let features = datapath.features();
+                match netns {
+                    Some(netns) => apply_routes(netns, features, from, to)?,
+                    // If the namespace is gone, so are they.
+                    None if to.is_empty() => {}
+                    None => return Err(Error::Gone),
+                }
+            }
+            Step::AttachSkLookup => {
+                datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?
+            }
+            Step::DetachSkLookup => datapath.detach_sk_lookup(self.cookie)?,
+            Step::AddPassthroughAddr => {
+                netns.ok_or(Error::Gone)?.add_to_loopback(PASSTHROUGH)?;
+            }
+            // If the namespace is gone, so is the address.
+            Step::RemovePassthroughAddr => {
+                if let Some(netns) = netns {
+                    netns.remove_from_loopback(PASSTHROUGH)?;
+                }
+            }
+            Step::AdoptListeners => self.adopt_listeners(datapath, netns.ok_or(Error::Gone)?)?,
+        }
+        Ok(())
+    }
+
+    fn adopt_listeners(&self, datapath: &mut Datapath, netns: &Netns) -> Result<(), Error> {
+        let Some(netns_entry) = datapath.netns_entry(self.cookie)? else {
+            return Ok(());
+        };
+        let proxy = ProxyUser::of(&netns_entry.pod);
+        let sockets = netns.sockets()?;
+        let dns = netns.dup_listeners(&sockets, netns_entry.pod.dns_port.get(), proxy)?;
+        let outbound = netns.dup_listeners(&sockets, netns_entry.pod.outbound_port.get(), proxy)?;
+        let inbound = netns.dup_listeners(&sockets, netns_entry.pod.inbound_port.get(), proxy)?;
+        self.foreign_listeners
+            .set(dns.foreign + outbound.foreign + inbound.foreign);
+        if !dns.listeners.is_empty() {
+            datapath.capture_dns(self.cookie)?;
+        }
+        for listener in inbound.listeners {
+            let socket = listener.socket.as_fd();
+            match datapath.add_listener(self.cookie, listener.family, socket) {
+                Ok(()) => debug!(cookie = self.cookie, "proxy listener adopted"),
+                // Those that have a place serve the whole SO_REUSEPORT group.
+                Err(bpf::Error::NoListenerSlot { .. }) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts routes in the place of others. What leads to an address of IPv6 leads everybody there, so the
+/// inbound hook must see who comes by another interface than `lo`.
+fn apply_routes(
+    netns: &Netns,
+    features: Features,
+    from: &[SourceRoute],
+    to: &[SourceRoute],
+) -> Result<(), Error> {
+    let stays = |network| to.iter().any(|route| route.dst == network);
+    let gone = from.iter().map(|route| route.dst);
+    let gone = gone.filter(|network| !stays(*network)).collect();
+    let is_safe = |route: &SourceRoute| route.prefsrc.is_ipv4() || features.ingress;
+    let (new, mut refused): (Vec<_>, Vec<_>) = to.iter().partition(|route| is_safe(route));
+    refused.extend(netns.install_local_routes(gone, new)?);
+    if refused.is_empty() {
+        return Ok(());
+    }
+    debug!(?refused, "alias routes refused; using bind() instead");
+    Err(Error::RoutesRefused { refused })
+}

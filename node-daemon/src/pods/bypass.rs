@@ -1,0 +1,303 @@
+//! What a Pod leaves alone whatever else it lists: the traffic of interfaces that it excludes. Pure.
+//!
+//! A hook is told the interface by which a connection comes, but only the address to which one
+//! goes: so the Pod's routes become the networks to which they lead.
+
+use std::{collections::BTreeMap, fmt};
+
+use ipnet::IpNet;
+
+use crate::netns::{Interface, Route, RoutingTable, is_link_local};
+
+/// The longest name of an interface (`IFNAMSIZ`, without its end).
+const MAX_IFNAME: usize = 15;
+/// Where everything goes that stays within the Pod.
+const LOOPBACK: &str = "lo";
+
+/// Interfaces cannot be excluded.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The inbound hook is not told the interface.
+    #[error("interfaces cannot be excluded: that needs Linux 5.17")]
+    Kernel,
+    /// Routes do not tell.
+    #[error(
+        "interfaces cannot be excluded: the Pod has routing rules, so its routes do not tell by which interface a connection leaves"
+    )]
+    PolicyRouting,
+    /// Routes do not tell of one network.
+    #[error(
+        "interfaces cannot be excluded: the route to {to} leads by excluded interfaces and by others"
+    )]
+    AmbiguousRoute {
+        /// The network.
+        to: IpNet,
+    },
+}
+
+/// Which interfaces are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IfacePattern {
+    /// The one of this name.
+    Exact(String),
+    /// Those whose names begin so: a `+` at the end, as in iptables.
+    Prefix(String),
+}
+
+/// Interfaces and networks of which no row is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bypass {
+    /// The interfaces' indices.
+    pub(crate) interfaces: Vec<u32>,
+    /// Networks to which nothing is diverted.
+    pub(crate) networks: Vec<IpNet>,
+}
+
+impl fmt::Display for IfacePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Prefix(prefix) => write!(f, "{prefix}+"),
+        }
+    }
+}
+
+impl IfacePattern {
+    /// What [`IfacePattern::parse`] takes.
+    pub(crate) const ALLOWED: &str =
+        "the name of an interface other than lo, or its beginning and a +";
+
+    /// As it is written in an annotation.
+    pub(crate) fn parse(item: &str) -> Option<Self> {
+        let (text, pattern): (_, fn(String) -> Self) = match item.strip_suffix('+') {
+            Some(prefix) => (prefix, Self::Prefix),
+            None => (item, Self::Exact),
+        };
+        // As the kernel's dev_valid_name has it.
+        let is_name = !text.is_empty()
+            && text.len() <= MAX_IFNAME
+            && ![".", ".."].contains(&text)
+            && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        let pattern = pattern(text.to_owned());
+        (is_name && !pattern.matches(LOOPBACK)).then_some(pattern)
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(whole) => name == whole,
+            Self::Prefix(prefix) => name.starts_with(&**prefix),
+        }
+    }
+}
+
+impl Bypass {
+    /// There is nothing of the kind.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.networks.is_empty()
+    }
+
+    /// The traffic of the interfaces that are meant, as far as they are there.
+    pub(crate) fn from_interfaces(
+        patterns: &[IfacePattern],
+        interfaces: &[Interface],
+        routes: &RoutingTable,
+    ) -> Result<Self, Error> {
+        let meant = |one: &&Interface| patterns.iter().any(|pattern| pattern.matches(&one.name));
+        let indices: Vec<u32> = (interfaces.iter())
+            .filter(meant)
+            .map(|one| one.index)
+            .collect();
+        if indices.is_empty() {
+            return Ok(Self::default());
+        }
+        if routes.has_policy_rules {
+            return Err(Error::PolicyRouting);
+        }
+        let networks = networks(&routes.main, &indices)?;
+        Ok(Self {
+            interfaces: indices,
+            networks,
+        })
+    }
+}
+
+/// The networks to which packets leave by one of these interfaces: the longest route decides, and
+/// of equally long ones the one with the lowest metric.
+fn networks(routes: &[Route], excluded: &[u32]) -> Result<Vec<IpNet>, Error> {
+    let mut best: BTreeMap<IpNet, &Route> = BTreeMap::new();
+    for route in routes.iter().filter(|route| !is_link_local(&route.dst)) {
+        let there = best.entry(route.dst.trunc()).or_insert(route);
+        if route.metric < there.metric {
+            *there = route;
+        }
+    }
+    let (mut inside, mut outside) = (Vec::new(), Vec::new());
+    for (to, route) in best {
+        let count = (route.interfaces.iter())
+            .filter(|index| excluded.contains(index))
+            .count();
+        match count {
+            0 => outside.push(to),
+            _ if count == route.interfaces.len() => inside.push(to),
+            _ => return Err(Error::AmbiguousRoute { to }),
+        }
+    }
+    let longer = |to: &IpNet| {
+        let holes = outside.iter().filter(|hole| to.contains(*hole));
+        subtract(*to, &holes.copied().collect::<Vec<_>>())
+    };
+    Ok(inside.iter().flat_map(longer).collect())
+}
+
+/// What is left of a network without others that are in it.
+fn subtract(network: IpNet, holes: &[IpNet]) -> Vec<IpNet> {
+    if holes.contains(&network) {
+        return Vec::new();
+    }
+    let halves = network.subnets(network.prefix_len() + 1);
+    let Some(halves) = halves.ok().filter(|_| !holes.is_empty()) else {
+        return vec![network];
+    };
+    let rest = |half: IpNet| {
+        let holes = holes.iter().filter(|hole| half.contains(*hole));
+        subtract(half, &holes.copied().collect::<Vec<_>>())
+    };
+    halves.flat_map(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn interface(name: &str, index: u32) -> Interface {
+        Interface {
+            name: name.to_owned(),
+            index,
+            addresses: Vec::new(),
+        }
+    }
+
+    fn route(to: &str, interfaces: &[u32], metric: u32) -> Route {
+        Route {
+            dst: to.parse().unwrap(),
+            interfaces: interfaces.to_vec(),
+            metric,
+        }
+    }
+
+    fn by(patterns: &[&str], main: Vec<Route>) -> Result<Vec<String>, Error> {
+        let patterns: Vec<_> = (patterns.iter())
+            .map(|text| IfacePattern::parse(text).unwrap())
+            .collect();
+        let there = [
+            interface("lo", 1),
+            interface("eth0", 2),
+            interface("net1", 3),
+        ];
+        let routes = RoutingTable {
+            main,
+            has_policy_rules: false,
+        };
+        let bypass = Bypass::from_interfaces(&patterns, &there, &routes)?;
+        Ok(bypass.networks.iter().map(IpNet::to_string).collect())
+    }
+
+    #[test]
+    fn what_leaves_by_an_excluded_interface_is_a_network() {
+        let routes = || {
+            vec![
+                route("0.0.0.0/0", &[2], 0),
+                route("10.9.0.0/16", &[3], 0),
+                route("fe80::/64", &[3], 256),
+                route("2001:db8::/32", &[3], 1024),
+            ]
+        };
+        let expected = ["10.9.0.0/16", "2001:db8::/32"].map(str::to_owned);
+        assert_eq!(by(&["net1"], routes()), Ok(expected.to_vec()));
+        assert_eq!(by(&["net+"], routes()), Ok(expected.to_vec()));
+        assert_eq!(by(&["net2"], routes()), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_longer_route_and_a_lower_metric_win() {
+        let routes = vec![
+            route("10.8.0.0/14", &[3], 0),
+            route("10.9.0.0/16", &[2], 0),
+            route("192.0.2.0/24", &[3], 10),
+            route("192.0.2.0/24", &[2], 5),
+        ];
+        let expected = ["10.8.0.0/16", "10.10.0.0/15"].map(str::to_owned);
+        assert_eq!(by(&["net1"], routes), Ok(expected.to_vec()));
+    }
+
+    #[test]
+    fn what_routes_do_not_tell_is_refused() {
+        let shared = vec![route("10.0.0.0/8", &[2, 3], 0)];
+        let to = "10.0.0.0/8".parse().unwrap();
+        assert_eq!(
+            by(&["net1"], shared.clone()),
+            Err(Error::AmbiguousRoute { to })
+        );
+        assert_eq!(by(&["net1", "eth0"], shared), Ok(vec![to.to_string()]));
+        let has_policy_rules = RoutingTable {
+            main: Vec::new(),
+            has_policy_rules: true,
+        };
+        let patterns = [IfacePattern::parse("eth0").unwrap()];
+        let refused =
+            Bypass::from_interfaces(&patterns, &[interface("eth0", 2)], &has_policy_rules);
+        assert_eq!(refused, Err(Error::PolicyRouting));
+    }
+
+    #[test]
+    fn names_are_the_kernels_and_loopback_is_none() {
+        for bad in [
+            "",
+            "+",
+            "lo",
+            "l+",
+            "a/b",
+            "a b",
+            "a:b",
+            "..",
+            "sixteencharacter",
+        ] {
+            assert_eq!(IfacePattern::parse(bad), None, "{bad:?}");
+        }
+        let eth = IfacePattern::Prefix("eth".to_owned());
+        assert_eq!(IfacePattern::parse("eth+"), Some(eth));
+    }
+
+    fn any_network() -> impl Strategy<Value = IpNet> {
+        // Few bits, so that networks meet.
+        (0_u8..4, 0_u8..=3).prop_map(|(bits, length)| {
+            let network = IpNet::new([bits << 6, 0, 0, 0].into(), length).unwrap();
+            network.trunc()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn networks_are_where_the_longest_route_leads_by_such_an_interface(
+            all in prop::collection::vec((any_network(), 2_u32..4, 0_u32..3), 0..8),
+            asked in any::<u8>(),
+        ) {
+            let main: Vec<_> = (all.iter())
+                .map(|(to, index, metric)| route(&to.to_string(), &[*index], *metric))
+                .collect();
+            let asked: std::net::IpAddr = [asked, 0, 0, 1].into();
+            let longest = main.iter().enumerate().filter(|(_, one)| one.dst.contains(&asked))
+                .min_by_key(|(at, one)| (32 - one.dst.prefix_len(), one.metric, *at));
+            let expected = longest.is_some_and(|(_, one)| one.interfaces == [3]);
+            let found = networks(&main, &[3]).unwrap();
+            prop_assert_eq!(found.iter().any(|one| one.contains(&asked)), expected);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_fail(text in ".*") {
+            let _parsed = IfacePattern::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Comparing the kernel's state with what it should be (CNI's CHECK).
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Debug,
+    net::IpAddr,
+    path::Path,
+};
+
+use daemon_api::{AddRequest, Attachment};
+
+use super::{MeshStatus, MeshedPod, PodManager};
+use crate::{
+    bpf::Rule,
+    netns::{Netns, ProxyUser},
+    pods::{Error, addresses, apply::PASSTHROUGH, plan::KernelState},
+};
+
+impl PodManager {
+    /// Names the first difference.
+    pub(in crate::pods) fn check(&self, attachment: &Attachment) -> Result<(), Error> {
+        let unknown = || Error::Unknown(attachment.clone());
+        let known = self.attachments.get(attachment).ok_or_else(unknown)?;
+        let MeshStatus::Meshed { cookie, .. } = known.status else {
+            return Ok(());
+        };
+        self.compare(cookie, self.pods.get(&cookie).ok_or_else(unknown)?)
+    }
+
+    /// Compares what the runtime reports with what is recorded, then the kernel's state. Of the
+    /// annotations only those that decide about traffic count.
+    pub(in crate::pods) fn check_reported(&self, request: &AddRequest) -> Result<(), Error> {
+        let unknown = || Error::Unknown(request.attachment.clone());
+        let known = (self.attachments.get(&request.attachment)).ok_or_else(unknown)?;
+        let recorded = &known.record.request;
+        if let (Some(now), Some(then)) = (&request.annotations, &recorded.annotations) {
+            let verdict = |annotations| self.verdict(Some(annotations));
+            same(
+                "settings in the Pod's annotations",
+                &verdict(then)?,
+                &verdict(now)?,
+            )?;
+        }
+        if let MeshStatus::Meshed { cookie, .. } = known.status {
+            let netns = Netns::open_with_worker(Path::new(&request.netns))?;
+            same("cookie of CNI_NETNS", &cookie, &netns.id().cookie)?;
+            let reported = addresses::verify(&request.addresses, &netns.interfaces()?)?;
+            let own = |addresses: Vec<IpAddr>| addresses.into_iter().collect::<BTreeSet<_>>();
+            let recorded = known.record.addresses().collect();
+            same("addresses in prevResult", &own(recorded), &own(reported))?;
+        }
+        self.check(&request.attachment)
+    }
+
+    /// From the hooks, without which nothing else counts, to what the Pod has of its own.
+    fn compare(&self, cookie: u64, pod: &MeshedPod) -> Result<(), Error> {
+        let Self { datapath, .. } = self;
+        let state = pod.kernel.state();
+        same(
+            "hooks of the cgroup missing",
+            &Vec::new(),
+            &datapath.missing()?,
+        )?;
+        let netns = pod.reopen();
+        same("network namespace in place", &true, &netns.is_some())?;
+        let attached = datapath.has_sk_lookup(cookie);
+        same("inbound hook attached", &state.sk_lookup, &attached)?;
+        same(
+            "process_ip",
+            &state.netns_entry,
+            &datapath.netns_entry(cookie)?,
+        )?;
+        self.compare_addresses(cookie, state)?;
+        self.compare_lists(cookie, state)?;
+        netns.map_or(Ok(()), |netns| self.compare_inside(cookie, state, &netns))
+    }
+
+    fn compare_addresses(&self, cookie: u64, state: &KernelState) -> Result<(), Error> {
+        let what = |addr| format!("local_pod_ips at {}", IpAddr::from(addr));
+        for (addr, pod) in &state.addresses {
+            same(&what(*addr), &Some(*pod), &self.datapath.address(*addr)?)?;
+        }
+        let present = self.datapath.all_addresses()?.into_iter();
+        let own = present.filter(|(_, pod)| pod.cookie == cookie);
+        for (addr, pod) in own.filter(|(addr, _)| !state.addresses.contains_key(addr)) {
+            same(&what(addr), &None, &Some(pod))?;
+        }
+        Ok(())
+    }
+
+    fn compare_lists(&self, cookie: u64, state: &KernelState) -> Result<(), Error> {
+        let present = self.datapath.all_rules()?.into_iter();
+        let present: HashSet<Rule> = present.filter(|one| one.cookie() == cookie).collect();
+        for entry in state.rule_set.symmetric_difference(&present) {
+            let what = format!("listed {entry:?}");
+            same(
+                &what,
+                &state.rule_set.contains(entry),
+                &present.contains(entry),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What is inside the network namespace.
+    fn compare_inside(&self, cookie: u64, state: &KernelState, netns: &Netns) -> Result<(), Error> {
+        if let Some(netns_entry) = state.netns_entry {
+            let port = netns_entry.pod.inbound_port.get();
+            let what = format!("listener on {port} registered");
+            let registered = self.datapath.listeners(cookie)? > 0;
+            let proxy = ProxyUser::of(&netns_entry.pod);
+            let listens = netns.sockets()?.any_of_proxy_on(port, proxy);
+            same(&what, &(registered || listens), &registered)?;
+        }
+        if state.passthrough {
+            let interfaces = netns.interfaces()?;
+            let mut addresses = interfaces.iter().flat_map(|one| &one.addresses);
+            let there = addresses.any(|address| *address == PASSTHROUGH);
+            same("::6 on the loopback interface", &true, &there)?;
+        }
+        let installed = netns.installed(state.routes.clone())?;
+        same("routes to the proxy", &state.routes, &installed)
+    }
+}
+
+fn same<T: PartialEq + Debug>(what: &str, expected: &T, present: &T) -> Result<(), Error> {
+    if expected == present {
+        return Ok(());
+    }
+    Err(Error::Differs {
+        what: what.to_owned(),
+        expected: format!("{expected:?}"),
+        present: format!("{present:?}"),
+    })
+}

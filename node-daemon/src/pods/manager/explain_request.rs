@@ -1,0 +1,104 @@
+//! Explaining what would become of a connection.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use daemon_api::{Attachment, Connection, ExplainRequest, ExplainResponse};
+use sluice_abi::decide::Verdict;
+
+use super::{AttachmentState, MeshStatus, PodManager, name};
+use crate::pods::{Error, explain::Subject};
+
+impl PodManager {
+    pub(in crate::pods) fn explain(
+        &self,
+        question: &ExplainRequest,
+    ) -> Result<ExplainResponse, Error> {
+        let nobody = || Error::NoSuchPod(question.pod.clone());
+        let (attachment, known) = self.find_pod(&question.pod).ok_or_else(nobody)?;
+        let explained = |outcome: &str| ExplainResponse {
+            pod: known.record.request.pod.clone(),
+            container_id: attachment.container_id.clone(),
+            outcome: outcome.to_owned(),
+            rule: String::new(),
+            reason: known.status.reason(),
+            matched: None,
+        };
+        let MeshStatus::Meshed { cookie, .. } = known.status else {
+            return Ok(explained("not intercepted, like all traffic of this Pod"));
+        };
+        let pod = self.pods.get(&cookie).ok_or_else(nobody)?;
+        let subject = Subject {
+            policy: &pod.policy,
+            state: pod.kernel.state(),
+            captures_dns: self.datapath.captures_dns(cookie)?,
+        };
+        if subject.passes_as_datagram(&question.connection) {
+            return Ok(ExplainResponse {
+                reason: "of datagrams only DNS queries are intercepted, while the proxy listens \
+                          for them"
+                    .to_owned(),
+                ..explained("direct, past the proxy")
+            });
+        }
+        let verdict = subject.verdict(&question.connection).ok_or_else(nobody)?;
+        let outcome = match (verdict, &question.connection) {
+            (Verdict::Direct(_), Connection::Outbound { .. }) => {
+                "direct, past the proxy".to_owned()
+            }
+            (Verdict::Direct(_), Connection::Inbound { .. }) => "to the application".to_owned(),
+            (Verdict::ToProxy(port, _), _) => {
+                let port = port.get();
+                let netns = pod.reopen().ok_or(Error::Gone)?;
+                if netns.sockets()?.any_on(port) {
+                    format!("to the proxy's port {port}")
+                } else {
+                    format!("refused: the proxy does not listen on port {port}")
+                }
+            }
+        };
+        let reason = verdict.reason();
+        Ok(ExplainResponse {
+            rule: reason.label().to_owned(),
+            reason: reason.words().to_owned(),
+            matched: subject.matched(reason, &question.connection),
+            ..explained(&outcome)
+        })
+    }
+
+    /// Lets the programs tell of their decisions for a while. The names of the Pods by their
+    /// network namespaces' cookies: of all, or of the one that is meant.
+    pub(in crate::pods) fn enable_events(
+        &mut self,
+        pod: Option<&str>,
+        time: Duration,
+    ) -> Result<BTreeMap<u64, String>, Error> {
+        self.datapath.enable_events(time)?;
+        let named =
+            |cookie: u64, known: &AttachmentState| (cookie, name(&known.record.request.pod));
+        if let Some(pod) = pod {
+            let nobody = || Error::NoSuchPod(pod.to_owned());
+            let (attachment, known) = self.find_pod(pod).ok_or_else(nobody)?;
+            let cookie = self.cookie_of(attachment);
+            return Ok(cookie
+                .map(|cookie| named(cookie, known))
+                .into_iter()
+                .collect());
+        }
+        let all = self.attachments.iter();
+        let meshed = all.filter_map(|(one, known)| Some(named(self.cookie_of(one)?, known)));
+        Ok(meshed.collect())
+    }
+
+    /// The Pod that somebody means by its name, by an address or by its container.
+    fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
+        let address: Option<IpAddr> = what.parse().ok();
+        let has =
+            |known: &AttachmentState| known.record.addresses().any(|one| Some(one) == address);
+        let is_it = |(attachment, known): &(&Attachment, &AttachmentState)| {
+            name(&known.record.request.pod) == what
+                || has(known)
+                || (!what.is_empty() && attachment.container_id.starts_with(what))
+        };
+        self.attachments.iter().find(is_it)
+    }
+}

@@ -1,0 +1,254 @@
+//! Pods that no runtime reported: those that ran before the daemon.
+//!
+//! They are believed on evidence alone ([`crate::pods::evidence`]), are bounded in number, and take
+//! nothing from a Pod that a runtime reported: such a Pod, when it comes, takes its addresses from
+//! them.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+
+use daemon_api::{AddRequest, Attachment, PodName};
+use tracing::{debug, error, info, warn};
+
+use super::{MeshedPod, PodManager, name};
+use crate::{
+    netns::ProxyUser,
+    pods::{
+        Error, ListedPod, Repair,
+        error::one_line,
+        evidence::{Doubt, MAX_FOUND},
+        policy::{self, Verdict},
+        survey::{Brief, Lodging, Sight, Survey},
+    },
+};
+
+impl PodManager {
+    /// What a survey must know.
+    pub(in crate::pods) fn brief(&self) -> Brief {
+        let mesh = self.node_policy.mesh;
+        let reported = self.attachments.values().map(|known| &known.record.request);
+        let reported = reported.filter(|request| is_reported(&request.attachment));
+        let found = self.pods.values().filter(|pod| pod.is_found());
+        let listed = |pod: &ListedPod| {
+            let addresses = pod.addresses.clone().into_iter();
+            let name = pod.pod.clone();
+            addresses.map(move |ip| (ip, name.clone()))
+        };
+        let lodging = |(cookie, pod): (&u64, &MeshedPod)| Lodging {
+            id: pod.id,
+            path: pod.path.clone(),
+            addresses: self.addresses_of(*cookie),
+        };
+        Brief {
+            cgroup: self.datapath.cgroup().into(),
+            reported: reported.map(|one| PathBuf::from(&one.netns)).collect(),
+            found: found.map(|pod| pod.id).collect(),
+            meshed: self.pods.iter().map(lodging).collect(),
+            listed: self.listed.iter().flat_map(listed).collect(),
+            ports: [mesh.outbound_port, mesh.inbound_port],
+            proxy: ProxyUser {
+                uid: mesh.uid,
+                gid: mesh.gid,
+                mark: mesh.mark,
+                mark_mask: mesh.mark_mask,
+            },
+        }
+    }
+
+    /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
+    ///
+    /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
+    /// A Pod whose own rules divert its traffic needs nothing.
+    ///
+    /// Returns the addresses of those that were found and are left as they are.
+    pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
+        let (mut left, mut doubts) = (Vec::new(), BTreeMap::new());
+        let kubelet = survey.kubelet;
+        for sight in survey.sights {
+            let cookie = sight.netns.id().cookie;
+            if self.pods.contains_key(&cookie) || self.orphaned.contains_key(&cookie) {
+                continue;
+            }
+            if let Some(doubt) = sight.evidence.doubt(kubelet) {
+                *doubts.entry(doubt).or_insert(0) += 1;
+            } else if sight.diverted {
+                debug!(netns = %sight.netns.path().display(), "pod has its own iptables rules; not adopted");
+                left.extend(sight.addresses.into_iter().map(|one| one.ip));
+            } else {
+                self.adopt_one(sight);
+            }
+        }
+        self.note_doubts(&doubts, survey.strangers);
+        left
+    }
+
+    fn adopt_one(&mut self, sight: Sight) {
+        let path = sight.netns.path().to_owned();
+        let netns = path.display();
+        let Some(request) = self.request_for(&sight) else {
+            return;
+        };
+        if self.pods.values().filter(|pod| pod.is_found()).count() >= MAX_FOUND {
+            if let Some(dropped) = self.stranger_log.pass() {
+                error!(
+                    %netns, dropped, limit = MAX_FOUND,
+                    "Pod that no runtime reported is not meshed: too many of them. Restart the Pod"
+                );
+            }
+            return;
+        }
+        match self.admit_in(request, Some(sight.netns)) {
+            Ok(_) => {
+                self.repairs.count(Repair::AdoptedRunningPod);
+                info!(%netns, "running pod adopted");
+            }
+            // It may end while it is looked at.
+            Err(_) if !path.exists() => {}
+            Err(error) => {
+                if let Some(dropped) = self.stranger_log.pass() {
+                    let error = one_line(&error);
+                    error!(%netns, error, dropped, "failed to adopt a running pod; it is NOT intercepted");
+                }
+            }
+        }
+    }
+
+    /// One line for all of them, when their numbers change.
+    fn note_doubts(&mut self, doubts: &BTreeMap<Doubt, usize>, strangers: usize) {
+        let now = (doubts.clone(), strangers);
+        if std::mem::replace(&mut self.doubts, now) == self.doubts {
+            return;
+        }
+        if strangers > 0 {
+            debug!(strangers, "network namespaces of other users are ignored");
+        }
+        for (doubt, count) in doubts {
+            if let Some(dropped) = self.stranger_log.pass() {
+                warn!(
+                    count, dropped, reason = %doubt,
+                    "network namespaces look like meshed Pods and are not taken in: if they are \
+                     Pods, restart these"
+                );
+            }
+        }
+    }
+
+    /// What the plugin would have reported, without what only the runtime knows. Nothing, if the list
+    /// says that the Pod is not meshed.
+    fn request_for(&self, sight: &Sight) -> Option<AddRequest> {
+        let (pod, annotations, manifest) = match &sight.listed {
+            Some(name) => {
+                let listed = self.listed.iter().find(|one| one.pod == *name)?;
+                self.policy_of(listed)?;
+                let ListedPod {
+                    annotations,
+                    manifest,
+                    ..
+                } = listed.clone();
+                (name.clone(), annotations, manifest)
+            }
+            None => (
+                PodName::default(),
+                policy::minimal_annotations(self.node_policy.mesh),
+                None,
+            ),
+        };
+        Some(AddRequest {
+            attachment: Attachment {
+                // No network of CNI has this name: its GC leaves the Pod alone.
+                network: String::new(),
+                container_id: format!("netns-{}", sight.netns.id().cookie),
+                ifname: "eth0".to_owned(),
+            },
+            netns: sight.netns.path().display().to_string(),
+            addresses: sight.addresses.clone(),
+            pod,
+            annotations: Some(annotations),
+            manifest,
+        })
+    }
+
+    /// Brings Pods that were found running to what the list tells of them. Until it came they had
+    /// the mesh's defaults.
+    pub(super) fn apply_listed_annotations(&mut self, survey: &Survey) {
+        let listed = |sight: &Sight| sight.listed.is_some();
+        for sight in survey.sights.iter().filter(|sight| listed(sight)) {
+            let cookie = sight.netns.id().cookie;
+            let is_found = self.pods.get(&cookie).is_some_and(MeshedPod::is_found);
+            if is_found && sight.evidence.doubt(survey.kubelet).is_none() {
+                self.correct_one(cookie, sight);
+            }
+        }
+    }
+
+    fn correct_one(&mut self, cookie: u64, sight: &Sight) {
+        let attachment = self
+            .pods
+            .get(&cookie)
+            .and_then(|pod| pod.attachments.first());
+        let known = attachment.and_then(|one| self.attachments.get(one));
+        let listed = (sight.listed.as_ref())
+            .and_then(|name| self.listed.iter().find(|one| one.pod == *name));
+        let (Some(known), Some(listed)) = (known, listed) else {
+            return;
+        };
+        let before = &known.record.request;
+        let merged = AddRequest {
+            pod: listed.pod.clone(),
+            annotations: Some(listed.annotations.clone()),
+            manifest: listed.manifest.clone(),
+            ..before.clone()
+        };
+        if merged == *before {
+            return;
+        }
+        let pod = name(&merged.pod);
+        let done = match self.verdict(&merged) {
+            Ok(Verdict::Intercept(_)) => self.add(merged).map(drop),
+            Ok(Verdict::Bypass(_)) => self.del(&merged.attachment).map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            error!(
+                pod,
+                error = one_line(&error),
+                "failed to apply listed annotations; the running pod keeps the mesh defaults"
+            );
+        }
+    }
+
+    /// Makes sure that an address may go to a Pod. One that is gone loses it, and so does one that no
+    /// runtime reported to one that a runtime did.
+    pub(super) fn release_address(
+        &mut self,
+        address: IpAddr,
+        holder: u64,
+        to_reported: bool,
+    ) -> Result<(), Error> {
+        let is_found = self.pods.get(&holder).is_some_and(MeshedPod::is_found);
+        let gives_way = is_found && to_reported;
+        let is_taken = !gives_way && self.is_alive(holder);
+        if is_taken || (!to_reported && !is_found) {
+            return Err(Error::Taken {
+                address,
+                other_pod: self.name_of(holder),
+            });
+        }
+        if gives_way {
+            let pod = self.name_of(holder);
+            warn!(pod, %address, "address of a Pod that no runtime reported goes to one that was");
+        }
+        self.remove_pod(holder)
+    }
+}
+
+impl MeshedPod {
+    /// Whether no runtime reported it.
+    pub(super) fn is_found(&self) -> bool {
+        !self.attachments.iter().any(is_reported)
+    }
+}
+
+/// Whether a runtime reported an attachment.
+pub(super) fn is_reported(attachment: &Attachment) -> bool {
+    !attachment.network.is_empty()
+}

@@ -1,0 +1,172 @@
+//! What a Pod's own network namespace tells of its settings, and that this may change.
+
+use std::net::IpAddr;
+
+use tracing::{error, info, warn};
+
+use super::PodManager;
+use crate::{
+    bpf::Features,
+    netns::{Interface, Netns},
+    pods::{
+        Error, Repair,
+        apply::Target,
+        bypass::{self, Bypass},
+        error::one_line,
+        plan::{self, KernelState},
+        policy::PodPolicy,
+        rule_set, source_addr,
+    },
+};
+
+/// Settings with users as the host numbers them, with the addresses that routes prefer, and with
+/// the networks to which excluded interfaces lead.
+pub(super) fn resolve_in_netns(
+    policy: PodPolicy,
+    netns: &Netns,
+    interfaces: &[Interface],
+    features: Features,
+) -> Result<PodPolicy, Error> {
+    let policy = policy.map_to_host_ids(&netns.users()?)?;
+    if !policy.excluded_interfaces.is_empty() && !features.ingress {
+        return Err(bypass::Error::Kernel.into());
+    }
+    routed(policy, netns, interfaces)
+}
+
+/// Settings with what routes tell. Pods with one address and no wishes, nearly all, are not asked.
+fn routed(policy: PodPolicy, netns: &Netns, interfaces: &[Interface]) -> Result<PodPolicy, Error> {
+    let sources = if source_addr::is_ambiguous(interfaces) {
+        netns.sources()?
+    } else {
+        Vec::new()
+    };
+    rule_set::check_routes(sources.len())?;
+    let bypass = if policy.excluded_interfaces.is_empty() {
+        policy.bypass
+    } else {
+        let routes = netns.routes()?;
+        rule_set::check_routes(routes.main.len())?;
+        Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?
+    };
+    let policy = PodPolicy {
+        bypass,
+        sources,
+        ..policy
+    };
+    rule_set::check(&policy)?;
+    Ok(policy)
+}
+
+impl PodManager {
+    /// Follows the routes of Pods of which they matter: networks may be added to a Pod without
+    /// anybody telling.
+    pub(super) fn refresh_routes(&mut self) {
+        let by_routes = |policy: &PodPolicy| {
+            !policy.excluded_interfaces.is_empty() || !policy.sources.is_empty()
+        };
+        let all: Vec<u64> = (self.pods.iter())
+            .filter(|(_, pod)| by_routes(&pod.policy))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        for cookie in all {
+            match self.refresh_pod_routes(cookie) {
+                Ok(false) => {}
+                Ok(true) => info!(
+                    pod = self.name_of(cookie),
+                    "routes changed; bypass rules updated"
+                ),
+                Err(error) => {
+                    let pod = self.name_of(cookie);
+                    warn!(pod, error = one_line(&error), "failed to refresh routes");
+                }
+            }
+        }
+    }
+
+    /// Puts routes back by which connections come to their proxy, and lays those that were refused
+    /// before: without them each connection is bound by itself.
+    pub(super) fn repair_alias_routes(&mut self) {
+        let all: Vec<u64> = self.pods.keys().copied().collect();
+        for cookie in all {
+            match self.reinstall_alias_routes(cookie) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.repairs.count(Repair::AliasRoutes);
+                    let pod = self.name_of(cookie);
+                    warn!(pod, "alias routes were missing; reinstalled");
+                }
+                Err(error) => {
+                    let pod = self.name_of(cookie);
+                    error!(
+                        pod,
+                        error = one_line(&error),
+                        "failed to reinstall alias routes"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `true` if a route was missing that is wanted, unless it is refused as before.
+    fn reinstall_alias_routes(&mut self, cookie: u64) -> Result<bool, Error> {
+        let addresses = self.addresses_of(cookie);
+        let Some(pod) = self.pods.get_mut(&cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let before = pod.kernel.state().clone();
+        let desired = plan::desired(cookie, &pod.policy, &addresses, before.passthrough);
+        let installed = netns.installed(desired.routes.clone())?;
+        if installed == desired.routes && installed == before.routes {
+            return Ok(false);
+        }
+        let lost = before.routes.iter().any(|route| !installed.contains(route));
+        pod.kernel.mark_lost(|state| KernelState {
+            routes: installed,
+            ..state
+        });
+        let mut target = Target {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        pod.kernel.apply(&mut target, desired)?;
+        Ok(lost || *pod.kernel.state() != before)
+    }
+
+    /// The addresses of all attachments of a Pod.
+    pub(super) fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
+        let pods = self.pods.get(&cookie).into_iter();
+        pods.flat_map(|pod| &pod.attachments)
+            .filter_map(|one| self.attachments.get(one))
+            .flat_map(|known| known.record.addresses())
+            .collect()
+    }
+
+    /// `true` if something changed.
+    fn refresh_pod_routes(&mut self, cookie: u64) -> Result<bool, Error> {
+        let addresses = self.addresses_of(cookie);
+        let Some(pod) = self.pods.get_mut(&cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let policy = routed(pod.policy.clone(), &netns, &netns.interfaces()?)?;
+        if policy == pod.policy {
+            return Ok(false);
+        }
+        let state = pod.kernel.state();
+        let desired = plan::desired(cookie, &policy, &addresses, state.passthrough);
+        let mut target = Target {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        pod.kernel.apply(&mut target, desired)?;
+        pod.policy = policy;
+        self.repairs.count(Repair::BypassRoutesUpdated);
+        Ok(true)
+    }
+}

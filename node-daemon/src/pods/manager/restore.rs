@@ -1,0 +1,265 @@
+//! A daemon begins where the one before it ended: what the records tell, the network namespaces
+//! that exist and what the kernel holds become one state again.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use tracing::{error, info, warn};
+
+use super::{MeshStatus, MeshedPod, PodManager, netns_policy::resolve_in_netns};
+use crate::{
+    cgroup,
+    netns::{self, Netns},
+    pods::{
+        Error, Repair, StartupState, alias_routes,
+        apply::{AppliedState, Target},
+        error::one_line,
+        plan::{self, Action, KernelState},
+        policy::{PodPolicy, Verdict},
+        store::{Record, RecordId},
+    },
+};
+
+/// What a record means now.
+enum RecordState {
+    Meshed(Netns, Box<PodPolicy>),
+    Bypassed(&'static str),
+    /// The Pod is gone.
+    Gone,
+}
+
+/// A Pod that exists, put together from its records.
+struct Found {
+    netns: Netns,
+    policy: PodPolicy,
+    members: Vec<(RecordId, Record)>,
+}
+
+impl PodManager {
+    /// Takes over from the daemon before: finishes what it began, and removes what is left of
+    /// Pods that are gone. A Pod that cannot be brought to its state keeps the one it has.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's tables cannot be read.
+    pub(in crate::pods) fn restore(startup_state: StartupState) -> Result<Self, Error> {
+        let StartupState {
+            datapath,
+            store,
+            records,
+            pending_dels,
+            node_policy,
+        } = startup_state;
+        let mut manager = Self::new(datapath, store, pending_dels, node_policy);
+        for _ in 0..manager.store.damaged() {
+            manager.repairs.count(Repair::DamagedRecord);
+        }
+        let mut state = manager.state()?;
+        let mut found = BTreeMap::new();
+        let mut complete = true;
+        for (record_id, record) in records {
+            complete &= manager.classify_record(record_id, record, &mut found);
+        }
+        let desired = (found.iter()).map(|(cookie, pod)| (*cookie, pod.desired(*cookie)));
+        let alive = |cookie| manager.datapath.has_sk_lookup(cookie);
+        for (cookie, action) in plan::reconcile(desired.collect(), state.keys().copied(), alive) {
+            let state = state.remove(&cookie).unwrap_or_default();
+            let kernel = AppliedState::of(cookie, state);
+            let done = match (action, found.remove(&cookie)) {
+                (Action::Converge(desired), Some(pod)) => manager.converge(kernel, *desired, pod),
+                (Action::Keep, _) => {
+                    warn!(
+                        cookie,
+                        "netns without a record stays intercepted (orphaned)"
+                    );
+                    manager.orphaned.insert(cookie, kernel);
+                    Ok(())
+                }
+                _ => manager.remove_leftovers(kernel),
+            };
+            if let Err(error) = done {
+                let pod = manager.name_of(cookie);
+                error!(
+                    pod,
+                    error = one_line(&error),
+                    "failed to restore a pod completely"
+                );
+                complete = false;
+            }
+        }
+        manager.remove_old_generations(complete);
+        manager.remove_stale_aliases();
+        Ok(manager)
+    }
+
+    /// Older generations serve their Pods until this one does.
+    fn remove_old_generations(&self, complete: bool) {
+        let (pods, orphaned) = (self.pods.len(), self.orphaned.len());
+        info!(
+            pods,
+            orphaned,
+            adopted = self.datapath.is_adopted(),
+            "state restored"
+        );
+        if !complete {
+            return;
+        }
+        match self.datapath.remove_others() {
+            Ok(others) => {
+                for path in others {
+                    info!(path = %path.display(), "removed an earlier generation");
+                }
+            }
+            Err(error) => warn!(
+                error = one_line(&error),
+                "failed to remove earlier generations"
+            ),
+        }
+    }
+
+    /// What the kernel holds, by network namespace.
+    fn state(&self) -> Result<BTreeMap<u64, KernelState>, Error> {
+        let mut all: BTreeMap<u64, KernelState> = BTreeMap::new();
+        for (cookie, netns_entry) in self.datapath.all_netns_entries()? {
+            let state = all.entry(cookie).or_default();
+            state.routes = alias_routes::announced(&netns_entry);
+            state.netns_entry = Some(netns_entry);
+        }
+        for (addr, pod) in self.datapath.all_addresses()? {
+            all.entry(pod.cookie)
+                .or_default()
+                .addresses
+                .insert(addr, pod);
+        }
+        for entry in self.datapath.all_rules()? {
+            all.entry(entry.cookie())
+                .or_default()
+                .rule_set
+                .insert(entry);
+        }
+        for cookie in self.datapath.netns_with_sk_lookup()? {
+            // A hook in a namespace that is gone is a pin to be removed, not a hook.
+            all.entry(cookie).or_default().sk_lookup = true;
+        }
+        Ok(all)
+    }
+
+    /// Finds out what a record means now. `false` if that cannot be told.
+    fn classify_record(
+        &mut self,
+        record_id: RecordId,
+        record: Record,
+        found: &mut BTreeMap<u64, Found>,
+    ) -> bool {
+        match self.record_state(&record) {
+            Ok(RecordState::Meshed(netns, policy)) => {
+                let pod = found.entry(netns.id().cookie).or_insert_with(|| Found {
+                    netns,
+                    policy: *policy,
+                    members: Vec::new(),
+                });
+                pod.members.push((record_id, record));
+                true
+            }
+            Ok(RecordState::Bypassed(reason)) => {
+                self.record_attachment(record_id, record, MeshStatus::Bypassed { reason });
+                true
+            }
+            Ok(RecordState::Gone) => {
+                let done = self.store.remove(record_id);
+                done.inspect_err(|error| {
+                    warn!(error = one_line(error), "failed to remove a record");
+                })
+                .is_ok()
+            }
+            Err(error) => {
+                let container = record.request.attachment.container_id;
+                error!(
+                    container,
+                    error = one_line(&error),
+                    "failed to restore a record; the pod is not changed"
+                );
+                false
+            }
+        }
+    }
+
+    fn record_state(&self, record: &Record) -> Result<RecordState, Error> {
+        let path = Path::new(&record.request.netns);
+        match (self.verdict(&record.request)?, record.netns) {
+            (Verdict::Intercept(policy), Some(id)) => {
+                let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
+                let processes = || cgroup::processes(self.datapath.cgroup());
+                let netns = there.or_else(|| netns::find(&processes(), id));
+                let Some(netns) = netns else {
+                    return Ok(RecordState::Gone);
+                };
+                let interfaces = netns.interfaces()?;
+                let features = self.datapath.features();
+                let policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
+                Ok(RecordState::Meshed(netns, policy.into()))
+            }
+            (Verdict::Bypass(reason), None) if path.exists() => Ok(RecordState::Bypassed(reason)),
+            (Verdict::Bypass(_) | Verdict::Intercept(_), None) if !path.exists() => {
+                Ok(RecordState::Gone)
+            }
+            // The configuration changed in between.
+            (Verdict::Intercept(_), None) | (Verdict::Bypass(_), _) => Err(Error::Changed),
+        }
+    }
+
+    /// Brings a Pod's kernel state to what it should be.
+    fn converge(
+        &mut self,
+        mut kernel: AppliedState,
+        desired: KernelState,
+        pod: Found,
+    ) -> Result<(), Error> {
+        let Found {
+            netns,
+            policy,
+            members,
+        } = pod;
+        let mut target = Target {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        let done = kernel.apply(&mut target, desired);
+        let id = netns.id();
+        let status = MeshStatus::Meshed {
+            cookie: id.cookie,
+            mesh: &policy.mesh.name,
+        };
+        let mut attachments = Vec::new();
+        for (record_id, record) in members {
+            attachments.push(record.request.attachment.clone());
+            self.record_attachment(record_id, record, status);
+        }
+        let enrolled = MeshedPod {
+            id,
+            path: netns.path().into(),
+            policy,
+            attachments,
+            kernel,
+        };
+        self.pods.insert(id.cookie, enrolled);
+        done
+    }
+
+    /// Removes what the kernel holds of a Pod that is gone.
+    fn remove_leftovers(&mut self, mut kernel: AppliedState) -> Result<(), Error> {
+        let mut target = Target {
+            datapath: &mut self.datapath,
+            netns: None,
+        };
+        kernel.teardown(&mut target, KernelState::default())
+    }
+}
+
+impl Found {
+    fn desired(&self, cookie: u64) -> KernelState {
+        let records = || self.members.iter().map(|(_, record)| record);
+        let addresses: Vec<IpAddr> = records().flat_map(Record::addresses).collect();
+        let passthrough = records().any(|record| record.passthrough);
+        plan::desired(cookie, &self.policy, &addresses, passthrough)
+    }
+}

@@ -1,0 +1,137 @@
+//! What the owner does unasked: mends what was taken from it, and lets go of Pods whose end nobody
+//! reported.
+
+use tracing::{debug, error, info, warn};
+
+use super::PodManager;
+use crate::pods::{
+    Error, Repair, apply::Target, error::one_line, plan::KernelState, survey::Survey,
+};
+
+impl PodManager {
+    /// One round of everything.
+    pub(in crate::pods) fn resync(&mut self, survey: Survey) {
+        self.repair_hooks();
+        self.release_abandoned(&survey.abandoned);
+        self.replay_pending_dels();
+        self.refresh_routes();
+        self.repair_alias_routes();
+        self.remove_stale_aliases();
+        self.adopt(survey);
+        self.resolve_pending();
+    }
+
+    /// Releases Pods whose namespace is kept by a mount alone: they have neither an address nor a
+    /// process any more, so their addresses belong to the next Pods.
+    fn release_abandoned(&mut self, cookies: &[u64]) {
+        for cookie in cookies {
+            // Not by the survey alone: it is older.
+            if self.is_alive(*cookie) || !self.pods.contains_key(cookie) {
+                continue;
+            }
+            let pod = self.name_of(*cookie);
+            info!(
+                pod,
+                "network namespace has no address and no process: its Pod is released"
+            );
+            match self.remove_pod(*cookie) {
+                Ok(()) => self.repairs.count(Repair::StaleNetns),
+                Err(error) => error!(
+                    pod,
+                    error = one_line(&error),
+                    "abandoned Pod is not released"
+                ),
+            }
+        }
+    }
+
+    /// Removes what Pods that are gone had asked for. Not when they go: all of it must be looked at.
+    pub(super) fn remove_stale_aliases(&mut self) {
+        match self.datapath.remove_stale_aliases() {
+            Ok(0) => {}
+            Ok(count) => debug!(count, "removed stale alias entries"),
+            Err(error) => warn!(
+                error = one_line(&error),
+                "failed to remove stale alias entries"
+            ),
+        }
+    }
+
+    /// Lets go of what was to be let go while no daemon could hear of it.
+    pub(in crate::pods) fn replay_pending_dels(&mut self) {
+        for pending_del in self.pending_dels.all() {
+            let done = if let Some(attachment) = &pending_del.attachment {
+                self.del(attachment).map(|retired| {
+                    if !retired.attachments.is_empty() {
+                        self.repairs.count(Repair::ReplayedDel);
+                    }
+                })
+            } else {
+                warn!(?pending_del, "removed a malformed deletion marker");
+                Ok(())
+            };
+            let done = done.map_err(|error| one_line(&error));
+            let done = done.and_then(|()| pending_del.remove().map_err(|error| error.to_string()));
+            if let Err(error) = done {
+                error!(
+                    ?pending_del,
+                    error, "failed to delete a processed deletion marker"
+                );
+            }
+        }
+    }
+
+    /// Puts hooks back that somebody removed, and lets go of namespaces that are gone.
+    fn repair_hooks(&mut self) {
+        match self.datapath.repair_hooks() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.repairs.count(Repair::Hooks);
+                warn!("cgroup hooks were missing; reattached");
+            }
+            Err(error) => {
+                error!(error = one_line(&error), "failed to reattach cgroup hooks");
+            }
+        }
+        let all: Vec<u64> = self
+            .pods
+            .keys()
+            .chain(self.orphaned.keys())
+            .copied()
+            .collect();
+        for cookie in all {
+            if self.datapath.has_sk_lookup(cookie) {
+                continue;
+            }
+            let pod = self.name_of(cookie);
+            let (repair, done) = if self.is_alive(cookie) {
+                warn!(pod, "sk_lookup hook of a pod was missing; reattaching");
+                (Repair::InboundHook, self.reattach(cookie))
+            } else {
+                info!(pod, "netns is gone; removing the pod");
+                (Repair::StaleNetns, self.remove_pod(cookie))
+            };
+            match done {
+                Ok(()) => self.repairs.count(repair),
+                Err(error) => error!(pod, error = one_line(&error), "repair failed"),
+            }
+        }
+    }
+
+    fn reattach(&mut self, cookie: u64) -> Result<(), Error> {
+        let Some(pod) = self.pods.get_mut(&cookie) else {
+            return Ok(());
+        };
+        let netns = pod.reopen().ok_or(Error::Gone)?;
+        let desired = pod.kernel.state().clone();
+        let mut target = Target {
+            datapath: &mut self.datapath,
+            netns: Some(&netns),
+        };
+        pod.kernel.mark_lost(|state| KernelState {
+            sk_lookup: false,
+            ..state
+        });
+        pod.kernel.apply(&mut target, desired)
+    }
+}

@@ -1,0 +1,242 @@
+//! What the owner tells those who ask.
+
+use daemon_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
+use nix::sys::utsname::uname;
+use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
+
+use super::{AttachmentState, PodManager, name};
+use crate::{
+    bpf::{Features, ForeignProgram},
+    pods::{Acceleration, Error, Repairs, error::one_line},
+};
+
+/// How many refused users of the proxies' ports the status shows.
+const FOREIGN_BINDS: usize = 8;
+/// `IPPROTO_UDP`.
+const UDP: u16 = 17;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct MetricsSnapshot {
+    /// How often each reason decided.
+    pub(crate) decisions: Vec<(Reason, u64)>,
+    /// Attachments whose traffic is intercepted.
+    pub(crate) meshed: usize,
+    /// Attachments that were left alone.
+    pub(crate) bypassed: usize,
+    /// Meshed Pods of which only the addresses are known.
+    pub(crate) pending: usize,
+    /// Connections that their sockets remember, because the Pod's share of addresses at which the proxy
+    /// is met is used up. Of the Pods that have some.
+    pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
+    /// What was put right unasked.
+    pub(crate) repairs: Repairs,
+}
+
+impl PodManager {
+    pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
+        let (meshed_pods, unmeshed_pods) = self.count();
+        let faults = self.faults();
+        let foreign = self.foreign_binds()?;
+        let programs = self.datapath.foreign_programs()?;
+        let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
+        let kernel = kernel.unwrap_or_default();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            ready: faults.is_empty(),
+            // What a Pod's processes do never makes the node unready.
+            problems: (faults.into_iter())
+                .chain(foreign)
+                .chain(self.foreign_listeners())
+                .chain(programs.iter().filter_map(runs_first))
+                .collect(),
+            mesh: self.node_policy.mesh.name.clone(),
+            acceleration: self.node_policy.acceleration.name().to_owned(),
+            features: features(&kernel, self.datapath.features()),
+            kernel,
+            programs: self.datapath.programs()?,
+            foreign_programs: programs.into_iter().map(foreign_program).collect(),
+            meshed_pods,
+            unmeshed_pods,
+            pending_pods: self.pending.len(),
+            orphaned_netns: self.orphaned.len(),
+        })
+    }
+
+    /// Why an admit would fail.
+    fn faults(&self) -> Vec<String> {
+        let hooks = match self.datapath.missing() {
+            Ok(none) if none.is_empty() => None,
+            Ok(names) => Some(format!(
+                "hooks of the cgroup are missing: {}",
+                names.join(", ")
+            )),
+            Err(error) => Some(error.to_string()),
+        };
+        let records = self.store.try_writing().err();
+        let records = records.map(|error| one_line(&error));
+        hooks.into_iter().chain(records).collect()
+    }
+
+    /// Who asked for a port of a Pod's proxy without being the proxy.
+    fn foreign_binds(&self) -> Result<Vec<String>, Error> {
+        let found = self.datapath.foreign_binds()?;
+        let more = found.len().saturating_sub(FOREIGN_BINDS);
+        let shown = found.iter().take(FOREIGN_BINDS);
+        let mut lines: Vec<_> = shown
+            .map(|(key, uid)| self.foreign_bind(*key, *uid))
+            .collect();
+        lines.extend((more > 0).then(|| format!("{more} more ports of proxies were refused")));
+        Ok(lines)
+    }
+
+    fn foreign_bind(&self, key: ForeignKey, uid: u32) -> String {
+        let is_it = |attachment: &&Attachment| self.cookie_of(attachment) == Some(key.cookie);
+        let found = self.attachments.keys().find(is_it);
+        let known = found.and_then(|attachment| self.attachments.get(attachment));
+        let pod = known.map_or_else(
+            || format!("of network namespace {}", key.cookie),
+            |known| name(&known.record.request.pod),
+        );
+        let user = match uid {
+            Event::NO_UID => "a socket bound before its Pod was known".to_owned(),
+            uid => format!("user {uid}, who is not the proxy's"),
+        };
+        let protocol = if key.protocol == UDP { "UDP" } else { "TCP" };
+        format!(
+            "Pod {pod}: the proxy's port {} ({protocol}) was refused to {user}",
+            key.port.get()
+        )
+    }
+
+    /// Sockets that were found on a proxy's ports and are not the proxy's, in one sentence.
+    fn foreign_listeners(&self) -> Option<String> {
+        let count = |cookie: &u64| self.pods[cookie].kernel.foreign_listeners();
+        let mut found = self.pods.keys().filter(|cookie| count(cookie) > 0);
+        let first = found.next()?;
+        let more = match found.count() {
+            0 => String::new(),
+            more => format!(", and in {more} more Pods"),
+        };
+        Some(format!(
+            "{} sockets on the proxy's ports belong to another user than the proxy, in the Pod {}{more}: \
+             they get no traffic",
+            count(first),
+            self.name_of(*first)
+        ))
+    }
+
+    pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
+        let view = |(attachment, known): (&Attachment, &AttachmentState)| {
+            let cookie = self.cookie_of(attachment);
+            let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
+            let AliasUsage { held, fallbacks } = self.alias_usage(cookie)?;
+            Ok(PodView {
+                attachment: attachment.clone(),
+                pod: known.record.request.pod.clone(),
+                netns: known.record.request.netns.clone(),
+                cookie,
+                listeners,
+                aliases: held,
+                alias_fallbacks: fallbacks,
+                addresses: known.record.addresses().collect(),
+                meshed: known.status.is_meshed(),
+                reason: known.status.reason(),
+            })
+        };
+        self.attachments.iter().map(view).collect()
+    }
+
+    pub(in crate::pods) fn read(&self) -> Result<MetricsSnapshot, Error> {
+        let (meshed, bypassed) = self.count();
+        Ok(MetricsSnapshot {
+            decisions: self.datapath.counters()?,
+            meshed,
+            bypassed,
+            pending: self.pending.len(),
+            alias_fallbacks: self.alias_fallbacks()?,
+            repairs: self.repairs,
+        })
+    }
+
+    fn alias_usage(&self, cookie: Option<u64>) -> Result<AliasUsage, Error> {
+        let usage = cookie.map(|cookie| self.datapath.alias_usage(cookie));
+        Ok(usage.transpose()?.unwrap_or_default())
+    }
+
+    /// Pods that have some. Those of one network namespace are one Pod.
+    fn alias_fallbacks(&self) -> Result<Vec<(PodName, u64)>, Error> {
+        let mut found = Vec::new();
+        for (cookie, pod) in &self.pods {
+            let count = self.datapath.alias_usage(*cookie)?.fallbacks;
+            let first = pod.attachments.first();
+            let known = first.and_then(|one| self.attachments.get(one));
+            if let Some(known) = known.filter(|_| count > 0) {
+                found.push((known.record.request.pod.clone(), count));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Attachments that are meshed, and those that are not.
+    fn count(&self) -> (usize, usize) {
+        let meshed = |known: &&AttachmentState| known.status.is_meshed();
+        let meshed = self.attachments.values().filter(meshed).count();
+        (meshed, self.attachments.len() - meshed)
+    }
+}
+
+/// A program that decides before ours.
+fn runs_first(program: &ForeignProgram) -> Option<String> {
+    let ForeignProgram {
+        hook,
+        id,
+        name,
+        cgroup,
+        ..
+    } = program;
+    program.runs_first.then(|| {
+        format!(
+            "program '{name}' (id {id}) runs before '{hook}' in {}: the proxy may learn addresses that it wrote",
+            cgroup.display()
+        )
+    })
+}
+
+fn foreign_program(program: ForeignProgram) -> ForeignProgramView {
+    ForeignProgramView {
+        hook: program.hook.to_owned(),
+        id: program.id,
+        name: program.name,
+        uid: program.uid,
+        cgroup: program.cgroup.display().to_string(),
+        runs_first: program.runs_first,
+    }
+}
+
+/// What a kernel lacks of what would be used, in a few words.
+fn features(release: &str, found: Features) -> Vec<Feature> {
+    let acceleration = Acceleration::kernel_offsets(release);
+    let feature = |name: &str, found, impact_if_missing: String| Feature {
+        name: name.to_owned(),
+        found,
+        impact_if_missing,
+    };
+    let impact_if_missing =
+        "getpeername of an MPTCP socket returns the proxy address when no alias is used".to_owned();
+    let ingress = "a Pod with excludeInterfaces is refused".to_owned();
+    let splice = "with acceleration 'all', applications must not splice".to_owned();
+    let mut all = vec![
+        feature(
+            "acceleration",
+            acceleration.is_ok(),
+            acceleration.err().unwrap_or_default(),
+        ),
+        feature("mptcp", found.mptcp, impact_if_missing),
+        feature("excluded interfaces", found.ingress, ingress),
+    ];
+    let found = (found.splice).map(|found| feature("splice detection", found, splice));
+    all.extend(found);
+    all
+}

@@ -1,0 +1,89 @@
+//! Attachments that were to be let go while no daemon ran. The plugin leaves a file for each.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use daemon_api::{Attachment, owned};
+
+/// Bytes of the longest that is read.
+const MAX_BYTES: u64 = 4096;
+
+/// The directory, which need not be there.
+#[derive(Debug)]
+pub(crate) struct PendingDels(PathBuf);
+
+/// What one says.
+#[derive(Debug)]
+pub(super) struct PendingDel {
+    path: PathBuf,
+    /// Nothing, if it cannot be understood.
+    pub(super) attachment: Option<Attachment>,
+}
+
+impl PendingDels {
+    /// Those that are left beside a socket.
+    pub(crate) fn beside(socket: &Path) -> Self {
+        let directory = daemon_api::pending_dels_dir(socket);
+        // Until ABI 6 the directory was called `retired`.
+        let _absent = fs::rename(directory.with_file_name("retired"), &directory);
+        Self(directory)
+    }
+
+    /// Every one that is complete. None of a directory to which another user can write: each would end
+    /// the interception of a Pod.
+    pub(super) fn all(&self) -> Vec<PendingDel> {
+        match owned::directory(&self.0) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                let path = self.0.display();
+                tracing::warn!(%path, %error, "deletion markers of the plugin are not read");
+                return Vec::new();
+            }
+        }
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths
+            .filter(|path| path.extension().is_some_and(|kind| kind == "json"))
+            .map(|path| PendingDel {
+                attachment: read(&path),
+                path,
+            })
+            .collect()
+    }
+}
+
+impl PendingDel {
+    /// What it says was done.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+fn read(path: &Path) -> Option<Attachment> {
+    let found = fs::symlink_metadata(path).ok()?;
+    let text = (found.is_file() && found.len() <= MAX_BYTES).then(|| fs::read(path).ok())??;
+    serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    #[test]
+    fn markers_of_another_user_are_not_read() {
+        let run = tempfile::tempdir().unwrap();
+        let pending_dels = PendingDels::beside(&run.path().join("sluiced.sock"));
+        assert!(pending_dels.all().is_empty());
+        fs::create_dir(&pending_dels.0).unwrap();
+        let text = r#"{"network":"n","container_id":"c","ifname":"e"}"#;
+        fs::write(pending_dels.0.join("1.json"), text).unwrap();
+        assert_eq!(pending_dels.all().len(), 1);
+        chown(&pending_dels.0, Some(65534), None).unwrap();
+        assert!(pending_dels.all().is_empty());
+    }
+}

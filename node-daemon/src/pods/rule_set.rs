@@ -1,0 +1,160 @@
+//! From a Pod's lists of ports and networks to what the kernel looks up. Pure.
+
+mod ports;
+mod share;
+
+use ipnet::IpNet;
+use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortBitmap, PortList};
+
+use super::{
+    bypass::Bypass,
+    plan::flags,
+    policy::{Inbound, PodPolicy, Ports},
+};
+use crate::{bpf::Rule, netns::SourceRoute};
+use ports::prefixes;
+pub(super) use share::{Error, check, check_addresses, check_routes};
+
+/// What the kernel must know of the lists before it looks into them.
+pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
+    let networks = policy.networks.as_deref();
+    let loopback = |network: &IpNet| network.network().is_loopback();
+    flags([
+        (
+            matches!(policy.inbound, Inbound::Include(_)),
+            PodFlags::INBOUND_ALLOWLIST,
+        ),
+        (
+            !policy.included_outbound.is_empty(),
+            PodFlags::OUTBOUND_PORT_INCLUDES,
+        ),
+        (has_ranges(policy), PodFlags::PORT_RANGES),
+        (networks.is_some(), PodFlags::CIDR_ALLOWLIST),
+        (
+            !policy.excluded_networks.is_empty(),
+            PodFlags::CIDR_EXCLUDES,
+        ),
+        (
+            policy.mesh.loopback_to_proxy || networks.is_some_and(|all| all.iter().any(loopback)),
+            PodFlags::LOOPBACK_INCLUDED,
+        ),
+        (!policy.bypass.is_empty(), PodFlags::BYPASS),
+        (
+            !policy.mesh.bypass_cidrs.is_empty()
+                || policy.bypasses_ipv6()
+                || !policy.excluded_sources.is_empty(),
+            PodFlags::BYPASS_INBOUND,
+        ),
+    ])
+}
+
+/// A sieve that lets every outbound port through that is left alone.
+pub(super) fn port_bitmap_of(policy: &PodPolicy) -> PortBitmap {
+    let ports = policy.excluded_outbound.iter();
+    ports.fold(PortBitmap::EMPTY, |all, (low, high)| {
+        all.insert_range(*low, *high)
+    })
+}
+
+/// The address from which a network is reached.
+pub(super) fn source(cookie: u64, source: &SourceRoute) -> Rule {
+    Rule::Prefsrc(prefix(cookie, &source.dst), source.prefsrc.into())
+}
+
+/// Every entry of every list.
+pub(super) fn rules_of(cookie: u64, policy: &PodPolicy) -> impl Iterator<Item = Rule> {
+    let included = policy.networks.iter().flatten();
+    let excluded = policy.excluded_networks.iter();
+    let Bypass {
+        interfaces,
+        networks: bypass,
+    } = &policy.bypass;
+    let interface = move |index: &u32| Rule::ExcludeInterface(InterfaceKey::new(cookie, *index));
+    let aside_entry = move |one: &IpNet| Rule::BypassCidr(prefix(cookie, one));
+    port_lists(policy)
+        .into_iter()
+        .flat_map(move |(list, ports)| prefixes(cookie, list, ports).map(Rule::Port))
+        .chain(included.map(move |one| Rule::IncludeCidr(prefix(cookie, one))))
+        .chain(excluded.map(move |one| Rule::ExcludeCidr(prefix(cookie, one))))
+        .chain((bypass.iter().chain(&policy.excluded_sources)).map(aside_entry))
+        .chain(interfaces.iter().map(interface))
+}
+
+fn port_lists(policy: &PodPolicy) -> [(PortList, &Ports); 3] {
+    let inbound = match &policy.inbound {
+        Inbound::Exclude(ports) => (PortList::InboundExcluded, ports),
+        Inbound::Include(ports) => (PortList::InboundIncluded, ports),
+    };
+    [
+        inbound,
+        (PortList::OutboundExcluded, &policy.excluded_outbound),
+        (PortList::OutboundIncluded, &policy.included_outbound),
+    ]
+}
+
+/// Whether `port_ranges` has an entry of the Pod.
+fn has_ranges(policy: &PodPolicy) -> bool {
+    let mut all = port_lists(policy).into_iter();
+    all.any(|(list, ports)| prefixes(0, list, ports).any(|prefix| !prefix.is_single()))
+}
+
+/// Bits beyond the length do not count.
+fn prefix(cookie: u64, network: &IpNet) -> NetworkPrefix {
+    NetworkPrefix::new(cookie, network.network().into(), network.prefix_len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::mesh::Mesh;
+
+    fn policy() -> PodPolicy {
+        PodPolicy {
+            inbound: Inbound::Exclude([(80, 80), (8000, 8003)].into()),
+            excluded_outbound: Ports::new(),
+            ..PodPolicy::of(Mesh::preset("istio"))
+        }
+    }
+
+    #[test]
+    fn port_ranges_become_prefixes_and_a_flag() {
+        let policy = policy();
+        let bits: Vec<_> = rules_of(7, &policy)
+            .map(|rule| match rule {
+                Rule::Port(prefix) => prefix.bits - 80,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(bits, [16, 14]);
+        assert_eq!(flags_of(&policy), PodFlags::PORT_RANGES);
+    }
+
+    #[test]
+    fn what_is_listed_raises_its_flag() {
+        let network = |text: &str| text.parse::<IpNet>().unwrap();
+        let only = PodPolicy {
+            inbound: Inbound::Include(Ports::new()),
+            networks: Some(vec![network("10.0.0.0/8"), network("127.1.0.0/16")]),
+            excluded_networks: vec![network("fd00::/8")],
+            included_outbound: [(443, 443)].into(),
+            excluded_outbound: Ports::new(),
+            ..PodPolicy::of(Mesh::preset("istio"))
+        };
+        let expected = PodFlags::INBOUND_ALLOWLIST
+            .with(PodFlags::OUTBOUND_PORT_INCLUDES)
+            .with(PodFlags::CIDR_ALLOWLIST)
+            .with(PodFlags::CIDR_EXCLUDES)
+            .with(PodFlags::LOOPBACK_INCLUDED);
+        assert_eq!(flags_of(&only), expected);
+        assert_eq!(rules_of(7, &only).count(), 4);
+    }
+
+    #[test]
+    fn a_network_that_covers_everything_is_no_loopback_network() {
+        let all = PodPolicy {
+            networks: Some(vec!["0.0.0.0/0".parse().unwrap()]),
+            ..policy()
+        };
+        assert!(!flags_of(&all).has(PodFlags::LOOPBACK_INCLUDED));
+    }
+}

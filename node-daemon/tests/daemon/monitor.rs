@@ -1,0 +1,138 @@
+//! Whoever watches sees what is decided.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use daemon_api::{AddResponse, EventView, Events, EventsRequest, path};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    node::{Daemon, Pod},
+    pods::add,
+};
+
+const CONNECT: &str = "
+one = socket.socket()
+one.settimeout(0.2)
+one.connect_ex(('10.1.0.9', 8080))
+print('tried')";
+
+fn ask(daemon: &Daemon, cursor: Option<u64>, pod: Option<&str>) -> Events {
+    let pod = pod.map(str::to_owned);
+    daemon
+        .post(path::EVENTS, &EventsRequest { cursor, pod })
+        .ok()
+}
+
+#[test]
+fn events_are_filtered_by_pod() {
+    let daemon = Daemon::start("watch");
+    let (one, two) = (
+        Pod::new("watch-1", &["10.1.0.1/24"]),
+        Pod::new("watch-2", &["10.1.0.2/24"]),
+    );
+    for (name, pod, address) in [("one", &one, "10.1.0.1"), ("two", &two, "10.1.0.2")] {
+        let request = add(name, &pod.path(), &[address]);
+        assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+        // Nobody watches.
+        assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
+    }
+    let begin = ask(&daemon, None, None);
+    assert_eq!((begin.next, begin.events), (0, vec![]));
+    assert_eq!(one.run(&daemon, 1000, CONNECT), "tried\n");
+    assert_eq!(two.run(&daemon, 1337, CONNECT), "tried\n");
+
+    let seen = |pod| {
+        let mut seen = Vec::new();
+        let mut cursor = 0;
+        while cursor < 2 {
+            let Events {
+                next,
+                dropped,
+                events,
+            } = ask(&daemon, Some(cursor), pod);
+            assert_eq!(dropped, 0);
+            seen.extend(
+                events
+                    .into_iter()
+                    .map(|event| (event.pod, event.uid, event.rule)),
+            );
+            cursor = next;
+        }
+        seen
+    };
+    let first = (
+        "shop/pod-one".to_owned(),
+        Some(1000),
+        "outbound_to_proxy".to_owned(),
+    );
+    let second = (
+        "shop/pod-two".to_owned(),
+        Some(1337),
+        "outbound_by_proxy".to_owned(),
+    );
+    thread::scope(|scope| {
+        let all = scope.spawn(|| seen(None));
+        let some = scope.spawn(|| seen(Some("10.1.0.2")));
+        assert_eq!(all.join().unwrap(), [first, second.clone()]);
+        assert_eq!(some.join().unwrap(), [second]);
+    });
+    let nobody = EventsRequest {
+        cursor: None,
+        pod: Some("shop/nobody".to_owned()),
+    };
+    let api_error = daemon.post(path::EVENTS, &nobody).api_error(404);
+    assert!(api_error.message.contains("shop/nobody"));
+}
+
+#[test]
+fn monitor_prints_events_until_terminated() {
+    let daemon = Daemon::start("watch-line");
+    let pod = Pod::new("watch-line", &["10.1.0.1/24"]);
+    let request = add("one", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    for json in [false, true] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+        command
+            .args(["monitor", "--pod", "shop/pod-one", "--socket"])
+            .arg(&daemon.socket)
+            .args(json.then_some("--json"))
+            .stdout(Stdio::piped());
+        let mut monitor = command.spawn().unwrap();
+        let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
+        if !json {
+            assert!(lines.next().unwrap().unwrap().starts_with("TIME"));
+        }
+        let seen = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // As often as it takes for the watcher to be there.
+            scope.spawn(|| {
+                while !seen.load(Ordering::Relaxed) {
+                    assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
+                }
+            });
+            let line = lines.next();
+            seen.store(true, Ordering::Relaxed);
+            let line = line.unwrap().unwrap();
+            if json {
+                let event: EventView = serde_json::from_str(&line).unwrap();
+                assert_eq!(event.to, "10.1.0.9:8080".parse().unwrap());
+            } else {
+                assert!(
+                    line.contains("shop/pod-one") && line.contains("10.1.0.9:8080"),
+                    "{line}"
+                );
+            }
+        });
+        let pid = i32::try_from(monitor.id()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+        monitor.wait().unwrap();
+    }
+}

@@ -1,0 +1,158 @@
+//! A Pod of which only the addresses are known, and a real Envoy in it that would try again if it
+//! were refused.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use daemon_api::{PodView, Status, path};
+use serde_json::{Value, json};
+
+use crate::{
+    api_server::{ApiServer, pod},
+    node::{Daemon, Pod},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The users of an application and of the sidecar.
+const APPLICATION: u32 = 1000;
+const SIDECAR: u32 = 1337;
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn envoy() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/envoy");
+    let found = std::env::var_os("ENVOY").map_or(built, Into::into);
+    assert!(
+        found.exists(),
+        "{} is missing: run make build",
+        found.display()
+    );
+    found
+}
+
+/// An application that passes on to 10.1.0.9:80 what comes to its port 9000, and asks up to three
+/// times.
+fn bootstrap() -> Value {
+    let at =
+        |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
+    let endpoint = json!({ "endpoint": { "address": at("10.1.0.9", 80) } });
+    json!({
+        "static_resources": {
+            "listeners": [{ "address": at("127.0.0.1", 9000), "filter_chains": [{ "filters": [{
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                    "stat_prefix": "shop",
+                    "cluster": "shop",
+                    "max_connect_attempts": 3,
+                },
+            }] }] }],
+            "clusters": [{ "name": "shop", "connect_timeout": "5s", "load_assignment": {
+                "cluster_name": "shop", "endpoints": [{ "lb_endpoints": [endpoint] }],
+            } }],
+        },
+    })
+}
+
+/// Starts the application.
+fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
+    let config = directory.join("envoy.json");
+    fs::write(&config, bootstrap().to_string()).unwrap();
+    let mut command = home.command(daemon, APPLICATION, &envoy());
+    command.arg("--config-path").arg(config);
+    command.args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "error",
+    ]);
+    Running(command.spawn().unwrap())
+}
+
+/// Starts a sidecar that answers one connection, and prints where that wanted to go.
+fn start_sidecar(home: &Pod, daemon: &Daemon) -> (Running, impl Iterator<Item = String>) {
+    let program = "
+import socket, struct
+server = socket.create_server(('0.0.0.0', 15001))
+print('listens', flush=True)
+connection, _ = server.accept()
+port, ip = struct.unpack('!2xH4s8x', connection.getsockopt(socket.SOL_IP, 80, 16))
+print(f'{socket.inet_ntoa(ip)}:{port}', flush=True)
+connection.sendall(b'through the sidecar')";
+    let mut command = home.command(daemon, SIDECAR, Path::new("/usr/bin/python3"));
+    let mut process = command
+        .args(["-c", program])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    (Running(process), lines.map(Result::unwrap))
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_there() {
+        assert!(Instant::now() < end, "{what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn envoy_in_a_pending_pod_uses_its_sidecar() {
+    let home = Pod::new("feedback", &["10.1.0.1/24"]);
+    let meshed = ("sidecar.istio.io/status", "{}");
+    let server = ApiServer::start(vec![pod("cart", &["10.1.0.1"], &[meshed])]);
+    let files = tempfile::tempdir().unwrap();
+    let daemon = Daemon::configured("feedback", &server.kubeconfig(files.path(), "first"));
+    let status = || daemon.get(path::STATUS).ok::<Status>();
+    wait_for("the Pod is not pending", || status().pending_pods == 1);
+
+    let (_sidecar, mut said) = start_sidecar(&home, &daemon);
+    assert_eq!(said.next().unwrap(), "listens");
+    let _envoy = start_envoy(&home, &daemon, files.path());
+    let pods = || daemon.get(path::PODS).ok::<Vec<PodView>>();
+    assert_eq!(pods(), [], "nobody has connected yet");
+
+    // It takes a second to serve.
+    let call = "
+import time
+for _ in range(400):
+    try:
+        client = socket.create_connection(('127.0.0.1', 9000), timeout=15)
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.05)
+print(client.recv(64).decode())";
+    let heard = home.run(&daemon, APPLICATION, call);
+    assert_eq!(heard, "through the sidecar\n");
+    assert_eq!(said.next().unwrap(), "10.1.0.9:80");
+    let metrics = daemon.get(path::METRICS).body;
+    for line in [
+        "sluice_decisions_total{reason=\"pod_netns_found\"} 1",
+        "sluice_decisions_total{reason=\"outbound_to_proxy\"} 1",
+        "sluice_decisions_total{reason=\"outbound_orig_dst_store_failed\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    wait_for("the Pod is not promoted", || {
+        pods()
+            .first()
+            .is_some_and(|pod| pod.pod.name == "cart" && pod.meshed)
+    });
+    assert_eq!(status().pending_pods, 0);
+}
