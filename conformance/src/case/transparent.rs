@@ -6,7 +6,7 @@ use crate::{
     suite::ask::{Origin, Target},
 };
 
-const MODE: &str = "PARITY interceptionMode";
+const MODE: &str = "A9";
 
 fn tproxy() -> Settings {
     Settings::default().with(INTERCEPTION_MODE, "TPROXY")
