@@ -21,6 +21,8 @@ mod cli;
 mod conflist;
 mod crash;
 mod directory;
+#[cfg(test)]
+mod docs;
 mod entry;
 mod farewell;
 #[cfg(fuzzing)]

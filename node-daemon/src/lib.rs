@@ -14,6 +14,8 @@ mod config;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod detach;
+#[cfg(test)]
+mod docs;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod journal;

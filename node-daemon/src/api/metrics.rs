@@ -88,6 +88,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use sluice_abi::Reason;
 
     use super::*;
@@ -126,5 +128,22 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn metrics_page_lists_every_metric() {
+        let text = Metrics::new().encode(&Reading::default()).unwrap();
+        let metric = |line: &str| {
+            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            Some(format!("{name}{suffix}"))
+        };
+        let page = crate::docs::page("reference/metrics.md");
+        let listed = crate::docs::listed(&crate::docs::section(&page, "# Metrics"));
+        let listed = listed.into_iter().filter(|name| name.starts_with("sluice_"));
+        assert_eq!(
+            listed.collect::<BTreeSet<_>>(),
+            text.lines().filter_map(metric).collect()
+        );
     }
 }
