@@ -31,7 +31,8 @@ fn main() -> anyhow::Result<()> {
         None => build(root)?,
     };
     let out = Path::new(&env::var("OUT_DIR")?).join("sluice.o");
-    let bytes = std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let bytes =
+        std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
     std::fs::write(&out, bytes).with_context(|| format!("cannot write {}", out.display()))
 }
 

@@ -72,7 +72,14 @@ fn rules(page: &str) -> Vec<(String, String)> {
 #[test]
 fn rules_page_lists_every_case() {
     let (path, page) = page();
-    let row = |case: &Case| format!("| {} | {} | {} |\n", case.group, case.name, case.rules.join(", "));
+    let row = |case: &Case| {
+        format!(
+            "| {} | {} | {} |\n",
+            case.group,
+            case.name,
+            case.rules.join(", ")
+        )
+    };
     let rows: String = cases().iter().map(row).collect();
     let table = format!("{BEGIN}\n| Group | Case | Rules |\n|---|---|---|\n{rows}\n");
     let (before, rest) = page.split_once(BEGIN).unwrap();

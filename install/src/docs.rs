@@ -22,7 +22,9 @@ fn cli_page_lists_every_command_and_flag() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/cli.md");
     let page = fs::read_to_string(path).unwrap();
     let command = Cli::command();
-    let documented = page.lines().filter_map(|line| line.strip_prefix("### sluice-install "));
+    let documented = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### sluice-install "));
     let commands = command.get_subcommands().map(clap::Command::get_name);
     assert_eq!(
         documented.collect::<BTreeSet<_>>(),

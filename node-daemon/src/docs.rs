@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, Parser as _};
 use serde::{Deserialize, Deserializer, de, forward_to_deserialize_any};
 use sluice_abi::Reason;
 
@@ -22,7 +22,10 @@ pub(crate) fn section(page: &str, heading: &str) -> String {
     let level = |line: &str| line.chars().take_while(|c| *c == '#').count();
     let mut in_fence = false;
     let mut lines = page.lines().skip_while(|line| *line != heading);
-    assert!(lines.next().is_some(), "the page has no heading '{heading}'");
+    assert!(
+        lines.next().is_some(),
+        "the page has no heading '{heading}'"
+    );
     let below = lines.take_while(|line| {
         in_fence ^= line.starts_with("```");
         in_fence || !(1..=level(heading)).contains(&level(line))
@@ -37,6 +40,39 @@ pub(crate) fn listed(section: &str) -> BTreeSet<String> {
         Some(cell.split(' ').next()?.to_owned())
     };
     section.lines().filter_map(span).collect()
+}
+
+/// The command lines of a program in the fenced blocks of every page.
+fn command_lines(program: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut paths = vec![docs.join("../README.md")];
+    for folder in ["", "reference", "design"] {
+        let entries = fs::read_dir(docs.join(folder)).unwrap();
+        paths.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
+    {
+        let text = fs::read_to_string(path).unwrap();
+        let fenced = text.split("```").skip(1).step_by(2).flat_map(str::lines);
+        let command = |line: &str| {
+            let line = line.trim().trim_start_matches("$ ");
+            let line = line.split_once(" -- ").map_or(line, |(_, inner)| inner);
+            line.split(" #")
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        found.extend(
+            fenced
+                .map(command)
+                .filter(|line| line.split(' ').next() == Some(program)),
+        );
+    }
+    found
 }
 
 /// The keys that a configuration may have for `T`.
@@ -96,7 +132,9 @@ fn configuration_page_lists_every_key() {
 #[test]
 fn cli_page_lists_every_command_and_flag() {
     let page = page("reference/cli.md");
-    let documented = page.lines().filter_map(|line| line.strip_prefix("### sluiced "));
+    let documented = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### sluiced "));
     let command = Cli::command();
     assert_eq!(
         set(documented),
@@ -126,7 +164,11 @@ fn rules_page_names_existing_reasons() {
     let spans = page.split('`').skip(1).step_by(2);
     let is_reason = |span: &&str| span.starts_with("outbound_") || span.starts_with("inbound_");
     let cited: BTreeSet<_> = set(spans.filter(is_reason));
-    assert!(cited.is_subset(&reasons), "{:?}", cited.difference(&reasons));
+    assert!(
+        cited.is_subset(&reasons),
+        "{:?}",
+        cited.difference(&reasons)
+    );
 }
 
 #[test]
@@ -141,7 +183,20 @@ fn cni_page_lists_every_error_code() {
 #[test]
 fn api_page_lists_every_path() {
     let page = page("reference/api.md");
-    for path in constants(": &str = ").iter().filter(|value| !value.starts_with("/run/")) {
+    for path in constants(": &str = ")
+        .iter()
+        .filter(|value| !value.starts_with("/run/"))
+    {
         assert!(page.contains(&format!(" {path}` |")), "{path}");
+    }
+}
+
+#[test]
+fn pages_quote_valid_commands() {
+    let lines = command_lines("sluiced");
+    assert!(lines.len() > 10, "{lines:?}");
+    for line in lines {
+        let parsed = Cli::try_parse_from(line.split_whitespace());
+        assert!(parsed.is_ok(), "{line}: {parsed:?}");
     }
 }

@@ -80,7 +80,10 @@ struct Random {
 
 /// Prints every case with its rules.
 pub(crate) fn list() {
-    println!("{:<12} {:<74} RULES (docs/reference/rules.md)", "GROUP", "CASE");
+    println!(
+        "{:<12} {:<74} RULES (docs/reference/rules.md)",
+        "GROUP", "CASE"
+    );
     for (group, case) in case::all() {
         println!("{group:<12} {:<74} {}", case.name, case.source);
     }

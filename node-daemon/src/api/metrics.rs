@@ -140,7 +140,9 @@ mod tests {
         };
         let page = crate::docs::page("reference/metrics.md");
         let listed = crate::docs::listed(&crate::docs::section(&page, "# Metrics"));
-        let listed = listed.into_iter().filter(|name| name.starts_with("sluice_"));
+        let listed = listed
+            .into_iter()
+            .filter(|name| name.starts_with("sluice_"));
         assert_eq!(
             listed.collect::<BTreeSet<_>>(),
             text.lines().filter_map(metric).collect()
