@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What is measured.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reading {
     /// How often each reason decided.
     pub(crate) decisions: Vec<(Reason, u64)>,
