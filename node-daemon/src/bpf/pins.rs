@@ -1,9 +1,9 @@
 //! The directory in a BPF file system that keeps maps and links while no daemon runs.
 //!
 //! ```text
-//! ROOT/v1/maps/NAME       a map
-//! ROOT/v1/hooks/PROGRAM   the link of a program to the cgroup
-//! ROOT/v1/pods/COOKIE     the link of the inbound program to a Pod's network namespace
+//! ROOT/vABI/maps/NAME       a map
+//! ROOT/vABI/hooks/PROGRAM   the link of a program to the cgroup
+//! ROOT/vABI/pods/COOKIE     the link of the inbound program to a Pod's network namespace
 //! ```
 //!
 //! A generation is named after the ABI of what it holds. It is built under another name and
