@@ -27,26 +27,35 @@ IMAGE ?= sluice:0.1.0
 	clean distclean
 
 help:
-	@echo 'Sluice: a service mesh without iptables in the Pods'
+	@echo 'Sluice: service-mesh traffic redirection with eBPF instead of iptables'
 	@echo
-	@echo '  make demo          watch a Pod being meshed and its traffic diverted'
-	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared'
-	@echo '  make chaos         restart and kill the daemon under load: nothing may fail'
-	@echo '  make bench         compare speed with iptables, by real Envoys, and time ADD; quicker with BENCH=--quick'
-	@echo '  make scale         measure ADD, memory and takeover with 500 Pods on the node'
+	@echo 'Try'
+	@echo '  make demo          two meshed Pods with real Envoys; every row is checked'
 	@echo '  make test          every test, with real programs in real namespaces'
-	@echo '  make safety        200,000 random connections from socket to socket, every byte compared'
-	@echo '  make test-kernels  load, attach and try the programs on an older kernel, in QEMU'
-	@echo '  make fuzz          throw random input at every parser; SECONDS_EACH=60 for longer'
-	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
-	@echo '  make image         the container image, below target/image/'
-	@echo '  make manifests     the plain manifest and the table of values, from the chart'
+	@echo
+	@echo 'Develop (docs/development.md also tells how to run one test)'
 	@echo '  make build         release binaries below target/'
-	@echo '  make lint          formatting, clippy, docs, licences'
-	@echo '  make setup         only the tools, which the targets above fetch by themselves'
+	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
+	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
+	@echo '  make safety        200,000 random accelerated connections, every byte compared'
+	@echo '  make test-kernels  load, attach and test the programs on an older kernel, in QEMU'
+	@echo '  make setup         only the tools, which other targets install by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
 	@echo
-	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with a Rust toolchain.'
+	@echo 'Compare and measure'
+	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
+	@echo "                     SEEDS='1 2' and CASES=N choose them"
+	@echo '  make chaos         restart and kill the daemon under load'
+	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
+	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
+	@echo
+	@echo 'Ship'
+	@echo '  make image         the container image, below target/image/; IMAGE=REGISTRY/sluice:0.1.0 names it'
+	@echo '  make manifests     the plain manifest and the table of values, from the chart'
+	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
+	@echo
+	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
+	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with rustup.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \

@@ -3,6 +3,9 @@
 //! They need `core` for `bpfel-unknown-none`, which no toolchain ships built: it is compiled with
 //! `-Zbuild-std` by a rustc that has the sources of `core` beside it. `SLUICE_BPF_TOOLCHAIN`
 //! chooses that rustc: `debian` (default) or `nightly` (rustup, with the component `rust-src`).
+//!
+//! `SLUICE_BPF_OBJECT` names an object that was built before and is used as it is. `cargo check` and
+//! rust-analyzer then need no BPF toolchain; an empty file is enough for them.
 
 use std::{
     env,
@@ -14,12 +17,39 @@ use anyhow::{Context as _, bail, ensure};
 
 const TARGET: &str = "bpfel-unknown-none";
 const TOOLCHAIN: &str = "SLUICE_BPF_TOOLCHAIN";
+const OBJECT: &str = "SLUICE_BPF_OBJECT";
 
 fn main() -> anyhow::Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = here
         .parent()
         .context("the crate stands in the workspace's folder")?;
+    println!("cargo::rerun-if-env-changed={OBJECT}");
+    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
+    let object = match env::var_os(OBJECT).filter(|path| !path.is_empty()) {
+        Some(path) => prebuilt(PathBuf::from(path))?,
+        None => build(root)?,
+    };
+    let out = Path::new(&env::var("OUT_DIR")?).join("sluice.o");
+    let bytes =
+        std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    std::fs::write(&out, bytes).with_context(|| format!("cannot write {}", out.display()))
+}
+
+/// An object that was built before.
+fn prebuilt(object: PathBuf) -> anyhow::Result<PathBuf> {
+    println!("cargo::rerun-if-changed={}", object.display());
+    let size = std::fs::metadata(&object)
+        .with_context(|| format!("{OBJECT} names {}", object.display()))?
+        .len();
+    if size == 0 {
+        println!("cargo::warning={OBJECT} is empty: sluiced compiles, but loads no programs");
+    }
+    Ok(object)
+}
+
+/// Compiles the programs.
+fn build(root: &Path) -> anyhow::Result<PathBuf> {
     for input in [
         "ebpf/programs/src",
         "ebpf/programs/Cargo.toml",
@@ -28,8 +58,6 @@ fn main() -> anyhow::Result<()> {
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
-
     // One directory for every profile, so that `core` is compiled once.
     let built = root.join("target/bpf");
     let status = cargo(
@@ -42,13 +70,10 @@ fn main() -> anyhow::Result<()> {
     .context("cargo does not start")?;
     ensure!(
         status.success(),
-        "the BPF programs do not build ('make setup' installs what they need)"
+        "the BPF programs do not build: 'make setup' installs the BPF toolchain, and {OBJECT}=FILE \
+         uses an object that was built before (docs/development.md)"
     );
-
-    let object = built.join(TARGET).join("release/sluice");
-    let out = Path::new(&env::var("OUT_DIR")?).join("sluice.o");
-    std::fs::copy(&object, &out).with_context(|| format!("cannot copy {}", object.display()))?;
-    Ok(())
+    Ok(built.join(TARGET).join("release/sluice"))
 }
 
 /// The inner cargo, free of what the outer one has set for the host.

@@ -47,7 +47,7 @@ enum Job {
     Scale(scale::Options),
     /// Compare how fast traffic gets through: rules against programs, by real proxies.
     Bench(bench::Options),
-    /// List the cases of the conformance suite, and where each is promised.
+    /// List the cases of the conformance suite, each with the rules that it shows.
     List,
     /// Run the cases on what diverts traffic, and on the two that validate them.
     Run(suite::command::Run),

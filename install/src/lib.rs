@@ -25,6 +25,8 @@ mod backoff;
 mod cli;
 mod conflist;
 mod directory;
+#[cfg(test)]
+mod docs;
 mod entry;
 mod failpoint;
 mod fitness;

@@ -13,6 +13,8 @@ mod client;
 mod config;
 mod decide;
 mod detach;
+#[cfg(test)]
+mod docs;
 mod event_log;
 #[cfg(feature = "failpoints")]
 mod failpoint;

@@ -11,7 +11,7 @@ use crate::{
     suite::conn_spec::{Origin, Target},
 };
 
-const ROW6: &str = "PARITY outbound 6";
+const ROW6: &str = "O6";
 
 fn dns() -> PodAnnotations {
     PodAnnotations {
@@ -49,7 +49,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a resolver on 127.0.0.53 is captured",
-        source: "PARITY outbound 4, with DNS capture",
+        source: "O4",
         to: Target::Resolver,
         families: V4,
         way: Way::UdpUnconnected,
@@ -57,14 +57,14 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a resolver on 127.0.0.53 is captured over TCP",
-        source: "PARITY outbound 4, with DNS capture",
+        source: "O4",
         to: Target::Resolver,
         families: V4,
         ..ASK
     },
     Case {
         name: "the proxy's own questions are direct",
-        source: "PARITY outbound 5",
+        source: "O5",
         from: Origin::Proxy,
         way: Way::Udp,
         expect: Direct,
@@ -72,14 +72,14 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "the proxy's own questions over TCP are direct",
-        source: "PARITY outbound 5",
+        source: "O5",
         from: Origin::Proxy,
         expect: Direct,
         ..ASK
     },
     Case {
         name: "the proxy that asks port 53 of its own Pod is not taken in",
-        source: "PARITY outbound 3, with DNS capture",
+        source: "O3",
         from: Origin::Proxy,
         to: Target::Pod,
         families: super::BOTH,
@@ -88,7 +88,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "an excluded port 53 is direct",
-        source: "PARITY outbound 1",
+        source: "O1",
         settings: || dns().with(EXCLUDE_OUTBOUND_PORTS, "53"),
         way: Way::Udp,
         expect: Direct,
@@ -96,7 +96,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "other datagrams are direct",
-        source: "PARITY outbound 11",
+        source: "O11",
         way: Way::Udp,
         port: 8080,
         expect: Direct,
@@ -104,14 +104,14 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "other connections go to the proxy",
-        source: "PARITY outbound 10",
+        source: "O10",
         port: 80,
         expect: super::Expect::Outbound,
         ..ASK
     },
     Case {
         name: "a question from outside to the Pod is inbound",
-        source: "PARITY inbound 3",
+        source: "I3",
         from: Origin::Peer,
         to: Target::Pod,
         expect: Inbound,

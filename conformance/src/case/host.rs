@@ -12,11 +12,11 @@ use crate::{
     suite::conn_spec::{Origin, Target},
 };
 
-const SHAPES: &str = "DESIGN, the same holds for IPv4, IPv6 and both";
-const MULTUS: &str = "DESIGN, several interfaces and several ADDs";
-const USERS: &str = "DESIGN, Pods with a user namespace";
-const RULED: &str = "DESIGN, if rules are still in the Pod, they agree with the hooks";
-const ROUTED: &str = "CNI, the chain [ptp, portmap] as with Calico";
+const SHAPES: &str = "P1";
+const MULTUS: &str = "P2";
+const USERS: &str = "P3";
+const RULED: &str = "P4";
+const ROUTED: &str = "P5";
 
 fn shaped(address_plan: AddressPlan) -> PodAnnotations {
     PodAnnotations {
@@ -128,7 +128,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "the application reaches the second address of its Pod directly",
-        source: "PARITY outbound 4",
+        source: "O4",
         settings: || shaped(AddressPlan::Twice),
         to: Target::PodSecond,
         families: BOTH,
@@ -137,7 +137,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "the proxy that calls its Pod's first address is taken in, from that address",
-        source: "PARITY outbound 3",
+        source: "O3",
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
         to: Target::Pod,
@@ -148,7 +148,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "the proxy that calls its Pod's second address is taken in, from that address",
-        source: "PARITY outbound 3",
+        source: "O3",
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
         to: Target::PodSecond,
@@ -246,7 +246,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a Pod that is not meshed goes out directly",
-        source: "PARITY sidecar.istio.io/status",
+        source: "A11",
         settings: || PodAnnotations {
             annotations: std::collections::BTreeMap::new(),
             ..PodAnnotations::default()

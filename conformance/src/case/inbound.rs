@@ -7,11 +7,11 @@ use crate::{
     suite::conn_spec::{CLOSED, Origin, Target},
 };
 
-const ROW1: &str = "PARITY inbound 1";
-const ROW2: &str = "PARITY inbound 2";
-const ROW3: &str = "PARITY inbound 3";
-const INCLUDE: &str = "PARITY includeInboundPorts";
-const EXCLUDE: &str = "PARITY excludeInboundPorts";
+const ROW1: &str = "I1";
+const ROW2: &str = "I2";
+const ROW3: &str = "I3";
+const INCLUDE: &str = "A1";
+const EXCLUDE: &str = "A2";
 
 fn include(value: &str) -> PodAnnotations {
     PodAnnotations::default().with(INCLUDE_INBOUND_PORTS, value)
@@ -88,7 +88,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a connection over lo is not inbound",
-        source: "PARITY inbound, last line",
+        source: "I4",
         from: Origin::Application,
         families: EVERY,
         to: Target::Pod,
@@ -111,14 +111,14 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "an excluded range of ports is left alone",
-        source: "PARITY, port ranges in every list",
+        source: "A7",
         settings: || exclude("8000-8999"),
         expect: Direct,
         ..IN
     },
     Case {
         name: "a port above an excluded range is taken",
-        source: "PARITY, port ranges in every list",
+        source: "A7",
         settings: || exclude("8000-8999"),
         port: 9000,
         ..IN
@@ -147,7 +147,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "an included range is taken",
-        source: "PARITY, port ranges in every list",
+        source: "A7",
         settings: || include("8000-8999"),
         ..IN
     },
@@ -179,7 +179,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "another status port is left alone",
-        source: "PARITY status.sidecar.istio.io/port",
+        source: "A3",
         settings: || PodAnnotations::default().with(STATUS_PORT, "9080"),
         port: 9080,
         expect: Direct,
@@ -187,7 +187,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "without a proxy the peer is refused",
-        source: "DESIGN, a proxy that does not listen yet",
+        source: "P6",
         settings: || PodAnnotations {
             proxy: false,
             ..PodAnnotations::default()

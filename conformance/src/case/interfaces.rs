@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-const SOURCE: &str = "PARITY excludeInterfaces";
+const SOURCE: &str = "A10";
 
 fn two() -> PodAnnotations {
     PodAnnotations {

@@ -40,7 +40,7 @@ fn osm() -> PodAnnotations {
 }
 
 const AMBIENT: Case = Case {
-    source: "Istio, rules of ambient Pods",
+    source: "M1",
     settings: ambient,
     ..OUT
 };
@@ -57,7 +57,7 @@ const QUERY: Case = Case {
     ..AMBIENT
 };
 const LINKERD: Case = Case {
-    source: "Linkerd, rules of proxy-init",
+    source: "M2",
     settings: linkerd,
     ..OUT
 };
@@ -67,7 +67,7 @@ const LINKERD_IN: Case = Case {
     ..IN
 };
 const KUMA: Case = Case {
-    source: "Kuma, rules of kumactl",
+    source: "M3",
     settings: kuma,
     ..OUT
 };
@@ -88,7 +88,7 @@ const KUMA_QUERY: Case = Case {
 };
 /// It has no rules for IPv6.
 const OSM: Case = Case {
-    source: "Open Service Mesh, rules of its init container",
+    source: "M4",
     settings: osm,
     families: V4,
     ..OUT

@@ -1,4 +1,4 @@
-//! The listed cases: one behaviour each, where it is written down, and what must be seen.
+//! The listed cases: one behaviour each, the rules that it shows, and what must be seen.
 
 mod dns;
 mod host;
@@ -47,7 +47,7 @@ pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static Case)> {
 /// A behaviour.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// Where it is promised.
+    /// Rules that it shows, as `docs/reference/rules.md` numbers them, separated by `, `.
     pub(crate) source: &'static str,
     pub(crate) settings: fn() -> PodAnnotations,
     pub(crate) from: Origin,

@@ -14,14 +14,14 @@ use crate::{
     suite::conn_spec::{CLOSED, Origin, Server, Source, Target},
 };
 
-const ROW1: &str = "PARITY outbound 1";
-const ROW2: &str = "PARITY outbound 2";
-const ROW4: &str = "PARITY outbound 4";
-const ROW7: &str = "PARITY outbound 7";
-const ROW8: &str = "PARITY outbound 8";
-const ROW9: &str = "PARITY outbound 9";
-const ROW10: &str = "PARITY outbound 10";
-const ROW11: &str = "PARITY outbound 11";
+const ROW1: &str = "O1";
+const ROW2: &str = "O2";
+const ROW4: &str = "O4";
+const ROW7: &str = "O7";
+const ROW8: &str = "O8";
+const ROW9: &str = "O9";
+const ROW10: &str = "O10";
+const ROW11: &str = "O11";
 
 const TWO: Target = Target::Outside(Server::Two);
 const THREE: Target = Target::Outside(Server::Three);
@@ -81,7 +81,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "without a proxy the application is refused",
-        source: "DESIGN, a proxy that does not listen yet",
+        source: "P6",
         settings: || PodAnnotations {
             proxy: false,
             ..PodAnnotations::default()
@@ -119,7 +119,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "an excluded range of ports is direct",
-        source: "PARITY, port ranges in every list",
+        source: "A7",
         settings: || without_ports("8000-8999"),
         port: 8080,
         expect: Direct,
@@ -127,7 +127,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a port above an excluded range is taken",
-        source: "PARITY, port ranges in every list",
+        source: "A7",
         settings: || without_ports("8000-8999"),
         port: 9000,
         ..OUT
@@ -175,7 +175,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a loopback range that is included takes 127.0.0.2",
-        source: "PARITY outbound 4, last sentence",
+        source: "O4",
         settings: || ranges("127.0.0.0/8"),
         to: Target::LoopbackSecond,
         families: V4,
@@ -236,14 +236,14 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "5,000 ranges: the one that matters is found",
-        source: "PARITY, any list length",
+        source: "A8",
         settings: thousands,
         expect: Direct,
         ..OUT
     },
     Case {
         name: "5,000 ranges: what none of them has is taken",
-        source: "PARITY, any list length",
+        source: "A8",
         settings: thousands,
         to: THREE,
         ..OUT
@@ -287,20 +287,20 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "an empty list of ranges takes nothing out",
-        source: "PARITY includeOutboundIPRanges",
+        source: "A4",
         settings: || ranges(""),
         expect: Direct,
         ..OUT
     },
     Case {
         name: "a star takes every range out",
-        source: "PARITY includeOutboundIPRanges",
+        source: "A4",
         settings: || ranges("*"),
         ..OUT
     },
     Case {
         name: "an empty list of ranges leaves included ports",
-        source: "PARITY includeOutboundPorts",
+        source: "A6",
         settings: || ranges("").with(INCLUDE_OUTBOUND_PORTS, "80"),
         ..OUT
     },

@@ -10,10 +10,10 @@ use crate::{
     suite::conn_spec::{Origin, Source, Target},
 };
 
-const ROW2: &str = "PARITY outbound 2";
-const ROW3: &str = "PARITY outbound 3";
-const ROWS: &str = "PARITY outbound 3–5, for the user, then for the group";
-const ROW5: &str = "PARITY outbound 5";
+const ROW2: &str = "O2";
+const ROW3: &str = "O3";
+const ROWS: &str = "O3, O4, O5";
+const ROW5: &str = "O5";
 
 /// A proxy with ids of its own, as an operator may set them.
 fn custom() -> PodAnnotations {
@@ -117,7 +117,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a proxy with other ids goes out directly",
-        source: "PARITY outbound, custom uid and gid",
+        source: "A14",
         settings: custom,
         from: Origin::Proxy,
         expect: Direct,
@@ -125,7 +125,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a proxy with other ids that calls its own Pod is taken in",
-        source: "PARITY outbound, custom uid and gid",
+        source: "A14",
         settings: custom,
         from: Origin::Proxy,
         expect: Inbound,
@@ -133,7 +133,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "beside a proxy with other ids the application is taken out",
-        source: "PARITY outbound, custom uid and gid",
+        source: "A14",
         settings: custom,
         ..OUT
     },

@@ -7,8 +7,8 @@ use crate::pod_annotations::{
     PodAnnotations, REROUTE_INTERFACES,
 };
 
-const SOURCE: &str = "PARITY, a bad item fails the ADD with the annotation's name and the item";
-const FORWARDED: &str = "PARITY, forwarded traffic passes no socket hook";
+const SOURCE: &str = "A12";
+const FORWARDED: &str = "A13";
 
 fn with(key: &str, value: &str) -> PodAnnotations {
     PodAnnotations::default().with(key, value)
@@ -61,14 +61,14 @@ pub(crate) const CASES: &[Case] = &[
         name: "a star among the excluded ranges",
         settings: || with(EXCLUDE_OUTBOUND_RANGES, "*"),
         expect: NotAdmitted(&[EXCLUDE_OUTBOUND_RANGES, "*"]),
-        source: "PARITY excludeOutboundIPRanges",
+        source: "A5",
         ..OUT
     },
     Case {
         name: "an interception mode that does not exist",
         settings: || with(INTERCEPTION_MODE, "BPF"),
         expect: NotAdmitted(&[INTERCEPTION_MODE, "BPF"]),
-        source: "PARITY interceptionMode",
+        source: "A9",
         ..OUT
     },
     Case {

@@ -8,7 +8,7 @@ use crate::{
     suite::conn_spec::{Origin, Target},
 };
 
-const MODE: &str = "PARITY interceptionMode";
+const MODE: &str = "A9";
 
 fn tproxy() -> PodAnnotations {
     PodAnnotations::default().with(INTERCEPTION_MODE, "TPROXY")

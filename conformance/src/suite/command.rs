@@ -78,8 +78,12 @@ struct Random {
     cases: Option<usize>,
 }
 
-/// Prints every case and where it is promised.
+/// Prints every case with its rules.
 pub(crate) fn list() {
+    println!(
+        "{:<12} {:<74} RULES (docs/reference/rules.md)",
+        "GROUP", "CASE"
+    );
     for (group, case) in case::all() {
         println!("{group:<12} {:<74} {}", case.name, case.source);
     }

@@ -20,8 +20,8 @@ use crate::{
 
 /// The group of the cases with real proxies.
 pub(crate) const ENVOY: &str = "envoy";
-/// Where those are promised.
-pub(crate) const ENVOY_SOURCE: &str = "PARITY, all rows, as Envoy sees them";
+/// Their rule in `docs/reference/rules.md`.
+pub(crate) const ENVOY_SOURCE: &str = "E1";
 
 /// How a case went on a subject.
 #[derive(Clone, Serialize)]

@@ -1,4 +1,4 @@
-//! Reading and writing the kernel's contexts: the only lines that know the two families apart.
+//! Reading and writing the kernel's contexts, and the form of addresses that all families share.
 //!
 //! Fields are accessed one at a time and volatile. The verifier translates accesses to the
 //! context field by field; LLVM would merge neighbours into wider ones or compute on the pointer

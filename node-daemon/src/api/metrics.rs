@@ -105,14 +105,16 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use daemon_api::PodName;
     use sluice_abi::Reason;
 
     use super::*;
     use crate::pods::{Repair, Repairs};
 
-    #[test]
-    fn everything_measured_is_written() {
+    /// Everything, measured once.
+    fn measured() -> String {
         let metrics = Metrics::new();
         metrics.count("/v1/add", 200, Duration::from_millis(3));
         metrics.count_error("/v1/add", 102);
@@ -131,7 +133,12 @@ mod tests {
             alias_fallbacks: vec![(pod, 5)],
             repairs,
         };
-        let text = metrics.encode(&snapshot).unwrap();
+        metrics.encode(&snapshot).unwrap()
+    }
+
+    #[test]
+    fn everything_measured_is_written() {
+        let text = measured();
         for line in [
             "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
             "sluice_attachments{meshed=\"true\"} 2",
@@ -151,5 +158,24 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn metrics_page_lists_every_metric() {
+        let text = measured();
+        let metric = |line: &str| {
+            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            Some(format!("{name}{suffix}"))
+        };
+        let page = crate::docs::page("reference/metrics.md");
+        let listed = crate::docs::listed(&crate::docs::section(&page, "# Metrics"));
+        let listed = listed
+            .into_iter()
+            .filter(|name| name.starts_with("sluice_"));
+        assert_eq!(
+            listed.collect::<BTreeSet<_>>(),
+            text.lines().filter_map(metric).collect()
+        );
     }
 }

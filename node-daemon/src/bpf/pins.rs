@@ -1,12 +1,12 @@
 //! The directory in a BPF file system that keeps maps and links while no daemon runs.
 //!
 //! ```text
-//! ROOT/v1/maps/NAME       a map
-//! ROOT/v1/hooks/PROGRAM   the link of a program to the root cgroup
-//! ROOT/v1/root/PROGRAM    a program that is attached to the root cgroup without a link
-//! ROOT/v1/root/cgroup     a symbolic link to that cgroup
-//! ROOT/v1/children/ID/PROGRAM  the link of a program to the child cgroup with this inode number
-//! ROOT/v1/pods/COOKIE     the link of the inbound program to a Pod's network namespace
+//! ROOT/vABI/maps/NAME       a map
+//! ROOT/vABI/hooks/PROGRAM   the link of a program to the root cgroup
+//! ROOT/vABI/root/PROGRAM    a program that is attached to the root cgroup without a link
+//! ROOT/vABI/root/cgroup     a symbolic link to that cgroup
+//! ROOT/vABI/children/ID/PROGRAM  the link of a program to the child cgroup with this inode number
+//! ROOT/vABI/pods/COOKIE     the link of the inbound program to a Pod's network namespace
 //! ```
 //!
 //! A generation is named after the ABI of what it holds. It is built under another name and

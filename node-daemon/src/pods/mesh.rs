@@ -335,4 +335,42 @@ mod tests {
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());
     }
+
+    #[test]
+    fn configuration_page_lists_every_key_of_a_mesh() {
+        use crate::docs::{keys, listed, page, section};
+        let page = page("reference/configuration.md");
+        assert_eq!(listed(&section(&page, "## Meshes")), keys::<Mesh>());
+        let names = section(&page, "## Annotation names");
+        assert_eq!(listed(&names), keys::<Annotations>());
+    }
+
+    #[test]
+    fn annotations_page_lists_every_annotation_of_the_presets() {
+        let page = crate::docs::page("reference/annotations.md");
+        let presets: toml::Table = PRESETS.parse().unwrap();
+        let mut names = vec![crate::pods::acceleration::ANNOTATION.to_owned()];
+        presets.into_iter().for_each(|one| collect(one, &mut names));
+        for name in names {
+            assert!(page.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+
+    /// Every key and value that has the form of an annotation's name, or of its beginning.
+    fn collect((key, value): (String, toml::Value), names: &mut Vec<String>) {
+        let mut note = |text: String| {
+            if text.contains('/') && text.parse::<IpNet>().is_err() {
+                names.push(text);
+            }
+        };
+        note(key);
+        match value {
+            toml::Value::String(text) => note(text),
+            toml::Value::Table(table) => table.into_iter().for_each(|one| collect(one, names)),
+            toml::Value::Array(items) => items
+                .into_iter()
+                .for_each(|item| collect((String::new(), item), names)),
+            _ => {}
+        }
+    }
 }
