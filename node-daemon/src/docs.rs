@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de, forward_to_deserialize_any};
 use sluice_abi::Reason;
 
 use crate::{
-    config::{Behaviour, Cli},
+    config::{Cli, Config},
     pods::Repair,
 };
 
@@ -126,7 +126,7 @@ fn constants(kind: &str) -> BTreeSet<String> {
 #[test]
 fn configuration_page_lists_every_key() {
     let page = page("reference/configuration.md");
-    assert_eq!(listed(&section(&page, "## Keys")), keys::<Behaviour>());
+    assert_eq!(listed(&section(&page, "## Keys")), keys::<Config>());
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl PodManager {
             Verdict::Intercept(policy) => {
                 let visit = || Netns::open_with_worker(Path::new(&request.netns));
                 let netns = netns.map_or_else(visit, Ok)?;
-                self.mesh(request, *policy, &netns)?
+                self.enroll(request, *policy, &netns)?
             }
             Verdict::Bypass(reason) => self.record_bypass(request, reason)?,
         };
@@ -178,7 +178,7 @@ impl PodManager {
         Ok(status)
     }
 
-    fn mesh(
+    fn enroll(
         &mut self,
         mut request: AddRequest,
         policy: PodPolicy,
