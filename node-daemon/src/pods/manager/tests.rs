@@ -229,17 +229,17 @@ fn check_names_the_first_difference() {
     differs(manager, "process_ip");
     manager.datapath.detach_sk_lookup(pod.cookie()).unwrap();
     differs(manager, "inbound hook attached");
-    let generation = format!("v{}/hooks/connect4", sluice_abi::ABI_VERSION);
+    let generation = format!("v{}/hooks/sock_ops", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
     differs(manager, "hooks of the cgroup missing");
     let status = manager.status().unwrap();
     assert_eq!(
         status.problems,
-        ["hooks of the cgroup are missing: connect4"]
+        ["hooks of the cgroup are missing: sock_ops"]
     );
-    let connect = |one: &&ProgramView| one.name == "connect4";
+    let sock_ops = |one: &&ProgramView| one.name == "sock_ops";
     assert_eq!(
-        status.programs.iter().find(connect).unwrap().attach_count,
+        status.programs.iter().find(sock_ops).unwrap().attach_count,
         0
     );
     assert!(!status.ready);

@@ -178,7 +178,7 @@ fn removed_hooks_are_reattached() {
     assert!(manager.check(&who).is_err());
     manager.survey_and_resync();
     manager.check(&who).unwrap();
-    assert!(generation.join("hooks/connect4").exists());
+    assert!(generation.join("hooks/sock_ops").exists());
 }
 
 #[test]
