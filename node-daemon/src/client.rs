@@ -374,8 +374,8 @@ mod tests {
             reason: String::new(),
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY    ALIASES                 BECAUSE
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     awaited  4096 (+17 connections)  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  -";
         assert_eq!(table(&[view]), expected);
     }
 }
