@@ -149,7 +149,8 @@ fn decide(
         command.arg("--annotations-only");
     }
     // An operator's configuration must not count.
-    command.args(["--config", "/dev/null"]);
+    let empty = tempfile::NamedTempFile::new()?;
+    command.arg("--config").arg(empty.path());
     let mut child = (command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn())
         .with_context(|| format!("cannot run {}", options.sluiced.display()))?;
     let mut input = child.stdin.take().context("no standard input")?;

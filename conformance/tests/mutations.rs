@@ -42,8 +42,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "v4-mapped addresses are not folded",
         file: "ebpf/programs/src/main.rs",
-        from: "connect::connect::<V6>(&ctx)",
-        to: "{ if context::destination::<V6>(&ctx).addr.is_v4() { return 1 } connect::connect::<V6>(&ctx) }",
+        from: "connect::connect::<V6>(&ctx, Level::Child)",
+        to: "{ if context::destination::<V6>(&ctx).addr.is_v4() { return 1 } connect::connect::<V6>(&ctx, Level::Child) }",
         case: THROUGH,
     },
     Fault {
@@ -98,8 +98,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "without a proxy peers reach the application",
         file: INBOUND,
-        from: "if assigned { SK_PASS } else { SK_DROP }",
-        to: "{ let _ = SK_DROP; SK_PASS }",
+        from: "Reason::InboundNoProxy);\n        SK_DROP",
+        to: "Reason::InboundNoProxy);\n        SK_PASS",
         case: "inbound: without a proxy the peer is refused",
     },
     Fault {
@@ -139,16 +139,16 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         what: "a default outlives the list that replaces it",
-        file: "node-daemon/src/pods/policy.rs",
-        from: "policy.excluded_outbound = ports(key, list)?;",
-        to: "policy.excluded_outbound.extend(ports(key, list)?);",
+        file: "node-daemon/src/pods/policy/stated.rs",
+        from: "policy.excluded_outbound = parse::ports(key, list)?;",
+        to: "policy.excluded_outbound.extend(parse::ports(key, list)?);",
         case: "outbound: an explicit list replaces 15020",
     },
     Fault {
         what: "an empty list of ranges is read as all",
-        file: "node-daemon/src/pods/policy.rs",
-        from: "self.annotation(name).filter(|(_, list)| list.trim() != ALL)",
-        to: "self.annotation(name).filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        file: "node-daemon/src/pods/policy/stated.rs",
+        from: ".filter(|(_, list)| list.trim() != ALL)",
+        to: ".filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
         case: "outbound: an empty list of ranges takes nothing out",
     },
     Fault {
@@ -161,8 +161,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the routes of an excluded interface are not followed",
         file: INSIDE,
-        from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &netns.routes()?)?",
-        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &netns.routes()?)?; policy.bypass }",
+        from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?",
+        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; policy.bypass }",
         case: "interfaces: what leaves by an excluded interface is direct",
     },
     Fault {

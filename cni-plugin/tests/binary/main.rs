@@ -450,7 +450,7 @@ fn error_objects_quote_hostile_text_in_one_line() {
 fn deletion_marker_is_not_put_into_a_directory_of_others() {
     let node = Node::without_daemon();
     let conf = node.conf("1.1.0");
-    let directory = node.socket().with_file_name("retired");
+    let directory = node.socket().with_file_name("pending-del");
     std::fs::create_dir(&directory).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&directory, open).unwrap();
@@ -459,7 +459,7 @@ fn deletion_marker_is_not_put_into_a_directory_of_others() {
     assert!(outcome.succeeded, "{}", outcome.text);
     assert!(outcome.stderr.contains("mode 0777"), "{}", outcome.stderr);
     assert_eq!(
-        std::fs::read_dir(held.path().join("retired"))
+        std::fs::read_dir(held.path().join("pending-del"))
             .unwrap()
             .count(),
         0

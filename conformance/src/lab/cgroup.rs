@@ -1,4 +1,5 @@
-//! A cgroup of the lab's own, so that nothing else on the machine is touched by the programs.
+//! A hierarchy of the lab's own, so that nothing else on the machine is touched by the programs. As on
+//! a node, the Pods are in a child of the root.
 
 use std::{
     fs, io,
@@ -15,6 +16,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// A cgroup of the v2 hierarchy. Dropping it removes it if it is empty.
 pub(crate) struct Cgroup {
     path: PathBuf,
+    pods: PathBuf,
 }
 
 impl Cgroup {
@@ -23,19 +25,26 @@ impl Cgroup {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let top = mount_point(&mounts).context("no cgroup2 file system is mounted")?;
         let path = Path::new(top).join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self { path })
+        let pods = path.join("pods");
+        fs::create_dir_all(&pods).with_context(|| format!("cannot make {}", pods.display()))?;
+        Ok(Self { path, pods })
     }
 
-    /// Where it is.
+    /// The root, which the daemon serves.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The child in which processes run.
+    pub(crate) fn pods(&self) -> &Path {
+        &self.pods
     }
 
     /// Removes it.
     pub(crate) fn remove(self) -> Result<()> {
         let mut last = None;
         for _ in 0..TRIES {
+            let _ = fs::remove_dir(&self.pods);
             match fs::remove_dir(&self.path) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -51,6 +60,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.pods);
         let _ = fs::remove_dir(&self.path);
     }
 }

@@ -186,7 +186,7 @@ impl Lab {
                 .enroll(pod.netns.path(), &PodAnnotations::default())?;
         }
         pod.start(
-            self.cgroup.path(),
+            self.cgroup.pods(),
             &self.binaries.envoy,
             self.directory.path(),
         )
@@ -207,7 +207,7 @@ impl Lab {
         };
         let place = ExecContext {
             netns: Some(netns.path()),
-            cgroup: Some(self.cgroup.path()),
+            cgroup: Some(self.cgroup.pods()),
             user,
             ..ExecContext::default()
         };
@@ -223,7 +223,7 @@ impl Lab {
     pub(crate) fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> ExecContext<'a> {
         ExecContext {
             netns: Some(pod.netns.path()),
-            cgroup: Some(self.cgroup.path()),
+            cgroup: Some(self.cgroup.pods()),
             user: Some(user),
             ..ExecContext::default()
         }
@@ -253,7 +253,7 @@ impl Lab {
     pub(crate) fn within<'a>(&'a self, netns: Option<&'a Netns>) -> ExecContext<'a> {
         ExecContext {
             netns: Some(netns.unwrap_or(&self.node).path()),
-            cgroup: Some(self.cgroup.path()),
+            cgroup: Some(self.cgroup.pods()),
             ..ExecContext::default()
         }
     }
@@ -274,7 +274,7 @@ impl Lab {
 
     /// The cgroup of everything that runs in it.
     pub(crate) fn cgroup(&self) -> &Path {
-        self.cgroup.path()
+        self.cgroup.pods()
     }
 
     /// Removes everything, in the order of a node that is drained; returns what went wrong or

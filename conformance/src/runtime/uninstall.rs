@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// podman hands no annotations over.
-const BEHAVIOUR: &str = "mesh = 'istio'\nwhen-unknown = 'pass'\n";
+const BEHAVIOUR: &str = "mesh = 'istio'\nmissing-annotations = 'bypass'\n";
 /// Where libcni caches configurations.
 const CACHE: &str = "/var/lib/cni";
 

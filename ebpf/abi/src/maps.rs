@@ -149,13 +149,15 @@ pub const DECIDED_SLOTS: u32 = 16;
 /// Pods whose full shares of a map that holds lists or addresses fit into it at the same time. The
 /// daemon refuses a Pod that needs more than its share.
 pub const FULL_SHARES: usize = 512;
+/// The same for the maps of networks, whose lists are longer.
+pub const FULL_NETWORK_SHARES: usize = 128;
 /// Addresses of one Pod: its entries of `local_pod_ips`.
 pub const ADDRESSES_PER_POD: usize = MAX_PODS / FULL_SHARES;
 /// Entries of one Pod in `ports`, and in `port_ranges`, all lists together. A range of ports is up to
 /// 30 entries.
 pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_SHARES;
 /// Networks of one Pod in each of `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst`.
-pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_SHARES;
+pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_NETWORK_SHARES;
 /// Excluded interfaces of one Pod: its entries of `interfaces`.
 pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_SHARES;
 /// Entries of one Pod in `alias_to_dst`. `connect` enforces it: connections beyond keep their

@@ -191,6 +191,11 @@ pub(super) fn missing(object: &Ebpf, root: &Path) -> Result<Vec<&'static str>, E
     Ok(missing)
 }
 
+/// Whether a program is attached to the root: all are, but for the copies at its children.
+pub(super) fn is_for_root(name: &str) -> bool {
+    (HOOKS.iter()).all(|(child, root, _)| child == root || *child != name)
+}
+
 /// How many child cgroups have a link of a program.
 pub(super) fn count(generation: &Generation, name: &str) -> usize {
     let children = generation.children().unwrap_or_default();

@@ -219,7 +219,8 @@ impl Datapath {
                 attach::SETSOCKOPT_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
                     "cgroup",
-                    usize::from(is_there(name)) + hierarchy::count(&self.generation, name),
+                    usize::from(hierarchy::is_for_root(name) && is_there(name))
+                        + hierarchy::count(&self.generation, name),
                 ),
             };
             views.push(ProgramView {

@@ -269,7 +269,7 @@ impl Mesh {
         let bypass = !self.bypass_cidrs.is_empty() || self.annotations.exclude_sources.is_some();
         if bypass && self.annotations.exclude_interfaces.is_some() {
             return Some(
-                "'exclude-interfaces' cannot be there beside 'left-alone' or 'exclude-sources'",
+                "'exclude-interfaces' cannot be there beside 'bypass-cidrs' or 'exclude-sources'",
             );
         }
         (self.sidecar_annotation.is_empty())

@@ -229,23 +229,25 @@ fn check_names_the_first_difference() {
     differs(manager, "process_ip");
     manager.datapath.detach_sk_lookup(pod.cookie()).unwrap();
     differs(manager, "inbound hook attached");
-    let generation = format!("v{}/hooks/sock_ops", sluice_abi::ABI_VERSION);
+    let generation = format!("v{}/root/root_connect4", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
     differs(manager, "hooks of the cgroup missing");
     let status = manager.status().unwrap();
     assert_eq!(
         status.problems,
-        ["hooks of the cgroup are missing: sock_ops"]
+        ["hooks of the cgroup are missing: root_connect4"]
     );
-    let sock_ops = |one: &&ProgramView| one.name == "sock_ops";
+    let connect = |one: &&ProgramView| one.name == "root_connect4";
     assert_eq!(
-        status.programs.iter().find(sock_ops).unwrap().attach_count,
+        status.programs.iter().find(connect).unwrap().attach_count,
         0
     );
     assert!(!status.ready);
     manager.survey_and_resync();
     let status = manager.status().unwrap();
-    let hooked = |one: &ProgramView| one.attach_count == usize::from(one.name != "setsockopt");
+    // The root of the test has no children.
+    let absent = ["connect4", "connect6", "sendmsg4", "sendmsg6", "setsockopt"];
+    let hooked = |one: &ProgramView| one.attach_count == usize::from(!absent.contains(&&*one.name));
     assert!(status.ready && status.programs.iter().all(hooked));
     let repairs = manager.read().unwrap().repairs;
     let repairs: Vec<_> = repairs.iter().filter(|(_, count)| *count > 0).collect();

@@ -229,8 +229,8 @@ mod tests {
         };
         assert_eq!(
             refused(&only),
-            "annotation traffic.sidecar.istio.io/includeOutboundIPRanges: 2049 entries in the \
-             map 'included', but the share of a Pod is 2048"
+            "annotation traffic.sidecar.istio.io/includeOutboundIPRanges: 8193 entries in the \
+             map 'include_cidrs', but the share of a Pod is 8192"
         );
         let interfaces = PodPolicy {
             bypass: Bypass {

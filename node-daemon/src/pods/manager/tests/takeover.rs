@@ -172,13 +172,13 @@ fn removed_hooks_are_reattached() {
     manager.add(request(&who, &pod, &["10.1.0.1"])).unwrap();
     let root = node.private.directory();
     let generation = root.join(format!("v{}", sluice_abi::ABI_VERSION));
-    for directory in ["hooks", "pods"] {
+    for directory in ["hooks", "root", "pods"] {
         std::fs::remove_dir_all(generation.join(directory)).unwrap();
     }
     assert!(manager.check(&who).is_err());
     manager.survey_and_resync();
     manager.check(&who).unwrap();
-    assert!(generation.join("hooks/sock_ops").exists());
+    assert!(generation.join("root/root_connect4").exists());
 }
 
 #[test]
