@@ -364,7 +364,7 @@ pub struct ProgramView {
     pub name: String,
     /// Its id, as `bpftool prog` shows it.
     pub id: u32,
-    /// To what it is attached: `cgroup`, `netns` or `map`.
+    /// To what it is attached: `cgroup`, `netns`, `map` or `kernel`.
     pub attach_type: String,
     /// To how many of them: one cgroup, one map, the network namespace of each meshed Pod.
     pub attach_count: usize,
