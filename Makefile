@@ -33,7 +33,7 @@ help:
 	@echo '  make demo          two meshed Pods with real Envoys; every row is checked'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo
-	@echo 'Develop (docs/development.md also tells how to run one test)'
+	@echo 'Develop (docs/development.md also explains how to run one test)'
 	@echo '  make build         release binaries below target/'
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'

@@ -74,7 +74,7 @@ result_of_check() {
         echo "$failed"
     elif ! said 'feature splice detection yes'; then
         # The tests of splicing return early there.
-        echo "kernels: $kernel does not tell of splices, so nothing was tested of them" >&2
+        echo "kernels: $kernel cannot trace splice, so splice was not tested" >&2
         echo "$failed"
     else
         echo "$passed"

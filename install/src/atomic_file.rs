@@ -30,7 +30,7 @@ pub(crate) enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("{} was changed by somebody else at the same moment", path.display())]
+    #[error("{} was changed by another program at the same moment", path.display())]
     Changed { path: PathBuf },
 }
 

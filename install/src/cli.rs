@@ -13,18 +13,18 @@ use crate::{
     installation::InstallSpec,
 };
 
-/// Puts Sluice's CNI plugin into a node's container network, and takes it out again.
+/// Installs Sluice's CNI plugin in a node's network configuration, and uninstalls it.
 #[derive(Debug, Parser)]
 #[command(name = "sluice-install", version, about)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged: a level, or target=level,…
+    /// Log filter: a level, or target=level,…
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", value_parser = filter)]
     pub(crate) log: String,
 }
 
-/// A word that is no level would name a target, and silence everything else.
+/// A word that is not a level would name a target and disable all other logs.
 fn filter(text: &str) -> Result<String, String> {
     let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
     let wrong = text.split(',').find(|part| {
@@ -41,7 +41,7 @@ fn filter(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Place the plugin and put its entry into the primary network's configuration.
+    /// Place the plugin and add its entry to the primary network's configuration.
     Install(Install),
     /// Install, then repair external changes until SIGTERM. The installation stays.
     Run(Install),
@@ -51,32 +51,32 @@ pub(crate) enum Command {
     Status(Status),
 }
 
-/// Where things are on the host.
+/// Directories of the host.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Paths {
-    /// Where the container runtime looks for plugins.
+    /// Plugin directory of the container runtime.
     #[arg(
         long = "cni-bin-dir",
         value_name = "DIR",
         default_value = "/opt/cni/bin"
     )]
     pub(crate) cni_bin: PathBuf,
-    /// Where the container runtime looks for network configurations.
+    /// Configuration directory of the container runtime.
     #[arg(
         long = "cni-conf-dir",
         value_name = "DIR",
         default_value = "/etc/cni/net.d"
     )]
     pub(crate) cni_conf: PathBuf,
-    /// Where libcni caches the configurations of the Pods that it added. As long as one of them
-    /// names the plugin, an uninstall leaves the plugin's file.
+    /// Cache directory of libcni. While a cached configuration names the plugin, uninstall keeps
+    /// the plugin's file.
     #[arg(
         long = "cni-cache-dir",
         value_name = "DIR",
         default_value = "/var/lib/cni"
     )]
     pub(crate) cni_cache: PathBuf,
-    /// Where the journal is kept that an exact uninstall needs.
+    /// Directory for the state that an exact uninstall needs.
     #[arg(
         long = "state-dir",
         value_name = "DIR",
@@ -92,10 +92,10 @@ pub(crate) struct Install {
     /// The plugin's static binary [default: sluice-cni beside this program].
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
-    /// Where the daemon listens, as seen from the host.
+    /// Socket of the daemon, as seen from the host.
     #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
     pub(crate) socket: PathBuf,
-    /// Whose configuration carries the entry.
+    /// Which configuration gets the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     mode: Mode,
 }
@@ -104,7 +104,7 @@ pub(crate) struct Install {
 pub(crate) struct Uninstall {
     #[command(flatten)]
     pub(crate) paths: Paths,
-    /// How long the plugin outlives the configuration, for Pods that are being torn down.
+    /// How long the plugin outlives its entry, for Pods that are being torn down.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) grace: u64,
 }
@@ -113,19 +113,19 @@ pub(crate) struct Uninstall {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) paths: Paths,
-    /// For programs.
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Whose configuration carries the entry.
+/// Which configuration gets the entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
     /// The primary network's own file.
     Chained,
-    /// A copy of it with a higher priority. Nobody else rewrites it, so it intercepts Pods that
-    /// start between the node's boot and Sluice's start, when the primary network has just put
-    /// its own file back.
+    /// A copy of it with a higher priority. No other program rewrites it, so it also covers Pods
+    /// that start after a reboot, before Sluice, when the primary network has written its own file
+    /// again.
     Standalone,
 }
 

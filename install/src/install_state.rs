@@ -19,14 +19,14 @@ const VERSION: u32 = 1;
 pub(crate) enum Error {
     #[error(transparent)]
     File(#[from] atomic_file::Error),
-    #[error("the journal {} is not in order: {source}; restore it, or remove it: the installer \
-             then takes out what it recognises", path.display())]
+    #[error("the state file {} is damaged: {source}; restore it, or remove it: the installer then \
+             removes the entries that it recognizes", path.display())]
     Garbled {
         path: PathBuf,
         source: serde_json::Error,
     },
-    #[error("the journal {} has version {found}, this program knows {VERSION}: use the program \
-             that installed", path.display())]
+    #[error("the state file {} has version {found}, this program supports {VERSION}: use the program \
+             that installed Sluice", path.display())]
     Version { path: PathBuf, found: u32 },
     #[error("Sluice is installed in {} and {}: name those directories, or uninstall there first",
             bin.display(), conf.display())]
@@ -171,7 +171,7 @@ mod tests {
                 .to_string()
                 .contains("installed in /opt/cni/bin and /etc/cni/net.d")
         );
-        for (text, part) in [("{", "remove it"), ("{\"version\":2}", "knows 1")] {
+        for (text, part) in [("{", "remove it"), ("{\"version\":2}", "supports 1")] {
             fs::write(path(&here), text).unwrap();
             let error = InstallState::read(&here).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -41,7 +41,7 @@ pub(crate) enum Error {
     #[error("cannot read the plugin at {}: {source}; build it, or name it with --plugin",
             path.display())]
     NoPlugin { path: PathBuf, source: io::Error },
-    #[error("{name} would add no Pod with Sluice's entry, which is not put in: {reason}")]
+    #[error("{name} would add no Pod with Sluice's entry; the entry is not added: {reason}")]
     Unserved { name: String, reason: String },
 }
 

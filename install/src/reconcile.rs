@@ -114,11 +114,11 @@ fn signalled(signals: &SignalFd) -> Result<Event> {
     match signal {
         Some(Signal::SIGTERM | Signal::SIGINT) => Ok(Event::End),
         Some(Signal::SIGHUP) => {
-            info!("SIGHUP: looking at everything again");
+            info!("SIGHUP: checking the installation again");
             Ok(Event::Change)
         }
         Some(signal) => {
-            info!("{signal} has no meaning here and is ignored");
+            info!("{signal} is ignored");
             Ok(Event::Change)
         }
         None => Ok(Event::Change),

@@ -19,9 +19,7 @@ pub(crate) fn on_choice(
 ) -> Vec<String> {
     let selection = select::select(files, plugins);
     let unusable = selection.unusable.iter().map(|(name, reason)| {
-        format!(
-            "{name} is passed over as kubelet does, though containerd would stop at it: {reason}"
-        )
+        format!("{name} is skipped, as kubelet does, but containerd stops at it: {reason}")
     });
     let unread =
         (unreadable.iter()).map(|(name, reason)| format!("{name} cannot be read: {reason}"));
@@ -43,15 +41,15 @@ pub(crate) fn on_install(files: &Files, plugins: &Plugins, mode: Mode) -> Vec<St
     let mut remarks = Vec::new();
     if candidates.is_empty() {
         remarks.push(
-            "there is no network configuration to put the entry into yet: \
-             'sluice-install run' does it when one appears"
+            "there is no network configuration yet: 'sluice-install run' adds the entry when one \
+             appears"
                 .to_owned(),
         );
     }
     if mode == Mode::Standalone && plan::has_multus(files) {
         remarks.push(
-            "the mode 'own' is not for nodes with Multus, which takes the first file beside its \
-             own for a network and would call itself: the entry goes where 'chained' puts it"
+            "the mode 'standalone' does not support Multus, which would use the copy as a network and \
+             call itself: the entry is placed as in mode 'chained'"
                 .to_owned(),
         );
     }
@@ -59,7 +57,7 @@ pub(crate) fn on_install(files: &Files, plugins: &Plugins, mode: Mode) -> Vec<St
         remarks.extend(conflicts(name, &files[name]));
         if conflist::is_delegating(&files[name]) {
             remarks.push(format!(
-                "{name}: Multus hands no annotations to the networks that it delegates to, so the \
+                "{name}: Multus passes no annotations to the networks that it delegates to, so the \
                  daemon asks the API server for them"
             ));
         }
@@ -87,8 +85,8 @@ pub(crate) fn on_removal(current: &Files, pristine: &Files) -> Vec<String> {
     let foreign = plan::with_foreign_plugins(current, pristine).into_iter();
     let remark = |(name, kinds)| {
         format!(
-            "{name} goes, and with it what others have added to it: {kinds}; their installers must \
-             put that into the network's own file"
+            "{name} is removed, with the plugins that others added to it: {kinds}; their installers \
+             must add them to the network's own file"
         )
     };
     foreign.map(remark).collect()

@@ -45,7 +45,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         daemon_config.ipv6,
     )?;
     let log = format!("{LOG_QUIET},{}", args.log);
-    let filter: EnvFilter = log.parse().context("--log cannot be understood")?;
+    let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

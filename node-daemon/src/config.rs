@@ -33,8 +33,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Print interception decisions as they happen, until interrupted.
     Monitor(MonitorArgs),
-    /// Print what becomes of the Pods of a file of manifests, and with which settings. Needs neither
-    /// a running daemon nor root.
+    /// Print the interception decision for each Pod of a file of manifests, with its settings. Needs
+    /// neither a running daemon nor root.
     Decide(Decide),
     /// Remove every hook and map: traffic of the Pods bypasses the sidecars.
     Detach(Paths),
@@ -45,24 +45,23 @@ pub(crate) enum Command {
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The socket on which CNI plugins are served.
+    /// Unix socket for the CNI plugin and the client commands.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
-    /// The cgroup whose processes are served [default: the root of the unified hierarchy].
+    /// Cgroup whose processes are intercepted [default: the root of the cgroup2 hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) paths: Paths,
-    /// Configuration file [default: /etc/sluice/sluiced.toml, if it is
-    /// there].
+    /// Configuration file [default: /etc/sluice/sluiced.toml, if it exists].
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
-    /// What is logged, as `level` or `target=level,…`.
+    /// Log filter: a level, or `target=level,…`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub(crate) log: String,
 }
 
-/// Where things are that outlive the daemon.
+/// Directories that outlive the daemon.
 #[derive(Debug, Args)]
 pub(crate) struct Paths {
     /// Directory in a BPF file system for pinned maps and links.
@@ -73,7 +72,7 @@ pub(crate) struct Paths {
     pub(crate) state: PathBuf,
 }
 
-/// Options of what asks a running daemon.
+/// Options of commands that query a running daemon.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
     /// The daemon's socket.
@@ -89,8 +88,7 @@ pub(crate) struct ClientArgs {
 pub(crate) struct MonitorArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// Only those of this Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its
-    /// container's id.
+    /// Only decisions of this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
 }
@@ -98,19 +96,19 @@ pub(crate) struct MonitorArgs {
 /// Options of `decide`.
 #[derive(Debug, Args)]
 pub(crate) struct Decide {
-    /// Pods, workloads and lists of them, as YAML or JSON; `-` is the standard input.
+    /// Pods, workloads and lists of them, as YAML or JSON; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// The mesh [default: the one that the configuration names].
+    /// Mesh [default: the mesh of the configuration].
     #[arg(long, value_name = "NAME")]
     pub(crate) mesh: Option<String>,
-    /// Look at annotations alone, as where the API server is not asked.
+    /// Evaluate annotations only, as without an API server.
     #[arg(long)]
     pub(crate) annotations_only: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The daemon's configuration [default: /etc/sluice/sluiced.toml, if it is there].
+    /// The daemon's configuration [default: /etc/sluice/sluiced.toml, if it exists].
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -121,7 +119,7 @@ pub(crate) struct Decide {
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
-    /// The Pod: NAMESPACE/NAME, one of its addresses, or the beginning of its container's id.
+    /// The Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: String,
     /// Outbound: destination address and port.
@@ -150,7 +148,7 @@ fn user(text: &str) -> Result<(u32, u32), std::num::ParseIntError> {
 /// Options of `check-kernel`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckKernelArgs {
-    /// The cgroup to which programs are attached [default: the root of the unified hierarchy].
+    /// Cgroup to attach to [default: the root of the cgroup2 hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
 }

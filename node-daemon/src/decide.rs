@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
         collect(object, &mut found)?;
     }
     if found.is_empty() {
-        bail!("{} holds no Pod and no workload", options.file.display());
+        bail!("{} contains no Pod and no workload", options.file.display());
     }
     let decide = |Found { name, pod }| {
         let (annotations, manifest) = manifest::of(pod);
@@ -73,7 +73,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     if u64::try_from(length)? > MAX_FILE {
         bail!("{shown} is longer than {MAX_FILE} bytes");
     }
-    serde_saphyr::from_multiple(&text).with_context(|| format!("{shown} is no YAML"))
+    serde_saphyr::from_multiple(&text).with_context(|| format!("{shown} is not valid YAML"))
 }
 
 /// Adds the Pods of an object: its own, those of its template, or those of the objects of a list.
@@ -115,7 +115,7 @@ fn collect(mut object: Value, found: &mut Vec<Found>) -> anyhow::Result<()> {
         "metadata": template.get_mut("metadata").map(Value::take),
         "spec": template.get_mut("spec").map(Value::take),
     });
-    let pod = serde_json::from_value(pod).with_context(|| format!("{name} is no Pod"))?;
+    let pod = serde_json::from_value(pod).with_context(|| format!("{name} is not a valid Pod"))?;
     found.push(Found { name, pod });
     Ok(())
 }

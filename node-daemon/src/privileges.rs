@@ -48,7 +48,7 @@ pub(crate) enum Error {
     #[error("cannot change capabilities")]
     Capabilities(#[from] CapsError),
     /// `PR_SET_NO_NEW_PRIVS`.
-    #[error("cannot give up new privileges")]
+    #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[from] nix::Error),
     /// The filter of system calls.
     #[error("cannot filter system calls")]

@@ -155,7 +155,7 @@ impl Scenario<'_> {
             },
         );
         checks.check(
-            "while the API server does not tell, such a Pod waits",
+            "while the API server does not answer, such a Pod waits",
             || self.wait_for_the_api_server(outside, interrupt),
         );
         self.keep_log("sluiced-before-the-upgrade.log")?;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use manifest::{Container, ContainerRole, Manifest};
 pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
-/// Where the daemon listens unless it is told otherwise.
+/// Where the daemon listens by default.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";
 /// What a daemon leaves beside its socket if it has removed the data path because no other daemon
 /// comes after it: then the plugin has to go as well.
@@ -58,13 +58,13 @@ pub mod path {
     pub const DEL: &str = "/v1/del";
     /// `POST`: compare a Pod's kernel state with what it should be.
     pub const CHECK: &str = "/v1/check";
-    /// `POST`: retire every attachment that is not listed.
+    /// `POST`: remove every attachment that is not listed.
     pub const GC: &str = "/v1/gc";
     /// `POST`: what the programs have decided since the last question.
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: what would become of a connection, and by which rule.
     pub const EXPLAIN: &str = "/v1/explain";
-    /// `GET`: whether an admit would succeed, and what the daemon found.
+    /// `GET`: whether an ADD would succeed, and what the daemon found.
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.
     pub const PODS: &str = "/v1/pods";
@@ -151,7 +151,7 @@ pub struct AddRequest {
     pub netns: String,
     /// The Pod's addresses on this network.
     pub addresses: Vec<PodAddress>,
-    /// The Pod's name, if the runtime told it.
+    /// The Pod's name, if the runtime passed it.
     #[serde(default)]
     pub pod: PodName,
     /// The Pod's annotations; absent if the runtime did not hand them over.
@@ -173,7 +173,7 @@ pub enum Check {
     Unreported(Attachment),
 }
 
-/// Answer to an admit.
+/// Response to `POST /v1/add`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddResponse {
     /// Whether the Pod's traffic is now intercepted.
@@ -182,10 +182,10 @@ pub struct AddResponse {
     pub reason: String,
 }
 
-/// Answer to a retire and to a gc.
+/// Response to `POST /v1/del` and `POST /v1/gc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelResponse {
-    /// The attachments that were let go.
+    /// The attachments that were removed.
     pub attachments: Vec<Attachment>,
 }
 
@@ -232,7 +232,7 @@ pub struct ExplainResponse {
     pub container_id: String,
     /// Where the connection goes, in a few words.
     pub outcome: String,
-    /// The rule that decides, as metrics have it; empty if the Pod is left alone.
+    /// The rule that decides, as metrics have it; empty if the Pod is not intercepted.
     pub rule: String,
     /// What that means.
     pub reason: String,
@@ -244,8 +244,8 @@ pub struct ExplainResponse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsRequest {
-    /// [`Events::next`] of the answer before. Without it nothing is told yet, and nothing is waited
-    /// for.
+    /// [`Events::next`] of the answer before. Without it the response has
+    /// no events and comes at once.
     #[serde(default)]
     pub cursor: Option<u64>,
     /// Only those of this Pod, named as in a [`ExplainRequest`].
@@ -253,12 +253,12 @@ pub struct EventsRequest {
     pub pod: Option<String>,
 }
 
-/// Answer to a watch: what was decided, or nothing after ten seconds.
+/// Response to `POST /v1/events`: decisions, or none after ten seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events {
     /// What to ask for next.
     pub next: u64,
-    /// Events of which nothing is kept: they were too many for whoever asks.
+    /// Events that were dropped: too many for this client.
     pub dropped: u64,
     /// In their order.
     pub events: Vec<EventView>,
@@ -287,7 +287,7 @@ pub struct EventView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GcRequest {
-    /// The network to which the list belongs; others are left alone.
+    /// The network to which the list belongs; others are not changed.
     pub network: String,
     /// The attachments that still exist.
     pub valid: Vec<ValidAttachment>,
@@ -310,9 +310,9 @@ pub struct Status {
     pub version: String,
     /// Version of the kernel ABI.
     pub abi: u32,
-    /// Whether an admit would succeed.
+    /// Whether an ADD would succeed.
     pub ready: bool,
-    /// Why it would not; after that, what is wrong with single Pods and no hindrance to an admit.
+    /// Why it would not; after that, problems of single Pods, which do not prevent an ADD.
     #[serde(default)]
     pub problems: Vec<String>,
     /// Name of the mesh whose sidecars the Pods carry.
@@ -324,7 +324,7 @@ pub struct Status {
     /// Release of the kernel.
     #[serde(default)]
     pub kernel: String,
-    /// What Sluice uses of a kernel if it is there.
+    /// Optional kernel features that Sluice uses.
     #[serde(default)]
     pub features: Vec<Feature>,
     /// The programs, by their names.
@@ -335,13 +335,13 @@ pub struct Status {
     pub foreign_programs: Vec<ForeignProgramView>,
     /// Pods that are intercepted.
     pub meshed_pods: usize,
-    /// Pods that were looked at and left alone.
+    /// Pods that are not intercepted.
     pub unmeshed_pods: usize,
-    /// Meshed Pods of which only the addresses are known: they are refused connections until the
-    /// kernel has named their network namespaces.
+    /// Meshed Pods of which only the addresses are known: their inbound connections are not
+    /// intercepted until their network namespaces are found.
     #[serde(default)]
     pub pending_pods: usize,
-    /// Network namespaces that are intercepted and of whose Pods nothing is known.
+    /// Network namespaces that are intercepted and have no record.
     #[serde(default)]
     pub orphaned_netns: usize,
 }

@@ -10,9 +10,9 @@ use crate::{kube, pods};
 /// A request that is not answered as it wished.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("only root may speak to the daemon, not uid {uid}")]
+    #[error("only root may use the daemon's socket, not uid {uid}")]
     Peer { uid: u32 },
-    #[error("there is nothing at {path}")]
+    #[error("unknown path {path}")]
     NotFound { path: String },
     #[error("{path} takes {allowed} only")]
     Method { path: &'static str, allowed: Method },
@@ -22,11 +22,11 @@ pub(super) enum Error {
     BodyTimeout { seconds: u64 },
     #[error("the body could not be read")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the body is not what it should be: {0}")]
+    #[error("invalid request body: {0}")]
     Json(serde_json::Error),
     #[error("the answer took longer than {seconds} seconds")]
     Timeout { seconds: u64 },
-    #[error("the daemon serves {limit} {what} at one time, and has no place for another")]
+    #[error("the daemon serves {limit} {what} at a time; the limit is reached")]
     Busy { what: &'static str, limit: usize },
     #[error("the answer could not be written: {0}")]
     Answer(String),

@@ -116,7 +116,7 @@ impl Connection {
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
-            Ok(()) = eviction => debug!("connection closed: others wait, and it says nothing"),
+            Ok(()) = eviction => debug!("idle connection closed: the limit of connections is reached"),
             done = timeout(HEADER + BODY + ANSWER, watcher.watch(connection)) => match done {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!(%error, "connection ended early"),

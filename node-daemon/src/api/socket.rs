@@ -28,7 +28,7 @@ pub(crate) enum Error {
         path: PathBuf,
     },
     /// Something that is not a socket is at its place.
-    #[error("{} is in the way: it is not a socket", path.display())]
+    #[error("{} exists and is not a socket; remove it", path.display())]
     InTheWay {
         /// The socket's path.
         path: PathBuf,

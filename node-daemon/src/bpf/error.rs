@@ -12,11 +12,11 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub(crate) enum Error {
     /// The object with maps and programs.
     #[error(
-        "the kernel does not take the BPF object: is CAP_BPF missing, or the kernel older than 5.15?"
+        "the kernel rejected the BPF object: is CAP_BPF missing, or the kernel older than 5.15?"
     )]
     Object(#[source] EbpfError),
     /// One program. The source carries the verifier's log.
-    #[error("the kernel does not take the program '{program}'")]
+    #[error("the kernel rejected the program '{program}'")]
     Program {
         /// Its name in the object.
         program: String,
@@ -42,7 +42,7 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
-    /// Somebody attached a program so that no other one may run beside it.
+    /// A program of another owner holds the hook exclusively.
     #[error(
         "cannot attach the program '{program}' to {}: {holder} holds the hook exclusively. Show it \
          with 'bpftool cgroup show {}'; its owner must attach it with BPF_F_ALLOW_MULTI or detach it",
@@ -56,8 +56,8 @@ pub(crate) enum Error {
         /// Names and numbers of the programs there.
         holder: String,
     },
-    /// What the kernel tells unasked.
-    #[error("cannot listen to what the kernel finds")]
+    /// The ring buffer.
+    #[error("cannot read the ring buffer of found network namespaces")]
     Listen(#[source] io::Error),
     /// A pin, or a directory of pins.
     #[error("cannot {operation} {}", path.display())]

@@ -14,15 +14,13 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// No BTF.
-    #[error(
-        "this kernel does not tell its types ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?"
-    )]
+    #[error("the kernel has no BTF ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?")]
     Absent {
         /// What the kernel said.
         source: io::Error,
     },
     /// BTF that is cut off, or newer than this daemon.
-    #[error("the types of this kernel ({VMLINUX}) cannot be understood")]
+    #[error("the BTF of this kernel ({VMLINUX}) cannot be parsed")]
     Strange,
     /// It is built differently.
     #[error("this kernel has no '{what}'")]

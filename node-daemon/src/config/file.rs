@@ -93,7 +93,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// What is in it.
-    #[error("the configuration {} cannot be understood", path.display())]
+    #[error("the configuration {} is invalid", path.display())]
     Parse {
         /// The file.
         path: PathBuf,

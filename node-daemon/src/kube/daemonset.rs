@@ -81,8 +81,8 @@ pub(crate) async fn will_restart(set: &Name) -> bool {
         if Instant::now() + PAUSE > end {
             warn!(
                 set = set.name,
-                "the API server does not tell whether another daemon comes: the data path stays; \
-                 if Sluice was to be removed, run `sluiced detach` and `sluice-install uninstall`"
+                "the API server returned no usable answer about the DaemonSet; the data path stays. \
+                 To remove Sluice, run `sluiced detach` and `sluice-install uninstall`"
             );
             return true;
         }

@@ -43,7 +43,7 @@ pub(crate) struct Cluster {
 /// The API server was asked in vain.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nobody to ask.
+    /// No API server is configured.
     #[error(
         "no API server can be asked: the daemon has no service account, and `kubeconfig` is not set"
     )]
@@ -58,7 +58,7 @@ pub(crate) enum Error {
     #[error("the service account cannot be used")]
     Account(#[from] kube::config::InClusterError),
     /// The connection, or an answer that cannot be understood.
-    #[error("the API server does not tell")]
+    #[error("the API server returned no usable answer")]
     Api(#[source] kube::Error),
     /// The answer is no.
     #[error("the API server says {code}: {message}")]

@@ -17,17 +17,17 @@ const LOOPBACK: &str = "lo";
 /// Interfaces cannot be excluded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// The inbound hook is not told the interface.
+    /// The inbound hook does not see the interface.
     #[error("interfaces cannot be excluded: that needs Linux 5.17")]
     Kernel,
-    /// Routes do not tell.
+    /// Routes do not determine the interface.
     #[error(
-        "interfaces cannot be excluded: the Pod has routing rules, so its routes do not tell by which interface a connection leaves"
+        "interfaces cannot be excluded: the Pod has policy routing rules, so its routes do not determine the interface of a connection"
     )]
     PolicyRouting,
-    /// Routes do not tell of one network.
+    /// Nor do they for one network.
     #[error(
-        "interfaces cannot be excluded: the route to {to} leads by excluded interfaces and by others"
+        "interfaces cannot be excluded: the route to {to} leads through excluded and other interfaces"
     )]
     AmbiguousRoute {
         /// The network.

@@ -67,7 +67,7 @@ pub(crate) enum Error {
     Gone,
     /// Nobody has admitted it.
     #[error(
-        "nothing is known of container '{}', interface '{}', network '{}'",
+        "unknown attachment: container '{}', interface '{}', network '{}'",
         .0.container_id, .0.ifname, .0.network
     )]
     Unknown(Attachment),

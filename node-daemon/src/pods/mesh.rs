@@ -205,7 +205,7 @@ pub(crate) type Meshes = BTreeMap<String, Mesh>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The presets are part of the binary.
-    #[error("the built-in meshes cannot be understood")]
+    #[error("the built-in meshes are invalid")]
     Presets(#[from] toml::de::Error),
     /// There is none of this name.
     #[error("mesh '{name}' is not known: there are {known}, and others need [meshes.NAME]")]

@@ -71,7 +71,7 @@ fn api_server_failures_deny_add_with_reason() {
     let home = Pod::new("trouble", &["10.1.0.1/24"]);
     let troubles = [
         ("silent", &["does not answer in time"][..]),
-        ("garbage", &["does not tell: "]),
+        ("garbage", &["returned no usable answer: "]),
         // Whichever comes first.
         ("endless", &["length limit exceeded", "in time"]),
         ("forbidden", &["not you"]),
@@ -106,7 +106,7 @@ fn unreachable_api_server_denies_add() {
     let home = Pod::new("away", &["10.1.0.1/24"]);
     let request = unknown("cart", &home.path(), "10.1.0.1");
     for (daemon, why) in [
-        (&away, "does not tell"),
+        (&away, "returned no usable answer"),
         (&alone, "no API server can be asked"),
     ] {
         let api_error = daemon.post(path::ADD, &request).api_error(503);

@@ -54,9 +54,9 @@ impl PodManager {
         }
     }
 
-    /// Takes in Pods that carry a sidecar and were there before the daemon, in place.
+    /// Adopts Pods that carry a sidecar and ran before the daemon, in place.
     ///
-    /// Those of which no list tells are known by a proxy that listens, and get the mesh's defaults.
+    /// A Pod that no list names is recognized by its listening proxy and gets the mesh's defaults.
     /// A Pod whose own rules divert its traffic needs nothing.
     ///
     /// Returns the addresses of those that were found and are left as they are.
@@ -91,7 +91,7 @@ impl PodManager {
             if let Some(dropped) = self.stranger_log.pass() {
                 error!(
                     %netns, dropped, limit = MAX_FOUND,
-                    "Pod that no runtime reported is not meshed: too many of them. Restart the Pod"
+                    "Pod that no runtime reported is not intercepted: the limit is reached. Restart the Pod"
                 );
             }
             return;
@@ -125,8 +125,8 @@ impl PodManager {
             if let Some(dropped) = self.stranger_log.pass() {
                 warn!(
                     count, dropped, reason = %doubt,
-                    "network namespaces look like meshed Pods and are not taken in: if they are \
-                     Pods, restart these"
+                    "network namespaces that no runtime reported are not intercepted: evidence is \
+                     missing that they are Pods. Restart those that are"
                 );
             }
         }
@@ -167,8 +167,8 @@ impl PodManager {
         })
     }
 
-    /// Brings Pods that were found running to what the list tells of them. Until it came they had
-    /// the mesh's defaults.
+    /// Applies the listed annotations to Pods that were found running. Until the list arrives, they
+    /// have the mesh's defaults.
     pub(super) fn apply_listed_annotations(&mut self, survey: &Survey) {
         let listed = |sight: &Sight| sight.listed.is_some();
         for sight in survey.sights.iter().filter(|sight| listed(sight)) {
@@ -235,7 +235,7 @@ impl PodManager {
         }
         if gives_way {
             let pod = self.name_of(holder);
-            warn!(pod, %address, "address of a Pod that no runtime reported goes to one that was");
+            warn!(pod, %address, "address of an adopted Pod moved to a Pod that the runtime reported");
         }
         self.remove_pod(holder)
     }

@@ -99,7 +99,7 @@ impl PodManager {
         Ok(())
     }
 
-    /// Tells the kernel who is awaited.
+    /// Writes the pending Pods to the kernel.
     fn publish_pending(&mut self) {
         let pending: Vec<_> = self.pending.keys().copied().collect();
         if let Err(error) = self.datapath.set_pending_pods(&pending) {
@@ -110,8 +110,8 @@ impl PodManager {
         }
     }
 
-    /// Removes what the kernel noted of namespaces in which an awaited Pod's address is, and that are
-    /// not that Pod's. Those that are have been adopted before.
+    /// Removes the entries of network namespaces that have a pending Pod's address and are not that
+    /// Pod's. Those that are have been adopted before.
     pub(in crate::pods) fn resolve_pending(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -138,7 +138,7 @@ impl PodManager {
                 Err(error) => error!(
                     netns_cookie = cookie,
                     error = one_line(&error),
-                    "entry of a namespace that is not an awaited Pod's stays"
+                    "failed to remove the entry of a network namespace that has a pending Pod's address"
                 ),
             }
         }
@@ -148,7 +148,8 @@ impl PodManager {
             warn!(
                 removed,
                 dropped,
-                "network namespaces have the address of an awaited Pod and are not that Pod's"
+                "removed entries of network namespaces that have the address of a pending Pod and none of \
+                 its processes"
             );
         }
     }

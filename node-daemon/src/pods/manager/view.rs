@@ -198,7 +198,7 @@ fn runs_first(program: &ForeignProgram) -> Option<String> {
     } = program;
     program.runs_first.then(|| {
         format!(
-            "program '{name}' (id {id}) runs before '{hook}' in {}: the proxy may learn addresses that it wrote",
+            "program '{name}' (id {id}) runs before '{hook}' in {}: the proxy may receive addresses that it wrote",
             cgroup.display()
         )
     })
