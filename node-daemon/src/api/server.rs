@@ -36,7 +36,7 @@ use super::{
 /// Connections whose request has not arrived, at one time.
 const SILENT: usize = 64;
 /// Requests that have arrived, at one time. More are refused.
-const PLACES: usize = 128;
+const PLACES: usize = 512;
 /// Requests that are answered at one time. More wait.
 const ANSWERS: usize = 64;
 /// Watches among them, each of which waits for events.

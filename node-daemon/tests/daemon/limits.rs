@@ -59,7 +59,7 @@ fn add_succeeds_beside_silent_connections() {
 #[test]
 fn add_succeeds_beside_many_watches() {
     let daemon = Daemon::start("watches");
-    let body = r#"{"after":0}"#;
+    let body = r#"{"cursor":0}"#;
     let head = "POST /v1/events HTTP/1.1\r\nHost: node\r\nContent-Length: ";
     let watch = |_| {
         let mut stream = connect(&daemon.socket);

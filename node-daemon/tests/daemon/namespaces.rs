@@ -438,7 +438,7 @@ fn crowd(test: &str, count: usize) {
     assert_eq!(crowd.line(), "connected\n");
     let written = log.lines().split_off(lines);
     let strange: Vec<_> = (written.iter())
-        .filter(|line| !line.contains("admitted") && !line.contains("retired"))
+        .filter(|line| !line.contains("pod added") && !line.contains("attachment deleted"))
         .collect();
     let (p99, median) = (status[197], |times: &[u128]| times[times.len() / 2]);
     eprintln!(

@@ -116,7 +116,7 @@ fn detach_takes_back_what_a_daemon_did_once_it_has_ended() {
 
     daemon.stop();
     let said = String::from_utf8(daemon.detach().stdout).unwrap();
-    assert!(said.contains("hooks/sock_ops"), "{said}");
+    assert!(said.contains("root/root_connect4"), "{said}");
     assert!(!pod.loopback().contains("::6/128"));
     daemon.restart();
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
