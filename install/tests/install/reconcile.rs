@@ -238,7 +238,7 @@ fn copy_keeps_what_other_installers_add() {
     watcher.end(Signal::SIGTERM);
     let said = host.succeed("uninstall");
     assert!(
-        said.contains("what others have added to it: istio-cni"),
+        said.contains("with the plugins that others added to it: istio-cni"),
         "{said}"
     );
 }

@@ -165,6 +165,7 @@ pub struct AddRequest {
 /// Body of `POST /v1/check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "a request's body, read once")]
 pub enum Check {
     /// The attachment as the runtime reports it now: it is compared with what the daemon knows,
     /// and that with the kernel.

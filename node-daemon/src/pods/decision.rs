@@ -25,7 +25,7 @@ pub(crate) struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// How it is intercepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "settings", skip_serializing_if = "Option::is_none")]
     policy: Option<Shown>,
 }
 

@@ -241,7 +241,7 @@ mod tests {
         };
         let annotation = refused(&interfaces);
         assert!(
-            annotation.contains("excludeInterfaces: 33 entries in the map 'interfaces'"),
+            annotation.contains("excludeInterfaces: 33 entries in the map 'exclude_ifindex'"),
             "{annotation}"
         );
     }
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(check_routes(NETWORKS_PER_POD), Ok(()));
         let annotation = check_routes(100_000).unwrap_err().to_string();
         assert!(
-            annotation.contains("100000 routes") && annotation.contains("2048"),
+            annotation.contains("100000 routes") && annotation.contains("8192"),
             "{annotation}"
         );
     }
