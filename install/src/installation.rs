@@ -99,7 +99,7 @@ impl<'a> Installation<'a> {
             .map(|install_state| install_state.phase)
     }
 
-    /// Puts everything in atomic_file, if all of it can be: the plugin first, because a configuration
+    /// Puts everything in place, if all of it can be: the plugin first, because a configuration
     /// that names a plugin which is not there lets no Pod start.
     pub(crate) fn install(&mut self, spec: &InstallSpec) -> Result<Report, Error> {
         let Paths {

@@ -100,7 +100,7 @@ pub(super) fn attach_children(
     let children = children(root);
     for child in &children {
         let pins = generation.child(child.id);
-        generation.make(&pins)?;
+        Generation::make(&pins)?;
         for (name, _, hook) in HOOKS {
             let program = program(object, name)?;
             if let Err(error) = attach_child(program, child, hook, &pins.join(name), replaces) {

@@ -168,11 +168,11 @@ impl Pins {
 impl Generation {
     /// Makes those that are not there.
     pub(super) fn make_directories(&self) -> Result<(), Error> {
-        (DIRECTORIES.iter()).try_for_each(|name| self.make(&self.0.join(name)))
+        (DIRECTORIES.iter()).try_for_each(|name| Self::make(&self.0.join(name)))
     }
 
-    /// Makes a directory of the generation, unless it is there.
-    pub(super) fn make(&self, directory: &Path) -> Result<(), Error> {
+    /// Makes a directory of a generation, unless it is there.
+    pub(super) fn make(directory: &Path) -> Result<(), Error> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(directory);
         made.map_err(|source| Error::pin("make", directory, source))
