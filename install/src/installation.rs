@@ -227,7 +227,7 @@ impl<'a> Installation<'a> {
             let mut earlier = self.changes();
             earlier.retain(|change| !after.contains(change));
             self.update_state(|install_state| {
-                install_state.changes = [&after[..], &earlier].concat()
+                install_state.changes = [&after[..], &earlier].concat();
             })?;
         }
         let primary = select::select(&pristine, &plugins).first();

@@ -97,7 +97,7 @@ fn run(Cli { command, log }: Cli) -> Result<ExitCode> {
         }
         Command::Run(install) => run_reconciler(install)?,
         Command::Uninstall(command) => {
-            uninstall(&command.paths, Duration::from_secs(command.grace))?
+            uninstall(&command.paths, Duration::from_secs(command.grace))?;
         }
         Command::Status(command) => return status(&command),
     }

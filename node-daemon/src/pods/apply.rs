@@ -153,7 +153,7 @@ impl AppliedState {
                 }
             }
             Step::AttachSkLookup => {
-                datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?
+                datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?;
             }
             Step::DetachSkLookup => datapath.detach_sk_lookup(self.cookie)?,
             Step::AddPassthroughAddr => {

@@ -110,6 +110,9 @@ impl Error {
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
+            Self::Share(rule_set::Error::Addresses { .. })
+            | Self::Address(_)
+            | Self::Taken { .. } => code::ADDRESS_REFUSED,
             Self::Policy(_) | Self::Bypass(_) | Self::Share(_) => code::POD_REFUSED,
             Self::Netns(
                 netns::Error::Open { .. }
@@ -118,9 +121,6 @@ impl Error {
             )
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Share(rule_set::Error::Addresses { .. })
-            | Self::Address(_)
-            | Self::Taken { .. } => code::ADDRESS_REFUSED,
             Self::Netns(_)
             | Self::Kernel(_)
             | Self::RoutesRefused { .. }

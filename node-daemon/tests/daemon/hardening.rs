@@ -139,7 +139,9 @@ fn connections_from_pods_cannot_change_enrollment() {
     // The victim's connections take alias addresses.
     let pods = || {
         let mut pods: Vec<PodView> = daemon.get(path::PODS).ok();
-        pods.iter_mut().for_each(|pod| pod.aliases = 0);
+        for pod in &mut pods {
+            pod.aliases = 0;
+        }
         pods
     };
     let before = pods();

@@ -137,12 +137,12 @@ fn list_beyond_the_share_is_refused_at_add() {
             api_error.details
         );
         // A full share, and as many neighbours as there are.
-        let list = if index % 2 == 0 {
+        let ports = if index % 2 == 0 {
             ports(500)
         } else {
             "1000-65535".into()
         };
-        request.annotations = Some(annotated(&[(key, &list)]));
+        request.annotations = Some(annotated(&[(key, &ports)]));
         assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
         last.push((pod, request));
     }
@@ -213,10 +213,10 @@ fn hostile_text_is_one_escaped_line_everywhere() {
         "{json}"
     );
 
-    let log = daemon.final_log();
-    assert!(log.contains("a\\nERROR forged\\u{1b}[2J"), "{log}");
-    for line in log.lines() {
-        assert!(!line.starts_with("ERROR"), "{log}");
+    let written = daemon.final_log();
+    assert!(written.contains("a\\nERROR forged\\u{1b}[2J"), "{written}");
+    for line in written.lines() {
+        assert!(!line.starts_with("ERROR"), "{written}");
         // A line has a few fields.
         line.chars()
             .for_each(|one| assert!((' '..='~').contains(&one) || one == '…', "{line:?}"));

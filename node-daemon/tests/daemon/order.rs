@@ -44,7 +44,7 @@ impl Balancer {
 
     /// What an agent does that clears the root: detaches a program by its descriptor.
     fn run(&self, command: bpf_cmd, flags: u32) -> std::io::Result<()> {
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        let mut attr: bpf_attr = empty();
         attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(&self.cgroup);
         attr.__bindgen_anon_5.attach_bpf_fd = number(&self.program);
         attr.__bindgen_anon_5.attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
@@ -78,17 +78,28 @@ fn load() -> OwnedFd {
         code(0xb7, 0x00, 0, 1),
         code(0x95, 0x00, 0, 0),
     ];
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    let mut attr: bpf_attr = empty();
     attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
     attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
     attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).unwrap();
     attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    // SAFETY: plain numbers of this command.
     let name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
     for (to, from) in name.iter_mut().zip(b"balance_connect") {
         *to = from.cast_signed();
     }
     let fd = bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).expect("the verifier takes the balancer");
+    own(fd)
+}
+
+fn empty() -> bpf_attr {
+    // SAFETY: plain numbers, for which zero is a value.
+    unsafe { std::mem::zeroed() }
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made the descriptor.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -101,6 +112,7 @@ fn code(opcode: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> std::io::Result<i32> {
     let length = size_of::<bpf_attr>();
+    // SAFETY: `attr` lives across the call, as does everything its pointers lead to.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
     match i32::try_from(done) {
         Ok(fd) if fd >= 0 => Ok(fd),
@@ -131,19 +143,20 @@ fn clear(cgroup: &Path) -> usize {
     let cgroup = File::open(cgroup).unwrap();
     let clear = |hook: bpf_attach_type| {
         let mut ids = [0_u32; 64];
-        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        let mut attr: bpf_attr = empty();
         attr.query.__bindgen_anon_1.target_fd = number(&cgroup);
         attr.query.attach_type = hook as u32;
         attr.query.prog_ids = ids.as_mut_ptr() as u64;
         attr.query.__bindgen_anon_2.prog_cnt = 64;
         bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr).unwrap();
+        // SAFETY: a number, which the kernel has written.
         let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
         for id in &ids[..count] {
-            let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+            let mut attr: bpf_attr = empty();
             attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = *id;
             let program = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).unwrap();
-            let program = unsafe { OwnedFd::from_raw_fd(program) };
-            let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+            let program = own(program);
+            let mut attr: bpf_attr = empty();
             attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(&cgroup);
             attr.__bindgen_anon_5.attach_bpf_fd = number(&program);
             attr.__bindgen_anon_5.attach_type = hook as u32;

@@ -138,7 +138,7 @@ pub(crate) fn check_routes(count: usize) -> Result<(), Error> {
 fn check_ports(policy: &PodPolicy) -> Result<(), Error> {
     let rule_set = port_lists(policy).map(|(list, ports)| {
         let (single, ranges): (Vec<_>, Vec<_>) =
-            prefixes(0, list, ports).partition(|prefix| prefix.is_single());
+            prefixes(0, list, ports).partition(sluice_abi::PortPrefix::is_single);
         (port_origin(policy, list), single.len(), ranges.len())
     });
     let rows = [
