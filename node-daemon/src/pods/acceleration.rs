@@ -1,4 +1,4 @@
-//! Which connections on the node go from socket to socket. Pure.
+//! Acceleration policy: which connections on the node are redirected from socket to socket. Pure.
 
 use std::sync::LazyLock;
 
@@ -7,31 +7,31 @@ use sluice_abi::{KernelOffsets, PodFlags};
 
 use crate::bpf;
 
-/// The annotation by which a Pod chooses.
+/// The Pod annotation that selects the setting.
 pub(crate) const ANNOTATION: &str = "sluice.io/acceleration";
 
-/// The first Linux that is taken, as (major, minor): the oldest series on which it is tested.
-/// Sockets in a sockhash have a history of faults, and interception does not need them.
+/// The oldest supported kernel, as (major, minor): the oldest series that is tested. The kernel's
+/// sockhash has a history of bugs, and interception does not depend on it.
 const FIRST: (u32, u32) = (6, 1);
 
-/// Which connections.
+/// The connections that are accelerated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Acceleration {
     /// None.
     #[default]
     Off,
-    /// Those between the proxies of two Pods.
+    /// Connections between the proxies of two Pods.
     Proxies,
-    /// Those between a proxy and its application as well.
+    /// Also connections between a proxy and its application.
     All,
 }
 
 impl Acceleration {
-    /// Every choice, as it is written.
+    /// The accepted values, for error messages.
     pub(crate) const CHOICES: &str = "off, proxies or all";
 
-    /// As it is written.
+    /// The name in configuration and annotations.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -40,7 +40,7 @@ impl Acceleration {
         }
     }
 
-    /// As it is written in an annotation.
+    /// Parses the value of an annotation.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text.trim() {
             "off" => Some(Self::Off),
@@ -50,7 +50,7 @@ impl Acceleration {
         }
     }
 
-    /// What a Pod gets that wishes for something, or for nothing, on a node with this setting.
+    /// The setting of a Pod on a node with this setting. `wish`: the Pod's annotation.
     pub(crate) fn of_pod(self, wish: Option<Self>) -> Self {
         match self {
             Self::Off => Self::Off,
@@ -58,13 +58,13 @@ impl Acceleration {
         }
     }
 
-    /// What the programs must know of this kernel for any of it.
+    /// The struct offsets of this kernel that the programs need for acceleration.
     ///
     /// # Errors
     ///
-    /// Why nothing can be accelerated on it.
+    /// Why acceleration is not available on this kernel.
     pub(crate) fn kernel_offsets(release: &str) -> Result<KernelOffsets, String> {
-        // Read once: the kernel's BTF has megabytes, and every status asks.
+        // Read once: the kernel's BTF has megabytes, and every status request needs the result.
         static LAYOUT: LazyLock<Result<KernelOffsets, String>> = LazyLock::new(|| {
             bpf::kernel_offsets().map_err(|error| format!("acceleration is off: {error}"))
         });
@@ -72,7 +72,7 @@ impl Acceleration {
         LAYOUT.clone()
     }
 
-    /// As the kernel programs are told.
+    /// The corresponding flags of the Pod's configuration in the maps.
     pub(crate) fn flags(self) -> PodFlags {
         match self {
             Self::Off => PodFlags::default(),

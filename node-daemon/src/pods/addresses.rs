@@ -1,4 +1,4 @@
-//! Whether the addresses that a chain reports are the Pod's. Pure.
+//! Validation of the Pod addresses that a CNI chain reports. Pure.
 
 use std::net::IpAddr;
 
@@ -7,17 +7,17 @@ use daemon_api::PodAddress;
 use super::source_addr::is_global;
 use crate::netns::Interface;
 
-/// A Pod's addresses are not those that were reported, or there are none.
+/// The reported addresses differ from the Pod's, or the Pod has none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// No interface of that name.
+    /// The Pod has no interface of that name.
     #[error("{ip} is reported on {interface}, but the Pod has only {}", present.join(", "))]
     NoInterface {
         /// The address.
         ip: IpAddr,
-        /// The interface that was named.
+        /// The reported interface.
         interface: String,
-        /// The interfaces that are there.
+        /// The Pod's interfaces.
         present: Vec<String>,
     },
     /// The interface has other addresses.
@@ -27,19 +27,19 @@ pub(crate) enum Error {
         ip: IpAddr,
         /// The interface.
         interface: String,
-        /// The addresses that are there.
+        /// The interface's addresses.
         present: Vec<IpAddr>,
     },
-    /// Connections to the Pod could not be told from others.
+    /// Without an address, connections to the Pod cannot be identified.
     #[error(
         "no address of the Pod is reported, and {interface} has none: its traffic cannot be \
          intercepted"
     )]
     Nowhere {
-        /// The interface that the runtime asked for.
+        /// The interface that the runtime requested.
         interface: String,
     },
-    /// No Pod can be reached at such an address.
+    /// A Pod cannot have this address.
     #[error("{ip} is not an address that a Pod can have")]
     NotAPods {
         /// The address.
@@ -47,8 +47,8 @@ pub(crate) enum Error {
     },
 }
 
-/// The addresses of an interface at which others can reach the Pod. A chain need not report any:
-/// what it leaves out is what the interface has.
+/// The addresses of an interface at which other hosts can reach the Pod. A chain may omit
+/// addresses: those of the interface then count.
 pub(crate) fn of_interface(interfaces: &[Interface], name: &str) -> Vec<PodAddress> {
     let found = interfaces.iter().filter(|one| one.name == name);
     let addresses = found.flat_map(|one| &one.addresses);
@@ -59,7 +59,7 @@ pub(crate) fn of_interface(interfaces: &[Interface], name: &str) -> Vec<PodAddre
     addresses.filter(|ip| is_global(ip)).map(address).collect()
 }
 
-/// Checks every reported address against the interfaces of the Pod's network namespace.
+/// Checks each reported address against the interfaces of the Pod's netns.
 pub(crate) fn verify(
     reported: &[PodAddress],
     interfaces: &[Interface],

@@ -1,5 +1,5 @@
-//! The routes by which a Pod's connections come to its proxy, at addresses that tell where they
-//! were going. Pure.
+//! The alias routes of a Pod: `local` routes to the alias networks, whose addresses identify the
+//! original destination. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +17,7 @@ pub(super) const NETWORKS: [IpNet; 2] = [
     ),
 ];
 
-/// A route for each of a Pod's main addresses, which it names as the source.
+/// One route for each main address of a Pod, which is its preferred source.
 pub(super) fn routes(v4: Addr, v6: Addr) -> Vec<SourceRoute> {
     let both = NETWORKS.into_iter().zip([v4, v6]);
     let there = both.filter(|(_, main)| !main.is_unspecified());
@@ -28,14 +28,14 @@ pub(super) fn routes(v4: Addr, v6: Addr) -> Vec<SourceRoute> {
     there.map(route).collect()
 }
 
-/// Those of which the programs have been told.
+/// The routes that the flags of `process_ip` announce to the programs.
 pub(super) fn announced(netns_entry: &NetnsEntry) -> Vec<SourceRoute> {
     let mut all = routes(netns_entry.v4, netns_entry.v6);
     all.retain(|route| netns_entry.pod.flags.has(flag(route)));
     all
 }
 
-/// What tells the programs of routes.
+/// The flags that announce these routes to the programs.
 pub(super) fn flags(routes: &[SourceRoute]) -> PodFlags {
     (routes.iter()).fold(PodFlags::default(), |all, route| all.with(flag(route)))
 }

@@ -1,4 +1,4 @@
-//! Carries the steps of a plan out: all of them, or none.
+//! Executes the steps of a plan atomically: all of them, or none.
 
 use std::{
     cell::Cell,
@@ -19,26 +19,26 @@ use crate::{
     netns::{Netns, ProxyUser, SourceRoute},
 };
 
-/// Where Istio's proxy connects from when it hands a request to its application over IPv6.
+/// The source address of Istio's proxy when it forwards an IPv6 request to its application.
 pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
-/// The kernel's state of one network namespace, as an owned value.
+/// The kernel state of one netns, as an owned value.
 pub(crate) struct AppliedState {
     cookie: u64,
     state: KernelState,
     foreign_listeners: Cell<usize>,
 }
 
-/// What steps work on.
+/// The objects that steps change.
 pub(crate) struct Target<'a> {
     /// The kernel side.
     pub(crate) datapath: &'a mut Datapath,
-    /// The Pod's network namespace, unless it is gone.
+    /// The Pod's netns, unless it is gone.
     pub(crate) netns: Option<&'a Netns>,
 }
 
 impl AppliedState {
-    /// What the kernel holds already.
+    /// The state that the kernel already holds.
     pub(crate) fn of(cookie: u64, state: KernelState) -> Self {
         Self {
             cookie,
@@ -47,24 +47,24 @@ impl AppliedState {
         }
     }
 
-    /// How many sockets listened on the proxy's ports that another user had made, when the
-    /// listeners were fetched.
+    /// The number of sockets of other users on the proxy's ports at the time the listeners were
+    /// fetched.
     pub(crate) fn foreign_listeners(&self) -> usize {
         self.foreign_listeners.get()
     }
 
-    /// What the kernel holds.
+    /// The current kernel state.
     pub(crate) fn state(&self) -> &KernelState {
         &self.state
     }
 
-    /// Notes that the kernel lost something.
+    /// Records that the kernel lost state.
     pub(crate) fn mark_lost(&mut self, lost: impl FnOnce(KernelState) -> KernelState) {
         self.state = lost(std::mem::take(&mut self.state));
     }
 
-    /// Changes the kernel's state. If a step fails, those before it are taken back; without routes
-    /// that the namespace refuses the Pod does.
+    /// Changes the kernel state. If a step fails, the earlier steps are undone. If the netns
+    /// refuses the alias routes, the Pod is enrolled without them.
     pub(crate) fn apply(
         &mut self,
         target: &mut Target<'_>,
@@ -92,8 +92,8 @@ impl AppliedState {
         Ok(())
     }
 
-    /// Changes the kernel's state as far as possible. After an error everything may be tried
-    /// again: each step can be repeated.
+    /// Changes the kernel state as far as possible. Each step is idempotent: after an error, the
+    /// whole teardown may be repeated.
     pub(crate) fn teardown(
         &mut self,
         target: &mut Target<'_>,
@@ -147,7 +147,7 @@ impl AppliedState {
                 let features = datapath.features();
                 match netns {
                     Some(netns) => apply_routes(netns, features, from, to)?,
-                    // If the namespace is gone, so are they.
+                    // The routes went with the namespace.
                     None if to.is_empty() => {}
                     None => return Err(Error::Gone),
                 }
@@ -159,7 +159,7 @@ impl AppliedState {
             Step::AddPassthroughAddr => {
                 netns.ok_or(Error::Gone)?.add_to_loopback(PASSTHROUGH)?;
             }
-            // If the namespace is gone, so is the address.
+            // The address went with the namespace.
             Step::RemovePassthroughAddr => {
                 if let Some(netns) = netns {
                     netns.remove_from_loopback(PASSTHROUGH)?;
@@ -188,7 +188,7 @@ impl AppliedState {
             let socket = listener.socket.as_fd();
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "proxy listener adopted"),
-                // Those that have a place serve the whole SO_REUSEPORT group.
+                // The registered listeners serve the whole `SO_REUSEPORT` group.
                 Err(bpf::Error::NoListenerSlot { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -197,8 +197,8 @@ impl AppliedState {
     }
 }
 
-/// Puts routes in the place of others. What leads to an address of IPv6 leads everybody there, so the
-/// inbound hook must see who comes by another interface than `lo`.
+/// Replaces routes. The IPv6 alias route makes the alias network reachable from outside the Pod, so
+/// the inbound hook must see connections that arrive on an interface other than `lo`.
 fn apply_routes(
     netns: &Netns,
     features: Features,

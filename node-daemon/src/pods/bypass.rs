@@ -1,7 +1,8 @@
-//! What a Pod leaves alone whatever else it lists: the traffic of interfaces that it excludes. Pure.
+//! Excluded interfaces of a Pod: their traffic bypasses the proxy, with precedence over all lists.
+//! Pure.
 //!
-//! A hook is told the interface by which a connection comes, but only the address to which one
-//! goes: so the Pod's routes become the networks to which they lead.
+//! A hook knows the interface of an inbound connection, but only the destination address of an
+//! outbound one. The Pod's routes therefore give the networks behind an excluded interface.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,15 +10,15 @@ use ipnet::IpNet;
 
 use crate::netns::{Interface, Route, RoutingTable, is_link_local};
 
-/// The longest name of an interface (`IFNAMSIZ`, without its end).
+/// The longest interface name (`IFNAMSIZ` without the terminating NUL).
 const MAX_IFNAME: usize = 15;
-/// Where everything goes that stays within the Pod.
+/// The interface of all traffic that stays within the Pod.
 const LOOPBACK: &str = "lo";
 
 /// Interfaces cannot be excluded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// The inbound hook does not see the interface.
+    /// The inbound hook does not know the interface.
     #[error("interfaces cannot be excluded: that needs Linux 5.17")]
     Kernel,
     /// Routes do not determine the interface.
@@ -25,7 +26,7 @@ pub(crate) enum Error {
         "interfaces cannot be excluded: the Pod has policy routing rules, so its routes do not determine the interface of a connection"
     )]
     PolicyRouting,
-    /// Nor do they for one network.
+    /// Routes do not determine the interface for one network.
     #[error(
         "interfaces cannot be excluded: the route to {to} leads through excluded and other interfaces"
     )]
@@ -35,21 +36,21 @@ pub(crate) enum Error {
     },
 }
 
-/// Which interfaces are meant.
+/// A pattern of interface names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum IfacePattern {
-    /// The one of this name.
+    /// The interface of this name.
     Exact(String),
-    /// Those whose names begin so: a `+` at the end, as in iptables.
+    /// Interfaces whose names have this prefix: a trailing `+`, as in iptables.
     Prefix(String),
 }
 
-/// Interfaces and networks of which no row is asked.
+/// Interfaces and networks whose traffic is not intercepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bypass {
-    /// The interfaces' indices.
+    /// Interface indices.
     pub(crate) interfaces: Vec<u32>,
-    /// Networks to which nothing is diverted.
+    /// Destination networks.
     pub(crate) networks: Vec<IpNet>,
 }
 
@@ -63,17 +64,17 @@ impl fmt::Display for IfacePattern {
 }
 
 impl IfacePattern {
-    /// What [`IfacePattern::parse`] takes.
+    /// The syntax that [`IfacePattern::parse`] accepts.
     pub(crate) const ALLOWED: &str =
         "the name of an interface other than lo, or its beginning and a +";
 
-    /// As it is written in an annotation.
+    /// Parses one item of the annotation.
     pub(crate) fn parse(item: &str) -> Option<Self> {
         let (text, pattern): (_, fn(String) -> Self) = match item.strip_suffix('+') {
             Some(prefix) => (prefix, Self::Prefix),
             None => (item, Self::Exact),
         };
-        // As the kernel's dev_valid_name has it.
+        // The rules of the kernel's `dev_valid_name`.
         let is_name = !text.is_empty()
             && text.len() <= MAX_IFNAME
             && ![".", ".."].contains(&text)
@@ -91,12 +92,12 @@ impl IfacePattern {
 }
 
 impl Bypass {
-    /// There is nothing of the kind.
+    /// Whether there is no such traffic.
     pub(crate) fn is_empty(&self) -> bool {
         self.interfaces.is_empty() && self.networks.is_empty()
     }
 
-    /// The traffic of the interfaces that are meant, as far as they are there.
+    /// The traffic of the existing interfaces that match the patterns.
     pub(crate) fn from_interfaces(
         patterns: &[IfacePattern],
         interfaces: &[Interface],
@@ -121,8 +122,8 @@ impl Bypass {
     }
 }
 
-/// The networks to which packets leave by one of these interfaces: the longest route decides, and
-/// of equally long ones the one with the lowest metric.
+/// The networks that are routed over one of these interfaces: the longest prefix wins, then the
+/// lowest metric.
 fn networks(routes: &[Route], excluded: &[u32]) -> Result<Vec<IpNet>, Error> {
     let mut best: BTreeMap<IpNet, &Route> = BTreeMap::new();
     for route in routes.iter().filter(|route| !is_link_local(&route.dst)) {
@@ -149,7 +150,7 @@ fn networks(routes: &[Route], excluded: &[u32]) -> Result<Vec<IpNet>, Error> {
     Ok(inside.iter().flat_map(longer).collect())
 }
 
-/// What is left of a network without others that are in it.
+/// The remainder of a network without the networks inside it.
 fn subtract(network: IpNet, holes: &[IpNet]) -> Vec<IpNet> {
     if holes.contains(&network) {
         return Vec::new();
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn any_network() -> impl Strategy<Value = IpNet> {
-        // Few bits, so that networks meet.
+        // Few bits, so that networks overlap.
         (0_u8..4, 0_u8..=3).prop_map(|(bits, length)| {
             let network = IpNet::new([bits << 6, 0, 0, 0].into(), length).unwrap();
             network.trunc()

@@ -1,4 +1,4 @@
-//! A decision on a Pod, as people and other programs read it.
+//! The decision on a Pod, in the form that `sluiced decide` prints.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use super::{
     policy::{self, Inbound, PodPolicy, Ports, Subject, UserSource, Verdict},
 };
 
-/// What becomes of a Pod, and why.
+/// The decision on a Pod, with its reason.
 #[derive(Debug, Serialize)]
 pub(crate) struct Decision {
-    /// Whose decision it is: kind, namespace and name.
+    /// The Pod: kind, namespace and name.
     pod: String,
     /// The node's mesh.
     mesh: String,
     #[serde(rename = "decision")]
     outcome: Outcome,
-    /// Why the Pod is not intercepted, or refused.
+    /// Why the Pod is rejected or not intercepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// How it is intercepted.
+    /// The interception settings.
     #[serde(rename = "settings", skip_serializing_if = "Option::is_none")]
     policy: Option<Shown>,
 }
 
-/// What becomes of a Pod.
+/// The outcome for a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Outcome {
@@ -38,7 +38,7 @@ enum Outcome {
     Refused,
 }
 
-/// Settings in words. Ports are numbers or ranges, networks have their prefix length.
+/// Settings in readable form. Ports are numbers or ranges, networks have their prefix length.
 #[derive(Debug, Serialize)]
 struct Shown {
     uid: Option<u32>,
@@ -47,24 +47,24 @@ struct Shown {
     outbound_port: u16,
     inbound_port: u16,
     dns_port: u16,
-    /// Inbound ports that are the proxy's, if not all are.
+    /// Inbound ports that are intercepted, if not all are.
     #[serde(skip_serializing_if = "Option::is_none")]
     included_inbound: Option<Vec<String>>,
     excluded_inbound: Vec<String>,
     included_outbound: Vec<String>,
     excluded_outbound: Vec<String>,
-    /// Networks that are the proxy's, if not all are.
+    /// Destination networks that are intercepted, if not all are.
     #[serde(skip_serializing_if = "Option::is_none")]
     included_networks: Option<Vec<IpNet>>,
     excluded_networks: Vec<IpNet>,
-    /// Networks from which connections enter past the proxy.
+    /// Source networks whose inbound connections bypass the proxy.
     excluded_sources: Vec<IpNet>,
     excluded_interfaces: Vec<String>,
     tproxy: bool,
     ipv6: bool,
 }
 
-/// Decides on a Pod, with its manifest or by its annotations alone.
+/// Decides on a Pod from its manifest, or from its annotations alone.
 pub(crate) fn decide(
     node_policy: &NodePolicy,
     pod: String,

@@ -1,4 +1,4 @@
-//! Why the owner of the Pods refuses a request.
+//! The errors of the Pod manager, and their mapping to the API.
 
 use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
@@ -10,22 +10,22 @@ use crate::{
     netns::{self, SourceRoute},
 };
 
-/// A request cannot be carried out.
+/// A request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The Pod's annotations.
     #[error(transparent)]
     Policy(#[from] policy::Error),
-    /// The Pod's network namespace.
+    /// The Pod's netns.
     #[error(transparent)]
     Netns(#[from] netns::Error),
     /// The Pod's addresses.
     #[error(transparent)]
     Address(#[from] addresses::Error),
-    /// Interfaces that the Pod excludes.
+    /// The Pod's excluded interfaces.
     #[error(transparent)]
     Bypass(#[from] bypass::Error),
-    /// What the Pod takes of maps that all Pods share.
+    /// The Pod's share of a map.
     #[error(transparent)]
     Share(#[from] rule_set::Error),
     /// An address that another Pod has.
@@ -36,13 +36,13 @@ pub(crate) enum Error {
         /// The other Pod.
         other_pod: String,
     },
-    /// A question about nobody.
+    /// A request that names an unknown Pod.
     #[error("no Pod here has the name, the address or the container '{0}'")]
     NoSuchPod(String),
-    /// The network namespace of another Pod.
+    /// The netns of another Pod.
     #[error("'{}' is the network namespace of the Pod {other_pod}", netns.display())]
     Occupied {
-        /// The namespace's path.
+        /// The path of the netns.
         netns: PathBuf,
         /// The other Pod.
         other_pod: String,
@@ -50,41 +50,41 @@ pub(crate) enum Error {
     /// Programs, links or maps.
     #[error(transparent)]
     Kernel(#[from] bpf::Error),
-    /// Some steps of letting a Pod go failed.
+    /// Some steps of unenrolling the Pod failed.
     #[error("the Pod was not removed completely ({} errors)", errors.len())]
     Teardown {
-        /// What failed.
+        /// The errors.
         errors: Vec<Error>,
     },
-    /// The network namespace refuses routes to its proxy.
+    /// The netns refuses alias routes.
     #[error("the network namespace refuses {} routes to the proxy", refused.len())]
     RoutesRefused {
-        /// Which.
+        /// The refused routes.
         refused: Vec<SourceRoute>,
     },
-    /// The namespace vanished while the Pod was taken in.
+    /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
-    /// Nobody has admitted it.
+    /// The Pod has no record.
     #[error(
         "unknown attachment: container '{}', interface '{}', network '{}'",
         .0.container_id, .0.ifname, .0.network
     )]
     Unknown(Attachment),
-    /// The kernel's state is not what it should be.
+    /// The kernel state differs from the desired state.
     #[error("{what}: the kernel has {present}, not {expected}")]
     Differs {
-        /// Which part of the state.
+        /// The part of the state.
         what: String,
-        /// What should be there.
+        /// The desired value.
         expected: String,
-        /// What is there.
+        /// The actual value.
         present: String,
     },
     /// A Pod's record.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// A record and the configuration do not agree.
+    /// A record contradicts the configuration.
     #[error("the configuration changed: recreate the Pod")]
     Changed,
     /// The daemon is stopping.
@@ -101,12 +101,12 @@ const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar
      on a node without Sluice";
 
 impl Error {
-    /// Whether it is not known if the Pod carries a sidecar.
+    /// Whether it is unknown if the Pod has a sidecar.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Self::Policy(policy::Error::NotHandedOver))
     }
 
-    /// As the contract tells it.
+    /// The error of the API contract.
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
             Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
@@ -151,7 +151,7 @@ impl Error {
     }
 }
 
-/// An error with those below it.
+/// An error with its sources, on one line.
 pub(super) fn one_line(error: &dyn StdError) -> String {
     match causes(error) {
         none if none.is_empty() => error.to_string(),
@@ -159,7 +159,7 @@ pub(super) fn one_line(error: &dyn StdError) -> String {
     }
 }
 
-/// The errors below this one.
+/// The sources of an error.
 fn causes(error: &dyn StdError) -> String {
     let below = std::iter::successors(error.source(), |&error| error.source());
     let words: Vec<_> = below.map(ToString::to_string).collect();

@@ -1,6 +1,6 @@
-//! Whether a network namespace that no runtime reported is a Pod. Pure.
+//! The evidence that a netns without a report from a runtime is a Pod. Pure.
 //!
-//! Nothing here can be made by a process without privileges on the host:
+//! A process without privileges on the host cannot make any of it:
 //!
 //! | evidence | who can make it |
 //! |---|---|
@@ -10,52 +10,53 @@
 //! | an address is on an interface whose other end is in the host's network namespace | `CAP_NET_ADMIN` on the host |
 //! | the proxy's user listens on the proxy's ports | the proxy's user, in that namespace |
 //!
-//! A Pod with users of its own has a network namespace that another user namespace owns, as has
-//! whatever a process of a Pod makes for itself. Only the list and the interface tell them apart.
-//! Interfaces without another end, such as a physical one that was moved into a Pod, prove nothing:
-//! such a Pod is meshed when a runtime reports it.
+//! A Pod with a user namespace of its own has a netns that this user namespace owns, and so does
+//! every netns that a process of a Pod creates. Only the list and the interface distinguish them.
+//! An interface without a peer on the host, such as a physical one that was moved into a Pod, is no
+//! evidence: such a Pod is enrolled when a runtime reports it.
 
 use std::{collections::BTreeSet, fmt};
 
-/// Addresses that a Pod may have that no runtime reported.
+/// The maximum number of addresses of a Pod without a report.
 pub(crate) const MAX_ADDRESSES: usize = 16;
-/// Pods that no runtime reported, at one time: what they hold in the kernel is bounded by it.
+/// The maximum number of adopted Pods at one time: it bounds their kernel state.
 pub(crate) const MAX_FOUND: usize = 256;
 
-/// What was seen of a namespace.
+/// The observations of a netns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Evidence {
     /// The initial user namespace owns it.
     pub(crate) of_hosts_users: bool,
-    /// Uids of the Pods in whose cgroups its processes are.
+    /// The uids of the Pods in whose cgroups its processes are.
     pub(crate) pods: BTreeSet<String>,
     /// The uid of the listed Pod that has one of its addresses; empty if the list names none.
     pub(crate) listed: Option<String>,
     /// The proxy's user listens on the proxy's ports.
     pub(crate) proxied: bool,
-    /// Addresses on interfaces that lead to the host.
+    /// The number of addresses on interfaces with a peer in the host's netns.
     pub(crate) addresses: usize,
 }
 
-/// Why a namespace is not believed to be a Pod.
+/// Why a netns is not adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
-    /// It has a listed Pod's address, and none of that Pod's processes.
+    /// It has a listed Pod's address, but none of that Pod's processes.
     NotThePod,
-    /// Another user namespace owns it, and no list names the Pod.
+    /// Another user namespace owns it, and no listed Pod has its addresses.
     ForeignUsers,
-    /// The kubelet keeps none of its processes in a Pod's cgroup.
+    /// None of its processes is in a Pod's cgroup of the kubelet.
     NotOfKubelet,
-    /// It has no address on an interface that leads to the host.
+    /// It has no address on an interface with a peer in the host's netns.
     NotLinked,
-    /// It has more addresses than are believed.
+    /// It has more addresses than [`MAX_ADDRESSES`].
     TooManyAddresses,
-    /// No list names it, and no proxy listens.
+    /// No listed Pod has its addresses, and no proxy listens.
     NoProxy,
 }
 
 impl Evidence {
-    /// Why this is not believed. `kubelet`: whether the kubelet keeps Pods in cgroups on this node.
+    /// Why this evidence is not sufficient. `kubelet`: whether the kubelet keeps Pods in cgroups on
+    /// this node.
     pub(crate) fn doubt(&self, kubelet: bool) -> Option<Doubt> {
         let uid = self.listed.as_deref().filter(|uid| !uid.is_empty());
         let is_named = uid.is_some_and(|uid| self.pods.contains(uid));
@@ -110,7 +111,7 @@ mod tests {
         use Doubt::{ForeignUsers, NotOfKubelet, NotThePod};
         let uid = Some(UID);
         for (of_hosts_users, pod, listed, kubelet, expected) in [
-            // Plain nodes: root made the namespace.
+            // Nodes without a kubelet: root created the namespace.
             (true, None, None, false, None),
             (true, None, Some(""), false, None),
             // A node with a kubelet.
@@ -120,7 +121,8 @@ mod tests {
             (true, uid, uid, true, None),
             (true, Some("other"), uid, true, Some(NotThePod)),
             (true, None, uid, false, Some(NotThePod)),
-            // A stranger, a process of a Pod that made a namespace, a Pod with users of its own.
+            // A netns of a user, a netns that a Pod's process created, a Pod with its own user
+            // namespace.
             (false, None, None, false, Some(ForeignUsers)),
             (false, None, Some(""), false, Some(ForeignUsers)),
             (false, uid, None, true, Some(ForeignUsers)),

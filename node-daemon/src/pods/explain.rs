@@ -1,5 +1,4 @@
-//! What becomes of a connection, and why: the decisions that the kernel takes, asked with what the
-//! Pod's settings say. Pure.
+//! Explains the decision on a connection: evaluates the kernel's rules on the Pod's settings. Pure.
 
 use std::{fmt::Display, net::IpAddr};
 
@@ -18,17 +17,17 @@ use super::{
 /// The port of DNS servers.
 const DNS: u16 = 53;
 
-/// What is known of a meshed Pod.
+/// The known facts about a meshed Pod.
 pub(super) struct Subject<'a> {
     pub(super) policy: &'a PodPolicy,
     pub(super) state: &'a KernelState,
-    /// Its proxy answers DNS queries.
+    /// Whether its proxy answers DNS queries.
     pub(super) captures_dns: bool,
 }
 
 impl Subject<'_> {
-    /// Whether a datagram is none of the hooks' business: of those they take DNS queries alone, and
-    /// these only while the proxy answers them.
+    /// Whether a datagram passes without a decision: the hooks handle only DNS queries, and these
+    /// only while the proxy answers them.
     pub(super) fn passes_as_datagram(&self, connection: &Connection) -> bool {
         match connection {
             Connection::Outbound { to, udp: true, .. } => !self.captures_dns || to.port() != DNS,
@@ -36,7 +35,7 @@ impl Subject<'_> {
         }
     }
 
-    /// What the kernel would decide.
+    /// The decision of the kernel programs.
     pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
         let pod = self.state.netns_entry?.pod;
         let PodPolicy {
@@ -84,7 +83,7 @@ impl Subject<'_> {
         })
     }
 
-    /// The item of the Pod's settings by which a rule matches, if it is by one.
+    /// The item of the Pod's settings that matches, if the decision is by a list.
     pub(super) fn matched(&self, reason: Reason, connection: &Connection) -> Option<String> {
         let PodPolicy {
             networks,
@@ -119,7 +118,7 @@ impl Subject<'_> {
         }
     }
 
-    /// The network by which an inbound connection from an address goes past the proxy.
+    /// The excluded source network that contains the address.
     fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
         covers(&self.policy.excluded_sources, ip)
             .or_else(|| covers(&self.policy.bypass.networks, ip))

@@ -1,4 +1,4 @@
-//! The part of [`crate::fuzz`] that is about Pods.
+//! The Pod targets of [`crate::fuzz`].
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! The registry of attachments and the state of their Pods, in one hand.
+//! The Pod manager: owns the registry of attachments and the kernel state of their Pods.
 
 mod check;
 mod del;
@@ -44,7 +44,7 @@ use crate::{
 use found::is_reported;
 use netns_policy::resolve_in_netns;
 
-/// Owns the kernel side and knows every attachment.
+/// Owns the kernel side and the registry of attachments.
 pub(crate) struct PodManager {
     datapath: Datapath,
     node_policy: NodePolicy,
@@ -52,23 +52,23 @@ pub(crate) struct PodManager {
     pending_dels: PendingDels,
     repairs: Repairs,
     attachments: BTreeMap<Attachment, AttachmentState>,
-    /// By the cookie of the network namespace. Several attachments may share one.
+    /// By netns cookie. Several attachments may share one.
     pods: BTreeMap<u64, MeshedPod>,
-    /// Network namespaces that the kernel serves and of which no record tells: they stay as they
-    /// are, because their Pods would run open otherwise.
+    /// Intercepted namespaces without a record. They stay intercepted: without the hooks, traffic
+    /// of their Pods would bypass the proxy.
     orphaned: BTreeMap<u64, AppliedState>,
-    /// The Pods of this node, as a list told of them.
+    /// The Pods of this node in the latest list of the API server.
     listed: Vec<ListedPod>,
-    /// Those whose network namespace is not known, by a cookie that stands for it.
+    /// The pending Pods, by a provisional cookie.
     pending: BTreeMap<u64, PendingPod>,
-    /// How many namespaces were not believed to be Pods in the last survey, and how many strangers'
-    /// there were.
+    /// The number of namespaces that the last survey rejected, by reason, and of unprivileged
+    /// users' namespaces.
     doubts: (BTreeMap<Doubt, usize>, usize),
-    /// Of lines that strangers cause.
+    /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
 }
 
-/// An attachment that was looked at.
+/// The state of a registered attachment.
 struct AttachmentState {
     record_id: RecordId,
     record: Record,
@@ -81,19 +81,19 @@ enum MeshStatus {
     Bypassed { reason: &'static str },
 }
 
-/// A network namespace whose traffic is intercepted.
+/// A netns whose traffic is intercepted.
 struct MeshedPod {
     id: netns::Id,
     path: PathBuf,
     policy: PodPolicy,
-    /// In the order in which they came: the first one's addresses are the Pod's main ones, unless
+    /// In the order of their ADDs: the first one's addresses are the Pod's main addresses, unless
     /// routes prefer others.
     attachments: Vec<Attachment>,
     kernel: AppliedState,
 }
 
 impl PodManager {
-    /// Knows nothing yet: see [`PodManager::restore`].
+    /// An empty registry: see [`PodManager::restore`].
     fn new(
         datapath: Datapath,
         store: Store,
@@ -120,7 +120,7 @@ impl PodManager {
         self.admit_in(request, None)
     }
 
-    /// In a network namespace that is open already, if it is: its path may lead elsewhere by now.
+    /// Enrolls in a netns that is already open, if it is: its path may lead to another one by now.
     fn admit_in(
         &mut self,
         request: AddRequest,
@@ -145,7 +145,7 @@ impl PodManager {
         Ok(answer)
     }
 
-    /// What is to be done with a Pod on this node.
+    /// The decision on a Pod of this node.
     fn verdict<'a>(&self, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
         let mut verdict = policy::decide(&self.node_policy, pod)?;
         if let Verdict::Intercept(policy) = &mut verdict {
@@ -155,8 +155,8 @@ impl PodManager {
         Ok(verdict)
     }
 
-    /// The addresses are not checked: nothing is done with them. Only a Pod that had them
-    /// before and is gone must not be taken for this one.
+    /// The addresses are not checked, because they are not used. They only end a stale Pod that had
+    /// them before, so that its state does not apply to this Pod.
     fn record_bypass(
         &mut self,
         request: AddRequest,
@@ -193,7 +193,7 @@ impl PodManager {
             request.addresses = addresses::of_interface(&interfaces, ifname);
         }
         let addresses = addresses::verify(&request.addresses, &interfaces)?;
-        // A second interface may be without: the Pod is reached at the first one's.
+        // A second interface may have no address: the Pod is reachable at those of the first.
         if addresses.is_empty() && !self.pods.contains_key(&id.cookie) {
             let interface = ifname.clone();
             return Err(addresses::Error::Nowhere { interface }.into());
@@ -219,8 +219,8 @@ impl PodManager {
         Ok(status)
     }
 
-    /// Makes sure that a network namespace is not another Pod's. All attachments of a Pod have its
-    /// sandbox's container id; what was found running has none yet.
+    /// Checks that a netns does not belong to another Pod. All attachments of a Pod have the
+    /// container id of its sandbox; an adopted Pod has none yet.
     fn check_netns_unclaimed(&self, netns: &Netns, attachment: &Attachment) -> Result<(), Error> {
         let cookie = netns.id().cookie;
         let members = self.pods.get(&cookie).map(|pod| &*pod.attachments);
@@ -236,7 +236,7 @@ impl PodManager {
         Ok(())
     }
 
-    /// Makes sure that no other Pod has these addresses: see [`PodManager::release_address`].
+    /// Checks that no other Pod has these addresses: see [`PodManager::release_address`].
     fn claim_addresses(
         &mut self,
         addresses: &[IpAddr],
@@ -253,7 +253,8 @@ impl PodManager {
         Ok(())
     }
 
-    /// The record is written first: if the daemon dies on the way, the next one finishes.
+    /// Writes the record first: if the daemon dies before the end, its successor completes the
+    /// enrollment.
     fn enroll_attachment(
         &mut self,
         netns: &Netns,
@@ -307,7 +308,7 @@ impl PodManager {
         done
     }
 
-    /// Brings the store back to where it was before an enrolment that failed.
+    /// Restores the record from before a failed enrollment.
     fn rollback_record(&self, record_id: RecordId, before: Option<Record>) {
         let done = match before {
             Some(record) => self.store.put(record_id, &record),
@@ -318,7 +319,7 @@ impl PodManager {
         }
     }
 
-    /// Takes a Pod out to change it, or begins a new one.
+    /// Removes a Pod from the registry to change it, or starts a new one.
     fn take_pod(&mut self, netns: &Netns, policy: &PodPolicy) -> MeshedPod {
         let id = netns.id();
         self.pods.remove(&id.cookie).unwrap_or_else(|| MeshedPod {
@@ -331,7 +332,7 @@ impl PodManager {
         })
     }
 
-    /// Puts a Pod back, unless nothing is left of it.
+    /// Returns a Pod to the registry, unless it has no attachments.
     fn put_pod(&mut self, cookie: u64, pod: MeshedPod) {
         if !pod.attachments.is_empty() {
             self.pods.insert(cookie, pod);
@@ -350,7 +351,7 @@ impl PodManager {
         self.attachments.insert(attachment, known);
     }
 
-    /// Gives everything away that is needed to end the data path.
+    /// Releases the parts that ending the data path needs.
     pub(super) fn into_parts(self) -> (Pins, Store, Vec<(RecordId, Record)>) {
         let Self {
             datapath,
@@ -372,7 +373,7 @@ impl PodManager {
         }
     }
 
-    /// The meshed Pod that has an address: the kernel's own table is the index.
+    /// The meshed Pod that has an address: the kernel's own map is the index.
     fn pod_at(&self, addr: Addr) -> Result<Option<u64>, Error> {
         let found = self.datapath.address(addr)?;
         Ok(found.map(|pod| pod.cookie))
@@ -401,14 +402,14 @@ impl PodManager {
 }
 
 impl MeshedPod {
-    /// The network namespace, if the path still leads to it.
+    /// Opens the netns, if the path still leads to it.
     fn reopen(&self) -> Option<Netns> {
         let found = Netns::open(&self.path).ok()?;
         (found.id() == self.id).then_some(found)
     }
 
-    /// Whether its namespace is there and has one of the Pod's addresses, or a process. A mount of a
-    /// namespace may outlive the Pod.
+    /// Whether its netns exists and has one of the Pod's addresses, or a process. A mount can keep
+    /// a netns after the Pod has ended.
     fn is_alive(&self, addresses: Vec<IpAddr>) -> bool {
         let Self { id, path, .. } = self;
         let lodging = Lodging {
