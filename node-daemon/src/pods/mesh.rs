@@ -1,14 +1,14 @@
-//! What differs between service meshes: data, not code.
+//! The descriptions of service meshes: their differences are data, not code.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-/// The presets, in the form in which the configuration describes further meshes.
+/// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
 
-/// One mesh's sidecar, and the annotations by which Pods speak of it.
+/// One mesh's sidecar, and its annotations.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[expect(
@@ -16,95 +16,94 @@ const PRESETS: &str = include_str!("meshes.toml");
     reason = "each is a key of the configuration, and independent of the others"
 )]
 pub(crate) struct Mesh {
-    /// Its name, for people.
+    /// Its name, for messages.
     #[serde(skip)]
     pub(crate) name: String,
-    /// The proxy's user, if it tells the proxy from others.
+    /// The proxy's user, if it identifies the proxy.
     #[serde(default = "no_id")]
     pub(crate) uid: u32,
-    /// The proxy's group, if it tells the proxy from others.
+    /// The proxy's group, if it identifies the proxy.
     #[serde(default = "no_id")]
     pub(crate) gid: u32,
-    /// Where the proxy takes the application's connections.
+    /// The proxy's port for connections of the application.
     pub(crate) outbound_port: u16,
-    /// Where the proxy takes connections to the Pod.
+    /// The proxy's port for connections to the Pod.
     pub(crate) inbound_port: u16,
-    /// Where the proxy answers DNS queries, if it can be told to.
+    /// The proxy's port for DNS queries, if it can answer them.
     #[serde(default)]
     pub(crate) dns_port: u16,
-    /// Where tunnels enter the Pod, if there are such: whoever listens there gets them.
+    /// The port of inbound tunnels (HBONE), if any: its listener gets them directly.
     #[serde(default)]
     pub(crate) hbone_port: u16,
-    /// Ports that the proxy itself serves, which are never intercepted.
+    /// Ports that the proxy itself serves; they are never intercepted.
     #[serde(default)]
     pub(crate) reserved_inbound_ports: Vec<u16>,
-    /// Inbound ports that are not intercepted unless the Pod names others.
+    /// Inbound ports that are excluded unless the Pod lists others.
     #[serde(default)]
     pub(crate) excluded_inbound: Vec<u16>,
-    /// Outbound ports that are not intercepted unless the Pod names others.
+    /// Outbound ports that are excluded unless the Pod lists others.
     #[serde(default)]
     pub(crate) excluded_outbound: Vec<u16>,
-    /// Whether the proxy takes the application's connections on `127.0.0.1` alone.
+    /// Whether the proxy listens for the application's connections on `127.0.0.1` alone.
     #[serde(default)]
     pub(crate) proxy_listens_on_localhost_only: bool,
-    /// Whether the proxy's calls to its own Pod enter it as others' do.
+    /// Whether the proxy's calls to its own Pod are intercepted as inbound.
     #[serde(default = "yes")]
     pub(crate) hairpin: bool,
-    /// The mark of the proxy's sockets, if that tells the proxy from others: its processes need not
-    /// be in the Pod then.
+    /// The mark of the proxy's sockets, if it identifies the proxy: its processes may then be
+    /// outside the Pod.
     #[serde(default)]
     pub(crate) mark: u32,
-    /// The bits of a mark that count.
+    /// The mask of the mark.
     #[serde(default)]
     pub(crate) mark_mask: u32,
-    /// Whether resolvers within the Pod keep the queries that they are asked.
+    /// Whether queries to resolvers within the Pod are not intercepted.
     #[serde(default)]
     pub(crate) bypass_local_dns: bool,
     /// Networks from which and to which nothing is intercepted.
     #[serde(default)]
     pub(crate) bypass_cidrs: Vec<IpNet>,
-    /// Whether what leaves for another loopback address than `127.0.0.1`, or for the Pod's own
-    /// address, is the proxy's as well.
+    /// Whether connections to loopback addresses other than `127.0.0.1`, or to the Pod's own
+    /// address, are intercepted as well.
     #[serde(default)]
     pub(crate) loopback_to_proxy: bool,
-    /// Whether the mesh redirects IPv4 alone: IPv6 goes past the proxy in both directions.
+    /// Whether the mesh redirects IPv4 alone: IPv6 bypasses the proxy in both directions.
     #[serde(default)]
     pub(crate) ipv4_only: bool,
-    /// The annotation that a Pod with a sidecar has.
+    /// The annotation of a Pod with a sidecar.
     pub(crate) sidecar_annotation: String,
-    /// Annotations with values that switch interception off all the same. A label of that name
-    /// has precedence.
+    /// Annotations whose value disables interception. A label of that name has precedence.
     #[serde(default)]
     pub(crate) opt_out: BTreeMap<String, Values>,
-    /// Whose injector writes the Pods: what differs beyond data.
+    /// The injector, which implies further rules beyond this data.
     #[serde(default)]
     pub(crate) injector: Injector,
-    /// The name of the sidecar's container: a Pod without it carries none.
+    /// The name of the sidecar's container: a Pod without it has no sidecar.
     #[serde(default)]
     pub(crate) proxy_container: Option<String>,
-    /// Annotations that name a port which the proxy serves itself, and the port if a Pod has no
-    /// such annotation. Zero is none.
+    /// Annotations of ports that the proxy serves itself, and the port of a Pod without the
+    /// annotation. Zero means none.
     #[serde(default)]
     pub(crate) reserved_ports: BTreeMap<String, u16>,
-    /// Annotations that begin as the closed ones do and change nothing here.
+    /// Annotations with a strict prefix that do not affect interception.
     #[serde(default)]
     pub(crate) ignored: Vec<String>,
-    /// The names of the annotations that are followed.
+    /// The names of the supported annotations.
     #[serde(default)]
     pub(crate) annotations: Annotations,
-    /// Annotations of which one value is understood.
+    /// Annotations with one supported value.
     #[serde(default)]
     pub(crate) required_values: BTreeMap<String, String>,
-    /// Beginnings of names: an annotation that begins so and is not understood refuses the Pod.
+    /// Strict prefixes: an unknown annotation with such a prefix rejects the Pod.
     #[serde(default)]
     pub(crate) strict_prefixes: Vec<String>,
 }
 
-/// The injectors whose Pods state more than data can describe.
+/// Injectors with rules beyond a mesh's data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Injector {
-    /// Any: what the mesh's annotations say is all.
+    /// Any other: the annotations state everything.
     #[default]
     Annotations,
     /// Istio's, for every template.
@@ -132,7 +131,7 @@ pub(crate) enum Values {
 }
 
 impl Values {
-    /// Whether a text is one of them.
+    /// Whether a text is one of the values.
     pub(crate) fn has(&self, text: &str) -> bool {
         match self {
             Self::One(value) => value == text,
@@ -145,29 +144,29 @@ impl Values {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Annotations {
-    /// Inbound ports that are the proxy's.
+    /// Intercepted inbound ports.
     pub(crate) include_inbound_ports: Option<String>,
-    /// Inbound ports that are not.
+    /// Excluded inbound ports.
     pub(crate) exclude_inbound_ports: Option<String>,
-    /// Outbound ports that are the proxy's whatever the address.
+    /// Outbound ports that are intercepted regardless of the address.
     pub(crate) include_outbound_ports: Option<String>,
-    /// Outbound ports that are not.
+    /// Excluded outbound ports.
     pub(crate) exclude_outbound_ports: Option<String>,
-    /// Networks that are the proxy's.
+    /// Intercepted destination networks.
     pub(crate) include_networks: Option<String>,
-    /// Networks that are not.
+    /// Excluded destination networks.
     pub(crate) exclude_networks: Option<String>,
-    /// Networks from which connections are not the proxy's.
+    /// Excluded source networks.
     pub(crate) exclude_sources: Option<String>,
-    /// Where the proxy takes connections to the Pod.
+    /// The proxy's port for connections to the Pod.
     pub(crate) inbound_port: Option<String>,
-    /// Where the proxy takes the application's connections.
+    /// The proxy's port for connections of the application.
     pub(crate) outbound_port: Option<String>,
-    /// One more inbound port that is not the proxy's.
+    /// A further inbound port that is not intercepted.
     pub(crate) status_port: Option<String>,
     /// `REDIRECT` or `TPROXY`.
     pub(crate) interception_mode: Option<String>,
-    /// Interfaces whose traffic is left alone.
+    /// Excluded interfaces.
     pub(crate) exclude_interfaces: Option<String>,
     /// The proxy's user.
     pub(crate) proxy_uid: Option<String>,
@@ -201,37 +200,37 @@ impl Annotations {
 /// Meshes by name.
 pub(crate) type Meshes = BTreeMap<String, Mesh>;
 
-/// A mesh cannot be chosen.
+/// A mesh cannot be selected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The presets are part of the binary.
     #[error("the built-in meshes are invalid")]
     Presets(#[from] toml::de::Error),
-    /// There is none of this name.
+    /// No mesh has this name.
     #[error("mesh '{name}' is not known: there are {known}, and others need [meshes.NAME]")]
     Unknown {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The available meshes.
         known: String,
     },
-    /// What is described is none.
+    /// The description is invalid.
     #[error("[meshes.{name}]: {problem}")]
     Impossible {
         /// The name.
         name: String,
-        /// Why.
+        /// The reason.
         problem: &'static str,
     },
 }
 
 impl Mesh {
-    /// The mesh of a name: one of `own`, which may replace a preset, or a preset. It lives as
-    /// long as the process: every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
+    /// The mesh of a name: one of `own`, which may override a preset, or a preset. It lives as long
+    /// as the process, because every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
     ///
     /// # Errors
     ///
-    /// If there is none, or it could not work.
+    /// If no mesh has the name, or its description is invalid.
     pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
@@ -287,7 +286,7 @@ impl Mesh {
     }
 }
 
-/// No socket has it: `chown(2)` takes it for "unchanged".
+/// No socket has this id: `chown(2)` interprets it as "unchanged".
 fn no_id() -> u32 {
     u32::MAX
 }
@@ -356,7 +355,7 @@ mod tests {
         }
     }
 
-    /// Every key and value that has the form of an annotation's name, or of its beginning.
+    /// Every key and value that looks like an annotation's name or prefix.
     fn collect((key, value): (String, toml::Value), names: &mut Vec<String>) {
         let mut note = |text: String| {
             if text.contains('/') && text.parse::<IpNet>().is_err() {

@@ -1,6 +1,6 @@
-//! The Pods: who they are, what is to be done with them, and the kernel's state that does it.
+//! The Pods of the node: their registry, policy and kernel state.
 //!
-//! One thread owns all of it. Requests reach it through [`Pods`], one after the other.
+//! One thread owns all of them. Requests reach it one at a time, through [`Pods`].
 
 mod acceleration;
 mod addresses;
@@ -56,20 +56,20 @@ pub(crate) use repair_metrics::{Repair, Repairs};
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
 
-/// Requests that may wait for the owner. The socket admits fewer connections than that.
+/// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
 
-/// What people say of a Pod in its manifest.
+/// The annotations of a Pod's manifest.
 pub(crate) type Annotations = BTreeMap<String, String>;
 
-/// A Pod of this node of which a list tells.
+/// A Pod of this node in a list of the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct ListedPod {
     /// Its name.
     pub(crate) pod: PodName,
-    /// Of every family.
+    /// Its addresses of both families.
     pub(crate) addresses: Vec<IpAddr>,
-    /// All of them.
+    /// All its annotations.
     pub(crate) annotations: Annotations,
     /// The rest of the manifest.
     pub(crate) manifest: Option<Manifest>,
@@ -77,18 +77,18 @@ pub(crate) struct ListedPod {
 
 type Work = Box<dyn FnOnce(&mut PodManager) + Send>;
 
-/// The way to the owner of the Pods.
+/// The handle that sends requests to the Pod manager.
 #[derive(Clone, Debug)]
 pub(crate) struct Pods {
     manager: mpsc::Sender<Work>,
 }
 
-/// The owner's thread.
+/// The thread of the Pod manager.
 pub(crate) struct Thread(JoinHandle<PodManager>);
 
 impl Thread {
-    /// Waits until the owner has ended, which it does when the last [`Pods`] is dropped; then does
-    /// with the data path what is wanted. Whether that was done.
+    /// Waits for the manager, which ends when the last [`Pods`] is dropped, and then handles the
+    /// data path as requested. `true` if that succeeded.
     pub(crate) fn join(self, on_exit: OnExit) -> bool {
         let Ok(manager) = self.0.join() else {
             tracing::error!("the pod manager thread panicked");
@@ -109,42 +109,42 @@ impl Thread {
     }
 }
 
-/// What the daemon before this one left.
+/// The state that the previous daemon left.
 pub(crate) struct StartupState {
     /// Programs, links and maps.
     pub(crate) datapath: Datapath,
-    /// Where records are kept.
+    /// The directory of records.
     pub(crate) store: Store,
     /// The records.
     pub(crate) records: Vec<(RecordId, Record)>,
-    /// What the plugin left.
+    /// The pending DELs of the plugin.
     pub(crate) pending_dels: PendingDels,
-    /// The node's own.
+    /// The policy of the node.
     pub(crate) node_policy: NodePolicy,
 }
 
-/// What holds for every Pod of the node, unless its annotations say otherwise.
+/// The policy of every Pod of the node, unless its annotations override it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodePolicy {
-    /// Whose sidecars the Pods carry.
+    /// The mesh of the Pods.
     pub(crate) mesh: &'static Mesh,
-    /// What becomes of a Pod of which nobody tells.
+    /// The policy for Pods whose annotations are unavailable.
     pub(crate) missing_annotations: MissingAnnotations,
-    /// Which connections go from socket to socket.
+    /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
 }
 
-/// Takes over every Pod, and starts the owner.
+/// Adopts every Pod, and starts the manager's thread.
 ///
 /// # Errors
 ///
-/// If the kernel's tables cannot be read, or no thread can be made.
+/// If the kernel's maps cannot be read, or the thread cannot be spawned.
 pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread)> {
     let mut manager = PodManager::restore(startup_state)?;
     manager.replay_pending_dels();
     manager.adopt(Survey::of(&manager.brief()));
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
-    // Work inside namespaces and system calls block: they must not hold up the socket.
+    // Namespace changes and system calls block: they must not delay the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
         while let Some(work) = work.blocking_recv() {
             work(&mut manager);
@@ -154,12 +154,12 @@ pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread
     Ok((Pods { manager: sender }, Thread(thread)))
 }
 
-/// Ends the data path: removes every hook, then what the Pods were given, then the records. Tells
-/// which pins it removed.
+/// Ends the data path: removes every hook, then the changes inside the Pods, then the records.
+/// Returns the removed pins.
 ///
 /// # Errors
 ///
-/// If a pin or a record cannot be removed. All of it can be tried again.
+/// If a pin or a record cannot be removed. The call may be repeated.
 pub(crate) fn detach(
     pins: Pins,
     store: &Store,
@@ -167,7 +167,7 @@ pub(crate) fn detach(
 ) -> Result<Vec<PathBuf>, Error> {
     let removed = pins.remove_all()?;
     for (record_id, record) in records {
-        // A namespace that is gone took everything with it.
+        // The kernel removed everything inside a namespace that is gone.
         if let Ok(netns) = Netns::open(Path::new(&record.request.netns))
             && Some(netns.id()) == record.netns
         {
@@ -182,17 +182,17 @@ pub(crate) fn detach(
 }
 
 impl Pods {
-    /// Takes a Pod in, or notes that it is to be left alone.
+    /// Enrolls a Pod, or records that it is not intercepted.
     pub(crate) async fn add(&self, request: AddRequest) -> Result<AddResponse, Error> {
         self.ask(move |manager| manager.add(request)).await?
     }
 
-    /// Lets an attachment go.
+    /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
     }
 
-    /// Compares the kernel's state with what it should be.
+    /// Compares the kernel state with the desired state.
     pub(crate) async fn check(&self, check: Check) -> Result<(), Error> {
         self.ask(move |manager| match check {
             Check::Reported(request) => manager.check_reported(&request),
@@ -201,25 +201,25 @@ impl Pods {
         .await?
     }
 
-    /// Lets every attachment of a network go that is not listed.
+    /// Deletes every attachment of a network that is not in the request.
     pub(crate) async fn gc(&self, request: GcRequest) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.gc(&request)).await?
     }
 
-    /// Finds Pods that nobody reported, and mends what was lost.
+    /// Adopts running Pods without a report, and repairs lost state.
     pub(crate) async fn resync(&self) -> Result<(), Error> {
         let survey = self.survey().await?;
         self.ask(|manager| manager.resync(survey)).await
     }
 
-    /// Takes in what a list of this node's Pods tells of.
+    /// Applies a list of this node's Pods.
     pub(crate) async fn set_listed(&self, listed: Vec<ListedPod>) -> Result<(), Error> {
         self.ask(|manager| manager.note_list(listed)).await?;
         let survey = self.survey().await?;
         self.ask(|manager| manager.expect(survey)).await
     }
 
-    /// Takes in the Pods whose network namespace the kernel has named.
+    /// Enrolls the pending Pods whose netns the kernel programs have found.
     pub(crate) async fn resolve_pending(&self) -> Result<(), Error> {
         let survey = self.survey().await?;
         self.ask(|manager| {
@@ -229,20 +229,20 @@ impl Pods {
         .await
     }
 
-    /// Looks at the node's network namespaces. The owner serves requests meanwhile.
+    /// Surveys the node's namespaces. The manager serves requests meanwhile.
     async fn survey(&self) -> Result<Survey, Error> {
         let brief = self.ask(|manager| manager.brief()).await?;
         let survey = tokio::task::spawn_blocking(move || Survey::of(&brief));
         survey.await.map_err(|_| Error::Stopping)
     }
 
-    /// What would become of a connection.
+    /// Explains the decision on a connection.
     pub(crate) async fn explain(&self, question: ExplainRequest) -> Result<ExplainResponse, Error> {
         self.ask(move |manager| manager.explain(&question)).await?
     }
 
-    /// Lets the programs tell of their decisions for a while. The names of the Pods that are
-    /// watched, by their network namespaces' cookies.
+    /// Enables the events of the programs for a while. Returns the names of the watched Pods by
+    /// netns cookie.
     pub(crate) async fn enable_events(
         &self,
         pod: Option<String>,
@@ -252,7 +252,7 @@ impl Pods {
             .await?
     }
 
-    /// How the daemon is.
+    /// The daemon's status.
     pub(crate) async fn status(&self) -> Result<Status, Error> {
         self.ask(|manager| manager.status()).await?
     }
@@ -262,7 +262,7 @@ impl Pods {
         self.ask(|manager| manager.list()).await?
     }
 
-    /// What is measured.
+    /// The values of the metrics.
     pub(crate) async fn read(&self) -> Result<MetricsSnapshot, Error> {
         self.ask(|manager| manager.read()).await?
     }
@@ -273,7 +273,7 @@ impl Pods {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |manager| {
-            // Whoever asked may have gone; the work is done all the same.
+            // The requester may be gone; the request is carried out in any case.
             let _ = reply.send(question(manager));
         });
         self.manager.send(work).await.map_err(|_| Error::Stopping)?;

@@ -1,4 +1,4 @@
-//! Attachments that were to be let go while no daemon ran. The plugin leaves a file for each.
+//! Pending DELs: files that the plugin leaves for DELs while no daemon runs.
 
 use std::{
     fs, io,
@@ -7,23 +7,23 @@ use std::{
 
 use daemon_api::{Attachment, owned};
 
-/// Bytes of the longest that is read.
+/// The maximum size of a file in bytes.
 const MAX_BYTES: u64 = 4096;
 
-/// The directory, which need not be there.
+/// The directory, which may be absent.
 #[derive(Debug)]
 pub(crate) struct PendingDels(PathBuf);
 
-/// What one says.
+/// The content of one file.
 #[derive(Debug)]
 pub(super) struct PendingDel {
     path: PathBuf,
-    /// Nothing, if it cannot be understood.
+    /// `None` if the file cannot be parsed.
     pub(super) attachment: Option<Attachment>,
 }
 
 impl PendingDels {
-    /// Those that are left beside a socket.
+    /// The pending DELs beside a socket.
     pub(crate) fn beside(socket: &Path) -> Self {
         let directory = daemon_api::pending_dels_dir(socket);
         // Until ABI 6 the directory was called `retired`.
@@ -31,8 +31,8 @@ impl PendingDels {
         Self(directory)
     }
 
-    /// Every one that is complete. None of a directory to which another user can write: each would end
-    /// the interception of a Pod.
+    /// Every complete file. A directory that another user can write to counts as empty: each file
+    /// would end the interception of a Pod.
     pub(super) fn all(&self) -> Vec<PendingDel> {
         match owned::directory(&self.0) {
             Ok(_) => {}
@@ -56,7 +56,7 @@ impl PendingDels {
 }
 
 impl PendingDel {
-    /// What it says was done.
+    /// Removes the file after its DEL was carried out.
     pub(super) fn remove(&self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }

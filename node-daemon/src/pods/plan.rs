@@ -1,4 +1,4 @@
-//! What the kernel shall hold for a Pod, and the steps that lead there. Pure.
+//! The desired kernel state of a Pod, and the steps that lead to it. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,79 +12,81 @@ use super::{
 };
 use crate::{bpf::Rule, netns::SourceRoute};
 
-/// What the kernel holds for one network namespace.
+/// The kernel state of one netns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KernelState {
-    /// Ports and networks that the Pod lists.
+    /// Entries of the Pod's port and network lists.
     pub(crate) rule_set: HashSet<Rule>,
     /// Entries of `local_pod_ips`.
     pub(crate) addresses: HashMap<Addr, PodConfig>,
     /// The entry of `process_ip`.
     pub(crate) netns_entry: Option<NetnsEntry>,
-    /// Whether new connections are steered to the proxy.
+    /// Whether the inbound hook (`sk_lookup`) is attached.
     pub(crate) sk_lookup: bool,
-    /// Whether `lo` has `::6` from us, from which the proxy calls the application over IPv6.
+    /// Whether Sluice added `::6`, the source of the proxy's IPv6 calls to the application, to
+    /// `lo`.
     pub(crate) passthrough: bool,
-    /// Routes to the addresses at which the proxy is met, of which `netns_entry` tells by its flags.
+    /// The alias routes. The flags of `netns_entry` announce them to the programs.
     pub(crate) routes: Vec<SourceRoute>,
 }
 
-/// What becomes of a network namespace when a daemon takes over from another.
+/// The action on a netns when a daemon takes over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// The kernel is brought to this state.
+    /// Bring the kernel to this state.
     Converge(Box<KernelState>),
-    /// Nobody knows the Pod, but it lives: it stays as it is, or it would run open.
+    /// The Pod has no record but is alive: keep its state, because its traffic would bypass the
+    /// proxy without it.
     Keep,
-    /// The Pod is gone: what the kernel holds is removed.
+    /// The Pod is gone: remove its kernel state.
     Remove,
 }
 
-/// One change of the kernel's state.
+/// One change of the kernel state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// List a port or a network.
+    /// Add a port or network entry.
     AddRule(Rule),
-    /// Take it off the list.
+    /// Remove it.
     RemoveRule(Rule),
     /// Write or remove an address.
     Address {
         /// The address.
         addr: Addr,
-        /// What is there before.
+        /// The value before.
         from: Option<PodConfig>,
-        /// What is there after.
+        /// The value after.
         to: Option<PodConfig>,
     },
-    /// Write or remove the entry of the Pod's processes.
+    /// Write or remove the entry of the Pod's netns.
     NetnsEntry {
-        /// What is there before.
+        /// The value before.
         from: Option<NetnsEntry>,
-        /// What is there after.
+        /// The value after.
         to: Option<NetnsEntry>,
     },
-    /// Lay routes to the addresses at which the proxy is met, or take them up.
+    /// Install or remove alias routes.
     SetAliasRoutes {
-        /// What is there before.
+        /// The routes before.
         from: Vec<SourceRoute>,
-        /// What is there after.
+        /// The routes after.
         to: Vec<SourceRoute>,
     },
-    /// Steer new connections to the proxy.
+    /// Attach the inbound hook.
     AttachSkLookup,
-    /// Stop steering.
+    /// Detach the inbound hook.
     DetachSkLookup,
-    /// Give `::6` to the loopback interface.
+    /// Add `::6` to the loopback interface.
     AddPassthroughAddr,
-    /// Take it away again.
+    /// Remove `::6` again.
     RemovePassthroughAddr,
-    /// Register the proxy's listeners that are there already.
+    /// Register the existing listeners of the proxy.
     AdoptListeners,
 }
 
-/// What the kernel shall hold for a Pod with these addresses. The main ones, which are the source of
-/// what is diverted, are those that the routes prefer, or else the first ones.
-/// `passthrough`: whether `lo` needs `::6`, should one of them be an IPv6 address.
+/// The desired state of a Pod with these addresses. Its main addresses, the source of redirected
+/// connections, are those that the routes prefer, or else the first ones. `passthrough`: whether
+/// `lo` needs `::6` if the Pod has an IPv6 address.
 pub(crate) fn desired(
     cookie: u64,
     policy: &PodPolicy,
@@ -143,8 +145,8 @@ pub(crate) fn desired(
 }
 
 impl KernelState {
-    /// The same without some routes: what they would lead is bound to its source, one connection at a
-    /// time, and over IPv6 meets the proxy at `::1`.
+    /// The same state without some routes: each connection on them is then bound to its source
+    /// separately, and reaches an IPv6 proxy at `::1`.
     pub(crate) fn without(mut self, routes: &[SourceRoute]) -> Self {
         self.routes.retain(|route| !routes.contains(route));
         let flags = alias_routes::flags(routes);
@@ -160,7 +162,7 @@ impl KernelState {
     }
 }
 
-/// Those flags that were chosen.
+/// The selected flags.
 pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
     choices
         .into_iter()
@@ -168,8 +170,8 @@ pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> P
         .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
 }
 
-/// What becomes of every network namespace. `desired`: what the kernel shall hold for the Pods that
-/// exist; `state`: those for which it holds something; `alive`: whether one of these exists.
+/// The action on every netns. `desired`: the state of the existing Pods; `state`: the namespaces
+/// with kernel state, and that state; `alive`: whether such a Pod exists.
 pub(crate) fn reconcile(
     desired: BTreeMap<u64, KernelState>,
     state: impl Iterator<Item = u64>,
@@ -194,9 +196,9 @@ pub(crate) fn reconcile(
     actions
 }
 
-/// The steps from one state to another. What a hook reads is written before the hook begins to
-/// work, and removed after it has ended; but a source goes before another takes its place in the
-/// map, and until then the main address serves.
+/// The steps from one state to another. Data is written before the hook that reads it is attached,
+/// and removed after that hook is detached. A source entry is removed before its replacement is
+/// written; the main address applies meanwhile.
 pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     let netns_entry = (before.netns_entry != after.netns_entry).then_some(Step::NetnsEntry {
         from: before.netns_entry,
@@ -210,7 +212,7 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
         from: before.routes.clone(),
         to: after.routes.clone(),
     });
-    // The programs are told of routes that are there.
+    // The flags announce only installed routes.
     let (routes_installed, routes_removed) = if after.routes.is_empty() {
         (None, routes)
     } else {
@@ -253,7 +255,7 @@ fn address(addr: Addr, from: Option<PodConfig>, to: Option<PodConfig>) -> Option
 }
 
 impl Step {
-    /// The step that takes this one back, if there is anything to take back.
+    /// The step that undoes this one, if any.
     pub(crate) fn undo(self) -> Option<Self> {
         Some(match self {
             Self::AddRule(rule) => Self::RemoveRule(rule),
@@ -269,7 +271,7 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
-            // The kernel drops them when they close; without steering nobody looks at them.
+            // The kernel removes listeners when they close; without the hook no program reads them.
             Self::AdoptListeners => return None,
         })
     }

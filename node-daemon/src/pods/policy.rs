@@ -1,6 +1,6 @@
-//! From what is known of a Pod to its settings: the same decision at ADD, for Pods found running,
-//! and for `sluiced decide`. Pure, and closed: what is not understood refuses the Pod, so that no
-//! annotation is silently without effect.
+//! From a Pod's annotations and manifest to its settings: the same decision at ADD, for running
+//! Pods, and in `sluiced decide`. Pure, and strict: a setting that is not understood rejects the
+//! Pod, so no annotation is silently ignored.
 
 mod consul;
 mod error;
@@ -29,34 +29,34 @@ pub(crate) use error::Error;
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
 
-/// Items of one list: the kernel's tables are shared by all Pods.
+/// The maximum number of items of one list: all Pods share the kernel's maps.
 pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 
-/// What is to be done with a Pod.
+/// The decision on a Pod.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Its traffic is intercepted.
     Intercept(Box<PodPolicy>),
-    /// It is left alone.
+    /// It is not intercepted, for this reason.
     Bypass(&'static str),
 }
 
 /// Ports, as ranges from the lowest to the highest.
 pub(crate) type Ports = BTreeSet<(u16, u16)>;
 
-/// Which connections that enter a Pod are the proxy's.
+/// The inbound connections that are intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Inbound {
-    /// All but those at these ports, which reach the application untouched.
+    /// All except those to these ports, which reach the application unchanged.
     Exclude(Ports),
-    /// Those at these ports and no others.
+    /// Only those to these ports.
     Include(Ports),
 }
 
-/// Where a proxy listens in its Pod. A port that is zero is not there.
+/// The ports on which a proxy listens in its Pod. Zero means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyPorts {
-    /// For the application's connections.
+    /// For connections of the application.
     pub(crate) outbound: u16,
     /// For connections to the Pod.
     pub(crate) inbound: u16,
@@ -64,81 +64,81 @@ pub(crate) struct ProxyPorts {
     pub(crate) dns: u16,
 }
 
-/// What states a proxy's user and group.
+/// The source of the proxy's user and group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum UserSource {
     /// The mesh's description.
     #[default]
     Mesh,
-    /// An annotation, of the mesh or of Sluice.
+    /// An annotation of the mesh or of Sluice.
     Annotation,
     /// The security context of the sidecar's container, or of the Pod.
     PodSpec,
 }
 
-/// How a Pod's traffic is intercepted.
+/// The interception settings of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodPolicy {
-    /// Which mesh's sidecar the Pod carries.
+    /// The mesh of the Pod's sidecar.
     pub(crate) mesh: &'static Mesh,
-    /// The proxy's user, as the Pod numbers it, until it is [`PodPolicy::map_to_host_ids`].
+    /// The proxy's user, in the Pod's user namespace until [`PodPolicy::map_to_host_ids`].
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
-    /// What stated the proxy's user.
+    /// The source of the proxy's user.
     pub(crate) user_from: UserSource,
-    /// Where the proxy listens.
+    /// The proxy's ports.
     pub(crate) ports: ProxyPorts,
-    /// Connections that enter the Pod.
+    /// The intercepted inbound connections.
     pub(crate) inbound: Inbound,
-    /// Outbound ports that are left alone.
+    /// Excluded outbound ports.
     pub(crate) excluded_outbound: Ports,
-    /// Outbound ports that are the proxy's whatever the address.
+    /// Outbound ports that are intercepted regardless of the address.
     pub(crate) included_outbound: Ports,
-    /// The networks to which connections are the proxy's, if not all are.
+    /// The destination networks that are intercepted, if not all are.
     pub(crate) networks: Option<Vec<IpNet>>,
-    /// Networks that are left alone.
+    /// Excluded destination networks.
     pub(crate) excluded_networks: Vec<IpNet>,
-    /// Networks from which connections enter the Pod past the proxy.
+    /// Source networks whose inbound connections bypass the proxy.
     pub(crate) excluded_sources: Vec<IpNet>,
-    /// The mesh redirects IPv4 alone in this Pod: IPv6 goes past the proxy in both directions.
+    /// Only IPv4 is redirected in this Pod: IPv6 bypasses the proxy in both directions.
     pub(crate) ipv4_only: bool,
-    /// Interfaces whose traffic is left alone.
+    /// Excluded interfaces.
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
-    /// What that means in the Pod as it is.
+    /// The traffic of the excluded interfaces that the Pod has.
     pub(crate) bypass: Bypass,
-    /// From where its routes lead to which networks, if it has several addresses to choose from.
+    /// The preferred source address of each network, if the Pod has several addresses.
     pub(crate) sources: Vec<SourceRoute>,
-    /// The Pod asks for `TPROXY`.
+    /// The Pod requests `TPROXY`.
     pub(crate) tproxy: bool,
-    /// What the Pod wishes to be accelerated, if it says so.
+    /// The Pod's acceleration annotation, if any.
     pub(crate) acceleration: Option<Acceleration>,
 }
 
-/// What becomes of a Pod of which nobody tells whether it carries a sidecar.
+/// The policy for a Pod whose annotations are unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum MissingAnnotations {
-    /// It does not start, until somebody tells.
+    /// The ADD fails until the annotations are available.
     #[default]
     Deny,
-    /// It is meshed, with the mesh's defaults. If it has no sidecar, it cannot be reached.
+    /// The Pod is intercepted, with the mesh's defaults. Without a sidecar it is unreachable.
     Intercept,
-    /// It is left alone. If it has a sidecar, that sees nothing.
+    /// The Pod is not intercepted. If it has a sidecar, its traffic bypasses it.
     Bypass,
 }
 
-/// What the annotations of a Pod say at least that carries a sidecar.
+/// The minimal annotations of a Pod with a sidecar.
 pub(crate) fn minimal_annotations(mesh: &Mesh) -> Annotations {
     [(mesh.sidecar_annotation.clone(), "true".to_owned())].into()
 }
 
-/// Decides what is to be done with a Pod.
+/// Decides on a Pod.
 ///
 /// # Errors
 ///
-/// If something that it states would change interception and cannot be followed.
+/// If the Pod states something that would change interception and is not supported.
 pub(crate) fn decide<'a>(
     node_policy: &NodePolicy,
     pod: impl Into<Subject<'a>>,
@@ -177,7 +177,7 @@ fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
     stated::policy(pod).map(|policy| Verdict::Intercept(Box::new(policy)))
 }
 
-/// Why the mesh does not redirect a Pod's traffic, if it does not.
+/// Why the mesh does not redirect a Pod's traffic, if so.
 fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
     if !pod.annotations.contains_key(&mesh.sidecar_annotation) {

@@ -1,30 +1,30 @@
-//! What the daemon put right unasked, for those who count.
+//! The counters of repairs that the daemon makes without a request.
 
-/// Something that was not as it should be.
+/// A kind of repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repair {
-    /// Hooks of the cgroup were removed by somebody, and put back.
+    /// Cgroup hooks were removed externally, and reattached.
     Hooks,
-    /// The inbound hook of a Pod was removed by somebody, and put back.
+    /// A Pod's inbound hook was removed externally, and reattached.
     InboundHook,
-    /// A Pod whose end nobody reported was let go.
+    /// A Pod ended without a DEL, and was unenrolled.
     StaleNetns,
-    /// An attachment was let go that ended while no daemon ran.
+    /// An attachment ended while no daemon ran, and was deleted.
     ReplayedDel,
-    /// A Pod that ran before the daemon was taken in.
+    /// A Pod that ran before the daemon was adopted.
     AdoptedRunningPod,
-    /// A Pod of which only the addresses were known was taken in, once it connected.
+    /// A pending Pod connected, and was enrolled.
     PendingPodResolved,
-    /// The routes of a Pod that excludes interfaces had changed, and were read again.
+    /// The routes of a Pod with excluded interfaces changed, and were read again.
     BypassRoutesUpdated,
-    /// A Pod's routes to its proxy were removed by somebody, and put back.
+    /// A Pod's alias routes were removed externally, and reinstalled.
     AliasRoutes,
-    /// A record that could not be read was set aside.
+    /// A record could not be read, and was renamed.
     DamagedRecord,
 }
 
 impl Repair {
-    /// Every one.
+    /// Every kind.
     pub(crate) const ALL: [Self; 9] = [
         Self::Hooks,
         Self::InboundHook,
@@ -37,7 +37,7 @@ impl Repair {
         Self::DamagedRecord,
     ];
 
-    /// As metrics have it.
+    /// The value of the metric's label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Hooks => "hooks",
@@ -53,17 +53,17 @@ impl Repair {
     }
 }
 
-/// How often each was done.
+/// The number of repairs of each kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Repairs([u64; Repair::ALL.len()]);
 
 impl Repairs {
-    /// Counts one.
+    /// Counts one repair.
     pub(crate) fn count(&mut self, repair: Repair) {
         self.0[repair as usize] += 1;
     }
 
-    /// Each with its number.
+    /// Each kind with its number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Repair, u64)> {
         Repair::ALL.into_iter().zip(self.0)
     }

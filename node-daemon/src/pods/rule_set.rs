@@ -1,4 +1,4 @@
-//! From a Pod's lists of ports and networks to what the kernel looks up. Pure.
+//! From a Pod's port and network lists to entries of the kernel's maps. Pure.
 
 mod ports;
 mod share;
@@ -15,7 +15,7 @@ use crate::{bpf::Rule, netns::SourceRoute};
 use ports::prefixes;
 pub(super) use share::{Error, check, check_addresses, check_routes};
 
-/// What the kernel must know of the lists before it looks into them.
+/// The flags that tell the programs which lists to look up.
 pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
     let networks = policy.networks.as_deref();
     let loopback = |network: &IpNet| network.network().is_loopback();
@@ -48,7 +48,7 @@ pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
     ])
 }
 
-/// A sieve that lets every outbound port through that is left alone.
+/// The bitmap that prefilters excluded outbound ports: every excluded port passes it.
 pub(super) fn port_bitmap_of(policy: &PodPolicy) -> PortBitmap {
     let ports = policy.excluded_outbound.iter();
     ports.fold(PortBitmap::EMPTY, |all, (low, high)| {
@@ -56,7 +56,7 @@ pub(super) fn port_bitmap_of(policy: &PodPolicy) -> PortBitmap {
     })
 }
 
-/// The address from which a network is reached.
+/// The source address for a destination network.
 pub(super) fn source(cookie: u64, source: &SourceRoute) -> Rule {
     Rule::Prefsrc(prefix(cookie, &source.dst), source.prefsrc.into())
 }
@@ -98,7 +98,7 @@ fn has_ranges(policy: &PodPolicy) -> bool {
     all.any(|(list, ports)| prefixes(0, list, ports).any(|prefix| !prefix.is_single()))
 }
 
-/// Bits beyond the length do not count.
+/// Host bits do not count.
 fn prefix(cookie: u64, network: &IpNet) -> NetworkPrefix {
     NetworkPrefix::new(cookie, network.network().into(), network.prefix_len())
 }

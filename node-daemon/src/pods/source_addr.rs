@@ -1,7 +1,7 @@
-//! From which of its addresses a Pod reaches others. Pure.
+//! The source address of each connection of a Pod with several addresses. Pure.
 //!
-//! What is diverted is bound to the address that the route to its destination would have chosen: the
-//! route to the proxy would choose a loopback address.
+//! A redirected connection is bound to the address that the route to its original destination would
+//! select: the route to the proxy would select a loopback address.
 
 use std::net::IpAddr;
 
@@ -10,20 +10,20 @@ use sluice_abi::Addr;
 use super::apply::PASSTHROUGH;
 use crate::netns::{Interface, SourceRoute};
 
-/// A Pod's addresses as sources.
+/// The source addresses of a Pod.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SourceAddrs {
-    /// The main IPv4 address, or unspecified: of those that were reported the one that the default
-    /// route prefers, or else the first.
+    /// The main IPv4 address, or unspecified: the reported address that the default route prefers,
+    /// or else the first.
     pub(super) v4: Addr,
-    /// The same of IPv6.
+    /// The main IPv6 address, likewise.
     pub(super) v6: Addr,
-    /// Every route of a family of which one prefers another address, reported or not.
+    /// Every route of a family with a route that prefers another address, reported or not.
     pub(super) others: Vec<SourceRoute>,
 }
 
 impl SourceAddrs {
-    /// Chooses.
+    /// Selects the addresses.
     pub(super) fn of(routes: &[SourceRoute], addresses: &[IpAddr]) -> Self {
         let mut others = Vec::new();
         let mut choose = |v4: bool| {
@@ -44,7 +44,7 @@ impl SourceAddrs {
     }
 }
 
-/// Whether there are several addresses of one family, of which the routes choose.
+/// Whether one family has several addresses, so that routes select the source.
 pub(super) fn is_ambiguous(interfaces: &[Interface]) -> bool {
     let mut all = [0, 0];
     let addresses = interfaces.iter().flat_map(|one| &one.addresses);
@@ -113,7 +113,7 @@ mod tests {
         let v4 = [
             ("0.0.0.0/0", "10.0.0.1"),
             ("10.9.0.0/16", "10.0.0.2"),
-            // The longer one leads back to the main address.
+            // The longer prefix leads back to the main address.
             ("10.9.8.0/24", "10.0.0.1"),
         ];
         let mut all = v4.to_vec();

@@ -1,8 +1,8 @@
-//! What is known of each attachment, kept across daemons: one small file for each, so that the
-//! time of an ADD does not depend on how many Pods there are, and damage costs one of them.
+//! The records of the attachments, kept across daemons: one small file for each. The time of an ADD
+//! is therefore independent of the number of Pods, and damage affects one record.
 //!
-//! A file is complete because it is renamed to its place. It is not forced onto a disk: what it
-//! tells is worth nothing after a reboot, and is thrown away then (see [`Record::boot`]).
+//! Files are complete because they are renamed into place. They are not synced to disk: their
+//! content is invalid after a reboot, and is then discarded (see [`Record::boot`]).
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -18,12 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::netns;
 
-/// A number that changes with every boot.
+/// A UUID that changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const KIND: &str = "json";
-/// What a daemon was writing when it ended; the next one removes it.
+/// The name of an incomplete file; the next daemon removes it.
 const UNFINISHED: &str = "unfinished";
-/// What cannot be read is kept under this ending, for people.
+/// The suffix of unreadable records, which are kept for diagnosis.
 const DAMAGED: &str = "damaged";
 
 /// The files cannot be used.
@@ -32,11 +32,11 @@ pub(crate) enum Error {
     /// A file or directory.
     #[error("cannot {operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -45,25 +45,25 @@ pub(crate) enum Error {
     Write(#[source] serde_json::Error),
 }
 
-/// What is known of an attachment.
+/// The record of an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
-    /// The boot during which it was written.
+    /// The boot id at the time of writing.
     boot: String,
-    /// What the plugin reported.
+    /// The plugin's ADD request.
     pub(crate) request: AddRequest,
-    /// The network namespace, if the Pod is meshed.
+    /// The netns, if the Pod is intercepted.
     pub(crate) netns: Option<netns::Id>,
-    /// Whether `::6` on `lo` is ours to take away.
+    /// Whether Sluice added `::6` to `lo`, and removes it.
     pub(crate) passthrough: bool,
 }
 
-/// The place of a record. Older attachments have smaller numbers.
+/// The slot of a record. Older attachments have smaller numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RecordId(u64);
 
-/// The directory.
+/// The directory of records.
 #[derive(Debug)]
 pub(crate) struct Store {
     directory: PathBuf,
@@ -80,9 +80,9 @@ impl Record {
 }
 
 impl Store {
-    /// Reads every record, in the order of their slots. Those of earlier boots are removed; those
-    /// that cannot be understood are set aside, with a warning. A directory to which another user can
-    /// write is refused: its records would decide how Pods are enrolled.
+    /// Reads every record, in slot order. Records of earlier boots are removed; unreadable ones are
+    /// renamed, with a warning. A directory that another user can write to is refused: its records
+    /// decide how Pods are enrolled.
     pub(crate) fn open(directory: &Path) -> Result<(Self, Vec<(RecordId, Record)>), Error> {
         let made = DirBuilder::new()
             .recursive(true)
@@ -121,14 +121,14 @@ impl Store {
         }
     }
 
-    /// A slot that nobody has.
+    /// An unused slot.
     pub(crate) fn new_record_id(&mut self) -> RecordId {
         let record_id = RecordId(self.next);
         self.next += 1;
         record_id
     }
 
-    /// Writes a record, in place of the one that is in the slot.
+    /// Writes a record, in place of the slot's current one.
     pub(crate) fn put(&self, record_id: RecordId, record: &Record) -> Result<(), Error> {
         let path = self.path(record_id);
         let text = serde_json::to_vec(record).map_err(Error::Write)?;
@@ -149,12 +149,12 @@ impl Store {
         Ok(())
     }
 
-    /// How many files were set aside.
+    /// The number of damaged files.
     pub(crate) fn damaged(&self) -> usize {
         self.damaged
     }
 
-    /// Makes sure that a record could be written.
+    /// Checks that a record could be written.
     pub(crate) fn try_writing(&self) -> Result<(), Error> {
         let probe = self.directory.join("probe").with_extension(UNFINISHED);
         let written = fs::write(&probe, "probe");
@@ -162,7 +162,7 @@ impl Store {
         (written.and(removed)).map_err(|source| Error::io("write", &probe, source))
     }
 
-    /// Removes the record in a slot, if there is one.
+    /// Removes the record in a slot, if any.
     pub(crate) fn remove(&self, record_id: RecordId) -> Result<(), Error> {
         let path = self.path(record_id);
         fail_point!("crash", |_| crate::failpoint::now());
@@ -189,7 +189,7 @@ impl Store {
         paths.map_err(failed)
     }
 
-    /// The record in a file, if it is one of this boot.
+    /// The record in a file, if it is from this boot.
     fn read(&mut self, path: &Path) -> Result<Option<(RecordId, Record)>, Error> {
         let Some(record_id) = record_id_of(path) else {
             if path.extension().is_some_and(|kind| kind == UNFINISHED) {

@@ -1,10 +1,10 @@
-//! A look at the node's network namespaces: which of them carry a sidecar though no runtime reported
-//! them, and which reported ones are empty.
+//! A survey of the node's namespaces: which of them have a sidecar without a report from a runtime,
+//! and which reported ones are empty.
 //!
-//! It runs in a thread of its own, because the work depends on what strangers made: any user may own
-//! thousands of network namespaces, with any addresses and listeners. The owner of the Pods gets the
-//! few that may be Pods, each with the [`Evidence`] for it. A stranger's namespace is opened, its owner
-//! is looked up, and that is all: no thread enters it.
+//! It runs in a thread of its own, because its cost depends on unprivileged users, who may create
+//! thousands of namespaces with any addresses and listeners. The Pod manager gets only the few that
+//! may be Pods, each with its [`Evidence`]. An unprivileged user's namespace is opened and its
+//! owner looked up; no thread enters it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,34 +25,34 @@ use crate::{
     netns::{self, Inhabited, Interface, Netns, Paths, ProxyUser},
 };
 
-/// Processes of a namespace whose cgroup is read.
+/// The number of processes of a namespace whose cgroup is read.
 const MEMBERS: usize = 16;
-/// Namespaces that are handed to the owner at one time: each keeps a file open.
+/// The maximum number of reported sights at one time: each holds a file descriptor.
 const SIGHTS: usize = 2 * MAX_FOUND;
 
-/// What the owner knows, and wants to know.
+/// The manager's input to a survey.
 #[derive(Clone, Debug)]
 pub(crate) struct Brief {
-    /// The cgroup whose processes are served.
+    /// The cgroup whose processes are intercepted.
     pub(crate) cgroup: PathBuf,
     /// Paths of the namespaces that runtimes reported.
     pub(crate) reported: Vec<PathBuf>,
-    /// Namespaces that were found before.
+    /// Namespaces of adopted Pods.
     pub(crate) found: Vec<netns::Id>,
-    /// Meshed Pods, with the addresses that were reported.
+    /// Meshed Pods, with their reported addresses.
     pub(crate) meshed: Vec<Lodging>,
     /// The listed Pods, by address.
     pub(crate) listed: BTreeMap<IpAddr, PodName>,
-    /// Ports on which a proxy listens, for connections from the Pod and to it.
+    /// The outbound and the inbound port of the proxy.
     pub(crate) ports: [u16; 2],
-    /// Who listens there.
+    /// The proxy's user.
     pub(crate) proxy: ProxyUser,
 }
 
-/// Where a meshed Pod is.
+/// The location of a meshed Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Lodging {
-    /// Its network namespace.
+    /// Its netns.
     pub(crate) id: netns::Id,
     /// A path that leads there.
     pub(crate) path: PathBuf,
@@ -60,12 +60,12 @@ pub(crate) struct Lodging {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// What was seen.
+/// The result of a survey.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
-    /// Namespaces that may be Pods'.
+    /// Namespaces that may be Pods.
     pub(crate) sights: Vec<Sight>,
-    /// Namespaces that another user namespace owns, and that are no Pod's.
+    /// The number of namespaces that another user namespace owns and that are no Pods.
     pub(crate) strangers: usize,
     /// Whether the kubelet keeps Pods in cgroups on this node.
     pub(crate) kubelet: bool,
@@ -76,20 +76,20 @@ pub(crate) struct Survey {
 /// A namespace that may be a Pod's.
 #[derive(Debug)]
 pub(crate) struct Sight {
-    /// The namespace, opened once.
+    /// The netns, opened once.
     pub(crate) netns: Netns,
-    /// Addresses of interfaces that lead to the host.
+    /// Addresses of interfaces with a peer in the host's netns.
     pub(crate) addresses: Vec<PodAddress>,
-    /// The Pod of the list that has one of them.
+    /// The listed Pod that has one of them.
     pub(crate) listed: Option<PodName>,
-    /// Whether its own rules divert its traffic.
+    /// Whether its own netfilter rules redirect its traffic.
     pub(crate) diverted: bool,
-    /// Why it is believed, or not.
+    /// The evidence for it.
     pub(crate) evidence: Evidence,
 }
 
 impl Lodging {
-    /// Whether it has one of its addresses, or a process. A path that leads elsewhere proves nothing.
+    /// Whether it has one of its addresses, or a process. A path to another netns is no evidence.
     pub(crate) fn is_inhabited(&self, netns: &Netns) -> bool {
         let Ok(interfaces) = netns.interfaces() else {
             return true;
@@ -105,7 +105,7 @@ impl Lodging {
 }
 
 impl Survey {
-    /// Looks at the namespaces of all processes, and at the meshed Pods.
+    /// Surveys the namespaces of all processes, and the meshed Pods.
     pub(crate) fn of(brief: &Brief) -> Self {
         let seen = netns::among_hosts_cgroups(|| {
             let mut survey = Self::default();
@@ -175,7 +175,7 @@ fn look_inside(
         named.is_some_and(|link| uplinks.contains(&link.index))
     };
     addresses.retain(is_linked);
-    // What the list gives to another Pod is not this one's.
+    // Addresses that the list gives to another Pod do not belong to this one.
     addresses.retain(|one| {
         brief
             .listed
@@ -199,7 +199,7 @@ fn look_inside(
     }))
 }
 
-/// The addresses of an interface at which others can reach the Pod.
+/// The addresses of an interface at which other hosts can reach the Pod.
 fn reachable(interface: &Interface) -> impl Iterator<Item = PodAddress> {
     let local = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),

@@ -1,4 +1,4 @@
-//! Comparing the kernel's state with what it should be (CNI's CHECK).
+//! CHECK: compares the kernel state with the desired state.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl PodManager {
-    /// Names the first difference.
+    /// Returns the first difference.
     pub(in crate::pods) fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let unknown = || Error::Unknown(attachment.clone());
         let known = self.attachments.get(attachment).ok_or_else(unknown)?;
@@ -27,8 +27,8 @@ impl PodManager {
         self.compare(cookie, self.pods.get(&cookie).ok_or_else(unknown)?)
     }
 
-    /// Compares what the runtime reports with what is recorded, then the kernel's state. Of the
-    /// annotations only those that decide about traffic count.
+    /// Compares the runtime's report with the record, then the kernel state. Only annotations that
+    /// affect traffic count.
     pub(in crate::pods) fn check_reported(&self, request: &AddRequest) -> Result<(), Error> {
         let unknown = || Error::Unknown(request.attachment.clone());
         let known = (self.attachments.get(&request.attachment)).ok_or_else(unknown)?;
@@ -52,7 +52,7 @@ impl PodManager {
         self.check(&request.attachment)
     }
 
-    /// From the hooks, without which nothing else counts, to what the Pod has of its own.
+    /// Compares from the hooks, on which all else depends, to the Pod's own entries.
     fn compare(&self, cookie: u64, pod: &MeshedPod) -> Result<(), Error> {
         let Self { datapath, .. } = self;
         let state = pod.kernel.state();
@@ -102,7 +102,7 @@ impl PodManager {
         Ok(())
     }
 
-    /// What is inside the network namespace.
+    /// Compares the state inside the netns.
     fn compare_inside(&self, cookie: u64, state: &KernelState, netns: &Netns) -> Result<(), Error> {
         if let Some(netns_entry) = state.netns_entry {
             let port = netns_entry.pod.inbound_port.get();

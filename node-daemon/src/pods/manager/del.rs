@@ -1,4 +1,4 @@
-//! Letting go of attachments, and with the last one of their Pod.
+//! DEL and GC: deletes attachments, and unenrolls a Pod with its last attachment.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::pods::{
 };
 
 impl PodManager {
-    /// The record goes last: if the daemon dies on the way, the next one knows what is left.
+    /// Removes the record last: if the daemon dies before, its successor completes the DEL.
     pub(in crate::pods) fn del(&mut self, attachment: &Attachment) -> Result<DelResponse, Error> {
         let named = self.with_network(attachment);
         let attachment = named.as_ref().unwrap_or(attachment);
@@ -32,8 +32,8 @@ impl PodManager {
         })
     }
 
-    /// The attachment that a DEL means whose configuration does not name the network: a container
-    /// has one interface of a name.
+    /// The attachment of a DEL whose configuration does not name the network: interface names are
+    /// unique within a container.
     fn with_network(&self, attachment: &Attachment) -> Option<Attachment> {
         if !attachment.network.is_empty() || self.attachments.contains_key(attachment) {
             return None;
@@ -44,7 +44,7 @@ impl PodManager {
         self.attachments.keys().find(is_meant).cloned()
     }
 
-    /// Takes one attachment out of a Pod. With the last one the Pod goes.
+    /// Removes one attachment from a Pod. The last one unenrolls the Pod.
     fn remove_attachment(&mut self, cookie: u64, attachment: &Attachment) -> Result<(), Error> {
         let Some(mut pod) = self.pods.remove(&cookie) else {
             return Ok(());
@@ -74,7 +74,7 @@ impl PodManager {
         done
     }
 
-    /// Retires every attachment of a Pod.
+    /// Deletes every attachment of a Pod.
     pub(super) fn remove_pod(&mut self, cookie: u64) -> Result<(), Error> {
         let all = self.pods.get(&cookie).map(|pod| pod.attachments.clone());
         for attachment in all.unwrap_or_default() {
@@ -95,7 +95,7 @@ impl PodManager {
         done
     }
 
-    /// Retires what is left of a network beside the attachments that are valid (CNI's GC).
+    /// GC: deletes the attachments of a network that are not in the list of valid ones.
     pub(in crate::pods) fn gc(&mut self, request: &GcRequest) -> Result<DelResponse, Error> {
         let valid: BTreeSet<_> = request
             .valid

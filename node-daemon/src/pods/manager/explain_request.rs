@@ -1,4 +1,4 @@
-//! Explaining what would become of a connection.
+//! The explain and monitor requests: decisions on connections, and events.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -65,8 +65,8 @@ impl PodManager {
         })
     }
 
-    /// Lets the programs tell of their decisions for a while. The names of the Pods by their
-    /// network namespaces' cookies: of all, or of the one that is meant.
+    /// Enables the events of the programs for a while. Returns the names of the Pods by netns
+    /// cookie: of all Pods, or of the requested one.
     pub(in crate::pods) fn enable_events(
         &mut self,
         pod: Option<&str>,
@@ -89,7 +89,7 @@ impl PodManager {
         Ok(meshed.collect())
     }
 
-    /// The Pod that somebody means by its name, by an address or by its container.
+    /// The Pod with this name, address or container.
     fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
         let address: Option<IpAddr> = what.parse().ok();
         let has =

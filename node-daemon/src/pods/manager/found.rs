@@ -1,8 +1,8 @@
-//! Pods that no runtime reported: those that ran before the daemon.
+//! Adoption of Pods that ran before the daemon, without a report from a runtime.
 //!
-//! They are believed on evidence alone ([`crate::pods::evidence`]), are bounded in number, and take
-//! nothing from a Pod that a runtime reported: such a Pod, when it comes, takes its addresses from
-//! them.
+//! Adoption requires evidence ([`crate::pods::evidence`]), and the number of adopted Pods is
+//! bounded. A Pod that a runtime reports has precedence: it takes its addresses from an adopted
+//! one.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl PodManager {
-    /// What a survey must know.
+    /// The input of a survey.
     pub(in crate::pods) fn brief(&self) -> Brief {
         let mesh = self.node_policy.mesh;
         let reported = self.attachments.values().map(|known| &known.record.request);
@@ -54,12 +54,12 @@ impl PodManager {
         }
     }
 
-    /// Adopts Pods that carry a sidecar and ran before the daemon, in place.
+    /// Adopts running Pods with a sidecar, without a restart.
     ///
-    /// A Pod that no list names is recognized by its listening proxy and gets the mesh's defaults.
-    /// A Pod whose own rules divert its traffic needs nothing.
+    /// A Pod that is not listed is recognized by its listening proxy, and gets the mesh's defaults.
+    /// A Pod whose own netfilter rules redirect its traffic is not adopted.
     ///
-    /// Returns the addresses of those that were found and are left as they are.
+    /// Returns the addresses of the Pods that were found and not adopted.
     pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
         let (mut left, mut doubts) = (Vec::new(), BTreeMap::new());
         let kubelet = survey.kubelet;
@@ -101,7 +101,7 @@ impl PodManager {
                 self.repairs.count(Repair::AdoptedRunningPod);
                 info!(%netns, "running pod adopted");
             }
-            // It may end while it is looked at.
+            // The Pod may end during the adoption.
             Err(_) if !path.exists() => {}
             Err(error) => {
                 if let Some(dropped) = self.stranger_log.pass() {
@@ -112,7 +112,7 @@ impl PodManager {
         }
     }
 
-    /// One line for all of them, when their numbers change.
+    /// Logs one line for all rejected namespaces when their numbers change.
     fn note_doubts(&mut self, doubts: &BTreeMap<Doubt, usize>, strangers: usize) {
         let now = (doubts.clone(), strangers);
         if std::mem::replace(&mut self.doubts, now) == self.doubts {
@@ -132,8 +132,8 @@ impl PodManager {
         }
     }
 
-    /// What the plugin would have reported, without what only the runtime knows. Nothing, if the list
-    /// says that the Pod is not meshed.
+    /// The ADD request of the plugin, as far as it can be reconstructed. `None` if the listed Pod
+    /// is not meshed.
     fn request_for(&self, sight: &Sight) -> Option<AddRequest> {
         let (pod, annotations, manifest) = match &sight.listed {
             Some(name) => {
@@ -154,7 +154,7 @@ impl PodManager {
         };
         Some(AddRequest {
             attachment: Attachment {
-                // No network of CNI has this name: its GC leaves the Pod alone.
+                // No CNI network has this name: GC does not delete the Pod.
                 network: String::new(),
                 container_id: format!("netns-{}", sight.netns.id().cookie),
                 ifname: "eth0".to_owned(),
@@ -167,8 +167,8 @@ impl PodManager {
         })
     }
 
-    /// Applies the listed annotations to Pods that were found running. Until the list arrives, they
-    /// have the mesh's defaults.
+    /// Applies the listed annotations to adopted Pods. Until the list arrives, they have the mesh's
+    /// defaults.
     pub(super) fn apply_listed_annotations(&mut self, survey: &Survey) {
         let listed = |sight: &Sight| sight.listed.is_some();
         for sight in survey.sights.iter().filter(|sight| listed(sight)) {
@@ -216,8 +216,8 @@ impl PodManager {
         }
     }
 
-    /// Makes sure that an address may go to a Pod. One that is gone loses it, and so does one that no
-    /// runtime reported to one that a runtime did.
+    /// Checks that an address may be assigned to a Pod. A Pod that is gone loses the address, and
+    /// so does an adopted Pod if a runtime reports it for another one.
     pub(super) fn release_address(
         &mut self,
         address: IpAddr,
@@ -242,7 +242,7 @@ impl PodManager {
 }
 
 impl MeshedPod {
-    /// Whether no runtime reported it.
+    /// Whether the Pod was adopted, without a report from a runtime.
     pub(super) fn is_found(&self) -> bool {
         !self.attachments.iter().any(is_reported)
     }

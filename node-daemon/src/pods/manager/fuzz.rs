@@ -1,6 +1,5 @@
-//! A sequence of CNI requests, drawn from random bytes, against a model of the Pods. The owner, the
-//! programs, the maps and the network namespaces are real; the model predicts each answer and the
-//! kernel's state.
+//! Fuzz target: random sequences of CNI requests against a model of the Pods. The manager,
+//! programs, maps and namespaces are real; the model predicts each answer and the kernel state.
 
 use std::{
     cell::RefCell,
@@ -26,15 +25,15 @@ use crate::{
     },
 };
 
-/// Requests of one sequence. A longer input is cut.
+/// The maximum number of requests of a sequence. A longer input is truncated.
 const MAX_REQUESTS: usize = 24;
-/// Addresses that every namespace has, so that requests compete for them.
+/// The addresses of every namespace, so that requests conflict.
 const ADDRESSES: [&str; 4] = ["10.9.0.1", "10.9.0.2", "fd09::1", "fd09::2"];
 /// Network namespaces, containers, and interfaces of a container.
 const NAMESPACES: usize = 3;
 const CONTAINERS: u8 = 4;
 const INTERFACES: [&str; 2] = ["eth0", "net1"];
-/// The first byte of a request that restarts the daemon, which takes a thousand times as long as an ADD.
+/// The first byte of a request that restarts the daemon, which takes 1000 times as long as an ADD.
 const RESTART: u8 = 255;
 /// The name of the CNI network.
 const NETWORK: &str = "pods";
@@ -48,18 +47,18 @@ struct Node {
     manager: Option<PodManager>,
 }
 
-/// An attachment that the model holds.
+/// An attachment of the model.
 struct Rule {
-    /// The index of its namespace; none if the Pod is not intercepted.
+    /// The index of its namespace; `None` if the Pod is not intercepted.
     netns: Option<usize>,
     addresses: BTreeSet<IpAddr>,
 }
 
-/// The attachments, as CNI identifies them.
+/// The attachments, by their CNI identity.
 #[derive(Default)]
 struct Model(BTreeMap<Attachment, Rule>);
 
-/// What an ADD must answer.
+/// The expected answer to an ADD.
 #[derive(Debug, PartialEq, Eq)]
 enum ListedPod {
     Intercepted,
@@ -69,7 +68,7 @@ enum ListedPod {
     AddressTaken,
 }
 
-/// A preset is never freed: one for all daemons.
+/// A preset is never freed: all daemons share one.
 static MESH: LazyLock<&Mesh> = LazyLock::new(|| Mesh::preset("istio"));
 
 thread_local! {
@@ -125,7 +124,7 @@ fn add(node: &mut Node, model: &mut Model, attachment: Attachment, netns: u8, de
         .filter(|(bit, _)| details >> bit & 1 == 1)
         .map(|(_, address)| *address)
         .collect();
-    // A Pod without addresses is not this model's subject.
+    // The model does not cover Pods without addresses.
     let annotation_unless_star = if annotation_unless_star.is_empty() {
         vec![ADDRESSES[0]]
     } else {
@@ -184,7 +183,7 @@ fn collect(node: &mut Node, model: &mut Model, which: u8, details: u8) {
 }
 
 impl Model {
-    /// In the order in which the owner checks: policy, namespace, addresses.
+    /// Checks in the order of the manager: policy, namespace, addresses.
     fn expect(
         &self,
         attachment: &Attachment,
@@ -270,7 +269,7 @@ impl Node {
         node
     }
 
-    /// The next daemon takes over.
+    /// Restarts the daemon: the next one takes over.
     fn restart(&mut self) {
         self.manager = None;
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
@@ -314,7 +313,7 @@ impl Drop for Node {
     }
 }
 
-/// No sidecar, a sidecar, a sidecar with lists, a sidecar with a list that is refused.
+/// No sidecar, a sidecar, a sidecar with lists, a sidecar with a rejected list.
 fn annotations(variant: u8) -> Annotations {
     let status = ("sidecar.istio.io/status", "{}");
     let list = "traffic.sidecar.istio.io/excludeOutboundPorts";

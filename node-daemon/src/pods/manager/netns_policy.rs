@@ -1,4 +1,4 @@
-//! What a Pod's own network namespace tells of its settings, and that this may change.
+//! The settings that depend on a Pod's netns: users, addresses and routes. They may change.
 
 use std::net::IpAddr;
 
@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-/// Settings with users as the host numbers them, with the addresses that routes prefer, and with
-/// the networks to which excluded interfaces lead.
+/// The settings with host uids, with the addresses that routes prefer, and with the networks behind
+/// excluded interfaces.
 pub(super) fn resolve_in_netns(
     policy: PodPolicy,
     netns: &Netns,
@@ -34,7 +34,8 @@ pub(super) fn resolve_in_netns(
     routed(policy, netns, interfaces)
 }
 
-/// Settings with what routes tell. Pods with one address and no wishes, nearly all, are not asked.
+/// The settings with the data of routes. Pods with one address and no excluded interfaces, nearly
+/// all, need none.
 fn routed(policy: PodPolicy, netns: &Netns, interfaces: &[Interface]) -> Result<PodPolicy, Error> {
     let sources = if source_addr::is_ambiguous(interfaces) {
         netns.sources()?
@@ -59,8 +60,7 @@ fn routed(policy: PodPolicy, netns: &Netns, interfaces: &[Interface]) -> Result<
 }
 
 impl PodManager {
-    /// Follows the routes of Pods of which they matter: networks may be added to a Pod without
-    /// anybody telling.
+    /// Updates Pods whose settings depend on routes: networks may be added to a Pod without notice.
     pub(super) fn refresh_routes(&mut self) {
         let by_routes = |policy: &PodPolicy| {
             !policy.excluded_interfaces.is_empty() || !policy.sources.is_empty()
@@ -84,8 +84,8 @@ impl PodManager {
         }
     }
 
-    /// Puts routes back by which connections come to their proxy, and lays those that were refused
-    /// before: without them each connection is bound by itself.
+    /// Reinstalls missing alias routes, and retries refused ones: without them each connection is
+    /// bound separately.
     pub(super) fn repair_alias_routes(&mut self) {
         let all: Vec<u64> = self.pods.keys().copied().collect();
         for cookie in all {
@@ -108,7 +108,7 @@ impl PodManager {
         }
     }
 
-    /// `true` if a route was missing that is wanted, unless it is refused as before.
+    /// `true` if a desired route was missing, unless the netns refuses it again.
     fn reinstall_alias_routes(&mut self, cookie: u64) -> Result<bool, Error> {
         let addresses = self.addresses_of(cookie);
         let Some(pod) = self.pods.get_mut(&cookie) else {
@@ -145,7 +145,7 @@ impl PodManager {
             .collect()
     }
 
-    /// `true` if something changed.
+    /// `true` if the settings changed.
     fn refresh_pod_routes(&mut self, cookie: u64) -> Result<bool, Error> {
         let addresses = self.addresses_of(cookie);
         let Some(pod) = self.pods.get_mut(&cookie) else {

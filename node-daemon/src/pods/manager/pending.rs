@@ -1,7 +1,7 @@
-//! Pods of which a list tells, with their addresses and annotations but not with their network
-//! namespaces. One whose namespace is found is taken in at once. The others are awaited: the kernel
-//! compares every caller that it does not know with their addresses, and names the namespace of the
-//! first that connects from one.
+//! Pending Pods: listed Pods with known addresses and annotations, but without a known netns. A Pod
+//! whose netns is found is enrolled at once. For the others, the kernel programs compare every
+//! unknown caller with their addresses, and report the netns of the first connection from one of
+//! these.
 
 use std::net::IpAddr;
 
@@ -18,22 +18,22 @@ use crate::pods::{
     survey::Survey,
 };
 
-/// Cookies count up from one (`gen_cookie_next`, `linux/cookie.h`): none is ever as large.
+/// Netns cookies count up from one (`gen_cookie_next`, `linux/cookie.h`): none reaches this value.
 const PROVISIONAL: u64 = 1 << 63;
 
-/// A Pod whose network namespace is not known.
+/// A Pod whose netns is not known.
 pub(super) struct PendingPod {
     pod: ListedPod,
     kernel: AppliedState,
 }
 
 impl PodManager {
-    /// Notes what a list of this node's Pods tells of, in place of the list before.
+    /// Stores a list of this node's Pods, in place of the previous one.
     pub(in crate::pods) fn note_list(&mut self, listed: Vec<ListedPod>) {
         self.listed = listed;
     }
 
-    /// Takes in the Pods of the list.
+    /// Enrolls the listed Pods, or makes them pending.
     pub(in crate::pods) fn expect(&mut self, survey: Survey) {
         self.apply_listed_annotations(&survey);
         let left = self.adopt(survey);
@@ -54,7 +54,7 @@ impl PodManager {
         self.publish_pending();
     }
 
-    /// How the list's Pod is meshed, if it is.
+    /// The settings of a listed Pod, if it is meshed.
     pub(super) fn policy_of(&self, pod: &ListedPod) -> Option<PodPolicy> {
         match self.verdict(pod) {
             Ok(Verdict::Intercept(policy)) => Some(*policy),
@@ -70,7 +70,7 @@ impl PodManager {
         }
     }
 
-    /// Writes everything but what needs a network namespace, under a cookie that no namespace has.
+    /// Writes all entries that need no netns, under a cookie that no netns has.
     fn add_pending(&mut self, pod: ListedPod, policy: &PodPolicy) -> Result<(), Error> {
         for address in &pod.addresses {
             if self.pod_at((*address).into())?.is_some() {
@@ -110,8 +110,8 @@ impl PodManager {
         }
     }
 
-    /// Removes the entries of network namespaces that have a pending Pod's address and are not that
-    /// Pod's. Those that are have been adopted before.
+    /// Removes the entries of namespaces that have a pending Pod's address and are not that Pod's.
+    /// The Pod's own namespace is already adopted by then.
     pub(in crate::pods) fn resolve_pending(&mut self) {
         if self.pending.is_empty() {
             return;
@@ -154,12 +154,12 @@ impl PodManager {
         }
     }
 
-    /// Whether a cookie stands for a network namespace that is not known.
+    /// Whether a cookie stands for an unknown netns.
     pub(super) fn is_pending(&self, cookie: u64) -> bool {
         self.pending.contains_key(&cookie)
     }
 
-    /// Awaits no longer who has one of these addresses: they are a known Pod's now.
+    /// Drops the pending Pods with one of these addresses: a known Pod has them now.
     pub(super) fn drop_pending_for(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         let has = |pending: &PendingPod| {
             addresses
@@ -175,7 +175,7 @@ impl PodManager {
             .try_for_each(|cookie| self.drop_pending(cookie, addresses))
     }
 
-    /// Awaits a Pod no longer, if it does. `taken`: its addresses that are another's already.
+    /// Drops a pending Pod, if there is one. `taken`: its addresses that another Pod already has.
     pub(super) fn drop_pending(&mut self, cookie: u64, taken: &[IpAddr]) -> Result<(), Error> {
         let Some(pending) = self.pending.get_mut(&cookie) else {
             return Ok(());

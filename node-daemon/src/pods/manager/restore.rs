@@ -1,5 +1,5 @@
-//! A daemon begins where the one before it ended: what the records tell, the network namespaces
-//! that exist and what the kernel holds become one state again.
+//! Takeover: merges the records, the existing namespaces and the kernel state that the previous
+//! daemon left.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a record means now.
+/// The meaning of a record at takeover.
 enum RecordState {
     Meshed(Netns, Box<PodPolicy>),
     Bypassed(&'static str),
@@ -27,7 +27,7 @@ enum RecordState {
     Gone,
 }
 
-/// A Pod that exists, put together from its records.
+/// An existing Pod, assembled from its records.
 struct Found {
     netns: Netns,
     policy: PodPolicy,
@@ -35,12 +35,12 @@ struct Found {
 }
 
 impl PodManager {
-    /// Takes over from the daemon before: finishes what it began, and removes what is left of
-    /// Pods that are gone. A Pod that cannot be brought to its state keeps the one it has.
+    /// Takes over from the previous daemon: completes unfinished requests, and removes the state of
+    /// Pods that are gone. If an update of a Pod fails, the Pod keeps its state.
     ///
     /// # Errors
     ///
-    /// If the kernel's tables cannot be read.
+    /// If the kernel's maps cannot be read.
     pub(in crate::pods) fn restore(startup_state: StartupState) -> Result<Self, Error> {
         let StartupState {
             datapath,
@@ -91,7 +91,7 @@ impl PodManager {
         Ok(manager)
     }
 
-    /// Older generations serve their Pods until this one does.
+    /// Older generations serve their Pods until this generation does.
     fn remove_old_generations(&self, complete: bool) {
         let (pods, orphaned) = (self.pods.len(), self.orphaned.len());
         info!(
@@ -116,7 +116,7 @@ impl PodManager {
         }
     }
 
-    /// What the kernel holds, by network namespace.
+    /// The kernel state, by netns cookie.
     fn state(&self) -> Result<BTreeMap<u64, KernelState>, Error> {
         let mut all: BTreeMap<u64, KernelState> = BTreeMap::new();
         for (cookie, netns_entry) in self.datapath.all_netns_entries()? {
@@ -143,7 +143,7 @@ impl PodManager {
         Ok(all)
     }
 
-    /// Finds out what a record means now. `false` if that cannot be told.
+    /// The meaning of a record now. `false` if it cannot be determined.
     fn classify_record(
         &mut self,
         record_id: RecordId,
@@ -202,12 +202,12 @@ impl PodManager {
             (Verdict::Bypass(_) | Verdict::Intercept(_), None) if !path.exists() => {
                 Ok(RecordState::Gone)
             }
-            // The configuration changed in between.
+            // The configuration changed since the record was written.
             (Verdict::Intercept(_), None) | (Verdict::Bypass(_), _) => Err(Error::Changed),
         }
     }
 
-    /// Brings a Pod's kernel state to what it should be.
+    /// Brings a Pod's kernel state to the desired one.
     fn converge(
         &mut self,
         mut kernel: AppliedState,
@@ -245,7 +245,7 @@ impl PodManager {
         done
     }
 
-    /// Removes what the kernel holds of a Pod that is gone.
+    /// Removes the kernel state of a Pod that is gone.
     fn remove_leftovers(&mut self, mut kernel: AppliedState) -> Result<(), Error> {
         let mut target = Target {
             datapath: &mut self.datapath,

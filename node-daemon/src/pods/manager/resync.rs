@@ -1,5 +1,4 @@
-//! What the owner does unasked: mends what was taken from it, and lets go of Pods whose end nobody
-//! reported.
+//! Resync: periodically repairs lost state, and unenrolls Pods that ended without a DEL.
 
 use tracing::{debug, error, info, warn};
 
@@ -9,7 +8,7 @@ use crate::pods::{
 };
 
 impl PodManager {
-    /// One round of everything.
+    /// One full resync.
     pub(in crate::pods) fn resync(&mut self, survey: Survey) {
         self.repair_hooks();
         self.release_abandoned(&survey.abandoned);
@@ -21,11 +20,11 @@ impl PodManager {
         self.resolve_pending();
     }
 
-    /// Releases Pods whose namespace is kept by a mount alone: they have neither an address nor a
-    /// process any more, so their addresses belong to the next Pods.
+    /// Unenrolls Pods whose netns only a mount keeps: they have neither an address nor a process
+    /// any more, so their addresses may belong to new Pods.
     fn release_abandoned(&mut self, cookies: &[u64]) {
         for cookie in cookies {
-            // Not by the survey alone: it is older.
+            // Checked again, because the survey is older.
             if self.is_alive(*cookie) || !self.pods.contains_key(cookie) {
                 continue;
             }
@@ -45,7 +44,8 @@ impl PodManager {
         }
     }
 
-    /// Removes what Pods that are gone had asked for. Not when they go: all of it must be looked at.
+    /// Removes the alias entries of Pods that are gone. Not at DEL, because it iterates the whole
+    /// map.
     pub(super) fn remove_stale_aliases(&mut self) {
         match self.datapath.remove_stale_aliases() {
             Ok(0) => {}
@@ -57,7 +57,7 @@ impl PodManager {
         }
     }
 
-    /// Lets go of what was to be let go while no daemon could hear of it.
+    /// Executes the DELs that were stored while no daemon ran.
     pub(in crate::pods) fn replay_pending_dels(&mut self) {
         for pending_del in self.pending_dels.all() {
             let done = if let Some(attachment) = &pending_del.attachment {
@@ -81,7 +81,7 @@ impl PodManager {
         }
     }
 
-    /// Puts hooks back that somebody removed, and lets go of namespaces that are gone.
+    /// Reattaches hooks that were removed externally, and unenrolls namespaces that are gone.
     fn repair_hooks(&mut self) {
         match self.datapath.repair_hooks() {
             Ok(false) => {}

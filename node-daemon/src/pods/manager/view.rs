@@ -1,4 +1,4 @@
-//! What the owner tells those who ask.
+//! The manager's answers to status, list and metrics requests.
 
 use daemon_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
 use nix::sys::utsname::uname;
@@ -10,26 +10,26 @@ use crate::{
     pods::{Acceleration, Error, Repairs, error::one_line},
 };
 
-/// How many refused users of the proxies' ports the status shows.
+/// The maximum number of denied foreign binds in the status.
 const FOREIGN_BINDS: usize = 8;
 /// `IPPROTO_UDP`.
 const UDP: u16 = 17;
 
-/// What is measured.
+/// The values of the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricsSnapshot {
-    /// How often each reason decided.
+    /// The number of decisions by reason.
     pub(crate) decisions: Vec<(Reason, u64)>,
-    /// Attachments whose traffic is intercepted.
+    /// The number of intercepted attachments.
     pub(crate) meshed: usize,
-    /// Attachments that were left alone.
+    /// The number of attachments that are not intercepted.
     pub(crate) bypassed: usize,
-    /// Meshed Pods of which only the addresses are known.
+    /// The number of pending Pods.
     pub(crate) pending: usize,
-    /// Connections that their sockets remember, because the Pod's share of addresses at which the proxy
-    /// is met is used up. Of the Pods that have some.
+    /// Connections without an alias address, because the Pod's share of alias addresses is used up.
+    /// Only Pods with such connections.
     pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
-    /// What was put right unasked.
+    /// The repairs.
     pub(crate) repairs: Repairs,
 }
 
@@ -45,7 +45,7 @@ impl PodManager {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
             ready: faults.is_empty(),
-            // What a Pod's processes do never makes the node unready.
+            // The actions of a Pod's processes never make the node unready.
             problems: (faults.into_iter())
                 .chain(foreign)
                 .chain(self.foreign_listeners())
@@ -64,7 +64,7 @@ impl PodManager {
         })
     }
 
-    /// Why an admit would fail.
+    /// The reasons why an ADD would fail.
     fn faults(&self) -> Vec<String> {
         let hooks = match self.datapath.missing() {
             Ok(none) if none.is_empty() => None,
@@ -79,7 +79,7 @@ impl PodManager {
         hooks.into_iter().chain(records).collect()
     }
 
-    /// Who asked for a port of a Pod's proxy without being the proxy.
+    /// The users that were denied a bind to a proxy's port.
     fn foreign_binds(&self) -> Result<Vec<String>, Error> {
         let found = self.datapath.foreign_binds()?;
         let more = found.len().saturating_sub(FOREIGN_BINDS);
@@ -110,7 +110,7 @@ impl PodManager {
         )
     }
 
-    /// Sockets that were found on a proxy's ports and are not the proxy's, in one sentence.
+    /// The foreign listeners on proxies' ports, in one sentence.
     fn foreign_listeners(&self) -> Option<String> {
         let count = |cookie: &u64| self.pods[cookie].kernel.foreign_listeners();
         let mut found = self.pods.keys().filter(|cookie| count(cookie) > 0);
@@ -165,7 +165,7 @@ impl PodManager {
         Ok(usage.transpose()?.unwrap_or_default())
     }
 
-    /// Pods that have some. Those of one network namespace are one Pod.
+    /// Pods with alias fallbacks. The attachments of one netns are one Pod.
     fn alias_fallbacks(&self) -> Result<Vec<(PodName, u64)>, Error> {
         let mut found = Vec::new();
         for (cookie, pod) in &self.pods {
@@ -179,7 +179,7 @@ impl PodManager {
         Ok(found)
     }
 
-    /// Attachments that are meshed, and those that are not.
+    /// The number of intercepted attachments, and of others.
     fn count(&self) -> (usize, usize) {
         let meshed = |known: &&AttachmentState| known.status.is_meshed();
         let meshed = self.attachments.values().filter(meshed).count();
@@ -187,7 +187,7 @@ impl PodManager {
     }
 }
 
-/// A program that decides before ours.
+/// A foreign program that runs before Sluice's.
 fn runs_first(program: &ForeignProgram) -> Option<String> {
     let ForeignProgram {
         hook,
@@ -215,7 +215,7 @@ fn foreign_program(program: ForeignProgram) -> ForeignProgramView {
     }
 }
 
-/// What a kernel lacks of what would be used, in a few words.
+/// The kernel's missing features, in a few words.
 fn features(release: &str, found: Features) -> Vec<Feature> {
     let acceleration = Acceleration::kernel_offsets(release);
     let feature = |name: &str, found, impact_if_missing: String| Feature {

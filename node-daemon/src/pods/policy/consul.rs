@@ -1,5 +1,5 @@
-//! Consul's Pods: its injector states the whole redirection as JSON for its CNI plugin, and without
-//! that plugin in annotations of single settings.
+//! Consul's Pods: the injector states the whole redirection as JSON for its CNI plugin, and without
+//! that plugin in single annotations.
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
 const DUAL_STACK: &str = "consul.hashicorp.com/dual-stack";
 const GATEWAY: &str = "consul.hashicorp.com/gateway-kind";
 
-/// What the annotation holds: the settings of the iptables package of Consul's SDK.
+/// The content of the annotation: the settings of the `iptables` package of Consul's SDK.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
 struct Config {
@@ -34,7 +34,7 @@ struct Config {
     _provider: serde::de::IgnoredAny,
 }
 
-/// Why a Pod is not intercepted, if it is not.
+/// Why a Pod is not intercepted, if so.
 pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotations.contains_key(GATEWAY) {
         return Some("it is a gateway of Consul's");
@@ -46,7 +46,7 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> 
     is_unset(TRANSPARENT_PROXY).then_some("Consul's transparent proxy is off")
 }
 
-/// Brings a Pod's settings to those that the injector stated for the CNI plugin.
+/// Applies the settings that the injector states for the CNI plugin.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
         policy.ipv4_only = true;
@@ -76,7 +76,7 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
         Some(_) if config.dns_port == 0 => 8600,
         Some(_) => config.dns_port,
     };
-    // One more user is told from the others by its group, which has the same number.
+    // A further excluded user is identified by its group, which has the same number.
     match config.exclude_uids.as_deref().unwrap_or_default() {
         [] => policy.gid = u32::MAX,
         [one] => policy.gid = parse::parse_id(CONFIG, one)?,

@@ -1,11 +1,11 @@
-//! Why a Pod is refused.
+//! The reasons to reject a Pod.
 
 use super::MAX_ITEMS;
 
-/// The annotations cannot be followed.
+/// The annotations are not supported.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// The runtime did not hand them over.
+    /// The runtime did not pass the annotations.
     #[error("the runtime did not pass the Pod's annotations")]
     NotHandedOver,
     /// An item of a list.
@@ -15,7 +15,7 @@ pub(crate) enum Error {
         key: &'static str,
         /// The item.
         item: String,
-        /// What it may be.
+        /// The accepted values.
         allowed: &'static str,
     },
     /// A list that is too long.
@@ -26,20 +26,20 @@ pub(crate) enum Error {
         /// Its length.
         count: usize,
     },
-    /// An annotation that would change interception in a way that is not built.
+    /// An annotation that changes interception in an unsupported way.
     #[error("annotation {key}: '{value}' is not supported, only '{allowed}' is")]
     Unsupported {
         /// The annotation.
         key: String,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The supported value.
         allowed: &'static str,
     },
-    /// The Pod has a user namespace in which the proxy cannot run.
+    /// The proxy cannot run in the Pod's user namespace.
     #[error("the proxy's user {uid} has no number outside the Pod's user namespace")]
     NoUser {
-        /// As the Pod numbers it.
+        /// The uid inside the Pod.
         uid: u32,
     },
     /// An annotation that holds a whole configuration.
@@ -47,10 +47,10 @@ pub(crate) enum Error {
     Malformed {
         /// The annotation.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// An annotation that nobody here knows, among those that are about traffic.
+    /// An unknown annotation with a strict prefix.
     #[error("annotation {key}: unknown; its effect would be ignored")]
     NotKnown {
         /// The annotation.

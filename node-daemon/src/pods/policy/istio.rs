@@ -1,5 +1,5 @@
-//! What Istio's injector states beside annotations of single settings: which template a Pod was made
-//! by, and what its init container was asked to do. The answers are those of istio-cni.
+//! Istio's settings beyond single annotations: the Pod's template and the arguments of its init
+//! container. The decisions match those of istio-cni.
 
 use daemon_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
@@ -11,7 +11,7 @@ const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
 const VALIDATION: &str = "istio-validation";
 
-/// Why a Pod with `sidecar.istio.io/status` is not intercepted, if it is not.
+/// Why a Pod with `sidecar.istio.io/status` is not intercepted, if so.
 pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotation(MODE) == Some("NONE") {
         return Some("its interception mode is NONE");
@@ -40,7 +40,7 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> 
     }
 }
 
-/// Why a Pod of ambient mode is not intercepted, if it is not.
+/// Why a Pod of ambient mode is not intercepted, if so.
 pub(super) fn not_ambient(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotations.contains_key(ISTIO_STATUS) {
         return Some("it carries a sidecar, which ambient mode leaves its traffic to");
@@ -49,8 +49,8 @@ pub(super) fn not_ambient(pod: &PodAnnotations<'_>) -> Option<&'static str> {
         .then_some("istio.io/dataplane-mode is none")
 }
 
-/// What the arguments of `istio-init` state, under the names of the annotations that they override:
-/// with mesh-wide values, which a Pod with rules of its own does not repeat in annotations.
+/// The arguments of `istio-init`, by the names of the annotations that they override. They include
+/// mesh-wide values, which a Pod with an init container does not repeat in annotations.
 pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
     let arguments = Arguments::of(pod.container(INIT)?)?;
     let names = &pod.mesh.annotations;
@@ -72,7 +72,7 @@ pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
     Some(stated)
 }
 
-/// The proxy's ports, outbound and inbound, and its user, as an init container has them.
+/// The proxy's outbound and inbound port, and its user, from an init container.
 pub(super) fn init_ports(pod: &PodAnnotations<'_>) -> (Option<u16>, Option<u16>) {
     let container = pod.container(INIT).or_else(|| pod.container(VALIDATION));
     let arguments = container.and_then(Arguments::of);
@@ -80,7 +80,7 @@ pub(super) fn init_ports(pod: &PodAnnotations<'_>) -> (Option<u16>, Option<u16>)
     (value("-p"), value("-z"))
 }
 
-/// The user of the proxy by which `istio-init` tells its connections from others'.
+/// The user that `istio-init` exempts as the proxy's.
 pub(super) fn init_uid(pod: &PodAnnotations<'_>) -> Option<u32> {
     Arguments::of(pod.container(INIT)?)?
         .value("-u")?
@@ -103,7 +103,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// As Go's `strconv.ParseBool` has it.
+/// The values of Go's `strconv.ParseBool`.
 fn is_true(value: Option<&String>) -> bool {
     value.is_some_and(|value| ["1", "t", "T", "TRUE", "true", "True"].contains(&&**value))
 }

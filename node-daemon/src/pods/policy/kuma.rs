@@ -1,6 +1,6 @@
 //! Kuma's Pods. Since 2.9 the injector merges its configuration, a `ConfigMap` and the Pod's
-//! annotations, in this order, and states the result in one annotation as YAML: as for Kuma's CNI
-//! plugin, nothing else counts then. Before, single annotations state it.
+//! annotations, in this order, and states the result as YAML in one annotation: nothing else counts
+//! then, as in Kuma's CNI plugin. Before 2.9, single annotations state it.
 
 use serde::{Deserialize, de::IgnoredAny};
 
@@ -14,7 +14,7 @@ const DNS: &str = "kuma.io/builtin-dns";
 const DNS_PORT: &str = "kuma.io/builtin-dns-port";
 const FAMILIES: &str = "kuma.io/transparent-proxying-ip-family-mode";
 
-/// The redirection as a whole.
+/// The whole redirection.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Config {
@@ -76,7 +76,7 @@ struct Flow {
 struct Dns {
     enabled: bool,
     port: Option<Scalar>,
-    // A resolver reads its servers from the file: of which of them a query is asked, is the same.
+    // A resolver reads its servers from the file: which of them gets a query makes no difference.
     #[serde(rename = "captureAll")]
     _capture_all: IgnoredAny,
     #[serde(rename = "skipConntrackZoneSplit")]
@@ -91,14 +91,14 @@ struct VirtualNetworks {
     networks: Option<Vec<String>>,
 }
 
-/// Kuma's own programs, of which 2.x could make use.
+/// The eBPF mode of Kuma 2.x.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Ebpf {
     enabled: bool,
 }
 
-/// A number, or text that is one.
+/// A number, as such or as text.
 #[derive(Default, Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -108,7 +108,7 @@ enum Scalar {
     Text(String),
 }
 
-/// Several of them, or one text with commas.
+/// Several numbers, or a comma-separated text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum AddRule {
@@ -140,7 +140,7 @@ impl AddRule {
     }
 }
 
-/// Why a Pod is not intercepted, if it is not.
+/// Why a Pod is not intercepted, if so.
 pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
     if pod.annotation(INJECTED) != Some("true") {
         return Some("kuma.io/sidecar-injected is not true");
@@ -156,7 +156,7 @@ pub(super) fn is_stated_whole(pod: &PodAnnotations<'_>) -> bool {
     pod.annotation(CONFIG).is_some_and(|text| !text.is_empty())
 }
 
-/// The settings that one annotation states.
+/// The settings in that annotation.
 pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     let mut policy = PodPolicy::of(pod.mesh);
     let text = pod.annotation(CONFIG).unwrap_or_default();
@@ -281,12 +281,12 @@ fn unsupported(field: &str, value: String, allowed: &'static str) -> Error {
     }
 }
 
-/// Brings settings that single annotations state to what Kuma 2.7 and 2.8 make of them.
+/// Applies the rules of Kuma 2.7 and 2.8 to the settings of single annotations.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if is_on(pod, GATEWAY)? {
         policy.inbound = Inbound::Include(Ports::new());
     }
-    // An injector that redirects states queries too, unless the proxy answers none.
+    // An injector that redirects also states DNS capture, unless the proxy answers no queries.
     if [TRANSPARENT, DNS]
         .iter()
         .any(|key| pod.annotation(key).is_some())

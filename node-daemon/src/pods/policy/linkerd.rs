@@ -1,5 +1,5 @@
-//! What differs between Linkerd's Pods beyond annotations of single settings: Pods of its control
-//! plane, and Pods whose init container has other values than the annotations state.
+//! Linkerd's settings beyond single annotations: Pods of its control plane, and init containers
+//! whose arguments differ from the annotations.
 
 use super::{Error, Inbound, PodPolicy, parse, subject::PodAnnotations};
 
@@ -8,10 +8,10 @@ const CREATED_BY: &str = "linkerd.io/created-by";
 const INJECT: &str = "linkerd.io/inject";
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
 const INIT: &str = "linkerd-init";
-/// The API server's, which the control plane reaches without its own proxy.
+/// The ports of the API server, which the control plane reaches without its own proxy.
 const API_SERVER: [u16; 2] = [443, 6443];
 
-/// Brings a Pod's settings to those of its init container, or of the CNI plugin.
+/// Applies the settings of the init container, or of the CNI plugin.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if is_control_plane(pod) {
         let ports = API_SERVER.map(|port| (port, port));
@@ -53,8 +53,9 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
     Ok(())
 }
 
-/// Without labels, what the chart writes into the Pods of the control plane alone: they are made by
-/// Helm or the command line, not by the injector, and take connections without identity.
+/// Without labels, annotations that only the chart writes identify the control plane's Pods: Helm
+/// or the command line creates them, not the injector, and they accept connections without
+/// identity.
 fn is_control_plane(pod: &PodAnnotations<'_>) -> bool {
     if let Some(manifest) = pod.manifest {
         return (manifest.labels.get(COMPONENT)).is_some_and(|name| !name.is_empty());

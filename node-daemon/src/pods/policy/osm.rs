@@ -1,10 +1,10 @@
-//! Whether Open Service Mesh's injector took a Pod: its annotation has several spellings.
+//! Open Service Mesh's injection annotation, which has several spellings.
 
 use super::{Error, subject::PodAnnotations};
 
 const INJECTION: &str = "openservicemesh.io/sidecar-injection";
 
-/// Why a Pod is not intercepted, if it is not.
+/// Why a Pod is not intercepted, if so.
 pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let value = pod.annotation(INJECTION).unwrap_or_default();
     match &*value.to_ascii_lowercase() {

@@ -1,4 +1,4 @@
-//! What annotations say, item by item: each is understood, or named as the one that is not.
+//! Parsers of annotation values. An error names the item that is not supported.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ pub(super) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
         "a port from 1 to 65535 or a range like 8000-8999",
         range,
     )?;
-    // Nothing goes to port 0: rules may name it, and it matches nothing.
+    // Rules may name port 0; no traffic matches it.
     let real = (ports.into_iter()).filter(|(_, high)| *high > 0);
     Ok(real.map(|(low, high)| (low.max(1), high)).collect())
 }
@@ -37,8 +37,7 @@ pub(super) fn addresses(key: &'static str, list: &str) -> Result<Vec<IpNet>, Err
 
 const NETWORK: &str = "a network like 10.0.0.0/8 or fd00::/8 (IPv4 is written as IPv4)";
 
-/// Not a network of IPv4 that is written as one of IPv6: no packet has such an address, and rules
-/// for it match nothing.
+/// Not an IPv4-mapped IPv6 network: no packet has such an address, so rules for it match nothing.
 fn is_of_its_family(network: &IpNet) -> bool {
     match network {
         IpNet::V4(_) => true,
@@ -79,13 +78,13 @@ fn range(item: &str) -> Option<(u16, u16)> {
     (low <= high).then_some((low, high))
 }
 
-/// Digits only: `u16::from_str` would take a sign.
+/// Digits only: `u16::from_str` would accept a sign.
 pub(super) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 
-/// Zero is none.
+/// Zero means none.
 pub(super) fn port_or_none(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
     match port(value.trim()) {
         Some(0) => Ok(None),
@@ -107,11 +106,11 @@ pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
     })
 }
 
-/// Both keep the client's address at the proxy here: no packet is rewritten.
+/// Both modes keep the client's address at the proxy here: no packet is rewritten.
 pub(super) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
     match mode.trim() {
         "TPROXY" => Ok(true),
-        // NONE comes here only if the operator overrules it.
+        // `NONE` occurs here only if the operator overrides it.
         "REDIRECT" | "NONE" => Ok(false),
         other => Err(Error::Item {
             key,
@@ -121,7 +120,7 @@ pub(super) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
     }
 }
 
-/// A user or group. The last number means nobody.
+/// A user or group. The highest number means none.
 pub(super) fn parse_id(key: &'static str, value: &str) -> Result<u32, Error> {
     let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
     let id = value.trim().parse().ok();

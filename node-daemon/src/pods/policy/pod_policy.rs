@@ -1,4 +1,4 @@
-//! Settings before a Pod states any, and what changes several of them at once.
+//! The default settings of a Pod, and changes that affect several settings.
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl PodPolicy {
-    /// Those of a Pod that says nothing.
+    /// The settings of a Pod without annotations.
     pub(crate) fn of(mesh: &'static Mesh) -> Self {
         let mut inbound = single(&mesh.reserved_inbound_ports);
         inbound.extend(single(&mesh.excluded_inbound));
@@ -41,8 +41,8 @@ impl PodPolicy {
         }
     }
 
-    /// With the proxy's user and group as the initial user namespace numbers them. A group that
-    /// has no number there belongs to nobody.
+    /// The settings with the proxy's user and group of the initial user namespace. A group without
+    /// a mapping there is none.
     pub(crate) fn map_to_host_ids(self, users: &Users) -> Result<Self, Error> {
         let uid = users
             .user(self.uid)
@@ -51,12 +51,13 @@ impl PodPolicy {
         Ok(Self { uid, gid, ..self })
     }
 
-    /// Lets IPv6 go past the proxy where the mesh redirects IPv4 alone in this Pod. Comes last.
+    /// Excludes IPv6 where the mesh redirects only IPv4 in this Pod. Must be applied last.
     pub(super) fn apply_families(&mut self) -> Result<(), Error> {
         if !self.ipv4_only {
             return Ok(());
         }
-        // An excluded interface is known by networks too, and inbound these are not compared.
+        // Excluded interfaces also use the networks, which are not compared for inbound
+        // connections.
         if let Some(pattern) = self.excluded_interfaces.first() {
             return Err(Error::Unsupported {
                 key: "traffic.sidecar.istio.io/excludeInterfaces".to_owned(),
@@ -65,7 +66,7 @@ impl PodPolicy {
             });
         }
         let everything = IpNet::V6(Ipv6Net::default());
-        // Networks that are aside are so in both directions, excluded sources in one.
+        // Bypass CIDRs apply in both directions, excluded sources in one.
         if self.excluded_sources.is_empty() {
             self.bypass.networks.push(everything);
         } else {
@@ -75,13 +76,13 @@ impl PodPolicy {
         Ok(())
     }
 
-    /// Whether IPv6 goes past the proxy.
+    /// Whether IPv6 bypasses the proxy.
     pub(crate) fn bypasses_ipv6(&self) -> bool {
         self.ipv4_only
     }
 }
 
-/// Ports one by one.
+/// Single ports as ranges.
 pub(super) fn single(ports: &[u16]) -> Ports {
     ports.iter().map(|port| (*port, *port)).collect()
 }

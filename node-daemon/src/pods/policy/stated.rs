@@ -1,5 +1,5 @@
-//! What a Pod states about its interception: annotations one by one, then what its mesh's injector
-//! states elsewhere.
+//! The interception settings that a Pod states: first single annotations, then the other output of
+//! its mesh's injector.
 
 use super::{
     Annotations, Error, Inbound, Injector, Mesh, PodAnnotations, PodPolicy, UserSource, consul,
@@ -12,11 +12,11 @@ use crate::pods::{
 
 /// Every port, or every network.
 const ALL: &str = "*";
-/// The proxy's user and group, by the operator's word.
+/// The operator's annotations for the proxy's user and group.
 const UID: &str = "sluice.io/proxy-uid";
 const GID: &str = "sluice.io/proxy-gid";
 
-/// The settings of a Pod that is intercepted.
+/// The settings of an intercepted Pod.
 pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     let mut policy = match pod.mesh.injector {
         Injector::Kuma if kuma::is_stated_whole(pod) => kuma::stated(pod)?,
@@ -35,7 +35,7 @@ pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     Ok(policy)
 }
 
-/// With rules of its own, a Pod states in its init container's arguments what these do.
+/// A Pod with an init container states its settings in that container's arguments.
 fn of_istio(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     let mut policy = match istio::init_arguments(pod) {
         None => by_annotations(pod)?,
@@ -67,7 +67,7 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         inbound: inbound(pod)?,
         ..PodPolicy::of(pod.mesh)
     };
-    // An explicit list, even an empty one, takes the default's place.
+    // An explicit list, even an empty one, replaces the default.
     if let Some((key, list)) = pod.named_annotation(names.exclude_outbound_ports.as_ref()) {
         policy.excluded_outbound = parse::ports(key, list)?;
     }
@@ -103,7 +103,7 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     Ok(policy)
 }
 
-/// With a list of the ports that are the proxy's, the list of those that are not has no effect.
+/// A list of included ports overrides the list of excluded ones.
 fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
     let Mesh {
         annotations: names,
@@ -132,7 +132,7 @@ fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
     listed_inbound(pod, except)
 }
 
-/// By the Pod's own lists, beside ports that are excluded in any case.
+/// The Pod's own lists. `except`: ports that are excluded in any case.
 fn listed_inbound(pod: &PodAnnotations<'_>, mut except: super::Ports) -> Result<Inbound, Error> {
     let names = &pod.mesh.annotations;
     if let Some((key, list)) = pod.named_annotation(names.exclude_inbound_ports.as_ref()) {
@@ -144,8 +144,8 @@ fn listed_inbound(pod: &PodAnnotations<'_>, mut except: super::Ports) -> Result<
     }
 }
 
-/// The proxy's user and group. The operator's word counts most, then the Pod's spec, in which the
-/// user is a fact, then what the mesh says of it.
+/// The proxy's user and group. Precedence: the operator's annotation, the Pod's spec, which is
+/// authoritative for the user, the mesh's description.
 fn user(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     let Mesh {
         annotations: names,
@@ -162,13 +162,14 @@ fn user(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
         policy.gid = parse::parse_id(key, id)?;
     }
     let container = (proxy_container.as_ref()).and_then(|name| pod.container(name));
-    // Root cannot be told from the Pod's other processes: rules do not try either.
+    // Root does not distinguish the proxy from the Pod's other processes: iptables rules cannot
+    // either.
     let known = |id: Option<u32>| id.filter(|id| *id != 0);
     if let Some(uid) = container.and_then(|proxy| known(proxy.uid)) {
         policy.uid = uid;
         policy.user_from = UserSource::PodSpec;
     }
-    // A mesh without a group tells its proxy by the user alone.
+    // A mesh without a group identifies its proxy by the user alone.
     if policy.gid != u32::MAX
         && let Some(gid) = container.and_then(|proxy| known(proxy.gid))
     {
@@ -185,13 +186,13 @@ fn user(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
 }
 
 impl<'a> PodAnnotations<'a> {
-    /// An annotation that the mesh has and the Pod uses.
+    /// An annotation that the mesh defines and the Pod has.
     fn named_annotation(&self, name: Option<&'static String>) -> Option<(&'static str, &'a str)> {
         let name: &'static str = name?;
         self.annotations.get(name).map(|value| (name, &**value))
     }
 
-    /// Likewise, unless it means everything.
+    /// Likewise, unless its value is `*`.
     fn annotation_unless_star(
         &self,
         name: Option<&'static String>,
@@ -213,7 +214,7 @@ fn acceleration(annotations: &Annotations) -> Result<Option<Acceleration>, Error
     Ok(Some(wish))
 }
 
-/// Refuses what would change interception and cannot be followed.
+/// Rejects settings that would change interception and are not supported.
 fn supported_all(pod: &PodAnnotations<'_>) -> Result<(), Error> {
     (pod.annotations.iter()).try_for_each(|(key, value)| supported(pod.mesh, key, value.trim()))
 }

@@ -1,5 +1,5 @@
-//! What is known of a Pod when its mesh is decided: annotations, and the rest of the manifest if the
-//! API server was asked.
+//! The known facts about a Pod at the time of the decision: its annotations, and the rest of the
+//! manifest if the API server was asked.
 
 use daemon_api::{AddRequest, Container, INTERCEPT, Manifest};
 
@@ -9,7 +9,7 @@ use crate::pods::{ListedPod, mesh::Mesh};
 /// A Pod, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Subject<'a> {
-    /// Its annotations; absent if neither the runtime nor the API server stated them.
+    /// Its annotations; `None` if neither the runtime nor the API server stated them.
     pub(crate) annotations: Option<&'a Annotations>,
     /// The rest of its manifest.
     pub(crate) manifest: Option<&'a Manifest>,
@@ -42,7 +42,7 @@ impl<'a> From<&'a ListedPod> for Subject<'a> {
     }
 }
 
-/// A Pod whose annotations are known, and the mesh of its node.
+/// A Pod with known annotations, and the mesh of its node.
 #[derive(Clone, Copy)]
 pub(super) struct PodAnnotations<'a> {
     pub(super) mesh: &'static Mesh,
@@ -70,14 +70,14 @@ impl<'a> PodAnnotations<'a> {
         self.manifest?.container(name)
     }
 
-    /// Whether the containers are known and none has this name. A Pod has one at least: an empty list
-    /// states nothing.
+    /// Whether the containers are known and none has this name. A Pod has at least one container:
+    /// an empty list states nothing.
     pub(super) fn lacks_container(&self, name: &str) -> bool {
         let lacks = |all: &Manifest| !all.containers.is_empty() && all.container(name).is_none();
         self.manifest.is_some_and(lacks)
     }
 
-    /// What the operator says of the Pod.
+    /// The operator's override of the decision.
     pub(super) fn overruled(&self) -> Result<Option<bool>, Error> {
         match self.annotation(INTERCEPT) {
             None => Ok(None),
@@ -91,7 +91,7 @@ impl<'a> PodAnnotations<'a> {
         }
     }
 
-    /// A user or group that an annotation of Sluice's own names.
+    /// A user or group in one of Sluice's own annotations.
     pub(super) fn own_id(&self, key: &'static str) -> Result<Option<u32>, Error> {
         let stated = self.annotations.get(key);
         stated.map(|id| parse::parse_id(key, id)).transpose()

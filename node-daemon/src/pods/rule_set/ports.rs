@@ -1,4 +1,4 @@
-//! From ports and ranges to the prefixes that the kernel looks up.
+//! From ports and ranges to the prefixes of the kernel's LPM map.
 
 use std::iter;
 
@@ -6,7 +6,7 @@ use sluice_abi::{PortList, PortPrefix};
 
 use crate::pods::policy::Ports;
 
-/// The prefixes that cover a list: as few as there can be, each port once.
+/// The minimal set of prefixes that cover a list, each port once.
 pub(super) fn prefixes(
     cookie: u64,
     list: PortList,
@@ -22,11 +22,10 @@ pub(super) fn prefixes(
     })
 }
 
-/// The same ports as ranges that neither overlap nor touch, in their order: `8000,8001,8002` is
-/// `8000-8002`.
+/// The same ports as sorted ranges that neither overlap nor touch: `8000,8001,8002` is `8000-8002`.
 fn merge(ports: &Ports) -> Vec<(u16, u16)> {
     let mut merged: Vec<(u16, u16)> = Vec::new();
-    // A set of ranges is sorted by its lowest ports.
+    // A set of ranges is sorted by the lowest port.
     for &(low, high) in ports {
         match merged.last_mut() {
             Some((_, end)) if low <= end.saturating_add(1) => *end = high.max(*end),
@@ -73,7 +72,7 @@ mod tests {
     }
 
     fn range() -> impl Strategy<Value = (u16, u16)> {
-        // Narrow, so that ranges meet, and at both ends of what there is.
+        // Narrow, so that ranges overlap, and at both ends of the port space.
         let low = prop_oneof![0..200_u16, 65300..=65535_u16];
         (low, 0..40_u16).prop_map(|(low, more)| (low, low.saturating_add(more)))
     }

@@ -1,4 +1,4 @@
-//! What one Pod may take of the maps that all Pods share.
+//! The share of each shared map that one Pod may use.
 
 use std::{collections::HashSet, fmt};
 
@@ -17,41 +17,41 @@ use crate::pods::{
 /// A Pod needs more than its share of a map.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// What the Pod or its mesh lists.
+    /// The lists of the Pod or its mesh.
     #[error("{list}: {needed} entries in the map '{map}', but the share of a Pod is {share}")]
     AddRule {
-        /// The annotation that needs most of them.
+        /// The annotation that needs the most entries.
         list: Origin,
         /// The map's name.
         map: &'static str,
-        /// Entries that all lists of the kind need together.
+        /// The entries that all lists of this map need together.
         needed: usize,
-        /// Entries that a Pod can have.
+        /// The entries that one Pod may have.
         share: usize,
     },
-    /// Addresses of all attachments together.
+    /// The addresses of all attachments together.
     #[error("the Pod has {count} addresses, but the share of a Pod is {ADDRESSES_PER_POD}")]
     Addresses {
-        /// How many.
+        /// Their number.
         count: usize,
     },
-    /// Routes of the Pod, which decide by their interfaces or sources.
+    /// The Pod's routes, which decide on excluded interfaces or source addresses.
     #[error(
         "the Pod has {count} routes to networks of their own, but the share of a Pod is \
          {NETWORKS_PER_POD}"
     )]
     RoutingTable {
-        /// How many.
+        /// Their number.
         count: usize,
     },
 }
 
-/// Where a list stands.
+/// The origin of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// In an annotation of the Pod.
+    /// An annotation of the Pod.
     Annotation(&'static str),
-    /// In the configuration of the mesh.
+    /// The mesh's configuration.
     Mesh(&'static str),
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Refuses lists that need more than the Pod's share of a map.
+/// Rejects lists that need more than the Pod's share of a map.
 ///
 /// # Errors
 ///
@@ -110,7 +110,7 @@ pub(crate) fn check(policy: &PodPolicy) -> Result<(), Error> {
     within(interfaces, maps::EXCLUDE_IFINDEX, count, INTERFACES_PER_POD)
 }
 
-/// Refuses a Pod with too many addresses.
+/// Rejects a Pod with too many addresses.
 ///
 /// # Errors
 ///
@@ -122,7 +122,7 @@ pub(crate) fn check_addresses(count: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a Pod with too many routes, before anything is derived of them.
+/// Rejects a Pod with too many routes, before any of them is evaluated.
 ///
 /// # Errors
 ///
@@ -134,7 +134,7 @@ pub(crate) fn check_routes(count: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// All lists of ports are in the same two maps.
+/// All port lists share the same two maps.
 fn check_ports(policy: &PodPolicy) -> Result<(), Error> {
     let rule_set = port_lists(policy).map(|(list, ports)| {
         let (single, ranges): (Vec<_>, Vec<_>) =
@@ -183,7 +183,7 @@ fn port_origin(policy: &PodPolicy, list: PortList) -> Origin {
     origin(policy.mesh, key.as_ref())
 }
 
-/// A mesh that has no annotation for a list can only list things itself.
+/// Without an annotation for a list, only the mesh can state it.
 fn origin(mesh: &'static Mesh, key: Option<&'static String>) -> Origin {
     key.map_or(Origin::Mesh(&mesh.name), |key| Origin::Annotation(key))
 }
