@@ -1,4 +1,4 @@
-//! The daemon put together: socket, kernel side, owner of the Pods, server.
+//! Assembles the daemon: socket, kernel side, Pod manager, server.
 
 use std::{io::IsTerminal as _, time::Duration};
 
@@ -25,16 +25,16 @@ use crate::{
     privileges,
 };
 
-/// Between two rounds of upkeep.
+/// The resync interval.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Between two looks at namespaces that the kernel has named, at least.
+/// The minimum interval between two lookups of namespaces that the kernel programs reported.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
 
-/// netlink-packet-route warns of every attribute that a newer kernel made longer.
+/// netlink-packet-route warns of every attribute that a newer kernel extended.
 const LOG_QUIET: &str = "netlink_packet_route=error";
 
-/// Serves until SIGTERM or SIGINT. What becomes of the data path then, the configuration says.
+/// Serves until SIGTERM or SIGINT. The configuration decides whether the data path stays then.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
@@ -56,14 +56,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         )
         .init();
     let cgroup = args.cgroup.map_or_else(cgroup::find, Ok)?;
-    // One thread: the work that blocks is done by the owner of the Pods.
+    // One thread: the Pod manager's thread does all blocking work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        // First the socket, and with it the lock: of two daemons only one touches the kernel.
+        // The socket and its lock come first: only one of two daemons changes the kernel.
         let socket = Socket::bind(&args.socket)?;
         let Paths { bpffs, state } = &args.paths;
         let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
@@ -99,7 +99,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            // Until that is known, Pods are served.
+            // Pods are served until the answer is known.
             if let Some(set) = &daemon_config.daemon_set {
                 last = !daemonset::will_restart(set).await;
             }
@@ -122,7 +122,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     })
 }
 
-/// What this kernel allows of it, and what the programs must know of the kernel then.
+/// The acceleration that this kernel supports, and its struct offsets.
 fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<KernelOffsets>)> {
     if wanted == Acceleration::Off {
         return Ok((Acceleration::Off, None));
@@ -139,7 +139,7 @@ fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<Ke
     )
 }
 
-/// Takes in what the API server knows of the Pods that run already.
+/// Applies the API server's list of running Pods.
 async fn list_node_pods(cluster: Cluster, pods: Pods) {
     let node = std::env::var("NODE_NAME").or_else(|_| {
         let host = uname()?.nodename().to_string_lossy().to_lowercase();
@@ -153,8 +153,8 @@ async fn list_node_pods(cluster: Cluster, pods: Pods) {
     }
 }
 
-/// Takes in what the kernel finds, until the owner ends. Anybody who gives a namespace the address of
-/// an awaited Pod causes this, so it may take a small part of the time at most.
+/// Resolves pending Pods from the kernel's reports, until the manager ends. Any process that
+/// assigns a pending Pod's address in its netns causes a report, so the rate is limited.
 async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
     while netns_found.next().await.is_ok() {
         let begin = Instant::now();
@@ -165,14 +165,14 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
     }
 }
 
-/// Notes what the programs tell.
+/// Logs the events of the programs.
 async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
     while let Ok(events) = events.next().await {
         event_log.add(events);
     }
 }
 
-/// Until the owner ends.
+/// Runs until the manager ends.
 async fn resync_loop(pods: Pods) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,5 +1,5 @@
-//! Where the unified cgroup hierarchy is mounted: every process of the node is in it, also on
-//! nodes that use version 1 for resources.
+//! The cgroup2 hierarchy: its mount point, its processes and the kubelet's Pods in it. Every
+//! process of the node is in it, also on nodes with cgroup v1 controllers.
 
 use std::{
     ffi::OsString,
@@ -10,27 +10,27 @@ use std::{
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The hierarchy's root cannot be found.
+/// The root of the hierarchy cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The table of mounts.
+    /// The mount table.
     #[error("cannot read {MOUNTS}")]
     Read(#[source] io::Error),
-    /// No mount of that kind.
+    /// There is no cgroup2 mount.
     #[error("no cgroup2 file system is mounted here: mount it, or name one with --cgroup")]
     NotMounted,
 }
 
-/// The mount point of the unified hierarchy.
+/// The mount point of the cgroup2 hierarchy.
 pub(crate) fn find() -> Result<PathBuf, Error> {
     let table = std::fs::read(MOUNTS).map_err(Error::Read)?;
     parse(&table).ok_or(Error::NotMounted)
 }
 
-/// The processes in a cgroup and in those below it. Those that come and go meanwhile may be missing.
+/// The processes in a cgroup and its descendants. Concurrent changes may be missing.
 pub(crate) fn processes(cgroup: &Path) -> Vec<i32> {
     let mut found = Vec::new();
-    // Not by recursion: whoever has a cgroup of its own chooses the depth.
+    // No recursion: a delegated cgroup's owner controls the depth.
     let mut waiting = vec![cgroup.to_owned()];
     while let Some(cgroup) = waiting.pop() {
         let listed = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
@@ -49,9 +49,9 @@ pub(crate) fn pod_of(process: i32) -> Option<String> {
         .find_map(|line| pod_in(line.splitn(3, ':').nth(2)?))
 }
 
-/// The Pod's uid in the path of a cgroup. The kubelet's part of the hierarchy begins at its first or
-/// second level (`--cgroup-root`): a cgroup of the same name further down was made by whoever owns the
-/// cgroup above it.
+/// The Pod's uid in a cgroup path. The kubelet's part of the hierarchy begins at its first or
+/// second level (`--cgroup-root`): the owner of a delegated cgroup may create the same names
+/// further down.
 ///
 /// ```text
 /// /kubepods/burstable/podUID/CONTAINER
@@ -67,7 +67,7 @@ fn pod_in(path: &str) -> Option<String> {
     if !is_kubelets(levels.next()?) && !is_kubelets(levels.next()?) {
         return None;
     }
-    // A class of service may come before the Pod.
+    // A QoS class may precede the Pod.
     levels.take(2).find_map(uid_in)
 }
 
@@ -81,9 +81,9 @@ fn uid_in(level: &str) -> Option<String> {
     is_uid.then_some(uid)
 }
 
-/// Looks for `cgroup2` in the kernel's table of mounts (proc(5): `id parent major:minor root
-/// mountpoint options optional… - type source super`). A mount of the hierarchy's root is
-/// preferred to one of a part of it, as a container may have.
+/// Finds `cgroup2` in the kernel's mount table (proc(5): `id parent major:minor root mountpoint
+/// options optional… - type source super`). A mount of the hierarchy's root is preferred to one of
+/// a subtree, which a container may have.
 fn parse(table: &[u8]) -> Option<PathBuf> {
     let mounts: Vec<_> = table
         .split(|byte| *byte == b'\n')
@@ -94,7 +94,7 @@ fn parse(table: &[u8]) -> Option<PathBuf> {
     Some(point.clone())
 }
 
-/// Root and mount point of a line, if it is about cgroup2.
+/// The root and mount point of a line, if it is a cgroup2 mount.
 fn mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ');
     let root = fields.nth(3)?;

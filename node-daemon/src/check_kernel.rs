@@ -1,4 +1,4 @@
-//! `sluiced check-kernel`: whether this kernel takes the programs.
+//! `sluiced check-kernel`: checks whether this kernel accepts the programs.
 
 use std::{io::Write as _, os::fd::AsFd as _};
 
@@ -12,8 +12,8 @@ use crate::{
     netns,
 };
 
-/// Loads every program and attaches it: to the cgroup, and to a network namespace made for this.
-/// The pins are in a file system that ends with this process, and the hooks with them.
+/// Loads and attaches every program, to the cgroup and to a temporary netns. The pins are in a
+/// private bpffs that ends with this process, and so do the hooks.
 pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let kernel = uname().context("uname")?;

@@ -1,4 +1,4 @@
-//! A running daemon, asked over its socket, for people.
+//! The client commands: requests to a running daemon over its socket, and their output.
 
 use std::{io::Write as _, path::Path, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
 
-/// For the whole conversation.
+/// Timeout of the whole request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Characters of the longest cell of a table.
+/// The maximum width of a table cell in characters.
 const CELL: usize = 120;
 
 /// `sluiced status`.
@@ -30,7 +30,7 @@ pub(crate) fn status(args: &ClientArgs) -> anyhow::Result<()> {
     print(page(&status).as_bytes())
 }
 
-/// A status, for people.
+/// The status as text.
 fn page(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
     let problems = match status.problems.join("; ") {
@@ -103,7 +103,7 @@ fn counts(status: &Status) -> String {
         (status.pending_pods, "pending"),
         (status.orphaned_netns, "orphaned"),
     ];
-    // The last two are not the rule.
+    // The last two counts are exceptions.
     let shown = counts
         .iter()
         .enumerate()
@@ -157,7 +157,7 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
     print(lines.join("\n").as_bytes())
 }
 
-/// `sluiced monitor`: until interrupted, or until nobody reads.
+/// `sluiced monitor`: until interrupted, or until its output is closed.
 pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
     let config::MonitorArgs { client: to, pod } = args;
     let mut cursor = None;
@@ -276,7 +276,7 @@ fn row(view: &PodView) -> [String; 9] {
     .map(|cell| printable(&cell))
 }
 
-/// What a runtime reported must not move the cursor, and an empty cell must be seen.
+/// Escapes control characters, which a runtime may have reported, and makes an empty cell visible.
 fn printable(cell: &str) -> String {
     match cell {
         "" => "-".to_owned(),
@@ -284,7 +284,7 @@ fn printable(cell: &str) -> String {
     }
 }
 
-/// An answer as it came, but for characters on which a terminal acts.
+/// Prints an answer unchanged, except for control characters.
 fn print_json(answer: &[u8]) -> anyhow::Result<()> {
     print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
 }

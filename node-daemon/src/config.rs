@@ -1,4 +1,4 @@
-//! What the daemon is told: paths on the command line, behaviour in a file.
+//! The command line; the configuration file is in `config/file.rs`.
 
 mod file;
 

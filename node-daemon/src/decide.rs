@@ -1,5 +1,5 @@
-//! `sluiced decide`: what becomes of Pods, by their manifests, without a daemon and without a node.
-//! The same decision as at ADD.
+//! `sluiced decide`: the interception decisions for a file of manifests, without a daemon or a
+//! node. The same decision as at ADD.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use crate::{
     pods::{self, Acceleration, Decision, Mesh, NodePolicy},
 };
 
-/// Bytes of the largest file that is read.
+/// The maximum file size in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
 /// One Pod, or the Pods of one workload.
@@ -26,7 +26,7 @@ struct Found {
     pod: PodTemplateSpec,
 }
 
-/// Prints what becomes of every Pod and of every workload's Pods of a file.
+/// Prints the decision for every Pod and every workload of a file.
 pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
     let daemon_config = Config::read(options.config.as_deref())?;
     let name = options.mesh.as_ref().unwrap_or(&daemon_config.mesh);
@@ -76,7 +76,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     serde_saphyr::from_multiple(&text).with_context(|| format!("{shown} is not valid YAML"))
 }
 
-/// Adds the Pods of an object: its own, those of its template, or those of the objects of a list.
+/// Adds the Pods of an object: the Pod itself, a workload's template, or the items of a list.
 fn collect(mut object: Value, found: &mut Vec<Found>) -> anyhow::Result<()> {
     if let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) {
         return items.into_iter().try_for_each(|one| collect(one, found));

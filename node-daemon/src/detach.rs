@@ -1,4 +1,4 @@
-//! `sluiced detach`: the end of the data path, without a daemon.
+//! `sluiced detach`: removes the data path, without a daemon.
 
 use std::io::Write as _;
 
@@ -8,7 +8,7 @@ use crate::{
     pods::{self, Store},
 };
 
-/// Removes everything that a daemon left, and tells what it was.
+/// Removes all state that daemons left, and prints it.
 pub(crate) fn run(paths: &Paths) -> anyhow::Result<()> {
     let pins = Pins::open(&paths.bpffs)?;
     let (store, records) = Store::open(&paths.state)?;

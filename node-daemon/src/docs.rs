@@ -1,4 +1,4 @@
-//! Compares the pages of `docs/reference` with the code: what a page lists is what the code has.
+//! Test support: compares the lists in `docs/reference` with the code.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -17,7 +17,7 @@ pub(crate) fn page(name: &str) -> String {
     fs::read_to_string(docs.join(name)).unwrap()
 }
 
-/// The part of a page below a heading, with the headings below that one.
+/// The section of a page below a heading, with its subsections.
 pub(crate) fn section(page: &str, heading: &str) -> String {
     let level = |line: &str| line.chars().take_while(|c| *c == '#').count();
     let mut in_fence = false;
@@ -75,14 +75,14 @@ fn command_lines(program: &str) -> Vec<String> {
     found
 }
 
-/// The keys that a configuration may have for `T`.
+/// The configuration keys of `T`.
 pub(crate) fn keys<T: Deserialize<'static>>() -> BTreeSet<String> {
     let mut keys: &[&str] = &[];
     let _refused = T::deserialize(Keys(&mut keys));
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
-/// A deserializer that notes the fields it is asked for.
+/// A deserializer that records the requested fields.
 struct Keys<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for Keys<'_> {
@@ -112,7 +112,7 @@ fn set<T: ToString>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
     items.into_iter().map(|item| item.to_string()).collect()
 }
 
-/// The values of constants in a source of the API crate: `pub const NAME: TYPE = VALUE;`.
+/// The values of constants in a source file of the API crate: `pub const NAME: TYPE = VALUE;`.
 fn constants(kind: &str) -> BTreeSet<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/src/lib.rs");
     let source = fs::read_to_string(source).unwrap();

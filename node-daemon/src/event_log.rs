@@ -1,5 +1,5 @@
-//! The latest decisions of the programs, for those who watch: each asks for what came after what it
-//! has seen, and waits for it.
+//! The log of the programs' latest decisions, for watchers: each requests the events after the last
+//! one it has seen, and waits for them.
 
 use std::{
     collections::VecDeque,
@@ -10,10 +10,10 @@ use std::{
 use sluice_abi::Event;
 use tokio::{sync::Notify, time::timeout};
 
-/// Events that are kept for a watcher that is slow.
+/// The number of events that are kept for slow watchers.
 const CAPACITY: usize = 4096;
 
-/// One journal, in as many hands as need it.
+/// A shared handle of one log.
 #[derive(Clone, Default)]
 pub(crate) struct EventLog(Arc<Shared>);
 
@@ -30,13 +30,13 @@ struct Entries {
     buffered: VecDeque<(SystemTime, Event)>,
 }
 
-/// What came after an event.
+/// The events after a number.
 pub(crate) struct EventBatch {
     /// The number of the event after these.
     pub(crate) next: u64,
-    /// Events that were not kept.
+    /// The number of events that were not kept.
     pub(crate) dropped: u64,
-    /// In their order, with the time at which the daemon heard of them.
+    /// The events in order, with the time at which the daemon received them.
     pub(crate) events: Vec<(SystemTime, Event)>,
 }
 
@@ -58,8 +58,7 @@ impl EventLog {
         self.0.more.notify_waiters();
     }
 
-    /// The events from a number on; waits for some if there are none. From `None` on there are
-    /// none, and nothing is waited for.
+    /// The events from a number on; waits if there are none yet. `None` returns no events at once.
     pub(crate) async fn wait_after(&self, number: Option<u64>, patience: Duration) -> EventBatch {
         let more = self.0.more.notified();
         let batch = self.since(number);
@@ -77,7 +76,7 @@ impl EventLog {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let Entries { next, buffered } = &*entries;
-        // A number of a daemon before this one is larger than any of its own.
+        // A number from a previous daemon may be larger than any of this log.
         let wanted = next.saturating_sub(number.unwrap_or(*next));
         let there = wanted.min(buffered.len() as u64);
         let skipped = buffered.len() - usize::try_from(there).unwrap_or(buffered.len());
@@ -121,7 +120,7 @@ mod tests {
         assert_eq!(seen(&event_log, Some(0)), (2, 0, vec![0, 1]));
         assert_eq!(seen(&event_log, Some(1)), (2, 0, vec![1]));
         assert_eq!(seen(&event_log, Some(2)), (2, 0, vec![]));
-        // Of a daemon before.
+        // A number from a previous daemon.
         assert_eq!(seen(&event_log, Some(9)), (2, 0, vec![]));
     }
 

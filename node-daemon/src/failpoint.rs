@@ -1,7 +1,7 @@
-//! Crashes at chosen moments, for tests that are built with the feature `failpoints`.
+//! Crashes at defined points, for tests that are built with the feature `failpoints`.
 //!
-//! Every moment after which the kernel or a record is another than before passes the one
-//! failpoint `crash`: `FAILPOINTS='crash=3*off->return'` kills the daemon at the fourth.
+//! Every change of the kernel state or of a record is followed by the failpoint `crash`:
+//! `FAILPOINTS='crash=3*off->return'` kills the daemon at the fourth.
 
 use nix::{
     sys::signal::{Signal, raise},

@@ -1,4 +1,4 @@
-//! What a fuzzer throws at the daemon, and what must hold of it.
+//! The fuzz targets of the daemon, and the properties that they check.
 
 use daemon_api::{AddRequest, Attachment, GcRequest};
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,11 +10,11 @@ use crate::{
     pods::{self, Mesh},
 };
 
-/// The body of a request, whichever it is.
+/// The body of any request.
 ///
 /// # Panics
 ///
-/// If what is read is not what is written.
+/// If a parsed request does not survive a round trip.
 pub fn request(body: &[u8]) {
     again::<AddRequest>(body);
     again::<Attachment>(body);
@@ -43,7 +43,7 @@ pub fn record(text: &[u8]) {
 ///
 /// # Panics
 ///
-/// If a mesh is chosen that has another name.
+/// If the selected mesh has another name.
 pub fn configuration(text: &str) {
     let Ok(Config { mesh, meshes, .. }) = toml::from_str(text) else {
         return;
@@ -63,12 +63,11 @@ pub fn btf(bytes: &[u8]) {
     bpf::fuzz_btf(bytes);
 }
 
-/// A sequence of requests to the owner of the Pods, with real programs, maps and namespaces. Needs
-/// root.
+/// A sequence of requests to the Pod manager, with real programs, maps and namespaces. Needs root.
 ///
 /// # Panics
 ///
-/// If an answer, or the kernel's state afterwards, differs from the model's.
+/// If an answer, or the kernel state afterwards, differs from the model.
 pub fn sequence(bytes: &[u8]) {
     pods::fuzz::sequence(bytes);
 }

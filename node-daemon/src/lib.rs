@@ -1,7 +1,7 @@
-//! The node daemon.
+//! The node daemon: owns the kernel programs, and enrolls and unenrolls Pods on requests of the CNI
+//! plugin over a unix socket.
 //!
-//! It owns the kernel programs, and takes Pods in and lets them go when the CNI plugin says so
-//! over a unix socket. Data goes one way: `api` → `pods` → `netns` and `bpf`.
+//! Dependencies have one direction: `api` → `pods` → `netns` and `bpf`.
 #![cfg_attr(not(test), deny(unsafe_code))]
 
 mod api;

@@ -1,13 +1,13 @@
-//! How often something may be logged that strangers cause.
+//! The rate limit of log lines that unprivileged users can cause.
 
 use std::time::{Duration, Instant};
 
-/// The time in which lines are counted.
+/// The length of the window.
 const WINDOW: Duration = Duration::from_mins(1);
-/// Lines in it.
+/// The number of lines in a window.
 const LINES: u32 = 20;
 
-/// Lets a bounded number of lines through in each minute, and counts the others.
+/// Passes a bounded number of lines in each minute, and counts the others.
 #[derive(Debug)]
 pub(crate) struct LogLimit {
     begin: Instant,
@@ -26,7 +26,7 @@ impl Default for LogLimit {
 }
 
 impl LogLimit {
-    /// Whether a line may be written now; with it goes the number of those that were dropped before.
+    /// Whether a line may be logged now: `Some` with the number of lines dropped before it.
     pub(crate) fn pass(&mut self) -> Option<u64> {
         self.pass_at(Instant::now())
     }

@@ -1,13 +1,14 @@
-//! What the daemon may do: no more than it needs, from its first moment on.
+//! The daemon's privileges: it drops all that it does not need at its start.
 //!
-//! It reads what strangers wrote: annotations, paths, other processes' descriptors. Whoever takes
-//! it over through that gets neither the rest of root's capabilities nor another program to run.
+//! It parses untrusted input: annotations, paths, other processes' descriptors. An attacker who
+//! takes over the daemon gets neither root's other capabilities nor a way to execute another
+//! program.
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::sys::prctl::set_no_new_privs;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-/// Every capability that is kept, and what fails without it. `CAP_BPF` is a part of
+/// The capabilities that are kept, and what fails without each. `CAP_BPF` is a part of
 /// `CAP_SYS_ADMIN` (`capabilities(7)`).
 const NEEDED: [(Capability, &str); 4] = [
     (
@@ -28,20 +29,20 @@ const NEEDED: [(Capability, &str); 4] = [
     ),
 ];
 
-/// Ways to become another program.
+/// The system calls that execute another program.
 const EXEC: [libc::c_long; 2] = [libc::SYS_execve, libc::SYS_execveat];
 
-/// The daemon has too few privileges, or cannot give the others away.
+/// The daemon has too few privileges, or cannot drop the others.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Somebody started it with less.
+    /// It was started without a capability.
     #[error(
         "the daemon needs {capability}, {reason}: run it as root, and in a container add the capability"
     )]
     Missing {
-        /// What is missing.
+        /// The missing capability.
         capability: Capability,
-        /// What for.
+        /// Its purpose.
         reason: &'static str,
     },
     /// Capabilities cannot be read or dropped.
@@ -50,13 +51,13 @@ pub(crate) enum Error {
     /// `PR_SET_NO_NEW_PRIVS`.
     #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[from] nix::Error),
-    /// The filter of system calls.
+    /// The seccomp filter.
     #[error("cannot filter system calls")]
     Filter(#[from] seccompiler::Error),
 }
 
-/// Drops what is not needed. The process must have a single thread: capabilities and filters are
-/// each thread's own, and inherited by those that it starts.
+/// Drops unneeded privileges. The process must be single-threaded: capabilities and filters are per
+/// thread, and inherited by new threads.
 pub(crate) fn drop_privileges() -> Result<(), Error> {
     let held = caps::read(None, CapSet::Permitted)?;
     for (capability, reason) in NEEDED {
@@ -68,7 +69,7 @@ pub(crate) fn drop_privileges() -> Result<(), Error> {
     forbid_exec()?;
     let needed = CapsHashSet::from(NEEDED.map(|(capability, _)| capability));
     caps::clear(None, CapSet::Ambient)?;
-    // The permitted ones go last: no other set may hold what they do not.
+    // The permitted set comes last: it bounds the other sets.
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         let kept = caps::read(None, set)?
             .intersection(&needed)
@@ -79,7 +80,7 @@ pub(crate) fn drop_privileges() -> Result<(), Error> {
     Ok(())
 }
 
-/// Lets every attempt to run a program fail with `EPERM`, in this thread and those after it.
+/// Makes every attempt to execute a program fail with `EPERM`, in this thread and its descendants.
 fn forbid_exec() -> Result<(), Error> {
     let calls = EXEC.map(|call| (call, Vec::new()));
     let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());

@@ -1,4 +1,4 @@
-//! Why a request gets no answer, and the HTTP status that says so.
+//! Errors of requests, and their HTTP status.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 
 use crate::{kube, pods};
 
-/// A request that is not answered as it wished.
+/// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("only root may use the daemon's socket, not uid {uid}")]
@@ -67,7 +67,7 @@ impl Error {
         }
     }
 
-    /// As the contract has it. Both texts may quote what others wrote: each becomes one line.
+    /// The error of the API contract. Both texts may quote untrusted input: each becomes one line.
     pub(super) fn api_error(&self) -> ApiError {
         let ApiError {
             code,

@@ -1,5 +1,5 @@
-//! Connections whose request has not arrived yet, bounded: beyond the limit, the one that has waited
-//! longest is closed. So peers that say nothing, or little at a time, keep nobody else waiting.
+//! The lobby: a bounded set of connections whose request has not arrived yet. Beyond the limit, the
+//! oldest connection is closed, so slow or silent peers do not block others.
 
 use std::{
     collections::BTreeMap,
@@ -21,18 +21,19 @@ struct Waiting {
     guests: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// A connection's place, until its request has arrived or it ends.
+/// A connection's place, until its request has arrived or the connection ends.
 #[derive(Debug)]
 pub(super) struct Seat {
     lobby: Lobby,
     number: u64,
 }
 
-/// Resolves to `Ok` when the connection must end, and to an error if that cannot happen any more.
+/// Resolves to `Ok` when the connection must be closed, and to an error if eviction is no longer
+/// possible.
 pub(super) type Eviction = oneshot::Receiver<()>;
 
 impl Lobby {
-    /// For so many connections.
+    /// A lobby for at most `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -40,7 +41,7 @@ impl Lobby {
         }
     }
 
-    /// Takes a connection in, and evicts the oldest one if there are too many.
+    /// Adds a connection, and evicts the oldest one if the lobby is full.
     pub(super) fn enter(&self) -> (Seat, Eviction) {
         let (evict, eviction) = oneshot::channel();
         let number = self.with(|waiting| {
@@ -50,7 +51,7 @@ impl Lobby {
             if waiting.guests.len() > self.limit
                 && let Some((_, oldest)) = waiting.guests.pop_first()
             {
-                // It may have ended at this moment.
+                // The connection may have ended concurrently.
                 let _ = oldest.send(());
             }
             number
@@ -67,7 +68,7 @@ impl Lobby {
 }
 
 impl Seat {
-    /// The request has arrived: from now on the connection is not evicted.
+    /// Removes the connection when its request has arrived: it is not evicted any more.
     pub(super) fn leave(&self) {
         self.lobby
             .with(|waiting| drop(waiting.guests.remove(&self.number)));

@@ -1,4 +1,4 @@
-//! What the daemon measures, in the `OpenMetrics` text format.
+//! The daemon's metrics, in the `OpenMetrics` text format.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::pods::MetricsSnapshot;
 
 type Label = (&'static str, String);
 
-/// Upper bounds in seconds. An admit takes some 10 ms, of which most are spent in rtnetlink.
+/// Upper bounds in seconds. An ADD takes about 10 ms, most of it in rtnetlink.
 const BUCKETS: [f64; 9] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
 
-/// What is counted here. The rest is read where it is when somebody asks.
+/// The counters of the API. All other values are read from their source at each scrape.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     requests: Family<[Label; 2], Counter>,
@@ -34,7 +34,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a request that was answered.
+    /// Counts an answered request.
     pub(super) fn count(&self, path: &'static str, code: u16, took: Duration) {
         let path = ("path", path.to_owned());
         let labels = [path.clone(), ("code", code.to_string())];
@@ -44,7 +44,7 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Counts a refusal by its CNI code: an HTTP status stands for several of them.
+    /// Counts an error by its CNI code: an HTTP status stands for several codes.
     pub(super) fn count_error(&self, path: &'static str, code: u32) {
         let labels = [("path", path.to_owned()), ("code", code.to_string())];
         self.api_errors.get_or_create(&labels).inc();
@@ -72,7 +72,7 @@ impl Metrics {
 
         let fallbacks = Family::<[Label; 2], Counter>::default();
         for (pod, count) in &snapshot.alias_fallbacks {
-            // The encoder writes a label's value as it is.
+            // The encoder writes label values unescaped.
             let labels = [
                 ("namespace", text::label(&pod.namespace)),
                 ("pod", text::label(&pod.name)),
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::pods::{Repair, Repairs};
 
-    /// Everything, measured once.
+    /// One scrape of all metrics.
     fn measured() -> String {
         let metrics = Metrics::new();
         metrics.count("/v1/add", 200, Duration::from_millis(3));

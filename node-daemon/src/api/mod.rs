@@ -1,4 +1,4 @@
-//! The daemon's unix socket: who may speak, how long, how much, and about what.
+//! The daemon's unix socket: permissions, limits, timeouts and routes.
 
 mod error;
 mod lobby;

@@ -1,4 +1,4 @@
-//! The one place where answers are written.
+//! Writes every HTTP response.
 
 use http_body_util::Full;
 use hyper::{
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::error::Error;
 
-/// What a route has to say.
+/// The answer of a route.
 #[derive(Debug)]
 pub(super) enum Answer {
     Json(Vec<u8>),
@@ -30,7 +30,7 @@ impl Answer {
     }
 }
 
-/// Turns what a route says, or why it says nothing, into a response.
+/// Turns a route's answer or error into a response.
 pub(super) fn respond(answer: Result<Answer, Error>) -> Response<Full<Bytes>> {
     let mut allow = None;
     let (status, kind, body) = match answer {
@@ -42,7 +42,7 @@ pub(super) fn respond(answer: Result<Answer, Error>) -> Response<Full<Bytes>> {
             if let Error::Method { allowed, .. } = &error {
                 allow = HeaderValue::from_str(allowed.as_str()).ok();
             }
-            // A refusal is made of strings and a number: it can always be written.
+            // An error has only strings and a number: serialization cannot fail.
             let body = serde_json::to_vec(&error.api_error()).unwrap_or_default();
             (error.status(), JSON, body)
         }

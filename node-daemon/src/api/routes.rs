@@ -1,4 +1,4 @@
-//! Which path does what.
+//! The routes of the API.
 
 use std::{
     collections::BTreeMap,
@@ -20,13 +20,13 @@ use tokio::time::timeout;
 use super::{error::Error, metrics::Metrics, respond::Answer};
 use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods};
 
-/// For the whole body to arrive.
+/// Timeout for the whole body.
 pub(super) const BODY: Duration = Duration::from_secs(5);
 
-/// For something to be decided, before the answer is that nothing was.
+/// Long-poll timeout for events; after it the answer is empty.
 const EVENTS_WAIT: Duration = Duration::from_secs(10);
 
-/// What can be asked.
+/// The routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Add,
@@ -56,7 +56,7 @@ const ROUTES: [(&str, Method, Route); 11] = [
     (path::METRICS, Method::GET, Route::Metrics),
 ];
 
-/// The path as metrics show it: one of ours, or `other`.
+/// The path as a metric's label: a known one, or `other`.
 pub(super) fn label(path: &str) -> &'static str {
     ROUTES
         .iter()
@@ -64,7 +64,7 @@ pub(super) fn label(path: &str) -> &'static str {
         .map_or("other", |(known, ..)| known)
 }
 
-/// Finds what a request asks for.
+/// The route of a request.
 fn find(path: &str, method: &Method) -> Result<Route, Error> {
     let (path, allowed, route) = ROUTES
         .iter()
@@ -88,7 +88,7 @@ pub(super) struct Asked {
     body: Bytes,
 }
 
-/// Whom requests are about.
+/// The objects that requests act on.
 #[derive(Clone)]
 pub(crate) struct Handler {
     pods: Pods,
@@ -99,7 +99,7 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    /// Of a daemon that has answered nothing yet.
+    /// A handler without any requests so far.
     pub(crate) fn new(
         pods: Pods,
         cluster: Cluster,
@@ -115,7 +115,7 @@ impl Handler {
         }
     }
 
-    /// Answers a request of a peer that may ask.
+    /// Answers a request of an authorized peer.
     pub(super) async fn answer(&self, asked: Asked) -> Result<Answer, Error> {
         let Self { pods, metrics, .. } = self;
         let Asked { route, body } = asked;
@@ -140,7 +140,8 @@ impl Handler {
         }
     }
 
-    /// What was decided since. The programs tell of it until the next question, and a while longer.
+    /// The decisions since `cursor`. Keeps the programs' events enabled until the next request, and
+    /// for a while longer.
     async fn events(&self, EventsRequest { cursor, pod }: EventsRequest) -> Result<Events, Error> {
         let only = pod.is_some();
         let names = self.pods.enable_events(pod, 2 * EVENTS_WAIT).await?;
@@ -155,7 +156,7 @@ impl Handler {
         })
     }
 
-    /// The API server is asked here, where nobody else waits for its answer.
+    /// Asks the API server here, where the wait blocks no other request.
     async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
@@ -174,7 +175,7 @@ impl Handler {
     }
 }
 
-/// Whether the annotations leave it open that a mesh intercepts the Pod.
+/// Whether a mesh may intercept the Pod, judged by its annotations.
 fn may_be_meshed(request: &AddRequest) -> bool {
     !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
 }
@@ -198,7 +199,7 @@ fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> Event
 }
 
 impl Asked {
-    /// Finds the route, and waits for the body if that has one.
+    /// Finds the route, and reads the body if the route has one.
     pub(super) async fn read(request: Request<Incoming>) -> Result<Self, Error> {
         let route = find(request.uri().path(), request.method())?;
         let body = if request.method() == Method::POST {

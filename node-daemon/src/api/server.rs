@@ -1,8 +1,8 @@
-//! Accepts connections, one request each, and bounds their number and their time.
+//! Accepts connections with one request each, and bounds their number and time.
 //!
-//! A connection passes three limits. Until its request has arrived, it waits in the [`Lobby`]. With
-//! the request it needs one of [`PLACES`], or is refused at once. Then it waits for one of [`ANSWERS`].
-//! Peers that send slowly, or nothing, therefore hold only the first.
+//! A connection passes three limits. Until its request has arrived, it waits in the [`Lobby`]. The
+//! request then needs one of [`PLACES`], or is refused at once. Then it waits for one of
+//! [`ANSWERS`]. Slow or silent peers therefore occupy only the first.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -33,27 +33,28 @@ use super::{
     socket::Socket,
 };
 
-/// Connections whose request has not arrived, at one time.
+/// The maximum number of connections whose request has not arrived.
 const SILENT: usize = 64;
-/// Requests that have arrived, at one time. More are refused.
+/// The maximum number of requests that have arrived. More are refused.
 const PLACES: usize = 512;
-/// Requests that are answered at one time. More wait.
+/// The maximum number of requests that are processed concurrently. More wait.
 const ANSWERS: usize = 64;
-/// Watches among them, each of which waits for events.
+/// The maximum number of concurrent watches, which wait for events.
 const WATCHES: usize = 16;
-/// For a request's header to arrive.
+/// Timeout for a request's header.
 const HEADER: Duration = Duration::from_secs(5);
-/// Bytes of the longest header, and header lines: the plugin sends four.
+/// The maximum size of the header in bytes, and of header lines: the plugin sends four.
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_LINES: usize = 32;
-/// For an answer, after the request has arrived. The kubelet gives a plugin more.
+/// Timeout for an answer, after the request has arrived. The kubelet's timeout for plugins is
+/// longer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// For requests to be finished after the daemon was told to stop.
+/// Timeout for requests in progress when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a failed accept: out of descriptors, most likely.
+/// Pause after a failed accept, most likely for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What all connections share.
+/// The limits of all connections.
 struct Limits {
     handler: Handler,
     places: Semaphore,
@@ -61,7 +62,7 @@ struct Limits {
     watches: Semaphore,
 }
 
-/// Serves the socket until `stop`, and finishes the requests that are under way.
+/// Serves the socket until `stop`, then completes the requests in progress.
 pub(crate) async fn serve(socket: &Socket, handler: Handler, stop: impl Future<Output = ()>) {
     let limits = Arc::new(Limits {
         handler,
@@ -88,7 +89,7 @@ async fn accept(socket: &Socket, limits: &Arc<Limits>, open: &GracefulShutdown) 
                 let limits = Arc::clone(limits);
                 let connection = Connection { limits, seat };
                 tokio::spawn(connection.serve(stream, open.watcher(), eviction));
-                // What a peer has sent already is read before others can evict it.
+                // Data that a peer has already sent is read before other connections can evict it.
                 yield_now().await;
             }
             Err(error) => {
@@ -172,7 +173,7 @@ impl Connection {
         answered.await.unwrap_or(Err(timed_out))
     }
 
-    /// Watches wait long, and must not keep others from being answered.
+    /// Watches wait long, and must not block other requests.
     async fn turn(&self, route: Route) -> Result<SemaphorePermit<'_>, Error> {
         let Limits {
             answers, watches, ..

@@ -1,4 +1,4 @@
-//! The socket's file: made for root alone, replaced when its daemon is dead, removed at the end.
+//! The socket's file: created for root alone, replaced if its daemon is dead, removed at exit.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -18,7 +18,7 @@ use nix::{
 };
 use tokio::net::UnixListener;
 
-/// The socket cannot be made.
+/// The socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Another daemon holds the lock.
@@ -27,27 +27,27 @@ pub(crate) enum Error {
         /// The socket.
         path: PathBuf,
     },
-    /// Something that is not a socket is at its place.
+    /// The path exists and is not a socket.
     #[error("{} exists and is not a socket; remove it", path.display())]
     InTheWay {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The socket's directory is not root's alone.
+    /// Another user can write to the socket's directory.
     #[error("cannot use {} for the socket", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         #[source]
         source: io::Error,
     },
-    /// A file, directory or socket cannot be made.
+    /// A file, directory or socket cannot be created.
     #[error("cannot make {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -61,7 +61,7 @@ pub(crate) struct Socket {
     lock: Lock,
 }
 
-/// Held by the one daemon that serves the socket.
+/// The lock of the daemon that serves the socket.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -69,7 +69,7 @@ struct Lock {
 }
 
 impl Socket {
-    /// Begins to listen. The process must have a single thread: the umask is one for all.
+    /// Binds and listens. The process must be single-threaded: the umask is per process.
     pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Io {
             path: path.into(),
@@ -100,7 +100,7 @@ impl Socket {
         })
     }
 
-    /// Tells whoever installed the plugin that it has to go.
+    /// Asks the installer to uninstall the plugin.
     pub(crate) fn write_uninstall_marker(&self) -> Result<(), Error> {
         let path = uninstall_marker(&self.path);
         match File::create(&path) {
@@ -122,8 +122,8 @@ impl Drop for Socket {
 }
 
 impl Lock {
-    /// The daemon before us removes its lock when it ends: a lock counts only if its file is
-    /// still the one at the path.
+    /// The previous daemon removes its lock when it ends: a lock is valid only if its file is still
+    /// the one at the path.
     fn take(socket: &Path) -> Result<Self, Error> {
         let mut name = socket.as_os_str().as_bytes().to_owned();
         name.extend_from_slice(b".lock");
@@ -158,7 +158,7 @@ impl Lock {
     }
 }
 
-/// Under the lock, a socket that is there belongs to a dead daemon.
+/// Under the lock, an existing socket belongs to a dead daemon.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => {

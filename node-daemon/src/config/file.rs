@@ -1,4 +1,4 @@
-//! The configuration file: how the daemon behaves.
+//! The configuration file: the daemon's behavior.
 
 use std::{
     io,
@@ -13,31 +13,33 @@ use crate::{
     pods::{Acceleration, Meshes, MissingAnnotations},
 };
 
-/// Read if no other file is named, and if it is there.
+/// The file that is read if none is named, and if it exists.
 const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
-/// How the daemon behaves. Every key has a default; an unknown one is refused.
+/// The daemon's behavior. Every key has a default; an unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
-    /// What becomes of the data path when the daemon is told to stop.
+    /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
-    /// Which connections on the node go from socket to socket.
+    /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
-    /// Whose sidecars the Pods carry: the name of a preset, or of one of `meshes`.
+    /// The mesh of the Pods: the name of a preset, or of one of `meshes`.
     pub(crate) mesh: String,
-    /// Meshes of one's own.
+    /// Further meshes.
     pub(crate) meshes: Meshes,
-    /// What becomes of a Pod whose annotations neither the runtime nor the API server tells.
+    /// The policy for a Pod whose annotations are available neither from the runtime nor from the
+    /// API server.
     pub(crate) missing_annotations: MissingAnnotations,
-    /// What states the user as which the Pods' proxies run.
+    /// The source of the proxies' user.
     pub(crate) proxy_user: ProxyUser,
-    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do not.
+    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do
+    /// not.
     pub(crate) ipv6: bool,
-    /// How to reach the API server; by default with the service account of the daemon's Pod.
+    /// The connection to the API server; by default the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The `DaemonSet` that keeps a daemon on each node. Once it is deleted, the daemon that stops
-    /// is the last one: it removes the data path, whatever `on-exit` says.
+    /// The `DaemonSet` that runs the daemon on each node. After its deletion, the stopping daemon
+    /// is the last one: it removes the data path, regardless of `on-exit`.
     pub(crate) daemon_set: Option<daemonset::Name>,
 }
 
@@ -57,55 +59,55 @@ impl Default for Config {
     }
 }
 
-/// What becomes of the data path when the daemon is told to stop.
+/// The fate of the data path when the daemon stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnExit {
-    /// It stays, and the next daemon takes it over.
+    /// It stays, and the next daemon adopts it.
     #[default]
     Keep,
-    /// It is removed: Pods go past their sidecars.
+    /// It is removed: Pods bypass their sidecars.
     Detach,
 }
 
-/// What states the user as which a Pod's proxy runs.
+/// The source of the user of a Pod's proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ProxyUser {
-    /// The mesh's description, unless an annotation names another.
+    /// The mesh's description, unless an annotation overrides it.
     #[default]
     Mesh,
-    /// The security context of the sidecar's container, or of the Pod: the API server is asked about
-    /// every Pod with a sidecar. `OpenShift` gives each namespace users of its own.
+    /// The security context of the sidecar's container, or of the Pod: the daemon gets every Pod
+    /// with a sidecar from the API server. `OpenShift` assigns uids per namespace.
     PodSpec,
 }
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// What is in it.
+    /// The content is invalid.
     #[error("the configuration {} is invalid", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Line, column, and what is allowed there.
+        /// Line, column and the accepted values.
         #[source]
         source: Box<toml::de::Error>,
     },
 }
 
 impl Config {
-    /// Reads `named`, which must be there, or the default file, which need not. A file that another user
-    /// can change is refused: it decides which Pods are intercepted.
+    /// Reads `named`, which must exist, or the default file, which may be absent. A file that
+    /// another user can change is refused: it decides which Pods are intercepted.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
         let path = named.unwrap_or(Path::new(DEFAULT));
         let read = owned::file(path).and_then(io::read_to_string);

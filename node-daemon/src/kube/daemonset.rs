@@ -1,9 +1,9 @@
-//! Does another daemon come after this one? As long as there is the `DaemonSet` that started it.
+//! Detects whether another daemon follows this one, which is the case while its `DaemonSet` exists.
 //!
-//! A Pod that ends is told nothing about why: an upgrade and the deletion of the whole look the
-//! same. So the daemon asks when it is told to stop. Whoever deletes the `DaemonSet` often deletes
-//! its service account too, and at once; then the daemon is a stranger to the API server, and a
-//! successor, which needs that account, could not start either.
+//! A terminating Pod does not learn the cause: an upgrade looks like the deletion of the
+//! installation. The daemon therefore asks the API server when it stops. The service account is
+//! often deleted together with the `DaemonSet`; the API server then does not authenticate the
+//! daemon, nor would it a successor, which needs the same account.
 
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-/// For one question.
+/// Timeout of one request.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two questions.
+/// Pause between two requests.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For all of them. Longer than the API server remembers an account that was deleted (10 s).
+/// Timeout of all requests. Longer than the API server caches the token of a deleted account (10
+/// s).
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(25);
-/// As often must the API server say that it does not know us, for that to be no mishap with the
-/// token, which is read again each time.
+/// The number of 401 answers that prove the deletion of the account rather than a stale token,
+/// which is read again for each request.
 const UNAUTHORIZED_LIMIT: usize = 3;
 
 /// The name of a `DaemonSet`, written `namespace/name`.
@@ -31,7 +32,7 @@ pub(crate) struct Name {
     name: String,
 }
 
-/// The name cannot be understood.
+/// The name is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("\"{0}\" is no DaemonSet: write namespace/name")]
 pub(crate) struct NotAName(String);
@@ -54,21 +55,20 @@ impl TryFrom<String> for Name {
     }
 }
 
-/// What the API server said.
+/// The API server's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
-    /// It is there.
+    /// It exists.
     Exists,
-    /// It is not, or it is being deleted.
+    /// It does not exist, or is being deleted.
     Deleted,
-    /// Who asks? (401)
+    /// The account is unknown (401).
     Unauthorized,
-    /// Nothing of use.
+    /// No usable answer.
     Unknown,
 }
 
-/// Whether a successor is to be expected. When in doubt it is, because then nothing is removed
-/// that a Pod needs.
+/// Whether a successor is expected. `true` in case of doubt, because the data path then stays.
 pub(crate) async fn will_restart(set: &Name) -> bool {
     let end = Instant::now() + TOTAL_TIMEOUT;
     let mut answers = Vec::new();
@@ -90,7 +90,7 @@ pub(crate) async fn will_restart(set: &Name) -> bool {
     }
 }
 
-/// What follows from the answers so far, if anything.
+/// The conclusion from the answers so far, if any.
 fn decide(answers: &[Answer]) -> Option<bool> {
     match answers.last()? {
         Answer::Exists => Some(true),
@@ -125,7 +125,7 @@ enum Error {
     Api(#[from] kube::Error),
 }
 
-/// With a client of its own each time: that reads the token again.
+/// Creates a client for each request, which reads the token again.
 async fn get(set: &Name) -> Result<Option<DaemonSet>, Error> {
     let client = Client::try_from(Config::incluster()?)?;
     let sets: Api<DaemonSet> = Api::namespaced(client, &set.namespace);

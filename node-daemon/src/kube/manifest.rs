@@ -1,18 +1,18 @@
-//! From the API's objects to what a decision needs of them. Pure.
+//! Extracts from the API's objects the fields that a decision needs. Pure.
 
 use std::collections::BTreeMap;
 
 use daemon_api::{Container, ContainerRole, Manifest};
 use k8s_openapi::api::core::v1::{self, PodSpec, PodTemplateSpec, SecurityContext};
 
-/// Containers of meshes whose arguments and environment state how a Pod is intercepted.
+/// Mesh containers whose arguments and environment determine the interception of a Pod.
 const OF_MESHES: [&str; 4] = [
     "istio-proxy",
     "istio-init",
     "istio-validation",
     "linkerd-init",
 ];
-/// What is read of their environment. The rest may be secret, and records are kept in files.
+/// The environment variables that are read. Others may be secret, and records are files.
 const ENVIRONMENT: [&str; 2] = ["DISABLE_ENVOY", "ISTIO_META_INTERCEPTION_MODE"];
 
 /// A Pod's annotations, and the rest of its manifest.

@@ -1,4 +1,4 @@
-//! The Kubernetes API: the only module that talks to it.
+//! The Kubernetes API: the only module with a client of it.
 
 pub(crate) mod daemonset;
 pub(crate) mod manifest;

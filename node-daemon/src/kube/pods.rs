@@ -1,5 +1,5 @@
-//! Pods, as the API server knows them: one whose annotations the runtime does not hand over, and at
-//! the start those of this node. Never a watch: what a Pod is does not change while it runs.
+//! Pods in the API server: one whose annotations the runtime does not pass, and at start the Pods
+//! of this node. No watch is needed: the relevant fields of a running Pod do not change.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -20,27 +20,27 @@ use tracing::{debug, info, warn};
 use super::manifest;
 use crate::pods::ListedPod;
 
-/// For everything that is asked about one Pod: less than the plugin has (5 s) for its whole work.
+/// Timeout of all requests for one Pod: less than the plugin's total of 5 s.
 const ADD_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the list of this node's Pods. Nothing waits for it.
+/// Timeout of the list of this node's Pods. Nothing waits for it.
 const LIST_TIMEOUT: Duration = Duration::from_mins(2);
-/// Before the second question; twice as long before each further one, up to the longest.
+/// Pause before the second request; doubled before each further one, up to the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Bytes of an answer. The store behind the API server takes 1.5 MB for an object.
+/// The maximum size of an answer in bytes. etcd accepts 1.5 MB for an object.
 const MAX_ANSWER: usize = 16 << 20;
-/// What the kubelet writes into the API's object of a static Pod: the uid that the runtime knows.
+/// The annotation of a static Pod's mirror object: the uid that the runtime knows.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Pods in one part of a list: the memory that it takes is the daemon's largest.
+/// Pods in one page of a list, which is the daemon's largest memory use.
 const PART: u32 = 50;
 
-/// The way to the API server.
+/// A handle of the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     kubeconfig: Option<PathBuf>,
 }
 
-/// The API server was asked in vain.
+/// A request to the API server failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// No API server is configured.
@@ -48,39 +48,39 @@ pub(crate) enum Error {
         "no API server can be asked: the daemon has no service account, and `kubeconfig` is not set"
     )]
     NoAccess,
-    /// Nothing to ask about.
+    /// The request does not name a Pod.
     #[error("the runtime does not name the Pod")]
     NoName,
-    /// The file.
+    /// The kubeconfig.
     #[error("the kubeconfig cannot be used")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// The service account's files.
+    /// The files of the service account.
     #[error("the service account cannot be used")]
     Account(#[from] kube::config::InClusterError),
-    /// The connection, or an answer that cannot be understood.
+    /// The connection failed, or the answer cannot be parsed.
     #[error("the API server returned no usable answer")]
     Api(#[source] kube::Error),
-    /// The answer is no.
+    /// The API server returned an error.
     #[error("the API server says {code}: {message}")]
     Refused {
         /// The HTTP status.
         code: u16,
-        /// Its own words.
+        /// The server's message.
         message: String,
     },
-    /// It was deleted and made anew, or not at all yet.
+    /// The Pod was deleted and recreated, or is not created yet.
     #[error("the API server knows another Pod of that name, with uid {uid}")]
     UidMismatch {
-        /// That one's.
+        /// The uid of the other Pod.
         uid: String,
     },
-    /// No answer at all.
+    /// The timeout expired.
     #[error("the API server does not answer in time")]
     Timeout,
 }
 
 impl Error {
-    /// Whether a later answer may be another.
+    /// Whether a retry may succeed.
     fn is_retryable(&self) -> bool {
         match self {
             Self::NoAccess | Self::NoName => false,
@@ -106,16 +106,16 @@ impl From<kube::Error> for Error {
 }
 
 impl Cluster {
-    /// By a kubeconfig, or by the service account of the Pod in which the daemon runs.
+    /// Uses a kubeconfig, or the service account of the daemon's Pod.
     pub(crate) fn new(kubeconfig: Option<PathBuf>) -> Self {
         Self { kubeconfig }
     }
 
-    /// Adds the manifest, and with it the annotations if the runtime did not hand them over.
+    /// Adds the manifest, and the annotations if the runtime did not pass them.
     ///
     /// # Errors
     ///
-    /// If they are not known after a few questions. The request is as it was, then.
+    /// If the API server does not return them after retries. The request is then unchanged.
     pub(crate) async fn fetch_annotations(&self, request: &mut AddRequest) -> Result<(), Error> {
         let PodName {
             namespace,
@@ -142,11 +142,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// The Pods of a node that have a network namespace of their own.
+    /// The Pods of a node that have a netns of their own.
     ///
     /// # Errors
     ///
-    /// If nobody can be asked, or after two minutes without an answer.
+    /// If no API server can be reached, or after two minutes without an answer.
     pub(crate) async fn list_pods_on_node(&self, node: &str) -> Result<Vec<ListedPod>, Error> {
         let found = retry_until(LIST_TIMEOUT, || self.list(node)).await;
         match &found {
@@ -177,7 +177,7 @@ impl Cluster {
         }
     }
 
-    /// A new one each time: that reads the token again, which is rotated every hour.
+    /// Creates a client for each request, which reads the token again: it is rotated every hour.
     async fn client(&self) -> Result<Client, Error> {
         let config = match &self.kubeconfig {
             Some(path) => {
@@ -198,7 +198,7 @@ impl Cluster {
     }
 }
 
-/// Asks again until there is an answer, or no time.
+/// Repeats a request until it succeeds, or the timeout expires.
 async fn retry_until<T, Answer>(time: Duration, ask: impl Fn() -> Answer) -> Result<T, Error>
 where
     Answer: Future<Output = Result<T, Error>>,
@@ -220,7 +220,7 @@ where
     Err(last)
 }
 
-/// The uid by which the node knows a Pod. The API's object of a static Pod has another one.
+/// The uid of a Pod on the node. The mirror object of a static Pod has another one.
 fn uid(pod: &Pod) -> String {
     let annotations = pod.metadata.annotations.as_ref();
     let of_static = annotations.and_then(|all| all.get(MIRROR));
@@ -238,7 +238,7 @@ fn template(pod: Pod) -> PodTemplateSpec {
     }
 }
 
-/// What counts of a Pod, if it has a network namespace of its own.
+/// The relevant fields of a Pod, if it has a netns of its own.
 fn listed_pod(pod: Pod) -> Option<ListedPod> {
     let status = pod.status.clone()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));

@@ -1,4 +1,4 @@
-//! What can go wrong with a network namespace.
+//! The errors of work on a network namespace.
 
 use std::{
     io,
@@ -10,28 +10,28 @@ use nix::errno::Errno;
 /// A network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// There is nothing at the path, or it cannot be opened.
+    /// The path does not exist, or cannot be opened.
     #[error("cannot open the network namespace '{}'", path.display())]
     Open {
         /// The path.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// The path leads to something else.
+    /// The path is not a network namespace.
     #[error("'{}' is not a network namespace", path.display())]
     NotNetns {
         /// The path.
         path: PathBuf,
     },
-    /// The path leads to the host's network namespace.
+    /// The path is the host's network namespace.
     #[error("'{}' is the host's own network namespace", path.display())]
     Host {
         /// The path.
         path: PathBuf,
     },
-    /// No thread could be started to enter the namespace, or it ended early.
+    /// No thread could be spawned to enter the namespace, or it ended early.
     #[error("no thread for work inside a network namespace")]
     Thread(#[source] Option<io::Error>),
     /// A system call failed.
@@ -39,7 +39,7 @@ pub(crate) enum Error {
     Call {
         /// Its name.
         call: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Errno,
     },
@@ -48,39 +48,39 @@ pub(crate) enum Error {
     Io {
         /// The file or socket.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// A socket that a process inside listens on.
+    /// A listening socket of a process inside cannot be duplicated.
     #[error("the listening socket of process {pid} cannot be fetched")]
     Fetch {
         /// The process.
         pid: i32,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// Users of a user namespace cannot be translated.
+    /// The kernel cannot translate the ids of a user namespace.
     #[error(
         "the users of the Pod's user namespace cannot be translated: that needs Linux 6.3 (idmapped \
          tmpfs) and CAP_SYS_ADMIN; without it, run the Pod with hostUsers: true"
     )]
     Users(#[source] io::Error),
-    /// More of something than a Pod may have.
+    /// More objects than a Pod may have.
     #[error("the network namespace has more than {limit} {what}, which no Pod needs")]
     TooMany {
-        /// Of what.
+        /// Their kind.
         what: &'static str,
-        /// As many are read.
+        /// The limit of the number that is read.
         limit: usize,
     },
-    /// A request to the kernel's routing subsystem.
+    /// A request over rtnetlink.
     #[error("rtnetlink: cannot {operation}")]
     Netlink {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: rtnetlink::Error,
     },

@@ -1,8 +1,9 @@
-//! Untrusted bytes in place of the kernel's replies over netlink.
+//! Fuzz target: untrusted bytes in place of the kernel's netlink replies.
 
 use super::{listeners, routes, rules};
 
-/// The first byte selects the protocol: `NETLINK_SOCK_DIAG`, `NETLINK_NETFILTER` or `NETLINK_ROUTE`.
+/// The first byte selects the protocol: `NETLINK_SOCK_DIAG`, `NETLINK_NETFILTER` or
+/// `NETLINK_ROUTE`.
 pub(crate) fn netlink(reply: &[u8]) {
     let Some((protocol, datagram)) = reply.split_first() else {
         return;

@@ -1,4 +1,4 @@
-//! The network namespaces in which processes are.
+//! Discovery of the network namespaces that contain processes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,18 +12,18 @@ use super::{Door, HOSTS, Id, Inode, Netns};
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// A network namespace with processes, which is not the host's.
+/// A network namespace with processes, other than the host's.
 #[derive(Debug)]
 pub(crate) struct Inhabited {
     inode: Inode,
-    /// Leads to it. A mount, which runtimes make, is preferred to a process, which may end.
+    /// A path to it. A mount, as runtimes create, is preferred to a process, which may end.
     path: PathBuf,
     /// Processes in it.
     pub(crate) processes: Vec<i32>,
 }
 
 impl Inhabited {
-    /// Opens it. `None` if the path leads elsewhere by now.
+    /// Opens it. `None` if the path leads to another namespace by now.
     pub(crate) fn open(&self) -> Option<Door> {
         let door = Door::open(&self.path).ok()?;
         (door.inode == self.inode).then_some(door)
@@ -40,18 +40,18 @@ impl Inhabited {
     }
 }
 
-/// Where some paths lead.
+/// The files that some paths lead to.
 #[derive(Debug)]
 pub(crate) struct Paths(BTreeSet<Inode>);
 
 impl Paths {
-    /// Those of these paths. What is gone is no place.
+    /// The files of these paths. A path that does not exist is skipped.
     pub(crate) fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Self {
         Self(paths.filter_map(Inode::at).collect())
     }
 }
 
-/// The namespaces of these processes, but for the host's own.
+/// The namespaces of these processes, except the host's own.
 pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
     let mut pids_in: BTreeMap<Inode, Vec<i32>> = BTreeMap::new();
     for pid in processes {
@@ -70,7 +70,7 @@ pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
     found.collect()
 }
 
-/// A namespace of which only the identity is known. No other one is entered.
+/// Finds a namespace by its identity. No other namespace is entered.
 pub(crate) fn find(processes: &[i32], id: Id) -> Option<Netns> {
     let all = inhabited(processes);
     let door = all.iter().find(|one| one.may_be(id))?.open()?;
@@ -96,8 +96,8 @@ fn mounted() -> BTreeMap<Inode, PathBuf> {
         .collect()
 }
 
-/// The mount point of a line, if it is of a network namespace: proc(5), and `net:[4026532000]` as
-/// the root within `nsfs`. Paths with escapes are no runtime's.
+/// The mount point of a line, if it is of a network namespace: proc(5), with `net:[4026532000]` as
+/// the root within `nsfs`. Runtimes create no paths that need escapes.
 fn mount_point(line: &[u8]) -> Option<PathBuf> {
     let mut fields = line.split(|byte| *byte == b' ');
     let root = fields.nth(3)?;
@@ -124,7 +124,7 @@ mod tests {
         let namespace = crate::netns::new_netns().expect("this test must run as root");
         let fd = std::os::fd::AsFd::as_fd(&namespace);
         crate::netns::worker::run_in(fd, || {
-            // A thread's id serves as a process's.
+            // A thread id works like a process id here.
             let inside = nix::unistd::gettid().as_raw();
             let host = i32::try_from(std::process::id()).unwrap();
             let found = inhabited(&[inside, inside, host]);

@@ -1,4 +1,4 @@
-//! Interfaces and addresses of the calling thread's network namespace.
+//! Interfaces and addresses of the calling thread's netns, over rtnetlink.
 
 use std::{ffi::CStr, fs::File, net::IpAddr, os::fd::AsRawFd as _};
 
@@ -18,7 +18,7 @@ use super::{
 
 const LOOPBACK: &str = "lo";
 
-/// Interfaces that are read, and addresses of all of them.
+/// The limit of interfaces, and of addresses of all of them.
 const LINKS: Limit = Limit {
     what: "interfaces",
     most: 1024,
@@ -27,8 +27,8 @@ const ADDRESSES: Limit = Limit {
     what: "addresses",
     most: 4096,
 };
-/// `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNSID` (`linux/rtnetlink.h`), and the headers of their bodies:
-/// `struct ifinfomsg`, `struct ifaddrmsg`, `struct rtgenmsg`.
+/// `RTM_GETLINK`, `RTM_GETADDR`, `RTM_GETNSID` (`linux/rtnetlink.h`), and the headers of their
+/// bodies: `struct ifinfomsg`, `struct ifaddrmsg`, `struct rtgenmsg`.
 const GET_LINK: u16 = 18;
 const LINK: usize = 16;
 const GET_ADDRESS: u16 = 22;
@@ -52,7 +52,7 @@ pub(crate) struct Interface {
     pub(crate) name: String,
     /// Its index in this namespace.
     pub(crate) index: u32,
-    /// Its addresses, of both families.
+    /// Its addresses of both families.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -76,14 +76,14 @@ pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
     Ok(found)
 }
 
-/// Indices of the interfaces whose other end is in one of the host's network namespaces: the peer of
-/// a veth, the parent of a macvlan. Such an interface can be made only with `CAP_NET_ADMIN` there.
+/// Indices of the interfaces with a peer in one of the host's network namespaces: the peer of a
+/// veth, the parent of a macvlan. Creating such an interface needs `CAP_NET_ADMIN` there.
 pub(super) fn uplinks(hosts: &[File]) -> Result<Vec<u32>, Error> {
     let mut links = Vec::new();
     request(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
         links.extend(link(body).and_then(|link| Some((link.index, link.peer?))));
     })?;
-    // The dump has made the kernel number the namespaces of the other ends.
+    // The dump made the kernel assign ids to the peers' namespaces.
     let mut numbers = Vec::new();
     for host in hosts {
         let fd = host.as_raw_fd().to_ne_bytes();
@@ -104,11 +104,11 @@ fn request(kind: u16, body: &[u8]) -> Request<'_> {
     }
 }
 
-/// What counts of an `RTM_NEWLINK`.
+/// The relevant fields of an `RTM_NEWLINK`.
 struct Link {
     index: u32,
     name: String,
-    /// The number of the namespace of its other end, if that is another namespace.
+    /// The id of its peer's namespace, if that is another namespace.
     peer: Option<i32>,
 }
 
@@ -132,8 +132,8 @@ fn link(body: &[u8]) -> Option<Link> {
     })
 }
 
-/// Interface and address of an `RTM_NEWADDR`. On a point-to-point link `IFA_ADDRESS` is the peer's
-/// address, and `IFA_LOCAL` our own.
+/// The interface and address of an `RTM_NEWADDR`. On a point-to-point link `IFA_ADDRESS` is the
+/// peer's address, and `IFA_LOCAL` the interface's own.
 fn own_address(body: &[u8]) -> Option<(u32, IpAddr)> {
     let index = number(body.get(4..8)?)?;
     let mut address = None;
@@ -148,7 +148,7 @@ fn own_address(body: &[u8]) -> Option<(u32, IpAddr)> {
     Some((index, address?))
 }
 
-/// The number in an `RTM_NEWNSID`; negative if there is none.
+/// The id in an `RTM_NEWNSID`; negative if there is none.
 fn nsid(body: &[u8]) -> Option<i32> {
     let mut all = attributes(body, GENERIC);
     let found = all.find(|one| one.kind() == NSID_NSID)?;
@@ -170,7 +170,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// Gives an address to the loopback interface. `false` if it is there already.
+/// Adds an address to the loopback interface. `false` if it exists already.
 pub(super) fn add_to_loopback(address: IpAddr) -> Result<bool, Error> {
     with_handle(async |handle| {
         let index = loopback()?;
@@ -188,7 +188,7 @@ pub(super) fn add_to_loopback(address: IpAddr) -> Result<bool, Error> {
     })
 }
 
-/// Takes an address from the loopback interface, if it is there.
+/// Removes an address from the loopback interface, if it exists.
 pub(super) fn remove_from_loopback(address: IpAddr) -> Result<(), Error> {
     with_handle(async |handle| {
         let Some(message) = find(&handle, loopback()?, address).await? else {
@@ -226,7 +226,7 @@ async fn list(handle: &Handle) -> Result<Vec<AddressMessage>, Error> {
     collect(answers, ADDRESSES, "list the addresses").await
 }
 
-/// What a dump returns, up to a limit.
+/// The items of a dump, up to a limit.
 pub(super) async fn collect<T>(
     answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
     limit: Limit,
@@ -238,7 +238,8 @@ pub(super) async fn collect<T>(
     Ok(found)
 }
 
-/// On a point-to-point link `IFA_ADDRESS` is the peer's address, and `IFA_LOCAL` our own.
+/// On a point-to-point link `IFA_ADDRESS` is the peer's address, and `IFA_LOCAL` the interface's
+/// own.
 fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     let mut address = None;
     for attribute in &message.attributes {
@@ -251,7 +252,7 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
     address
 }
 
-/// Runs `work` with a netlink socket of this thread's network namespace.
+/// Runs `work` with a netlink socket of this thread's netns.
 pub(super) fn with_handle<T>(
     work: impl AsyncFnOnce(Handle) -> Result<T, Error>,
 ) -> Result<T, Error> {

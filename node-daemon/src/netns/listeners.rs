@@ -1,8 +1,8 @@
-//! Sockets of other processes that listen already.
+//! Existing listening sockets of other processes.
 //!
-//! The kernel tells over `sock_diag` whether there are any, and their inodes; only then are the
-//! descriptors of the namespace's processes looked through. (`/proc/net/tcp` tells the same, but
-//! each read walks the table of every connection of the machine: 12 ms against 0.1 ms.)
+//! The kernel lists them over `sock_diag`, with their inodes; only if there are any, the
+//! descriptors of the namespace's processes are searched. (`/proc/net/tcp` has the same data, but
+//! each read walks the machine's whole connection table: 12 ms against 0.1 ms.)
 
 use std::{
     collections::BTreeSet,
@@ -28,15 +28,15 @@ use super::{
     syscalls,
 };
 
-/// Sockets that are read, of each family.
+/// The limit of sockets of each family.
 const SOCKETS: Limit = Limit {
     what: "listening TCP sockets",
     most: 16_384,
 };
-/// Sockets of other users that are fetched to look at their group.
+/// The limit of other users' sockets that are duplicated to read their group.
 const MOST_UNCLEAR: usize = 64;
-/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`), `struct inet_diag_req_v2`, `struct inet_diag_msg` and
-/// `INET_DIAG_MARK` (`linux/inet_diag.h`).
+/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`), `struct inet_diag_req_v2`, `struct inet_diag_msg`
+/// and `INET_DIAG_MARK` (`linux/inet_diag.h`).
 const BY_FAMILY: u16 = 20;
 const REQUEST: usize = 56;
 const ANSWER: usize = 72;
@@ -46,16 +46,16 @@ const TCP: u8 = 6;
 /// `1 << TCP_LISTEN`.
 const LISTENING: u32 = 1 << 10;
 
-/// What was found on a port of the proxy.
+/// The sockets on a port of the proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Fetched {
     /// The proxy's own.
     pub(crate) listeners: Vec<ListenSocket>,
-    /// How many belong to somebody else.
+    /// The number of foreign listeners.
     pub(crate) foreign: usize,
 }
 
-/// A listening socket, shared with the process that made it.
+/// A listening socket, shared with the process that created it.
 #[derive(Debug)]
 pub(crate) struct ListenSocket {
     /// The socket.
@@ -64,22 +64,22 @@ pub(crate) struct ListenSocket {
     pub(crate) family: u16,
 }
 
-/// Who must own a listening socket for it to be the proxy's. The kernel's programs judge connections
-/// in the same way.
+/// The owner by which a listening socket is the proxy's. The kernel programs apply the same rule to
+/// connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProxyUser {
-    /// The proxy's user, as the initial user namespace numbers it.
+    /// The proxy's user in the initial user namespace.
     pub(crate) uid: u32,
     /// Its group, likewise.
     pub(crate) gid: u32,
     /// The mark of its sockets, under `mark_mask`.
     pub(crate) mark: u32,
-    /// The bits of a mark that count; none if the proxy is known by its user alone.
+    /// The mask of the mark; zero if the user alone identifies the proxy.
     pub(crate) mark_mask: u32,
 }
 
 impl ProxyUser {
-    /// The proxy's user, as the kernel's programs know it.
+    /// The proxy's user in the form of the kernel programs.
     pub(crate) fn of(pod: &sluice_abi::PodConfig) -> Self {
         Self {
             uid: pod.proxy_uid,
@@ -99,7 +99,7 @@ impl ProxyUser {
 struct Described {
     port: u16,
     inode: u64,
-    /// Its user, as the initial user namespace numbers it.
+    /// Its user in the initial user namespace.
     uid: u32,
     mark: u32,
 }
@@ -126,12 +126,12 @@ impl Described {
     }
 }
 
-/// The TCP sockets that listen in a network namespace.
+/// The listening TCP sockets of a netns.
 #[derive(Debug)]
 pub(crate) struct ListenSockets(Vec<Described>);
 
 impl ListenSockets {
-    /// Those of this thread's network namespace.
+    /// The sockets of this thread's netns.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -150,20 +150,20 @@ impl ListenSockets {
         Ok(Self(found))
     }
 
-    /// Whether some listen on a port.
+    /// Whether a socket listens on a port.
     pub(crate) fn any_on(&self, port: u16) -> bool {
         self.0.iter().any(|one| one.port == port)
     }
 
-    /// Whether the proxy's user, or a socket with its mark, listens on a port. A group is not seen
-    /// here: see [`Netns::fetch`](super::Netns::fetch).
+    /// Whether the proxy's user, or a socket with its mark, listens on a port. The group is not
+    /// known here: see [`Netns::dup_listeners`](super::Netns::dup_listeners).
     pub(crate) fn any_of_proxy_on(&self, port: u16, proxy: ProxyUser) -> bool {
         let mut on_port = self.0.iter().filter(|one| one.port == port);
         on_port.any(|one| one.is_of(proxy))
     }
 
-    /// The inodes of those on a port that may be the proxy's, and how many more there are. Whether
-    /// a socket has the proxy's group is not known before it is fetched.
+    /// The inodes of the sockets on a port that may be the proxy's, and the number of the others.
+    /// The group of a socket is not known before it is duplicated.
     pub(super) fn candidates(&self, port: u16, proxy: ProxyUser) -> (BTreeSet<u64>, usize) {
         let on_port = self.0.iter().filter(|one| one.port == port);
         let (sure, unclear): (Vec<&Described>, Vec<_>) = on_port.partition(|one| one.is_of(proxy));
@@ -176,12 +176,12 @@ impl ListenSockets {
     }
 }
 
-/// Fetches the sockets with these inodes, and sorts them by whether they are the proxy's. Processes
-/// that end meanwhile are passed over.
+/// Duplicates the sockets with these inodes, and separates the proxy's from foreign ones. Processes
+/// that end meanwhile are skipped.
 ///
 /// # Errors
 ///
-/// If the kernel does not let one be fetched.
+/// If the kernel denies the duplication of a socket.
 pub(super) fn dup_from_owner(
     netns: Id,
     port: u16,
@@ -250,7 +250,7 @@ fn dup_from_process(
     Ok(found)
 }
 
-/// Nothing, if the process or its descriptor is gone.
+/// `None` if the process or its descriptor is gone.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     let gone = [Errno::ENOENT, Errno::ESRCH, Errno::EBADF];
     match result {
@@ -266,7 +266,7 @@ fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 impl ListenSocket {
-    /// The descriptor may have changed since it was looked at, so the socket itself is asked.
+    /// The descriptor may have changed since the lookup, so the socket's own options decide.
     fn of(socket: OwnedFd, netns: Id, port: u16) -> Option<Self> {
         let same_netns = syscalls::netns_cookie(socket.as_fd()) == Ok(netns.cookie);
         let listens = getsockopt(&socket, AcceptConn) == Ok(true)
@@ -287,7 +287,7 @@ impl ListenSocket {
 }
 
 impl ListenSocket {
-    /// The owner is the file system user of whoever made the socket.
+    /// The owner is the filesystem uid of the process that created the socket.
     fn is_of(&self, proxy: ProxyUser) -> bool {
         let owned = fstat(&self.socket)
             .is_ok_and(|owner| owner.st_uid == proxy.uid || owner.st_gid == proxy.gid);

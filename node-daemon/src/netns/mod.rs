@@ -1,6 +1,6 @@
-//! Network namespaces: opening them, telling them apart, and working inside them.
+//! Network namespaces: opens and identifies them, and runs all work inside them.
 //!
-//! Nothing outside this module enters a namespace. A namespace's owner may be hostile, so:
+//! Only this module enters a namespace. A namespace's owner may be hostile, so:
 //!
 //! * A thread that enters a network or cgroup namespace keeps its credentials: only `CLONE_NEWUSER`
 //!   changes them. Whoever is root in the namespace's user namespace has no power over the thread,
@@ -50,25 +50,25 @@ pub(crate) use users::Users;
 pub(crate) use users::netns_with_own_userns;
 pub(crate) use worker::{among_hosts_cgroups, new_netns};
 
-/// What the host's own processes run in, as far as the daemon can see it.
+/// The host's own namespaces, as far as the daemon can see them.
 static HOSTS: LazyLock<[Option<Inode>; 2]> = LazyLock::new(|| HOST_PATHS.map(Inode::at));
 const HOST_PATHS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
 
-/// A network namespace that a Pod may have.
+/// The network namespace of a Pod.
 #[derive(Debug)]
 pub(crate) struct Netns {
     file: File,
     path: PathBuf,
     id: Id,
-    /// A thread that stays there, if much is to be done.
+    /// A thread that stays inside, for several operations.
     worker: Option<NetnsWorker>,
 }
 
-/// What identifies a network namespace.
+/// The identity of a network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Id {
     inode: Inode,
-    /// Never re-used while the kernel runs, other than the inode.
+    /// Never reused while the kernel runs, unlike the inode.
     pub(crate) cookie: u64,
 }
 
@@ -84,12 +84,12 @@ impl Netns {
     ///
     /// # Errors
     ///
-    /// If there is nothing, something else than a network namespace, or the host's own.
+    /// If the path does not exist, is not a network namespace, or is the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         Door::open(path)?.worker()
     }
 
-    /// The same for one in which several things are to be done: a thread stays there.
+    /// As [`Netns::open`], with a thread that stays inside for several operations.
     ///
     /// # Errors
     ///
@@ -106,17 +106,17 @@ impl Netns {
         })
     }
 
-    /// What tells it from every other one.
+    /// Its identity.
     pub(crate) fn id(&self) -> Id {
         self.id
     }
 
-    /// The path at which it was found.
+    /// The path that was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Who its users and groups are outside.
+    /// The mapping of its users and groups to the initial user namespace.
     pub(crate) fn users(&self) -> Result<Users, Error> {
         Users::of(self.file.as_fd())
     }
@@ -126,18 +126,18 @@ impl Netns {
         self.run_in(links::interfaces)?
     }
 
-    /// By which interfaces its packets leave.
+    /// Its routing table.
     pub(crate) fn routes(&self) -> Result<RoutingTable, Error> {
         self.run_in(routes::routes)?
     }
 
-    /// From which address its packets leave for the networks of its routes.
+    /// The preferred source address of each network in its routes.
     pub(crate) fn sources(&self) -> Result<Vec<SourceRoute>, Error> {
         self.run_in(routes::sources)?
     }
 
-    /// Makes local the networks of some routes, with sources, and others no longer. Returns those of
-    /// the new ones that the namespace refuses.
+    /// Installs `local` routes with preferred sources, and removes those to other networks. Returns
+    /// the routes that the namespace refuses.
     pub(crate) fn install_local_routes(
         &self,
         gone: Vec<IpNet>,
@@ -146,41 +146,41 @@ impl Netns {
         self.run_in(move || routes::install_local_routes(&gone, &new))?
     }
 
-    /// Those of these routes that are in place.
+    /// The subset of these routes that is installed.
     pub(crate) fn installed(&self, routes: Vec<SourceRoute>) -> Result<Vec<SourceRoute>, Error> {
         self.run_in(move || routes::installed(&routes))?
     }
 
-    /// Gives an address to the loopback interface. `false` if it is there already.
+    /// Adds an address to the loopback interface. `false` if it exists already.
     pub(crate) fn add_to_loopback(&self, address: IpAddr) -> Result<bool, Error> {
         self.run_in(move || links::add_to_loopback(address))?
     }
 
-    /// Takes an address from the loopback interface, if it is there.
+    /// Removes an address from the loopback interface, if it exists.
     pub(crate) fn remove_from_loopback(&self, address: IpAddr) -> Result<(), Error> {
         self.run_in(move || links::remove_from_loopback(address))?
     }
 
-    /// The TCP sockets that listen in it.
+    /// Its listening TCP sockets.
     pub(crate) fn sockets(&self) -> Result<ListenSockets, Error> {
         self.run_in(ListenSockets::here)?
     }
 
-    /// The interfaces whose other end is in the host's network namespace.
+    /// The interfaces with a peer in the host's netns.
     pub(crate) fn uplinks(&self) -> Result<Vec<u32>, Error> {
-        // Without a view of the host's processes there is the daemon's own alone.
+        // If the host's processes are not visible, only the daemon's own namespace counts.
         let hosts: Vec<_> = (HOST_PATHS.iter())
             .filter_map(|path| File::open(path).ok())
             .collect();
         self.run_in(move || links::uplinks(&hosts))?
     }
 
-    /// Whether it has rules of its own that rewrite where its connections go.
+    /// Whether its own netfilter rules redirect its connections.
     pub(crate) fn rewrites_own_connections(&self) -> Result<bool, Error> {
         self.run_in(rules::rewrites_own_connections)?
     }
 
-    /// Those that listen on a port of the proxy, fetched from the processes that own them.
+    /// The listeners on a port of the proxy, duplicated from the processes that own them.
     pub(crate) fn dup_listeners(
         &self,
         sockets: &ListenSockets,
@@ -193,7 +193,7 @@ impl Netns {
         Ok(found)
     }
 
-    /// Does something in a thread that has entered it.
+    /// Runs `work` in a thread inside the namespace.
     fn run_in<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -219,7 +219,7 @@ impl Inode {
         })
     }
 
-    /// `None` if there is nothing, or the process is gone.
+    /// `None` if the path does not exist, or the process is gone.
     fn at(path: impl AsRef<Path>) -> Option<Self> {
         let metadata = std::fs::metadata(path).ok()?;
         Some(Self {
@@ -229,7 +229,7 @@ impl Inode {
     }
 }
 
-/// A network namespace that is open, and that no thread has entered.
+/// An open network namespace that no thread has entered.
 #[derive(Debug)]
 pub(crate) struct Door {
     file: File,
@@ -238,8 +238,8 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Opens a file and makes sure that it is a network namespace, and not the host's. The path comes
-    /// from outside: a FIFO there must not hold the daemon up, hence `O_NONBLOCK`.
+    /// Opens a file, and checks that it is a network namespace other than the host's. The path is
+    /// untrusted: a FIFO there must not block the daemon, hence `O_NONBLOCK`.
     ///
     /// # Errors
     ///
@@ -264,17 +264,16 @@ impl Door {
         Ok(Self { file, path, inode })
     }
 
-    /// Whether the initial user namespace owns it: only a process with `CAP_SYS_ADMIN` there can
-    /// have made it.
+    /// Whether the initial user namespace owns it: its creator then had `CAP_SYS_ADMIN` there.
     ///
     /// # Errors
     ///
-    /// If the kernel does not name the owner.
+    /// If the kernel does not return the owner.
     pub(crate) fn is_of_hosts_users(&self) -> Result<bool, Error> {
         Ok(users::owner(self.file.as_fd())?.is_none())
     }
 
-    /// A thread enters it to learn its cookie.
+    /// Enters it with a thread, which reads its cookie.
     ///
     /// # Errors
     ///

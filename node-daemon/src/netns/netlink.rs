@@ -1,5 +1,5 @@
-//! Netlink requests of the calling thread's network namespace, with bounds: the namespace's owner
-//! decides how much there is to read.
+//! Bounded netlink requests in the calling thread's netns: its owner determines the size of
+//! replies.
 
 use std::{io, time::Duration};
 
@@ -12,7 +12,7 @@ use nix::sys::{
 
 use super::Error;
 
-/// The kernel answers at once; a reply that takes longer was lost.
+/// The kernel replies at once; a later reply was lost.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -20,7 +20,7 @@ const HEADER: usize = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// What is asked.
+/// A request.
 pub(super) struct Request<'a> {
     /// The name of the netlink family, for errors.
     pub(super) family: &'static str,
@@ -28,16 +28,16 @@ pub(super) struct Request<'a> {
     pub(super) protocol: isize,
     /// The type of the message.
     pub(super) kind: u16,
-    /// What follows the header.
+    /// The message without the header.
     pub(super) body: &'a [u8],
 }
 
-/// How many answers are read.
+/// The limit of replies.
 #[derive(Clone, Copy)]
 pub(super) struct Limit {
-    /// Of what.
+    /// Their kind.
     pub(super) what: &'static str,
-    /// As many.
+    /// The maximum number.
     pub(super) most: usize,
 }
 
@@ -55,11 +55,12 @@ impl Limit {
 }
 
 impl Request<'_> {
-    /// Hands the body of each answer of a dump to `take`.
+    /// Passes the body of each reply of a dump to `take`.
     ///
     /// # Errors
     ///
-    /// [`Error::TooMany`] beyond the limit; [`Error::Io`] if the kernel refuses or does not answer.
+    /// [`Error::TooMany`] beyond the limit; [`Error::Io`] if the kernel returns an error or does
+    /// not reply.
     pub(super) fn dump(&self, limit: Limit, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut count = 0;
         let done = self.exchange(NLM_F_REQUEST | NLM_F_DUMP, &mut |body| {
@@ -73,11 +74,11 @@ impl Request<'_> {
         limit.check(count)
     }
 
-    /// Hands the body of the one answer to `take`.
+    /// Passes the body of the single reply to `take`.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the kernel refuses or does not answer.
+    /// [`Error::Io`] if the kernel returns an error or does not reply.
     pub(super) fn ask(&self, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         self.exchange(NLM_F_REQUEST, &mut |body| {
             take(body);
@@ -113,7 +114,7 @@ impl Request<'_> {
     }
 }
 
-/// Hands the messages of one datagram over. `false` after the last, or if `take` wants no more.
+/// Passes on the messages of one datagram. `false` after the last, or if `take` needs no more.
 pub(super) fn walk(mut datagram: &[u8], take: &mut impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
     while let Some((head, _)) = datagram.split_first_chunk::<HEADER>() {
         let [a, b, c, d, kind, kind_high, ..] = *head;
@@ -150,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    /// Four messages: two answers, the end, and one beyond it.
+    /// Four messages: two replies, the end, and one beyond it.
     fn datagram() -> Vec<u8> {
         let message = |kind: u16, body: &[u8]| {
             let length = u32::try_from(HEADER + body.len()).unwrap();

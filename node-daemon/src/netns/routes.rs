@@ -1,5 +1,5 @@
-//! By which interfaces and from which addresses packets leave the calling thread's network
-//! namespace, over rtnetlink.
+//! Routes of the calling thread's netns, over rtnetlink: interfaces and source addresses of its
+//! packets, and the alias routes.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use super::{
     netlink::Limit,
 };
 
-/// Routes and routing rules that are read, and networks of routes for which the source is looked up.
+/// The limit of routes, of routing rules, and of networks whose source is looked up.
 const ROUTES: Limit = Limit {
     what: "routes",
     most: 16_384,
@@ -40,12 +40,11 @@ const NETWORKS: Limit = Limit {
     most: 1024,
 };
 
-/// The table of the namespace's own addresses, the main one, and the one for what is left
-/// (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
+/// The default routing tables (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
 const DEFAULT_TABLES: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
 const LOCAL: u8 = 255;
 
-/// Nobody has these addresses (RFC 5737, RFC 3849), so only a default route leads to them.
+/// Reserved for documentation (RFC 5737, RFC 3849), so only a default route leads to them.
 const TEST_NET_ADDR: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(198, 51, 100, 1),
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
@@ -56,13 +55,13 @@ const TEST_NET_ADDR: (Ipv4Addr, Ipv6Addr) = (
 pub(crate) struct Route {
     /// The network.
     pub(crate) dst: IpNet,
-    /// Indices of the interfaces of its next hops; none if it leads nowhere.
+    /// Indices of the interfaces of its next hops; empty if it is unreachable.
     pub(crate) interfaces: Vec<u32>,
-    /// Of several to one network the lowest counts.
+    /// The lowest metric of several routes to one network wins.
     pub(crate) metric: u32,
 }
 
-/// A network, and from where it is reached.
+/// A network with its preferred source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SourceRoute {
     /// The network.
@@ -71,16 +70,16 @@ pub(crate) struct SourceRoute {
     pub(crate) prefsrc: IpAddr,
 }
 
-/// How packets are routed.
+/// The routing of packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoutingTable {
     /// The main table.
     pub(crate) main: Vec<Route>,
-    /// Rules send some packets past it.
+    /// Policy rules select other tables for some packets.
     pub(crate) has_policy_rules: bool,
 }
 
-/// Both families' routes.
+/// The routes of both families.
 pub(super) fn routes() -> Result<RoutingTable, Error> {
     with_handle(async |handle| {
         let mut all = RoutingTable {
@@ -118,7 +117,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
     if header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    // What has no address leads to all.
+    // A route without a destination is a default route.
     let mut address: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -144,8 +143,8 @@ fn route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
-/// From which address packets leave for each network of the main table. The routes do not say so by
-/// themselves: the kernel is asked for an address of each.
+/// The source address of packets to each network of the main table. Routes need not state it: the
+/// kernel looks it up for one address of each network.
 pub(super) fn sources() -> Result<Vec<SourceRoute>, Error> {
     with_handle(async |handle| {
         let mut all = Vec::new();
@@ -165,7 +164,7 @@ pub(super) fn sources() -> Result<Vec<SourceRoute>, Error> {
     })
 }
 
-/// An address to which the route to a network leads, and no longer one that is usual.
+/// An address of a network that is unlikely to match a more specific route.
 fn probe_addr(network: &IpNet) -> IpAddr {
     match network {
         IpNet::V4(all) if all.prefix_len() == 0 => TEST_NET_ADDR.0.into(),
@@ -174,12 +173,12 @@ fn probe_addr(network: &IpNet) -> IpAddr {
     }
 }
 
-/// The source that the kernel names; none if no route leads there.
+/// The source address that the kernel returns; `None` without a route.
 async fn source_for(handle: &Handle, to: IpAddr) -> Result<Option<IpAddr>, Error> {
     Ok(route_to(handle, to).await?.as_ref().and_then(source))
 }
 
-/// The route that the kernel chooses, if there is one.
+/// The route that the kernel selects, if any.
 async fn route_to(handle: &Handle, to: IpAddr) -> Result<Option<RouteMessage>, Error> {
     let asked = match to {
         IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
@@ -196,7 +195,7 @@ async fn route_to(handle: &Handle, to: IpAddr) -> Result<Option<RouteMessage>, E
     }
 }
 
-/// The source in an answer.
+/// The source address in a reply.
 fn source(answer: &RouteMessage) -> Option<IpAddr> {
     answer
         .attributes
@@ -208,9 +207,9 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
         })
 }
 
-/// Makes every address of some networks the namespace's own, so that connections to them leave from
-/// the sources that are named (a route of the type `local`, ip-route(8)), and those of other networks
-/// no longer. Returns what is refused: its family may be off, or the source not be in use yet.
+/// Makes all addresses of some networks local, with preferred sources (a route of the type `local`,
+/// ip-route(8)), and removes such routes to other networks. Returns the refused routes: the family
+/// may be disabled, or the source address not assigned yet.
 pub(super) fn install_local_routes(
     gone: &[IpNet],
     new: &[SourceRoute],
@@ -219,7 +218,7 @@ pub(super) fn install_local_routes(
         let lo = loopback()?;
         for network in gone {
             let removed = handle.route().del(local_route(network, lo)).execute().await;
-            // It is not there, or its family is off.
+            // The route is missing, or its family is disabled.
             removed.or_else(unless_refused("remove a route"))?;
         }
         let mut refused = Vec::new();
@@ -237,7 +236,7 @@ pub(super) fn install_local_routes(
     })
 }
 
-/// Those of these routes that are in place.
+/// The subset of these routes that is installed.
 pub(super) fn installed(routes: &[SourceRoute]) -> Result<Vec<SourceRoute>, Error> {
     with_handle(async |handle| {
         let mut all = Vec::new();
@@ -252,7 +251,7 @@ pub(super) fn installed(routes: &[SourceRoute]) -> Result<Vec<SourceRoute>, Erro
     })
 }
 
-/// A route by which a whole network is the namespace's own.
+/// A route that makes a whole network local.
 fn local_route(network: &IpNet, lo: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = match network {
@@ -271,7 +270,7 @@ fn local_route(network: &IpNet, lo: u32) -> RouteMessage {
     message
 }
 
-/// To the kernel's refusal the answer is no; everything else is an error.
+/// The default value if the kernel refuses; any other error is returned.
 fn unless_refused<T: Default>(
     operation: &'static str,
 ) -> impl FnOnce(rtnetlink::Error) -> Result<T, Error> {
@@ -281,12 +280,12 @@ fn unless_refused<T: Default>(
     }
 }
 
-/// Whether a rule is none of those that every namespace has.
+/// Whether a rule is not one of the default rules.
 fn is_custom_rule(rule: &RuleMessage) -> bool {
     rule.header.action != RuleAction::ToTable || !DEFAULT_TABLES.contains(&rule.header.table)
 }
 
-/// Every interface has a route to these, and the address names the one that is meant.
+/// Every interface has a route to these, and the address's scope selects the interface.
 pub(crate) fn is_link_local(to: &IpNet) -> bool {
     matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
 }

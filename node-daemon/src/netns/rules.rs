@@ -1,5 +1,5 @@
-//! Whether a network namespace rewrites the destinations of its own connections: the sidecar rules
-//! of an init container, most likely.
+//! Detection of NAT rules on a netns's own connections, which most likely come from a sidecar's
+//! init container.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use super::{
     netlink::{Limit, Request},
 };
 
-/// Tables of the old iptables that this namespace uses.
+/// The legacy iptables tables of this namespace.
 const LEGACY: &str = "/proc/thread-self/net/ip_tables_names";
 
 /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN`, of the kernel's `linux/netfilter` headers.
@@ -19,7 +19,7 @@ const GET_CHAIN: u16 = 10 << 8 | 4;
 /// `NFTA_CHAIN_HOOK`, which nests `NFTA_HOOK_HOOKNUM`.
 const HOOK: u16 = 4;
 const HOOK_NUMBER: u16 = 1;
-/// `NFTA_CHAIN_USE`: rules in the chain, and jumps to it.
+/// `NFTA_CHAIN_USE`: the number of rules in the chain and of jumps to it.
 const USE: u16 = 6;
 /// `NFTA_CHAIN_TYPE`.
 const TYPE: u16 = 7;
@@ -27,19 +27,19 @@ const TYPE: u16 = 7;
 const LOCAL_OUT: u32 = 3;
 /// `struct nfgenmsg`.
 const GENERIC: usize = 4;
-/// Chains that are read.
+/// The limit of chains.
 const CHAINS: Limit = Limit {
     what: "chains of nftables",
     most: 65_536,
 };
 
-/// Whether this thread's namespace has rules in a NAT chain for its own connections.
+/// Whether this thread's namespace has rules in a NAT chain for local output.
 pub(super) fn rewrites_own_connections() -> Result<bool, Error> {
     let legacy = fs::read_to_string(LEGACY).unwrap_or_default();
     if legacy.lines().any(|table| table == "nat") {
         return Ok(true);
     }
-    // A dump of every chain, of every family (`NFPROTO_UNSPEC`).
+    // A dump of all chains of all families (`NFPROTO_UNSPEC`).
     let request = Request {
         family: "NETLINK_NETFILTER",
         protocol: NETLINK_NETFILTER,
@@ -56,12 +56,12 @@ pub(super) fn rewrites_own_connections() -> Result<bool, Error> {
     }
 }
 
-/// A kernel without `nf_tables` has no such rules, and says `EINVAL` or `EOPNOTSUPP`.
+/// A kernel without `nf_tables` has no such rules, and returns `EINVAL` or `EOPNOTSUPP`.
 fn is_absent(errno: Option<i32>) -> bool {
     matches!(errno, Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
-/// Whether a chain's attributes say: NAT, of local output, and not empty.
+/// Whether a chain is a non-empty NAT chain of local output.
 fn is_own_nat(attributes: &[u8]) -> bool {
     let (mut nat, mut output, mut used) = (false, false, false);
     for attribute in NlasIterator::new(attributes).flatten() {

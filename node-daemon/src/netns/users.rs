@@ -1,16 +1,16 @@
-//! Which users and groups the numbers inside a network namespace's user namespace mean outside.
+//! The mapping of users and groups from the user namespace of a netns to the initial one.
 //!
-//! No process of the daemon enters a user namespace. `setns(CLONE_NEWUSER)` hands a process to
-//! whoever has `CAP_SYS_PTRACE` in that namespace: `commit_creds` makes it dumpable again, and from
-//! then on its memory, descriptors and root directory belong to the namespace's owner.
+//! No process of the daemon enters a user namespace. `setns(CLONE_NEWUSER)` exposes a process to
+//! every process with `CAP_SYS_PTRACE` in that namespace: `commit_creds` makes it dumpable again,
+//! and from then on its memory, descriptors and root directory belong to the namespace's owner.
 //!
-//! Instead, the kernel translates. A tmpfs that is mounted nowhere is made with the user and the
-//! group in question as the owners of its root directory, and the mount is mapped through the user
-//! namespace (`MOUNT_ATTR_IDMAP`). `stat` then returns these owners as the initial user namespace
-//! numbers them. The user namespace is a parameter of this, and nothing inside it can observe it.
+//! Instead, the kernel translates. The daemon creates a detached tmpfs mount whose root directory
+//! has the user and the group as its owners, and idmaps the mount with the user namespace
+//! (`MOUNT_ATTR_IDMAP`). `stat` then returns these owners in the initial user namespace. The user
+//! namespace is a parameter of this, and nothing inside it can observe it.
 //!
-//! tmpfs can be mapped from Linux 6.3 on, which is also what Kubernetes requires for Pods with user
-//! namespaces. On older kernels such Pods are refused.
+//! tmpfs supports idmapped mounts since Linux 6.3, which Kubernetes also requires for Pods with
+//! user namespaces. On older kernels such Pods are rejected.
 
 use std::{
     fs::{self, File},
@@ -30,21 +30,21 @@ use super::{Error, Inode, syscalls};
 
 /// The host's own user namespace, as far as the daemon can see it.
 const HOST: &str = "/proc/self/ns/user";
-/// What `stat` returns for an owner without a number.
+/// The owner that `stat` returns without a mapping.
 const UNMAPPED: [&str; 2] = [
     "/proc/sys/kernel/overflowuid",
     "/proc/sys/kernel/overflowgid",
 ];
 
-/// What the users and groups of a Pod are outside.
+/// The mapping of a Pod's users and groups to the initial user namespace.
 #[derive(Debug)]
 pub(crate) struct Users {
-    /// `None`: the same.
+    /// `None`: the identity.
     namespace: Option<OwnedFd>,
 }
 
 impl Users {
-    /// Those of the user namespace that owns a network namespace.
+    /// The mapping of the user namespace that owns a netns.
     ///
     /// # Errors
     ///
@@ -57,7 +57,7 @@ impl Users {
         Ok(Self { namespace })
     }
 
-    /// A user, as the initial user namespace numbers it.
+    /// A user in the initial user namespace.
     pub(crate) fn user(&self, inside: u32) -> Option<u32> {
         self.translate(inside, 0, |(user, _)| user)
     }
@@ -82,7 +82,7 @@ impl Users {
     }
 }
 
-/// The user namespace that owns a network namespace, unless it is the host's.
+/// The user namespace that owns a netns, unless it is the host's.
 pub(super) fn owner(netns: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
     let namespace = syscalls::owning_user_namespace(netns).map_err(|source| Error::Call {
         call: "ioctl(NS_GET_USERNS)",
@@ -93,7 +93,7 @@ pub(super) fn owner(netns: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Error> {
     Ok((Inode::at(HOST) != Some(inode)).then(|| file.into()))
 }
 
-/// A user and a group of a user namespace, outside of it. `None` for one that has no number there.
+/// A user and a group of a user namespace in the initial one. `None` for an unmapped id.
 fn outside(
     namespace: BorrowedFd<'_>,
     user: u32,
@@ -121,8 +121,8 @@ fn outside(
     ))
 }
 
-/// A network namespace of a user namespace whose users begin at 1,000,000 outside, and groups at
-/// 2,000,000. No process is left in either.
+/// A netns of a user namespace that maps its users to 1,000,000 and up, and its groups to 2,000,000
+/// and up. Neither has a process left.
 #[cfg(test)]
 pub(crate) fn netns_with_own_userns() -> File {
     use std::process::Command;
@@ -166,7 +166,7 @@ mod tests {
             (65_535, Some(1_065_535)),
             (65_536, None),
             (70_000, Some(5)),
-            // `stat` cannot tell the overflow user from none: refused.
+            // `stat` does not distinguish the overflow user from an unmapped one: rejected.
             (70_001, None),
             (u32::MAX, None),
         ] {

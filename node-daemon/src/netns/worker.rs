@@ -1,6 +1,5 @@
-//! Work inside another network namespace, in threads that do nothing else. One that has come home
-//! waits there for the next visit: to begin and to end a thread takes longer than most of what is to
-//! be done.
+//! Threads that work inside other network namespaces. An idle thread waits in the host's namespace
+//! for its next assignment: spawning a thread takes longer than most of the work.
 
 use std::{
     fs::File,
@@ -21,24 +20,23 @@ use super::Error;
 
 /// The name of the threads.
 const NAME: &str = "netns";
-/// Where they come from and wait: the namespace of the first thread, which never leaves it.
+/// The namespace in which they start and wait: that of the main thread, which never leaves it.
 const HOME_NETNS: &str = "/proc/self/ns/net";
 
-/// A thread that is in a namespace and works there, one thing after another, until this is
-/// dropped.
+/// A thread that stays in a namespace and runs one job after another, until this is dropped.
 #[derive(Debug)]
 pub(super) struct NetnsWorker(Sender<Job>);
 
-/// Is told whether the thread is where it should be.
+/// Its argument is the result of entering the namespace.
 type Job = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 
-/// Where a thread goes next, and what it does there.
+/// The next namespace of a thread, and its jobs there.
 struct Assignment {
     netns: OwnedFd,
     jobs: Receiver<Job>,
 }
 
-/// A thread that waits at home, if there is one.
+/// The idle thread, if there is one.
 struct IdleWorker(Mutex<Option<Sender<Assignment>>>);
 
 static IDLE: IdleWorker = IdleWorker::new();
@@ -60,14 +58,14 @@ impl NetnsWorker {
         Ok(Self(send))
     }
 
-    /// Does something there.
+    /// Runs `work` there.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = channel();
         let job = move |entered: Result<(), Errno>| {
-            // Whoever asked waits below.
+            // The requester waits below.
             let _heard = answer.send(entered.map(|()| work()));
         };
         self.0
@@ -90,7 +88,7 @@ impl IdleWorker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// `false` if another thread waits already: one is enough.
+    /// `false` if another thread is idle already: one is enough.
     fn put(&self, thread: &Sender<Assignment>) -> bool {
         let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = place.is_none();
@@ -107,13 +105,13 @@ pub(super) fn run_in<T: Send + 'static>(
     NetnsWorker::spawn(netns)?.run(work)
 }
 
-/// Runs `work` in a thread of its own, which sees the host's cgroups as the host does: in a container
-/// the paths in `/proc/PID/cgroup` are relative to the container's cgroup otherwise.
+/// Runs `work` in a thread of its own in the host's cgroup namespace: in a container's, the paths
+/// in `/proc/PID/cgroup` are relative to the container's cgroup.
 pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     scope(|threads| {
         let thread = Builder::new().name(NAME.into());
         let thread = thread.spawn_scoped(threads, || {
-            // Refused where the host's processes cannot be seen: the paths are as they are, then.
+            // Fails if the host's processes are not visible: the paths are then used as they are.
             let _relative = File::open("/proc/1/ns/cgroup")
                 .map(|host| setns(&host, CloneFlags::CLONE_NEWCGROUP));
             work()
@@ -123,7 +121,7 @@ pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> R
     })
 }
 
-/// Starts a thread that can be sent into namespaces.
+/// Spawns a thread that can enter namespaces.
 fn spawn_idle(idle: &'static IdleWorker) -> Result<Sender<Assignment>, Error> {
     let home_netns = File::open(HOME_NETNS).map_err(|source| Error::Io {
         what: HOME_NETNS,
@@ -136,7 +134,7 @@ fn spawn_idle(idle: &'static IdleWorker) -> Result<Sender<Assignment>, Error> {
         .spawn(move || {
             for Assignment { netns, jobs } in assignments {
                 let entered = setns(&netns, CloneFlags::CLONE_NEWNET);
-                // The namespace may end while the thread is in it, not because of it.
+                // The descriptor must not keep the namespace alive.
                 drop(netns);
                 for job in jobs {
                     job(entered);
@@ -151,7 +149,7 @@ fn spawn_idle(idle: &'static IdleWorker) -> Result<Sender<Assignment>, Error> {
     Ok(thread)
 }
 
-/// A new network namespace, which lasts as long as the file is open.
+/// A new netns, which lasts as long as the file is open.
 pub(crate) fn new_netns() -> Result<File, Error> {
     let leave = || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
