@@ -1,4 +1,4 @@
-//! Which module may do what: the borders that the architecture draws.
+//! Test of the architecture's layers: the modules that may use certain interfaces.
 #![expect(clippy::expect_used, reason = "tests say what they expect by failing")]
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Words in the source, and the only place where they may stand.
+/// Identifiers, and the only directory whose source may contain them.
 const LAYERS: [(&[&str], &str); 4] = [
     (&["kube::Client", "k8s_openapi::"], "kube"),
     (&["aya::"], "bpf"),
@@ -14,7 +14,7 @@ const LAYERS: [(&[&str], &str); 4] = [
     (&["hyper::server", "UnixListener"], "api"),
 ];
 
-/// Every source file but those of tests, which build what they need.
+/// All source files except tests.
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();

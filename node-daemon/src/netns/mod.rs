@@ -3,13 +3,13 @@
 //! Only this module enters a namespace. A namespace's owner may be hostile, so:
 //!
 //! * A thread that enters a network or cgroup namespace keeps its credentials: only `CLONE_NEWUSER`
-//!   changes them. Whoever is root in the namespace's user namespace has no power over the thread,
-//!   which is the daemon's in the initial one. The daemon never enters a user, mount or process
-//!   namespace ([`users`] says how users are translated all the same).
-//! * A path is opened once, without blocking, and everything else is done with that file ([`Door`]).
-//! * What is read inside has limits on its number and on the time ([`netlink`]).
-//! * Of another process the daemon takes nothing but TCP sockets that listen in the namespace, and
-//!   asks the socket itself what it is ([`listeners`]).
+//!   changes them. Root of the namespace's user namespace has no privileges over the thread, which
+//!   belongs to the daemon in the initial one. The daemon never enters a user, mount or PID
+//!   namespace ([`users`] translates ids without that).
+//! * A path is opened once, without blocking, and all later operations use that file ([`Door`]).
+//! * Reads inside are limited in number and time ([`netlink`]).
+//! * The daemon duplicates only listening TCP sockets of the namespace from other processes, and
+//!   reads the properties from the socket itself ([`listeners`]).
 
 mod error;
 #[cfg(fuzzing)]

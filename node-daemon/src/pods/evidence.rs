@@ -2,12 +2,13 @@
 //!
 //! A process without privileges on the host cannot make any of it:
 //!
-//! | evidence | who can make it |
+//! | evidence | possible source |
 //! |---|---|
 //! | the initial user namespace owns the network namespace | `CAP_SYS_ADMIN` on the host |
-//! | a process of it is in the kubelet's cgroup of a Pod | the kubelet, and the Pod's own processes |
-//! | the Pod's list names that uid with one of its addresses | the API server |
-//! | an address is on an interface whose other end is in the host's network namespace | `CAP_NET_ADMIN` on the host |
+//! | a process of it is in a Pod's cgroup of the kubelet | the kubelet, and the Pod's own processes
+//! |
+//! | the list of the node's Pods has that uid with one of its addresses | the API server |
+//! | an address is on an interface with a peer on the host | `CAP_NET_ADMIN` on the host |
 //! | the proxy's user listens on the proxy's ports | the proxy's user, in that namespace |
 //!
 //! A Pod with a user namespace of its own has a netns that this user namespace owns, and so does

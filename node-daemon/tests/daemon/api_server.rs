@@ -1,4 +1,4 @@
-//! A small API server: TLS, a token, Pods by name. It answers as the name of the Pod says.
+//! A minimal API server: TLS, a token, Pods by name. The name of the Pod selects the answer.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
 
-/// How long it stays silent when it is silent: longer than anybody waits.
+/// The delay of a silent answer: longer than any timeout.
 const SILENCE: Duration = Duration::from_mins(1);
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
@@ -71,7 +71,7 @@ impl ApiServer {
         Self { address, state }
     }
 
-    /// Writes a kubeconfig with this token into a directory. The line of the daemon's
+    /// Writes a kubeconfig with this token into a directory. Returns the line of the daemon's
     /// configuration that names it.
     pub(crate) fn kubeconfig(&self, directory: &Path, token: &str) -> String {
         let file = |name: &str, text: &str| {
@@ -96,12 +96,12 @@ impl ApiServer {
         format!("kubeconfig = \"{}\"\n", path.display())
     }
 
-    /// Takes only this token from now on.
+    /// Accepts only this token from now on.
     pub(crate) fn rotate(&self, token: &str) {
         token.clone_into(&mut self.state.token.lock().expect("the token"));
     }
 
-    /// How often it was asked.
+    /// The number of requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.state.asked.load(Ordering::Relaxed)
     }
@@ -114,7 +114,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// A Pod with these annotations, as the API server tells it.
+/// A Pod with these annotations, as an object of the API.
 pub(crate) fn pod(name: &str, addresses: &[&str], annotations: &[(&str, &str)]) -> Value {
     let annotations: serde_json::Map<_, _> = (annotations.iter())
         .map(|(key, value)| ((*key).to_owned(), json!(value)))
@@ -176,7 +176,7 @@ impl State {
     }
 }
 
-/// Path and authorization of the next request.
+/// The path and authorization of the next request.
 fn head(stream: &mut BufReader<Stream>) -> Option<(String, String)> {
     let mut lines = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! HTTP spelled out byte by byte: the daemon must also stand clients that spell it wrongly.
+//! An HTTP client that writes raw bytes: the daemon must also handle malformed requests.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -10,7 +10,7 @@ use std::{
 use daemon_api::ApiError;
 use serde::de::DeserializeOwned;
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -25,7 +25,7 @@ impl Reply {
         serde_json::from_str(&self.body).expect("a known body")
     }
 
-    /// The body of a refusal with this HTTP status.
+    /// The body of an error with this HTTP status.
     pub(crate) fn api_error(&self, status: u16) -> ApiError {
         assert_eq!(self.status, status, "{self:?}");
         serde_json::from_str(&self.body).expect("a refusal")
@@ -43,7 +43,7 @@ pub(crate) fn send(socket: &Path, method: &str, path: &str, body: &str) -> Reply
     exchange(connect(socket), &request(method, path, body))
 }
 
-/// `None` if there is no daemon.
+/// `None` if no daemon listens.
 pub(crate) fn try_send(socket: &Path, method: &str, path: &str, body: &str) -> Option<Reply> {
     let stream = UnixStream::connect(socket).ok()?;
     Some(exchange(stream, &request(method, path, body)))
@@ -54,7 +54,7 @@ fn request(method: &str, path: &str, body: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-/// Sends bytes as they are. The daemon may stop to read before all of them are sent.
+/// Sends raw bytes. The daemon may stop reading before all of them are sent.
 pub(crate) fn exchange(mut stream: UnixStream, bytes: &str) -> Reply {
     drop(stream.write_all(bytes.as_bytes()));
     read(stream)
@@ -69,8 +69,8 @@ pub(crate) fn read(mut stream: UnixStream) -> Reply {
             Ok(0) => break None,
             Ok(length) => bytes.extend_from_slice(&part[..length]),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // A reset after the answer means that the daemon did not read everything: that is its
-            // right.
+            // A reset after the response means that the daemon did not read the whole request,
+            // which is allowed.
             Err(error) => break bytes.is_empty().then(|| error.to_string()),
         }
     };

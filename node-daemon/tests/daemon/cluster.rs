@@ -1,4 +1,4 @@
-//! What the API server knows of Pods.
+//! Tests of requests to the API server.
 
 use std::{
     thread,
@@ -16,7 +16,7 @@ use crate::{
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a runtime reports that hands no annotations over.
+/// The report of a runtime that passes no annotations.
 fn unknown(name: &str, netns: &str, address: &str) -> AddRequest {
     let mut request = add(name, netns, &[address]);
     name.clone_into(&mut request.pod.name);
@@ -72,7 +72,7 @@ fn api_server_failures_deny_add_with_reason() {
     let troubles = [
         ("silent", &["does not answer in time"][..]),
         ("garbage", &["returned no usable answer: "]),
-        // Whichever comes first.
+        // Whichever occurs first.
         ("endless", &["length limit exceeded", "in time"]),
         ("forbidden", &["not you"]),
         ("broken", &["says 500"]),
@@ -147,7 +147,7 @@ fn proxy_user_is_read_from_the_pod_spec() {
     let mut request = add("a", &home.path(), &["10.1.0.1"]);
     "cart".clone_into(&mut request.pod.name);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
-    // The next daemon knows it from the record.
+    // The next daemon reads it from the record.
     drop(server);
     for _ in 0..2 {
         let connection = ["--to", "10.1.0.9:80", "--as", "1000629999:7"];
@@ -269,7 +269,7 @@ fn pending_pod_is_resolved_by_its_first_connection() {
     while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 && Instant::now() < end {
         thread::sleep(Duration::from_millis(5));
     }
-    // Only now can it be found.
+    // Only now can the survey find it.
     home.join(&daemon);
     let refused = "
 try:
@@ -278,7 +278,7 @@ try:
 except ConnectionRefusedError:
     print('refused')";
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
-    // There is no proxy: whoever is meshed gets nowhere.
+    // There is no proxy: connections of an intercepted Pod fail.
     assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
     assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
     let pods = found(&daemon);

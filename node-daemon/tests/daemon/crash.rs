@@ -1,4 +1,4 @@
-//! The daemon is killed at every moment at which it changes something, and started again.
+//! Crash tests: the daemon is killed at every state change, and restarted.
 
 use aya::maps::{HashMap, MapData};
 use daemon_api::{AddRequest, AddResponse, DelResponse, PodView, path};
@@ -10,7 +10,7 @@ use crate::{
     pods::add,
 };
 
-/// How much the kernel holds.
+/// The size of the kernel state.
 #[derive(Debug, PartialEq, Eq)]
 struct Holding {
     processes: usize,
@@ -55,7 +55,7 @@ fn holding(daemon: &Daemon, pod: &Pod) -> Holding {
     }
 }
 
-/// Whether the daemon knows the Pod; the kernel must hold all of it, or nothing.
+/// Whether the daemon knows the Pod; the kernel state must be complete, or empty.
 fn is_whole(daemon: &Daemon, pod: &Pod, request: &AddRequest) -> bool {
     let known = !daemon.get(path::PODS).ok::<Vec<PodView>>().is_empty();
     let expected = if known { ALL } else { NOTHING };
@@ -66,7 +66,7 @@ fn is_whole(daemon: &Daemon, pod: &Pod, request: &AddRequest) -> bool {
     known
 }
 
-/// The runtime tries the ADD again, and later deletes the Pod.
+/// The runtime retries the ADD, and later deletes the Pod.
 fn live_on(daemon: &Daemon, pod: &Pod, request: &AddRequest) {
     assert!(daemon.post(path::ADD, request).ok::<AddResponse>().meshed);
     assert!(is_whole(daemon, pod, request));
@@ -76,7 +76,7 @@ fn live_on(daemon: &Daemon, pod: &Pod, request: &AddRequest) {
     assert!(!is_whole(daemon, pod, request));
 }
 
-/// Posts, and tells whether an answer came.
+/// Posts a request. `true` if the daemon answered.
 fn post(daemon: &Daemon, path: &str, body: &impl serde::Serialize) -> bool {
     let body = serde_json::to_string(body).unwrap();
     try_send(&daemon.socket, "POST", path, &body).is_some_and(|reply| reply.status == 200)
@@ -110,7 +110,7 @@ fn crash_during_add_is_repaired_on_restart() {
         }
         live_on(&daemon, &pod, &request);
     }
-    // Before the record is in its place nothing is begun; after that, everything is finished.
+    // Before the record is written nothing has been changed; after that, every change is completed.
     assert!(halves == 1 && wholes > 9, "{halves} and {wholes}");
 }
 
@@ -122,7 +122,7 @@ fn crash_during_del_is_repaired_on_restart() {
         let (pod, request) = pod(&format!("crash-retire-{moment}"));
         assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
         daemon.crash();
-        // The takeover is passed over: it puts `::6` in place again, and finds the rest there.
+        // The takeover is skipped: it restores `::6`, and finds the other state in place.
         let ready = daemon.restart_crashing(moment);
         if !ready {
             daemon.restart();

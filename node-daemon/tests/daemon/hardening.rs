@@ -1,4 +1,4 @@
-//! What the daemon may do, and what others may not do to it.
+//! Tests of the daemon's privileges, and of attacks on it.
 
 use daemon_api::{AddResponse, PodView, code, path};
 
@@ -11,11 +11,11 @@ use crate::{
 /// (`linux/capability.h`).
 const NEEDED: u64 = 1 << 2 | 1 << 12 | 1 << 19 | 1 << 21;
 
-/// A process that sees every directory read-only but the test's own.
+/// A process for which all directories are read-only, except the test's own.
 const READ_ONLY: [&str; 8] = [
     "unshare",
     "--mount",
-    // Namespaces that are mounted later appear here, too.
+    // Later mounts of namespaces must propagate.
     "--propagation",
     "slave",
     "sh",
@@ -25,9 +25,10 @@ const READ_ONLY: [&str; 8] = [
     "sh",
 ];
 
-/// What other systems take for a message to themselves: kmesh enrols whoever connects to
-/// 0.0.0.1:929 and lets it go at 0.0.0.2:930, or by one address and two ports; Merbridge learns of
-/// a namespace by a connection to port 39807 from 127.128.0.0/16, and binds proxies to 127.0.0.6.
+/// Traffic that other systems interpret as control messages: kmesh enrolls the source of a
+/// connection to 0.0.0.1:929 and unenrolls it at 0.0.0.2:930, or by one address and two ports;
+/// Merbridge learns a namespace from a connection to port 39807 from 127.128.0.0/16, and binds
+/// proxies to 127.0.0.6.
 const TRICKS: &str = "
 import socket
 v4 = [(to, port) for to in ('0.0.0.1', '0.0.0.2', '127.128.0.1', '127.0.0.6', VICTIM)
@@ -67,7 +68,7 @@ fn every_thread_of_the_daemon_has_the_needed_capabilities_and_no_others() {
         assert_eq!((mask("CapPrm"), mask("CapEff")), (NEEDED, NEEDED));
         assert_eq!((mask("CapInh"), mask("CapAmb")), (0, 0));
         assert_eq!(field(&status, "NoNewPrivs"), "1");
-        // Every execve is refused by a filter.
+        // A seccomp filter denies every execve.
         assert_eq!(field(&status, "Seccomp"), "2");
     }
 }
@@ -132,11 +133,11 @@ fn connections_from_pods_cannot_change_enrollment() {
     let daemon = Daemon::start("tricks");
     let victim = Pod::new("tricks-victim", &["10.1.0.1/24", "fd00::1/64"]);
     let stranger = Pod::new("tricks", &["10.1.0.2/24"]);
-    // Even one that gives itself the other Pod's address.
+    // Even a namespace that assigns itself the other Pod's address.
     let thief = Pod::new("tricks-thief", &["10.1.0.1/24", "fd00::1/64"]);
     let request = add("a", &victim.path(), &["10.1.0.1", "fd00::1"]);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
-    // The victim's connections take alias addresses.
+    // The victim's connections use alias addresses.
     let pods = || {
         let mut pods: Vec<PodView> = daemon.get(path::PODS).ok();
         for pod in &mut pods {
@@ -153,7 +154,7 @@ fn connections_from_pods_cannot_change_enrollment() {
     }
     assert_eq!(pods(), before);
     assert_eq!(daemon.post(path::CHECK, &request.attachment).status, 204);
-    // The programs saw them.
+    // The programs processed these connections.
     let decisions = daemon.get(path::METRICS).body;
     let seen = "sluice_decisions_total{reason=\"outbound_to_proxy\"} ";
     assert!(decisions.contains(seen) && !decisions.contains(&format!("{seen}0\n")));

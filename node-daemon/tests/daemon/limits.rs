@@ -1,4 +1,4 @@
-//! What one peer, or one Pod, may take of the daemon, and what becomes of text that others wrote.
+//! Tests of the limits for one peer or one Pod, and of untrusted text in output.
 
 use std::{
     fs,
@@ -15,10 +15,10 @@ use crate::{
     pods::{add, annotated},
 };
 
-/// What text from outside is tried with.
+/// The untrusted text.
 const HOSTILE: &str = "a\nERROR forged\u{1b}[2J\u{9b}2J\u{202e}\u{200b}\u{2028}";
 
-/// An ADD of a Pod without a sidecar, which must not take long.
+/// An ADD of a Pod without a sidecar, which must not be delayed.
 fn add_succeeds(daemon: &Daemon, container: &str) {
     let mut request = add(container, "/nowhere", &[]);
     request.annotations = Some(std::collections::BTreeMap::new());
@@ -50,7 +50,7 @@ fn add_succeeds_beside_silent_connections() {
     };
     let mut dripping: Vec<_> = (0..200).map(drip).collect();
     for stream in &mut dripping {
-        // Those that were closed meanwhile fail.
+        // Writes to evicted connections fail.
         drop(stream.write_all(b"x"));
     }
     add_succeeds(&daemon, "c");
@@ -116,7 +116,7 @@ fn list_beyond_the_share_is_refused_at_add() {
     };
     let key = "traffic.sidecar.istio.io/excludeOutboundPorts";
     let mut last = Vec::new();
-    // Were there no shares, the lists of these would fill the map.
+    // Without shares, the lists of these Pods would fill the map.
     for index in 0..20 {
         let address = format!("10.9.{index}.1");
         let pod = Pod::new(&format!("shares{index}"), &[&format!("{address}/24")]);
@@ -136,7 +136,7 @@ fn list_beyond_the_share_is_refused_at_add() {
             "{}",
             api_error.details
         );
-        // A full share, and as many neighbours as there are.
+        // A full share, and many neighboring Pods.
         let ports = if index % 2 == 0 {
             ports(500)
         } else {

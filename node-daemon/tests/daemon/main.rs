@@ -1,4 +1,4 @@
-//! The built daemon, driven over its socket.
+//! Integration tests: the built daemon, driven over its socket.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Whoever watches sees what is decided.
+//! Tests of `sluiced monitor`: watchers see the decisions.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -41,7 +41,7 @@ fn events_are_filtered_by_pod() {
     for (name, pod, address) in [("one", &one, "10.1.0.1"), ("two", &two, "10.1.0.2")] {
         let request = add(name, &pod.path(), &[address]);
         assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
-        // Nobody watches.
+        // No watcher is connected.
         assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
     }
     let begin = ask(&daemon, None, None);
@@ -112,7 +112,7 @@ fn monitor_prints_events_until_terminated() {
         }
         let seen = AtomicBool::new(false);
         thread::scope(|scope| {
-            // As often as it takes for the watcher to be there.
+            // Repeated until the watcher is connected.
             scope.spawn(|| {
                 while !seen.load(Ordering::Relaxed) {
                     assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");

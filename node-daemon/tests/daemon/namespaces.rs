@@ -1,5 +1,5 @@
-//! Network namespaces that somebody else owns: what their owners get from the daemon, and what it
-//! believes of them.
+//! Tests of network namespaces that another user owns: the owner's power over the daemon, and the
+//! evidence that the daemon accepts.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -20,7 +20,7 @@ const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const UID: &str = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A local user without privileges, whose user and network namespaces are his own.
+/// A local user without privileges, who owns a user namespace and its network namespace.
 const USER: [&str; 10] = [
     "setpriv",
     "--reuid=1337",
@@ -34,8 +34,8 @@ const USER: [&str; 10] = [
     "--net",
 ];
 
-/// Root of a container: user 0 with a capability of those that runtimes give, which is needed to map
-/// that user, and with all of them in its own namespaces.
+/// Root of a container: user 0 with one of the default capabilities of runtimes, which is needed to
+/// map that user, and with all capabilities in its own namespaces.
 const CONTAINER_ROOT: [&str; 7] = [
     "setpriv",
     "--bounding-set=-all,+setfcap",
@@ -46,7 +46,7 @@ const CONTAINER_ROOT: [&str; 7] = [
     "--net",
 ];
 
-/// An interface with an address, and listeners where a proxy has its own.
+/// An interface with an address, and listeners on the proxy's ports.
 const PRETENDER: &str = "
 import socket, subprocess, time
 for words in ('link add eth0 type veth peer name far0', 'link set eth0 up', 'link set lo up',
@@ -57,7 +57,7 @@ print('ready', flush=True)
 input()
 ";
 
-/// Tries to get hold of the daemon's threads and children, over and over, until it is told to end.
+/// Attacks the daemon's threads and children in a loop, until it is stopped.
 const ATTACK: &str = "
 import ctypes, os, select, subprocess, sys
 DAEMON = int(sys.argv[1])
@@ -113,8 +113,8 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 print(tried, obtained, flush=True)
 ";
 
-/// Many namespaces, each with a process, listeners and an awaited address; then each connects once.
-/// The namespaces stay until it is told to end.
+/// Many namespaces, each with a process, listeners and the address of a pending Pod; then each
+/// connects once. The namespaces stay until the program is stopped.
 const CROWD: &str = "
 import ctypes, fcntl, os, socket, struct, sys, time
 COUNT, USER, NET = int(sys.argv[1]), 0x10000000, 0x40000000
@@ -159,7 +159,7 @@ input()
 os.close(finish)
 ";
 
-/// A program of somebody without privileges.
+/// A program of an unprivileged user.
 struct Stranger {
     process: Child,
     output: BufReader<std::process::ChildStdout>,
@@ -207,16 +207,16 @@ fn pods(daemon: &Daemon) -> Vec<PodView> {
     daemon.get(path::PODS).ok()
 }
 
-/// Lets the owner of a user namespace try to get hold of the daemon while that works on his namespace.
+/// Lets the owner of a user namespace attack the daemon while the daemon works on that namespace.
 fn attack(test: &str, rounds: usize) {
     let mut daemon = Daemon::start(test);
-    // Each refusal is logged: a full pipe would hold the daemon up.
+    // Each rejection is logged: a full pipe would block the daemon.
     let _drained = daemon.log();
     let mut stranger = Stranger::start(&CONTAINER_ROOT, ATTACK, &daemon.pid().to_string());
     daemon.move_below(stranger.process.id(), "");
     let request = add("a", &stranger.netns(), &["10.1.0.1"]);
     for _ in 0..rounds {
-        // The user namespace has one user, so the proxy's cannot be there.
+        // The user namespace maps one user, so the proxy's user is unmapped.
         let api_error = daemon.post(path::ADD, &request).api_error(422);
         assert_eq!(api_error.code, code::POD_REFUSED, "{api_error:?}");
     }
@@ -251,7 +251,7 @@ fn namespace_of_another_user_is_never_a_pod() {
     daemon.crash();
     daemon.restart();
     assert_eq!(pods(&daemon), []);
-    // What it looks like, and is a Pod's.
+    // The same appearance, in a Pod's namespace.
     let mut home = Pod::new("pretender", &["10.1.0.1/24"]);
     home.listen(&[15001, 15006]);
     home.join(&daemon);
@@ -330,7 +330,7 @@ fn reported_pod_takes_its_address_from_a_found_one() {
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let left: Vec<_> = pods(&daemon).into_iter().map(|pod| pod.netns).collect();
     assert_eq!(left, [home.path()]);
-    // The other one does not come back.
+    // The other one does not return.
     daemon.crash();
     daemon.restart();
     assert_eq!(pods(&daemon).len(), 1);
@@ -345,7 +345,7 @@ fn namespace_without_address_and_process_gives_its_address_up() {
     let [first, second] = [("a", &forgotten), ("b", &heir)]
         .map(|(name, home)| add(name, &home.path(), &["10.1.0.1"]));
     assert!(daemon.post(path::ADD, &first).ok::<AddResponse>().meshed);
-    // An address is enough, and so is a process.
+    // An address or a process is enough.
     let refused = || daemon.post(path::ADD, &second).api_error(422).code;
     assert_eq!(refused(), code::ADDRESS_REFUSED);
     forgotten.listen(&[8080]);
@@ -383,7 +383,7 @@ fn path_that_is_no_namespace_is_refused_at_once() {
     }
 }
 
-/// The time that a request takes, sorted, in microseconds.
+/// The sorted durations of a request, in microseconds.
 fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     let mut times: Vec<_> = (0..count)
         .map(|_| {
@@ -396,7 +396,7 @@ fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     times
 }
 
-/// Strange namespaces that have an awaited address connect, all of them.
+/// Connects from many unprivileged namespaces with a pending Pod's address.
 fn crowd(test: &str, count: usize) {
     let mut listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     listed["metadata"]["uid"] = UID.into();
@@ -424,7 +424,7 @@ fn crowd(test: &str, count: usize) {
         assert!(Instant::now() < end, "the list does not come");
         sleep(Duration::from_millis(5));
     }
-    // A user namespace each, so of a user who may have so many.
+    // A user namespace for each, so a user whose limit allows that many.
     let alone = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
     let join = ["sh", "-c", "echo 0 >\"$0\"; exec \"$@\""];
     let members = daemon.members();
@@ -452,11 +452,11 @@ fn crowd(test: &str, count: usize) {
         median(&before),
         strange.len(),
     );
-    // Tests run side by side, and the crowd itself takes the processors.
+    // Tests run in parallel, and the crowd itself uses the CPUs.
     let limit = 100_000.max(10 * status_before[197]);
     assert!(p99 < limit, "status takes {p99} µs");
     assert!(strange.len() <= 40, "{strange:#?}");
-    // Nothing of theirs stays in the kernel.
+    // No entries of theirs stay in the kernel.
     let end = Instant::now() + PATIENCE;
     while daemon.processes() > 1 {
         assert!(Instant::now() < end, "{} entries stay", daemon.processes());

@@ -1,4 +1,4 @@
-//! The daemon under test, and namespaces that stand for Pods.
+//! Test support: the daemon under test, and namespaces that act as Pods.
 
 use std::{
     fs,
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIG: &str = "sluiced.toml";
 const STATE: &str = "pods";
 
-/// The built daemon, with a socket and a cgroup of its own.
+/// The built daemon, with a private socket and cgroup.
 pub(crate) struct Daemon {
     process: Child,
     pub(crate) socket: PathBuf,
@@ -45,13 +45,13 @@ pub(crate) struct Daemon {
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
 impl Log {
-    /// All of them so far.
+    /// All lines so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().expect("a list").clone()
     }
 }
 
-/// A BPF file system that nobody else sees, and that goes with this process.
+/// A private bpffs, which ends with this process.
 struct Bpffs(OwnedFd);
 
 impl Bpffs {
@@ -62,7 +62,7 @@ impl Bpffs {
         Self(fsmount(&filesystem, flags, attributes).expect("a mount"))
     }
 
-    /// A directory in it, as another process reaches it.
+    /// The path of a directory in it for another process.
     fn directory(&self) -> PathBuf {
         let (pid, fd) = (std::process::id(), self.0.as_raw_fd());
         format!("/proc/{pid}/fd/{fd}/sluice").into()
@@ -74,12 +74,12 @@ impl Daemon {
         Self::configured(test, "")
     }
 
-    /// With a configuration file.
+    /// Starts a daemon with a configuration file.
     pub(crate) fn configured(test: &str, daemon_config: &str) -> Self {
         Self::launched(&[], test, daemon_config)
     }
 
-    /// By a program that becomes the daemon. It knows the test's directory as `$DIRECTORY`.
+    /// Starts a daemon by a program that executes it, with the test's directory as `$DIRECTORY`.
     pub(crate) fn launched(launcher: &[&str], test: &str, daemon_config: &str) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
         let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
@@ -112,12 +112,12 @@ impl Daemon {
         }
     }
 
-    /// A second daemon for the same socket: its exit code and what it says.
+    /// Starts a second daemon on the same socket. Returns its exit code and output.
     pub(crate) fn rival(&self) -> (Option<i32>, String) {
         self.rival_launched(&[])
     }
 
-    /// Likewise, by a program that becomes the daemon.
+    /// Likewise, by a program that executes it.
     pub(crate) fn rival_launched(&self, launcher: &[&str]) -> (Option<i32>, String) {
         let mut command = command(launcher, self.directory.path(), &self.cgroup, &self.pins);
         let output = command.output().expect("it ends");
@@ -130,12 +130,12 @@ impl Daemon {
         self.process.id()
     }
 
-    /// The file that lists the processes of its cgroup.
+    /// The `cgroup.procs` file of its cgroup.
     pub(crate) fn members(&self) -> String {
         self.cgroup.join("cgroup.procs").display().to_string()
     }
 
-    /// How many entries `process_ip` has.
+    /// The number of entries in `process_ip`.
     pub(crate) fn processes(&self) -> usize {
         let map = self.pins().join(format!("v{ABI_VERSION}/maps/process_ip"));
         let map = aya::maps::MapData::from_pin(map).expect("a pinned map");
@@ -145,26 +145,26 @@ impl Daemon {
         map.expect("a hash map").keys().count()
     }
 
-    /// The root of the hierarchy that it serves.
+    /// The cgroup root that it serves.
     pub(crate) fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    /// Makes a child of that root, and starts another daemon, which finds it.
+    /// Creates a child of that root, and restarts the daemon, which attaches to it.
     pub(crate) fn restart_with_child(&mut self, name: &str) {
         fs::create_dir(self.cgroup.join(name)).expect("a cgroup");
         self.crash();
         self.restart();
     }
 
-    /// Moves a process into a cgroup below the daemon's, which is made for it.
+    /// Moves a process into a new cgroup below the daemon's.
     pub(crate) fn move_below(&self, process: u32, below: &str) {
         let cgroup = self.cgroup.join(below);
         fs::create_dir_all(&cgroup).expect("a cgroup");
         fs::write(cgroup.join("cgroup.procs"), process.to_string()).expect("a member");
     }
 
-    /// Collects what it logs from now on.
+    /// Collects its log from now on.
     pub(crate) fn log(&mut self) -> Log {
         let stderr = self.process.stderr.take().expect("its log is read once");
         let lines = Log::default();
@@ -177,7 +177,7 @@ impl Daemon {
         lines
     }
 
-    /// What the kernel tells of each of its threads.
+    /// The `/proc` status of each of its threads.
     pub(crate) fn threads(&self) -> Vec<String> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("it runs");
         let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status"));
@@ -186,20 +186,20 @@ impl Daemon {
             .collect()
     }
 
-    /// Kills it as a crash would.
+    /// Kills it, as a crash would.
     pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ends");
     }
 
-    /// Starts another one after it.
+    /// Starts its successor.
     pub(crate) fn restart(&mut self) {
         self.process = self.another().spawn().expect("the daemon starts");
         self.await_ready();
     }
 
-    /// Starts one that crashes when it changes something for the `moment`-th time (from 0). `false`
-    /// if it did so before it was ready.
+    /// Starts a daemon that crashes at the state change with the index `moment` (from 0). `false`
+    /// if it crashed before it was ready.
     #[cfg(feature = "failpoints")]
     pub(crate) fn restart_crashing(&mut self, moment: usize) -> bool {
         let when = format!("crash={moment}*off->return");
@@ -217,7 +217,7 @@ impl Daemon {
         true
     }
 
-    /// Waits for it to have crashed.
+    /// Waits until it has crashed.
     #[cfg(feature = "failpoints")]
     pub(crate) fn await_crash(&mut self) {
         self.process.wait().expect("it ends");
@@ -243,13 +243,13 @@ impl Daemon {
         command(&[], self.directory.path(), &self.cgroup, &self.pins)
     }
 
-    /// Ends it as an operator would, and tells its exit code.
+    /// Stops it, as an operator would. Returns its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         terminate(&self.process);
         self.process.wait().expect("it ends").code()
     }
 
-    /// Ends it, and gives what it logged.
+    /// Stops it. Returns its log.
     pub(crate) fn final_log(&mut self) -> String {
         self.stop();
         let mut log = String::new();
@@ -300,7 +300,7 @@ impl Drop for Daemon {
             drop(stderr.read_to_string(&mut said));
             eprintln!("the daemon, ended before the test: {ended_before:?}\n{said}");
         }
-        // What the test started there and has not ended yet.
+        // Processes that the test started there and that still run.
         drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
         while !remove(&self.cgroup) && Instant::now() < end {
             sleep(Duration::from_millis(10));
@@ -308,7 +308,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Removes a cgroup with those below it. `false` if there are processes in it still.
+/// Removes a cgroup with its descendants. `false` if it still has processes.
 fn remove(cgroup: &Path) -> bool {
     let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
     for path in below.map(|entry| entry.path()).filter(|path| path.is_dir()) {
@@ -352,14 +352,13 @@ fn cgroup2() -> PathBuf {
     mount.expect("a cgroup2 mount")[1].into()
 }
 
-/// A network namespace that stands for a Pod: `eth0` with addresses. Its other end is in the host's
-/// namespace, and down.
+/// A netns that acts as a Pod: `eth0` with addresses. The peer is in the host's netns, and down.
 pub(crate) struct Pod {
     name: String,
     proxy: Option<Child>,
 }
 
-/// Of the Pods' interfaces in the host's namespace.
+/// Numbers the Pods' interfaces in the host's netns.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Pod {
@@ -368,7 +367,7 @@ impl Pod {
         ip(&["netns", "add", &name]);
         let pod = Self { name, proxy: None };
         pod.ip(&["link", "set", "lo", "up"]);
-        // An interface's name has 15 characters: `slPID-NUMBER`.
+        // An interface name has at most 15 characters: `slPID-NUMBER`.
         let far = NUMBER.fetch_add(1, Ordering::Relaxed);
         let far = format!("sl{}-{far}", std::process::id());
         let host = std::process::id().to_string();
@@ -386,12 +385,13 @@ impl Pod {
         format!("/run/netns/{}", self.name)
     }
 
-    /// Starts a process inside that listens on ports as the sidecar's user, for IPv4 and IPv6 apart.
+    /// Starts a process inside that listens on ports as the sidecar's user, with one socket per
+    /// family.
     pub(crate) fn listen(&mut self, ports: &[u16]) {
         self.listen_as(1337, ports);
     }
 
-    /// The same as another user.
+    /// Likewise as another user.
     pub(crate) fn listen_as(&mut self, uid: u32, ports: &[u16]) {
         let script = format!(
             "import socket, time\n\
@@ -423,7 +423,7 @@ impl Pod {
         self.join_below(daemon, "");
     }
 
-    /// Moves the process into a cgroup below the daemon's, which is made for it.
+    /// Moves the process into a new cgroup below the daemon's.
     pub(crate) fn join_below(&self, daemon: &Daemon, below: &str) {
         let process = self.proxy.as_ref().expect("a process");
         daemon.move_below(process.id(), below);
@@ -442,8 +442,7 @@ impl Pod {
         self.ip(&arguments.split(' ').collect::<Vec<_>>());
     }
 
-    /// Runs a Python program inside, among the processes that the daemon serves, as a user. What
-    /// it prints.
+    /// Runs a Python program inside, in the daemon's cgroup, as a user. Returns its output.
     pub(crate) fn run(&self, daemon: &Daemon, uid: u32, program: &str) -> String {
         let python = Path::new("/usr/bin/python3");
         let mut command = self.command(daemon, uid, python);
@@ -453,13 +452,12 @@ impl Pod {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// A program inside, among the processes that the daemon serves, as a user. It lacks its
-    /// arguments.
+    /// A program inside, in the daemon's cgroup, as a user, without arguments so far.
     pub(crate) fn command(&self, daemon: &Daemon, uid: u32, program: &Path) -> Command {
         self.command_in(&daemon.cgroup, uid, program)
     }
 
-    /// The same in a cgroup.
+    /// Likewise in another cgroup.
     pub(crate) fn command_in(&self, cgroup: &Path, uid: u32, program: &Path) -> Command {
         let members = cgroup.join("cgroup.procs");
         let network = format!("--net={}", self.path());
@@ -475,7 +473,7 @@ impl Pod {
         command
     }
 
-    /// Gives it rules as an init container does.
+    /// Installs iptables rules, as an init container does.
     pub(crate) fn restore_rules(&self, rules: &str) {
         let mut restore = Command::new("ip")
             .args(["netns", "exec", &self.name, "iptables-restore"])

@@ -1,5 +1,6 @@
-//! A load balancer at the root cgroup, which replaces a Service's address by that of a backend. The
-//! proxy must learn the address that the application asked for, in whichever order both attached.
+//! Tests with a load balancer at the root cgroup, which replaces a Service's address by that of a
+//! backend. The proxy must receive the address that the application requested, in either attach
+//! order.
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ use crate::{
     pods::add,
 };
 
-/// The Service, which no interface has, and where the balancer sends its connections.
+/// The Service, which no interface has, and the balancer's backend.
 const SERVICE: [u8; 4] = [10, 96, 0, 10];
 const BACKEND: [u8; 4] = [10, 1, 0, 99];
 const SERVICE_PORT: u16 = 80;
@@ -42,7 +43,7 @@ impl Balancer {
         balancer
     }
 
-    /// What an agent does that clears the root: detaches a program by its descriptor.
+    /// The action of an agent that clears the root: detaches a program by its descriptor.
     fn run(&self, command: bpf_cmd, flags: u32) -> std::io::Result<()> {
         let mut attr: bpf_attr = empty();
         attr.__bindgen_anon_5.__bindgen_anon_1.target_fd = number(&self.cgroup);
@@ -99,7 +100,7 @@ fn empty() -> bpf_attr {
 }
 
 fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made the descriptor.
+    // SAFETY: the kernel has just created the descriptor.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -112,7 +113,7 @@ fn code(opcode: u8, registers: u8, offset: i16, immediate: i32) -> u64 {
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> std::io::Result<i32> {
     let length = size_of::<bpf_attr>();
-    // SAFETY: `attr` lives across the call, as does everything its pointers lead to.
+    // SAFETY: `attr` and everything that its pointers refer to live across the call.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
     match i32::try_from(done) {
         Ok(fd) if fd >= 0 => Ok(fd),
@@ -124,7 +125,7 @@ fn number(fd: &impl std::os::fd::AsFd) -> u32 {
     fd.as_fd().as_raw_fd().unsigned_abs()
 }
 
-/// Detaches every program of socket addresses from a cgroup, as an agent does that clears the root.
+/// Detaches every socket address program from a cgroup, as an agent does that clears the root.
 /// Returns their number.
 fn clear(cgroup: &Path) -> usize {
     use bpf_attach_type::*;
@@ -205,7 +206,7 @@ with socket.create_connection(('10.96.0.10', 80), timeout=5) as one:
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The address in the CIDR, the port in the list: the decision must see what was asked for.
+/// The address in the CIDR, the port in the list: the decision must use the requested destination.
 fn check(daemon: &Daemon, pod: &Pod, below: &str) {
     let (mut proxy, mut seen) = start_proxy(pod, daemon);
     assert_eq!(connect(pod, daemon, below), "10.96.0.10 80\n");
@@ -232,7 +233,7 @@ fn proxy_learns_the_service_whoever_attached_first() {
     let balancer = Balancer::attach(daemon.cgroup());
     check(&daemon, &pod, "pods");
 
-    // From nothing: now the balancer is the first at the root.
+    // Without pins: now the balancer is the first at the root.
     daemon.stop();
     assert!(daemon.detach().status.success());
     daemon.restart();

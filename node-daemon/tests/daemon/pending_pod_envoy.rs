@@ -1,5 +1,4 @@
-//! A Pod of which only the addresses are known, and a real Envoy in it that would try again if it
-//! were refused.
+//! Test of a pending Pod with a real Envoy, which would retry a refused connection.
 
 use std::{
     fs,
@@ -44,8 +43,8 @@ fn envoy() -> PathBuf {
     found
 }
 
-/// An application that passes on to 10.1.0.9:80 what comes to its port 9000, and asks up to three
-/// times.
+/// An application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
+/// attempts.
 fn bootstrap() -> Value {
     let at =
         |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
@@ -84,7 +83,7 @@ fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
     Running(command.spawn().unwrap())
 }
 
-/// Starts a sidecar that answers one connection, and prints where that wanted to go.
+/// Starts a sidecar that answers one connection, and prints its original destination.
 fn start_sidecar(home: &Pod, daemon: &Daemon) -> (Running, impl Iterator<Item = String>) {
     let program = "
 import socket, struct
@@ -128,7 +127,7 @@ fn envoy_in_a_pending_pod_uses_its_sidecar() {
     let pods = || daemon.get(path::PODS).ok::<Vec<PodView>>();
     assert_eq!(pods(), [], "nobody has connected yet");
 
-    // It takes a second to serve.
+    // It needs a second to start.
     let call = "
 import time
 for _ in range(400):

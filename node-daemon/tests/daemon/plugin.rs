@@ -1,4 +1,4 @@
-//! The plugin and the daemon together: orders of ADD and DEL that runtimes come up with.
+//! Tests of the plugin with the daemon: the sequences of ADD and DEL that runtimes produce.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::node::{Daemon, Pod};
 
-/// Pods that come and go at the same time.
+/// The number of concurrent Pods.
 const CROWD: u8 = 200;
 
 /// The plugin that was built beside the daemon, or the one that is named.
@@ -34,7 +34,7 @@ fn plugin() -> PathBuf {
     plugin
 }
 
-/// Runs the plugin as the last of a chain that gave an address.
+/// Runs the plugin as the last of a chain that assigned an address.
 fn call(daemon: &Daemon, verb: &str, container: &str, netns: &str, address: &str) -> Output {
     let interface = if netns.starts_with("/proc") {
         "lo"
@@ -114,7 +114,7 @@ fn add_removes_the_pending_del() {
     let pod = Pod::new("revived", &["10.1.0.1/24"]);
     daemon.crash();
     succeeds(&daemon, "DEL", "pod", &pod.path(), "10.1.0.1");
-    // Nobody is there to take it in, but it is not gone any more.
+    // No daemon can enroll it, but its pending DEL is withdrawn.
     let waits = call(&daemon, "ADD", "pod", &pod.path(), "10.1.0.1");
     assert!(
         String::from_utf8(waits.stdout)
@@ -152,7 +152,7 @@ fn an_address_is_another_pods_as_soon_as_its_own_is_gone() {
         drop(first);
         let second = Pod::new(&format!("reuser-{round}"), &["10.1.0.1/24"]);
         succeeds(&daemon, "ADD", &new, &second.path(), "10.1.0.1");
-        // The old one's deletion comes when the address is the new one's.
+        // The DEL of the old Pod arrives after the new Pod got the address.
         succeeds(&daemon, "DEL", &old, "", "10.1.0.1");
         assert_eq!(known(&daemon), [&*new]);
         let check = call(&daemon, "CHECK", &new, &second.path(), "10.1.0.1");

@@ -1,4 +1,4 @@
-//! Pods that are taken in, refused, and let go.
+//! Tests of ADD, DEL, CHECK and GC on Pods.
 
 use std::collections::BTreeMap;
 

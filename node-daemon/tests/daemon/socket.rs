@@ -1,4 +1,4 @@
-//! Who may speak, how long, how much, and what is said to the rest.
+//! Tests of the socket: peers, timeouts, limits and error answers.
 
 use std::{
     fs,
@@ -46,8 +46,8 @@ fn another_user_is_refused_even_if_the_socket_lets_them_in() {
     fs::set_permissions(&daemon.socket, fs::Permissions::from_mode(0o777)).unwrap();
     let socket = daemon.socket.clone();
     let asked = thread::spawn(move || {
-        // The system call changes this thread alone; the C library's wrapper, all of them.
-        // SAFETY: takes three integers.
+        // The system call changes only this thread; the C library's wrapper changes all threads.
+        // SAFETY: the call has three integer arguments.
         let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(changed, 0);
         send(&socket, "GET", path::STATUS, "")
@@ -153,7 +153,7 @@ fn a_request_under_way_is_answered_before_the_daemon_stops() {
     let body = "{\"network\":\"n\",\"container_id\":\"c\",\"ifname\":\"e\"}";
     let head = "POST /v1/del HTTP/1.1\r\nHost: node\r\nContent-Length: ";
     write!(late, "{head}{}\r\n\r\n", body.len()).unwrap();
-    // The daemon must have read the header before it is told to stop.
+    // The daemon must have read the header before it is stopped.
     assert_eq!(daemon.get("/healthz").status, 200);
     daemon.terminate();
     thread::sleep(Duration::from_millis(200));

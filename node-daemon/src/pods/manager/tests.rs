@@ -1,5 +1,5 @@
-//! The owner with a real kernel side, attached to a cgroup without processes, and with network
-//! namespaces made for each test.
+//! Tests of the Pod manager with a real kernel side, attached to a cgroup without processes, and
+//! with network namespaces created for each test.
 
 mod alias_routes;
 mod fixture;
@@ -13,7 +13,7 @@ use crate::pods::{Error, Repair, survey::Survey};
 use fixture::{Fixture, Namespace, Node, attachment, fixture, ip, request};
 
 impl PodManager {
-    /// One round of upkeep, with a survey of its own.
+    /// One resync, with a survey of its own.
     fn survey_and_resync(&mut self) {
         self.resync(Survey::of(&self.brief()));
     }
@@ -209,7 +209,7 @@ fn check_names_the_first_difference() {
         let error = manager.check(&who).unwrap_err().to_string();
         assert!(error.starts_with(what), "{error}");
     };
-    // Each one is looked at before those above it.
+    // CHECK compares each of these states before the ones above.
     pod.open().remove_from_loopback(PASSTHROUGH).unwrap();
     differs(manager, "::6 on the loopback interface");
     let state = manager.pods[&pod.cookie()].kernel.state().clone();

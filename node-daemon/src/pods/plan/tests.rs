@@ -1,4 +1,4 @@
-//! The steps lead where they should, and back.
+//! Tests of the steps: they lead to the desired state, and are reversible.
 
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::pods::{mesh::Mesh, policy::Inbound};
 
-/// What the kernel would hold after a step.
+/// The kernel state after a step.
 fn apply_step(state: &mut KernelState, step: &Step) {
     match step {
         Step::AddRule(entry) => {

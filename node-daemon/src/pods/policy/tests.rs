@@ -1,4 +1,4 @@
-//! What Pods may say, and what they may not.
+//! Tests of supported and unsupported annotations.
 
 mod pod_policy;
 

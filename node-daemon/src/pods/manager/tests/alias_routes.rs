@@ -1,4 +1,4 @@
-//! The routes to the addresses at which the proxy is met, and what is told there.
+//! Tests of alias routes and of the flags that announce them.
 
 use std::net::IpAddr;
 
@@ -11,14 +11,14 @@ const ADDRESSES: [&str; 2] = ["10.1.0.1", "fd00::1"];
 const V4: &str = "route delete local 127.64.0.0/10 table local";
 const V6: &str = "-6 route delete local 100::7f40:0/106 table local";
 
-/// A Pod whose `lo` is up.
+/// A Pod with `lo` up.
 fn pod() -> Namespace {
     let pod = Namespace::with(&ADDRESSES);
     pod.ip("link set lo up");
     pod
 }
 
-/// The sources of routes that are in place.
+/// The preferred sources of the installed routes.
 fn sources(pod: &Namespace) -> Vec<IpAddr> {
     let [v4, v6] = ADDRESSES.map(|text| Addr::from(ip(text)));
     let installed = pod.open().installed(alias_routes::routes(v4, v6));
@@ -29,7 +29,7 @@ fn sources(pod: &Namespace) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Of which families the programs have been told that a route is there.
+/// The families whose alias route is announced to the programs.
 fn merged(manager: &PodManager, pod: &Namespace) -> [bool; 2] {
     let netns_entry = manager.datapath.netns_entry(pod.cookie()).unwrap().unwrap();
     let flags = netns_entry.pod.flags;
@@ -103,7 +103,7 @@ fn refused_alias_routes_are_retried() {
     let node = Node::new("refuses");
     let manager = &mut node.start();
     let (who, pod) = (attachment("a", "eth0"), Namespace::with(&ADDRESSES));
-    // No route of IPv6 leads over an interface that is down.
+    // IPv6 has no routes over an interface that is down.
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
     assert_eq!(merged(manager, &pod), [true, false]);
     manager.check(&who).unwrap();
@@ -115,7 +115,7 @@ fn refused_alias_routes_are_retried() {
     assert_eq!(merged(manager, &pod), [true, true]);
     assert_eq!(sources(&pod), ADDRESSES.map(ip));
 
-    // Addresses of IPv6 go with it, which are the Pod's here.
+    // This removes the IPv6 addresses, which are the Pod's here.
     pod.ip("link set lo down");
     manager.survey_and_resync();
     assert!(!merged(manager, &pod)[1]);

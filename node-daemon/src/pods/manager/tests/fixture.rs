@@ -1,5 +1,5 @@
-//! A node for each test: a cgroup without processes, private pins, a directory for records, and network
-//! namespaces.
+//! A node for each test: a cgroup without processes, private pins, a directory for records, and
+//! network namespaces.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A cgroup of the test's own.
+/// A private cgroup.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -39,7 +39,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// A node: what outlives a daemon.
+/// The state of a node that outlives a daemon.
 pub(super) struct Node {
     cgroup: Cgroup,
     pub(super) private: PrivateBpffs,
@@ -48,8 +48,8 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(test: &str) -> Self {
-        // The first runtime of a process makes sockets that stay. As in the daemon, they must not
-        // be made in a Pod's namespace, which they would keep.
+        // The first runtime of a process creates sockets that stay open. As in the daemon, they
+        // must not be created in a Pod's namespace, which they would keep alive.
         drop(
             tokio::runtime::Builder::new_current_thread()
                 .enable_io()
@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    /// Starts a daemon, which takes over what is there.
+    /// Starts a daemon, which adopts the existing state.
     pub(super) fn start(&self) -> PodManager {
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
         let datapath = Datapath::open(pins, &self.cgroup.0, crate::bpf::kernel_offsets().ok())
@@ -100,7 +100,7 @@ pub(super) fn fixture(test: &str) -> Fixture {
     }
 }
 
-/// A network namespace with these addresses on `lo`, which lasts as long as the file.
+/// A netns with these addresses on `lo`, which lasts as long as the file.
 pub(super) struct Namespace(pub(super) File);
 
 impl Namespace {
@@ -125,7 +125,7 @@ impl Namespace {
         self.open().id().cookie
     }
 
-    /// Runs `ip` in it.
+    /// Runs `ip` inside.
     pub(super) fn ip(&self, arguments: &str) {
         let (this, file) = (std::process::id(), self.0.as_raw_fd());
         let done = Command::new("nsenter")

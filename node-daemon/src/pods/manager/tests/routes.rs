@@ -1,4 +1,4 @@
-//! What a Pod's routes tell, and that this may change.
+//! Tests of settings that depend on a Pod's routes, and of changes of these routes.
 
 use std::net::IpAddr;
 
@@ -59,7 +59,7 @@ fn other_routes_sources_are_listed_and_followed() {
     };
     assert_eq!(sources(manager), ["10.1.0.1", "10.2.0.1"].map(ip));
 
-    // Another address takes the place of one.
+    // Another address replaces one.
     pod.ip("route add 198.18.0.0/15 dev net1 src 10.2.0.1");
     pod.ip("route replace 192.0.2.0/24 dev net1 src 10.1.0.1");
     manager.refresh_routes();

@@ -1,4 +1,4 @@
-//! What the next daemon finds, mends and removes.
+//! Tests of takeover: the state that the next daemon adopts, repairs and removes.
 
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ fn what_is_left_of_a_pod_that_went_meanwhile_is_removed() {
     let mut manager = node.start();
     manager.add(request(&who, &pod, &["10.1.0.1"])).unwrap();
     drop((manager, pod));
-    // The kernel removes a namespace in its own time; until then the Pod lives.
+    // The kernel removes a namespace asynchronously; until then the Pod is alive.
     let end = Instant::now() + Duration::from_secs(10);
     let mut manager = node.start();
     while !manager.orphaned.is_empty() {
@@ -116,7 +116,7 @@ fn damaged_records_keep_the_pod_intercepted() {
     assert!(matches!(refused, Err(Error::Taken { .. })));
 
     drop(pod);
-    // The kernel removes a namespace in its own time.
+    // The kernel removes a namespace asynchronously.
     let end = Instant::now() + Duration::from_secs(10);
     while manager.datapath.has_sk_lookup(cookie) {
         assert!(Instant::now() < end, "the namespace stays");

@@ -1,4 +1,5 @@
-//! Settings beyond single annotations: lists that match nothing, the proxy's user, families.
+//! Tests of settings beyond single annotations: lists that match nothing, the proxy's user,
+//! families.
 
 use super::*;
 
@@ -58,7 +59,7 @@ fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
     );
     let istio = meshed(&[]);
     assert_eq!((istio.ipv4_only, &*istio.bypass.networks), (false, &[][..]));
-    // Peers that are excluded inbound stay the proxy's outbound.
+    // Excluded source networks do not affect outbound connections.
     let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
     let mut annotations = minimal_annotations(linkerd);
     let skip = "config.linkerd.io/skip-subnets".to_owned();
