@@ -45,10 +45,13 @@ pub fn record(text: &[u8]) {
 ///
 /// If the selected mesh has another name.
 pub fn configuration(text: &str) {
-    let Ok(Config { mesh, meshes, .. }) = toml::from_str(text) else {
+    let Ok(Config {
+        mesh, meshes, ipv6, ..
+    }) = toml::from_str(text)
+    else {
         return;
     };
-    if let Ok(chosen) = Mesh::choose(&mesh, meshes) {
+    if let Ok(chosen) = Mesh::choose(&mesh, meshes, ipv6) {
         assert_eq!(chosen.name, mesh);
     }
 }

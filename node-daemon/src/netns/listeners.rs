@@ -307,7 +307,10 @@ fn socket_inode(link: &str) -> Option<u64> {
 #[cfg(fuzzing)]
 pub(super) fn fuzz(datagram: &[u8]) {
     let mut found = Vec::new();
-    let _complete = take(datagram, &mut found);
+    let _complete = super::netlink::walk(datagram, &mut |body| {
+        found.extend(Described::parse(body));
+        true
+    });
     assert!(found.len() <= datagram.len() / 4);
 }
 

@@ -302,7 +302,7 @@ pub(super) fn fuzz(datagram: &[u8]) {
     match message.payload {
         NetlinkPayload::InnerMessage(Message::NewRoute(one)) => {
             let found = route(&one);
-            assert!(found.is_none_or(|found| found.to.prefix_len() <= 128));
+            assert!(found.is_none_or(|found| found.dst.prefix_len() <= 128));
         }
         NetlinkPayload::InnerMessage(Message::NewRule(one)) => {
             let _either = is_custom_rule(&one);

@@ -92,7 +92,10 @@ fn number(value: &[u8]) -> Option<u32> {
 /// One reply of `NETLINK_NETFILTER`.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(datagram: &[u8]) {
-    let _complete = take(datagram, &mut false);
+    let _complete = super::netlink::walk(datagram, &mut |body| {
+        let _either = is_own_nat(body.get(GENERIC..).unwrap_or_default());
+        true
+    });
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@
 //! | evidence | possible source |
 //! |---|---|
 //! | the initial user namespace owns the network namespace | `CAP_SYS_ADMIN` on the host |
-//! | a process of it is in a Pod's cgroup of the kubelet | the kubelet, and the Pod's own processes
-//! |
+//! | a process of it is in the kubelet's cgroup of a Pod | the kubelet, and the Pod's own processes |
 //! | the list of the node's Pods has that uid with one of its addresses | the API server |
 //! | an address is on an interface with a peer on the host | `CAP_NET_ADMIN` on the host |
 //! | the proxy's user listens on the proxy's ports | the proxy's user, in that namespace |

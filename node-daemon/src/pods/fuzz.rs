@@ -42,4 +42,4 @@ pub(crate) fn record(text: &[u8]) {
     assert_eq!(store::decode(&written).ok(), Some(record));
 }
 
-pub(crate) use super::owner::fuzz::sequence;
+pub(crate) use super::manager::fuzz::sequence;

@@ -48,7 +48,7 @@ struct Node {
 }
 
 /// An attachment of the model.
-struct Rule {
+struct Entry {
     /// The index of its namespace; `None` if the Pod is not intercepted.
     netns: Option<usize>,
     addresses: BTreeSet<IpAddr>,
@@ -56,11 +56,11 @@ struct Rule {
 
 /// The attachments, by their CNI identity.
 #[derive(Default)]
-struct Model(BTreeMap<Attachment, Rule>);
+struct Model(BTreeMap<Attachment, Entry>);
 
 /// The expected answer to an ADD.
 #[derive(Debug, PartialEq, Eq)]
-enum ListedPod {
+enum Expected {
     Intercepted,
     NotIntercepted,
     Policy,
@@ -120,45 +120,43 @@ fn run(node: &mut Node, model: &mut Model, [verb, which, details]: [u8; 3]) {
 
 fn add(node: &mut Node, model: &mut Model, attachment: Attachment, netns: u8, details: u8) {
     let netns = usize::from(netns) % NAMESPACES;
-    let annotation_unless_star: Vec<&str> = (ADDRESSES.iter().enumerate())
+    let chosen: Vec<&str> = (ADDRESSES.iter().enumerate())
         .filter(|(bit, _)| details >> bit & 1 == 1)
         .map(|(_, address)| *address)
         .collect();
     // The model does not cover Pods without addresses.
-    let annotation_unless_star = if annotation_unless_star.is_empty() {
+    let chosen = if chosen.is_empty() {
         vec![ADDRESSES[0]]
     } else {
-        annotation_unless_star
+        chosen
     };
     let variant = details >> 4 & 3;
-    let addresses = annotation_unless_star.iter().map(|text| ip(text)).collect();
+    let addresses = chosen.iter().map(|text| ip(text)).collect();
     let expected = model.expect(&attachment, netns, &addresses, variant);
     let path = node.path(netns);
     let answer = node.manager().add(AddRequest {
         attachment: attachment.clone(),
         netns: path,
-        addresses: annotation_unless_star
-            .iter()
-            .map(|text| reported(text))
-            .collect(),
+        addresses: chosen.iter().map(|text| reported(text)).collect(),
         pod: PodName::default(),
         annotations: Some(annotations(variant)),
+        manifest: None,
     });
     let seen = match answer {
-        Ok(answer) if answer.meshed => ListedPod::Intercepted,
-        Ok(_) => ListedPod::NotIntercepted,
-        Err(Error::Policy(_)) => ListedPod::Policy,
-        Err(Error::Occupied { .. }) => ListedPod::NetnsOccupied,
-        Err(Error::Taken { .. }) => ListedPod::AddressTaken,
+        Ok(answer) if answer.meshed => Expected::Intercepted,
+        Ok(_) => Expected::NotIntercepted,
+        Err(Error::Policy(_)) => Expected::Policy,
+        Err(Error::Occupied { .. }) => Expected::NetnsOccupied,
+        Err(Error::Taken { .. }) => Expected::AddressTaken,
         Err(other) => panic!("{attachment:?}: {other}"),
     };
     assert_eq!(seen, expected, "{attachment:?}");
     let netns = match seen {
-        ListedPod::Intercepted => Some(netns),
-        ListedPod::NotIntercepted => None,
+        Expected::Intercepted => Some(netns),
+        Expected::NotIntercepted => None,
         _ => return,
     };
-    model.0.insert(attachment, Rule { netns, addresses });
+    model.0.insert(attachment, Entry { netns, addresses });
 }
 
 fn collect(node: &mut Node, model: &mut Model, which: u8, details: u8) {
@@ -190,27 +188,27 @@ impl Model {
         netns: usize,
         addresses: &BTreeSet<IpAddr>,
         variant: u8,
-    ) -> ListedPod {
+    ) -> Expected {
         if variant == 0 {
-            return ListedPod::NotIntercepted;
+            return Expected::NotIntercepted;
         }
         if variant == 3 {
-            return ListedPod::Policy;
+            return Expected::Policy;
         }
         let mut intercepted = self.0.iter().filter(|(_, one)| one.netns.is_some());
-        let is_occupied = |(other, one): (&Attachment, &Rule)| {
+        let is_occupied = |(other, one): (&Attachment, &Entry)| {
             one.netns == Some(netns) && other.container_id != attachment.container_id
         };
         if intercepted.clone().any(is_occupied) {
-            return ListedPod::NetnsOccupied;
+            return Expected::NetnsOccupied;
         }
-        let is_taken = |(_, one): (&Attachment, &Rule)| {
+        let is_taken = |(_, one): (&Attachment, &Entry)| {
             one.netns != Some(netns) && !one.addresses.is_disjoint(addresses)
         };
         if intercepted.any(is_taken) {
-            return ListedPod::AddressTaken;
+            return Expected::AddressTaken;
         }
-        ListedPod::Intercepted
+        Expected::Intercepted
     }
 
     /// Compares the maps and hooks with the model.
