@@ -75,8 +75,12 @@ build: setup
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
 	@cni-plugin/build.sh
 
-demo: root build
-	@$(TARGET)/release/sluice-conformance demo
+# What is only tried is built once, in the profile of the tests.
+demo: export SLUICED := $(TARGET)/debug/sluiced
+demo: export SLUICE_CNI := $(TARGET)/debug/sluice-cni
+demo: root setup
+	@$(CARGO) build --workspace
+	@$(TARGET)/debug/sluice-conformance demo
 
 # SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
 conformance: root build
@@ -93,14 +97,17 @@ bench: root build
 scale: root build
 	@$(TARGET)/release/sluice-conformance scale
 
-test: root build
+# The plugin is the one that is shipped: static, with musl.
+test: export SLUICED := $(TARGET)/debug/sluiced
+test: root setup
+	@cni-plugin/build.sh
 	@.ci/tests
 
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup
 	@$(CARGO) test -p sluiced --lib fuzz_accel -- --include-ignored --nocapture
 
-test-kernels: root build
+test-kernels: root setup
 	@setup/packages.sh kernels
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --release --target $(HOST) -p sluiced --lib \
