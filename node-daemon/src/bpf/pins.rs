@@ -64,7 +64,8 @@ pub(crate) struct Pins {
 #[derive(Clone, Debug)]
 pub(super) struct Generation(PathBuf);
 
-/// A private BPF file system, which is not mounted anywhere and disappears on drop with all its pins.
+/// A private BPF file system, detached from every directory tree. It disappears on drop with all its
+/// pins.
 pub(crate) struct PrivateBpffs(OwnedFd);
 
 impl Pins {
