@@ -23,7 +23,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// Whether the child copy has decided about this call. The child copy records its decision here.
+    /// Whether the child copy has decided about this call. In the child copy this records the decision.
     #[inline(always)]
     pub(crate) fn is_decided(self, ctx: &SockAddrContext) -> bool {
         // SAFETY: the context is the kernel's, and alive during the call.

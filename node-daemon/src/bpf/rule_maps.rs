@@ -31,7 +31,8 @@ pub(crate) enum Rule {
     ExcludeInterface(InterfaceKey),
 }
 
-/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst` and `exclude_ifindex`.
+/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst`
+/// and `exclude_ifindex`.
 pub(super) struct RuleMaps {
     ports: TypedMap<PortKey, u8>,
     ranges: Trie<PortKey, u8>,
