@@ -1,11 +1,11 @@
-//! Builds the kernel programs (`ebpf/programs`) and leaves the object in `OUT_DIR/sluice.o`.
+//! Builds the eBPF programs (`ebpf/programs`) into the object `OUT_DIR/sluice.o`.
 //!
-//! They need `core` for `bpfel-unknown-none`, which no toolchain ships built: it is compiled with
-//! `-Zbuild-std` by a rustc that has the sources of `core` beside it. `SLUICE_BPF_TOOLCHAIN`
-//! chooses that rustc: `debian` (default) or `nightly` (rustup, with the component `rust-src`).
+//! They need `core` for `bpfel-unknown-none`, which no toolchain ships prebuilt: `-Zbuild-std` compiles
+//! it, with a rustc that has the sources of `core`. `SLUICE_BPF_TOOLCHAIN` selects that rustc: `debian`
+//! (default) or `nightly` (rustup, with the component `rust-src`).
 //!
-//! `SLUICE_BPF_OBJECT` names an object that was built before and is used as it is. `cargo check` and
-//! rust-analyzer then need no BPF toolchain; an empty file is enough for them.
+//! `SLUICE_BPF_OBJECT` names a prebuilt object. `cargo check` and rust-analyzer then need no BPF
+//! toolchain; an empty file is sufficient for them.
 
 use std::{
     env,
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     std::fs::write(&out, bytes).with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// An object that was built before.
+/// Returns the path of a prebuilt object, and warns if the file is empty.
 fn prebuilt(object: PathBuf) -> anyhow::Result<PathBuf> {
     println!("cargo::rerun-if-changed={}", object.display());
     let size = std::fs::metadata(&object)
@@ -58,7 +58,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    // One directory for every profile, so that `core` is compiled once.
+    // One directory for all profiles, so that `core` is compiled once.
     let built = root.join("target/bpf");
     let status = cargo(
         &root.join("ebpf/programs"),
@@ -76,7 +76,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(built.join(TARGET).join("release/sluice"))
 }
 
-/// The inner cargo, free of what the outer one has set for the host.
+/// The inner cargo, without the host settings of the outer one.
 fn cargo(programs: &Path, own_linker: &Path) -> anyhow::Result<Command> {
     let linker = if own_linker.exists() {
         own_linker
@@ -98,13 +98,13 @@ fn cargo(programs: &Path, own_linker: &Path) -> anyhow::Result<Command> {
         .current_dir(programs)
         .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
         .env("RUSTC", rustc()?)
-        // Debian's rustc is a stable one; -Zbuild-std is all that is unstable here.
+        // Debian's rustc is a stable release; -Zbuild-std is the only unstable feature here.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     Ok(cargo)
 }
 
-/// The rustc that can compile `core`.
+/// Finds a rustc that can compile `core`.
 fn rustc() -> anyhow::Result<PathBuf> {
     match env::var(TOOLCHAIN).as_deref() {
         Err(_) | Ok("" | "debian") => Ok("/usr/bin/rustc".into()),

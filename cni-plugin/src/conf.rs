@@ -1,4 +1,4 @@
-//! The configuration on standard input: the conflist's entry as the runtime completes it.
+//! The network configuration on standard input: the plugin's conflist entry, completed by the runtime.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -7,10 +7,10 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{Error, invocation::is_identifier, version::UNSTATED};
 
-/// Bytes of the longest configuration.
+/// Maximum size of the configuration in bytes.
 pub(crate) const MAX_STDIN: u64 = 4 << 20;
 
-/// Keys of the spec and of its conventions, which this plugin leaves to others.
+/// Keys of the CNI spec and its conventions, which this plugin ignores.
 const STANDARD: [&str; 11] = [
     "type",
     "name",
@@ -26,40 +26,40 @@ const STANDARD: [&str; 11] = [
 ];
 /// Keys of this plugin.
 const OWN: &[&str] = &["socket", "timeoutSeconds"];
-/// Where a runtime puts the Pod's annotations, if the entry declares the capability.
+/// The key of the Pod's annotations, if the entry declares the capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// The attachments that GC keeps (CNI spec 1.1.0, "GC"). The spec's first text had the second name,
-/// and libcni sends both.
+/// The attachments that GC keeps (CNI spec 1.1.0, "GC"). The first version of the spec used the second
+/// name, and libcni sends both.
 const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-/// How long the plugin may take, if the configuration says nothing else.
+/// The default timeout of an invocation.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The configuration, checked.
+/// The validated configuration.
 #[derive(Debug)]
 pub(crate) struct Conf {
     /// `name`: the network.
     pub(crate) network: String,
-    /// Where the daemon listens.
+    /// Path of the daemon's socket.
     pub(crate) socket: PathBuf,
-    /// For everything that the plugin does.
+    /// The timeout of the whole invocation.
     pub(crate) timeout: Duration,
-    /// The result of the chain before this plugin.
+    /// The result of the previous plugins in the chain.
     pub(crate) prev_result: Option<String>,
-    /// The Pod's annotations, if the runtime handed them over.
+    /// The Pod's annotations, if the runtime passed them.
     pub(crate) annotations: Option<BTreeMap<String, String>>,
     /// The attachments that GC must keep, if the runtime listed them.
     pub(crate) valid: Option<Vec<ValidAttachment>>,
 }
 
-/// The configuration, before its keys are looked at. Of a key that comes twice the last one counts.
+/// The decoded configuration, before validation of its keys. Of a duplicate key the last one counts.
 #[derive(Default)]
 pub(crate) struct Document {
     pub(crate) object: Map<String, Value>,
     prev_result: Option<String>,
 }
 
-/// Takes the configuration apart. `prevResult` stays as it stands there, to the byte: what this
-/// plugin does not know, such as a number that no computer's type holds, is not its to change.
+/// Decodes the configuration. `prevResult` keeps its exact bytes: the plugin does not change unknown
+/// content, such as a number that fits no integer or float type.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     if bytes.len() as u64 > MAX_STDIN {
         return Err(config_error(
@@ -89,7 +89,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Document, Error> {
     })
 }
 
-/// `cniVersion`, as libcni reads it: without one, or with an empty one, it is 0.1.0.
+/// `cniVersion`, as in libcni: a missing or empty one means 0.1.0.
 pub(crate) fn version(document: &Document) -> Result<String, Error> {
     let version = text(&document.object, "cniVersion")?.unwrap_or_default();
     Ok(if version.is_empty() {
@@ -101,7 +101,7 @@ pub(crate) fn version(document: &Document) -> Result<String, Error> {
 }
 
 impl Conf {
-    /// Checks every key.
+    /// Validates every key.
     pub(crate) fn new(document: Document) -> Result<Self, Error> {
         let Document {
             object,
@@ -182,7 +182,7 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
     };
     match config.get(ANNOTATIONS) {
         None => Ok(None),
-        // containerd hands over a Go map, which is null if the Pod has no annotation.
+        // containerd passes a Go map, which is null if the Pod has no annotation.
         Some(Value::Null) => Ok(Some(BTreeMap::new())),
         Some(value) => serde_json::from_value(value.clone())
             .map(Some)
@@ -190,7 +190,7 @@ fn annotations(object: &Map<String, Value>) -> Result<Option<BTreeMap<String, St
     }
 }
 
-/// A list that is `null` is an empty one, as Go writes it; one that is absent says nothing.
+/// `null` is an empty list, as Go encodes it; an absent key means "unknown".
 fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAttachment>>, Error> {
     let given = VALID_ATTACHMENTS.into_iter();
     let Some((key, value)) = given
@@ -224,7 +224,7 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<Option<Vec<ValidAtta
         .map(Some)
 }
 
-/// A key that holds a string, if it is there.
+/// The string value of a key, if the key exists.
 fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Result<Option<&'a str>, Error> {
     match object.get(key) {
         None => Ok(None),
@@ -240,12 +240,12 @@ pub(crate) fn config_error(key: &str, problem: String) -> Error {
     }
 }
 
-/// "must be …, and is …", with the value cut short.
+/// "must be …, and is …", with the value truncated.
 pub(crate) fn type_error(what: &str, value: &Value) -> String {
     format!("must be {what}, and is {}", shortened(value))
 }
 
-/// A value as JSON, of a length that fits into a message.
+/// A value as JSON, truncated for a message.
 fn shortened(value: &Value) -> String {
     const SHOWN: usize = 60;
     let text = value.to_string();

@@ -1,4 +1,4 @@
-//! One request to the daemon: HTTP/1.1 over its unix socket, within one deadline.
+//! The client of the daemon: one HTTP/1.1 request over its unix socket, within one deadline.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -12,12 +12,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;
 
-/// Bytes of the longest answer: a refusal, or a list of attachments.
+/// Maximum size of a response in bytes: an error, or a list of attachments.
 const MAX_ANSWER: u64 = 4 << 20;
-/// Header lines of an answer; the daemon sends four.
+/// Maximum number of response headers; the daemon sends four.
 const MAX_HEADERS: usize = 32;
 
-/// The daemon, and the time that is left for it.
+/// The daemon's socket and the remaining time.
 pub(crate) struct Daemon {
     socket: PathBuf,
     deadline: Instant,
@@ -31,7 +31,7 @@ impl Daemon {
         }
     }
 
-    /// Sends a body, and reads what is expected of it.
+    /// Sends a POST request, and decodes the response.
     pub(crate) fn post<A: DeserializeOwned>(
         &self,
         path: &str,
@@ -46,7 +46,7 @@ impl Daemon {
         self.request(&(head + &body))
     }
 
-    /// Reads.
+    /// Sends a GET request, and decodes the response.
     pub(crate) fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Error> {
         self.request(&format!(
             "GET {path} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n"
@@ -61,7 +61,7 @@ impl Daemon {
         let answer = self.roundtrip(request).map_err(failed)?;
         let (status, body) = parse_response(&answer).map_err(failed)?;
         if (200..300).contains(&status) {
-            // 204 has no body: it stands for `null`.
+            // 204 has no body, which is equivalent to `null`.
             let body = if body.is_empty() { b"null" } else { body };
             return serde_json::from_slice(body).map_err(|error| failed(invalid_data(error)));
         }
@@ -73,7 +73,7 @@ impl Daemon {
         }
     }
 
-    /// The whole answer, up to the end of the connection.
+    /// Returns the whole response, up to the end of the connection.
     fn roundtrip(&self, request: &str) -> io::Result<Vec<u8>> {
         let mut stream = DeadlineStream::connect(&self.socket, self.deadline)?;
         stream.write_all(request.as_bytes())?;
@@ -88,8 +88,8 @@ impl Daemon {
     }
 }
 
-/// A connection on which nothing waits beyond a deadline: not to be accepted where the queue is
-/// full, nor for one who reads or writes slowly.
+/// A connection on which no call blocks beyond a deadline: neither `connect` to a full queue, nor a
+/// slow read or write.
 struct DeadlineStream {
     socket: Socket,
     deadline: Instant,
@@ -101,14 +101,14 @@ impl DeadlineStream {
             socket: Socket::new(Domain::UNIX, Type::STREAM, None)?,
             deadline,
         };
-        // `connect` heeds the time-out for sending (socket(7)).
+        // `connect` uses the send timeout (socket(7)).
         stream.socket.set_write_timeout(stream.remaining()?)?;
         let address = SockAddr::unix(path)?;
         stream.socket.connect(&address).map_err(as_timeout)?;
         Ok(stream)
     }
 
-    /// What is left of the time, for one call.
+    /// The remaining time for one call.
     fn remaining(&self) -> io::Result<Option<Duration>> {
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
@@ -136,7 +136,7 @@ impl Write for DeadlineStream {
     }
 }
 
-/// Status and body of an answer.
+/// Parses the status and the body of a response.
 fn parse_response(answer: &[u8]) -> io::Result<(u16, &[u8])> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut head = httparse::Response::new(&mut headers);
@@ -167,7 +167,7 @@ fn parse_response(answer: &[u8]) -> io::Result<(u16, &[u8])> {
     Ok((status, body))
 }
 
-/// What a call says whose time is over, in plain words.
+/// Replaces the error of an expired timeout by a clear message.
 fn as_timeout(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::WouldBlock => {

@@ -1,4 +1,4 @@
-//! Everything that makes an invocation fail, and its code (CNI spec 1.1.0, section "Error").
+//! The errors of an invocation and their codes (CNI spec 1.1.0, section "Error").
 
 use std::{fmt, io, path::PathBuf};
 
@@ -10,17 +10,17 @@ use crate::version::SUPPORTED;
 /// A CNI verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Take the Pod in.
+    /// Enroll the Pod.
     Add,
-    /// Let the Pod go.
+    /// Unenroll the Pod.
     Del,
-    /// Compare the Pod with what it should be.
+    /// Compare the Pod with the desired state.
     Check,
-    /// Let go whatever is not listed.
+    /// Remove every attachment that is not listed.
     Gc,
-    /// Tell whether an ADD would succeed.
+    /// Report whether an ADD would succeed.
     Status,
-    /// Tell the versions.
+    /// Report the supported versions.
     Version,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Why an invocation failed.
+/// The reason why an invocation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A variable is missing or malformed.
@@ -45,7 +45,7 @@ pub enum Error {
     Environment {
         /// Its name.
         variable: &'static str,
-        /// What is wrong with it, and what is allowed.
+        /// The problem, and the permitted values.
         problem: String,
     },
     /// Standard input could not be read.
@@ -54,20 +54,20 @@ pub enum Error {
     /// Standard input is not JSON.
     #[error("the configuration on standard input is not JSON")]
     Json(#[source] serde_json::Error),
-    /// A key of the configuration has a wrong value.
+    /// A key of the configuration has an invalid value.
     #[error("{key} {problem}")]
     Config {
         /// The key, as a path such as `prevResult.ips[1].address`.
         key: String,
-        /// What is wrong with it, and what is allowed.
+        /// The problem, and the permitted values.
         problem: String,
     },
-    /// A key of the configuration is not known.
+    /// The configuration has an unknown key.
     #[error("the configuration has the unknown key '{key}' with the value {value}")]
     UnknownKey {
         /// The key.
         key: String,
-        /// Its value, cut short.
+        /// Its value, truncated.
         value: String,
         /// The keys that are this plugin's own.
         allowed: &'static [&'static str],
@@ -88,31 +88,31 @@ pub enum Error {
         /// The version of the configuration.
         version: String,
     },
-    /// The daemon did not answer in time, or not sensibly.
+    /// The daemon did not answer in time, or sent an invalid response.
     #[error("sluiced does not answer on {}", socket.display())]
     Daemon {
         /// The daemon's socket.
         socket: PathBuf,
-        /// What happened.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// An attachment that is added again, while a daemon might still read that it is gone.
+    /// ADD: a stale pending DEL of the attachment could not be removed, and the daemon might replay it.
     #[error("failed to remove the stale deletion marker")]
     StaleDelMarker(#[source] io::Error),
-    /// STATUS: the daemon does not answer. What it has attached to the kernel works on.
+    /// STATUS: the daemon does not answer. Its programs in the kernel stay active.
     #[error("sluiced cannot accept Pods: {reason}")]
     NotAvailable {
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// STATUS: the daemon answers and reports a damaged data path.
+    /// STATUS: the daemon reports a damaged data path.
     #[error("no Pod can be added to the mesh now, and running Pods may be affected: {reason}")]
     Degraded {
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// The daemon refused.
+    /// The daemon returned an error.
     #[error("{}", .0.message)]
     Refused(ApiError),
 }
@@ -142,7 +142,7 @@ impl Error {
         }
     }
 
-    /// The cause, or what to do.
+    /// The cause, or the remedy.
     pub(crate) fn details(&self) -> String {
         match self {
             Self::Stdin(source) | Self::StaleDelMarker(source) => source.to_string(),
@@ -166,8 +166,8 @@ impl Error {
         }
     }
 
-    /// The error object for standard output. Its texts may quote what others wrote, and runtimes log
-    /// them as they are: each becomes one line.
+    /// The error object for standard output. Its texts may quote untrusted values, and runtimes log
+    /// them unchanged: each is escaped to one line.
     #[must_use]
     pub fn to_json(&self, version: &str) -> Value {
         let mut object = json!({

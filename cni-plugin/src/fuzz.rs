@@ -1,4 +1,4 @@
-//! What a fuzzer throws at the plugin, and what must hold of it.
+//! Fuzz targets of the plugin, with their invariants.
 
 use crate::{
     Invocation,

@@ -1,4 +1,4 @@
-//! The environment of an invocation: the only module that reads it.
+//! The environment variables of an invocation: the only module that reads the environment.
 
 use std::{collections::BTreeMap, env};
 
@@ -6,7 +6,7 @@ use daemon_api::{Attachment, PodName};
 
 use crate::{Error, error::Verb};
 
-/// The variables of an invocation (CNI spec 1.1.0, "Parameters"), as they came.
+/// The variables of an invocation (CNI spec 1.1.0, "Parameters"), unchecked.
 #[derive(Clone, Debug, Default)]
 pub struct Invocation {
     /// `CNI_COMMAND`.
@@ -21,18 +21,18 @@ pub struct Invocation {
     pub args: String,
 }
 
-/// Longest name of an interface, in bytes (`IFNAMSIZ` without the end).
+/// Maximum length of an interface name, in bytes (`IFNAMSIZ` without the terminator).
 const MAX_IFNAME: usize = 15;
 
 impl Invocation {
-    /// Whether a runtime is calling.
+    /// Whether a runtime calls the plugin.
     #[must_use]
     pub fn requested() -> bool {
         env::var_os("CNI_COMMAND").is_some()
     }
 
-    /// The variables of this process. Bytes that are not UTF-8 are replaced: no value that the
-    /// spec allows has any.
+    /// Reads the variables of this process. Bytes that are not UTF-8 are replaced: no valid value
+    /// contains any.
     #[must_use]
     pub fn from_environment() -> Self {
         let read = |name| {
@@ -107,7 +107,7 @@ impl Invocation {
         Ok(&self.netns)
     }
 
-    /// The Pod, as far as `CNI_ARGS` names it: `KEY=VALUE` pairs in any order, separated by `;`.
+    /// The Pod's name from `CNI_ARGS`: `KEY=VALUE` pairs in any order, separated by `;`.
     pub(crate) fn pod(&self) -> Result<PodName, Error> {
         let mut found = BTreeMap::new();
         for pair in self.args.split(';').filter(|pair| !pair.trim().is_empty()) {
@@ -132,7 +132,7 @@ fn env_error(variable: &'static str, problem: String) -> Error {
     Error::Environment { variable, problem }
 }
 
-/// What the spec allows for container ids and networks' names.
+/// The spec's rule for container IDs and network names.
 pub(crate) fn is_identifier(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes
@@ -141,7 +141,7 @@ pub(crate) fn is_identifier(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-/// What the kernel allows for interfaces (`dev_valid_name`).
+/// The kernel's rule for interface names (`dev_valid_name`).
 fn is_ifname(text: &str) -> bool {
     (1..=MAX_IFNAME).contains(&text.len())
         && !matches!(text, "." | "..")

@@ -1,9 +1,9 @@
-//! A chained CNI plugin (CNI spec 0.1.0 to 1.1.0). It passes the chain's result on as it came,
-//! and reports the Pod to the node daemon, which decides and acts.
+//! A chained CNI plugin (CNI spec 0.1.0 to 1.1.0). It returns the chain's result unchanged, and reports
+//! the Pod to the node daemon, which enrolls it.
 //!
-//! `invocation` reads the environment, `stdin` the configuration, `conf` its keys (`remains` those
-//! that DEL needs), `result` the addresses in `prevResult`; `verb` says what each verb does,
-//! `daemon` speaks to the daemon, and `error` has the codes of the spec.
+//! `invocation` reads the environment, `stdin` the configuration, `conf` its keys (`remains` the keys
+//! for DEL), `result` the addresses in `prevResult`; `verb` implements the verbs, `daemon` is the
+//! client of the daemon, and `error` has the codes of the spec.
 #![forbid(unsafe_code)]
 
 mod conf;
@@ -27,7 +27,7 @@ pub use stdin::read_stdin;
 pub use verb::{Output, run};
 use version::SUPPORTED;
 
-/// What the plugin prints when it is not called by a runtime.
+/// The text that the plugin prints without a runtime.
 #[must_use]
 pub fn describe() -> String {
     format!(
@@ -39,5 +39,5 @@ pub fn describe() -> String {
     )
 }
 
-/// Standard input, as far as it could be read.
+/// Standard input, or the error of its read.
 pub type Stdin = io::Result<Vec<u8>>;

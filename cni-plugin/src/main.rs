@@ -1,4 +1,4 @@
-//! `sluice-cni`: the CNI plugin, as the runtime calls it.
+//! `sluice-cni`: the executable of the CNI plugin.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A result that does not reach the runtime is none.
+/// Without output, the runtime has no result.
 fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;

@@ -1,4 +1,4 @@
-//! What is left for the daemon when it cannot hear of a Pod's end.
+//! Pending DELs: files for DELs that the daemon does not answer.
 
 use std::{
     fs::{self, DirBuilder},
@@ -10,10 +10,10 @@ use std::{
 
 use daemon_api::{Attachment, owned, pending_dels_dir};
 
-/// So many Pods end while a daemon is away, if it ever comes back.
+/// Maximum number of pending DELs, in case no daemon returns.
 const MAX_PENDING: usize = 4096;
 
-/// The file that says that an attachment is to be let go.
+/// The file of the pending DEL of one attachment.
 pub(crate) struct PendingDel<'a> {
     attachment: &'a Attachment,
     directory: PathBuf,
@@ -27,7 +27,7 @@ impl<'a> PendingDel<'a> {
         }
     }
 
-    /// What the file says counts; its name tells it from those of other attachments.
+    /// The content is authoritative; the name only distinguishes the files.
     fn path(&self) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         self.attachment.hash(&mut hasher);
@@ -35,7 +35,8 @@ impl<'a> PendingDel<'a> {
             .join(format!("{:016x}.json", hasher.finish()))
     }
 
-    /// Writes it, whole or not at all. Not into a directory of another user, who could redirect it.
+    /// Writes the file atomically. It fails in a directory of another user, who could redirect the
+    /// file.
     pub(crate) fn write(&self) -> io::Result<()> {
         let made = DirBuilder::new().mode(0o700).create(&self.directory);
         if let Err(error) = made
@@ -53,7 +54,7 @@ impl<'a> PendingDel<'a> {
         fs::rename(&unfinished, &path)
     }
 
-    /// Removes it, if it is there.
+    /// Removes the file, if it exists.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(self.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

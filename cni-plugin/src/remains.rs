@@ -1,4 +1,4 @@
-//! A configuration as DEL reads it: as far as it can be read.
+//! The tolerant configuration parser for DEL.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,22 +8,22 @@ use crate::{
     version::SUPPORTED,
 };
 
-/// What DEL needs of a configuration. A runtime repeats DEL until it succeeds, so nothing that is
-/// wrong with a configuration stops it.
+/// The part of a configuration that DEL needs. A runtime repeats DEL until it succeeds, so an invalid
+/// configuration does not stop it.
 #[derive(Debug)]
 pub(crate) struct Remains {
-    /// `name`, or empty if it cannot be read.
+    /// `name`, or empty if it is unreadable.
     pub(crate) network: String,
     /// As in [`Conf`].
     pub(crate) socket: PathBuf,
     /// As in [`Conf`].
     pub(crate) timeout: Duration,
-    /// Everything that is wrong.
+    /// Every problem in the configuration.
     pub(crate) problems: Vec<Error>,
 }
 
 impl Remains {
-    /// Reads as much as can be read.
+    /// Reads every valid part.
     pub(crate) fn read(stdin: Stdin) -> Self {
         let mut problems = Vec::new();
         let document = (stdin.map_err(Error::Stdin))
@@ -41,7 +41,7 @@ impl Remains {
         let network = conf::network(object).ok();
         let socket = conf::socket(object).ok();
         let timeout = conf::timeout(object).ok();
-        // Everything else is checked for the message alone.
+        // The other keys are validated only for the message.
         if problems.is_empty() {
             problems.extend(Conf::new(document).err());
         }

@@ -1,5 +1,5 @@
-//! The Pod's addresses in the chain's result (CNI spec 1.1.0, "Success"; 0.2.0, "Result"). Of the
-//! result itself nothing but its version is ever changed.
+//! The Pod's addresses in the chain's result (CNI spec 1.1.0, "Success"; 0.2.0, "Result"). The plugin
+//! changes only the version of the result.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,7 +12,7 @@ use crate::{
     version::Form,
 };
 
-/// A result, its keys as they are written. Of a key that comes twice the last counts.
+/// A result with undecoded values. Of a duplicate key the last one counts.
 type Object<'a> = BTreeMap<String, &'a RawValue>;
 
 fn object(result: &str) -> Result<Object<'_>, Error> {
@@ -20,9 +20,8 @@ fn object(result: &str) -> Result<Object<'_>, Error> {
         .map_err(|_| config_error("prevResult", "must be an object".to_owned()))
 }
 
-/// The result as the runtime expects it of a configuration of this version. Its `cniVersion` is
-/// set, as the reference plugins do it, if it is absent or another one of the same form; not a byte
-/// else changes.
+/// The result for a configuration of this version. As in the reference plugins, its `cniVersion` is set
+/// if it is absent or another one of the same form; no other byte changes.
 pub(crate) fn in_version(result: &str, version: &str) -> Result<String, Error> {
     let object = object(result)?;
     let key = "prevResult.cniVersion";
@@ -50,10 +49,10 @@ pub(crate) fn in_version(result: &str, version: &str) -> Result<String, Error> {
     Ok(format!("{before}\"{version}\"{after}"))
 }
 
-/// The addresses that belong to interfaces inside the container.
+/// The addresses of interfaces inside the container.
 ///
-/// `ifname` stands for entries that name no interface: the spec leaves it out where a plugin
-/// lists no interfaces, and before 0.3.0 no result names one.
+/// `ifname` is the interface of entries without one: a plugin may list no interfaces, and before 0.3.0
+/// no result names one.
 pub(crate) fn addresses(
     result: &str,
     version: &str,
@@ -111,8 +110,7 @@ fn list(result: &Object<'_>, key: &str) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The name of the interface that an entry points at, if it is inside the container: those have
-/// a `sandbox`.
+/// The interface name of an entry, if the interface is inside the container, that is, has a `sandbox`.
 fn inside<'a>(interfaces: &'a [Value], at: &Value, entry: usize) -> Result<Option<&'a str>, Error> {
     let key = format!("prevResult.ips[{entry}].interface");
     let interface = at

@@ -1,4 +1,4 @@
-//! Standard input, read within a deadline: a runtime that never closes it would hold the Pod for good.
+//! Standard input, read within a deadline: a runtime that never closes it would block the Pod forever.
 
 use std::{
     io::{self, Read, StdinLock},
@@ -13,18 +13,18 @@ use crate::{
     conf::{DEFAULT_TIMEOUT, MAX_STDIN},
 };
 
-/// Reads standard input to its end. `timeoutSeconds` is in there, so the default applies.
+/// Reads standard input to its end. `timeoutSeconds` is part of it, so the default applies.
 ///
 /// # Errors
 ///
-/// If it cannot be read, or its end does not come in time.
+/// If it cannot be read, or does not end in time.
 pub fn read_stdin(started: Instant) -> Stdin {
     let input = Timely {
         stdin: io::stdin().lock(),
         deadline: started + DEFAULT_TIMEOUT,
     };
     let mut bytes = Vec::new();
-    // One byte more than allowed tells "too long" from "just so long".
+    // One byte above the limit detects input that is too long.
     input.take(MAX_STDIN + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -37,7 +37,7 @@ struct Timely<'a> {
 impl Read for Timely<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        // Rounded up, so as not to wake just before the time.
+        // Rounded up, to avoid a wakeup just before the deadline.
         let timeout =
             PollTimeout::try_from(left + Duration::from_millis(1)).map_err(io::Error::other)?;
         let mut source = [PollFd::new(self.stdin.as_fd(), PollFlags::POLLIN)];

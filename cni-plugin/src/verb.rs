@@ -1,4 +1,4 @@
-//! What each verb does (CNI spec 1.1.0, "CNI operations").
+//! The implementation of the verbs (CNI spec 1.1.0, "CNI operations").
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{
     version::{self, SUPPORTED},
 };
 
-/// What the plugin answers.
+/// The output of an invocation.
 #[derive(Debug)]
 pub struct Output {
     /// For standard output: a result, an error object, or nothing.
@@ -28,10 +28,10 @@ pub struct Output {
     pub succeeded: bool,
 }
 
-/// Carries out one invocation. Its deadline counts from `started` on.
+/// Runs one invocation. Its deadline counts from `started`.
 #[must_use]
 pub fn run(invocation: &Invocation, stdin: Stdin, started: Instant) -> Output {
-    // Until the configuration has said which version it speaks, errors speak the newest.
+    // Before the configuration's version is known, errors use the newest version.
     let mut version = SUPPORTED[SUPPORTED.len() - 1].to_owned();
     match execute(invocation, stdin, started, &mut version) {
         Ok(stdout) => Output {
@@ -45,7 +45,7 @@ pub fn run(invocation: &Invocation, stdin: Stdin, started: Instant) -> Output {
     }
 }
 
-/// Writes the version that the configuration speaks to `negotiated_version`.
+/// Writes the configuration's version to `negotiated_version`.
 fn execute(
     invocation: &Invocation,
     stdin: Stdin,
@@ -84,7 +84,7 @@ fn versions(asked: &str) -> String {
     json!({ "cniVersion": asked, "supportedVersions": SUPPORTED }).to_string()
 }
 
-/// Reports the Pod, and passes the result on.
+/// Reports the Pod, and returns the result.
 fn add(
     invocation: &Invocation,
     conf: Conf,
@@ -98,13 +98,13 @@ fn add(
         .map_err(Error::StaleDelMarker)?;
     match daemon.post::<AddResponse>(path::ADD, &request) {
         Ok(_) => Ok(result),
-        // Without a sidecar there is nothing for the daemon to do.
+        // A Pod without a sidecar does not need the daemon.
         Err(Error::Daemon { .. }) if is_unmeshed(&request) => Ok(result),
         Err(error) => Err(error),
     }
 }
 
-/// What a runtime reports of a Pod, and the chain's result in the configuration's version.
+/// The runtime's report of a Pod, and the chain's result in the configuration's version.
 fn reported(
     invocation: &Invocation,
     conf: Conf,
@@ -124,7 +124,7 @@ fn reported(
     Ok((request, result))
 }
 
-/// Whether the annotations are there and say that no traffic is to be intercepted.
+/// Whether the annotations are present and exclude interception.
 fn is_unmeshed(request: &AddRequest) -> bool {
     request
         .annotations
@@ -132,10 +132,10 @@ fn is_unmeshed(request: &AddRequest) -> bool {
         .is_some_and(has_no_sidecar_annotation)
 }
 
-/// Lets the Pod go. A runtime repeats DEL until it succeeds, and keeps the Pod until then. So it
-/// succeeds whenever the container is named: what the daemon does not do now it does later, and
-/// most of it ends with the Pod's namespace. Without the network's name the daemon finds the
-/// attachment by its container and interface.
+/// Unenrolls the Pod. A runtime repeats DEL until it succeeds, and keeps the Pod until then. So DEL
+/// succeeds if the container ID is valid: the daemon replays a pending DEL later, and most of the state
+/// ends with the Pod's namespace. Without the network name the daemon finds the attachment by its
+/// container and interface.
 fn del(invocation: &Invocation, remains: &Remains, started: Instant) -> Result<(), Error> {
     let attachment = invocation.attachment(&remains.network)?;
     for problem in &remains.problems {
@@ -152,7 +152,7 @@ fn del(invocation: &Invocation, remains: &Remains, started: Instant) -> Result<(
     Ok(())
 }
 
-/// A line for the runtime's log.
+/// Writes a line to the runtime's log.
 fn report(what: &str, error: &Error) {
     let details = error.details();
     let parted = if details.is_empty() { "" } else { ": " };
@@ -160,13 +160,13 @@ fn report(what: &str, error: &Error) {
     eprintln!("sluice-cni: {what}: {line}");
 }
 
-/// Compares what the runtime reports with what the daemon knows, and that with the kernel.
+/// Compares the runtime's report with the daemon's record, and the record with the kernel.
 fn check(invocation: &Invocation, conf: Conf, version: &str, daemon: &Daemon) -> Result<(), Error> {
     let (request, _) = reported(invocation, conf, version)?;
     daemon.post(path::CHECK, &request)
 }
 
-/// Without a list nothing is collected: an absent list is not an empty one.
+/// Without a list nothing is removed: an absent list is not an empty one.
 fn gc(conf: &Conf, daemon: &Daemon) -> Result<(), Error> {
     let Some(valid) = conf.valid.clone() else {
         return Ok(());

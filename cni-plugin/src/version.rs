@@ -1,15 +1,15 @@
-//! Versions of the CNI spec, and what came with each.
+//! The versions of the CNI spec, with their result forms and verbs.
 
 use crate::{Error, error::Verb};
 
-/// Every version that the plugin speaks, oldest first.
+/// Every supported version, oldest first.
 pub(crate) const SUPPORTED: [&str; 7] = [
     "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
 ];
-/// What a missing or empty `cniVersion` means (libcni's `ConfigDecoder`).
+/// The version for a missing or empty `cniVersion` (libcni's `ConfigDecoder`).
 pub(crate) const UNSTATED: &str = SUPPORTED[0];
 
-/// The form of a result. libcni refuses a result whose form is not that of its version.
+/// The form of a result. libcni rejects a result in the form of another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// `ip4`, `ip6` and `dns`; no interface is named (0.1.0, 0.2.0).
@@ -21,7 +21,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// That of a version, if the plugin speaks it.
+    /// The form for a version, if the version is supported.
     pub(crate) fn of(version: &str) -> Option<Self> {
         match version {
             "0.1.0" | "0.2.0" => Some(Self::TwoAddresses),
@@ -32,7 +32,7 @@ impl Form {
     }
 }
 
-/// Refuses a version that is not supported, and a verb that the version does not have.
+/// Rejects an unsupported version, and a verb that the version lacks.
 pub(crate) fn check(version: &str, verb: Verb) -> Result<(), Error> {
     let since = match verb {
         Verb::Check => "0.4.0",

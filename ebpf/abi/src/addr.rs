@@ -1,10 +1,9 @@
-//! One form for every address. IPv4 is `::ffff:a.b.c.d`, so that v4, v6 and v4-mapped sockets
-//! take the same path through every decision and every map.
+//! The common form of addresses and ports. IPv4 is `::ffff:a.b.c.d`, so IPv4, IPv6 and v4-mapped
+//! sockets use the same rules and the same maps.
 
 /// An IP address: 16 bytes in network byte order, IPv4 as v4-mapped IPv6 (RFC 4291, 2.5.5.2).
 ///
-/// It is kept as four 32-bit words because the kernel's contexts hand addresses out that way.
-/// Each word is in network byte order.
+/// The four 32-bit words are those of the kernel's contexts. Each word is in network byte order.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Addr([u32; 4]);
@@ -13,28 +12,27 @@ pub struct Addr([u32; 4]);
 const MAPPED: u32 = 0xffff_u32.to_be();
 /// The last word of [`Addr::V4_ALIAS_NET`] and of [`Addr::V6_ALIAS_NET`], in host byte order.
 const ALIAS_NET_WORD: u32 = 0x7f40_0000;
-/// 2⁶⁴ by the golden ratio.
+/// 2⁶⁴ divided by the golden ratio.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Addr {
-    /// `::`, which also stands for "no address".
+    /// `::`, also for "no address".
     pub const UNSPECIFIED: Self = Self([0; 4]);
     /// `::1`.
     pub const V6_LOOPBACK: Self = Self([0, 0, 0, 1_u32.to_be()]);
     /// `127.0.0.1`.
     pub const V4_LOOPBACK: Self = Self::v4(0x7f00_0001_u32.to_be());
-    /// `127.0.0.6`, from which the proxy connects to the application it serves.
+    /// `127.0.0.6`, the source of the proxy's connections to its application.
     pub const V4_PASSTHROUGH: Self = Self::v4(0x7f00_0006_u32.to_be());
     /// `::6`, the same for IPv6.
     pub const V6_PASSTHROUGH: Self = Self([0, 0, 0, 6_u32.to_be()]);
-    /// The network in which the proxy is met at addresses that tell where a connection was going:
-    /// `127.64.0.0/10`.
+    /// The IPv4 alias network: `127.64.0.0/10`.
     pub const V4_ALIAS_NET: Self = Self::v4(ALIAS_NET_WORD.to_be());
-    /// The same for IPv6: `100::7f40:0/106`.
+    /// The IPv6 alias network: `100::7f40:0/106`.
     pub const V6_ALIAS_NET: Self = Self([0x0100_0000_u32.to_be(), 0, 0, ALIAS_NET_WORD.to_be()]);
-    /// The bits of these addresses in which they differ.
+    /// The number of host bits of the alias networks.
     pub const ALIAS_BITS: u32 = 22;
-    /// How many choices there are among them for a destination.
+    /// The number of alias probes for a destination.
     pub const ALIAS_PROBES: u32 = 4;
 
     /// From an IPv4 address in network byte order.
@@ -55,14 +53,14 @@ impl Addr {
         self.0
     }
 
-    /// The IPv4 address in network byte order, if this is one.
+    /// The IPv4 address in network byte order, if the family is IPv4.
     #[must_use]
     pub const fn as_v4(self) -> Option<u32> {
         if self.is_v4() { Some(self.0[3]) } else { None }
     }
 
-    /// An address of the same family that no host has: reserved (RFC 1112, section 4), or where
-    /// packets are discarded (RFC 6666).
+    /// An address of the same family that no host has: reserved (RFC 1112, section 4), or discard-only
+    /// (RFC 6666).
     #[must_use]
     pub const fn unassigned(self) -> Self {
         if self.is_v4() {
@@ -78,7 +76,7 @@ impl Addr {
         self.0[0] | self.0[1] | (self.0[2] ^ MAPPED) == 0
     }
 
-    /// Whether this is `::` or `0.0.0.0`, which `connect` takes for the loopback address.
+    /// Whether this is `::` or `0.0.0.0`, which `connect` replaces by the loopback address.
     #[must_use]
     pub const fn is_unspecified(self) -> bool {
         let [a, b, c, d] = self.0;
@@ -88,7 +86,7 @@ impl Addr {
     /// Whether this is a loopback address: in `127.0.0.0/8`, or `::1`.
     ///
     /// The kernel drops a packet from another host with such a source. The unspecified address is not
-    /// one of them: Linux completes a handshake with the IPv6 source `::`.
+    /// included: Linux completes a handshake with the IPv6 source `::`.
     #[must_use]
     pub const fn is_loopback(self) -> bool {
         if self.is_v4() {
@@ -98,14 +96,14 @@ impl Addr {
     }
 
     /// Whether `connect(2)` to this address stays on the host: a loopback address, or the unspecified
-    /// address, in place of which the kernel takes one.
+    /// address, which the kernel replaces by one.
     #[must_use]
     pub const fn connects_to_loopback(self) -> bool {
         self.is_loopback() || self.is_unspecified()
     }
 
-    /// Whether this is the one loopback address that the sidecar's rules leave alone even for
-    /// the proxy: `127.0.0.1`, `::1`, and the unspecified address, which means the same.
+    /// Whether the sidecar's rules exclude this loopback address even for the proxy: `127.0.0.1`,
+    /// `::1`, and the equivalent unspecified address.
     #[must_use]
     pub const fn is_canonical_loopback(self) -> bool {
         self.is_unspecified()
@@ -119,16 +117,15 @@ impl Addr {
         self.const_eq(Self::V4_PASSTHROUGH) || self.const_eq(Self::V6_PASSTHROUGH)
     }
 
-    /// Equality in `const` context (no call to `memcmp`, which BPF has not), with a single branch:
-    /// the verifier follows every one of them.
+    /// Equality in `const` context without `memcmp`, which BPF lacks, and with a single branch: the
+    /// verifier follows every branch.
     #[must_use]
     pub const fn const_eq(self, other: Self) -> bool {
         let (one, two) = (self.0, other.0);
         (one[0] ^ two[0]) | (one[1] ^ two[1]) | (one[2] ^ two[2]) | (one[3] ^ two[3]) == 0
     }
 
-    /// Whether the address itself tells where a connection that came to it was going: the daemon
-    /// and [`Addr::alias`] know no other ones.
+    /// Whether this is an alias address. The daemon and [`Addr::alias`] use the same networks.
     #[must_use]
     pub const fn is_alias(self) -> bool {
         let ([a, b, c, d], first) = (self.0, Self::V6_ALIAS_NET.0);
@@ -137,15 +134,14 @@ impl Addr {
         (v6 || self.is_v4()) && last == ALIAS_NET_WORD >> Self::ALIAS_BITS
     }
 
-    /// An address at which a connection to `self` may be handed to the proxy, of the same family:
-    /// the first choice, the second, and so on, which are the same each time.
+    /// The alias address of the destination `self` at one probe, in the same family. It is a
+    /// deterministic hash.
     ///
-    /// A client port can be used once for each destination address and port. Were every
-    /// connection sent to `127.0.0.1`, 28,000 client ports would have to serve all that the Pod
-    /// talks to; so destinations are spread over many addresses by a hash, and each address is that
-    /// of one destination alone. `127.64.0.0/10` keeps clear of the addresses that people give to
-    /// services of their own. What IPv6 has in its place is discarded everywhere (RFC 6666), should
-    /// it ever leave the Pod.
+    /// A client port can be used once for each destination address and port. If every connection went
+    /// to `127.0.0.1`, 28,000 client ports would have to serve all connections of the Pod; so a hash
+    /// spreads the destinations over many addresses, and each address belongs to one destination.
+    /// `127.64.0.0/10` does not collide with the usual loopback addresses of services. Every router
+    /// discards the IPv6 network (RFC 6666), should such a packet leave the Pod.
     #[must_use]
     pub const fn alias(self, port: Port, probe: u32) -> Self {
         let last = (ALIAS_NET_WORD | self.hash22(port, probe)).to_be();
@@ -156,8 +152,8 @@ impl Addr {
         Self([a, b, c, last])
     }
 
-    /// The loopback address at which a connection to `self` is handed to the proxy if something else
-    /// than the address tells where it was going. IPv6 has a single one.
+    /// The loopback address at which the proxy receives a connection to `self` whose destination is in
+    /// socket storage. IPv6 has only one.
     #[must_use]
     pub const fn proxy_loopback(self, port: Port) -> Self {
         if !self.is_v4() {
@@ -166,7 +162,7 @@ impl Addr {
         Self::v4((0x7f80_0000 | self.hash22(port, 0)).to_be())
     }
 
-    /// A number of [`Addr::ALIAS_BITS`] bits, which is odd: no network begins there.
+    /// An odd hash of [`Addr::ALIAS_BITS`] bits: it is never a network address.
     ///
     /// Fibonacci hashing (Knuth, TAOCP 6.4): the high bits of the product are well mixed.
     const fn hash22(self, port: Port, probe: u32) -> u32 {
@@ -186,19 +182,19 @@ impl Addr {
 pub struct Port(u16);
 
 impl Port {
-    /// From a number in host byte order, as people write it.
+    /// From host byte order.
     #[must_use]
     pub const fn new(host_order: u16) -> Self {
         Self(host_order.to_be())
     }
 
-    /// From the network byte order of packets and socket addresses.
+    /// From network byte order, as in packets and socket addresses.
     #[must_use]
     pub const fn from_be(network_order: u16) -> Self {
         Self(network_order)
     }
 
-    /// As people write it.
+    /// In host byte order.
     #[must_use]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)

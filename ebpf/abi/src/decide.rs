@@ -1,24 +1,23 @@
-//! The decisions. Pure: everything they depend on is an argument.
+//! The interception rules, as pure functions: every input is an argument.
 //!
-//! They follow the rules that Istio's sidecar writes into iptables, in the order of the chains;
-//! the first that matches wins.
+//! They follow the iptables rules of Istio's sidecar, in the order of the chains; the first match wins.
 
 use crate::{Addr, PodConfig, PodFlags, Port, Reason};
 
 /// The port of DNS servers.
 pub const DNS: Port = Port::new(53);
 
-/// What becomes of a connection, or of a DNS query.
+/// The result of the rules for a connection or a DNS query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Left as it is.
+    /// Not redirected.
     Direct(Reason),
-    /// Handed to the proxy's listener at this port.
+    /// Redirected to the proxy's listener at this port.
     ToProxy(Port, Reason),
 }
 
 impl Verdict {
-    /// Why.
+    /// The rule that matched.
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
@@ -27,45 +26,44 @@ impl Verdict {
     }
 }
 
-/// A socket in a meshed Pod that connects.
+/// An outbound connection of a socket in a meshed Pod.
 #[derive(Clone, Copy, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "facts that do not depend on each other"
 )]
 pub struct OutboundConn {
-    /// The caller's user, as the initial user namespace numbers it.
+    /// The caller's UID in the initial user namespace.
     pub uid: u32,
-    /// The caller's group, likewise.
+    /// The caller's GID in the initial user namespace.
     pub gid: u32,
     /// The socket's mark.
     pub mark: u32,
     /// The address that the socket is bound to, or unspecified.
     pub source: Addr,
-    /// The address asked for.
+    /// The destination address.
     pub addr: Addr,
-    /// The port asked for.
+    /// The destination port.
     pub port: Port,
-    /// `addr` belongs to the caller's Pod.
+    /// `addr` is an address of the caller's Pod.
     pub is_local_addr: bool,
-    /// Packets to `addr` leave by an interface that the Pod excludes, or `addr` is in a network that
-    /// is left alone whatever else is listed. Only looked at with [`PodFlags::BYPASS`].
+    /// Packets to `addr` leave through an excluded interface, or `addr` is in a bypass CIDR. Only used
+    /// with [`PodFlags::BYPASS`].
     pub bypass: bool,
     /// The Pod excludes `port`.
     pub excluded: bool,
-    /// The socket is a UDP one.
+    /// The socket is a UDP socket.
     pub datagram: bool,
     /// The Pod's proxy answers DNS queries.
     pub captures_dns: bool,
-    /// The port is in the list of inbound ports that counts. Only looked at with
-    /// [`PodFlags::TPROXY`].
+    /// The port is in the Pod's list of inbound ports. Only used with [`PodFlags::TPROXY`].
     pub inbound_listed: bool,
-    /// The Pod's lists about networks, and about ports that are the proxy's.
+    /// The Pod's CIDR lists and its list of included ports.
     pub list_match: ListMatch,
 }
 
 impl OutboundConn {
-    /// A mark counts as the user does.
+    /// A matching mark is equivalent to the proxy's user.
     const fn by_user(&self, pod: &PodConfig) -> bool {
         self.uid == pod.proxy_uid || pod.mark_matches(self.mark)
     }
@@ -75,19 +73,19 @@ impl OutboundConn {
     }
 }
 
-/// What the Pod's lists say of a destination. A Pod without lists includes everything.
+/// The match of a destination in the Pod's lists. A Pod without lists includes everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListMatch {
-    /// The address is in an excluded network.
+    /// The address is in an excluded CIDR.
     pub excluded: bool,
-    /// The port is the proxy's whatever the address.
+    /// The port is redirected regardless of the address.
     pub port: bool,
-    /// The address is in a network that is the proxy's.
+    /// The address is in an included CIDR.
     pub network: bool,
 }
 
 impl ListMatch {
-    /// What a Pod without lists says.
+    /// The result for a Pod without lists.
     pub const NO_LISTS: Self = Self {
         excluded: false,
         port: false,
@@ -95,12 +93,12 @@ impl ListMatch {
     };
 }
 
-/// Where a TCP connection that a socket in `pod` opens goes, or a datagram to a DNS server.
+/// The verdict for a TCP connection from a socket in `pod`, or for a datagram to a DNS server.
 #[must_use]
 pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     let verdict = output_chain(pod, to);
-    // With TPROXY, what the proxy sends to its own Pod passes the inbound rules as well, unless it
-    // was diverted already.
+    // With TPROXY, the proxy's traffic to its own Pod also traverses the inbound rules, unless it was
+    // already redirected.
     if matches!(verdict, Verdict::Direct(_)) && tproxy_mark(pod, to) {
         let from = InboundConn {
             port: to.port,
@@ -115,7 +113,7 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     verdict
 }
 
-/// Whether rules for `TPROXY` mark what the socket sends.
+/// Whether `TPROXY` rules mark the packets of the socket.
 const fn tproxy_mark(pod: &PodConfig, to: &OutboundConn) -> bool {
     let own =
         (to.is_local_addr || to.addr.connects_to_loopback()) && !to.addr.is_canonical_loopback();
@@ -127,7 +125,7 @@ const fn tproxy_mark(pod: &PodConfig, to: &OutboundConn) -> bool {
         && !to.source.is_passthrough_source()
 }
 
-/// The rows of the outbound chain, in their order.
+/// The rules of the outbound chain, in their order.
 const fn output_chain(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     let local = to.is_local_addr || to.addr.connects_to_loopback();
     if to.bypass && !local {
@@ -152,7 +150,7 @@ const fn output_chain(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     list_rules(pod, to.list_match)
 }
 
-/// The rows for DNS queries: a resolver on a loopback address is no exception.
+/// The rules for DNS queries. They include a resolver on a loopback address.
 const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdict {
     let local = to.is_local_addr || to.addr.connects_to_loopback();
     if local && to.source.is_passthrough_source() {
@@ -162,7 +160,7 @@ const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdic
     if local_resolver && pod.flags.has(PodFlags::BYPASS_LOCAL_DNS) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
-    // The exception is made for the proxy's user alone.
+    // The exception applies to the proxy's user only.
     let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
     if local && by_group && !to.datagram && !to.addr.is_canonical_loopback() {
         return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
@@ -173,8 +171,8 @@ const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdic
     Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
 }
 
-/// The rows for packets that leave over `lo`, if one of them matches. The chain goes through the
-/// proxy's user before it comes to its group: what is not by the user has left it by then.
+/// The rules for packets that leave through `lo`. The chain tests the proxy's user before its group:
+/// other users have left the chain by then.
 const fn loopback_rules(pod: &PodConfig, to: &OutboundConn) -> Option<Verdict> {
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
@@ -190,7 +188,7 @@ const fn loopback_rules(pod: &PodConfig, to: &OutboundConn) -> Option<Verdict> {
     None
 }
 
-/// The rows that the Pod's own lists make.
+/// The rules from the Pod's own lists.
 const fn list_rules(pod: &PodConfig, list_match: ListMatch) -> Verdict {
     if list_match.excluded {
         Verdict::Direct(Reason::OutboundNetworkExcluded)
@@ -203,16 +201,16 @@ const fn list_rules(pod: &PodConfig, list_match: ListMatch) -> Verdict {
     }
 }
 
-/// Where a TCP connection into a Pod's network namespace came from, as far as the kernel reports it.
+/// An inbound TCP connection of a Pod's network namespace, as far as the kernel reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     /// The peer's address, which the peer may have forged.
     pub from: Addr,
-    /// The address that the peer asked for.
+    /// The destination address.
     pub to: Addr,
-    /// The index of the interface; zero if the kernel does not report it (before Linux 5.17). For a
-    /// connection from the namespace to an address of its own, the kernel reports the interface that
-    /// has the address.
+    /// The interface index; zero if the kernel does not report it (before Linux 5.17). For a connection
+    /// from the namespace to one of its own addresses, the kernel reports the interface with that
+    /// address.
     pub interface: u32,
 }
 
@@ -221,7 +219,7 @@ impl Arrival {
     const LOOPBACK: u32 = 1;
 
     /// Whether the kernel delivers such a connection over `lo` only: no host outside the namespace can
-    /// be the peer. Loopback addresses are no Pod's business at all, neither are diverted connections.
+    /// be the peer. This holds for loopback addresses and for redirected connections.
     ///
     /// Without the interface, a loopback destination is the proof: the kernel drops packets to it that
     /// arrive elsewhere, unless `route_localnet` is set.
@@ -233,9 +231,9 @@ impl Arrival {
     /// Whether the peer of this connection is in the namespace. `own` says that `from` is an address of
     /// the Pod.
     ///
-    /// The kernel drops loopback sources that arrive by another interface, and its answer to an own
-    /// address never leaves the namespace: nobody outside completes a handshake with one. The
-    /// unspecified source is no such address: the answer to `::` may leave.
+    /// The kernel drops packets with a loopback source from another interface, and its reply to an own
+    /// address never leaves the namespace: no outside host completes a handshake with such a source.
+    /// The unspecified source is different: the reply to `::` may leave.
     #[must_use]
     pub const fn is_local(&self, own: bool) -> bool {
         own || self.from.const_eq(self.to)
@@ -243,9 +241,8 @@ impl Arrival {
             || self.from.is_passthrough_source()
     }
 
-    /// Whether a neighbour asks for an address at which the Pod's own connections meet the proxy: the
-    /// IPv6 route to these takes packets from every interface. The kernel itself drops foreign packets
-    /// to `127.0.0.0/8`.
+    /// Whether another host connects to an IPv6 alias address, whose local route accepts packets from
+    /// every interface. The kernel itself drops foreign packets to `127.0.0.0/8`.
     #[must_use]
     pub const fn is_foreign_to_meeting(&self) -> bool {
         self.to.is_alias() && !self.to.is_v4() && self.interface != Self::LOOPBACK
@@ -255,18 +252,18 @@ impl Arrival {
 /// A TCP connection that arrives in a meshed Pod.
 #[derive(Clone, Copy, Debug)]
 pub struct InboundConn {
-    /// The port that the peer asked for.
+    /// The destination port.
     pub port: Port,
     /// The peer is the Pod itself: the packet came over `lo`.
     pub local: bool,
-    /// The packet came by an interface that the Pod excludes, or from a network that is left alone.
+    /// The packet arrived on an excluded interface or from a bypass CIDR.
     pub bypass: bool,
-    /// `port` is in the Pod's list: of those that are the proxy's, if it has one
-    /// ([`PodFlags::INBOUND_ALLOWLIST`]), or else of those that are not.
+    /// `port` is in the Pod's list: of the included ports if it has such a list
+    /// ([`PodFlags::INBOUND_ALLOWLIST`]), otherwise of the excluded ports.
     pub listed: bool,
 }
 
-/// Where a TCP connection to `pod` goes.
+/// The verdict for a TCP connection to `pod`.
 #[must_use]
 pub const fn inbound(pod: &PodConfig, from: &InboundConn) -> Verdict {
     if from.local {

@@ -1,4 +1,4 @@
-//! What somebody who watches is told of one decision.
+//! The events that the programs send to a monitor, and the rate limits.
 
 use crate::Endpoint;
 
@@ -8,40 +8,40 @@ use crate::Endpoint;
 pub struct Event {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
-    /// The connecting end: its address and port, as far as they are known.
+    /// The connecting end, as far as its address and port are known.
     pub from: Endpoint,
-    /// Where it wanted to go.
+    /// The original destination.
     pub to: Endpoint,
     /// The number of the [`Reason`](crate::Reason).
     pub reason: u32,
-    /// The caller's user, as the initial user namespace numbers it; [`Event::NO_UID`] for a peer.
+    /// The caller's UID in the initial user namespace; [`Event::NO_UID`] for a remote peer.
     pub uid: u32,
-    /// The caller's group, likewise.
+    /// The caller's GID in the initial user namespace.
     pub gid: u32,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
 }
 
 impl Event {
-    /// A user that nobody has (`INVALID_UID`, `linux/uidgid.h`).
+    /// The invalid UID (`INVALID_UID`, `linux/uidgid.h`).
     pub const NO_UID: u32 = u32::MAX;
 }
 
-/// How often something was done in a second. Value of `event_rate`, of what a CPU tells, and of `conn_rate`.
+/// A count per second. Value of `event_rate` (events of one CPU) and of `conn_rate`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateWindow {
-    /// The second, since the machine was started.
+    /// The second since boot.
     pub second: u64,
-    /// How often.
+    /// The count in this second.
     pub count: u64,
 }
 
 impl RateWindow {
-    /// So many decisions are told of, and no more: whoever watches shall not slow down who connects.
+    /// Event rate limit per CPU, so that monitoring cannot slow down connects.
     pub const MAX_EVENTS_PER_SEC: u64 = 1000;
 
-    /// Once more in a second, if that is not more than `max` times.
+    /// Counts one more in `second`, unless `max` is reached.
     #[must_use]
     pub const fn try_acquire(self, second: u64, max: u64) -> Option<Self> {
         let count = if second == self.second { self.count } else { 0 };

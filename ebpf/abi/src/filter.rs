@@ -1,40 +1,39 @@
-//! Which ports, addresses and interfaces of a Pod are included or excluded, and from where it reaches
-//! which networks: keys of the maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`,
-//! `prefsrc_by_dst` and `exclude_ifindex`.
+//! Keys of the maps of the Pod's lists (`ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`,
+//! `bypass_cidrs`, `exclude_ifindex`) and of its preferred source addresses (`prefsrc_by_dst`).
 //!
-//! A range of ports is a few prefixes of the 16-bit number, as a range of addresses is one of the
-//! 128-bit one. Whole numbers are in a hash table, shorter prefixes in a trie, which is asked only
-//! for Pods that have some.
+//! A port range is a few prefixes of the 16-bit number, as an address range is one of the 128-bit
+//! number. A hash table holds single ports, a trie holds shorter prefixes. The programs look into the
+//! trie only for Pods with ranges.
 
 use crate::{Addr, Port};
 
-/// A list of ports. It matters whether a number is in it, not what is stored there.
+/// A list of ports. Only the presence of an entry counts, not its value.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortList {
-    /// Connections that enter the Pod at these ports are left alone.
+    /// Inbound connections to these ports are not redirected.
     InboundExcluded = 0,
-    /// Connections to these ports are left alone.
+    /// Outbound connections to these ports are not redirected.
     OutboundExcluded = 1,
-    /// Only connections that enter the Pod at these ports are the proxy's.
+    /// Only inbound connections to these ports are redirected.
     InboundIncluded = 2,
-    /// Connections to these ports are the proxy's, whatever their address.
+    /// Outbound connections to these ports are redirected regardless of the address.
     OutboundIncluded = 3,
 }
 
-/// What may be in a list of ports: a bit for each, by its number modulo 32. It spares nearly every
-/// port that is not listed the look-up.
+/// A 32-bit bitmap of the listed ports (port mod 32). It avoids the map lookup for almost all ports
+/// that are not listed.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortBitmap(u32);
 
 impl PortBitmap {
-    /// Lets no port through.
+    /// Contains no port.
     pub const EMPTY: Self = Self(0);
-    /// Lets every port through.
+    /// May contain every port.
     pub const FULL: Self = Self(u32::MAX);
 
-    /// Together with the ports from `low` to `high`, both included.
+    /// Adds the ports from `low` to `high`, both included.
     #[must_use]
     pub const fn insert_range(self, low: u16, high: u16) -> Self {
         let (mut bits, mut port) = (self.0, low as u32);
@@ -45,14 +44,14 @@ impl PortBitmap {
         Self(bits)
     }
 
-    /// `false` if a port is in no list of which this knows.
+    /// `false` if the port is in none of the lists in the bitmap.
     #[must_use]
     pub const fn may_contain(self, port: Port) -> bool {
         self.0 & (1 << (port.get() as u32 % u32::BITS)) != 0
     }
 }
 
-/// Key of `ports`, and what a prefix in `port_ranges` is compared with.
+/// Key of `ports`, and of `port_ranges` together with a prefix length.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortKey {
@@ -69,7 +68,7 @@ pub struct PortKey {
 impl PortKey {
     /// Bits before the port.
     const PREFIX_BITS: u32 = 80;
-    /// Bits of the whole number, as a trie counts them.
+    /// Bits of the whole key, which is the trie's maximum prefix length.
     pub const BITS: u32 = Self::PREFIX_BITS + 16;
 
     /// The key of one port of one Pod.
@@ -84,18 +83,18 @@ impl PortKey {
     }
 }
 
-/// Ports that have their first bits in common.
+/// Ports with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortPrefix {
-    /// The lowest of them.
+    /// The lowest port.
     pub key: PortKey,
-    /// How many bits of the key count.
+    /// Prefix length, in bits of the key.
     pub bits: u32,
 }
 
 impl PortPrefix {
-    /// The largest prefix that begins with the port `low` and does not go beyond `high`, and the
-    /// port that comes after it, if there is one.
+    /// The largest prefix that begins with the port `low` and does not exceed `high`, and the next port
+    /// after it, if there is one.
     #[must_use]
     pub const fn split_first(
         cookie: u64,
@@ -128,13 +127,14 @@ impl PortPrefix {
     }
 }
 
-/// What a prefix in `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst` is compared with.
+/// Key of `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst`, together with a prefix
+/// length.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CidrKey {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
-    /// 4 or 6: `::/0` holds no IPv4 address, although these are v4-mapped here.
+    /// 4 or 6: `::/0` contains no IPv4 address, although IPv4 is v4-mapped here.
     pub family: u64,
     /// An address.
     pub addr: Addr,
@@ -156,7 +156,7 @@ impl CidrKey {
         }
     }
 
-    /// Bits that count for a network with `length` bits: IPv4 is v4-mapped.
+    /// Prefix length in the key of a CIDR with `length` bits: IPv4 is v4-mapped.
     #[must_use]
     pub const fn bits(addr: Addr, length: u8) -> u32 {
         let mapped = if addr.is_v4() { 96 } else { 0 };
@@ -164,17 +164,17 @@ impl CidrKey {
     }
 }
 
-/// Addresses that have their first bits in common.
+/// Addresses with a common prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetworkPrefix {
-    /// The lowest of them.
+    /// The lowest address.
     pub key: CidrKey,
-    /// How many bits of the key count.
+    /// Prefix length, in bits of the key.
     pub bits: u32,
 }
 
 impl NetworkPrefix {
-    /// The network of a Pod that begins at `addr`, with `length` bits of its own family.
+    /// The CIDR `addr/length` of a Pod, with the length in its own family.
     #[must_use]
     pub const fn new(cookie: u64, addr: Addr, length: u8) -> Self {
         Self {
@@ -190,7 +190,7 @@ impl NetworkPrefix {
 pub struct InterfaceKey {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
-    /// The interface's index there.
+    /// The interface index in that namespace.
     pub index: u32,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
@@ -215,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Every port that some prefix covers, each once.
+    /// The ports that the prefixes of a range cover, and the number of prefixes.
     fn covered(low: u16, high: u16) -> (Vec<u16>, usize) {
         let (mut ports, mut count) = (Vec::new(), 0);
         let mut next = Some(low);

@@ -1,12 +1,12 @@
-//! Accelerated connections: who the ends are, and how far each direction may go.
+//! The state machine of an accelerated connection: its ends, its windows and its drain.
 
 use crate::{ConnKey, Endpoint, RateWindow, SockRole};
 
-/// Bytes of a direction that may be redirected and not read. Calls renew it: an answer came, and the
-/// reader's queue was found empty since. What only flows one way, and what is not read, takes the
-/// connection back to TCP.
+/// The number of bytes that a direction may redirect before its window is reset. A reset needs a reply
+/// and an empty receive queue afterwards. One-way traffic, and unread data, move the connection back to
+/// TCP.
 pub const REDIRECT_WINDOW_BYTES: u32 = 256 * 1024;
-/// From so many bytes on the reader's queue is looked at: a message costs nothing more before.
+/// The program inspects the receive queue only above this number of bytes.
 const LOOK_AT: u32 = REDIRECT_WINDOW_BYTES / 2;
 
 /// One end of an accelerated connection. Key of `sock_pair_map`, value of the socket storage
@@ -14,10 +14,10 @@ const LOOK_AT: u32 = REDIRECT_WINDOW_BYTES / 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SockKey {
-    /// The connection. Its cookie is that of the network namespace that both ends share, or zero
-    /// for a connection between two Pods, whose addresses are unique on a node.
+    /// The connection. Its cookie is that of the network namespace of both ends, or zero for a
+    /// connection between two Pods, whose addresses are unique on a node.
     pub conn: ConnKey,
-    /// Which end.
+    /// The end.
     pub role: SockRole,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
@@ -30,7 +30,7 @@ impl SockKey {
         Self { conn, role, pad: 0 }
     }
 
-    /// The connecting end of a connection whose addresses are not known yet.
+    /// The client end of a connection whose addresses are not known yet.
     #[must_use]
     pub const fn pending(cookie: u64) -> Self {
         Self::new(ConnKey::placeholder(cookie), SockRole::CLIENT)
@@ -47,39 +47,39 @@ impl SockKey {
         Self::new(self.conn, role)
     }
 
-    /// Whether an application is at one end, and not a proxy at both.
+    /// Whether one end is an application. Otherwise both ends are proxies.
     #[must_use]
     pub const fn is_intra_pod(&self) -> bool {
         self.conn.cookie != 0
     }
 }
 
-/// How far a direction is, and where its sender is.
+/// The state of one direction, and its sender.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Direction {
-    /// The kernel's address of the socket at which the direction begins; zero if it is not known.
-    /// It may be that of a socket that is gone.
+    /// The kernel address of the sending socket; zero if it is not known. The socket may already be
+    /// freed.
     socket: u64,
-    /// Bytes since the reader's queue was seen empty: at least as many as are in it.
+    /// Bytes since the receive queue was last seen empty: an upper bound of its content.
     in_window: u32,
-    /// What its messages do.
+    /// The path of the messages.
     path: Path,
-    /// One if the other direction had a message since then, or else zero.
+    /// One if the other direction has sent a message since then, otherwise zero.
     answered: u16,
 }
 
-/// What the messages of a direction do.
+/// The path that the messages of a direction use.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Path(u16);
 
 impl Path {
-    /// Go through TCP, so far.
+    /// TCP, since the start.
     const TCP: Self = Self(0);
-    /// Are redirected, since one of them.
+    /// Redirection.
     const REDIRECTED: Self = Self(1);
-    /// Go through TCP again, since one of them: the call that sent the one before has ended.
+    /// TCP again: the call that sent the last redirected message has ended.
     const TCP_AFTER_REDIRECT: Self = Self(2);
 }
 
@@ -90,12 +90,12 @@ pub struct Flow {
     from_client: Direction,
     from_server: Direction,
     state: FlowState,
-    /// One if bytes wait where their reader does not look, or else zero: whatever came after them would
-    /// be read before them. Apart from the stage, which others write at the same time.
+    /// One if unread redirected bytes cannot be read in order; otherwise zero. Separate from `state`,
+    /// which other CPUs write at the same time.
     aborted: u32,
 }
 
-/// How a connection as a whole is.
+/// The state of the whole connection.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct FlowState(u32);
@@ -103,29 +103,29 @@ struct FlowState(u32);
 impl FlowState {
     /// Messages may be redirected.
     const ACTIVE: Self = Self(0);
-    /// TCP carries everything from here on.
+    /// TCP carries every later message.
     const DRAINING: Self = Self(1);
-    /// It does, and every program that runs has seen so.
+    /// TCP carries every message, and every running program has seen `DRAINING`.
     const DRAINED: Self = Self(2);
 }
 
-/// What a message may do.
+/// The verdict for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendVerdict {
-    /// Go to the other end's queue, as the one before.
+    /// Redirect, as the message before.
     Redirect,
-    /// Go there as the first one, once it is known that nothing before it is on its way by TCP.
+    /// Redirect as the first message, if no earlier data is in flight on TCP.
     StartRedirect,
-    /// Go through TCP, as every message after it in either direction: the budget is spent.
+    /// Send by TCP, as every later message in either direction: the window is exceeded.
     WindowExceeded,
-    /// Go through TCP, as the one before.
+    /// Send by TCP, as the message before.
     Pass,
-    /// Nowhere.
+    /// Drop the message.
     Drop,
 }
 
 impl Flow {
-    /// A connection of which one end is known, by the kernel's address of its socket.
+    /// A connection with a known client end: the kernel address of its socket.
     #[must_use]
     pub const fn new(socket: u64) -> Self {
         const IDLE: Direction = Direction {
@@ -142,37 +142,37 @@ impl Flow {
         }
     }
 
-    /// Notes where the accepting end is.
+    /// Sets the kernel address of the server socket.
     pub const fn set_server_sock(&mut self, socket: u64) {
         self.from_server.socket = socket;
     }
 
-    /// The kernel's addresses of the socket at `role` and of the other one.
+    /// The kernel addresses of the socket at `role` and of its peer.
     #[must_use]
     pub const fn sockets(&mut self, role: SockRole) -> (u64, u64) {
         let (own, other) = self.directions(role);
         (own.socket, other.socket)
     }
 
-    /// Whether the next message of `size` bytes from `role` may renew its budget, if nothing redirected
-    /// waits at the other end: so the queue is asked for at the latest moments only.
+    /// Whether the window of `role` may be reset before its next message of `size` bytes, if the peer's
+    /// queue is empty. The program inspects the queue only if this is `true`.
     #[must_use]
     pub const fn may_renew(&mut self, role: SockRole, size: u32) -> bool {
         let (own, _) = self.directions(role);
         own.answered != 0 && own.in_window.saturating_add(size) > LOOK_AT
     }
 
-    /// Notes that nothing redirected waits for the reader of what comes from `role`.
+    /// Resets the window of `role`: its reader has no redirected data left.
     pub const fn renew(&mut self, role: SockRole) {
         let (own, _) = self.directions(role);
         own.in_window = 0;
         own.answered = 0;
     }
 
-    /// Accounts for a message of `size` bytes from `role`, and tells which way it goes.
+    /// Accounts for a message of `size` bytes from `role`, and returns its verdict.
     ///
-    /// A message is an answer to what the other direction sent, and no proof that its sender read it:
-    /// see [`Flow::renew`].
+    /// A message is a reply to the other direction, but no proof that its sender has read the data: see
+    /// [`Flow::renew`].
     #[must_use]
     pub const fn account(&mut self, role: SockRole, size: u32) -> SendVerdict {
         if self.aborted != 0 {
@@ -200,32 +200,32 @@ impl Flow {
         }
     }
 
-    /// Notes that what comes from `role` is redirected from here on.
+    /// Marks the direction from `role` as redirected from now on.
     pub const fn mark_redirected(&mut self, role: SockRole) {
         self.directions(role).0.path = Path::REDIRECTED;
     }
 
-    /// From here on TCP carries what comes from either end. Going from redirected bytes to TCP keeps
-    /// the order, because a reader comes to TCP's when there are no others.
+    /// Starts the drain: TCP carries every later message of both ends. The change from redirection to
+    /// TCP keeps the order, because a receiver reads redirected bytes before those of TCP.
     pub const fn start_drain(&mut self) {
         if !self.is_draining() {
             self.state = FlowState::DRAINING;
         }
     }
 
-    /// Whether TCP carries everything.
+    /// Whether TCP carries every later message.
     #[must_use]
     pub const fn is_draining(&self) -> bool {
         self.state.0 != FlowState::ACTIVE.0
     }
 
-    /// From here on nothing is carried.
+    /// Aborts the connection: every later message is dropped.
     pub const fn abort(&mut self) {
         self.aborted = 1;
     }
 
-    /// Whether it left, and was asked this before: a program that began before the connection left has
-    /// ended since.
+    /// Two-step drain: the first call marks the flow, a later call returns `true`. By then, programs
+    /// that started before the drain have ended.
     #[must_use]
     pub const fn poll_drained(&mut self) -> bool {
         let left = self.state.0 == FlowState::DRAINED.0;
@@ -235,13 +235,13 @@ impl Flow {
         left
     }
 
-    /// Whether a call that sends from `role` may be about to redirect a message.
+    /// Whether a call that sends from `role` may still redirect a message.
     #[must_use]
     pub const fn was_redirected(&mut self, role: SockRole) -> bool {
         self.directions(role).0.path.0 == Path::REDIRECTED.0
     }
 
-    /// The direction that begins at `role`, and the other one.
+    /// The direction that begins at `role`, and the opposite one.
     const fn directions(&mut self, role: SockRole) -> (&mut Direction, &mut Direction) {
         let Self {
             from_client,
@@ -256,26 +256,26 @@ impl Flow {
     }
 }
 
-/// Who connects where: key of `conn_rate`.
+/// Key of `conn_rate`: the network namespace of a client, and its destination.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnRateKey {
-    /// The network namespace of the socket that connects.
+    /// Cookie of the network namespace of the connecting socket.
     pub cookie: u64,
-    /// Where to.
+    /// The destination.
     pub to: Endpoint,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
 }
 
-/// Connections of one kind that are accelerated in a second. Whoever makes more of them does not
-/// keep them, and a connection must carry some messages before it has earned its place in a map.
+/// Connections to one destination that are accelerated in one second. Higher rates imply short-lived
+/// connections, which do not recover the cost of their map entries.
 pub const MAX_NEW_CONNS_PER_SEC: u64 = 128;
-/// As many of them in the second after one in which there were more: so it is seen when that ends.
+/// The limit in the second after an exceeded one. It detects the end of the burst.
 const PROBE_CONNS_PER_SEC: u64 = 8;
 
 impl ConnRateKey {
-    /// One more connection in a second, if it may be accelerated.
+    /// Counts one more connection in a second, if the limit permits it.
     #[must_use]
     pub const fn try_acquire(window: RateWindow, second: u64) -> Option<RateWindow> {
         let too_many = window.count >= MAX_NEW_CONNS_PER_SEC && second == window.second + 1;
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(flow.account(SockRole::SERVER, 1), SendVerdict::Pass);
     }
 
-    /// A message as the program sends it on, whose reader has an empty queue or not.
+    /// Accounts for a message as the program does; `is_read` says that the peer's queue is empty.
     fn message(flow: &mut Flow, role: SockRole, size: u32, is_read: bool) -> SendVerdict {
         if flow.may_renew(role, size) && is_read {
             flow.renew(role);
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(flow.sockets(SockRole::SERVER), (8, 7));
     }
 
-    /// How many connections are accelerated of so many in a second.
+    /// The number of accelerated connections out of `made` in one second.
     fn accelerated(window: &mut RateWindow, second: u64, made: u64) -> usize {
         let one = |_: &u64| {
             let more = ConnRateKey::try_acquire(*window, second);
@@ -462,7 +462,7 @@ mod tests {
         let counts = seconds.map(|(second, made)| accelerated(&mut window, second, made));
         assert_eq!(counts, [128, 8, 8, 3, 100]);
         assert_eq!(accelerated(&mut window, 14, 100), 28);
-        // A second without any ends it, too.
+        // A second without connections also ends the burst.
         assert_eq!(accelerated(&mut window, 16, 100), 100);
     }
 

@@ -1,8 +1,8 @@
-//! What the kernel programs and the node daemon agree on: the layout of every map's keys and
-//! values, the numbers of the reasons, and the decisions themselves.
+//! The ABI between the eBPF programs and the node daemon: the layout of every map's keys and values,
+//! the numbers of the reasons, and the interception rules.
 //!
-//! The decisions are pure functions of values: the same source runs in the kernel and, on the
-//! host, under the table of tests in [`decide`].
+//! The rules are pure functions: the same source runs in the kernel and, on the host, in the table of
+//! tests of [`decide`].
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
@@ -34,8 +34,8 @@ pub use pod::{
 pub use reason::Reason;
 pub use usage::AliasUsage;
 
-/// Version of everything in this crate that the kernel keeps while the daemon is restarted.
+/// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///
-/// It changes whenever a map's key, value or type changes; a test compares the layout with the
-/// one recorded for this number.
+/// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
+/// layout of this number.
 pub const ABI_VERSION: u32 = 7;

@@ -1,85 +1,88 @@
-//! Names of maps and programs, as the object file, bpffs and `bpftool` show them.
+//! Names and sizes of the maps. The object file, bpffs and `bpftool` show these names.
 
 /// Pod IP → [`PodConfig`](crate::PodConfig), for meshed Pods only. Written by the daemon.
 pub const LOCAL_POD_IPS: &str = "local_pod_ips";
 /// Network namespace cookie (`u64`) → [`NetnsEntry`](crate::NetnsEntry). Written by the daemon.
 pub const PROCESS_IP: &str = "process_ip";
-/// [`PortKey`](crate::PortKey) → `u8` (no meaning): listed ports. Written by the daemon.
+/// [`PortKey`](crate::PortKey) → `u8` (unused): listed ports. Written by the daemon.
 pub const PORTS: &str = "ports";
-/// Prefix of a [`PortKey`](crate::PortKey) → `u8` (no meaning): listed ranges of ports, as a trie.
-/// Written by the daemon.
+/// Prefix of a [`PortKey`](crate::PortKey) → `u8` (unused): listed port ranges (LPM trie). Written by
+/// the daemon.
 pub const PORT_RANGES: &str = "port_ranges";
-/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (no meaning): the only networks whose
-/// connections are the proxy's, as a trie. Written by the daemon.
+/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (unused): CIDRs to which redirection is restricted
+/// (LPM trie). Written by the daemon.
 pub const INCLUDE_CIDRS: &str = "include_cidrs";
-/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (no meaning): networks that are left alone,
-/// as a trie. Written by the daemon.
-pub const EXCLUDE_CIDRS: &str = "exclude_cidrs";
-/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (no meaning): networks of which no row is asked,
-/// as a trie. Written by the daemon.
-pub const BYPASS_CIDRS: &str = "bypass_cidrs";
-/// Prefix of a [`CidrKey`](crate::CidrKey) → [`Addr`](crate::Addr): from which of the Pod's
-/// addresses its routes lead to a network, as a trie. Written by the daemon.
-pub const PREFSRC_BY_DST: &str = "prefsrc_by_dst";
-/// [`InterfaceKey`](crate::InterfaceKey) → `u8` (no meaning): interfaces of which no row is asked.
+/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (unused): CIDRs that are not redirected (LPM trie).
 /// Written by the daemon.
+pub const EXCLUDE_CIDRS: &str = "exclude_cidrs";
+/// Prefix of a [`CidrKey`](crate::CidrKey) → `u8` (unused): CIDRs that bypass all rules (LPM trie).
+/// Written by the daemon.
+pub const BYPASS_CIDRS: &str = "bypass_cidrs";
+/// Prefix of a [`CidrKey`](crate::CidrKey) → [`Addr`](crate::Addr): the preferred source address of the
+/// Pod's route to a CIDR (LPM trie). Written by the daemon.
+pub const PREFSRC_BY_DST: &str = "prefsrc_by_dst";
+/// [`InterfaceKey`](crate::InterfaceKey) → `u8` (unused): interfaces that bypass all rules. Written by
+/// the daemon.
 pub const EXCLUDE_IFINDEX: &str = "exclude_ifindex";
-/// Network namespace cookie (`u64`) → `u8` (no meaning): Pods whose proxy answers DNS queries.
-/// Written by `sock_ops` and by the daemon.
+/// Network namespace cookie (`u64`) → `u8` (unused): Pods whose proxy answers DNS queries. Written by
+/// `sock_ops` and by the daemon.
 pub const DNS_CAPTURE: &str = "dns_capture";
-/// Place → provisional cookie (`u64`) of a Pod whose network namespace is not known; 0 ends the
-/// list. Written by the daemon.
+/// Index → provisional cookie (`u64`) of a Pod whose network namespace is not known; 0 ends the list.
+/// Written by the daemon.
 pub const PENDING_PODS: &str = "pending_pods";
-/// Ring of network namespace cookies (`u64`) in which an awaited Pod was found. Written by
+/// Ring buffer of the network namespace cookies (`u64`) in which a pending Pod was found. Written by
 /// `connect`.
 pub const NETNS_FOUND: &str = "netns_found";
 /// [`ListenerKey`](crate::ListenerKey) → socket. Written by `sock_ops` and by the daemon.
 pub const PROXY_LISTENERS: &str = "proxy_listeners";
-/// 0 → network namespace cookie (`u64`) of the connection that is being looked up, for each CPU.
-/// Written by the program that each Pod's network namespace has for itself.
+/// 0 → network namespace cookie (`u64`) of the current socket lookup (per CPU). Written by the entry
+/// program of each intercepted netns.
 pub const LOOKUP_NETNS: &str = "lookup_netns";
-/// 0 → the `sk_lookup` program that decides. Written by the daemon.
+/// 0 → the `inbound_lookup` program (program array). Written by the daemon.
 pub const LOOKUP_PROG: &str = "lookup_prog";
-/// Socket → `u8` (no meaning): the proxy bound it to one of its ports.
+/// Socket → `u8` (unused): the proxy bound this socket to one of its ports.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
-/// [`ForeignKey`](crate::ForeignKey) → user (`u32`, as the initial user namespace numbers it): who was
-/// refused a port of the proxy. Written by `bind` and `listen`.
+/// [`ForeignKey`](crate::ForeignKey) → UID (`u32`, in the initial user namespace) of a process that was
+/// denied a port of the proxy. Written by `bind` and `listen`.
 pub const FOREIGN_BINDS: &str = "foreign_binds";
-/// [`AliasKey`](crate::AliasKey) → [`Endpoint`](crate::Endpoint): where the connections were going
-/// that meet the proxy there. Written by `connect`; the daemon removes what is left of Pods.
+/// [`AliasKey`](crate::AliasKey) → [`Endpoint`](crate::Endpoint): the original destination of the
+/// connections to an alias address. Written by `connect`; the daemon removes the entries of deleted
+/// Pods.
 pub const ALIAS_TO_DST: &str = "alias_to_dst";
-/// Network namespace cookie (`u64`) → [`AliasUsage`](crate::AliasUsage): what a Pod uses of
-/// `alias_to_dst`. Written by `connect`; the daemon removes the entries of Pods that are gone.
+/// Network namespace cookie (`u64`) → [`AliasUsage`](crate::AliasUsage): a Pod's usage of
+/// `alias_to_dst`. Written by `connect`; the daemon removes the entries of deleted Pods.
 pub const ALIAS_USAGE: &str = "alias_usage";
-/// [`ConnKey`](crate::ConnKey) → [`Endpoint`](crate::Endpoint): between connect and accept.
+/// [`ConnKey`](crate::ConnKey) → [`Endpoint`](crate::Endpoint): the original destination between
+/// connect and accept.
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
-/// Socket → [`OrigDst`](crate::OrigDst): what the connection's client asked for.
+/// Socket → [`OrigDst`](crate::OrigDst): the original destination of the connection.
 pub const ORIGINAL_DST: &str = "original_dst";
 /// [`SockKey`](crate::SockKey) → socket: ends of accelerated connections.
 pub const SOCK_PAIR_MAP: &str = "sock_pair_map";
-/// Socket → [`SockKey`](crate::SockKey): which end it is.
+/// Socket → [`SockKey`](crate::SockKey): the connection and the end that the socket is.
 pub const ACCEL_SOCK: &str = "accel_sock";
-/// [`ConnKey`](crate::ConnKey) → [`Flow`](crate::Flow): how far each direction is.
+/// [`ConnKey`](crate::ConnKey) → [`Flow`](crate::Flow): the state of both directions.
 pub const ACCEL_FLOWS: &str = "accel_flows";
-/// [`ConnRateKey`](crate::ConnRateKey) → [`RateWindow`](crate::RateWindow): how many connections of a kind were made in this
-/// second.
+/// [`ConnRateKey`](crate::ConnRateKey) → [`RateWindow`](crate::RateWindow): connections to one
+/// destination in this second.
 pub const CONN_RATE: &str = "conn_rate";
-/// Network namespace cookie (`u64`) → `u8` (no meaning): Pods in which a connection was spliced.
+/// Network namespace cookie (`u64`) → `u8` (unused): Pods in which a process called `splice(2)` on an
+/// accelerated connection.
 pub const SPLICE_NETNS: &str = "splice_netns";
-/// 0 → nanoseconds of the monotonic clock (`u64`) until which somebody watches. Written by the
+/// 0 → nanoseconds of the monotonic clock (`u64`) until which a monitor receives events. Written by the
 /// daemon.
 pub const MONITOR_UNTIL: &str = "monitor_until";
-/// Ring of [`Event`](crate::Event)s, while somebody watches.
+/// Ring buffer of [`Event`](crate::Event)s, filled while a monitor is active.
 pub const EVENTS: &str = "events";
-/// 0 → [`RateWindow`](crate::RateWindow), for each CPU.
+/// 0 → [`RateWindow`](crate::RateWindow) of the events (per CPU).
 pub const EVENT_RATE: &str = "event_rate";
-/// Slot → cookie of a socket (`u64`), for each CPU: the copy of `connect` or `sendmsg` at a child
-/// cgroup has decided about the call, and the copy at the root has not run yet.
+/// Slot → socket cookie (`u64`, per CPU): the child copy of `connect` or `sendmsg` has decided about
+/// the call, and the root copy has not run yet.
 pub const DECIDED: &str = "decided";
-/// [`Reason`](crate::Reason) → `u64`, for each CPU.
+/// [`Reason`](crate::Reason) → `u64` (per CPU).
 pub const COUNTERS: &str = "counters";
 
-/// Every map. All of them outlive the daemon.
+/// All maps. Every one is pinned and outlives the daemon.
 pub const ALL: [&str; 31] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
@@ -116,58 +119,59 @@ pub const ALL: [&str; 31] = [
 
 /// Pod addresses, and network namespaces of meshed Pods. Hash tables allocate on demand.
 pub const MAX_PODS: usize = 16_384;
-/// Pods that are awaited at one time: every unknown caller is compared with each.
+/// Maximum number of pending Pods: the program compares every unknown caller with each.
 pub const MAX_PENDING_PODS: u32 = 32;
-/// Bytes of the ring of events: what is told in a second by two CPUs.
+/// Size of the event ring in bytes: the events of two CPUs in one second.
 pub const EVENTS_RING_BYTES: usize = 131_072;
-/// Bytes of a ring that holds as many times what is told of one: a page at least.
+/// Ring size in bytes, which must be at least one page. The ring holds many more cookies than there are
+/// pending Pods.
 pub const NETNS_FOUND_RING_BYTES: usize = 4096;
-/// Listed ports of all Pods together, and listed ranges of ports.
+/// Listed ports of all Pods, and listed port ranges of all Pods.
 pub const MAX_PORTS: usize = 262_144;
-/// Listed networks of all Pods together, for each of the tries.
+/// Listed CIDRs of all Pods, in each trie.
 pub const MAX_NETWORKS: usize = 1_048_576;
-/// Excluded interfaces of all Pods together.
+/// Excluded interfaces of all Pods.
 pub const MAX_INTERFACES: usize = 16_384;
-/// Listening sockets of all Pods together.
+/// Listening sockets of all Pods.
 pub const MAX_LISTENERS: usize = 65_536;
-/// Refused users of the proxies' ports that are remembered at one time, node-wide (LRU).
+/// Recorded denials of the proxies' ports, node-wide (LRU).
 pub const MAX_FOREIGN_BINDS: usize = 1024;
-/// Destinations of all Pods together. Those beyond are remembered by each connection for itself.
+/// Alias addresses of all Pods. Connections beyond use socket storage instead.
 pub const MAX_ALIASES: usize = 262_144;
-/// Connections between `connect` and `accept` at one time, node-wide (LRU).
+/// Connections between `connect` and `accept`, node-wide (LRU).
 pub const MAX_PENDING_ORIG_DSTS: usize = 32_768;
-/// Accelerated connections, node-wide (LRU). One that is evicted goes on through TCP.
+/// Accelerated connections, node-wide (LRU). An evicted connection continues on TCP.
 pub const MAX_ACCEL_FLOWS: usize = 32_768;
-/// Their sockets.
+/// Sockets of accelerated connections.
 pub const MAX_ACCEL_SOCKS: usize = 2 * MAX_ACCEL_FLOWS;
-/// Kinds of connections that are counted at one time, node-wide (LRU). One that is evicted is counted
-/// anew.
+/// Destinations whose connection rate is counted, node-wide (LRU). The count of an evicted one starts
+/// again.
 pub const MAX_CONN_RATES: usize = 4096;
 /// Slots of [`DECIDED`] on each CPU: tasks that preempt each other within a call rarely share one.
 pub const DECIDED_SLOTS: u32 = 16;
 
-/// Pods whose full shares of a map that holds lists or addresses fit into it at the same time. The
-/// daemon refuses a Pod that needs more than its share.
+/// Number of Pods whose full shares of a map of lists or addresses fit into it together. The daemon
+/// rejects a Pod that needs more than its share.
 pub const FULL_SHARES: usize = 512;
-/// The same for the maps of networks, whose lists are longer.
+/// The same for the CIDR maps, whose lists are longer.
 pub const FULL_NETWORK_SHARES: usize = 128;
 /// Addresses of one Pod: its entries of `local_pod_ips`.
 pub const ADDRESSES_PER_POD: usize = MAX_PODS / FULL_SHARES;
-/// Entries of one Pod in `ports`, and in `port_ranges`, all lists together. A range of ports is up to
-/// 30 entries.
+/// Entries of one Pod in `ports`, and in `port_ranges`, over all its lists. A port range needs up to 30
+/// entries.
 pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_SHARES;
-/// Networks of one Pod in each of `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst`.
+/// CIDRs of one Pod in each of `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst`.
 pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_NETWORK_SHARES;
-/// Excluded interfaces of one Pod: its entries of `interfaces`.
+/// Excluded interfaces of one Pod: its entries of `exclude_ifindex`.
 pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_SHARES;
-/// Entries of one Pod in `alias_to_dst`. `connect` enforces it: connections beyond keep their
-/// destination in their socket's storage.
+/// Entries of one Pod in `alias_to_dst`. `connect` enforces the limit: connections beyond keep their
+/// destination in socket storage.
 pub const DESTINATIONS_PER_POD: u64 = 4096;
 
-/// Pods whose full shares of `alias_to_dst` fit into it at the same time.
+/// Number of Pods whose full shares of `alias_to_dst` fit into it together.
 const FULL_ALIASES: u64 = 64;
 
-// The kernel enforces the share of `proxy_listeners` by the places of a key, two families each.
+// The slots of a key limit the share of `proxy_listeners`: `SLOTS` for each of two families.
 const _: () = {
     let places = 2 * crate::ListenerKey::SLOTS as usize;
     assert!(places * FULL_SHARES <= MAX_LISTENERS);

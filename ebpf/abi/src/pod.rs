@@ -1,5 +1,5 @@
-//! Keys and values of the maps. Every type is `repr(C)` without implicit padding: the kernel
-//! compares keys byte by byte.
+//! Keys and values of the maps for Pods, connections and listeners. Every type is `repr(C)` without
+//! implicit padding: the kernel compares keys byte by byte.
 
 use crate::{Addr, Port, PortBitmap};
 
@@ -9,56 +9,57 @@ use crate::{Addr, Port, PortBitmap};
 pub struct PodFlags(u32);
 
 impl PodFlags {
-    /// The Pod owns more addresses than [`NetnsEntry`] holds; `local_pod_ips` knows them all.
+    /// The Pod has more addresses than [`NetnsEntry`] holds; `local_pod_ips` has all of them.
     pub const HAS_EXTRA_ADDRS: Self = Self(1);
-    /// The proxy listens on `127.0.0.1` alone, so its address must not be spread.
+    /// The proxy listens on `127.0.0.1` only, so connections cannot use other loopback addresses.
     pub const PROXY_ON_LOCALHOST_ONLY: Self = Self(1 << 1);
 
-    /// Connections between the proxies of two Pods on this node go from socket to socket.
+    /// Connections between the proxies of two Pods on this node are accelerated.
     pub const ACCELERATE_PROXIES: Self = Self(1 << 2);
-    /// Connections between the Pod's proxy and its application do, too.
+    /// Connections between the Pod's proxy and its application are accelerated, too.
     pub const ACCELERATE_ALL: Self = Self(1 << 3);
 
-    /// Only listed inbound ports are the proxy's.
+    /// Only listed inbound ports are redirected.
     pub const INBOUND_ALLOWLIST: Self = Self(1 << 4);
-    /// Some outbound ports are the proxy's whatever their address.
+    /// Some outbound ports are redirected regardless of the address.
     pub const OUTBOUND_PORT_INCLUDES: Self = Self(1 << 5);
-    /// Some list has a range of ports.
+    /// A list of the Pod contains a port range.
     pub const PORT_RANGES: Self = Self(1 << 6);
-    /// Only listed networks are the proxy's.
+    /// Only listed CIDRs are redirected.
     pub const CIDR_ALLOWLIST: Self = Self(1 << 7);
-    /// Some networks are left alone.
+    /// Some CIDRs are not redirected.
     pub const CIDR_EXCLUDES: Self = Self(1 << 8);
-    /// A loopback network is among the listed ones.
+    /// A loopback CIDR is included.
     pub const LOOPBACK_INCLUDED: Self = Self(1 << 9);
 
-    /// The proxy's calls to its own Pod are left alone.
+    /// The proxy's connections to its own Pod are not redirected.
     pub const NO_HAIRPIN: Self = Self(1 << 10);
-    /// The Pod asks for `TPROXY`, whose rules know fewer exceptions.
+    /// The Pod uses `TPROXY`, whose rules have fewer exceptions.
     pub const TPROXY: Self = Self(1 << 11);
 
-    /// Some interfaces are left alone, or some networks whatever else the Pod lists.
+    /// Some interfaces or CIDRs bypass all rules of the Pod.
     pub const BYPASS: Self = Self(1 << 12);
-    /// These networks are left alone as sources, too.
+    /// The bypass CIDRs also apply to sources of inbound connections.
     pub const BYPASS_INBOUND: Self = Self(1 << 13);
-    /// Resolvers within the Pod keep their queries.
+    /// DNS queries to resolvers within the Pod are not redirected.
     pub const BYPASS_LOCAL_DNS: Self = Self(1 << 14);
 
-    /// Some networks are reached from another address than [`NetnsEntry`] holds.
+    /// Routes to some CIDRs have another preferred source than [`NetnsEntry`] holds.
     pub const HAS_PREFSRC: Self = Self(1 << 15);
 
-    /// A route leads to [`Addr::V4_ALIAS_NET`], and it names the Pod's main address as the source.
+    /// The alias route to [`Addr::V4_ALIAS_NET`] exists, with the Pod's main address as preferred
+    /// source.
     pub const ALIAS_ROUTE_V4: Self = Self(1 << 16);
     /// The same for [`Addr::V6_ALIAS_NET`].
     pub const ALIAS_ROUTE_V6: Self = Self(1 << 17);
 
-    /// Both sets together.
+    /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Those that are not in `other`.
+    /// The flags that are not in `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
@@ -71,38 +72,38 @@ impl PodFlags {
     }
 }
 
-/// What the kernel must know of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
+/// Configuration of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodConfig {
-    /// Cookie of the Pod's network namespace. Never re-used while the kernel runs.
+    /// Cookie of the Pod's network namespace. The kernel never reuses it.
     pub cookie: u64,
-    /// The proxy's user, as the initial user namespace numbers it.
+    /// The proxy's UID in the initial user namespace.
     pub proxy_uid: u32,
-    /// The proxy's group, as the initial user namespace numbers it.
+    /// The proxy's GID in the initial user namespace.
     pub proxy_gid: u32,
-    /// Where the proxy listens for the application's connections (Istio: 15001).
+    /// The proxy's listener for outbound connections (Istio: 15001).
     pub outbound_port: Port,
-    /// Where the proxy listens for connections to the Pod (Istio: 15006).
+    /// The proxy's listener for inbound connections (Istio: 15006).
     pub inbound_port: Port,
-    /// Where the proxy answers DNS queries on loopback (Istio: 15053).
+    /// The proxy's DNS resolver on loopback (Istio: 15053).
     pub dns_port: Port,
-    /// Where tunnels end that the application's own socket terminates, or a proxy that is not told
-    /// by `SO_ORIGINAL_DST` (Istio: 15008). Zero, which nobody connects to, if there are none.
+    /// The port of HBONE tunnels, which the application's socket terminates, or a proxy that does not
+    /// use `SO_ORIGINAL_DST` (Istio: 15008). Zero if there are none: no connection goes to port 0.
     pub hbone_port: Port,
     /// See [`PodFlags`].
     pub flags: PodFlags,
-    /// The mark of the proxy's sockets, under [`PodConfig::mark_mask`].
+    /// The mark of the proxy's sockets, masked with [`PodConfig::mark_mask`].
     pub mark: u32,
-    /// The bits of a mark that count; none if the proxy is known by its user alone.
+    /// The significant bits of the mark; zero if only the user identifies the proxy.
     pub mark_mask: u32,
-    /// Which outbound ports may be left alone.
+    /// Outbound ports that may be excluded.
     pub excluded: PortBitmap,
 }
 
 impl PodConfig {
-    /// Whether a port is one at which the proxy is reached: over TCP those of its listeners and of its
-    /// resolver, over UDP that of its resolver.
+    /// Whether a port belongs to the proxy: over TCP the ports of its listeners and of its resolver,
+    /// over UDP that of its resolver.
     #[must_use]
     pub const fn reserves(&self, port: Port, datagram: bool) -> bool {
         port.const_eq(self.dns_port)
@@ -110,11 +111,11 @@ impl PodConfig {
                 && (port.const_eq(self.outbound_port) || port.const_eq(self.inbound_port)))
     }
 
-    /// Whether a process of this user or this group, both as the initial user namespace numbers them,
-    /// may bind the proxy's ports.
+    /// Whether a process with this UID or this GID, both in the initial user namespace, may bind the
+    /// proxy's ports.
     ///
-    /// A proxy that is known by its mark runs outside the Pod, as root, and marks its sockets only
-    /// after they listen (ztunnel).
+    /// A proxy that its mark identifies runs outside the Pod, as root, and marks its sockets only after
+    /// they listen (ztunnel).
     #[must_use]
     pub const fn may_bind(&self, uid: u32, gid: u32) -> bool {
         uid == self.proxy_uid || gid == self.proxy_gid || (self.mark_mask != 0 && uid == 0)
@@ -127,7 +128,7 @@ impl PodConfig {
     }
 }
 
-/// Value of `process_ip`: what a process in a meshed Pod's network namespace belongs to.
+/// Value of `process_ip`: the Pod of a network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetnsEntry {
@@ -135,18 +136,18 @@ pub struct NetnsEntry {
     pub v4: Addr,
     /// The Pod's main IPv6 address, or unspecified.
     pub v6: Addr,
-    /// The Pod's settings, copied so that a connect costs one look-up less.
+    /// A copy of the Pod's configuration, which saves a lookup for each connect.
     pub pod: PodConfig,
 }
 
 impl NetnsEntry {
-    /// The Pod's address of the family of `like`, or unspecified.
+    /// The Pod's address of the same family as `like`, or unspecified.
     #[must_use]
     pub const fn addr_for(&self, like: Addr) -> Addr {
         if like.is_v4() { self.v4 } else { self.v6 }
     }
 
-    /// Whether the route to the proxy names [`NetnsEntry::addr_for`] as the source.
+    /// Whether the alias route has [`NetnsEntry::addr_for`] as its preferred source.
     #[must_use]
     pub const fn has_alias_route(&self, like: Addr) -> bool {
         self.pod.flags.has(if like.is_v4() {
@@ -156,7 +157,7 @@ impl NetnsEntry {
         })
     }
 
-    /// Whether `addr` is one of the two addresses held here.
+    /// Whether `addr` is one of the two main addresses.
     #[must_use]
     pub const fn owns(&self, addr: Addr) -> bool {
         !addr.is_unspecified() && (self.v4.const_eq(addr) || self.v6.const_eq(addr))
@@ -189,22 +190,22 @@ impl Endpoint {
     }
 }
 
-/// Key of `alias_to_dst`: where a Pod's proxy is met by the connections to one destination.
+/// Key of `alias_to_dst`: the alias address of one destination of one Pod.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AliasKey {
-    /// The network namespace of both ends.
+    /// Cookie of the network namespace of both ends.
     pub cookie: u64,
-    /// The last word of the address, in network byte order: it differs in no other.
+    /// The last word of the alias address, in network byte order; the other words are constant.
     pub suffix: u32,
-    /// The proxy's port: others may listen at the same address.
+    /// The proxy's port: other sockets may listen at the same address.
     pub port: Port,
     /// 4 or 6.
     pub family: u16,
 }
 
 impl AliasKey {
-    /// At an address, if it is one of those that tell where a connection was going.
+    /// The key of an endpoint, if its address is an alias address.
     #[must_use]
     pub const fn from_addr(cookie: u64, slot: Endpoint) -> Option<Self> {
         if !slot.addr.is_alias() {
@@ -220,18 +221,17 @@ impl AliasKey {
     }
 }
 
-/// Value of `original_dst`, the socket storage: what a connection's client asked for.
+/// Value of `original_dst` (socket storage): the original destination of a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OrigDst {
-    /// The address and port asked for.
+    /// The original address and port.
     pub dst: Endpoint,
-    /// Which end of the connection the socket is: the client must be shown `to` as its peer,
-    /// the proxy must not.
+    /// The end that the socket is: `getpeername` shows `dst` to the client, and not to the proxy.
     pub role: SockRole,
 }
 
-/// An end of a diverted or accelerated connection.
+/// An end of a redirected or accelerated connection.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SockRole(u32);
@@ -239,10 +239,10 @@ pub struct SockRole(u32);
 impl SockRole {
     /// The socket that connected.
     pub const CLIENT: Self = Self(1);
-    /// The socket that was accepted, by the proxy unless it is said otherwise.
+    /// The socket that was accepted, by the proxy unless stated otherwise.
     pub const SERVER: Self = Self(2);
 
-    /// A UDP socket that asked a DNS server.
+    /// A UDP socket that sent a DNS query.
     pub const DNS_CLIENT: Self = Self(3);
 
     /// Equality in `const` context.
@@ -252,11 +252,11 @@ impl SockRole {
     }
 }
 
-/// Key of `pair_original_dst`: a connection inside one network namespace, seen by its client.
+/// Key of `pair_original_dst`: a connection within one network namespace, from the client's side.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnKey {
-    /// The network namespace of both ends.
+    /// Cookie of the network namespace of both ends.
     pub cookie: u64,
     /// The connecting end.
     pub client: Endpoint,
@@ -265,7 +265,7 @@ pub struct ConnKey {
 }
 
 impl ConnKey {
-    /// A connection of which only the network namespace is known.
+    /// A connection of which only the cookie is known.
     #[must_use]
     pub const fn placeholder(cookie: u64) -> Self {
         let nowhere = Endpoint::new(Addr::UNSPECIFIED, Port::new(0));
@@ -276,7 +276,7 @@ impl ConnKey {
         }
     }
 
-    /// Whether more is known than that.
+    /// Whether the addresses are known.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         !self.server.port.const_eq(Port::new(0))
@@ -285,15 +285,15 @@ impl ConnKey {
 
 /// Key of `proxy_listeners`: one listening socket of a Pod's proxy.
 ///
-/// Envoy opens one listener for each worker (`SO_REUSEPORT`), and any of them may close first:
-/// each has a place of its own. The kernel spreads connections over the whole group whichever
-/// member is assigned (`inet_lookup_run_sk_lookup`), so the first place that is taken serves.
+/// Envoy opens one listener for each worker (`SO_REUSEPORT`), and any of them may close first: each has
+/// its own slot. The kernel distributes connections over the whole group whichever member is assigned
+/// (`inet_lookup_run_sk_lookup`), so the first used slot is sufficient.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerKey {
     /// Cookie of the Pod's network namespace.
     pub cookie: u64,
-    /// `AF_INET` (2) or `AF_INET6` (10): a v4 listener cannot take a v6 connection.
+    /// `AF_INET` (2) or `AF_INET6` (10): an IPv4 listener cannot accept an IPv6 connection.
     pub family: u16,
     /// `0..SLOTS`.
     pub slot: u16,
@@ -302,11 +302,11 @@ pub struct ListenerKey {
 }
 
 impl ListenerKey {
-    /// Listeners registered for each Pod and family. More than these may exist; they are
-    /// served as members of the same `SO_REUSEPORT` group.
+    /// Registered listeners for each Pod and family. Further listeners receive connections as members
+    /// of the same `SO_REUSEPORT` group.
     pub const SLOTS: u16 = 16;
 
-    /// The key of one place.
+    /// The key of one slot.
     #[must_use]
     pub const fn new(cookie: u64, family: u16, slot: u16) -> Self {
         Self {
@@ -318,7 +318,7 @@ impl ListenerKey {
     }
 }
 
-/// Key of `foreign_binds`: a port of the proxy in a Pod that another process asked for.
+/// Key of `foreign_binds`: a port of the proxy that another process in the Pod requested.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ForeignKey {

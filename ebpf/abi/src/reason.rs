@@ -1,11 +1,11 @@
-//! Why a connection went where it went: one stable number for each way through the decisions.
+//! The reasons: one stable number and label for each rule and event that the programs count.
 
 macro_rules! reasons {
     ($($(#[doc = $words:literal])+ $name:ident = $number:literal, $label:literal;)+) => {
-        /// The reason of a decision. The number is the index in the `counters` map and part of
-        /// the ABI; the label is the metric's label and the word in logs and tables.
+        /// The rule or event behind a decision. The number is the index in the `counters` map and part
+        /// of the ABI; the label is the metric's label and the name in logs and tables.
         ///
-        /// Numbers are never re-used: a reason that goes away leaves a gap.
+        /// Numbers are never reused: a removed reason leaves a gap.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
@@ -34,7 +34,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $label,)+ }
             }
 
-            /// A sentence for people.
+            /// A description for people.
             #[must_use]
             pub const fn words(self) -> &'static str {
                 match self { $(Self::$name => concat!($($words),+).trim_ascii(),)+ }
@@ -46,25 +46,25 @@ macro_rules! reasons {
 reasons! {
     /// Outbound: redirected to the proxy's outbound listener.
     OutboundToProxy = 0, "outbound_to_proxy";
-    /// Outbound: the application called an address of its own Pod or a loopback address.
+    /// Outbound: the application connected to an address of its own Pod or to a loopback address.
     OutboundLocal = 1, "outbound_local";
-    /// Outbound: the proxy itself connects to the world.
+    /// Outbound: the proxy connected to an upstream.
     OutboundByProxy = 2, "outbound_by_proxy";
     /// Outbound: the port is excluded.
     OutboundPortExcluded = 3, "outbound_port_excluded";
-    /// Outbound: the proxy hands a request to its own application, from `127.0.0.6` or `::6`.
+    /// Outbound: the proxy connected to its own application, from `127.0.0.6` or `::6`.
     OutboundPassthrough = 4, "outbound_passthrough";
-    /// Outbound: the proxy called its own Pod: redirected to its own inbound listener.
+    /// Outbound: the proxy connected to its own Pod; redirected to its inbound listener.
     OutboundHairpin = 5, "outbound_hairpin";
-    /// Outbound: the original destination could not be stored, so the connect was refused.
+    /// Outbound: the original destination could not be stored, so the connect failed.
     OutboundOrigDstStoreFailed = 6, "outbound_orig_dst_store_failed";
     /// Inbound: redirected to the proxy's inbound listener.
     InboundToProxy = 7, "inbound_to_proxy";
     /// Inbound: the port is excluded.
     InboundPortExcluded = 8, "inbound_port_excluded";
-    /// Inbound: a connection of the Pod to itself, which is not inbound traffic.
+    /// Inbound: a connection of the Pod to itself.
     InboundLocal = 9, "inbound_local";
-    /// Inbound: the proxy does not listen; refused, never handed to the application.
+    /// Inbound: the proxy does not listen; refused, never delivered to the application.
     InboundNoProxy = 10, "inbound_no_proxy";
     /// `SO_ORIGINAL_DST` was answered from the stored destination.
     OrigDstFromState = 11, "orig_dst_from_state";
@@ -96,13 +96,13 @@ reasons! {
     OutboundNoAlias = 24, "outbound_no_alias";
     /// Inbound: the network namespace has the inbound hook and no Pod; refused.
     InboundNoPod = 25, "inbound_no_pod";
-    /// A process that is not the proxy was refused a port of the proxy in a meshed Pod (`bind(2)`).
+    /// A process that is not the proxy was denied a port of the proxy in a meshed Pod (`bind(2)`).
     ForeignBind = 26, "foreign_bind";
-    /// A process that is not the proxy listens on a port of the proxy; the listener gets nothing.
+    /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
     ForeignListener = 27, "foreign_listener";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
-    /// A connection moved to TCP: the budget of a direction was spent without an answer, or unread.
+    /// A connection moved to TCP: a direction exceeded its window without a reply or a read.
     AccelStoppedWindow = 41, "accel_stopped_window";
     /// Redirection stopped: the peer socket is not in the sockhash.
     AccelStoppedNoPeer = 42, "accel_stopped_no_peer";

@@ -1,18 +1,17 @@
-//! How much of a shared map one Pod uses.
+//! Usage of a shared map by one Pod.
 
-/// Value of `alias_usage`: what one Pod uses of the map `alias_to_dst`.
+/// Value of `alias_usage`: one Pod's usage of the map `alias_to_dst`.
 ///
-/// The programs add to both members without a lock: CPUs that add at the same moment can lose a count.
-/// The daemon corrects `held` in each round of upkeep, and removes the entry together with the Pod's
-/// destinations.
+/// The programs increment both members without a lock, so concurrent CPUs can lose a count. The daemon
+/// corrects `held` in each resync, and removes the entry together with the Pod's alias addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AliasUsage {
     /// Entries of `alias_to_dst` that the Pod holds, at most
-    /// [`DESTINATIONS_PER_POD`](crate::maps::DESTINATIONS_PER_POD) and one for each CPU.
+    /// [`DESTINATIONS_PER_POD`](crate::maps::DESTINATIONS_PER_POD) plus one for each CPU.
     pub held: u64,
-    /// Connections that got no entry since the Pod was enrolled. Each keeps its destination in its
-    /// socket's storage.
+    /// Connections without an entry since the Pod was enrolled. Each keeps its destination in socket
+    /// storage.
     pub fallbacks: u64,
 }
 

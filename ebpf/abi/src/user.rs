@@ -1,5 +1,5 @@
-//! What only user space needs: conversions from `core::net`, and the marker that lets aya copy
-//! the types to and from maps.
+//! The user-space part: conversions from `core::net`, and the marker trait with which aya copies the
+//! types to and from maps.
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 

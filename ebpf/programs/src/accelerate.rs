@@ -1,21 +1,21 @@
-//! Connections on one node, from socket to socket: a message is put into the receive queue of the
-//! connection's other end, and the TCP stack is left out.
+//! Acceleration of connections on one node: a `sk_msg` program redirects a message to the receive queue
+//! of the peer socket and bypasses the TCP stack.
 //!
-//! What keeps this from changing what applications see:
+//! Guarantees to applications:
 //!
-//! * **Order**: a direction begins with TCP, and is redirected from a message on before which the
-//!   reader has read everything. It may leave for TCP at any time and never comes back.
-//! * **Bounds**: a direction has a budget of bytes, which a message of the other one renews as soon as
-//!   the reader's queue is empty. When it is spent, the connection goes back to TCP and its
-//!   back-pressure, and its sockets out of the map.
-//! * **Calls**: of redirected bytes only `recvmsg(2)` and `poll(2)` know. So nothing is redirected to
-//!   an application that blocks in its calls, or that splices.
-//! * **Identity**: a socket is found by its connection and the network namespaces that it belongs to,
-//!   not by addresses alone. Between Pods, each end's address must be in `local_pod_ips` as that of
-//!   the Pod whose namespace the socket is in.
+//! * **Order**: a direction starts with TCP. Redirection starts with a message before which the
+//!   receiver has read everything. It may return to TCP at any time and is never redirected again.
+//! * **Bounds**: a direction has a window in bytes. A message of the other direction resets it once
+//!   the receive queue is empty. When the window is exceeded, the connection returns to TCP and its
+//!   back-pressure, and its sockets leave the map.
+//! * **Calls**: only `recvmsg(2)` and `poll(2)` read redirected bytes. So nothing is redirected to
+//!   an application that uses blocking sockets, or that calls `splice(2)`.
+//! * **Identity**: the key of a socket is its connection and the network namespaces of its ends,
+//!   not its addresses alone. Between Pods, `local_pod_ips` must map each end's address to the Pod
+//!   of the socket's namespace.
 //!
-//! A socket becomes a candidate in `connect`, when its namespace and its owner are known, and is
-//! enrolled when the connection is established, the only moment at which the kernel takes one.
+//! A socket becomes a candidate in `connect`, where its namespace and its owner are known. It joins the
+//! sockhash when the connection is established, the only time at which the kernel permits it.
 
 use core::hint::black_box;
 
@@ -41,20 +41,21 @@ use crate::{
     maps::{self, ACCEL_FLOWS, ACCEL_SOCK, SOCK_PAIR_MAP, SPLICE_NETNS},
 };
 
-/// Marks a socket that connects as a candidate. The rest of its lane is not known yet.
+/// Marks a connecting socket as a candidate. The addresses of its connection are not known yet.
 #[inline(always)]
 pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
     set_sock_key(sk, SockKey::pending(cookie));
 }
 
-/// Takes the mark away, if there is one.
+/// Removes the candidate mark, if there is one.
 #[inline(always)]
 pub(crate) fn clear_candidate(sk: *mut bpf_sock) {
-    // SAFETY: `sk` comes from a context; absence is an answer.
+    // SAFETY: `sk` comes from a context; the helper accepts absent storage.
     let _absent = unsafe { bpf_sk_storage_delete(accel_sock(), sk.cast()) };
 }
 
-/// The connecting end is established: enrol it, if it is a candidate, has sent nothing, and suits.
+/// The client end is established: adds it to the sockhash if it is a suitable candidate that has sent
+/// no data.
 #[inline(always)]
 pub(crate) fn add_client_to_sockhash(
     ops: *mut bpf_sock_ops,
@@ -70,7 +71,7 @@ pub(crate) fn add_client_to_sockhash(
         clear_candidate(sk);
         return;
     };
-    // The same ports may have been used before: what is known of that connection ends here.
+    // An earlier connection may have used the same ports: this replaces its state.
     let fresh = ACCEL_FLOWS.insert(conn, Flow::new(sock_addr(sk)), u64::from(BPF_ANY));
     let Some(flow) = maps::flow(conn).filter(|_| fresh.is_ok()) else {
         clear_candidate(sk);
@@ -86,7 +87,7 @@ pub(crate) fn add_client_to_sockhash(
     clear_candidate(sk);
 }
 
-/// The accepting end is established: enrol it, if the other end is.
+/// The server end is established: adds it to the sockhash if the client end is in it.
 #[inline(always)]
 pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
     let sk = read!(ops, __bindgen_anon_2.sk);
@@ -97,7 +98,7 @@ pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
         return;
     };
     flow.set_server_sock(sock_addr(sk));
-    // What is read back is a number to the verifier, which lets nobody count from a socket.
+    // The verifier must see a scalar here: it permits no arithmetic on a socket pointer.
     let (own, _) = black_box(&mut *flow).sockets(SockRole::SERVER);
     if !add_to_sockhash(ops, (sk, own), SockKey::new(conn, SockRole::SERVER)) {
         flow.start_drain();
@@ -105,8 +106,7 @@ pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
     }
 }
 
-/// `false` if the socket cannot be taken: the kernel refuses upper layers (kTLS), and there may be no
-/// memory.
+/// `false` if the kernel does not accept the socket: an upper-layer protocol (kTLS), or no memory.
 #[inline(always)]
 fn add_to_sockhash(
     ops: *mut bpf_sock_ops,
@@ -117,7 +117,7 @@ fn add_to_sockhash(
         return false;
     }
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
-    // SAFETY: the context is the kernel's, the key is on the stack for the call.
+    // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let status =
         unsafe { bpf_sock_hash_update(ops, map, (&raw mut sock_key).cast(), u64::from(BPF_ANY)) };
     if status != 0 {
@@ -128,16 +128,16 @@ fn add_to_sockhash(
     true
 }
 
-/// Lets the kernel tell of acknowledged data, at most once in a round trip. It never ends, because
-/// others may have asked for it as well.
+/// Enables the RTT callback, at most one for each round trip. It is never disabled, because other
+/// programs may have enabled it as well.
 #[inline(always)]
 fn enable_rtt_cb(ops: *mut bpf_sock_ops) {
     let flags = read!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
-    // SAFETY: the context is the kernel's. Flags that it does not know it leaves out.
+    // SAFETY: the context is the kernel's. The kernel ignores flags that it does not support.
     let _unknown = unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
 }
 
-/// A message is sent on an enrolled socket.
+/// `sk_msg` verdict: an accelerated socket sends a message.
 #[inline(always)]
 pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     if !kread::offsets_valid() {
@@ -147,7 +147,7 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
         return SK_PASS;
     };
     let Some(flow) = maps::flow(sock_key.conn) else {
-        // Evicted: TCP goes on where the redirected bytes ended.
+        // The flow was evicted: TCP continues where the redirected bytes ended.
         return SK_PASS;
     };
     let size = read!(ctx.msg, size);
@@ -170,7 +170,7 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     SK_PASS
 }
 
-/// Renews the budget of a direction if its reader has taken everything out of its queue.
+/// Resets the window of a direction if its receive queue is empty.
 #[inline(always)]
 fn renew(sock_key: &SockKey, flow: &mut Flow, size: u32) {
     if !flow.may_renew(sock_key.role, size) {
@@ -182,7 +182,7 @@ fn renew(sock_key: &SockKey, flow: &mut Flow, size: u32) {
     }
 }
 
-/// Whether the application at the other end would find what is put into its queue. Proxies would.
+/// Whether the peer application would read redirected data from its queue. Proxies always do.
 #[inline(always)]
 fn peer_is_nonblocking(sock_key: &SockKey, flow: &mut Flow) -> bool {
     if !sock_key.is_intra_pod() {
@@ -195,16 +195,16 @@ fn peer_is_nonblocking(sock_key: &SockKey, flow: &mut Flow) -> bool {
             drain(flow, Reason::AccelSkippedBlocking);
             false
         }
-        // It was not accepted yet.
+        // The peer is not accepted yet.
         None => false,
     }
 }
 
-/// Whether a direction may be redirected from this message on.
+/// Whether redirection of a direction may start with this message.
 #[inline(always)]
 fn can_start(sock_key: &SockKey, flow: &mut Flow) -> bool {
     let (own, other) = flow.sockets(sock_key.role);
-    // One that blocks while it reads would be told `EAGAIN` when it is woken for nothing.
+    // A blocking reader would get `EAGAIN` on a spurious wakeup.
     if sock_key.is_intra_pod() && kread::is_nonblocking(own) != Some(true) {
         drain(flow, Reason::AccelSkippedBlocking);
         return false;
@@ -212,25 +212,25 @@ fn can_start(sock_key: &SockKey, flow: &mut Flow) -> bool {
     if !kread::has_read_all(other, own) {
         return false;
     }
-    // Before the message is on its way: whoever takes the sockets out of the map asks for it.
+    // Must precede the redirect: the removal of the sockets from the map reads this state.
     flow.mark_redirected(sock_key.role);
     count(Reason::AccelStarted);
     true
 }
 
-/// Lets TCP have a connection, and tells why.
+/// Moves a connection to TCP, and counts the reason.
 #[inline(always)]
 fn drain(flow: &mut Flow, why: Reason) {
     flow.start_drain();
     count(why);
 }
 
-/// Puts the message into the other end's queue; if there is none, TCP carries it, and all after it.
+/// Redirects the message to the peer's queue. Without a peer, TCP carries this and every later message.
 #[inline(always)]
 fn redirect(msg: *mut sk_msg_md, sock_key: SockKey) {
     let mut peer = sock_key.peer();
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
-    // SAFETY: the context is the kernel's, the key is on the stack for the call.
+    // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let verdict = unsafe {
         bpf_msg_redirect_hash(msg, map, (&raw mut peer).cast(), u64::from(BPF_F_INGRESS))
     };
@@ -241,11 +241,11 @@ fn redirect(msg: *mut sk_msg_md, sock_key: SockKey) {
     }
 }
 
-/// What an enrolled socket sent by TCP was acknowledged: if its connection has left, both ends are taken
-/// out of the map, which would go on to copy every message once more than TCP alone does.
+/// TCP data of an accelerated socket was acknowledged: if its connection is drained, both sockets leave
+/// the map, which would otherwise copy every message once more than TCP alone.
 ///
-/// What is in a queue when its socket leaves the map is lost, so nothing may be in one, or on its way
-/// to one.
+/// A socket that leaves the map loses the content of its queue, so both queues must be empty, without a
+/// message in flight to one.
 #[inline(always)]
 pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
     if !kread::offsets_valid() {
@@ -264,7 +264,7 @@ pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
     if has_inflight(flow, sock_key.role) || has_inflight(flow, sock_key.peer().role) {
         return;
     }
-    // The other end may be told at the same time: one of them does it.
+    // The same callback may run for the peer at the same time: one of the two removes the sockets.
     if ACCEL_FLOWS.remove(sock_key.conn).is_err() {
         return;
     }
@@ -274,15 +274,14 @@ pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
     count(Reason::AccelDrained);
 }
 
-/// Whether something is unread at an end, or is being redirected from it: by a call that began before the
-/// connection left.
+/// Whether an end has unread data, or a call that began before the drain still redirects from it.
 #[inline(always)]
 fn has_inflight(flow: &mut Flow, role: SockRole) -> bool {
     let (own, _) = flow.sockets(role);
     kread::has_unread(own) || (flow.was_redirected(role) && !kread::is_idle(own))
 }
 
-/// Takes a socket out of the map, if it is there.
+/// Removes a socket from the sockhash, if it is there.
 #[inline(always)]
 fn sockhash_delete(mut sock_key: SockKey) {
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
@@ -290,9 +289,9 @@ fn sockhash_delete(mut sock_key: SockKey) {
     let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut sock_key).cast()) };
 }
 
-/// An application is about to splice from a TCP socket: the kernel does not look into the queue of
-/// redirected messages then. If there are some, the connection cannot go on; if not, TCP carries what
-/// comes. No application of the Pod is accelerated any more.
+/// An application calls `splice(2)` on a TCP socket, which does not read the queue of redirected
+/// messages. If there are some, the connection is aborted; if not, TCP carries the later messages. No
+/// application of the Pod is accelerated any more.
 #[inline(always)]
 pub(crate) fn on_splice_read(ctx: &FEntryContext) {
     if !kread::offsets_valid() {
@@ -318,7 +317,7 @@ pub(crate) fn on_splice_read(ctx: &FEntryContext) {
     }
 }
 
-/// Whether an application in a network namespace splices.
+/// Whether an application in a network namespace calls `splice(2)`.
 #[inline(always)]
 pub(crate) fn netns_splices(cookie: u64) -> bool {
     SPLICE_NETNS.get_ptr(cookie).is_some()
@@ -330,26 +329,26 @@ pub(crate) fn is_in_sockhash(sk: *mut bpf_sock) -> bool {
     sock_key(sk.cast()).is_some_and(|sock_key| sock_key.conn.is_complete())
 }
 
-/// A socket's address in the kernel.
+/// The kernel address of a socket.
 #[inline(always)]
 fn sock_addr(sk: *mut bpf_sock) -> u64 {
     sk.expose_provenance() as u64
 }
 
-/// The lane of a socket, if it has one.
+/// The sockhash key of a socket, if it has one.
 #[inline(always)]
 fn sock_key(sk: *mut c_void) -> Option<SockKey> {
     if sk.is_null() {
         return None;
     }
-    // SAFETY: the storage belongs to the socket, which lives as long as the program runs on it.
+    // SAFETY: the storage belongs to the socket, which outlives the program.
     unsafe {
         let found = bpf_sk_storage_get(accel_sock(), sk, core::ptr::null_mut(), 0);
         found.cast::<SockKey>().as_ref().copied()
     }
 }
 
-/// Stores the lane of a socket. `false` if there is no memory for it.
+/// Stores the sockhash key of a socket. `false` if there is no memory.
 #[inline(always)]
 fn set_sock_key(sk: *mut bpf_sock, sock_key: SockKey) -> bool {
     const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
@@ -357,7 +356,7 @@ fn set_sock_key(sk: *mut bpf_sock, sock_key: SockKey) -> bool {
         return false;
     }
     let mut initial = sock_key;
-    // SAFETY: as in `sock_key`; `initial` is copied by the helper.
+    // SAFETY: as in `sock_key`; the helper copies `initial`.
     unsafe {
         let value = (&raw mut initial).cast::<c_void>();
         let slot = bpf_sk_storage_get(accel_sock(), sk.cast(), value, CREATE).cast::<SockKey>();

@@ -1,8 +1,8 @@
-//! `bind(2)`: in a meshed Pod the proxy's ports are the proxy's alone.
+//! `bind(2)`: reserves the proxy's ports in a meshed Pod.
 //!
-//! The kernel hands connections and DNS queries over to whoever listens on these ports, so another
-//! process that bound one would take what is meant for the proxy. The bind fails with `EPERM`. A
-//! socket that the proxy bound carries a mark in its storage, for which `listen(2)` is asked later.
+//! Sluice redirects connections and DNS queries to the sockets on these ports, so another process that
+//! bound one would receive the proxy's traffic. The bind fails with `EPERM`. A socket that the proxy
+//! bound gets a mark in its storage, which `listen(2)` checks later.
 
 use aya_ebpf::{
     bindings::bpf_sock, cty::c_void, helpers::bpf_sk_storage_get, programs::SockContext,
@@ -19,7 +19,7 @@ use crate::{
 /// `IPPROTO_UDP`.
 const UDP: u32 = 17;
 
-/// A socket was bound. A process outside every meshed Pod pays one look-up in a hash table.
+/// After a bind. A process outside every meshed Pod costs one hash lookup.
 #[inline(always)]
 pub(crate) fn bound(ctx: &SockContext) -> i32 {
     let protocol = read!(ctx.sock, protocol);
@@ -49,7 +49,7 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     ALLOW
 }
 
-/// Whether the proxy bound this socket while its Pod was known. `sk` may be null.
+/// Whether the proxy bound this socket after its Pod was enrolled. `sk` may be null.
 #[inline(always)]
 pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
     // SAFETY: `sk` comes from a context; the storage belongs to the socket.
@@ -57,7 +57,7 @@ pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
         && !unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0) }.is_null()
 }
 
-/// Notes for people who asked for a port of the proxy.
+/// Records a process that requested a port of the proxy, for operators.
 #[inline(always)]
 pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
     let key = ForeignKey {
@@ -70,11 +70,12 @@ pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
     let _full = FOREIGN_BINDS.insert(key, uid, 0);
 }
 
-/// `false` if there is no memory for it: the socket could not be told from a stranger's.
+/// Marks the socket as bound by the proxy. `false` if there is no memory: without the mark it would
+/// look like a foreign socket.
 #[inline(always)]
 fn mark(sk: *mut bpf_sock) -> bool {
     const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
-    // SAFETY: as in `is_by_proxy`; a new value is zero.
+    // SAFETY: as in `is_by_proxy`; the helper initializes a new value with zero.
     let slot = unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), CREATE) };
     !slot.is_null()
 }

@@ -1,4 +1,5 @@
-//! `connect(2)`: decide, remember where the caller wanted to go, and send it to the proxy.
+//! `connect(2)`: applies the outbound rules, stores the original destination, and redirects to the
+//! proxy.
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
@@ -23,8 +24,8 @@ const STREAM: u32 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
 
-/// Decides about one connect. A caller outside every meshed Pod costs a look-up in a hash table, and
-/// one in an array: whether Pods are awaited.
+/// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
+/// (for pending Pods).
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     if dns::is_udp(ctx) {
@@ -59,7 +60,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
 }
 
-/// Counts a decision about what a process in the Pod does, and tells of it.
+/// Counts a decision about a process in the Pod, and emits an event.
 #[inline(always)]
 pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
     count(reason);
@@ -77,8 +78,8 @@ pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
     }
 }
 
-/// The socket may have been connected before, to something that it was to remember. Only then does
-/// the MPTCP connection above it, too; to look is cheaper than to ask for that.
+/// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have
+/// some, too; this lookup is cheaper than that one.
 #[inline(always)]
 fn clear_orig_dst(sk: *mut bpf_sock) {
     if context::orig_dst(sk).is_none() {
@@ -91,8 +92,7 @@ fn clear_orig_dst(sk: *mut bpf_sock) {
     }
 }
 
-/// Marks a connection for acceleration if the Pod wants it and the proxy will be at one end, or
-/// at both.
+/// Marks a connection for acceleration if the Pod enables it and one or both ends will be proxies.
 #[inline(always)]
 fn mark_accel_candidate(
     ctx: &SockAddrContext,
@@ -106,7 +106,7 @@ fn mark_accel_candidate(
     }
     let sk = context::socket(ctx);
     if !mptcp::connection(sk).is_null() {
-        // Its bytes are numbered twice, and a sockhash knows one of the numbers.
+        // MPTCP: its bytes have two sequence numbers, and a sockhash uses one of them.
         return;
     }
     let own = netns.pod.cookie;
@@ -127,19 +127,19 @@ fn mark_accel_candidate(
     }
 }
 
-/// Whether an address belongs to a Pod of this node that wants acceleration.
+/// Whether an address belongs to a Pod of this node with acceleration enabled.
 #[inline(always)]
 fn is_accelerated(addr: Addr) -> bool {
     maps::pod(addr).is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
 }
 
-/// Whether a socket is a TCP one, also as the first subflow of an MPTCP connection.
+/// Whether a socket uses TCP, also as the first subflow of an MPTCP connection.
 #[inline(always)]
 fn is_tcp(ctx: &SockAddrContext) -> bool {
     read!(ctx.sock_addr, type_) == STREAM && read!(ctx.sock_addr, protocol) == TCP
 }
 
-/// Where a socket's connection goes, or its datagram to a DNS server.
+/// The verdict for a socket's connection, or for its datagram to a DNS server.
 #[inline(always)]
 pub(crate) fn decide<F: Family>(
     ctx: &SockAddrContext,
@@ -149,13 +149,13 @@ pub(crate) fn decide<F: Family>(
     decide::outbound(&netns.pod, &facts::<F>(ctx, netns, dst))
 }
 
-/// Whether the Pod's proxy answers what is sent to this port of others.
+/// Whether the Pod's proxy answers queries to this port.
 #[inline(always)]
 pub(crate) fn captures_dns(netns: &NetnsEntry, port: Port) -> bool {
     port.const_eq(DNS) && DNS_CAPTURE.get_ptr(netns.pod.cookie).is_some()
 }
 
-/// User and group of the calling process, as the initial user namespace numbers them.
+/// UID and GID of the calling process in the initial user namespace.
 #[inline(always)]
 pub(crate) fn current_uid_gid() -> (u32, u32) {
     let owner = bpf_get_current_uid_gid();
@@ -167,7 +167,7 @@ pub(crate) fn current_uid_gid() -> (u32, u32) {
     (uid, gid)
 }
 
-/// What the decision depends on.
+/// The inputs of the outbound rules.
 #[inline(always)]
 fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) -> OutboundConn {
     let (uid, gid) = current_uid_gid();
@@ -208,7 +208,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
     }
 }
 
-/// Whether an address belongs to a Pod.
+/// Whether an address belongs to the Pod.
 #[inline(always)]
 pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
     if netns.owns(addr) {
@@ -218,11 +218,11 @@ pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
         && maps::pod(addr).is_some_and(|pod| pod.cookie == netns.pod.cookie)
 }
 
-/// The place at which the proxy is met by all that goes where this connection goes, if there is one.
+/// Returns the alias address for this destination, if one can be allocated.
 ///
-/// What the proxy calls of its own Pod, and DNS queries, arrive at one address. A destination on
-/// loopback is reached from a loopback address, and the route to the meetings names another source.
-/// Without that route, nothing leads to those of IPv6.
+/// Hairpin connections and DNS queries use one loopback address. Connections to a loopback destination
+/// have a loopback source, but the alias route has another preferred source. Without that route, IPv6
+/// alias addresses are unreachable.
 #[inline(always)]
 fn alias_for(cookie: u64, netns: &NetnsEntry, dst: Endpoint, port: Port) -> Option<Endpoint> {
     let pod = &netns.pod;
@@ -240,7 +240,7 @@ fn alias_for(cookie: u64, netns: &NetnsEntry, dst: Endpoint, port: Port) -> Opti
     alias
 }
 
-/// Sends the connection to the proxy at a place that tells where it was going.
+/// Redirects the connection to its alias address at the proxy.
 #[inline(always)]
 fn redirect_to_alias<F: Family>(
     ctx: &SockAddrContext,
@@ -259,8 +259,8 @@ fn redirect_to_alias<F: Family>(
     ALLOW
 }
 
-/// Sends the connection to the proxy at `port`, and lets its socket remember the destination. If that
-/// is not possible, the proxy could not know where to take it: the connect fails.
+/// Redirects the connection to the proxy at `port`, and stores the destination in the socket. If that
+/// fails, the connect fails, because the proxy could not find the destination.
 #[inline(always)]
 fn redirect_with_storage<F: Family>(
     ctx: &SockAddrContext,
@@ -277,11 +277,11 @@ fn redirect_with_storage<F: Family>(
         count(Reason::OutboundOrigDstStoreFailed);
         return DENY;
     }
-    // What `getpeername` is asked about.
+    // `getpeername` on an MPTCP socket sees the MPTCP connection.
     let _is_no_subflow = context::set_orig_dst(mptcp::connection(sk), orig_dst);
     bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);
-    // What the proxy calls of its own Pod arrives where iptables' REDIRECT would send it: Istio's
-    // validation listens at 127.0.0.1 alone and asks for 127.0.0.6 before a Pod may start.
+    // Hairpin connections arrive where iptables' REDIRECT would send them: Istio's validation listens
+    // at 127.0.0.1 only and connects to 127.0.0.6 before the Pod starts.
     let single = netns.pod.flags.has(PodFlags::PROXY_ON_LOCALHOST_ONLY)
         || port.const_eq(netns.pod.dns_port)
         || port.const_eq(netns.pod.inbound_port);
@@ -294,9 +294,9 @@ fn redirect_with_storage<F: Family>(
     ALLOW
 }
 
-/// Under iptables the proxy sees the source that the route to the asked address gives: one of the
-/// Pod's addresses. The route to the proxy chooses `routed`, or a loopback address if that is
-/// unspecified; binding is needed for any other one, and dear.
+/// Under iptables the proxy sees the preferred source of the route to the destination: a Pod IP. The
+/// route to the proxy selects `routed`, or a loopback address if that is unspecified; any other source
+/// needs a bind, which is expensive.
 #[inline(always)]
 fn bind_source<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Addr, routed: Addr) {
     if F::source(context::socket(ctx)).is_unspecified()
@@ -307,9 +307,9 @@ fn bind_source<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Addr, 
     }
 }
 
-/// The Pod's address from which it reaches others, unless the destination is a loopback address.
-/// An own IPv6 address is reached from itself (RFC 6724, rule 1), while the local routes of IPv4
-/// name the first address of a network.
+/// The Pod's source address for a destination, unless that is a loopback address. The source of a
+/// connection to an own IPv6 address is that address (RFC 6724, rule 1); the local routes of IPv4 use
+/// the first address of a network.
 #[inline(always)]
 pub(crate) fn source_addr(netns: &NetnsEntry, dst: Addr) -> Option<Addr> {
     let source_addr = if !dst.is_v4() && is_pod_addr(netns, dst) {

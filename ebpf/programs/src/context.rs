@@ -1,8 +1,8 @@
-//! Reading and writing the kernel's contexts, and the form of addresses that all families share.
+//! Access to the kernel's contexts and to socket storage, with the common address form.
 //!
-//! Fields are accessed one at a time and volatile. The verifier translates accesses to the
-//! context field by field; LLVM would merge neighbours into wider ones or compute on the pointer
-//! first, and both are refused.
+//! Each access is volatile and to one field. The verifier translates context accesses field by field;
+//! LLVM would merge neighbouring accesses or compute on the pointer first, and the verifier rejects
+//! both.
 
 use aya_ebpf::{
     EbpfContext,
@@ -23,13 +23,13 @@ pub(crate) const AF_INET6: u16 = 10;
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u32 = 6;
 
-/// Bytes of a socket's option that the kernel hands to programs, a page at most.
+/// Maximum size of a socket option that the kernel passes to programs: one page.
 const OPTION_BYTES: i32 = 4096;
 
 /// Reads one field of a context.
 macro_rules! read {
     ($context:expr, $($field:tt)+) => {{
-        // SAFETY: the kernel hands out a valid context, and the verifier checks every offset.
+        // SAFETY: the kernel passes a valid context, and the verifier checks every offset.
         unsafe { (&raw const (*$context).$($field)+).read_volatile() }
     }};
 }
@@ -38,7 +38,7 @@ macro_rules! read {
 macro_rules! write {
     ($context:expr, $($field:tt)+) => {{
         let (field, value) = write!(@split $context, $($field)+);
-        // SAFETY: as for reading; fields that may not be written are refused at load.
+        // SAFETY: as for reading; the verifier rejects read-only fields at load.
         unsafe { field.write_volatile(value) }
     }};
     (@split $context:expr, $name:ident $([$index:literal])? = $value:expr) => {{
@@ -59,10 +59,10 @@ macro_rules! read_v6 {
     };
 }
 
-/// Reads an address from a context that keeps the families in two fields.
+/// Reads an address from a context with one field for each family.
 ///
-/// Both are read whatever the family: were each read in a branch of its own, LLVM would merge
-/// the branches' last loads into one at a computed offset.
+/// Both fields are read for every family: with a read in each branch, LLVM would merge the last loads
+/// of the branches into one at a computed offset.
 macro_rules! read_addr {
     ($context:expr, $v4:ident, $v6:ident) => {
         $crate::context::addr_of_family(
@@ -85,16 +85,15 @@ pub(crate) fn addr_of_family(family: u32, v4: u32, v6: [u32; 4]) -> Addr {
 
 pub(crate) use {read, read_addr, read_v6};
 
-/// The network namespace's cookie of the socket that a context is about.
+/// The netns cookie of the context's socket.
 #[inline(always)]
 pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
-    // SAFETY: the helper takes the context as it is.
+    // SAFETY: the helper accepts every context unchanged.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// Lets an option stand that is longer than what programs are shown of it: to the kernel, zero means
-/// that nothing was changed (`Documentation/bpf/prog_cgroup_sockopt.rst`). Linux 6.18 lets it stand
-/// without that, too.
+/// Preserves an option that is longer than the part that programs see: to the kernel, zero means "not
+/// changed" (`Documentation/bpf/prog_cgroup_sockopt.rst`). Linux 6.18 preserves it without this.
 #[inline(always)]
 pub(crate) fn pass_long_optval(sockopt: *mut bpf_sockopt) {
     if read!(sockopt, optlen) > OPTION_BYTES {
@@ -107,27 +106,27 @@ pub(crate) fn set_optlen(sockopt: *mut bpf_sockopt, length: i32) {
     write!(sockopt, optlen = length);
 }
 
-/// How a socket address lies in a `bpf_sock_addr`, and in `sockaddr`.
+/// Layout of a socket address in a `bpf_sock_addr`, and in `sockaddr`.
 pub(crate) trait Family {
-    /// The address that the caller gave, or that it will be shown.
+    /// The address from the caller, or the one that the caller will see.
     fn user_addr(ctx: *const bpf_sock_addr) -> Addr;
-    /// Replaces it. An address of the other family is left out: the caller checks.
+    /// Replaces the address. An address of the other family is ignored: the caller checks.
     fn set_address(ctx: *mut bpf_sock_addr, addr: Addr);
     /// The address that the socket is bound to.
     fn source(sk: *const bpf_sock) -> Addr;
-    /// Binds the socket to an address, and leaves the port to `connect`. `false` if the address
-    /// is not of the socket's network namespace, or if the socket has a port already: it keeps the
-    /// source address that the route gives it, and everything else works as ever.
+    /// Binds the socket to an address, and defers the port to `connect`. `false` if the address is not
+    /// in the socket's network namespace, or if the socket already has a port: it then keeps the source
+    /// address from the route, and everything else works unchanged.
     fn bind(ctx: *mut bpf_sock_addr, addr: Addr) -> bool;
-    /// Lets a datagram that has no source yet come from an address.
+    /// Sets the source address of a datagram that has none yet.
     fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
-    /// Whether a socket of this family can show this address.
+    /// Whether a socket of this family can represent this address.
     fn can_represent(addr: Addr) -> bool;
 }
 
 /// `AF_INET` sockets.
 pub(crate) enum V4 {}
-/// `AF_INET6` sockets, also when they talk IPv4.
+/// `AF_INET6` sockets, including those that carry IPv4.
 pub(crate) enum V6 {}
 
 impl Family for V4 {
@@ -213,11 +212,11 @@ impl Family for V6 {
 
 #[inline(always)]
 fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) -> bool {
-    // SAFETY: `name` lives on the stack for the call, and the length is its size.
+    // SAFETY: `name` stays on the stack during the call, and the length is its size.
     unsafe { bpf_bind(ctx, name.as_mut_ptr().cast::<sockaddr>(), bytes(name)) == 0 }
 }
 
-/// Bytes of a socket address, as the kernel counts them.
+/// Size of a socket address, in the kernel's type.
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
@@ -249,21 +248,20 @@ pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     read!(ctx.sock_addr, __bindgen_anon_1.sk)
 }
 
-/// What is remembered of a socket. `sk` may be null (`sock_ops` without a full socket).
+/// The stored original destination of a socket. `sk` may be null (`sock_ops` without a full socket).
 #[inline(always)]
 pub(crate) fn orig_dst(sk: *mut bpf_sock) -> Option<OrigDst> {
     if sk.is_null() {
         return None;
     }
-    // SAFETY: `sk` comes from a context; the storage belongs to the socket, which lives as long
-    // as the program runs on it.
+    // SAFETY: `sk` comes from a context; the storage belongs to the socket, which outlives the program.
     unsafe {
         let found = bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0);
         found.cast::<OrigDst>().as_ref().copied()
     }
 }
 
-/// Remembers the original destination of a socket. `false` if there is no memory for it.
+/// Stores the original destination of a socket. `false` if there is no memory.
 #[inline(always)]
 pub(crate) fn set_orig_dst(sk: *mut bpf_sock, orig: OrigDst) -> bool {
     const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
@@ -271,20 +269,20 @@ pub(crate) fn set_orig_dst(sk: *mut bpf_sock, orig: OrigDst) -> bool {
         return false;
     }
     let mut initial = orig;
-    // SAFETY: as in `orig_dst`; `initial` is copied by the helper.
+    // SAFETY: as in `orig_dst`; the helper copies `initial`.
     unsafe {
         let value = (&raw mut initial).cast::<c_void>();
         let slot = bpf_sk_storage_get(storage(), sk.cast(), value, CREATE).cast::<OrigDst>();
         let Some(slot) = slot.as_mut() else {
             return false;
         };
-        // A socket that connects again has a slot already.
+        // A socket that connects again already has storage.
         *slot = orig;
     }
     true
 }
 
-/// Forgets the original destination of a socket, if there is one.
+/// Removes the original destination of a socket, if there is one.
 #[inline(always)]
 pub(crate) fn clear_orig_dst(sk: *mut bpf_sock) {
     // SAFETY: as in `orig_dst`.

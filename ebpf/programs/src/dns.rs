@@ -1,5 +1,5 @@
-//! DNS over UDP: a query goes to the proxy's resolver, and its answer seems to come from the server
-//! that was asked.
+//! DNS capture over UDP: redirects queries to the proxy's resolver, and restores the server's address
+//! as the source of the reply.
 
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{
@@ -20,13 +20,13 @@ const DATAGRAM: u32 = 2;
 /// `IPPROTO_UDP`.
 const UDP: u32 = 17;
 
-/// Whether a socket is a UDP one.
+/// Whether a socket uses UDP.
 #[inline(always)]
 pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
     read!(ctx.sock_addr, type_) == DATAGRAM && read!(ctx.sock_addr, protocol) == UDP
 }
 
-/// A datagram is sent to an address.
+/// `sendmsg(2)` with a destination address.
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     capture::<F>(ctx, level, |netns, dst| {
@@ -36,8 +36,8 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     })
 }
 
-/// Whatever is no query costs one comparison. `come_from` gives the query its source, before it
-/// gets its new destination.
+/// Redirects a DNS query. A datagram to another port costs one comparison. The source is set before the
+/// new destination.
 #[inline(always)]
 pub(crate) fn capture<F: Family>(
     ctx: &SockAddrContext,
@@ -65,7 +65,7 @@ pub(crate) fn capture<F: Family>(
     }
 }
 
-/// Sends the datagram to the resolver. If nobody could tell the answer's source, it is refused.
+/// Redirects the datagram to the resolver. If the original server cannot be stored, the call fails.
 #[inline(always)]
 fn redirect_query<F: Family>(ctx: &SockAddrContext, dst: Endpoint, port: Port) -> i32 {
     let orig_dst = OrigDst {
@@ -85,9 +85,9 @@ fn redirect_query<F: Family>(ctx: &SockAddrContext, dst: Endpoint, port: Port) -
     ALLOW
 }
 
-/// A datagram was received: if it is the resolver's answer, it is shown as the asked server's.
+/// `recvmsg(2)`: shows the original server as the source of the resolver's reply.
 ///
-/// A socket that asked several servers is shown the one that it asked last.
+/// A socket that queried several servers sees the most recent one.
 #[inline(always)]
 pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let from = context::destination::<F>(ctx);

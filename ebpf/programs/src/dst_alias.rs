@@ -1,8 +1,8 @@
-//! Addresses that remember: whoever meets the proxy at one of them was going to one destination.
+//! Alias addresses: each stands for one original destination of a Pod.
 //!
-//! An entry is written once, and neither changed nor evicted for as long as the Pod is meshed. So
-//! no connection, be it open, on its way or still to come, can be told another's destination, and
-//! nothing need be kept for each of them.
+//! An entry is written once, and neither changed nor evicted while the Pod is meshed. So no connection,
+//! established or future, can observe another connection's destination, and no state is necessary for
+//! each connection.
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST};
 use sluice_abi::{Addr, AliasKey, AliasUsage, Endpoint, Port};
@@ -12,8 +12,8 @@ use crate::{
     maps::{ALIAS_TO_DST, ALIAS_USAGE},
 };
 
-/// Where connections to `dst` meet the proxy that listens at `port`. `None` if each choice is
-/// another destination's, the Pod's share is used up, or the map is full.
+/// The alias address of `dst` at the proxy's listener `port`. `None` if every probe belongs to another
+/// destination, the Pod's share is used up, or the map is full.
 #[inline(always)]
 pub(crate) fn allocate(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
     let found = find(cookie, dst, port);
@@ -38,18 +38,18 @@ fn find(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
     None
 }
 
-/// The destination of a meeting: `dst`, if it has had none. `None` if there is no room.
+/// The destination of an alias address: `dst`, if it had none. `None` if the map or share is full.
 #[inline(always)]
 fn get_or_insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
     get(key).or_else(|| insert(key, dst))
 }
 
-/// Inserts within the Pod's share. Two CPUs that count at the same moment can lose a count, and each can
+/// Inserts within the Pod's share. Two CPUs that count at the same time can lose a count, and each can
 /// exceed the share by one entry; the daemon corrects the count.
 #[inline(always)]
 fn insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
     let usage = usage(key.cookie)?;
-    // SAFETY: the entry is valid until the program ends, and its words are read and written whole.
+    // SAFETY: the entry is valid until the program ends; each word is read and written whole.
     if unsafe { *usage }.is_full() {
         return None;
     }
@@ -57,7 +57,7 @@ fn insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
         .insert(key, dst, u64::from(BPF_NOEXIST))
         .is_err()
     {
-        // Another CPU may have come first.
+        // Another CPU may have inserted it first.
         return get(key);
     }
     // SAFETY: as above.
@@ -65,11 +65,11 @@ fn insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
     Some(dst)
 }
 
-/// What the Pod uses of `alias_to_dst`. `None` if the map is full.
+/// The Pod's usage of `alias_to_dst`. `None` if the map is full.
 #[inline(always)]
 fn usage(cookie: u64) -> Option<*mut AliasUsage> {
     ALIAS_USAGE.get_ptr_mut(cookie).or_else(|| {
-        // Another CPU may come first.
+        // Another CPU may insert it first.
         let _present = ALIAS_USAGE.insert(cookie, AliasUsage::default(), u64::from(BPF_NOEXIST));
         ALIAS_USAGE.get_ptr_mut(cookie)
     })
@@ -77,14 +77,14 @@ fn usage(cookie: u64) -> Option<*mut AliasUsage> {
 
 #[inline(always)]
 fn get(key: AliasKey) -> Option<Endpoint> {
-    // SAFETY: nobody changes an entry; the daemon removes those of Pods that are gone.
+    // SAFETY: entries never change; the daemon removes those of deleted Pods.
     unsafe { ALIAS_TO_DST.get(key) }.copied()
 }
 
-/// Where the connections were going that meet the proxy here, if this is such a place.
+/// The original destination of the connections to this address, if it is an alias address.
 #[inline(always)]
 pub(crate) fn lookup(ctx: &impl EbpfContext, alias: Endpoint) -> Option<Endpoint> {
-    // First, because it costs next to nothing.
+    // The cheapest test is first.
     if !alias.addr.is_alias() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Telling whoever watches of each decision. Nobody does, as a rule: that costs one look-up.
+//! Events for `sluiced monitor`. Without a monitor, each decision costs one lookup.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sluice_abi::{Event, RateWindow, Reason};
@@ -8,16 +8,16 @@ use crate::{
     maps::{EVENT_RATE, EVENTS, MONITOR_UNTIL},
 };
 
-/// Whether somebody watches. The daemon says until when, so that it ends with the daemon.
+/// Whether a monitor is active. The daemon sets the end time, so events stop if the daemon stops.
 #[inline(always)]
 pub(crate) fn enabled() -> bool {
     MONITOR_UNTIL.get(0).is_some_and(|until| {
-        // SAFETY: takes nothing.
+        // SAFETY: the helper has no arguments.
         *until != 0 && unsafe { bpf_ktime_get_ns() } < *until
     })
 }
 
-/// Tells of one decision, unless there are too many.
+/// Emits the event of one decision, within the rate limit.
 ///
 /// A function of its own: every decision ends here.
 #[inline(never)]
@@ -32,9 +32,9 @@ fn rate_ok() -> bool {
     let Some(window) = EVENT_RATE.get_ptr_mut(0) else {
         return false;
     };
-    // SAFETY: takes nothing.
+    // SAFETY: the helper has no arguments.
     let second = unsafe { bpf_ktime_get_ns() } / 1_000_000_000;
-    // SAFETY: this CPU's own slot; a program that interrupts this one may lose a count.
+    // SAFETY: this CPU's own slot; a program that preempts this one may lose a count.
     unsafe {
         let Some(more) = (*window).try_acquire(second, RateWindow::MAX_EVENTS_PER_SEC) else {
             return false;

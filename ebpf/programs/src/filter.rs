@@ -1,4 +1,4 @@
-//! Whether a Pod lists a port or an address.
+//! Lookups in the port, CIDR and interface lists of a Pod.
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
 use sluice_abi::{
@@ -9,7 +9,7 @@ use crate::maps::{
     BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, PORT_RANGES, PORTS, PREFSRC_BY_DST,
 };
 
-/// Whether a port is left alone.
+/// Whether an outbound port is excluded.
 #[inline(always)]
 pub(crate) fn excludes_port(pod: &PodConfig, port: Port) -> bool {
     pod.excluded.may_contain(port) && lists_port(pod, PortList::OutboundExcluded, port)
@@ -24,28 +24,28 @@ pub(crate) fn lists_port(pod: &PodConfig, list: PortList, port: Port) -> bool {
             && PORT_RANGES.get(&Key::new(PortKey::BITS, key)).is_some())
 }
 
-/// Whether an address is in a network that the Pod excludes. As in all that follows, a Pod
-/// without such a list costs no look-up.
+/// Whether an address is in an excluded CIDR. As in the functions below, a Pod without such a list
+/// costs no lookup.
 #[inline(always)]
 pub(crate) fn excludes(pod: &PodConfig, addr: Addr) -> bool {
     pod.flags.has(PodFlags::CIDR_EXCLUDES) && covers(&EXCLUDE_CIDRS, pod, addr)
 }
 
-/// Whether a port is the proxy's whatever the address.
+/// Whether a port is redirected regardless of the address.
 #[inline(always)]
 pub(crate) fn includes_port(pod: &PodConfig, port: Port) -> bool {
     pod.flags.has(PodFlags::OUTBOUND_PORT_INCLUDES)
         && lists_port(pod, PortList::OutboundIncluded, port)
 }
 
-/// Whether an address is in a network that is the proxy's.
+/// Whether an address is in an included CIDR.
 #[inline(always)]
 pub(crate) fn includes(pod: &PodConfig, addr: Addr) -> bool {
     !pod.flags.has(PodFlags::CIDR_ALLOWLIST) || covers(&INCLUDE_CIDRS, pod, addr)
 }
 
-/// Whether what goes to an address goes past every row. The interface is the one that the socket is
-/// bound to, or zero: then the address tells.
+/// Whether traffic to an address bypasses all rules. `interface` is the one that the socket is bound
+/// to, or zero: then only the address decides.
 #[inline(always)]
 pub(crate) fn bypasses_to(pod: &PodConfig, addr: Addr, interface: u32) -> bool {
     pod.flags.has(PodFlags::BYPASS)
@@ -56,7 +56,7 @@ pub(crate) fn bypasses_to(pod: &PodConfig, addr: Addr, interface: u32) -> bool {
         }
 }
 
-/// The same for what comes from an address by an interface.
+/// Whether traffic from an address through an interface bypasses all rules.
 #[inline(always)]
 pub(crate) fn bypasses_from(pod: &PodConfig, addr: Addr, interface: u32) -> bool {
     (pod.flags.has(PodFlags::BYPASS) && bypasses_ifindex(pod, interface))
@@ -69,7 +69,7 @@ fn bypasses_ifindex(pod: &PodConfig, interface: u32) -> bool {
     EXCLUDE_IFINDEX.get_ptr(key).is_some()
 }
 
-/// The address from which the Pod's routes lead to another one, if it is not the main one.
+/// The preferred source of the Pod's route to an address, if it is not the main address.
 #[inline(always)]
 pub(crate) fn source(pod: &PodConfig, dst: Addr) -> Option<Addr> {
     if !pod.flags.has(PodFlags::HAS_PREFSRC) {
@@ -79,7 +79,7 @@ pub(crate) fn source(pod: &PodConfig, dst: Addr) -> Option<Addr> {
     PREFSRC_BY_DST.get(&Key::new(CidrKey::BITS, key)).copied()
 }
 
-/// Whether a network of the Pod covers an address.
+/// Whether a CIDR of the Pod contains an address.
 #[inline(always)]
 fn covers(networks: &LpmTrie<CidrKey, u8, MAX_NETWORKS>, pod: &PodConfig, addr: Addr) -> bool {
     let key = CidrKey::new(pod.cookie, addr);

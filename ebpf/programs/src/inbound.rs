@@ -1,5 +1,5 @@
-//! `sk_lookup`: a connection arrives in a meshed Pod's network namespace, and the proxy's
-//! listener is given to it in place of the application's.
+//! `sk_lookup`: assigns inbound connections of a meshed Pod to the proxy's listener in place of the
+//! application's.
 
 use aya_ebpf::{
     bindings::{
@@ -21,19 +21,20 @@ use crate::{
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
 };
 
-/// Whether the kernel tells the interface by which a connection comes (Linux 5.17). Written by the
-/// daemon before the programs are loaded, as `mptcp::HAS_MPTCP` is.
+/// Whether the kernel reports the ingress interface (Linux 5.17). The daemon sets it before it loads
+/// the programs, as `mptcp::HAS_MPTCP`.
 #[unsafe(no_mangle)]
 static HAS_INGRESS_IFINDEX: u32 = 0;
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
 
-/// Decides about one connection. Dropping it makes the kernel answer with a reset.
+/// Handles one connection. If it is dropped, the kernel sends a reset.
 ///
-/// The Pod is the one whose network namespace the connection enters, whatever address it asks for:
-/// link-local ones, those of interfaces that no CNI result listed, and those of other Pods, too. A
-/// namespace without a Pod takes nothing: the daemon writes the Pod before it attaches this program.
+/// The network namespace that the connection enters identifies the Pod, whatever the destination
+/// address: link-local addresses, those of interfaces that no CNI result listed, and those of other
+/// Pods, too. A namespace without a Pod accepts nothing: the daemon writes the Pod before it attaches
+/// this program.
 #[inline(always)]
 pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     if read!(ctx.lookup, protocol) != TCP {
@@ -62,7 +63,7 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     }
 }
 
-/// Assigns the proxy's listener. Without one, the peer is refused.
+/// Assigns the proxy's listener. Without one, the peer gets a reset.
 #[inline(always)]
 fn hand_over(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) -> u32 {
     let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
@@ -86,7 +87,7 @@ fn arrival(ctx: &SkLookupContext) -> Arrival {
     }
 }
 
-/// Counts a decision, and tells of it.
+/// Counts a decision, and emits an event.
 #[inline(always)]
 fn record(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) {
     count(reason);
@@ -104,7 +105,7 @@ fn record(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reas
     }
 }
 
-/// The port that the peer asked for.
+/// The destination port.
 #[inline(always)]
 fn asked_port(ctx: &SkLookupContext) -> Port {
     #[expect(
@@ -114,7 +115,7 @@ fn asked_port(ctx: &SkLookupContext) -> Port {
     Port::new(read!(ctx.lookup, local_port) as u16)
 }
 
-/// What the decision depends on.
+/// The inputs of the inbound rules.
 #[inline(always)]
 fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
     let pod = &netns.pod;
@@ -126,8 +127,7 @@ fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
     }
 }
 
-/// The index of the interface by which the connection comes; zero, which none has, if that is not
-/// known.
+/// The ingress interface index; zero, which no interface has, if it is not known.
 #[inline(always)]
 fn ingress(ctx: &SkLookupContext) -> u32 {
     // SAFETY: a constant of the object, which the daemon may have overwritten.
@@ -137,7 +137,7 @@ fn ingress(ctx: &SkLookupContext) -> u32 {
     read!(ctx.lookup, ingress_ifindex)
 }
 
-/// Whether the list of inbound ports that counts has this one.
+/// Whether the Pod's list of inbound ports contains this port.
 #[inline(always)]
 pub(crate) fn is_listed(pod: &PodConfig, port: Port) -> bool {
     let list = if pod.flags.has(PodFlags::INBOUND_ALLOWLIST) {
@@ -148,7 +148,7 @@ pub(crate) fn is_listed(pod: &PodConfig, port: Port) -> bool {
     filter::lists_port(pod, list, port)
 }
 
-/// Whether a connection from outside to this port of a Pod is the proxy's.
+/// Whether a connection from outside to this port of a Pod is redirected.
 #[inline(always)]
 pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
     let from = InboundConn {
@@ -160,7 +160,7 @@ pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }
 
-/// Gives the connection to the first listener of this family that takes it.
+/// Assigns the connection to the first listener of this family that accepts it.
 #[inline(always)]
 fn assign_listener(ctx: &SkLookupContext, cookie: u64, family: u16) -> bool {
     for slot in 0..ListenerKey::SLOTS {

@@ -1,9 +1,9 @@
-//! The kernel side of Sluice: programs at the hooks of sockets.
+//! The eBPF programs of Sluice, at the kernel's socket hooks.
 //!
-//! A program reads its context into values, asks [`sluice_abi::decide`] and carries the verdict
-//! out. Entry points are here; what they do is in the module named after the moment in a
-//! connection's life: `connect`, then `sockops`, then `orig_dst` when somebody asks where the
-//! connection wanted to go; `inbound` for connections that enter the Pod.
+//! A program reads its context into values, calls [`sluice_abi::decide`] and carries out the verdict.
+//! This file has the entry points. Each module has one stage of a connection: `connect`, then
+//! `sockops`, then `orig_dst` for reads of the original destination; `inbound` for connections that
+//! enter the Pod.
 #![no_std]
 #![no_main]
 
@@ -41,7 +41,7 @@ use crate::{
     order::Level,
 };
 
-/// Return value of a cgroup program: let the operation go on.
+/// Return value of a cgroup program: the operation continues.
 pub(crate) const ALLOW: i32 = 1;
 /// Return value of a cgroup program: the operation fails with `EPERM`.
 pub(crate) const DENY: i32 = 0;
@@ -52,7 +52,7 @@ fn connect4(ctx: SockAddrContext) -> i32 {
     connect::connect::<V4>(&ctx, Level::Child)
 }
 
-/// The same at the root of the hierarchy.
+/// The root copy of `connect4`.
 #[cgroup_sock_addr(connect4)]
 fn root_connect4(ctx: SockAddrContext) -> i32 {
     connect::connect::<V4>(&ctx, Level::Root)
@@ -64,7 +64,7 @@ fn connect6(ctx: SockAddrContext) -> i32 {
     connect::connect::<V6>(&ctx, Level::Child)
 }
 
-/// The same at the root of the hierarchy.
+/// The root copy of `connect6`.
 #[cgroup_sock_addr(connect6)]
 fn root_connect6(ctx: SockAddrContext) -> i32 {
     connect::connect::<V6>(&ctx, Level::Root)
@@ -100,7 +100,7 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
     dns::sendmsg::<V4>(&ctx, Level::Child)
 }
 
-/// The same at the root of the hierarchy.
+/// The root copy of `sendmsg4`.
 #[cgroup_sock_addr(sendmsg4)]
 fn root_sendmsg4(ctx: SockAddrContext) -> i32 {
     dns::sendmsg::<V4>(&ctx, Level::Root)
@@ -112,7 +112,7 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
     dns::sendmsg::<V6>(&ctx, Level::Child)
 }
 
-/// The same at the root of the hierarchy.
+/// The root copy of `sendmsg6`.
 #[cgroup_sock_addr(sendmsg6)]
 fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
     dns::sendmsg::<V6>(&ctx, Level::Root)
@@ -142,15 +142,15 @@ fn setsockopt(ctx: SockoptContext) -> i32 {
     setsockopt::deny_unsupported(&ctx)
 }
 
-/// Moments in the life of a TCP socket.
+/// TCP socket events.
 #[sock_ops]
 fn sock_ops(ctx: SockOpsContext) -> u32 {
     sockops::handle(&ctx);
-    // The only value besides 0 that the verifier takes here: the reply in the context stands.
+    // The only value besides 0 that the verifier accepts here: the reply in the context is valid.
     1
 }
 
-/// A message is sent on a socket of an accelerated connection.
+/// An accelerated socket sends a message.
 #[sk_msg]
 fn msg_verdict(ctx: SkMsgContext) -> u32 {
     accelerate::send(&ctx)
@@ -175,7 +175,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Reading the kernel's structures, and a hook at one of its functions, are for programs under the GPL.
+/// Reads of kernel structures and the `fentry` hook require a GPL-compatible license.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,5 @@
-//! The maps. Names, types and sizes are the contract with the daemon (`sluice_abi::maps`).
+//! Definitions of the maps. Names, types and sizes are the contract with the daemon
+//! (`sluice_abi::maps`).
 
 use aya_ebpf::{
     btf_maps::{
@@ -18,7 +19,7 @@ use sluice_abi::{
     },
 };
 
-/// `BPF_F_NO_PREALLOC`: memory for the Pods that exist, not for those that could.
+/// `BPF_F_NO_PREALLOC`: the kernel allocates memory for existing entries only.
 const ON_DEMAND: usize = 1;
 
 #[btf_map(name = "local_pod_ips")]
@@ -121,12 +122,12 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCp
 /// The Pod of a network namespace, by its cookie.
 #[inline(always)]
 pub(crate) fn netns_entry(cookie: u64) -> Option<&'static NetnsEntry> {
-    // SAFETY: the daemon replaces entries whole, and programs only read; an entry is freed after a
-    // grace period of RCU, that is after the program has ended.
+    // SAFETY: the daemon replaces entries whole, and programs only read; the kernel frees an entry
+    // after an RCU grace period, which ends after the program.
     unsafe { PROCESS_IP.get(cookie) }
 }
 
-/// The Pod of this node that has an address.
+/// The Pod of this node with this address.
 #[inline(always)]
 pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
     // SAFETY: as in `netns_entry`.
@@ -136,10 +137,10 @@ pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
 /// The state of an accelerated connection.
 #[inline(always)]
 pub(crate) fn flow(conn: ConnKey) -> Option<&'static mut Flow> {
-    // SAFETY: an evicted entry may be another connection's by the time that a program ends, whose state
-    // is then that of this one for a moment: TCP carries a message, or a budget is wrong by one. Each
-    // direction's part is written by its sender alone, whose socket is locked; what is lost of the
-    // common part costs speed, not order.
+    // SAFETY: an evicted entry may belong to another connection before the program ends, and then
+    // briefly has the state of this one: TCP carries a message, or a window is off by one. Only the
+    // sender, whose socket is locked, writes its direction's part; a lost update of the shared part
+    // costs speed, not order.
     ACCEL_FLOWS
         .get_ptr_mut(conn)
         .map(|flow| unsafe { &mut *flow })

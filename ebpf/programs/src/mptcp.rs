@@ -1,14 +1,13 @@
-//! MPTCP: the programs see the first subflow connect, and the caller holds the connection to which
-//! that subflow belongs.
+//! MPTCP: the programs see the first subflow in `connect`, but the caller holds the MPTCP connection.
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_skc_to_mptcp_sock};
 
-/// Whether the kernel tells the two apart (Linux 5.19, with MPTCP). Written by the daemon before the programs
-/// are loaded; where it is zero, the verifier never comes to the call that the kernel lacks.
+/// Whether the kernel has `bpf_skc_to_mptcp_sock` (Linux 5.19, with MPTCP). The daemon sets it before
+/// it loads the programs; if it is zero, the verifier does not reach the call of the missing helper.
 #[unsafe(no_mangle)]
 static HAS_MPTCP: u32 = 0;
 
-/// The connection that a socket is a subflow of, or null.
+/// The MPTCP connection of a subflow, or null.
 #[inline(always)]
 pub(crate) fn connection(sk: *mut bpf_sock) -> *mut bpf_sock {
     // SAFETY: a constant of the object, which the daemon may have overwritten.

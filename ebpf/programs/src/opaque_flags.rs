@@ -1,11 +1,11 @@
-//! Facts of which the verifier does not know whether they are true.
+//! Boolean facts whose values are opaque to the verifier.
 //!
-//! It follows every combination of what it knows, so that a decision that depends on n facts is
-//! walked through up to 2 to the n times. What it does not know it follows once.
+//! The verifier explores every combination of known facts, so a decision that depends on n facts takes
+//! up to 2 to the n paths. Opaque facts take one path.
 
 use core::hint::black_box;
 
-/// What an outbound decision depends on.
+/// The inputs of an outbound decision.
 #[repr(u32)]
 pub(crate) enum Fact {
     LocalAddr,
@@ -24,14 +24,14 @@ pub(crate) enum Fact {
 pub(crate) struct OpaqueFlags(u64);
 
 impl OpaqueFlags {
-    /// None. `unknown` may be any number that the verifier does not know: combined with itself it
-    /// is zero, which the verifier does not see, and neither does the compiler.
+    /// The empty set. `unknown` is any number that is unknown to the verifier: combined with itself it
+    /// is zero, which neither the verifier nor the compiler detects.
     #[inline(always)]
     pub(crate) fn new(unknown: u64) -> Self {
         Self(unknown ^ black_box(unknown))
     }
 
-    /// Adds a fact, once, if it is true.
+    /// Adds a fact if it is true.
     #[inline(always)]
     pub(crate) fn set_if(self, fact: Fact, is_true: bool) -> Self {
         Self(self.0 ^ (u64::from(is_true) << fact as u32))

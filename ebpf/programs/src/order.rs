@@ -1,20 +1,19 @@
-//! The order among cgroup programs. Other programs at the root of the hierarchy, such as the socket
-//! load balancer of a network, replace a Service's address by that of a backend. The kernel runs the
-//! programs of a cgroup before those of its ancestors (`compute_effective_progs`), so the deciding
-//! copies of `connect` and `sendmsg` are attached to the children of the root. A second copy at the
-//! root serves the processes that are in no child; it must not decide again about an address that a
-//! load balancer has replaced.
+//! The order among cgroup programs. Other programs at the cgroup root, such as the socket load balancer
+//! of a CNI, replace a Service's address by that of a backend. The kernel runs the programs of a cgroup
+//! before those of its ancestors (`compute_effective_progs`), so the deciding copies of `connect` and
+//! `sendmsg` are attached to the children of the root. The root copy serves the processes outside every
+//! child; it must not decide again about an address that a load balancer has replaced.
 //!
-//! A child's copy leaves the socket's cookie in [`DECIDED`], and the root's copy of the same call
+//! The child copy stores the socket's cookie in [`DECIDED`], and the root copy of the same call
 //! consumes it. Both run on one CPU, with the socket locked. If another task preempts the call in
-//! between and its socket has the same slot, the root's copy decides anew.
+//! between and its socket has the same slot, the root copy decides again.
 
 use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
 use sluice_abi::maps::DECIDED_SLOTS;
 
 use crate::maps::DECIDED;
 
-/// Where a copy of a program is attached.
+/// The level of the cgroup at which a copy of a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
     /// A child of the root: runs before every program of the root.
@@ -24,8 +23,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// Whether the copy at a child cgroup has decided about this call. The child's copy records that
-    /// it does.
+    /// Whether the child copy has decided about this call. In the child copy this records the decision.
     #[inline(always)]
     pub(crate) fn is_decided(self, ctx: &SockAddrContext) -> bool {
         // SAFETY: the context is the kernel's, and alive during the call.
@@ -35,7 +33,7 @@ impl Level {
         let Some(slot) = DECIDED.get_ptr_mut(index) else {
             return false;
         };
-        // SAFETY: this CPU's own slot, read and written whole.
+        // SAFETY: this CPU's own slot, read and written as a whole.
         unsafe {
             if self == Self::Child {
                 slot.write_volatile(cookie);

@@ -1,4 +1,4 @@
-//! Where a connection wanted to go: for the client (`getpeername`) and for the proxy
+//! Reads of the original destination: by the client (`getpeername`) and by the proxy
 //! (`SO_ORIGINAL_DST`).
 
 use aya_ebpf::{
@@ -22,8 +22,8 @@ const SOL_IPV6: i32 = 41;
 /// `SO_ORIGINAL_DST`, and `IP6T_SO_ORIGINAL_DST`.
 const SO_ORIGINAL_DST: i32 = 80;
 
-/// Shows the client of a diverted connection the peer that it asked for. The proxy's peer is the
-/// client, whose address is none of those that tell a destination.
+/// Shows the original destination as the peer to the client of a redirected connection. The proxy's
+/// peer is the client, which never has an alias address.
 #[inline(always)]
 pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
     let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))
@@ -36,14 +36,14 @@ pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// What a socket remembers of the connection that it opened.
+/// The original destination of a connection that this socket opened.
 #[inline(always)]
 fn client_orig_dst(sk: *mut bpf_sock) -> Option<Endpoint> {
     let orig_dst = context::orig_dst(sk)?;
     (!orig_dst.role.const_eq(SockRole::SERVER)).then_some(orig_dst.dst)
 }
 
-/// Answers `SO_ORIGINAL_DST`; leaves every other option as it is.
+/// Answers `SO_ORIGINAL_DST`; does not change other options.
 #[inline(always)]
 pub(crate) fn getsockopt(ctx: &SockoptContext) -> i32 {
     let level = read!(ctx.sockopt, level);
@@ -61,7 +61,7 @@ pub(crate) fn getsockopt(ctx: &SockoptContext) -> i32 {
     ALLOW
 }
 
-/// The original destination of a TCP socket, if there is one to tell.
+/// The original destination of a TCP socket, if it is known.
 #[inline(always)]
 fn original_dst(ctx: &SockoptContext) -> Option<Endpoint> {
     let sk = read!(ctx.sockopt, __bindgen_anon_1.sk);
@@ -72,7 +72,7 @@ fn original_dst(ctx: &SockoptContext) -> Option<Endpoint> {
         count(Reason::OrigDstFromState);
         return Some(to);
     }
-    // The kernel knows better if rules in the Pod rewrote the connection.
+    // The kernel's own result has priority if NAT rules in the Pod rewrote the connection.
     if read!(ctx.sockopt, retval) == 0 || !caller_is_proxy(ctx, sk) {
         return None;
     }
@@ -80,8 +80,8 @@ fn original_dst(ctx: &SockoptContext) -> Option<Endpoint> {
     Some(local_endpoint(sk))
 }
 
-/// By the address at which the proxy is met, which is the proxy's own and the client's peer's; or by
-/// the socket.
+/// From the alias address, which is the proxy's local address and the client's peer; or from socket
+/// storage.
 #[inline(always)]
 fn stored_dst(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<Endpoint> {
     dst_alias::lookup(ctx, local_endpoint(sk))
@@ -89,8 +89,8 @@ fn stored_dst(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<Endpoint> {
         .or_else(|| context::orig_dst(sk).map(|orig_dst| orig_dst.dst))
 }
 
-/// Whether the caller is the proxy of a meshed Pod: only it accepts connections that `sk_lookup`
-/// steered, whose own address is what the peer asked for.
+/// Whether the caller is the proxy of a meshed Pod: only the proxy accepts connections that `sk_lookup`
+/// assigned, whose local address is the original destination.
 #[inline(always)]
 fn caller_is_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
     let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
@@ -142,7 +142,7 @@ fn write_sockaddr_in6(sockopt: *mut bpf_sockopt, to: Endpoint) -> bool {
     )
 }
 
-/// Family (host order) and port (network order), as they lie in the first four bytes.
+/// Family (host order) and port (network order), as in the first four bytes.
 #[inline(always)]
 fn sockaddr_head(family: u16, port: Port) -> u32 {
     let [a, b] = family.to_ne_bytes();
@@ -150,7 +150,7 @@ fn sockaddr_head(family: u16, port: Port) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
-/// Writes the answer and makes the call succeed. `false` if the caller's buffer is too small.
+/// Writes the result and makes the call succeed. `false` if the caller's buffer is too small.
 #[inline(always)]
 fn write_sockaddr<const WORDS: usize>(sockopt: *mut bpf_sockopt, name: [u32; WORDS]) -> bool {
     let start = read!(sockopt, __bindgen_anon_2.optval).cast::<u32>();
@@ -159,11 +159,11 @@ fn write_sockaddr<const WORDS: usize>(sockopt: *mut bpf_sockopt, name: [u32; WOR
         return false;
     }
     for (index, word) in name.iter().enumerate() {
-        // SAFETY: the comparison above is the check that the verifier wants.
+        // SAFETY: the comparison above is the bounds check that the verifier requires.
         unsafe { start.add(index).write_volatile(*word) };
     }
     context::set_optlen(sockopt, context::bytes(&name));
-    // SAFETY: a context's field that this program type may write.
+    // SAFETY: a context field that this program type may write.
     unsafe { (&raw mut (*sockopt).retval).write_volatile(0) };
     true
 }

@@ -1,5 +1,5 @@
-//! Pods that are known by their addresses alone: whoever connects from one of these addresses is
-//! in the Pod, and its network namespace is known from then on.
+//! Pending Pods, of which only the addresses are known. The first connection from one of these
+//! addresses resolves the Pod's network namespace.
 
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{Addr, NetnsEntry, Reason, maps::MAX_PENDING_PODS};
@@ -10,13 +10,12 @@ use crate::{
     maps::{self, NETNS_FOUND, PENDING_PODS, PROCESS_IP},
 };
 
-/// The awaited Pod that the caller, of whom nothing is known, is in. One look-up if none is
-/// awaited.
+/// The pending Pod of an unknown caller. One lookup if no Pod is pending.
 ///
-/// The entry is found under a provisional cookie, as everything that the Pod lists. A copy of it
-/// becomes the entry of the caller's namespace, until the daemon replaces it by a complete one. Any user
-/// may own namespaces with such an address, so there are no more copies than the ring has places:
-/// beyond, each connection is compared anew.
+/// The Pod's entry and its lists use a provisional cookie. A copy of the entry becomes that of the
+/// caller's namespace, until the daemon replaces it by a complete one. Any user may own namespaces with
+/// such an address, so the ring's capacity limits the number of copies: beyond, each connection is
+/// compared again.
 #[inline(always)]
 pub(crate) fn resolve<F: Family>(
     ctx: &SockAddrContext,
@@ -31,7 +30,7 @@ pub(crate) fn resolve<F: Family>(
     Some(netns)
 }
 
-/// The provisional cookie of the Pod whose address is the caller's.
+/// The provisional cookie of the Pod with the caller's address.
 #[inline(always)]
 fn match_pending<F: Family>(ctx: &SockAddrContext) -> Option<u64> {
     for slot in 0..MAX_PENDING_PODS {
@@ -46,11 +45,11 @@ fn match_pending<F: Family>(ctx: &SockAddrContext) -> Option<u64> {
     None
 }
 
-/// Whether a Pod's address is one of the caller's network namespace: only then can a socket be
-/// bound to it. Callers that stay within their namespace, or that chose a source, are not asked.
+/// Whether the caller's network namespace has a Pod's address: only then can a socket bind to it.
+/// Callers that stay within their namespace, or that selected a source, are not tested.
 ///
-/// A function of its own: were it inlined, the verifier would follow every way through it anew
-/// for each place of the list.
+/// A function of its own: if it were inlined, the verifier would explore each of its paths again for
+/// each entry of the list.
 #[inline(never)]
 fn owns_addr<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry) -> bool {
     let dst = context::destination::<F>(ctx).addr;
@@ -63,8 +62,8 @@ fn owns_addr<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry) -> bool {
         && !can_bind_nonlocal::<F>(ctx, dst)
 }
 
-/// Whether the caller may bind to addresses that are not its own (`ip_nonlocal_bind`,
-/// `IP_FREEBIND`): then the address tells nothing, and the socket is as it was.
+/// Whether the caller may bind to foreign addresses (`ip_nonlocal_bind`, `IP_FREEBIND`): then the test
+/// proves nothing, and the socket stays unchanged.
 #[inline(always)]
 fn can_bind_nonlocal<F: Family>(ctx: &SockAddrContext, dst: Addr) -> bool {
     let anywhere = F::bind(ctx.sock_addr, dst.unassigned());

@@ -1,5 +1,5 @@
-//! What an application gives up when its connections go from socket to socket: a socket in a
-//! sockhash takes these options and then does not keep to them, so they are refused at once.
+//! Socket options that acceleration does not support. A socket in a sockhash would accept them without
+//! effect, so `setsockopt` denies them.
 
 use aya_ebpf::programs::SockoptContext;
 use sluice_abi::Reason;
@@ -12,14 +12,14 @@ use crate::{
 
 /// `SOL_SOCKET`.
 const SOL_SOCKET: i32 = 1;
-/// `SO_ZEROCOPY`: no completion would ever be told of what is sent with `MSG_ZEROCOPY`.
+/// `SO_ZEROCOPY`: redirected `MSG_ZEROCOPY` data would never produce a completion.
 const SO_ZEROCOPY: i32 = 60;
 /// `SOL_TCP`.
 const SOL_TCP: i32 = 6;
-/// `TCP_ULP`: what kTLS is to encrypt would reach the other end in clear.
+/// `TCP_ULP`: kTLS data would reach the peer unencrypted.
 const TCP_ULP: i32 = 31;
 
-/// Refuses options that accelerated sockets cannot keep to; leaves every other one as it is.
+/// Denies options that accelerated sockets do not support; does not change other options.
 #[inline(always)]
 pub(crate) fn deny_unsupported(ctx: &SockoptContext) -> i32 {
     let option = (read!(ctx.sockopt, level), read!(ctx.sockopt, optname));

@@ -1,5 +1,5 @@
-//! Moments in a TCP socket's life that carry the original destination from the client's socket
-//! to the proxy's, and that tell where the proxy listens.
+//! TCP socket events: they carry the original destination from the client's socket to the proxy's, and
+//! detect the proxy's listeners.
 
 use aya_ebpf::{
     bindings::{
@@ -22,7 +22,7 @@ use crate::{
     maps::{self, DNS_CAPTURE, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
 };
 
-/// Every call of the `sock_ops` program.
+/// Dispatches every call of the `sock_ops` program.
 #[inline(always)]
 pub(crate) fn handle(ctx: &SockOpsContext) {
     match read!(ctx.ops, op) {
@@ -35,12 +35,12 @@ pub(crate) fn handle(ctx: &SockOpsContext) {
     }
 }
 
-/// The client's socket has its source port now, and no packet has left: publish what it asked
-/// for under the connection's addresses.
+/// The client's socket has its source port, and no packet was sent yet: publishes the original
+/// destination under the connection's addresses.
 #[inline(always)]
 fn publish_orig_dst(ctx: &SockOpsContext) {
     let server = remote(ctx.ops);
-    // Nearly every connection of the node ends here.
+    // Almost every connection of the node returns here.
     if !uses_orig_dst_storage(server.addr) {
         return;
     }
@@ -55,7 +55,7 @@ fn publish_orig_dst(ctx: &SockOpsContext) {
     let _full = PAIR_ORIGINAL_DST.insert(conn, orig_dst.dst, 0);
 }
 
-/// A socket is accepted in a meshed Pod.
+/// A server socket is established in a meshed Pod.
 #[inline(always)]
 fn passive_established(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
@@ -86,28 +86,28 @@ fn passive_established(ctx: &SockOpsContext) {
     }
 }
 
-/// Whether what was diverted to this address remembers its destination by itself: that of others is
-/// told by the address.
+/// Whether connections to this address keep their destination in socket storage: an alias address
+/// identifies it without.
 #[inline(always)]
 fn uses_orig_dst_storage(server: Addr) -> bool {
     server.is_loopback() && !server.is_alias()
 }
 
-/// Whether the peer of a socket in a Pod is in the Pod as well.
+/// Whether the peer of a socket in a Pod is in the same Pod.
 #[inline(always)]
 fn is_intra_pod(netns: &NetnsEntry, peer: Addr) -> bool {
     peer.is_loopback() || peer.is_passthrough_source() || netns.owns(peer)
 }
 
-/// Whether an address is this Pod's on the whole node. What a network namespace says of itself does not
-/// count: a stranger may give itself the address of another Pod.
+/// Whether an address belongs to this Pod node-wide. The addresses of a network namespace do not count:
+/// an untrusted process may configure another Pod's address.
 #[inline(always)]
 fn is_home_of(pod: &PodConfig, addr: Addr) -> bool {
     maps::pod(addr).is_some_and(|owner| owner.cookie == pod.cookie)
 }
 
-/// A socket's connection is established. A candidate for acceleration is enrolled; between Pods,
-/// only with an address that is its own Pod's.
+/// A client socket is established: adds an acceleration candidate; between Pods, only with an address
+/// of its own Pod.
 #[inline(always)]
 fn active_established(ctx: &SockOpsContext) {
     accelerate::add_client_to_sockhash(ctx.ops, |cookie| {
@@ -123,11 +123,11 @@ fn active_established(ctx: &SockOpsContext) {
     });
 }
 
-/// The proxy's socket is established: move the published destination into its storage, where it
-/// lives as long as the connection and cannot be evicted.
+/// The proxy's socket is established: moves the published destination into its storage, which lives as
+/// long as the connection and cannot be evicted.
 #[inline(always)]
 fn take_orig_dst(ctx: &SockOpsContext, conn: ConnKey) {
-    // SAFETY: the value is copied at once; the key is of this connection alone.
+    // SAFETY: the value is copied at once; the key is unique to this connection.
     let Some(to) = (unsafe { PAIR_ORIGINAL_DST.get(conn) }).copied() else {
         count(Reason::OrigDstMissing);
         return;
@@ -141,9 +141,9 @@ fn take_orig_dst(ctx: &SockOpsContext, conn: ConnKey) {
     }
 }
 
-/// A socket begins to listen: if it is the proxy's inbound listener, `sk_lookup` must find it; if
-/// it is the proxy's resolver, queries are captured from now on. The port alone proves nothing: the
-/// proxy must have bound the socket.
+/// A socket starts to listen: registers the proxy's inbound listener for `sk_lookup`, or starts DNS
+/// capture for the proxy's resolver. The port alone proves nothing: the proxy must have bound the
+/// socket.
 #[inline(always)]
 fn register_listener(ctx: &SockOpsContext) {
     let cookie = context::netns_cookie(ctx);
@@ -155,7 +155,7 @@ fn register_listener(ctx: &SockOpsContext) {
         return;
     }
     if !bind::is_by_proxy(read!(ctx.ops, __bindgen_anon_2.sk)) {
-        // Bound before its Pod was known, or by a kernel that chose the port.
+        // The socket was bound before its Pod was enrolled, or the kernel selected the port.
         bind::report(netns, port, context::TCP, Event::NO_UID);
         count(Reason::ForeignListener);
         return;
@@ -180,11 +180,11 @@ fn register_listener(ctx: &SockOpsContext) {
     count(Reason::ListenerSlotsFull);
 }
 
-/// Puts the socket into a place of `proxy_listeners`, if the place is free.
+/// Stores the socket in a slot of `proxy_listeners`, if the slot is free.
 #[inline(always)]
 fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
     let map = (&raw const PROXY_LISTENERS).cast_mut().cast();
-    // SAFETY: the context is the kernel's, the key is on the stack for the call.
+    // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let status =
         unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_NOEXIST)) };
     status == 0
@@ -204,7 +204,7 @@ fn local(ops: *const bpf_sock_ops) -> Endpoint {
 #[inline(always)]
 fn remote(ops: *const bpf_sock_ops) -> Endpoint {
     let addr = read_addr!(ops, remote_ip4, remote_ip6);
-    // Network byte order as 32 bits: on little-endian machines the port is in the upper half.
+    // Network byte order as 32 bits: the port is in the upper half on little-endian machines.
     #[expect(clippy::cast_possible_truncation, reason = "the other half is zero")]
     let port = Port::new(u32::from_be(read!(ops, remote_port)) as u16);
     Endpoint::new(addr, port)

@@ -31,58 +31,58 @@ use serde::{Deserialize, Serialize};
 pub use manifest::{Container, ContainerRole, Manifest};
 pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
-/// Where the daemon listens by default.
+/// Default path of the daemon's socket.
 pub const SOCKET: &str = "/run/sluice/sluiced.sock";
-/// What a daemon leaves beside its socket if it has removed the data path because no other daemon
-/// comes after it: then the plugin has to go as well.
+/// The uninstall marker beside the socket: the last daemon of the node has removed the data path, and
+/// asks the installer to uninstall the plugin as well.
 #[must_use]
 pub fn uninstall_marker(socket: &Path) -> PathBuf {
     socket.with_file_name("uninstall-requested")
 }
 
-/// Where the plugin leaves the attachments that were to be let go while no daemon ran: a file with
-/// an [`Attachment`] for each. The daemon does so at its start, and from time to time.
+/// The directory of pending DELs: the plugin stores one file with an [`Attachment`] for each DEL that
+/// no daemon answered. The daemon replays them at its start and in each resync.
 #[must_use]
 pub fn pending_dels_dir(socket: &Path) -> PathBuf {
     socket.with_file_name("pending-del")
 }
 
-/// Bytes of the largest request body that is read.
+/// Maximum size of a request body in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 
 /// Paths of the requests.
 pub mod path {
-    /// `POST`: take a Pod into the mesh's data path.
+    /// `POST`: enroll a Pod.
     pub const ADD: &str = "/v1/add";
-    /// `POST`: let a Pod go. Succeeds for a Pod that is not known.
+    /// `POST`: unenroll a Pod. Succeeds for an unknown Pod.
     pub const DEL: &str = "/v1/del";
-    /// `POST`: compare a Pod's kernel state with what it should be.
+    /// `POST`: compare a Pod's kernel state with the desired state.
     pub const CHECK: &str = "/v1/check";
     /// `POST`: remove every attachment that is not listed.
     pub const GC: &str = "/v1/gc";
-    /// `POST`: what the programs have decided since the last question.
+    /// `POST`: the events since the last request.
     pub const EVENTS: &str = "/v1/events";
-    /// `POST`: what would become of a connection, and by which rule.
+    /// `POST`: the verdict for a connection, and its rule.
     pub const EXPLAIN: &str = "/v1/explain";
-    /// `GET`: whether an ADD would succeed, and what the daemon found.
+    /// `GET`: readiness for ADD, and the daemon's findings.
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.
     pub const PODS: &str = "/v1/pods";
-    /// `GET`: whether the daemon runs.
+    /// `GET`: liveness of the daemon.
     pub const HEALTHZ: &str = "/healthz";
-    /// `GET`: whether it can serve Pods.
+    /// `GET`: readiness of the daemon.
     pub const READYZ: &str = "/readyz";
-    /// `GET`: what it measures, in the `OpenMetrics` text format.
+    /// `GET`: metrics, in the `OpenMetrics` text format.
     pub const METRICS: &str = "/metrics";
 }
 
-/// CNI error codes (CNI spec 1.1.0, section "Error"; from 100 on they are the plugin's own).
+/// CNI error codes (CNI spec 1.1.0, section "Error"; codes from 100 are plugin-specific).
 pub mod code {
     /// Unsupported field in the network configuration.
     pub const UNSUPPORTED_FIELD: u32 = 2;
-    /// The container does not exist or is not known.
+    /// The container does not exist or is unknown.
     pub const UNKNOWN_CONTAINER: u32 = 3;
-    /// A necessary environment variable is missing or wrong.
+    /// A required environment variable is missing or invalid.
     pub const INVALID_ENVIRONMENT: u32 = 4;
     /// A file or socket could not be read or written.
     pub const IO_FAILURE: u32 = 5;
@@ -92,19 +92,19 @@ pub mod code {
     pub const INVALID_CONFIG: u32 = 7;
     /// A transient condition: try again later.
     pub const TRY_AGAIN_LATER: u32 = 11;
-    /// The Pod's own settings (annotations) are wrong or not supported.
+    /// The Pod's own settings (annotations) are invalid or not supported.
     pub const POD_REFUSED: u32 = 100;
-    /// The network namespace is not one that a Pod can have.
+    /// The network namespace cannot be that of a Pod.
     pub const NETNS_REFUSED: u32 = 101;
     /// The reported address is not on the reported interface, or belongs to another Pod.
     pub const ADDRESS_REFUSED: u32 = 102;
-    /// The kernel's state differs from what it should be (CHECK).
+    /// The kernel's state differs from the desired state (CHECK).
     pub const STATE_DIFFERS: u32 = 103;
     /// The kernel refused an operation.
     pub const KERNEL_REFUSED: u32 = 104;
 }
 
-/// What identifies one attachment of a container to a network (CNI spec 1.1.0, "Section 2").
+/// Identity of an attachment of a container to a network (CNI spec 1.1.0, "Section 2").
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
@@ -116,7 +116,7 @@ pub struct Attachment {
     pub ifname: String,
 }
 
-/// The Pod, as far as the runtime names it (`K8S_POD_*` in `CNI_ARGS`).
+/// The Pod's name, as far as the runtime passes it (`K8S_POD_*` in `CNI_ARGS`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PodName {
@@ -131,7 +131,7 @@ pub struct PodName {
     pub uid: String,
 }
 
-/// An address that the chain gave to the Pod, with the interface that holds it.
+/// An address of the Pod from the chain's result, with its interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PodAddress {
@@ -154,10 +154,10 @@ pub struct AddRequest {
     /// The Pod's name, if the runtime passed it.
     #[serde(default)]
     pub pod: PodName,
-    /// The Pod's annotations; absent if the runtime did not hand them over.
+    /// The Pod's annotations; absent if the runtime did not pass them.
     #[serde(default)]
     pub annotations: Option<BTreeMap<String, String>>,
-    /// The rest of its manifest, if the API server was asked.
+    /// The rest of the Pod's manifest, if the daemon has requested it from the API server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Manifest>,
 }
@@ -167,10 +167,10 @@ pub struct AddRequest {
 #[serde(untagged)]
 #[expect(clippy::large_enum_variant, reason = "a request's body, read once")]
 pub enum Check {
-    /// The attachment as the runtime reports it now: it is compared with what the daemon knows,
-    /// and that with the kernel.
+    /// The attachment as the runtime reports it now: compared with the daemon's record, and the record
+    /// with the kernel.
     Reported(AddRequest),
-    /// An attachment of which nothing is reported.
+    /// An attachment for which the runtime reports no details.
     Unreported(Attachment),
 }
 
@@ -179,7 +179,7 @@ pub enum Check {
 pub struct AddResponse {
     /// Whether the Pod's traffic is now intercepted.
     pub meshed: bool,
-    /// Why, in a few words.
+    /// A short explanation.
     pub reason: String,
 }
 
@@ -194,25 +194,25 @@ pub struct DelResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
-    /// `NAMESPACE/NAME` of a Pod, one of its addresses, or the beginning of its container's id.
+    /// `NAMESPACE/NAME` of a Pod, one of its addresses, or a prefix of its container ID.
     pub pod: String,
     /// The connection.
     pub connection: Connection,
 }
 
-/// A connection that a [`ExplainRequest`] is about.
+/// The connection of an [`ExplainRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Connection {
     /// A process in the Pod connects, or sends a DNS query.
     Outbound {
-        /// Where to.
+        /// The destination.
         to: SocketAddr,
-        /// The process's user, as the host numbers it.
+        /// The process's UID on the host.
         uid: u32,
-        /// Its group, likewise.
+        /// The process's GID on the host.
         gid: u32,
-        /// Whether it sends a datagram.
+        /// Whether the process sends a UDP datagram.
         udp: bool,
     },
     /// A peer connects to the Pod by TCP.
@@ -224,20 +224,20 @@ pub enum Connection {
     },
 }
 
-/// Answer to an explain.
+/// Response to `POST /v1/explain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainResponse {
     /// The Pod.
     pub pod: PodName,
     /// Its container.
     pub container_id: String,
-    /// Where the connection goes, in a few words.
+    /// The verdict, in a few words.
     pub outcome: String,
-    /// The rule that decides, as metrics have it; empty if the Pod is not intercepted.
+    /// The matching rule, as in the metrics; empty if the Pod is not intercepted.
     pub rule: String,
-    /// What that means.
+    /// A description of the rule.
     pub reason: String,
-    /// What of the Pod's own settings matched, if it is one of them.
+    /// The Pod's setting that matched, if any.
     pub matched: Option<String>,
 }
 
@@ -245,42 +245,42 @@ pub struct ExplainResponse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventsRequest {
-    /// [`Events::next`] of the answer before. Without it the response has
-    /// no events and comes at once.
+    /// [`Events::next`] of the previous response. Without it the response is immediate and has no
+    /// events.
     #[serde(default)]
     pub cursor: Option<u64>,
-    /// Only those of this Pod, named as in a [`ExplainRequest`].
+    /// Only events of this Pod, named as in an [`ExplainRequest`].
     #[serde(default)]
     pub pod: Option<String>,
 }
 
-/// Response to `POST /v1/events`: decisions, or none after ten seconds.
+/// Response to `POST /v1/events`: events, or none after ten seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events {
-    /// What to ask for next.
+    /// The cursor of the next request.
     pub next: u64,
-    /// Events that were dropped: too many for this client.
+    /// The number of dropped events: too many for this client.
     pub dropped: u64,
-    /// In their order.
+    /// The events, in their order.
     pub events: Vec<EventView>,
 }
 
 /// One decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
-    /// When the daemon heard of it: milliseconds since 1970, UTC.
+    /// The time at which the daemon received the event: milliseconds since 1970, UTC.
     pub time: u64,
     /// The Pod, as `NAMESPACE/NAME`.
     pub pod: String,
-    /// The user of the process that connects, as the host numbers it; absent for a peer.
+    /// The connecting process's UID on the host; absent for a remote peer.
     pub uid: Option<u32>,
-    /// Its group, likewise.
+    /// The connecting process's GID on the host; absent for a remote peer.
     pub gid: Option<u32>,
-    /// The connecting end; port 0 if it is not chosen yet.
+    /// The connecting end; port 0 if it is not selected yet.
     pub from: SocketAddr,
-    /// Where it wanted to go.
+    /// The original destination.
     pub to: SocketAddr,
-    /// The rule that decided, as metrics have it.
+    /// The rule that decided, as in the metrics.
     pub rule: String,
 }
 
@@ -288,7 +288,7 @@ pub struct EventView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GcRequest {
-    /// The network to which the list belongs; others are not changed.
+    /// The network of the list; other networks are not changed.
     pub network: String,
     /// The attachments that still exist.
     pub valid: Vec<ValidAttachment>,
@@ -304,7 +304,7 @@ pub struct ValidAttachment {
     pub ifname: String,
 }
 
-/// Answer to `GET /v1/status`.
+/// Response to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the daemon.
@@ -313,13 +313,13 @@ pub struct Status {
     pub abi: u32,
     /// Whether an ADD would succeed.
     pub ready: bool,
-    /// Why it would not; after that, problems of single Pods, which do not prevent an ADD.
+    /// The reasons why an ADD would fail; then problems of single Pods, which do not prevent an ADD.
     #[serde(default)]
     pub problems: Vec<String>,
-    /// Name of the mesh whose sidecars the Pods carry.
+    /// Name of the node's mesh.
     #[serde(default)]
     pub mesh: String,
-    /// Which connections go from socket to socket: `off`, `proxies` or `all`.
+    /// The accelerated connections: `off`, `proxies` or `all`.
     #[serde(default)]
     pub acceleration: String,
     /// Release of the kernel.
@@ -328,7 +328,7 @@ pub struct Status {
     /// Optional kernel features that Sluice uses.
     #[serde(default)]
     pub features: Vec<Feature>,
-    /// The programs, by their names.
+    /// The programs, in the order of their names.
     #[serde(default)]
     pub programs: Vec<ProgramView>,
     /// Programs of other owners at hooks whose order matters.
@@ -338,7 +338,7 @@ pub struct Status {
     pub meshed_pods: usize,
     /// Pods that are not intercepted.
     pub unmeshed_pods: usize,
-    /// Meshed Pods of which only the addresses are known: their inbound connections are not
+    /// Pending Pods, of which only the addresses are known: their inbound connections are not
     /// intercepted until their network namespaces are found.
     #[serde(default)]
     pub pending_pods: usize,
@@ -347,27 +347,27 @@ pub struct Status {
     pub orphaned_netns: usize,
 }
 
-/// Something that not every kernel has.
+/// An optional kernel feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feature {
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Whether this kernel has it.
     pub found: bool,
-    /// What is missing without it.
+    /// The impact if it is missing.
     pub impact_if_missing: String,
 }
 
-/// A kernel program, and where it runs.
+/// A loaded program and its attachments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramView {
     /// Its name.
     pub name: String,
-    /// Its id, as `bpftool prog` shows it.
+    /// Its ID, as in `bpftool prog`.
     pub id: u32,
-    /// To what it is attached: `cgroup`, `netns`, `map` or `kernel`.
+    /// The kind of its hooks: `cgroup`, `netns`, `map` or `kernel`.
     pub attach_type: String,
-    /// To how many of them: one cgroup, one map, the network namespace of each meshed Pod.
+    /// The number of its hooks: one cgroup, one map, the network namespace of each meshed Pod.
     pub attach_count: usize,
 }
 
@@ -376,56 +376,56 @@ pub struct ProgramView {
 pub struct ForeignProgramView {
     /// The name of Sluice's program at the hook.
     pub hook: String,
-    /// The program's id, as `bpftool prog` shows it.
+    /// The program's ID, as in `bpftool prog`.
     pub id: u32,
     /// Its name, as its owner loaded it.
     pub name: String,
-    /// The user who loaded it.
+    /// The UID that loaded it.
     pub uid: u32,
     /// A cgroup in which it is effective.
     pub cgroup: String,
-    /// It runs before Sluice's program: the proxy may learn an address that it wrote.
+    /// It runs before Sluice's program: the proxy may receive the address that it wrote.
     pub runs_first: bool,
 }
 
-/// A Pod as the daemon knows it.
+/// A Pod in the daemon's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodView {
     /// Identity of the attachment.
     pub attachment: Attachment,
     /// The Pod's name.
     pub pod: PodName,
-    /// Path of the network namespace as it was reported.
+    /// Path of the network namespace from the ADD request.
     pub netns: String,
     /// Cookie of the network namespace, if the Pod is meshed.
     pub cookie: Option<u64>,
-    /// Listening sockets of the proxy that take the Pod's inbound connections.
+    /// Registered listeners of the proxy for inbound connections.
     #[serde(default)]
     pub listeners: usize,
-    /// Destinations of the Pod that have an address at which the proxy is met: entries of the map
-    /// `destinations`, of which a Pod has a share.
+    /// Destinations of the Pod with an alias address: its entries of the map `alias_to_dst`, at most
+    /// its share.
     #[serde(default)]
     pub aliases: u64,
-    /// Connections that got no such entry, because the share is used up or the addresses are taken. They
-    /// reach the proxy all the same, each remembered by its socket.
+    /// Connections without such an entry, because the share is used up or no alias probe was free. They
+    /// reach the proxy through socket storage.
     #[serde(default)]
     pub alias_fallbacks: u64,
     /// The Pod's addresses on this network.
     pub addresses: Vec<IpAddr>,
     /// Whether the Pod's traffic is intercepted.
     pub meshed: bool,
-    /// Why.
+    /// A short explanation.
     pub reason: String,
 }
 
-/// Body of every answer with a status of 400 or more.
+/// Body of every response with a status of 400 or more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {
     /// A [`code`].
     pub code: u32,
-    /// What is wrong, in one line.
+    /// The error, in one line.
     pub message: String,
-    /// What to do about it, or more of the cause.
+    /// The remedy, or more of the cause.
     #[serde(default)]
     pub details: String,
 }

@@ -1,4 +1,4 @@
-//! The part of a Pod's manifest on which interception depends, beyond the annotations.
+//! The part of a Pod's manifest that interception needs, beyond the annotations.
 
 use std::collections::BTreeMap;
 
@@ -22,33 +22,33 @@ pub struct Manifest {
 pub struct Container {
     /// Its name.
     pub name: String,
-    /// When it runs.
+    /// The phase of the Pod in which it runs.
     pub role: ContainerRole,
-    /// `runAsUser`, of the container or else of the Pod; absent if the image decides.
+    /// `runAsUser` of the container, or of the Pod; absent if the image decides.
     pub uid: Option<u32>,
-    /// `runAsGroup`, likewise.
+    /// `runAsGroup` of the container, or of the Pod; absent if the image decides.
     pub gid: Option<u32>,
-    /// Its arguments; only of containers of a mesh.
+    /// Its arguments; only for containers of a mesh.
     pub args: Vec<String>,
-    /// Its environment, without what is filled in at run time; only of containers of a mesh.
+    /// Its environment, without values from references; only for containers of a mesh.
     pub env: BTreeMap<String, String>,
 }
 
-/// When a container runs.
+/// The role of a container in the Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContainerRole {
-    /// One of the Pod's own, or a sidecar beside them.
+    /// An application container, or a classic sidecar.
     #[default]
     Application,
-    /// Before them, to its end.
+    /// An init container: runs to completion before the application.
     Init,
-    /// From before their start to after their end: `restartPolicy: Always`.
+    /// A native sidecar: an init container with `restartPolicy: Always`.
     NativeSidecar,
 }
 
 impl Manifest {
-    /// The container of a name, of whatever role.
+    /// The container with this name, in any role.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|one| one.name == name)

@@ -1,8 +1,8 @@
-//! Files and directories that are used only if nobody but root can change them.
+//! Access to files and directories that only root can change.
 //!
-//! The user of the process counts as root does, so that programs can be tried without being root.
-//! Directories above are not looked at: `/run`, `/etc`, `/var/lib` and `/sys/fs/bpf` let nobody but
-//! root replace what root owns there.
+//! The process's own user is equivalent to root, so that programs can run in tests without root. Parent
+//! directories are not checked: `/run`, `/etc`, `/var/lib` and `/sys/fs/bpf` permit only root to
+//! replace root's files there.
 
 use std::{
     fs::{self, File, Metadata},
@@ -11,15 +11,16 @@ use std::{
     path::Path,
 };
 
-/// Bits of a mode.
+/// Permission bits.
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 
-/// Opens a directory that root owns and that only root can write to.
+/// Opens a directory that is owned by root and only writable by root.
 ///
 /// # Errors
 ///
-/// Those of the kernel; one with what is wrong and the remedy, for a symbolic link, something else than a directory, another owner, or a mode that lets others write.
+/// Kernel errors; for a symbolic link, a path that is no directory, another owner, or a mode with write
+/// permission for others, an error with the cause and the remedy.
 pub fn directory(path: &Path) -> io::Result<File> {
     let seen = fs::symlink_metadata(path)?;
     if seen.is_symlink() {
@@ -39,14 +40,14 @@ pub fn directory(path: &Path) -> io::Result<File> {
     Ok(opened)
 }
 
-/// Opens a file for reading that root owns and that only root can write to. Symbolic links are
-/// followed: Kubernetes mounts a `ConfigMap` by them.
+/// Opens a file for reading that is owned by root and only writable by root. Symbolic links are
+/// followed: Kubernetes mounts a `ConfigMap` with them.
 ///
 /// # Errors
 ///
 /// As [`directory`].
 pub fn file(path: &Path) -> io::Result<File> {
-    // To open a pipe would wait for its other end.
+    // `open` on a pipe would block until its other end is open.
     if !fs::metadata(path)?.is_file() {
         return Err(denied("it is not a regular file".to_owned()));
     }
@@ -73,7 +74,7 @@ fn check(found: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// The effective user of this process.
+/// The effective UID of this process.
 fn own_user() -> u32 {
     fs::metadata("/proc/self").map_or(0, |own| own.uid())
 }
@@ -92,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that goes with the value.
+    /// A temporary directory, which is removed on drop.
     struct Place(PathBuf);
 
     impl Place {

@@ -1,19 +1,19 @@
-//! What a Pod's annotations say by themselves of whether its mesh redirects its traffic: what the
-//! plugin goes by while the daemon does not run, and the daemon where it knows no more.
+//! Sidecar detection from a Pod's annotations alone: for the plugin while the daemon does not run, and
+//! for the daemon without further data.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// The operator's word on a Pod, above the injector's: `true` or `false`.
+/// The operator's setting for a Pod, with priority over the injector's: `true` or `false`.
 pub const INTERCEPT: &str = "sluice.io/intercept";
-/// What Istio's injector adds to a Pod.
+/// The annotation of Istio's injector.
 pub const ISTIO_STATUS: &str = "sidecar.istio.io/status";
 
 const ISTIO_MODE: &str = "sidecar.istio.io/interceptionMode";
 const ISTIO_TEMPLATES: &str = "inject.istio.io/templates";
 
-/// The marks of the other meshes that the daemon knows without a description.
+/// The sidecar annotations of the other presets.
 const SIDECAR_ANNOTATIONS: [&str; 5] = [
     "linkerd.io/proxy-version",
     "kuma.io/sidecar-injected",
@@ -22,14 +22,14 @@ const SIDECAR_ANNOTATIONS: [&str; 5] = [
     "ambient.istio.io/redirection",
 ];
 
-/// Init containers of Istio's that redirect, or that expect a CNI plugin to.
+/// Istio's init containers that redirect traffic, or that expect a CNI plugin to do it.
 const REDIRECTING: [&str; 2] = ["istio-init", "istio-validation"];
 
-/// Templates whose proxy takes no redirected traffic, or that have no proxy at all.
+/// Templates without a proxy, or whose proxy gets no redirected traffic.
 const NOT_REDIRECTED: [&str; 4] = ["gateway", "grpc-agent", "grpc-simple", "waypoint"];
 
-/// Whether no known mesh redirects the traffic of a Pod. Which mesh the node has, and whether a
-/// sidecar is switched off, only the daemon knows: a mark is enough to wait for it.
+/// Whether the Pod has no sidecar annotation of any preset. Only the daemon knows the node's mesh and
+/// whether a sidecar is disabled: with a sidecar annotation the plugin waits for the daemon.
 #[must_use]
 pub fn has_no_sidecar_annotation(annotations: &BTreeMap<String, String>) -> bool {
     match annotations.get(INTERCEPT).map(|value| value.trim()) {
@@ -45,15 +45,16 @@ pub fn has_no_sidecar_annotation(annotations: &BTreeMap<String, String>) -> bool
             .any(|annotation| annotations.contains_key(*annotation))
 }
 
-/// Why Istio does not redirect the traffic of a Pod that its injector changed, if the annotations
-/// say so: every template leaves the same annotations, but not the same init containers.
+/// The reason why Istio does not redirect the traffic of an injected Pod, if the annotations show one:
+/// all templates set the same annotations, but not the same init containers.
 #[must_use]
 pub fn not_redirected_by_istio(annotations: &BTreeMap<String, String>) -> Option<&'static str> {
     let value = |key: &str| annotations.get(key).map(|value| value.trim());
     if value(ISTIO_MODE) == Some("NONE") {
         return Some("its interception mode is NONE");
     }
-    // The injector writes the list always, as null if it is empty. Others write no such list.
+    // Istio's injector always writes the list, as null if it is empty. Other injectors write no such
+    // list.
     let status: Option<Value> =
         value(ISTIO_STATUS).and_then(|text| serde_json::from_str(text).ok());
     if let Some(added) = status

@@ -1,19 +1,19 @@
-//! Text from outside in one safe line: for logs, CNI messages, metric labels and terminals.
+//! Escaping of untrusted text to one safe line: for logs, CNI messages, metric labels and terminals.
 //!
-//! Annotations, names, paths and container ids are written by others. A newline in one forges a log
-//! line, an escape sequence moves a terminal's cursor, a bidirectional control reorders what is read,
-//! and a long one fills a disk.
+//! Annotations, names, paths and container IDs are untrusted. A newline can forge a log line, an escape
+//! sequence can move a terminal's cursor, a bidirectional control can reorder the text, and a long
+//! value can fill a disk.
 
 use std::fmt::{self, Debug, Display, Write};
 
-/// Characters of the longest text that is shown, escapes included, unless [`Printable::cut`] says otherwise.
+/// Maximum length in characters, escapes included, unless [`Printable::cut`] sets another.
 pub const LONGEST: usize = 1024;
-/// Stands for the middle of a text that was too long.
+/// Replaces the middle of a text that is too long.
 const ELLIPSIS: &str = "[…]";
 
-/// A value as one line: control characters, invisible ones and those that change the direction of
-/// writing are escaped as in Rust (`\n`, `\u{202e}`). A text that is too long loses its middle, so
-/// that a message keeps what it says after a value.
+/// A value as one line: control characters, invisible characters and bidirectional controls are escaped
+/// as in Rust (`\n`, `\u{202e}`). A text that is too long loses its middle, so that a message keeps the
+/// part after a value.
 #[derive(Clone, Copy, Debug)]
 pub struct Printable<T> {
     value: T,
@@ -21,7 +21,7 @@ pub struct Printable<T> {
 }
 
 impl<T: Display> Printable<T> {
-    /// Cut to [`LONGEST`] characters.
+    /// Limits the length to [`LONGEST`] characters.
     pub const fn new(value: T) -> Self {
         Self {
             value,
@@ -29,7 +29,7 @@ impl<T: Display> Printable<T> {
         }
     }
 
-    /// Cut to `longest` characters.
+    /// Limits the length to `longest` characters.
     #[must_use]
     pub fn cut(self, longest: usize) -> Self {
         Self { longest, ..self }
@@ -42,8 +42,8 @@ impl<T: Display> Display for Printable<T> {
     }
 }
 
-/// A field of a log line, as `name=value`; the message stands without its name. Fields that the
-/// `log` crate's records bring along (`log.target` and the like) repeat what the line has: omitted.
+/// Writes a field of a log line, as `name=value`; the message has no name. The fields of the `log`
+/// crate's records (`log.target` and the like) repeat parts of the line: omitted.
 ///
 /// # Errors
 ///
@@ -58,27 +58,27 @@ pub fn field(writer: &mut dyn Write, name: &str, value: &dyn Debug) -> fmt::Resu
     }
 }
 
-/// The value of a metric's label, without the quotes: what the text format escapes is escaped.
+/// The value of a metric label without the quotes, escaped as the text format requires.
 pub fn label(value: impl Display) -> String {
     let shown = Printable::new(value).to_string();
     shown.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// A text of several lines, each as [`Printable`]: for messages whose lines are the program's own, such
-/// as the log of the kernel's verifier.
+/// A text of several lines, each as [`Printable`]: for messages whose line breaks are trusted, such as
+/// the log of the kernel's verifier.
 pub fn lines(text: impl Display) -> String {
     let text = text.to_string();
     let shown = text.lines().map(|one| Printable::new(one).to_string());
     shown.collect::<Vec<_>>().join("\n")
 }
 
-/// JSON whose strings hold nothing that a terminal acts upon: such characters are written as `\u….`,
-/// which means the same.
+/// JSON whose strings contain no terminal control characters: these are written as `\u….`, an
+/// equivalent form.
 #[must_use]
 pub fn json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for one in text.chars() {
-        // Outside of strings, JSON has no character that needs it but the white space.
+        // Outside strings, the only such characters in JSON are whitespace.
         if is_printable(one) || matches!(one, '\n' | '\t' | '\r') {
             shown.push(one);
         } else {
@@ -117,8 +117,7 @@ fn escape(text: &str) -> String {
     shown
 }
 
-/// As the standard library's tables have it for `Debug`: neither a control, a format or a combining
-/// character, nor an unassigned one.
+/// As in the standard library's `Debug` tables: no control, format, combining or unassigned character.
 fn is_printable(one: char) -> bool {
     match one {
         ' '..='~' => true,
@@ -131,7 +130,7 @@ fn is_printable(one: char) -> bool {
 mod tests {
     use super::*;
 
-    /// What each sink is tried with.
+    /// The input for each sink.
     const HOSTILE: &str = "a\nb\u{1b}[2J\u{9b}2J\r\u{202e}\u{200b}\u{feff}\u{2028}\0é\\\"";
 
     #[test]

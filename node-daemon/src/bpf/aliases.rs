@@ -1,5 +1,4 @@
-//! What the programs keep of destinations, by the addresses at which the proxy is met, and each Pod's
-//! share of it.
+//! The alias map: removal of stale entries, and each Pod's share.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,10 +7,10 @@ use sluice_abi::AliasUsage;
 use super::{Datapath, Error};
 
 impl Datapath {
-    /// Removes what was asked for in network namespaces that have no entry any more, and corrects what
-    /// the programs counted of the others. How much was removed.
+    /// Removes the entries of network namespaces that are no longer intercepted, and corrects the usage
+    /// counts of the others. Returns the number of removed alias entries.
     pub(crate) fn remove_stale_aliases(&mut self) -> Result<usize, Error> {
-        // In this order: what is added meanwhile is of namespaces that have an entry.
+        // The order matters: entries that are added meanwhile belong to namespaces in `process_ip`.
         let aliases = self.alias_to_dst.keys()?;
         let usages = self.alias_usage.all()?;
         let served: HashSet<u64> = self.netns_entries.keys()?.into_iter().collect();
@@ -36,7 +35,7 @@ impl Datapath {
         Ok(removed)
     }
 
-    /// What a Pod uses of the map `alias_to_dst`.
+    /// A Pod's usage of the map `alias_to_dst`.
     pub(crate) fn alias_usage(&self, cookie: u64) -> Result<AliasUsage, Error> {
         Ok(self.alias_usage.get(cookie)?.unwrap_or_default())
     }

@@ -1,4 +1,4 @@
-//! The object, and the hooks of its programs: one table, one loop.
+//! Loads the eBPF object and attaches its programs to their hooks, from one table.
 
 use std::{
     fs::{self, File},
@@ -29,58 +29,57 @@ use super::{
     pins::{self, Generation},
 };
 
-/// Name of the program that decides about connections into every meshed Pod's network namespace.
+/// Name of the program that decides about inbound connections of every meshed Pod.
 pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
-/// Constants that tell programs what the kernel knows beyond what they need.
+/// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";
 const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
-/// Constant that tells them where the kernel keeps what acceleration must know of a socket.
+/// Constant of the object with the offsets of kernel structure members for acceleration.
 const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
-/// There if the kernel is built with MPTCP. Without it, it has the helper and lacks its type.
+/// Exists if the kernel is built with MPTCP. A kernel without MPTCP has the helper, but not its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
-/// Name of the program that sees every message on an accelerated connection.
+/// Name of the program that receives every message of an accelerated socket.
 pub(super) const SK_MSG_PROG: &str = "msg_verdict";
 
-/// The program that refuses options which accelerated sockets cannot keep to. Every process of the
-/// node pays for it at each `setsockopt`, so it is attached only where those of applications are.
+/// The program that denies options which accelerated sockets do not support. It costs every process of
+/// the node at each `setsockopt`, so it is attached only if sockets of applications are accelerated.
 pub(super) const SETSOCKOPT_PROG: &str = "setsockopt";
 
-/// Name of the program that sees applications splice, and of the kernel's function at which it does.
+/// Name of the `fentry` program for `splice(2)`, and of its kernel function.
 pub(super) const SPLICE_PROG: &str = "tcp_splice_read";
 pub(super) const SPLICE_FN: &str = "tcp_splice_read";
 
-/// As often as libbpf tries to load a program.
+/// libbpf's number of attempts to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
 
-/// Programs that are attached to the root cgroup alone, with their hooks: their order among others does
-/// not matter, and `sock_ops` must not run twice.
+/// Programs that are attached to the root cgroup only, with their hooks: their order among other
+/// programs does not matter, and `sock_ops` must not run twice.
 const HOOKS: [(&str, bpf_attach_type); 3] = [
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
     (SETSOCKOPT_PROG, BPF_CGROUP_SETSOCKOPT),
     ("sock_ops", BPF_CGROUP_SOCK_OPS),
 ];
 
-/// What programs use of a kernel if it is there.
+/// Optional kernel features that the programs use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Features {
-    /// Whether programs may ask which MPTCP connection a socket belongs to (Linux 5.19).
+    /// The helper `bpf_skc_to_mptcp_sock` exists (Linux 5.19).
     pub(crate) mptcp: bool,
-    /// Whether the inbound hook is told the interface by which a connection comes (Linux 5.17).
+    /// `sk_lookup` programs see the ingress interface (Linux 5.17).
     pub(crate) ingress: bool,
-    /// Whether a program may follow that applications splice. Not asked where nothing is accelerated: to
-    /// try takes longer than everything else.
+    /// An `fentry` program can detect `splice(2)`. Not probed without acceleration: the probe takes
+    /// longer than all other steps.
     pub(crate) splice: Option<bool>,
 }
 
-/// Built from `ebpf/programs` by the build script.
+/// The eBPF object, which the build script builds from `ebpf/programs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sluice.o"));
 
-/// Loads every program. Maps that are pinned in `generation` are taken over; the others are made,
-/// and pinned there.
+/// Loads every program. Reuses the maps that are pinned in `generation`; creates and pins the others.
 ///
-/// Without a layout no socket is accelerated.
+/// Without offsets no socket is accelerated.
 pub(super) fn load(
     generation: &Generation,
     features: Features,
@@ -107,11 +106,11 @@ pub(super) fn load(
 }
 
 impl Features {
-    /// Asks the kernel. What it cannot tell is taken for missing.
+    /// Probes the kernel. A failed probe counts as a missing feature.
     pub(super) fn probe(accel: bool) -> Self {
         let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
         let mptcp = BpfHelper::BPF_FUNC_skc_to_mptcp_sock;
-        // The interface came with the same Linux as this helper.
+        // `ingress_ifindex` is as old as this helper (Linux 5.17).
         let ingress = BpfHelper::BPF_FUNC_loop;
         Self {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
@@ -121,7 +120,7 @@ impl Features {
     }
 }
 
-/// The verifier ends with `EAGAIN` if a signal comes meanwhile, which is no fault of the program.
+/// A signal during the load makes the verifier return `EAGAIN`.
 fn load_retrying(program: &mut Program) -> Result<(), ProgramError> {
     let is_interrupted = |error: &ProgramError| {
         matches!(error, ProgramError::LoadError { io_error, .. }
@@ -149,14 +148,14 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// Which programs have a hook beside those that every node needs.
+/// The optional hooks that are enabled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EnabledHooks {
-    /// Connections of the node may be accelerated.
+    /// Acceleration is enabled on the node.
     pub(super) accel: bool,
-    /// So are some with an application at one end.
+    /// Acceleration of connections with applications is enabled.
     pub(super) setsockopt: bool,
-    /// It can be followed that these splice.
+    /// `splice(2)` of these applications can be detected.
     pub(super) splice: bool,
 }
 
@@ -170,22 +169,22 @@ impl EnabledHooks {
     }
 }
 
-/// Those of the programs that are attached to the cgroup.
+/// The programs at the cgroup, with their hooks.
 fn hooks(enabled_hooks: EnabledHooks) -> impl Iterator<Item = (&'static str, bpf_attach_type)> {
     HOOKS
         .into_iter()
         .filter(move |(name, _)| enabled_hooks.has(name))
 }
 
-/// Brings every hook of the cgroup to this object's programs: links that are pinned get the new
-/// program, the others are made. Links of programs that are not to be attached are removed.
+/// Attaches this object's programs to every cgroup hook: pinned links get the new program, missing
+/// links are created. Links of disabled programs are removed.
 pub(super) fn attach(
     object: &Ebpf,
     generation: &Generation,
     cgroup: &Path,
     enabled_hooks: EnabledHooks,
 ) -> Result<(), Error> {
-    // First: no socket may be in the map without them.
+    // The order matters: without these programs, no socket may be in the map.
     attach_sk_msg(object)?;
     if enabled_hooks.has(SPLICE_PROG) {
         attach_splice_read(object, &generation.hook(SPLICE_PROG))?;
@@ -216,8 +215,8 @@ pub(super) fn attach(
     Ok(())
 }
 
-/// Attaches the program that sees applications splice, unless it is attached: the kernel does not take
-/// it twice, and cannot put another one in its place.
+/// Attaches the `splice(2)` program, unless it is attached: the kernel does not accept it twice, and
+/// such a link cannot be updated.
 fn attach_splice_read(object: &Ebpf, pin: &Path) -> Result<(), Error> {
     let found = object
         .program(SPLICE_PROG)
@@ -235,7 +234,7 @@ fn attach_splice_read(object: &Ebpf, pin: &Path) -> Result<(), Error> {
         .map_err(|source| Error::attach(SPLICE_PROG, source))
 }
 
-/// Attaches the program of accelerated connections to their map.
+/// Attaches the `sk_msg` program to the sockhash.
 fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
     let name = maps::SOCK_PAIR_MAP;
     let Some(Map::SockHash(map)) = object.map(name) else {
@@ -249,7 +248,7 @@ fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
     .map_err(|source| Error::attach(SK_MSG_PROG, source))
 }
 
-/// Names of the programs that have lost their hook at the root cgroup.
+/// Names of the programs that are no longer attached to the root cgroup.
 pub(super) fn missing(
     object: &Ebpf,
     generation: &Generation,
@@ -269,7 +268,7 @@ pub(super) fn missing(
     Ok(missing)
 }
 
-/// A cgroup, and its identity as links tell it.
+/// Opens a cgroup, and returns its ID as links report it.
 fn open(cgroup: &Path) -> Result<(File, u64), Error> {
     let wrap = |source| Error::cgroup(cgroup, source);
     let directory = File::open(cgroup).map_err(wrap)?;
@@ -277,7 +276,7 @@ fn open(cgroup: &Path) -> Result<(File, u64), Error> {
     Ok((directory, id))
 }
 
-/// Attaches a Pod's entry program to its network namespace, in place of what is there.
+/// Attaches a Pod's entry program to its network namespace, and replaces an existing one.
 pub(super) fn attach_sk_lookup(
     entry: BorrowedFd<'_>,
     netns: BorrowedFd<'_>,
@@ -287,7 +286,7 @@ pub(super) fn attach_sk_lookup(
         .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
 }
 
-/// Whether a Pod's inbound hook is in place.
+/// Whether a Pod's inbound hook is attached.
 pub(super) fn has_sk_lookup(pin: &Path) -> bool {
     Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
 }
@@ -316,13 +315,13 @@ pub(super) fn replace(
     }
     match link.replace(program) {
         Ok(()) => Ok(true),
-        // The cgroup or namespace went this moment.
+        // The cgroup or namespace was removed at this moment.
         Err(error) if error.raw_os_error() == Some(Errno::ENOLINK as i32) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// The new link works before the old one, if there is one, ends.
+/// The new link is active before the old one, if any, is removed.
 pub(super) fn attach_one(
     program: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
@@ -332,7 +331,7 @@ pub(super) fn attach_one(
     put(&Link::attach(program, target, hook)?, pin)
 }
 
-/// Pins a link, in place of the one that is there.
+/// Pins a link, and replaces an existing pin.
 fn put(link: &Link, pin: &Path) -> io::Result<()> {
     match link.pin(pin) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

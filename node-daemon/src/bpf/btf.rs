@@ -1,46 +1,46 @@
-//! What the kernel tells of its own structures (`/sys/kernel/btf/vmlinux`): where their members are.
+//! A parser for the kernel's BTF (`/sys/kernel/btf/vmlinux`): offsets of structure members.
 //!
-//! aya reads BTF for its own needs and hands out no members. The format:
+//! aya parses BTF for its own purposes and does not export members. The format:
 //! `Documentation/bpf/btf.rst`, `include/uapi/linux/btf.h`.
 
-/// Kinds of types that are looked for (`BTF_KIND_…`).
+/// The kinds of types that queries use (`BTF_KIND_…`).
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const FUNC: u32 = 12;
 
-/// `struct btf_header` up to what is needed of it.
+/// The used part of `struct btf_header`.
 const HEADER: usize = 24;
 const MAGIC: u32 = 0xeb9f;
-/// `struct btf_type`, and `struct btf_member`.
+/// Sizes of `struct btf_type` and of `struct btf_member`.
 const TYPE: usize = 12;
 const MEMBER: usize = 12;
 const ENUMERATOR: usize = 8;
 
-/// Levels of unnamed members that [`Btf::offset`] descends. The kernel's structures use five.
+/// Maximum depth of unnamed members in [`Btf::offset`]. The kernel's structures have five levels.
 const MAX_DEPTH: u32 = 32;
 
 /// A kernel's types.
 pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where each type begins. The first one, `void`, has no place.
+    /// The offset of each type. `void`, the first type, has none.
     type_offsets: Vec<usize>,
 }
 
-/// One of them.
+/// One type.
 #[derive(Clone, Copy)]
 struct Type<'a> {
     name: &'a [u8],
     kind: u32,
-    /// Whether members have their sizes in the upper 8 bits of their offsets.
+    /// Member offsets contain the bit field size in their upper 8 bits.
     has_bits: bool,
     parts: &'a [u8],
 }
 
 impl<'a> Btf<'a> {
-    /// Reads a kernel's BTF, in the byte order of this machine. `None` if it is none, or has kinds of
-    /// types that are not known.
+    /// Parses a kernel's BTF, in the byte order of this machine. `None` if it is malformed, or has
+    /// unknown kinds of types.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let field = |at| word(bytes, at).and_then(|value| usize::try_from(value).ok());
         if word(bytes, 0)? & 0xffff != MAGIC || bytes.len() < HEADER {
@@ -65,7 +65,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The offset of a member, in bytes. Members of members without a name count as members.
+    /// The offset of a member, in bytes. The members of an unnamed member belong to its parent.
     pub(super) fn offset(&self, structure: &str, member: &str) -> Option<u32> {
         let mut named = self.named(structure, STRUCT);
         named.find_map(|found| self.offset_in(found, member, MAX_DEPTH))
@@ -80,7 +80,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// The number of a function, as programs name the one that they are attached to.
+    /// The BTF ID of a function, with which a program attaches to it.
     pub(super) fn function(&self, name: &str) -> Option<u32> {
         let is_it = |type_offset: &usize| {
             let found = self.at(*type_offset);
@@ -137,7 +137,7 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Without the zero at its end; empty if there is none.
+    /// A name without the zero at its end; empty if there is none.
     fn name(&self, at: Option<u32>) -> &'a [u8] {
         let begin = at.and_then(|at| usize::try_from(at).ok());
         let rest = begin.and_then(|begin| self.strings.get(begin..));
@@ -150,20 +150,20 @@ fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }
 
-/// Bytes of what comes after a type of this kind, with so many parts.
+/// Size in bytes of the data after a type of this kind, with its number of elements.
 fn size_of_parts(info: u32) -> Option<usize> {
     let count = usize::try_from(info & 0xffff).ok()?;
     Some(match kind(info) {
-        // Pointers, forward declarations, typedefs, qualifiers, functions, floats, tags of types.
+        // Pointers, forward declarations, typedefs, qualifiers, functions, floats, type tags.
         2 | 7..=11 | FUNC | 16 | 18 => 0,
-        // Integers, variables, tags of declarations.
+        // Integers, variables, declaration tags.
         1 | 14 | 17 => 4,
         // Arrays.
         3 => 12,
         STRUCT | UNION => MEMBER * count,
-        // Enumerations, and prototypes of functions.
+        // Enumerations, and function prototypes.
         ENUM | 13 => ENUMERATOR * count,
-        // Sections of data, and enumerations of 64 bits.
+        // Data sections, and 64-bit enumerations.
         15 | 19 => 12 * count,
         _ => return None,
     })
@@ -174,7 +174,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     word.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// Untrusted bytes as a kernel's BTF: each query ends, and answers only from the bytes.
+/// Fuzz target. Untrusted bytes as BTF: each query terminates, and its result comes from the bytes.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let Some(btf) = Btf::parse(bytes) else { return };
@@ -195,7 +195,7 @@ mod tests {
     fn btf_of_the_running_kernel_is_parsed() {
         let bytes = fs::read("/sys/kernel/btf/vmlinux").unwrap();
         let btf = Btf::parse(&bytes).unwrap();
-        // The first two members of `struct list_head`; one of a union without a name.
+        // The first two members of `struct list_head`; one member of an unnamed union.
         assert_eq!(btf.offset("list_head", "next"), Some(0));
         assert_eq!(btf.offset("list_head", "prev"), Some(8));
         assert!(btf.offset("sock_common", "skc_daddr") < btf.offset("sock_common", "skc_family"));
@@ -220,7 +220,7 @@ mod tests {
             let found = Btf::parse(&bytes[..length]);
             assert!(found.is_none(), "{length} bytes");
         }
-        // A type of an unknown kind.
+        // A type of unknown kind.
         let mut strange = bytes[..HEADER].to_vec();
         strange[8..HEADER].copy_from_slice(&[0, 12, 12, 1].map(u32::to_ne_bytes).concat());
         strange.extend([0, 31 << 24, 0].map(u32::to_ne_bytes).concat());

@@ -1,8 +1,9 @@
-//! Programs at a cgroup that no link holds, and what the kernel reports of every program there.
+//! cgroup programs without a link, and the kernel's information about every program at a cgroup.
 //!
 //! A program that was attached with `BPF_PROG_ATTACH` stays until it is detached or the cgroup is
-//! removed. Whoever may manage the cgroup can detach it; of a link the kernel reports `ENOENT` to
-//! them (`find_detach_entry`), which ends agents that clear the root of the hierarchy at their start.
+//! removed. Every process that manages the cgroup can detach it. For a link the kernel returns `ENOENT`
+//! to such a process (`find_detach_entry`), which makes agents fail that clear the root cgroup at their
+//! start.
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
@@ -23,27 +24,27 @@ use super::link::{bpf, empty, length_of, number, terminated};
 
 /// The kernel's limit for programs of one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
-/// Maps of a program whose names are read.
+/// Maximum number of maps of a program whose names are read.
 const MAX_MAPS: usize = 64;
 
-/// What the kernel reports of a loaded program.
+/// The kernel's information about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProgramInfo {
-    /// The kernel's number, as `bpftool prog` shows it.
+    /// The program ID, as in `bpftool prog`.
     pub(super) id: u32,
     /// Its name, at most 15 bytes.
     pub(super) name: String,
-    /// The user who loaded it.
+    /// The UID that loaded it.
     pub(super) uid: u32,
-    /// Numbers of its maps.
+    /// IDs of its maps.
     maps: Vec<u32>,
 }
 
 impl ProgramInfo {
-    /// Reads it of a program's descriptor.
+    /// Reads the information from a program's descriptor.
     pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
         let mut maps = [0_u32; MAX_MAPS];
-        // SAFETY: plain numbers, for which zero is a value.
+        // SAFETY: an integer structure, for which zero is a valid value.
         let mut info: bpf_prog_info = unsafe { zeroed() };
         info.nr_map_ids = length(maps.len());
         info.map_ids = maps.as_mut_ptr() as u64;
@@ -57,15 +58,15 @@ impl ProgramInfo {
         })
     }
 
-    /// Whether it uses a map of this name.
+    /// Whether the program uses a map with this name.
     pub(super) fn uses(&self, map: &str) -> bool {
         let name = |id: &u32| map_name(*id).is_ok_and(|name| name == map);
         self.maps.iter().any(name)
     }
 }
 
-/// Numbers of the programs at a cgroup's hook, in the order in which they run. `effective`: with
-/// those of its ancestors, as a process of the cgroup meets them.
+/// IDs of the programs at a cgroup's hook, in the order in which they run. `effective`: including those
+/// of its ancestors, as they run for a process of the cgroup.
 pub(super) fn query(
     cgroup: BorrowedFd<'_>,
     hook: bpf_attach_type,
@@ -79,13 +80,13 @@ pub(super) fn query(
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
     attr.query.__bindgen_anon_2.prog_cnt = length(ids.len());
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
-    // SAFETY: a number, which the kernel has written.
+    // SAFETY: an integer, which the kernel has written.
     ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
     Ok(ids)
 }
 
-/// Attaches a program beside others, before those that are there where the kernel can order them
-/// (Linux 6.17). With `old`, in the place of that one.
+/// Attaches a program beside others, and before the existing ones if the kernel supports an order
+/// (Linux 6.17). With `old`, replaces that program.
 pub(super) fn attach(
     cgroup: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
@@ -123,7 +124,7 @@ pub(super) fn detach(
     }
 }
 
-/// The program that is pinned at `path`; none if there is no file.
+/// The program that is pinned at `path`; `None` if there is no file.
 pub(super) fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
     let path = terminated(path)?;
     let mut attr = empty();
@@ -135,7 +136,7 @@ pub(super) fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Makes a program outlive this process.
+/// Pins a program, so that it outlives this process.
 pub(super) fn pin(program: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = terminated(path)?;
     let mut attr = empty();
@@ -144,7 +145,7 @@ pub(super) fn pin(program: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// A loaded program by its number.
+/// Opens a loaded program by its ID.
 pub(super) fn by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
@@ -155,7 +156,7 @@ fn map_name(id: u32) -> io::Result<String> {
     let mut attr = empty();
     attr.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
     let map = own(bpf(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attr)?);
-    // SAFETY: plain numbers, for which zero is a value.
+    // SAFETY: an integer structure, for which zero is a valid value.
     let mut info: bpf_map_info = unsafe { zeroed() };
     read_info(map.as_fd(), &mut info)?;
     Ok(text(&info.name.map(i8::cast_unsigned)))
@@ -177,14 +178,14 @@ fn target(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, hook: bpf_attach_type
     attr
 }
 
-/// A name with zeros behind it.
+/// A zero-padded name as text.
 fn text(name: &[u8]) -> String {
     let name = CStr::from_bytes_until_nul(name).unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
 
 fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made the descriptor.
+    // SAFETY: the kernel has just created the descriptor.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel can refuse.
+//! Errors of operations on programs, links, maps and pins.
 
 use std::{
     io,
@@ -10,35 +10,35 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 /// An operation on programs, links or maps failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The object with maps and programs.
+    /// The object with maps and programs was rejected.
     #[error(
         "the kernel rejected the BPF object: is CAP_BPF missing, or the kernel older than 5.15?"
     )]
     Object(#[source] EbpfError),
-    /// One program. The source carries the verifier's log.
+    /// A program was rejected. The source has the verifier's log.
     #[error("the kernel rejected the program '{program}'")]
     Program {
         /// Its name in the object.
         program: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: ProgramError,
     },
-    /// The cgroup to which programs are attached.
+    /// The cgroup for the programs could not be opened.
     #[error("cannot open the cgroup {}", path.display())]
     Cgroup {
         /// The directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// The hook of one program.
+    /// A program could not be attached.
     #[error("cannot attach the program '{program}'")]
     Attach {
         /// Its name in the object.
         program: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
@@ -53,24 +53,24 @@ pub(crate) enum Error {
         program: &'static str,
         /// The root cgroup.
         cgroup: PathBuf,
-        /// Names and numbers of the programs there.
+        /// Names and IDs of the programs there.
         holder: String,
     },
-    /// The ring buffer.
+    /// The ring buffer could not be used.
     #[error("cannot read the ring buffer of found network namespaces")]
     Listen(#[source] io::Error),
-    /// A pin, or a directory of pins.
+    /// An operation on a pin or on a directory of pins failed.
     #[error("cannot {operation} {}", path.display())]
     Pin {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// The directory for pins is on another file system.
+    /// The directory for pins is not in a BPF file system.
     #[error(
         "{} is not in a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf), or name a \
          directory in one with --bpffs",
@@ -86,27 +86,27 @@ pub(crate) enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// One map.
+    /// An operation on a map failed.
     #[error("cannot {operation} the map '{map}'")]
     Map {
         /// Its name in the object.
         map: &'static str,
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: MapError,
     },
-    /// The object and the daemon were not built together.
+    /// The object and the daemon are from different builds.
     #[error("the BPF object has no '{name}': it was not built with this daemon")]
     Missing {
-        /// A program or map.
+        /// The missing program or map.
         name: &'static str,
     },
-    /// Every place for listeners of a Pod's proxy is taken.
+    /// Every listener slot of a Pod's proxy is in use.
     #[error("the proxy has more than {slots} listeners on its inbound port")]
     NoListenerSlot {
-        /// How many there are.
+        /// The number of slots.
         slots: u16,
     },
 }

@@ -1,4 +1,4 @@
-//! Processes that asked for a port of a Pod's proxy and are not the proxy.
+//! The map of foreign binds: processes that requested a port of a Pod's proxy and are not the proxy.
 
 use aya::Ebpf;
 use sluice_abi::{ForeignKey, maps};
@@ -9,17 +9,17 @@ use super::{Error, typed_map::TypedMap};
 pub(super) struct ForeignBinds(TypedMap<ForeignKey, u32>);
 
 impl ForeignBinds {
-    /// Takes the map out of the object.
+    /// Opens the map of the object.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         TypedMap::open(object, maps::FOREIGN_BINDS).map(Self)
     }
 
-    /// Pod, port and user of each, the last ones only.
+    /// Pod, port and UID of each recorded process (LRU).
     pub(super) fn all(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
         self.0.all()
     }
 
-    /// Removes those of a Pod.
+    /// Removes the entries of a Pod.
     pub(super) fn remove(&mut self, cookie: u64) -> Result<(), Error> {
         let mut keys = self.0.keys()?;
         keys.retain(|key| key.cookie == cookie);

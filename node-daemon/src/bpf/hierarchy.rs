@@ -1,11 +1,11 @@
-//! Where the programs of socket addresses are attached in the cgroup hierarchy, so that they run
-//! before everyone else's.
+//! Attaches the socket address programs in the cgroup hierarchy, so that they run before those of other
+//! owners.
 //!
 //! The kernel runs the programs of a cgroup before those of its ancestors. Load balancers and systemd
-//! attach at the root. Each child of the root gets the deciding copies, by links; the root gets copies
-//! for the processes that are in no child, without links: an agent that clears the root of programs
-//! does not fail at ours, and the children's copies work on. `ebpf/programs/src/order.rs` keeps a
-//! connection from being decided twice.
+//! attach at the root. Each child of the root gets the deciding copies, by links. The root gets copies
+//! for the processes outside every child, without links: an agent that detaches all programs of the
+//! root does not fail at these, and the child copies stay active. `ebpf/programs/src/order.rs` prevents
+//! a second decision about the same connection.
 
 use std::{
     collections::BTreeMap,
@@ -36,10 +36,11 @@ use super::{
     pins::{self, Generation},
 };
 
-/// Children of the root that get programs of their own. Processes of others have the root's.
+/// Maximum number of root children with their own copies. Processes of further children use the root
+/// copy.
 const MAX_CHILDREN: usize = 128;
 
-/// The copy at a child, the copy at the root, and their hook.
+/// The child copy, the root copy, and their hook.
 pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
     ("connect4", "root_connect4", BPF_CGROUP_INET4_CONNECT),
     ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
@@ -53,31 +54,31 @@ pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
     ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
 ];
 
-/// Somebody else's program at one of these hooks.
+/// A program of another owner at one of these hooks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ForeignProgram {
     /// The name of our program at the hook.
     pub(crate) hook: &'static str,
-    /// The kernel's number, as `bpftool prog` shows it.
+    /// The program ID, as in `bpftool prog`.
     pub(crate) id: u32,
     /// Its name, as its owner loaded it.
     pub(crate) name: String,
-    /// The user who loaded it.
+    /// The UID that loaded it.
     pub(crate) uid: u32,
     /// A cgroup in which it is effective.
     pub(crate) cgroup: PathBuf,
-    /// It runs before ours: connections may reach the proxy with the address that it wrote.
+    /// It runs before ours: the proxy may receive the address that it wrote.
     pub(crate) runs_first: bool,
 }
 
-/// A cgroup with its identity, as links report it: its inode number.
+/// An open cgroup and its ID in link information: its inode number.
 struct Cgroup {
     path: PathBuf,
     directory: File,
     id: u64,
 }
 
-/// Attaches everything that is missing, and gives what is there this object's programs.
+/// Attaches every missing program, and replaces the attached ones by this object's programs.
 pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Result<(), Error> {
     let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
     if !generation.is_private() {
@@ -89,8 +90,8 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Res
     attach_children(object, generation, root, true)
 }
 
-/// Attaches to children of the root that are new, and removes pins of those that are gone. With
-/// `replaces`, links that are there get this object's programs.
+/// Attaches to new children of the root, and removes the pins of deleted ones. With `replaces`,
+/// existing links get this object's programs.
 pub(super) fn attach_children(
     object: &Ebpf,
     generation: &Generation,
@@ -104,7 +105,7 @@ pub(super) fn attach_children(
         for (name, _, hook) in HOOKS {
             let program = program(object, name)?;
             if let Err(error) = attach_child(program, child, hook, &pins.join(name), replaces) {
-                // The root's copy serves these processes; only the order is not ours.
+                // The root copy serves these processes, only in another order.
                 warn!(cgroup = %child.path.display(), program = name, %error,
                     "program not attached to a child cgroup; other programs may run before ours there");
             }
@@ -196,7 +197,7 @@ pub(super) fn is_for_root(name: &str) -> bool {
     (HOOKS.iter()).all(|(child, root, _)| child == root || *child != name)
 }
 
-/// How many child cgroups have a link of a program.
+/// The number of child cgroups with a link of a program.
 pub(super) fn count(generation: &Generation, name: &str) -> usize {
     let children = generation.children().unwrap_or_default();
     children
@@ -205,8 +206,8 @@ pub(super) fn count(generation: &Generation, name: &str) -> usize {
         .count()
 }
 
-/// Everyone else's programs at our hooks. Where the root has children, these are what counts: Pods
-/// are in them.
+/// Programs of other owners at our hooks. If the root has children, only the children count: they
+/// contain the Pods.
 pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>, Error> {
     let mut cgroups = children(root);
     if cgroups.is_empty() {
@@ -246,7 +247,7 @@ pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>,
     Ok(found.into_values().collect())
 }
 
-/// Detaches programs of ours from the root that no generation holds: their pins were removed by hand.
+/// Detaches our programs from the root that no generation holds: their pins were removed externally.
 fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
     let held = generation.all_root_programs();
     for (_, name, hook) in HOOKS {
@@ -273,7 +274,7 @@ fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
 pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
     let cgroup = match Cgroup::open(root) {
         Ok(cgroup) => cgroup,
-        // Its programs went with it.
+        // The programs were removed with their cgroup.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -285,8 +286,7 @@ pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a program was loaded by a daemon like this one: its name is in the table, and it uses a map
-/// of ours.
+/// Whether a Sluice daemon has loaded a program: its name is in the table, and it uses a map of ours.
 fn is_ours(info: &ProgramInfo) -> bool {
     let is_named = |(child, root, _): &(&str, &str, _)| info.name == *child || info.name == *root;
     HOOKS.iter().any(is_named)
@@ -295,7 +295,7 @@ fn is_ours(info: &ProgramInfo) -> bool {
             .any(|map| info.uses(map))
 }
 
-/// Whoever holds a hook so that no other program may be attached, if that is the cause of `error`.
+/// The holder of a hook that excludes other programs, if that is the cause of `error`.
 fn exclusive(root: &Cgroup, hook: bpf_attach_type, error: &io::Error) -> Option<String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return None;
@@ -322,7 +322,7 @@ fn children(root: &Path) -> Vec<Cgroup> {
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     let mut paths: Vec<_> = directories.map(|entry| entry.path()).collect();
     paths.sort_unstable();
-    // One that is removed meanwhile needs no program.
+    // A cgroup that was removed meanwhile needs no program.
     let opened = paths.iter().filter_map(|path| Cgroup::open(path).ok());
     opened.take(MAX_CHILDREN).collect()
 }

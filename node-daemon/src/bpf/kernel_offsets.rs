@@ -1,5 +1,4 @@
-//! Whether this kernel's sockets can be accelerated: where it keeps what the programs must know of
-//! them.
+//! Detection of acceleration support: the offsets of socket members in this kernel.
 
 use std::{fs, io};
 
@@ -10,19 +9,19 @@ use super::{attach::SPLICE_FN, btf::Btf, link};
 /// The kernel's own BTF.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Why they cannot.
+/// The reason why acceleration is not supported.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// No BTF.
+    /// The kernel has no BTF.
     #[error("the kernel has no BTF ({VMLINUX}: {source}); is it built with CONFIG_DEBUG_INFO_BTF?")]
     Absent {
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// BTF that is cut off, or newer than this daemon.
+    /// The BTF is truncated, or its format is newer than this daemon.
     #[error("the BTF of this kernel ({VMLINUX}) cannot be parsed")]
     Strange,
-    /// It is built differently.
+    /// The kernel lacks a function or member.
     #[error("this kernel has no '{what}'")]
     Missing {
         /// A function, or a structure and its member.
@@ -30,14 +29,14 @@ pub(crate) enum Error {
     },
 }
 
-/// Asks the kernel.
+/// Reads the offsets of the running kernel.
 pub(crate) fn of_this_kernel() -> Result<KernelOffsets, Error> {
     let bytes = fs::read(VMLINUX).map_err(|source| Error::Absent { source })?;
     read(&Btf::parse(&bytes).ok_or(Error::Strange)?)
 }
 
-/// Whether a program may follow that applications splice from their sockets. Some kernels are built
-/// without what it takes, some machines forbid it.
+/// Whether an `fentry` program can detect `splice(2)`. Some kernels are built without support, some
+/// machines forbid it.
 pub(super) fn can_trace_splice() -> bool {
     let bytes = fs::read(VMLINUX).unwrap_or_default();
     let function = Btf::parse(&bytes).and_then(|btf| btf.function(SPLICE_FN));

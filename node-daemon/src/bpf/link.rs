@@ -1,7 +1,8 @@
-//! Links: what keeps a program at its hook, as long as a descriptor or a pin holds the link.
+//! The `bpf(2)` system calls for links: a link attaches a program as long as a descriptor or a pin
+//! holds it.
 //!
-//! aya makes links, but cannot replace the program of one at a cgroup or a network namespace:
-//! the system calls are here.
+//! aya creates links, but cannot replace the program of a cgroup or netns link, so this module has the
+//! system calls.
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
@@ -20,14 +21,14 @@ use aya_obj::generated::{
 };
 use nix::errno::Errno;
 
-/// A program at a hook.
+/// A link of a program to a hook.
 #[derive(Debug)]
 pub(super) struct Link(OwnedFd);
 
 impl Link {
-    /// Attaches a program. A link lets other programs run beside it (`BPF_F_ALLOW_MULTI` is implied,
-    /// `cgroup_bpf_link_attach`). At a cgroup it comes before those that are there, where the kernel
-    /// can order them (Linux 6.17).
+    /// Attaches a program. A link permits other programs beside it (`BPF_F_ALLOW_MULTI` is implied,
+    /// `cgroup_bpf_link_attach`). At a cgroup it runs before the existing programs, if the kernel
+    /// supports an order (Linux 6.17).
     pub(super) fn attach(
         program: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
@@ -47,14 +48,14 @@ impl Link {
         }
     }
 
-    /// Attaches a program to the function of the kernel that it was loaded for.
+    /// Attaches a tracing program to the kernel function for which it was loaded.
     pub(super) fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<Self> {
         let mut attr = empty();
         attr.raw_tracepoint.prog_fd = number(program);
         bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr).map(Self::own)
     }
 
-    /// The link that is pinned at `path`.
+    /// Opens the link that is pinned at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let path = terminated(path)?;
         let mut attr = empty();
@@ -62,7 +63,7 @@ impl Link {
         bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(Self::own)
     }
 
-    /// Makes the link outlive this process.
+    /// Pins the link, so that it outlives this process.
     pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
         let path = terminated(path)?;
         let mut attr = empty();
@@ -71,8 +72,8 @@ impl Link {
         bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
     }
 
-    /// Puts another program in the place of the one that is there, between two calls of the
-    /// hook. Fails with `ENOLINK` if what the link was attached to is gone.
+    /// Replaces the program atomically, between two calls of the hook. Fails with `ENOLINK` if the
+    /// link's target was removed.
     pub(super) fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         let mut attr = empty();
         attr.link_update.link_fd = number(self.0.as_fd());
@@ -80,29 +81,29 @@ impl Link {
         bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
     }
 
-    /// The kernel's number of the program.
+    /// The program's ID.
     pub(super) fn program(&self) -> io::Result<u32> {
         self.info().map(|info| info.prog_id)
     }
 
-    /// Identity of the cgroup to which the link is attached: its inode number.
+    /// ID of the link's cgroup: its inode number.
     pub(super) fn cgroup(&self) -> io::Result<u64> {
-        // SAFETY: the kernel fills this member for links of cgroup programs; for others it reads
-        // as some number, which belongs to no cgroup of ours.
+        // SAFETY: the kernel fills this member for links of cgroup programs; for other links it is an
+        // arbitrary integer, which matches no cgroup of ours.
         self.info()
             .map(|info| unsafe { info.__bindgen_anon_1.cgroup.cgroup_id })
     }
 
-    /// Whether the network namespace to which the link is attached still exists.
+    /// Whether the link's network namespace still exists.
     pub(super) fn netns_exists(&self) -> io::Result<bool> {
-        // SAFETY: as for `cgroup`. The kernel writes 0 once the namespace is gone
+        // SAFETY: as for `cgroup`. The kernel writes 0 once the namespace is removed
         // (`bpf_netns_link_fill_info`).
         self.info()
             .map(|info| unsafe { info.__bindgen_anon_1.netns.netns_ino } != 0)
     }
 
     fn info(&self) -> io::Result<bpf_link_info> {
-        // SAFETY: plain numbers, for which zero is a value.
+        // SAFETY: an integer structure, for which zero is a valid value.
         let mut info: bpf_link_info = unsafe { zeroed() };
         let mut attr = empty();
         attr.info.bpf_fd = number(self.0.as_fd());
@@ -111,15 +112,15 @@ impl Link {
         bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(|_| info)
     }
 
-    /// Takes ownership of a descriptor that the kernel has just made.
+    /// Owns a descriptor that the kernel has just created.
     fn own(fd: RawFd) -> Self {
-        // SAFETY: nobody else knows the descriptor.
+        // SAFETY: the descriptor has no other owner.
         Self(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }
 
-/// Lets a program decide about every socket that is put into a map from now on, in place of the
-/// program before. It stays for as long as the map. (Links of this kind exist since Linux 6.10.)
+/// Attaches a program to a sockmap, in place of the previous one: it applies to every socket that is
+/// added from now on. It stays as long as the map. (Links of this kind exist since Linux 6.10.)
 pub(super) fn attach_to_map(
     program: BorrowedFd<'_>,
     map: BorrowedFd<'_>,
@@ -132,8 +133,8 @@ pub(super) fn attach_to_map(
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Loads an `sk_lookup` program. `code` is instructions as numbers in the byte order of this machine
-/// (RFC 9669).
+/// Loads an `sk_lookup` program. `code` has the instructions as integers in the byte order of this
+/// machine (RFC 9669).
 pub(super) fn load_sk_lookup(name: &CStr, code: &[u64]) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP as u32;
@@ -141,17 +142,16 @@ pub(super) fn load_sk_lookup(name: &CStr, code: &[u64]) -> io::Result<OwnedFd> {
     attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
     attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
-    // SAFETY: plain numbers of this command.
+    // SAFETY: integer members of this command.
     let prog_name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
     for (to, from) in prog_name.iter_mut().zip(name.to_bytes_with_nul()) {
         *to = from.cast_signed();
     }
-    // SAFETY: nobody else knows the descriptor.
+    // SAFETY: the descriptor has no other owner.
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Attaches a program that does nothing to a function of the kernel, by its number in the kernel's BTF,
-/// and takes it away again.
+/// Attaches an empty program to a kernel function, by its BTF ID, and detaches it again.
 pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     // `r0 = 0; exit` (RFC 9669).
     const CODE: [u64; 2] = [0xb7, 0x95];
@@ -162,20 +162,20 @@ pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     attr.__bindgen_anon_3.insns = CODE.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = 2;
     attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
-    // SAFETY: nobody else knows the descriptor.
+    // SAFETY: the descriptor has no other owner.
     let program = unsafe { OwnedFd::from_raw_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?) };
     Link::attach_tracing(program.as_fd()).map(drop)
 }
 
 pub(super) fn empty() -> bpf_attr {
-    // SAFETY: plain numbers, for which zero is a value; the kernel insists on zero in what a
+    // SAFETY: integers, for which zero is a valid value; the kernel requires zero in the members that a
     // command does not use.
     unsafe { zeroed() }
 }
 
 pub(super) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
     let length = size_of::<bpf_attr>();
-    // SAFETY: `attr` lives across the call, as does everything its pointers lead to.
+    // SAFETY: `attr` and all data that its pointers refer to outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
     match RawFd::try_from(result) {
         Ok(fd) if fd >= 0 => Ok(fd),

@@ -1,5 +1,5 @@
-//! The proxies' listeners. The kernel adds those that begin to listen and drops those that
-//! close; the daemon adds those that were there before.
+//! The map of the proxies' listeners. The kernel programs add new listeners and the kernel removes
+//! closed ones; the daemon adds those that existed before.
 
 use std::{
     io::ErrorKind,
@@ -14,19 +14,19 @@ use sluice_abi::{ListenerKey, maps};
 
 use super::{Error, typed_map};
 
-/// `BPF_NOEXIST`: a place that is taken stays as it is.
+/// `BPF_NOEXIST`: a used slot stays unchanged.
 const IF_FREE: u64 = 1;
 
-/// The map `listeners`.
+/// The map `proxy_listeners`.
 pub(super) struct Listeners(SockHash<MapData, ListenerKey>);
 
 impl Listeners {
-    /// Takes the map out of the object.
+    /// Opens the map of the object.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         typed_map::open(object, maps::PROXY_LISTENERS).map(Self)
     }
 
-    /// Puts a listening socket into the first free place.
+    /// Stores a listening socket in the first free slot.
     pub(super) fn add(
         &mut self,
         cookie: u64,
@@ -47,7 +47,7 @@ impl Listeners {
         })
     }
 
-    /// How many listeners of a Pod's proxy are registered.
+    /// The number of registered listeners of a Pod's proxy.
     pub(super) fn count(&self, cookie: u64) -> Result<usize, Error> {
         let mut found = 0;
         for key in self.0.keys() {

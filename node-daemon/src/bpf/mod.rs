@@ -1,7 +1,7 @@
-//! The kernel side, seen from the daemon: the only module that knows aya.
+//! The daemon's interface to programs, links and maps: the only module that uses aya.
 //!
-//! [`Datapath`] reaches every program, link and map. They are pinned: the kernel works on when the
-//! daemon is gone, and the next one takes them over.
+//! [`Datapath`] has all of them. They are pinned: they stay active in the kernel without a daemon, and
+//! the next daemon adopts them.
 
 mod aliases;
 mod attach;
@@ -77,14 +77,13 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// Takes over what an earlier daemon pinned, or builds it: all of it, or nothing. With a layout, which
-    /// [`kernel_offsets`] gives, sockets of the node may be accelerated.
+    /// Adopts the pins of an earlier daemon, or builds the datapath: completely, or not at all. With
+    /// offsets, from [`kernel_offsets`], sockets of the node may be accelerated.
     ///
     /// # Errors
     ///
-    /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel refuses;
-    /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if something cannot be
-    /// pinned.
+    /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel rejects it;
+    /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
     pub(crate) fn open(
         pins: Pins,
         cgroup: &Path,
@@ -133,10 +132,10 @@ impl Datapath {
         })
     }
 
-    /// Puts hooks of the cgroup back whose pins somebody removed. `true` if there were any.
+    /// Restores cgroup hooks whose pins were removed. `true` if there were any.
     ///
-    /// Pins of maps are not put back: the maps are open here, and the next daemon builds a new
-    /// generation if it finds this one incomplete.
+    /// Pins of maps are not restored: this process has the maps open, and the next daemon builds a new
+    /// generation if this one is incomplete.
     pub(crate) fn repair_hooks(&self) -> Result<bool, Error> {
         if self.missing()?.is_empty() {
             hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)?;
@@ -148,7 +147,7 @@ impl Datapath {
         Ok(true)
     }
 
-    /// Everyone else's programs at the hooks whose order matters.
+    /// Programs of other owners at the hooks whose order matters.
     pub(crate) fn foreign_programs(&self) -> Result<Vec<ForeignProgram>, Error> {
         hierarchy::foreign(&self.programs, &self.cgroup)
     }
@@ -164,7 +163,7 @@ impl Datapath {
         attach::attach(programs, generation, cgroup, *enabled_hooks)
     }
 
-    /// Names of the programs that have lost their hook at the cgroup.
+    /// Names of the programs that are no longer attached to the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
         attach::missing(
             &self.programs,
@@ -174,33 +173,33 @@ impl Datapath {
         )
     }
 
-    /// What was found of the kernel.
+    /// The detected kernel features.
     pub(crate) fn features(&self) -> Features {
         self.features
     }
 
-    /// Whether an earlier daemon's state was taken over.
+    /// Whether the pins of an earlier daemon were adopted.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopted
     }
 
-    /// The cgroup whose processes are served.
+    /// The root cgroup, whose processes are served.
     pub(crate) fn cgroup(&self) -> &Path {
         &self.cgroup
     }
 
-    /// Removes what daemons of other versions left, and tells what it was. To be called when
-    /// every Pod is in this one's maps.
+    /// Removes the pins of daemons of other versions, and returns their paths. Call it when every Pod
+    /// is in the maps of this one.
     pub(crate) fn remove_others(&self) -> Result<Vec<PathBuf>, Error> {
         self.pins.remove_others()
     }
 
-    /// Lets go of the kernel side without changing it.
+    /// Releases the datapath without changing the kernel state.
     pub(crate) fn into_pins(self) -> Pins {
         self.pins
     }
 
-    /// The programs and where they run, by their names.
+    /// The programs and their attachments, by their names.
     pub(crate) fn programs(&self) -> Result<Vec<ProgramView>, Error> {
         let missing = self.missing();
         let is_there =
@@ -254,7 +253,7 @@ impl Datapath {
         attach::has_sk_lookup(&self.generation.pod(cookie))
     }
 
-    /// Network namespaces that have an inbound hook, also of Pods that are gone.
+    /// Network namespaces with an inbound hook, including those of deleted Pods.
     pub(crate) fn netns_with_sk_lookup(&self) -> Result<Vec<u64>, Error> {
         self.generation.pods()
     }
@@ -269,12 +268,12 @@ impl Datapath {
         self.addresses.all()
     }
 
-    /// Everything that Pods list.
+    /// Every rule of every Pod.
     pub(crate) fn all_rules(&self) -> Result<Vec<Rule>, Error> {
         self.rule_maps.all()
     }
 
-    /// Registers a listener of the proxy that was there before its Pod was admitted. `family` is
+    /// Registers a listener of the proxy that existed before its Pod was enrolled. `family` is
     /// `AF_INET` or `AF_INET6`.
     pub(crate) fn add_listener(
         &mut self,
@@ -285,12 +284,12 @@ impl Datapath {
         self.listeners.add(cookie, family, socket)
     }
 
-    /// How many listeners of a Pod's proxy are registered.
+    /// The number of registered listeners of a Pod's proxy.
     pub(crate) fn listeners(&self, cookie: u64) -> Result<usize, Error> {
         self.listeners.count(cookie)
     }
 
-    /// Writes the entry of a network namespace, in place of the one that is there.
+    /// Writes the entry of a network namespace, and replaces an existing one.
     pub(crate) fn set_netns_entry(
         &mut self,
         cookie: u64,
@@ -306,9 +305,8 @@ impl Datapath {
         self.netns_entries.set(cookie, *netns_entry)
     }
 
-    /// Lets callers of whom nothing is known be compared with Pods whose network namespace is not
-    /// known, in place of those that were awaited before. Each has an entry under a provisional
-    /// cookie. Those beyond [`maps::MAX_PENDING_PODS`] have to wait.
+    /// Replaces the list of pending Pods, with which the programs compare unknown callers. Each has an
+    /// entry under a provisional cookie. The list holds the first [`maps::MAX_PENDING_PODS`].
     pub(crate) fn set_pending_pods(&mut self, provisional: &[u64]) -> Result<(), Error> {
         let slots = provisional.iter().chain(std::iter::repeat(&0));
         for (slot, cookie) in (0..maps::MAX_PENDING_PODS).zip(slots) {
@@ -319,17 +317,18 @@ impl Datapath {
         Ok(())
     }
 
-    /// To hear when the kernel has found an awaited Pod. To be taken once, within a runtime.
+    /// The ring of resolved pending Pods. Call it once, within a tokio runtime.
     pub(crate) fn netns_found(&mut self) -> Result<Ring<u64>, Error> {
         Ring::open(&mut self.programs, maps::NETNS_FOUND)
     }
 
-    /// What the programs decide, while it is watched. To be taken once, within a runtime.
+    /// The ring of events, which the programs fill while a monitor is active. Call it once, within a
+    /// tokio runtime.
     pub(crate) fn events(&mut self) -> Result<Ring<Event>, Error> {
         Ring::open(&mut self.programs, maps::EVENTS)
     }
 
-    /// Lets the programs tell of what they decide, for some time from now on.
+    /// Enables events for a duration from now on.
     pub(crate) fn enable_events(&mut self, time: Duration) -> Result<(), Error> {
         // The clock of `bpf_ktime_get_ns`.
         let now =
@@ -341,20 +340,19 @@ impl Datapath {
             .map_err(|source| Error::map(maps::MONITOR_UNTIL, "write to", source))
     }
 
-    /// Removes the entry of a network namespace, if there is one, and what the kernel learned of
-    /// its proxy.
+    /// Removes the entry of a network namespace, if there is one, and the programs' state of its proxy.
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
         self.dns_capture.remove(cookie)
     }
 
-    /// Who was refused a port of a proxy: Pod, port and user, the last ones only.
+    /// Denied binds of proxy ports: Pod, port and UID (LRU).
     pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
         self.foreign_binds.all()
     }
 
-    /// Captures a Pod's DNS queries: its proxy answers them.
+    /// Enables DNS capture for a Pod: its proxy answers queries.
     pub(crate) fn capture_dns(&mut self, cookie: u64) -> Result<(), Error> {
         self.dns_capture.set(cookie, 0)
     }
@@ -369,7 +367,7 @@ impl Datapath {
         self.netns_entries.get(cookie)
     }
 
-    /// Writes the entry of a Pod's address, in place of the one that is there.
+    /// Writes the entry of a Pod's address, and replaces an existing one.
     pub(crate) fn set_address(&mut self, addr: Addr, pod: &PodConfig) -> Result<(), Error> {
         self.addresses.set(addr, *pod)
     }
@@ -384,17 +382,17 @@ impl Datapath {
         self.addresses.get(addr)
     }
 
-    /// Lists a port or a network of a Pod.
+    /// Adds a rule of a Pod.
     pub(crate) fn add_rule(&mut self, rule: &Rule) -> Result<(), Error> {
         self.rule_maps.add(rule)
     }
 
-    /// Takes it off the list, if it is there.
+    /// Removes a rule of a Pod, if it exists.
     pub(crate) fn remove_rule(&mut self, rule: &Rule) -> Result<(), Error> {
         self.rule_maps.remove(rule)
     }
 
-    /// How often each reason decided, over all CPUs, since the programs were loaded.
+    /// The count of each reason, over all CPUs, since the programs were loaded.
     pub(crate) fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
         let total = |reason: &Reason| {
             let slots = self
@@ -407,7 +405,8 @@ impl Datapath {
     }
 }
 
-/// Whether a Pod's applications are refused options, because their sockets may be accelerated.
+/// Whether the `setsockopt` hook is necessary, because sockets of a Pod's applications may be
+/// accelerated.
 fn needs_setsockopt_hook(netns_entry: &NetnsEntry) -> bool {
     netns_entry.pod.flags.has(PodFlags::ACCELERATE_ALL)
 }

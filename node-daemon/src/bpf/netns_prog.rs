@@ -1,13 +1,13 @@
-//! The entry program of a Pod: which network namespace a connection enters.
+//! The entry program of each intercepted netns, which identifies the netns of a connection.
 //!
 //! The kernel reports a connection's addresses to `sk_lookup` programs, not its network namespace. An
-//! address is no answer: link-local ones are not unique, an interface may have addresses that no CNI
-//! result listed, and a namespace may hold an address of another Pod. So each Pod's namespace has a
-//! program of its own, a few instructions with the namespace's cookie among them. It writes the
-//! cookie to this CPU's slot of `lookup_netns` and continues with the program in `lookup_prog`, which
-//! decides. The kernel runs both with migration disabled (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
+//! address does not identify the Pod: link-local addresses are not unique, an interface may have
+//! addresses that no CNI result listed, and a namespace may hold an address of another Pod. So each
+//! Pod's namespace has its own program, a few instructions with the namespace's cookie as a constant.
+//! It writes the cookie to this CPU's slot of `lookup_netns` and continues with the deciding program in
+//! `lookup_prog`. The kernel runs both with migration disabled (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
 //!
-//! A daemon that takes over replaces the program in `lookup_prog`, for all Pods at once.
+//! At a takeover the new daemon replaces the program in `lookup_prog`, for all Pods at once.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
@@ -19,18 +19,18 @@ use sluice_abi::maps;
 
 use super::{Error, attach::SK_LOOKUP_PROG, link, typed_map};
 
-/// The place of the deciding program.
+/// The index of the deciding program.
 const STEER_AT: u32 = 0;
 
-/// Descriptors of both maps of the entry programs.
+/// Descriptors of the two maps that the entry programs use.
 pub(super) struct NetnsProgram {
     netns: OwnedFd,
     prog: OwnedFd,
 }
 
 impl NetnsProgram {
-    /// Takes the maps out of the object, and lets the object's program decide about every Pod's
-    /// connections from now on.
+    /// Opens the maps of the object, and installs the object's program as the deciding program of every
+    /// Pod.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         let (netns, prog) = (maps::LOOKUP_NETNS, maps::LOOKUP_PROG);
         let entry = Self {
@@ -67,7 +67,8 @@ fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
     fd.map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
 }
 
-/// The instructions. A CPU without a slot, and an empty place in `lookup_prog`, refuse the connection.
+/// The instructions. Without a slot for the CPU, or a program in `lookup_prog`, they drop the
+/// connection.
 fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
     /// `BPF_PSEUDO_MAP_FD`.
     const MAP: u64 = 1;
@@ -101,7 +102,7 @@ fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
     ]
 }
 
-/// One instruction (RFC 9669) as a number on a little-endian machine: operation, destination, source,
+/// One instruction (RFC 9669) as an integer on a little-endian machine: opcode, destination, source,
 /// offset, immediate.
 fn one(operation: u64, to: u64, from: u64, offset: i16, immediate: i32) -> u64 {
     let (offset, immediate) = (offset.cast_unsigned(), immediate.cast_unsigned());

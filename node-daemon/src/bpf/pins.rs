@@ -1,4 +1,4 @@
-//! The directory in a BPF file system that keeps maps and links while no daemon runs.
+//! The directory of pins in a BPF file system, which keeps maps and links while no daemon runs.
 //!
 //! ```text
 //! ROOT/vABI/maps/NAME       a map
@@ -9,10 +9,10 @@
 //! ROOT/vABI/pods/COOKIE     the link of the inbound program to a Pod's network namespace
 //! ```
 //!
-//! A generation is named after the ABI of what it holds. It is built under another name and
-//! renamed when it is complete, so that a generation that can be seen is whole. Everything else
-//! below the root is what an earlier daemon left: it works on until its successor has taken the
-//! Pods over, and is removed then.
+//! The name of a generation is its ABI version. A generation is built under another name and renamed
+//! when it is complete, so that a visible generation is always complete. Everything else below the root
+//! belongs to an earlier daemon: it stays active until its successor has moved the Pods, and is removed
+//! then.
 
 use std::{
     ffi::OsStr,
@@ -40,43 +40,43 @@ use super::{
     hierarchy,
 };
 
-/// Directories of a generation, in the order in which they must be removed: what runs first.
+/// Directories of a generation, in the order of their removal: active programs first.
 const DIRECTORIES: [&str; 5] = [CHILDREN, ROOT, HOOKS, PODS, MAPS];
 const CHILDREN: &str = "children";
 const ROOT: &str = "root";
-/// In [`ROOT`].
+/// The symbolic link in [`ROOT`].
 const CGROUP: &str = "cgroup";
 const HOOKS: &str = "hooks";
 const PODS: &str = "pods";
 const MAPS: &str = "maps";
 
-/// The descriptors of this process: private file systems are reached through them.
+/// The descriptors of this process, through which it accesses private file systems.
 const OWN_FILES: &str = "/proc/self/fd";
 
-/// The root, owned by one daemon at a time.
+/// The root directory, locked by one daemon at a time.
 #[derive(Debug)]
 pub(crate) struct Pins {
     root: PathBuf,
     _lock: Flock<File>,
 }
 
-/// Maps and links of one ABI.
+/// The maps and links of one ABI version.
 #[derive(Clone, Debug)]
 pub(super) struct Generation(PathBuf);
 
-/// A BPF file system that nobody else sees, and that goes when it is dropped, with everything
-/// that is pinned in it.
+/// A private BPF file system, detached from every directory tree. It disappears on drop with all its
+/// pins.
 pub(crate) struct PrivateBpffs(OwnedFd);
 
 impl Pins {
-    /// Makes the directory if need be, and takes the lock. A directory that exists must be root's
-    /// alone: the root of a BPF file system can be open to everybody (mode 1777), and whoever makes
-    /// the directory first could replace every pin.
+    /// Creates the directory if necessary, and locks it. An existing directory must be writable only by
+    /// root: the root of a BPF file system can be world-writable (mode 1777), and the creator of the
+    /// directory could replace every pin.
     ///
     /// # Errors
     ///
-    /// [`Error::NotBpffs`] and [`Error::Taken`], each saying what to do; [`Error::Pin`] if the
-    /// kernel refuses, or another user can write to the directory.
+    /// [`Error::NotBpffs`] and [`Error::Taken`], each with the remedy; [`Error::Pin`] if the kernel
+    /// fails, or another user can write to the directory.
     pub(crate) fn open(root: &Path) -> Result<Self, Error> {
         let failed = |source| Error::pin("open", root, source);
         if let Err(source) = DirBuilder::new().mode(0o700).create(root)
@@ -102,8 +102,7 @@ impl Pins {
         }
     }
 
-    /// The generation of this daemon's ABI, if a complete one is there. One that somebody took
-    /// something from is set aside.
+    /// The complete generation of this daemon's ABI, if there is one. An incomplete one is renamed.
     pub(super) fn current(&self) -> Result<Option<Generation>, Error> {
         let generation = Generation(self.path());
         if !generation.0.exists() {
@@ -119,7 +118,7 @@ impl Pins {
         Ok(None)
     }
 
-    /// An empty generation, which is not seen until it is published.
+    /// An empty generation, which is invisible until it is published.
     pub(super) fn begin(&self) -> Result<Generation, Error> {
         // No dots: bpffs reserves them (`bpf_lookup` in kernel/bpf/inode.c).
         let path = self.root.join(format!("v{ABI_VERSION}-unfinished"));
@@ -129,14 +128,14 @@ impl Pins {
         Ok(generation)
     }
 
-    /// Makes a complete generation the current one.
+    /// Renames a complete generation to be the current one.
     pub(super) fn publish(&self, generation: &Generation) -> Result<Generation, Error> {
         let path = self.path();
         fs::rename(&generation.0, &path).map_err(|source| Error::pin("make", &path, source))?;
         Ok(Generation(path))
     }
 
-    /// Removes everything but the current generation, and tells what it was.
+    /// Removes everything but the current generation, and returns the removed paths.
     pub(super) fn remove_others(&self) -> Result<Vec<PathBuf>, Error> {
         let current = self.path();
         let others: Vec<_> = (entries(&self.root)?.into_iter())
@@ -148,7 +147,7 @@ impl Pins {
         Ok(others)
     }
 
-    /// Removes everything, programs before what they read, and tells which pins there were.
+    /// Removes everything, programs before their maps, and returns the removed pins.
     pub(crate) fn remove_all(self) -> Result<Vec<PathBuf>, Error> {
         let mut removed = Vec::new();
         remove(&self.root, &mut removed)?;
@@ -166,24 +165,24 @@ impl Pins {
 }
 
 impl Generation {
-    /// Makes those that are not there.
+    /// Creates the missing directories.
     pub(super) fn make_directories(&self) -> Result<(), Error> {
         (DIRECTORIES.iter()).try_for_each(|name| Self::make(&self.0.join(name)))
     }
 
-    /// Makes a directory of a generation, unless it is there.
+    /// Creates a directory of a generation, unless it exists.
     pub(super) fn make(directory: &Path) -> Result<(), Error> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(directory);
         made.map_err(|source| Error::pin("make", directory, source))
     }
 
-    /// Whether it ends with this process: what it holds must be links, which end with it.
+    /// Whether it ends with this process: then it must hold links, which end with it.
     pub(super) fn is_private(&self) -> bool {
         self.0.starts_with(OWN_FILES)
     }
 
-    /// Notes the root cgroup: whoever removes the generation must detach programs there.
+    /// Stores the root cgroup: the removal of the generation must detach programs there.
     pub(super) fn set_root(&self, cgroup: &Path) -> Result<(), Error> {
         if self.is_private() {
             return Ok(());
@@ -202,7 +201,7 @@ impl Generation {
         self.0.join(ROOT).join(program)
     }
 
-    /// Numbers of the programs at the root cgroup that this generation and others beside it hold.
+    /// IDs of the root programs that this generation and its siblings hold.
     pub(super) fn all_root_programs(&self) -> Vec<u32> {
         let generations = self.0.parent().map(entries);
         let pins = (generations.into_iter().flatten().flatten())
@@ -219,7 +218,7 @@ impl Generation {
         self.0.join(CHILDREN).join(id.to_string())
     }
 
-    /// Those that are there.
+    /// The existing directories of child cgroups.
     pub(super) fn children(&self) -> Result<Vec<PathBuf>, Error> {
         entries(&self.0.join(CHILDREN))
     }
@@ -236,12 +235,12 @@ impl Generation {
         self.0.join(PODS).join(cookie.to_string())
     }
 
-    /// Programs that have a link.
+    /// The pins of programs with a link to the root cgroup.
     pub(super) fn hooks(&self) -> Result<Vec<PathBuf>, Error> {
         entries(&self.0.join(HOOKS))
     }
 
-    /// Network namespaces that have a link, by cookie.
+    /// Cookies of the network namespaces with a link.
     pub(super) fn pods(&self) -> Result<Vec<u64>, Error> {
         let cookie = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
         Ok(entries(&self.0.join(PODS))?
@@ -252,7 +251,7 @@ impl Generation {
 }
 
 impl PrivateBpffs {
-    /// Mounts one, outside of every directory tree.
+    /// Mounts a BPF file system outside every directory tree.
     pub(crate) fn mount() -> io::Result<Self> {
         let filesystem = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&filesystem)?;
@@ -264,7 +263,7 @@ impl PrivateBpffs {
         Ok(Self(mount))
     }
 
-    /// A directory in it, as this process reaches it.
+    /// The path of a directory in it, for this process.
     pub(crate) fn directory(&self) -> PathBuf {
         let number = self.0.as_raw_fd().to_string();
         Path::new(OWN_FILES).join(number).join("sluice")
@@ -287,7 +286,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// Removes a pin, or a directory with all its pins, if it is there. Adds the pins to `removed`.
+/// Removes a pin, or a directory with all its pins, if it exists. Adds the pins to `removed`.
 pub(super) fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Error> {
     let failed = |source| Error::pin("remove", path, source);
     match fs::symlink_metadata(path) {
@@ -309,7 +308,7 @@ pub(super) fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Erro
     }
 }
 
-/// The place of a directory in the order of removal.
+/// The rank of a directory in the order of removal.
 fn rank(name: Option<&OsStr>) -> Option<usize> {
     DIRECTORIES
         .iter()

@@ -1,4 +1,4 @@
-//! Hearing from the kernel what it tells unasked.
+//! Asynchronous reads of the programs' ring buffers.
 
 use std::{io, marker::PhantomData};
 
@@ -10,19 +10,19 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Error, typed_map};
 
-/// A ring of elements that the programs write.
+/// A ring buffer of elements from the programs.
 pub(crate) struct Ring<T> {
     ring: AsyncFd<RingBuf<MapData>>,
     of: PhantomData<fn() -> T>,
 }
 
 impl<T: Pod> Ring<T> {
-    /// Takes the ring out of the object. Within a runtime of tokio.
+    /// Opens the ring of the object. Requires a tokio runtime.
     pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         let ring = typed_map::open(object, name)?;
         #[expect(unsafe_code, reason = "aya's ring implements `AsRawFd` alone")]
-        // SAFETY: a ring keeps its map's descriptor open for as long as it lives, and tells no
-        // other.
+        // SAFETY: a ring keeps its map's descriptor open for its whole life, and always returns the
+        // same one.
         let registered = unsafe { AsyncFd::register(ring) };
         let ring = registered.map_err(|error| Error::Listen(error.into()))?;
         Ok(Self {
@@ -31,7 +31,7 @@ impl<T: Pod> Ring<T> {
         })
     }
 
-    /// Waits until something is in the ring, and takes all of it out.
+    /// Waits until the ring has elements, and removes and returns all of them.
     pub(crate) async fn next(&mut self) -> io::Result<Vec<T>> {
         let mut ready = self.ring.readable_mut().await?;
         let mut found = Vec::new();

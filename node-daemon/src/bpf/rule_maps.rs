@@ -1,4 +1,4 @@
-//! The ports and networks that Pods list.
+//! The maps of the Pods' rules: ports, CIDRs, interfaces and preferred sources.
 
 use aya::{
     Ebpf, Pod,
@@ -14,24 +14,25 @@ use super::{
     typed_map::{self, TypedMap, absent_is_none},
 };
 
-/// Something that a Pod lists.
+/// A rule of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Rule {
-    /// Ports, in the list that their key names.
+    /// Ports, in the list that their key identifies.
     Port(PortPrefix),
-    /// A network whose connections are the proxy's.
+    /// A CIDR whose connections are redirected.
     IncludeCidr(NetworkPrefix),
-    /// A network that is left alone.
+    /// A CIDR that is not redirected.
     ExcludeCidr(NetworkPrefix),
-    /// A network of which no row is asked.
+    /// A CIDR that bypasses all rules.
     BypassCidr(NetworkPrefix),
-    /// A network that is reached from this address.
+    /// A CIDR with the preferred source address of its route.
     Prefsrc(NetworkPrefix, Addr),
-    /// An interface of which no row is asked.
+    /// An interface that bypasses all rules.
     ExcludeInterface(InterfaceKey),
 }
 
-/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst` and `exclude_ifindex`.
+/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst`
+/// and `exclude_ifindex`.
 pub(super) struct RuleMaps {
     ports: TypedMap<PortKey, u8>,
     ranges: Trie<PortKey, u8>,
@@ -42,7 +43,7 @@ pub(super) struct RuleMaps {
     exclude_ifindex: TypedMap<InterfaceKey, u8>,
 }
 
-/// A trie with its name, for errors that tell which.
+/// A trie with its name for error messages.
 struct Trie<K: Pod, V: Pod> {
     name: &'static str,
     map: LpmTrie<MapData, K, V>,
@@ -63,7 +64,7 @@ impl Rule {
 }
 
 impl RuleMaps {
-    /// Takes the maps out of the object.
+    /// Opens the maps of the object.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             ports: TypedMap::open(object, maps::PORTS)?,
@@ -76,7 +77,7 @@ impl RuleMaps {
         })
     }
 
-    /// Lists something.
+    /// Adds a rule.
     pub(super) fn add(&mut self, rule: &Rule) -> Result<(), Error> {
         match rule {
             Rule::Port(prefix) if prefix.is_single() => self.ports.set(prefix.key, 0),
@@ -91,7 +92,7 @@ impl RuleMaps {
         }
     }
 
-    /// Takes it off the list, if it is there.
+    /// Removes a rule, if it exists.
     pub(super) fn remove(&mut self, rule: &Rule) -> Result<(), Error> {
         match rule {
             Rule::Port(prefix) if prefix.is_single() => self.ports.remove(prefix.key),
@@ -104,7 +105,7 @@ impl RuleMaps {
         }
     }
 
-    /// Everything that is listed.
+    /// Every rule in the maps.
     pub(super) fn all(&self) -> Result<Vec<Rule>, Error> {
         let single = |key| {
             let bits = PortKey::BITS;

@@ -1,4 +1,4 @@
-//! A hash map in the kernel that the daemon alone writes.
+//! A typed hash map in the kernel that only the daemon writes.
 
 use aya::{
     Ebpf, Pod,
@@ -7,13 +7,13 @@ use aya::{
 
 use super::Error;
 
-/// A typed map with its name, for errors that tell which.
+/// A typed map with its name for error messages.
 pub(super) struct TypedMap<K: Pod, V: Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
 }
 
-/// Takes a map out of the object.
+/// Opens a map of the object.
 pub(super) fn open<M>(object: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = MapError>,
@@ -24,7 +24,7 @@ where
 }
 
 impl<K: Pod, V: Pod> TypedMap<K, V> {
-    /// Takes a map out of the object.
+    /// Opens a map of the object.
     pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
         Ok(Self {
             name,
@@ -32,14 +32,14 @@ impl<K: Pod, V: Pod> TypedMap<K, V> {
         })
     }
 
-    /// Writes an entry, in place of the one that is there.
+    /// Writes an entry, and replaces an existing one.
     pub(super) fn set(&mut self, key: K, value: V) -> Result<(), Error> {
         let Self { name, map } = self;
         map.insert(key, value, 0)
             .map_err(|source| Error::map(name, "write to", source))
     }
 
-    /// Removes an entry, if it is there.
+    /// Removes an entry, if it exists.
     pub(super) fn remove(&mut self, key: K) -> Result<(), Error> {
         let Self { name, map } = self;
         absent_is_none(map.remove(&key))
@@ -47,7 +47,7 @@ impl<K: Pod, V: Pod> TypedMap<K, V> {
             .map_err(|source| Error::map(name, "remove from", source))
     }
 
-    /// Every entry. One that changes meanwhile may be missing, or be there twice.
+    /// Every entry. One that changes concurrently may be missing, or appear twice.
     pub(super) fn all(&self) -> Result<Vec<(K, V)>, Error> {
         let Self { name, map } = self;
         map.iter()
@@ -55,7 +55,7 @@ impl<K: Pod, V: Pod> TypedMap<K, V> {
             .map_err(|source| Error::map(name, "read", source))
     }
 
-    /// Every key, likewise.
+    /// Every key, with the same limitation.
     pub(super) fn keys(&self) -> Result<Vec<K>, Error> {
         let Self { name, map } = self;
         map.keys()
@@ -70,7 +70,7 @@ impl<K: Pod, V: Pod> TypedMap<K, V> {
     }
 }
 
-/// An absent key is an answer, not an error.
+/// Maps an absent key to `None`.
 pub(super) fn absent_is_none<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),

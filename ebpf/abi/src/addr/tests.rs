@@ -1,4 +1,4 @@
-//! The predicates at the edges of their ranges, and the addresses at which the proxy is met.
+//! Tests of the address predicates at the edges of their ranges, and of the alias addresses.
 
 extern crate std;
 use super::*;
@@ -11,7 +11,7 @@ fn v6(last: u32) -> Addr {
     Addr::v6([0xfd00_0000_u32.to_be(), 7, 0, last.to_be()])
 }
 
-/// 256 neighbours of each family.
+/// 256 adjacent destinations of each family.
 fn destinations() -> impl Iterator<Item = Addr> {
     let of = |last: u8| [v4(10, 1, 2, last), v6(last.into())];
     (0..=255).flat_map(of)

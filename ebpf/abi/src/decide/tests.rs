@@ -1,4 +1,4 @@
-//! One table; every row runs for IPv4, IPv6 and v4-mapped destinations.
+//! The table of interception rules; every row runs for IPv4, IPv6 and v4-mapped destinations.
 
 extern crate std;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,7 +28,7 @@ enum Family {
     Mapped,
 }
 
-/// Destinations by what they are, so that a row means the same in each family.
+/// Kinds of destinations, so that a row has the same meaning in each family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum To {
     World,
@@ -59,9 +59,9 @@ fn address(ip: IpAddr) -> Addr {
 fn v4(a: u8, b: u8, c: u8, d: u8, family: Family) -> Addr {
     let plain = Ipv4Addr::new(a, b, c, d);
     match family {
-        // What connect4 builds from the context.
+        // The form that `connect4` builds from the context.
         Family::V4 => Addr::v4(u32::from_ne_bytes(plain.octets())),
-        // What connect6 is given by an AF_INET6 socket.
+        // The form that `connect6` gets from an `AF_INET6` socket.
         Family::Mapped | Family::V6 => address(IpAddr::V6(plain.to_ipv6_mapped())),
     }
 }

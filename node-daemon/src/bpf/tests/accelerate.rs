@@ -1,4 +1,4 @@
-//! Connections from socket to socket.
+//! Tests of accelerated connections.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -21,9 +21,9 @@ use super::{
 const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
 const ALL: PodFlags = PROXIES.with(PodFlags::ACCELERATE_ALL);
 
-/// For everything that a connection does.
+/// The time limit of a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is written at one time.
+/// Bytes of one write.
 const PIECE: usize = 32 * 1024;
 
 /// A Pod, and the proxy's outbound listener in it.
@@ -34,12 +34,12 @@ fn pod(flags: PodFlags) -> (Lab, TcpListener) {
     (lab, proxy)
 }
 
-/// A connection of the application to the world, and the proxy's end of it. Neither waits in its calls.
+/// An application's connection to the world, and the proxy's end of it. Both are nonblocking.
 fn through(lab: &Lab, proxy: &TcpListener, to: &str) -> (TcpStream, TcpStream) {
     connect_pair_nonblocking((&lab.pod, APP, to), (&lab.pod, proxy))
 }
 
-/// Sends a pattern one way, and compares what arrives.
+/// Sends a pattern in one direction, and compares the received data.
 fn carry(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
     let pattern = (0..251_u8).map(|byte| byte ^ seed).cycle();
     let sent: Vec<u8> = pattern.take(length).collect();
@@ -61,7 +61,7 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
     assert!(arrived == sent, "{length} bytes arrive as they were sent");
 }
 
-/// Bytes that a call takes, which does not wait.
+/// The number of bytes of a nonblocking call.
 fn some(call: impl FnOnce() -> io::Result<usize>) -> usize {
     match call() {
         Ok(length) => length,
@@ -73,7 +73,7 @@ fn some(call: impl FnOnce() -> io::Result<usize>) -> usize {
     }
 }
 
-/// As often as it takes until both directions have begun, and twice more.
+/// Exchanges enough messages for both directions to start, and two more.
 fn call(client: &TcpStream, server: &TcpStream, seed: u8) {
     for round in 0..3 {
         carry(client, server, 700, seed ^ round);
@@ -99,7 +99,7 @@ fn application_and_proxy_are_joined_in_both_directions_whatever_the_family() {
         .enumerate()
     {
         let (client, server) = through(&lab, &proxy, to);
-        // How an application reads is known when it has read something.
+        // The way in which an application reads is known after its first read.
         carry(&client, &server, 700, 1);
         carry(&server, &client, 700, 1);
         assert_eq!(counts(&lab), [2 * number as u64, 0, 0, 0], "{to}");
@@ -120,7 +120,7 @@ fn proxies_of_two_pods_are_joined_and_nothing_else_is() {
     call(&client, &server, 1);
     assert_eq!(counts(&lab), [2, 0, 0, 0]);
 
-    // The application and its proxy are not both proxies.
+    // The ends are an application and its proxy, not two proxies.
     let (client, server) = through(&lab, &outbound, &to);
     call(&client, &server, 3);
     assert_eq!(counts(&lab), [2, 0, 0, 0]);
@@ -160,7 +160,7 @@ fn a_connection_whose_budget_is_spent_goes_back_to_tcp_without_a_byte_out_of_ord
     call(&client, &server, 1);
     flood(&client, &server, 8 * REDIRECT_WINDOW_BYTES as usize, 5);
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
-    // Its sockets are as they were before.
+    // Its sockets are plain TCP sockets again.
     await_that(|| {
         call(&client, &server, 6);
         lab.count(Reason::AccelDrained) == 1
@@ -170,7 +170,7 @@ fn a_connection_whose_budget_is_spent_goes_back_to_tcp_without_a_byte_out_of_ord
     assert_eq!(counts(&lab), [2, 1, 0, 0]);
 }
 
-/// Sends more than is read at first.
+/// Sends more than the peer reads at first.
 fn flood(mut from: &TcpStream, mut to: &TcpStream, length: usize, seed: u8) {
     let pattern = (0..251_u8).map(|byte| byte ^ seed).cycle();
     let sent: Vec<u8> = pattern.take(length).collect();
@@ -211,7 +211,7 @@ fn high_connection_rates_are_not_accelerated() {
         carry(&client, &server, 10, 1);
     }
     assert!(lab.count(Reason::AccelSkippedRate) > 0);
-    // Another destination is another habit.
+    // Another destination has its own rate.
     let before = lab.count(Reason::AccelStarted);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:81");
     call(&client, &server, 1);
@@ -236,8 +236,8 @@ fn a_reader_that_never_reads_holds_the_sender_up() {
     drop(server);
 }
 
-/// Writes until the kernel takes no more, while the other end sends a byte now and then and reads
-/// nothing. How many bytes were taken.
+/// Writes until the kernel accepts no more, while the peer sends a byte now and then and reads nothing.
+/// Returns the number of accepted bytes.
 fn fill(mut client: &TcpStream, mut server: &TcpStream) -> usize {
     let (block, mut taken) = (vec![7; 16_384], 0);
     let mut idle = Instant::now();
@@ -287,7 +287,7 @@ fn namespace_with_the_address_of_another_pod_is_not_enrolled() {
         let mut lab = Lab::bare();
         lab.enroll_with(PROXIES);
         lab.enroll_world(PROXIES);
-        // On this node, the address belongs to a Pod in neither namespace.
+        // The maps assign the address to a Pod in neither namespace.
         let owner = PodConfig {
             cookie: 99,
             ..lab.datapath.netns_entry(lab.cookie).unwrap().unwrap().pod
@@ -328,7 +328,7 @@ fn what_is_sent_before_a_close_arrives() {
     }
 }
 
-/// Everything until the end.
+/// Reads to the end of data.
 fn rest(mut of: &TcpStream) -> Vec<u8> {
     let mut heard = Vec::new();
     await_that(|| match of.read_to_end(&mut heard) {
@@ -339,7 +339,7 @@ fn rest(mut of: &TcpStream) -> Vec<u8> {
     heard
 }
 
-/// A socket in the map holds the program, and the program the map.
+/// A socket in the map references the program, and the program the map.
 #[test]
 fn accelerated_connections_outlive_the_data_path_without_losing_a_byte() {
     let (lab, proxy) = pod(ALL);

@@ -1,4 +1,4 @@
-//! The proxy's ports in a meshed Pod.
+//! Tests of the proxy's reserved ports in a meshed Pod.
 
 use std::{
     io::ErrorKind,

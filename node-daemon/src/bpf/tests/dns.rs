@@ -1,4 +1,4 @@
-//! DNS queries.
+//! Tests of DNS capture.
 
 use std::{
     io::ErrorKind,
@@ -14,7 +14,7 @@ use super::{
     sockets::{accept, connect, expect_greeting, listen, owner_of},
 };
 
-/// A meshed Pod whose proxy answers queries, and a server in the world.
+/// A meshed Pod whose proxy answers queries, and an outside server.
 struct Servers {
     lab: Lab,
     dns_capture: [UdpSocket; 2],
@@ -44,7 +44,7 @@ fn bind(netns: &Netns, at: &str) -> UdpSocket {
     })
 }
 
-/// A client's socket of the family of an address, as it is written.
+/// A client socket of the family in which an address is written.
 fn client(lab: &Lab, to: &str) -> UdpSocket {
     let any = if to.starts_with('[') {
         "[::]:0"
@@ -54,7 +54,7 @@ fn client(lab: &Lab, to: &str) -> UdpSocket {
     bind(&lab.pod, any)
 }
 
-/// Sends a query as a user, to an address or, `None`, on a connected socket.
+/// Sends a query as a user, to an address or, with `None`, on a connected socket.
 fn ask(lab: &Lab, user: u32, socket: &UdpSocket, to: Option<&str>) {
     let socket = socket.try_clone().unwrap();
     let to: Option<SocketAddr> = to.map(|to| to.parse().unwrap());
@@ -64,7 +64,7 @@ fn ask(lab: &Lab, user: u32, socket: &UdpSocket, to: Option<&str>) {
     });
 }
 
-/// Answers the query that is there, and tells where it came from. `None` if none comes.
+/// Answers the next query, and returns its source. `None` if none arrives.
 fn answer(server: &UdpSocket, wait: Duration) -> Option<SocketAddr> {
     let mut query = [0; 16];
     server.set_read_timeout(Some(wait)).unwrap();
@@ -80,7 +80,7 @@ fn answer(server: &UdpSocket, wait: Duration) -> Option<SocketAddr> {
     }
 }
 
-/// The source of the answer, as the client is shown it.
+/// The source of the reply that the client sees.
 fn heard(socket: &UdpSocket) -> SocketAddr {
     let mut text = [0; 16];
     canonical(socket.recv_from(&mut text).unwrap().1)

@@ -1,4 +1,4 @@
-//! Addresses at which the proxy is met, and that tell where a connection was going.
+//! Tests of alias addresses.
 
 use std::{
     io::ErrorKind,
@@ -20,7 +20,7 @@ use super::{
 const OUTBOUND: u16 = 15001;
 const ROUTED: PodFlags = PodFlags::ALIAS_ROUTE_V4.with(PodFlags::ALIAS_ROUTE_V6);
 
-/// A meshed Pod with routes to its proxy.
+/// A meshed Pod with alias routes.
 fn routed() -> Lab {
     let mut lab = Lab::bare();
     lab.pod.run(|| {
@@ -35,13 +35,13 @@ fn routed() -> Lab {
 }
 
 impl Lab {
-    /// The destination that is told at a place.
+    /// The original destination of an alias address.
     fn dst_of(&self, at: SocketAddr) -> Option<SocketAddr> {
         let key = AliasKey::from_addr(self.cookie, at.into())?;
         self.datapath.alias_to_dst.get(key).unwrap().map(Into::into)
     }
 
-    /// Gives somebody else the first choices of a destination.
+    /// Assigns the first alias probes of a destination to another destination.
     fn occupy(&mut self, to: SocketAddr, probes: u32) {
         let unassigned = Endpoint::new(Addr::from(to.ip()).unassigned(), Port::new(1));
         for probe in 0..probes {
@@ -56,7 +56,7 @@ fn alias(to: SocketAddr, probe: u32) -> Endpoint {
     Endpoint::new(at, Port::new(OUTBOUND))
 }
 
-/// An application's connection, and what its proxy is told. Gives the address at which they met.
+/// Connects an application and checks the proxy's original destination. Returns the alias address.
 fn redirect(lab: &Lab, proxy: &std::net::TcpListener, written: &str, to: SocketAddr) -> IpAddr {
     let client = connect(&lab.pod, APP, written);
     let server = take(&lab.pod, proxy);
@@ -163,7 +163,7 @@ fn remote_peers_cannot_reach_alias_addresses() {
         assert_eq!(call(&lab.world, APP, &at), refused, "{at}");
     }
     assert_eq!(accept(&lab.pod, &proxy, super::NEVER), None);
-    // What is the Pod's own is no neighbour's.
+    // The Pod's own connection to such an address is accepted.
     let client = connect(&lab.pod, PROXY, "[100::7f40:1]:8080");
     assert!(accept(&lab.pod, &app, SOON).is_some());
     expect_greeting(client);
@@ -181,16 +181,16 @@ fn clients_may_read_so_original_dst() {
     }
 }
 
-/// Ends the socket's connection, so that it can be used for another one.
+/// Disconnects the socket, so that it can be used for another connection.
 fn disconnect(socket: &Socket) {
-    // AF_UNSPEC is zero.
+    // `AF_UNSPEC` is zero.
     let unspecified = [0_u8; 16];
-    // SAFETY: the address is as long as is said.
+    // SAFETY: the address has the given length.
     let status = unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) };
     assert_eq!(status, 0);
 }
 
-/// The peers that a socket is shown, connected to one after the other.
+/// The peers that a socket sees when it connects to each address in turn.
 fn peers(netns: &Netns, kind: Protocol, all: Vec<SocketAddr>) -> Vec<SocketAddr> {
     netns.run_as(APP, move || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(kind)).unwrap();
@@ -305,7 +305,7 @@ fn pod_at_its_share_falls_back_and_others_do_not() {
     assert_eq!(lab.count(Reason::OutboundNoAlias), usage.fallbacks);
     assert_eq!(lab.count(Reason::OrigDstMissing), 0);
 
-    // A known destination needs no entry, and another Pod has a share of its own.
+    // A known destination needs no new entry, and another Pod has its own share.
     connect_to_many(&lab.pod, &proxy, 100);
     assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap(), usage);
     let other = listen(&lab.world, "[::]:15001");

@@ -1,4 +1,4 @@
-//! The predicates on addresses, compared with what this kernel does.
+//! Tests of the address predicates against the running kernel.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use super::{
     syn::{self, Syn},
 };
 
-/// Addresses at the edges of what predicates tell apart.
+/// Addresses at the edges of the predicates' ranges.
 const EDGES: [&str; 33] = [
     "0.0.0.0",
     "0.0.0.1",
@@ -53,8 +53,8 @@ const EDGES: [&str; 33] = [
     "::1:0:0:1",
 ];
 
-/// Whether a connection in a namespace that has `lo` alone, and no route, reaches the namespace itself:
-/// nobody listens, so it is refused at once.
+/// Whether a connection in a namespace with only `lo` and no routes reaches the namespace itself:
+/// without a listener, it is refused at once.
 fn stays(netns: &Netns, to: IpAddr) -> bool {
     netns.run(move || {
         let error = TcpStream::connect(SocketAddr::new(to, 9)).unwrap_err();
@@ -70,7 +70,7 @@ fn any_address() -> impl Strategy<Value = IpAddr> {
             IpAddr::from([a, b, c, d])
         })
     };
-    // A broadcast address of `lo` is none that TCP connects to.
+    // TCP does not connect to a broadcast address of `lo`.
     let broadcast = IpAddr::from([127, 255, 255, 255]);
     let any = prop_oneof![
         near([127, 0, 0, 0]),
@@ -128,7 +128,7 @@ fn is_half_open(netns: &Netns, peer: u16) -> bool {
     })
 }
 
-/// Sends SYNs of a plain source until the kernel has taken one, and so everything that was sent before.
+/// Sends SYNs with an ordinary source until the kernel has received one, and so all earlier packets.
 fn send_until_taken(lab: &Lab, to: &str) {
     let from = if to.contains(':') {
         "fd77::250"
@@ -142,18 +142,18 @@ fn send_until_taken(lab: &Lab, to: &str) {
     });
 }
 
-/// Without the data path: the kernel takes a SYN of such a source from a neighbour, or it does not.
+/// Without the data path: the kernel accepts or drops a SYN with such a source from another host.
 #[test]
 fn source_predicate_holds_only_where_the_kernel_drops() {
     let lab = Lab::bare();
     let app = listen(&lab.pod, "[::]:8080");
-    // Each SYN takes a place for as long as the test runs.
+    // Each SYN occupies a backlog entry during the whole test.
     nix::sys::socket::listen(&app, Backlog::new(1024).unwrap()).unwrap();
     lab.pod.run(|| {
         ip("route add default via 10.77.0.1");
         ip("-6 route add default via fd77::1");
     });
-    // The link carries packets a moment after it is set up.
+    // The link starts to carry packets a moment after its setup.
     for to in POD {
         send_until_taken(&lab, to);
     }
@@ -172,7 +172,7 @@ fn source_predicate_holds_only_where_the_kernel_drops() {
             taken.push(text);
         }
     }
-    // The unspecified source of IPv6 is among those that the kernel takes.
+    // The kernel accepts the unspecified source of IPv6.
     assert!(
         taken.contains(&"::") && taken.contains(&"128.0.0.1"),
         "{taken:?}"

@@ -1,4 +1,4 @@
-//! Lists of ports and networks.
+//! Tests of port and CIDR lists.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::bpf::Rule;
 
-/// A meshed Pod with flags, and listeners: the proxy's, and the world's on some ports.
+/// A meshed Pod with flags, and listeners: the proxy's, and outside ones on some ports.
 fn lab(flags: PodFlags) -> Lab {
     let mut lab = Lab::bare();
     lab.enroll_with(flags);
@@ -32,7 +32,7 @@ fn excluded(networks: &[&str]) -> impl Iterator<Item = Rule> {
     networks.iter().map(|text| Rule::ExcludeCidr(network(text)))
 }
 
-/// Calls the world at a port in every family, and tells which calls the proxy took.
+/// Connects to an outside port in every family, and returns which connections reached the proxy.
 fn proxied(lab: &Lab, number: u16) -> [bool; 3] {
     let proxy = listen(&lab.pod, "[::]:15001");
     let world = listen(&lab.world, &format!("[::]:{number}"));

@@ -1,5 +1,5 @@
-//! Many random connections through accelerated paths. What a connection does follows from its
-//! seed, which a failure names.
+//! Random tests of acceleration with many connections. The seed, which a failure reports, determines a
+//! connection's behaviour.
 
 mod endpoint;
 mod scenario;
@@ -16,13 +16,13 @@ use super::{
 };
 
 const ALL: PodFlags = PodFlags::ACCELERATE_PROXIES.with(PodFlags::ACCELERATE_ALL);
-/// Of the first connection.
+/// The seed of the first connection.
 const SEED: u64 = 20_260_101;
-/// One connection of so many is between two proxies.
+/// One in this many connections is between two proxies.
 const PROXIES_EACH: u64 = 4;
 
-/// Connections in one namespace: few enough that IPv6, which has a single loopback address, does
-/// not use a client port again.
+/// Connections in one namespace: few enough that IPv6, with its single loopback address, does not reuse
+/// a client port.
 const ROUND: u64 = 4_000;
 
 #[test]
@@ -63,7 +63,7 @@ impl Fixture {
         }
     }
 
-    /// Tells so many stories one after the other. Gives the bytes that arrived.
+    /// Runs the scenarios one after the other. Returns the number of bytes that arrived.
     fn run(&self, path: PathKind, seeds: Range<u64>) -> u64 {
         let (user, listener) = match path {
             PathKind::ToOwnProxy => (APP, &self.outbound),
@@ -78,7 +78,7 @@ impl Fixture {
     }
 }
 
-/// Tells a round of stories, and reports.
+/// Runs a round of scenarios, and reports.
 fn run_round(first: u64) {
     let fixture = Fixture::new();
     let before = sockets(&fixture.lab.pod);
@@ -104,7 +104,7 @@ fn run_round(first: u64) {
     await_that(|| sockets(&fixture.lab.pod) <= before);
 }
 
-/// TCP sockets of a namespace that are in use.
+/// The number of used TCP sockets of a namespace.
 fn sockets(netns: &Netns) -> u64 {
     netns.run(|| {
         let text = fs::read_to_string("/proc/thread-self/net/sockstat").unwrap();
@@ -114,7 +114,7 @@ fn sockets(netns: &Netns) -> u64 {
     })
 }
 
-/// Connections that were accepted with data in their SYN.
+/// The number of accepted connections with data in their SYN.
 fn fast_opened(netns: &Netns) -> u64 {
     netns.run(|| {
         let text = fs::read_to_string("/proc/thread-self/net/netstat").unwrap();

@@ -1,4 +1,4 @@
-//! Connections into a Pod at addresses that no list has, and from sources that prove nothing.
+//! Tests of inbound connections to unlisted addresses, and from untrusted sources.
 
 use std::{io::ErrorKind, net::IpAddr, process::Command};
 
@@ -10,7 +10,7 @@ use super::{
     syn::{self, Syn},
 };
 
-/// The link-local address of `eth0` in the Pod, as the world writes it.
+/// The link-local address of `eth0` in the Pod, in the world's notation.
 fn link_local(lab: &Lab) -> String {
     let text = |netns: &Netns, what: &'static str| {
         netns.run(move || {
@@ -31,7 +31,7 @@ fn link_local(lab: &Lab) -> String {
     format!("[{address}%{index}]")
 }
 
-/// Gives the Pod addresses that no list has.
+/// Configures addresses of the Pod that are in no map.
 fn unlisted(lab: &Lab) -> [String; 3] {
     lab.pod.run(|| {
         ip("addr add 10.77.0.99/24 dev eth0");
@@ -111,7 +111,7 @@ fn address_of_another_pod_leads_to_the_namespaces_own_proxy() {
     lab.enroll_world(PodFlags::default());
     let others = listen(&lab.world, "[::]:15006");
     let own = listen(&lab.pod, "[::]:15006");
-    // The list says that the world's Pod has the address; this namespace has taken it.
+    // The maps assign the address to the world's Pod, but this namespace has configured it.
     let other = PodConfig {
         cookie: lab.world.cookie(),
         ..lab.datapath.netns_entry(lab.cookie).unwrap().unwrap().pod
@@ -132,7 +132,7 @@ fn namespace_with_a_hook_and_no_pod_is_closed() {
     lab.datapath.remove_netns_entry(lab.cookie).unwrap();
     let refused = call(&lab.world, APP, &format!("{}:8080", POD[0]));
     assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
-    // What stays on `lo` is no inbound traffic.
+    // Traffic on `lo` is not inbound traffic.
     let stream = connect(&lab.pod, APP, "127.0.0.1:8080");
     assert!(accept(&lab.pod, &app, SOON).is_some());
     expect_greeting(stream);
@@ -155,7 +155,7 @@ fn forged_sources_pass_for_no_local_peer() {
     let lab = Lab::meshed();
     let _app = listen(&lab.pod, "[::]:8080");
     let _proxy = listen(&lab.pod, "[::]:15006");
-    // The link carries packets a moment after it is set up.
+    // The link starts to carry packets a moment after its setup.
     for address in [POD[0].to_owned(), format!("[{}]", POD[1])] {
         let _stream = connect(&lab.world, APP, &format!("{address}:8080"));
     }
@@ -179,7 +179,7 @@ fn forged_sources_pass_for_no_local_peer() {
             syn::send(&lab, &Syn::new(from, to, 8080));
         }
     }
-    // The last one of the kernel's own choice: everything before it has been looked up.
+    // The last connection has an ordinary source: every earlier packet has been processed.
     let _stream = connect(&lab.world, APP, &format!("[{}]:8080", POD[1]));
     assert_eq!(lab.count(Reason::InboundLocal), 0);
     assert!(lab.count(Reason::InboundToProxy) > v6.len() as u64);

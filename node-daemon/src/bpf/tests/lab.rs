@@ -1,5 +1,5 @@
-//! Namespaces and a cgroup for the kernel tests. A namespace is a thread that has unshared it:
-//! when the thread ends, nothing is left.
+//! Namespaces and a cgroup for the kernel tests. A namespace belongs to a thread that has unshared it:
+//! it disappears when the thread ends.
 
 use std::{
     fs::{self, File},
@@ -21,7 +21,7 @@ use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, Po
 
 use crate::bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets};
 
-/// Longest wait for anything. Only what fails takes so long; an emulated machine needs much of it.
+/// Maximum wait of a test. Only a failure takes so long; an emulated machine needs a large part.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A user that is not the proxy.
@@ -29,12 +29,12 @@ pub(super) const APP: u32 = 1000;
 /// The proxy's user.
 pub(super) const PROXY: u32 = 1337;
 
-/// Stands for a cookie that is not known.
+/// A provisional cookie.
 pub(super) const PROVISIONAL: u64 = 1 << 63;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace, and the thread that lives in it.
+/// A network namespace and its thread.
 pub(super) struct Netns {
     jobs: mpsc::Sender<Job>,
     path: PathBuf,
@@ -58,7 +58,7 @@ impl Netns {
         netns
     }
 
-    /// Runs `work` inside.
+    /// Runs `work` in the namespace.
     pub(super) fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
         let (send, result) = mpsc::channel();
         self.jobs
@@ -71,7 +71,7 @@ impl Netns {
             .expect("the work inside the namespace panicked")
     }
 
-    /// Runs `work` inside as a user and its group.
+    /// Runs `work` in the namespace as a user and its group.
     pub(super) fn run_as<R: Send + 'static>(
         &self,
         id: u32,
@@ -103,12 +103,12 @@ impl Netns {
     }
 }
 
-/// Changes the calling thread's user and group, keeping root as the saved ids. The C library's
-/// functions would change every thread.
+/// Changes the calling thread's UID and GID, and keeps root as the saved IDs. The C library's functions
+/// would change every thread.
 fn become_user(id: u32) {
     for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-        // The saved user is root: that is the permission for the way back.
-        // SAFETY: takes three numbers.
+        // The saved UID is root, which permits the change back.
+        // SAFETY: the call has three integer arguments.
         assert_eq!(unsafe { libc::syscall(call, id, id, 0) }, 0);
     }
 }
@@ -121,7 +121,7 @@ pub(super) fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// A Pod and the rest of the world, joined by a veth pair.
+/// A Pod and an outside host (the world), connected by a veth pair.
 pub(super) struct Lab {
     pub(super) pod: Netns,
     pub(super) world: Netns,
@@ -144,12 +144,12 @@ impl Lab {
         lab
     }
 
-    /// The Pod is not known to the data path.
+    /// The Pod is not in the maps.
     pub(super) fn bare() -> Self {
         Self::at(POD, WORLD)
     }
 
-    /// The same, with these addresses.
+    /// A bare lab with these addresses.
     pub(super) fn at(pod_at: [&'static str; 2], world_at: [&'static str; 2]) -> Self {
         let (pod, world) = (Netns::new(), Netns::new());
         let other = world.tid();
@@ -174,12 +174,12 @@ impl Lab {
         }
     }
 
-    /// What the daemon does at an admit.
+    /// Enrolls the Pod, as the daemon does.
     pub(super) fn enroll(&mut self) {
         self.enroll_with(PodFlags::default());
     }
 
-    /// The same, with these flags.
+    /// Enrolls the Pod with these flags.
     pub(super) fn enroll_with(&mut self, flags: PodFlags) {
         self.insert_entries(self.cookie, &POD, flags);
         let netns = File::open(&self.pod.path).unwrap();
@@ -188,7 +188,7 @@ impl Lab {
             .unwrap();
     }
 
-    /// Makes the world a meshed Pod, too.
+    /// Enrolls the world as a meshed Pod, too.
     pub(super) fn enroll_world(&mut self, flags: PodFlags) {
         let cookie = self.world.cookie();
         self.insert_entries(cookie, &WORLD, flags);
@@ -198,7 +198,7 @@ impl Lab {
             .unwrap();
     }
 
-    /// The Pod is known by its addresses alone.
+    /// Adds the Pod as a pending Pod, of which only the addresses are known.
     pub(super) fn add_pending(&mut self, at: [&str; 2]) {
         self.insert_entries(PROVISIONAL, &at, PodFlags::CIDR_EXCLUDES);
         self.datapath.set_pending_pods(&[7, PROVISIONAL]).unwrap();
@@ -226,12 +226,12 @@ impl Lab {
         self.datapath.set_netns_entry(cookie, &process).unwrap();
     }
 
-    /// Another daemon takes over.
+    /// Another daemon adopts the pins.
     pub(super) fn restart(self) -> Self {
         self.restart_as(true)
     }
 
-    /// Likewise; sockets of the node may be accelerated, or may not.
+    /// Another daemon adopts the pins, with or without acceleration.
     pub(super) fn restart_as(self, accel: bool) -> Self {
         drop(self.datapath);
         Self {
@@ -240,32 +240,32 @@ impl Lab {
         }
     }
 
-    /// The data path ends, as `sluiced detach` ends it.
+    /// Removes the data path, as `sluiced detach`.
     pub(super) fn end(self) -> [Netns; 2] {
         self.datapath.into_pins().remove_all().unwrap();
         [self.pod, self.world]
     }
 
-    /// How many hooks a program has.
+    /// The number of hooks of a program.
     pub(super) fn hooks(&self, program: &str) -> usize {
         self.hooks_if_any(program).unwrap()
     }
 
-    /// The same of a program that need not be there.
+    /// The number of hooks of a program that may not be loaded.
     pub(super) fn hooks_if_any(&self, program: &str) -> Option<usize> {
         let programs = self.datapath.programs().unwrap();
         let found = programs.iter().find(|one| one.name == program);
         found.map(|one| one.attach_count)
     }
 
-    /// Lists something of the Pod.
+    /// Adds rules of the Pod.
     pub(super) fn list(&mut self, entries: impl Iterator<Item = Rule>) {
         for rule in entries.map(|rule| of(self.cookie, rule)) {
             self.datapath.add_rule(&rule).unwrap();
         }
     }
 
-    /// How often a reason decided.
+    /// The counter of a reason.
     pub(super) fn count(&self, reason: sluice_abi::Reason) -> u64 {
         let counters = self.datapath.counters().unwrap();
         counters.iter().find(|(one, _)| *one == reason).unwrap().1
@@ -287,7 +287,7 @@ fn configure(addresses: &[&str; 2]) {
 fn netns_cookie(socket: &TcpListener) -> u64 {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let (mut cookie, mut length) = (0_u64, 8);
-    // SAFETY: the buffer is 8 bytes, as `length` says.
+    // SAFETY: the buffer has 8 bytes, as in `length`.
     let status = unsafe {
         libc::getsockopt(
             std::os::fd::AsRawFd::as_raw_fd(socket),
@@ -301,7 +301,7 @@ fn netns_cookie(socket: &TcpListener) -> u64 {
     cookie
 }
 
-/// Waits until the kernel has done what it does in its own time.
+/// Waits for an asynchronous operation of the kernel.
 pub(super) fn await_that(mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
@@ -310,7 +310,7 @@ pub(super) fn await_that(mut done: impl FnMut() -> bool) {
     }
 }
 
-/// The entries of a range of ports, of nobody yet.
+/// The rules of a port range, without a Pod.
 pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = Rule> {
     let mut next = Some(low);
     std::iter::from_fn(move || {
@@ -320,7 +320,7 @@ pub(super) fn port(list: PortList, low: u16, high: u16) -> impl Iterator<Item = 
     })
 }
 
-/// An entry as a Pod's.
+/// A rule with the cookie of a Pod.
 fn of(cookie: u64, mut rule: Rule) -> Rule {
     match &mut rule {
         Rule::Port(prefix) => prefix.key.cookie = cookie,
@@ -333,19 +333,19 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
     rule
 }
 
-/// How long a test waits for a connection that must come.
+/// The wait for a connection that must arrive.
 pub(super) const SOON: Duration = PATIENCE;
-/// How long a test waits for a connection that must not come.
+/// The wait for a connection that must not arrive.
 pub(super) const NEVER: Duration = Duration::from_millis(100);
 
-/// A cgroup of this test process, shared by the tests that run at the same time.
+/// A cgroup of this test process, shared by concurrent tests.
 pub(super) struct Cgroup {
     path: PathBuf,
     before: PathBuf,
 }
 
 static SHARED: Mutex<Weak<Cgroup>> = Mutex::new(Weak::new());
-/// Tells the cgroups of one test process apart.
+/// Numbers the cgroups of one test process.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Cgroup {
@@ -387,7 +387,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let _shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let _best = fs::write(self.before.join("cgroup.procs"), "0");
-        // A child that another test has just forked may still be there.
+        // A child process that another test has just forked may still be in the cgroup.
         let end = Instant::now() + PATIENCE;
         while fs::remove_dir(&self.path).is_err() && Instant::now() < end {
             thread::sleep(Duration::from_millis(2));

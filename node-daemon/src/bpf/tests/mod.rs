@@ -1,4 +1,4 @@
-//! The programs on the running kernel: real sockets in real namespaces.
+//! Tests of the programs on the running kernel, with real sockets in real namespaces.
 
 mod accelerate;
 mod bind;
@@ -19,7 +19,7 @@ use lab::{APP, Lab, NEVER, POD, PROXY, SOON, WORLD, await_that, port};
 use sluice_abi::{PodFlags, PortList, Reason};
 use sockets::{Accepted, accept, call, connect, expect_greeting, listen};
 
-/// Each destination as the client writes it, and as everybody else must see it.
+/// Each destination in the client's notation, and in its canonical form.
 fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
     let [v4, v6] = of;
     let plain = |text: String| (text.clone(), text.parse().unwrap());
@@ -119,7 +119,7 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
     let to = format!("{}:8080", POD[0]);
     let mut workers: Vec<_> = (0..4).map(|_| listen(&lab.pod, "0.0.0.0:15006")).collect();
     assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 4);
-    // A listener that was dropped may live a moment longer in a child that another test forks.
+    // A closed listener may stay open for a moment in a child process that another test forks.
     while !workers.is_empty() {
         await_that(|| {
             let stream = connect(&lab.world, APP, &to);
@@ -239,7 +239,7 @@ fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
     expect_greeting(stream);
 
     drop(pins);
-    // The kernel frees what was pinned after the file system is gone.
+    // The kernel frees the pinned objects after the file system is gone.
     await_that(|| call(&pod, APP, &outside).is_ok());
     assert!(accept(&node, &world, SOON).is_some());
     let stream = connect(&pod, APP, &outside);

@@ -1,4 +1,4 @@
-//! Pods that are known by their addresses alone.
+//! Tests of pending Pods, of which only the addresses are known.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,13 +11,13 @@ use super::{
 };
 use crate::bpf::Rule;
 
-/// Tests share a cgroup, and a Pod is told by its address alone: each test has its own.
+/// The addresses of one test: the tests share a cgroup, and only its address identifies a pending Pod.
 struct Home {
     pod: [&'static str; 2],
     world: [&'static str; 2],
 }
 
-/// For each test one.
+/// One for each test.
 const HOMES: [Home; 5] = [
     home(["10.78.0.2", "fd78::2"], ["10.78.0.1", "fd78::1"]),
     home(["10.78.1.2", "fd78:1::2"], ["10.78.1.1", "fd78:1::1"]),
@@ -36,7 +36,7 @@ fn pending_lab(home: &Home) -> Lab {
     lab
 }
 
-/// Connects on a socket that was given an option first. The source that it had.
+/// Connects a socket after `option` has configured it. Returns the socket's source address.
 fn connect_with(
     netns: &Netns,
     to: &str,
@@ -112,7 +112,7 @@ fn nonlocal_bind_never_matches_a_pending_pod() {
             for free in [false, true] {
                 let source = connect_with(&lab.world, &to, move |socket| {
                     if at.is_ipv4() {
-                        // Also of an IPv6 socket.
+                        // Also for the IPv6 socket of a v4-mapped destination.
                         socket.set_freebind_v4(free).unwrap();
                     } else {
                         socket.set_freebind_v6(free).unwrap();

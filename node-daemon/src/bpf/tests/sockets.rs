@@ -1,4 +1,4 @@
-//! The ends of connections: listeners, callers, and what they see.
+//! Listeners and clients of the tests, and their view of a connection.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -11,7 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::lab::{APP, Netns, PATIENCE, PROXY, await_that};
 
-/// What a listener saw of the connection that it accepted.
+/// A listener's view of an accepted connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) peer: IpAddr,
@@ -21,12 +21,13 @@ pub(super) struct Accepted {
 /// The ports of a Pod's proxy.
 pub(super) const PROXY_PORTS: [u16; 3] = [15001, 15006, 15053];
 
-/// A listener in a namespace, on every address of a family: the proxy's on its ports, or else root's.
+/// A listener in a namespace, on every address of a family: as the proxy on its ports, otherwise as
+/// root.
 pub(super) fn listen(netns: &Netns, at: &str) -> TcpListener {
     listen_as(netns, owner_of(at.parse().unwrap()), at).unwrap()
 }
 
-/// Who binds an address in a Pod, as a rule.
+/// The usual owner of a listener in a Pod.
 pub(super) fn owner_of(at: SocketAddr) -> u32 {
     if PROXY_PORTS.contains(&at.port()) {
         PROXY
@@ -56,7 +57,7 @@ pub(super) fn listen_as(netns: &Netns, user: u32, at: &str) -> io::Result<TcpLis
     })
 }
 
-/// Accepts a connection, answers with one byte, and tells what it saw. `None` if none comes.
+/// Accepts a connection, answers with one byte, and returns its view. `None` if none arrives.
 pub(super) fn accept(netns: &Netns, listener: &TcpListener, wait: Duration) -> Option<Accepted> {
     let listener = listener.try_clone().unwrap();
     netns.run_as(PROXY, move || {
@@ -78,7 +79,7 @@ pub(super) fn accept(netns: &Netns, listener: &TcpListener, wait: Duration) -> O
     })
 }
 
-/// `SO_ORIGINAL_DST` as a proxy asks for it: by the family of the address it accepted at.
+/// Reads `SO_ORIGINAL_DST` as a proxy does: in the family of its local address.
 pub(super) fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     if stream.local_addr().ok()?.ip().to_canonical().is_ipv4() {
         let name = getsockopt(stream, sockopt::OriginalDst).ok()?;
@@ -91,7 +92,7 @@ pub(super) fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     }
 }
 
-/// Connects from a namespace as a user. Gives the peer's name, or the error.
+/// Connects from a namespace as a user. Returns the peer's name, or the error.
 pub(super) fn call(netns: &Netns, user: u32, to: &str) -> Result<SocketAddr, ErrorKind> {
     let to: SocketAddr = to.parse().unwrap();
     netns.run_as(user, move || {
@@ -100,7 +101,7 @@ pub(super) fn call(netns: &Netns, user: u32, to: &str) -> Result<SocketAddr, Err
     })
 }
 
-/// Connects, and reads the byte of whoever accepted.
+/// Connects, and reads the greeting byte.
 pub(super) fn connect(netns: &Netns, user: u32, to: &str) -> TcpStream {
     let to: SocketAddr = to.parse().unwrap();
     netns.run_as(user, move || {
@@ -110,7 +111,7 @@ pub(super) fn connect(netns: &Netns, user: u32, to: &str) -> TcpStream {
     })
 }
 
-/// Connects, and accepts: both ends of a connection.
+/// Connects and accepts: both ends of a connection.
 pub(super) fn connect_pair(
     from: (&Netns, u32, &str),
     at: (&Netns, &TcpListener),
@@ -119,7 +120,7 @@ pub(super) fn connect_pair(
     (client, take(at.0, at.1))
 }
 
-/// The same between two ends that never wait in their calls.
+/// Both ends of a nonblocking connection.
 pub(super) fn connect_pair_nonblocking(
     (netns, user, to): (&Netns, u32, &str),
     at: (&Netns, &TcpListener),
@@ -132,7 +133,7 @@ pub(super) fn connect_pair_nonblocking(
     (client, server)
 }
 
-/// Begins to connect, and does not wait for it. `prepare` may do something to the socket before.
+/// Starts a connect, and does not wait for it. `prepare` may configure the socket before.
 pub(super) fn begin(to: SocketAddr, prepare: impl FnOnce(&socket2::Socket)) -> TcpStream {
     let domain = socket2::Domain::for_address(to);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();

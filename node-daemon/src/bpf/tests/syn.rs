@@ -1,4 +1,4 @@
-//! SYN packets with any source, put on the wire between the world and the Pod.
+//! Raw SYN packets with any source, sent on the link from the world to the Pod.
 
 use std::{
     net::IpAddr,
@@ -21,12 +21,12 @@ pub(super) struct Syn {
     from: IpAddr,
     to: IpAddr,
     port: u16,
-    /// The port from which it comes.
+    /// The source port.
     pub(super) client: u16,
 }
 
 impl Syn {
-    /// Both of one family; the texts are addresses.
+    /// A packet between two addresses of one family, in text form.
     pub(super) fn new(from: &str, to: &str, port: u16) -> Self {
         Self {
             from: from.parse().unwrap(),
@@ -67,7 +67,7 @@ impl Syn {
         segment.extend(self.client.to_be_bytes());
         segment.extend(self.port.to_be_bytes());
         segment.extend([0, 0, 0, 1, 0, 0, 0, 0]);
-        // Five words, SYN, a window.
+        // Header length of five words, the SYN flag, a window.
         segment.extend([0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
         let mut summed = match (self.from, self.to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
@@ -83,7 +83,7 @@ impl Syn {
     }
 }
 
-/// RFC 1071, of an even number of bytes.
+/// RFC 1071, for an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks_exact(2)
@@ -95,7 +95,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap()
 }
 
-/// Puts the packet on the wire, from the world to the Pod.
+/// Sends the packet on the link, from the world to the Pod.
 pub(super) fn send(lab: &Lab, syn: &Syn) {
     let mac = lab.pod.run(hardware_address);
     let ethertype = ETHERTYPES[usize::from(syn.to.is_ipv6())];
@@ -103,7 +103,7 @@ pub(super) fn send(lab: &Lab, syn: &Syn) {
     lab.world.run(move || transmit(ethertype, mac, &packet));
 }
 
-/// That of `eth0` in this namespace. (`/sys` shows the one in which it was mounted.)
+/// The MAC address of `eth0` in this namespace. (`/sys` shows the namespace in which it was mounted.)
 fn hardware_address() -> [u8; 6] {
     let found = nix::ifaddrs::getifaddrs().unwrap().find_map(|one| {
         let link = one.address?.as_link_addr()?.addr();
@@ -114,7 +114,7 @@ fn hardware_address() -> [u8; 6] {
 
 fn transmit(ethertype: u16, mac: [u8; 6], packet: &[u8]) {
     let protocol = i32::from(ethertype.to_be());
-    // SAFETY: takes three numbers; nobody else knows the descriptor.
+    // SAFETY: the call has three integer arguments; the descriptor has no other owner.
     let socket = unsafe {
         let fd = libc::socket(
             libc::AF_PACKET,
@@ -124,16 +124,16 @@ fn transmit(ethertype: u16, mac: [u8; 6], packet: &[u8]) {
         assert!(fd >= 0, "{}", std::io::Error::last_os_error());
         OwnedFd::from_raw_fd(fd)
     };
-    // SAFETY: plain numbers, for which zero is a value.
+    // SAFETY: an integer structure, for which zero is a valid value.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
     to.sll_protocol = ethertype.to_be();
-    // SAFETY: the name ends with a zero.
+    // SAFETY: the name is zero-terminated.
     let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
     to.sll_ifindex = i32::try_from(index).unwrap();
     to.sll_halen = 6;
     to.sll_addr[..6].copy_from_slice(&mac);
-    // SAFETY: packet and address live for the call, and the lengths are theirs.
+    // SAFETY: packet and address outlive the call, and the lengths are correct.
     let sent = unsafe {
         libc::sendto(
             socket.as_raw_fd(),

@@ -1,4 +1,4 @@
-//! Which connections into a Pod's namespace stay within it.
+//! Tests: connections into a Pod's namespace whose peer is inside it.
 
 use core::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn connection_is_over_loopback_by_interface_or_destination() {
         ("10.0.0.2", LO, true),
         ("fd00::2", LO, true),
         ("10.0.0.2", ETH0, false),
-        // Where `route_localnet` is set, a neighbour reaches such an address.
+        // With `route_localnet`, another host can reach such an address.
         ("127.0.0.1", ETH0, false),
         ("127.0.0.1", UNKNOWN, true),
         ("127.64.0.1", UNKNOWN, true),

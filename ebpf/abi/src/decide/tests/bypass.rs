@@ -1,4 +1,4 @@
-//! Pods that leave networks or interfaces alone, and proxies that are known by a mark.
+//! Tests of Pods with bypassed CIDRs or interfaces, and of proxies with a mark.
 
 use super::{Family, POD, To, destination};
 use crate::{
@@ -79,7 +79,7 @@ fn bypassed_inbound_traffic_is_direct() {
     assert_eq!(inbound(&POD, &from), direct);
 }
 
-/// A proxy of which no process is in the Pod.
+/// A proxy without a process in the Pod.
 const MARKED: PodConfig = PodConfig {
     proxy_uid: u32::MAX,
     proxy_gid: u32::MAX,

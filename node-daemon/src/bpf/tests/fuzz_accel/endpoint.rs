@@ -1,4 +1,4 @@
-//! One end of a connection: what it still has to say, and what it has to hear.
+//! One end of a test connection: its remaining data to send and to receive.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -6,8 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-/// Random bytes. Each direction carries a part of its own, so that no byte can take another's
-/// place unseen.
+/// Random bytes. Each direction sends its own part, so that a misplaced byte is always detected.
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut rng = fastrand::Rng::with_seed(0);
     let mut noise = vec![0; Endpoint::NOISE];
@@ -17,7 +16,7 @@ static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 pub(super) struct Endpoint {
     pub(super) stream: TcpStream,
-    /// What it says, and where its pieces end.
+    /// The data to send; the piece boundaries follow.
     says: &'static [u8],
     ends: Vec<usize>,
     said: usize,
@@ -27,10 +26,10 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// How many random bytes there are.
+    /// The number of random bytes.
     pub(super) const NOISE: usize = 8 << 20;
 
-    /// With the beginning and the pieces of both directions.
+    /// With the start and the pieces of both directions.
     pub(super) fn new(stream: TcpStream, own: (usize, &[usize]), other: (usize, &[usize])) -> Self {
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -55,7 +54,8 @@ impl Endpoint {
         }
     }
 
-    /// Writes the rest of a piece, if its end is allowed. Tells whether anything was taken.
+    /// Writes the rest of a piece, if its end is within `allowed`. Returns whether any byte was
+    /// accepted.
     pub(super) fn write(&mut self, allowed: usize) -> bool {
         let Some(end) = self.ends.iter().find(|end| **end > self.said) else {
             return false;
@@ -71,7 +71,7 @@ impl Endpoint {
         true
     }
 
-    /// Reads what is there, and compares it. Tells whether anything was.
+    /// Reads the available data, and compares it. Returns whether there was any.
     pub(super) fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 16384];
         match self.stream.read(&mut buffer) {
@@ -100,17 +100,17 @@ impl Endpoint {
         self.heard
     }
 
-    /// Whether everything was said.
+    /// Whether all data was sent.
     pub(super) fn is_done(&self) -> bool {
         self.said == self.says.len()
     }
 
-    /// Whether the other side's end was heard.
+    /// Whether the peer's end of data was received.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
 
-    /// Whether everything was heard.
+    /// Whether all data was received.
     pub(super) fn is_complete(&self) -> bool {
         self.heard == self.hears.len()
     }

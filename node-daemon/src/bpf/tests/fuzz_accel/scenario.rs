@@ -1,4 +1,4 @@
-//! What one connection does, and whether it does.
+//! The random scenario of one connection, and its execution.
 
 use std::{
     io::ErrorKind,
@@ -11,57 +11,57 @@ use std::{
 use super::{super::sockets::begin, WORLD, endpoint::Endpoint};
 use fastrand::Rng;
 
-/// For everything that a connection does.
+/// The time limit of a connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whose sockets a connection joins.
+/// The ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PathKind {
-    /// The application's and its own proxy's.
+    /// An application and its own proxy.
     ToOwnProxy,
-    /// Those of two Pods' proxies.
+    /// The proxies of two Pods.
     BetweenProxies,
 }
 
-/// Who may speak when.
+/// The order in which the ends send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
-    /// The server, when it has heard everything.
+    /// The server sends after it has received everything.
     ClientFirst,
-    /// The client, when it has heard everything.
+    /// The client sends after it has received everything.
     ServerFirst,
-    /// Each after the other's last piece.
+    /// Each sends after the other's last piece.
     InTurns,
-    /// Both, at any time.
+    /// Both send at any time.
     Pipelined,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// Each side ends its own direction when it has said everything.
+    /// Each end shuts its direction down after it has sent everything.
     HalfCloses,
-    /// The client closes when it has said everything. The server says nothing.
+    /// The client closes after it has sent everything. The server sends nothing.
     Close,
-    /// The same, with a reset.
+    /// As `Close`, with a reset.
     Reset,
 }
 
-/// Everything that a seed decides.
+/// All random choices of a seed.
 #[derive(Debug)]
 pub(super) struct Scenario {
-    /// For the report of a failure.
+    /// The seed, for the report of a failure.
     #[expect(dead_code, reason = "shown by a failure")]
     seed: u64,
     to: SocketAddr,
     order: Order,
     ending: Ending,
-    /// The client speaks before the server has accepted.
+    /// The client sends before the server has accepted.
     early: bool,
-    /// With data in the SYN, if the client has a cookie already.
+    /// Sends data in the SYN, if the client already has a cookie.
     fast_open: bool,
-    /// Lengths of what the client and the server write at one time.
+    /// Lengths of the client's and the server's writes.
     pieces: [Vec<usize>; 2],
-    /// Where in the noise their bytes begin.
+    /// The start of their bytes in the noise.
     noise: [usize; 2],
 }
 
@@ -102,7 +102,7 @@ impl Scenario {
         }
     }
 
-    /// Lets it happen. Gives the bytes that arrived.
+    /// Runs the scenario. Returns the number of bytes that arrived.
     pub(super) fn run(&self, listener: &TcpListener) -> u64 {
         let mut client = Endpoint::new(self.connect(), self.script(0), self.script(1));
         if self.early {
@@ -120,7 +120,7 @@ impl Scenario {
         heard as u64
     }
 
-    /// Both sides, in turns, until each has heard the other's end.
+    /// Runs both ends, in turns, until each has received the other's end of data.
     fn converse(&self, client: &mut Endpoint, server: &mut Endpoint) {
         let mut is_shut = [false; 2];
         self.until(|| {
@@ -140,7 +140,7 @@ impl Scenario {
         assert!(client.is_complete() && server.is_complete(), "{self:?}");
     }
 
-    /// The client goes as soon as it has said everything.
+    /// The client closes as soon as it has sent everything.
     fn cut(&self, mut client: Endpoint, server: &mut Endpoint) {
         self.until(|| {
             let moved = client.write(usize::MAX) | server.read().unwrap();
@@ -167,7 +167,7 @@ impl Scenario {
         );
     }
 
-    /// Repeats what tells whether anything moved, and whether all is done.
+    /// Repeats a step, which returns whether there was progress and whether all is done.
     fn until(&self, mut step: impl FnMut() -> (bool, bool)) {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -180,7 +180,7 @@ impl Scenario {
         }
     }
 
-    /// Up to where a side may write that has heard so many bytes.
+    /// The limit up to which an end may send after it has received `heard` bytes.
     fn allowed(&self, side: usize, heard: usize) -> usize {
         let other = 1 - side;
         let whole = self.pieces[other].iter().sum();
@@ -193,7 +193,7 @@ impl Scenario {
         if waits { 0 } else { usize::MAX }
     }
 
-    /// The client may be a piece ahead of the server, the server none of the client.
+    /// The client may be a piece ahead of the server; the server is never ahead.
     fn turn(&self, side: usize, heard: usize) -> usize {
         let mut left = heard;
         let complete = self.pieces[1 - side].iter().take_while(|piece| {
@@ -231,7 +231,7 @@ impl Scenario {
     }
 }
 
-/// Up to six, most of them small, a few larger than the budget.
+/// Up to six pieces, most of them small, a few larger than the window.
 fn pieces(rng: &mut Rng) -> Vec<usize> {
     let one = |rng: &mut Rng| match rng.u8(..) {
         0..100 => rng.usize(1..=16),
@@ -242,8 +242,8 @@ fn pieces(rng: &mut Rng) -> Vec<usize> {
     (0..rng.usize(1..=6)).map(|_| one(rng)).collect()
 }
 
-/// An address of the other Pod, in each of its forms. Cookies for Fast Open are kept by address,
-/// and an application's connection meets its proxy at one that depends on the port.
+/// An address of the other Pod, in each of its forms. The kernel keeps Fast Open cookies for each
+/// address, and the alias address of an application's connection depends on the port.
 fn destination(rng: &mut Rng, path: PathKind, fast_open: bool) -> SocketAddr {
     let [v4, v6] = WORLD;
     let first = match path {
@@ -263,9 +263,9 @@ fn destination(rng: &mut Rng, path: PathKind, fast_open: bool) -> SocketAddr {
     forms[rng.usize(0..forms.len())].parse().unwrap()
 }
 
-/// Sets an option of TCP.
+/// Sets a TCP option.
 pub(super) fn option(socket: &impl AsRawFd, name: libc::c_int, value: libc::c_int) {
-    // SAFETY: the value is as long as is said.
+    // SAFETY: the value has the given length.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

@@ -1,5 +1,5 @@
-//! System calls of which a socket map changes the meaning: they must find plain TCP wherever
-//! acceleration is not documented to be on.
+//! Tests of system calls that a sockmap changes: without acceleration, they must behave as on plain
+//! TCP.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -31,7 +31,7 @@ fn of_an_application_left_to_tcp() -> (Lab, TcpStream, TcpStream) {
     of_an_application(PodFlags::ACCELERATE_PROXIES)
 }
 
-/// The same of one that is accelerated, because neither end waits in its calls.
+/// An accelerated application's connection: both ends are nonblocking.
 fn of_an_accelerated_application() -> (Lab, TcpStream, TcpStream) {
     let mut lab = Lab::bare();
     lab.enroll_with(ALL);
@@ -41,7 +41,7 @@ fn of_an_accelerated_application() -> (Lab, TcpStream, TcpStream) {
     (lab, client, server)
 }
 
-/// Bytes that are taken while nobody reads.
+/// The number of bytes that the kernel accepts without a reader.
 fn taken_unread(lab: &Lab, mut client: &TcpStream) -> usize {
     let mut taken = 0;
     let error = loop {
@@ -74,7 +74,7 @@ fn a_reader_that_never_reads_takes_what_it_takes_over_tcp_and_the_budget() {
     assert_eq!(lab.count(Reason::AccelStarted), 1);
     let accelerated = taken_unread(&lab, &client);
     assert_eq!(lab.count(Reason::AccelStoppedWindow), 1);
-    // TCP grows its buffers by what it measures, so two runs differ a little.
+    // TCP adapts its buffers to measurements, so two runs differ slightly.
     let bound = plain + plain / 2 + REDIRECT_WINDOW_BYTES as usize;
     assert!(
         accelerated <= bound,
@@ -94,7 +94,7 @@ fn an_application_that_waits_for_all_gets_all() {
             client
         });
         let mut heard = [0_u8; 1000];
-        // SAFETY: the buffer is as long as is said.
+        // SAFETY: the buffer has the given length.
         let length = unsafe {
             let buffer = heard.as_mut_ptr().cast();
             libc::recv(server.as_raw_fd(), buffer, heard.len(), libc::MSG_WAITALL)
@@ -115,15 +115,15 @@ fn an_application_splices_from_its_connection() {
     }
 }
 
-/// What is there, by `splice(2)` into a pipe.
+/// Reads the available data by `splice(2)` into a pipe.
 fn splice(from: &TcpStream) -> io::Result<Vec<u8>> {
     let mut ends = [0; 2];
-    // SAFETY: the array has place for two descriptors, which are nobody else's then.
+    // SAFETY: the array has space for two descriptors, which have no other owner.
     let [read, write] = unsafe {
         assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
         ends.map(|end| OwnedFd::from_raw_fd(end))
     };
-    // SAFETY: without offsets, and both descriptors are open.
+    // SAFETY: no offsets are passed, and both descriptors are open.
     let moved = unsafe {
         let (from, to) = (from.as_raw_fd(), write.as_raw_fd());
         libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), 30_000, 0)
@@ -134,7 +134,7 @@ fn splice(from: &TcpStream) -> io::Result<Vec<u8>> {
     Ok(heard)
 }
 
-/// Where the kernel tells of splices. Elsewhere, `sluiced status` says that applications must not.
+/// Only for kernels on which splices are detected. For others, `sluiced status` warns.
 #[test]
 fn an_application_that_splices_is_left_to_tcp_from_then_on() {
     let (lab, mut client, mut server) = of_an_accelerated_application();
@@ -154,7 +154,7 @@ fn an_application_that_splices_is_left_to_tcp_from_then_on() {
     }
     assert_eq!(lab.count(Reason::AccelStoppedSplice), 1);
 
-    // Another one of the Pod begins by TCP, and stays there.
+    // A later connection of the Pod starts on TCP, and stays there.
     let proxy = listen(&lab.pod, "[::]:15001");
     let to = format!("{}:81", WORLD[0]);
     let (mut client, mut server) =
@@ -196,7 +196,7 @@ fn blocking_sockets_never_get_eagain() {
     assert_eq!(lab.count(Reason::AccelStarted), 0);
     assert!(lab.count(Reason::AccelSkippedBlocking) > 0);
     assert_eq!(lab.count(Reason::AccelDrained), 1);
-    // A socket in a map would wake for what its own end does, and say that nothing is there.
+    // A socket in a map would wake up for its own end's activity, and have no data.
     let speaker = thread::spawn(move || {
         thread::sleep(Duration::from_millis(50));
         client.write_all(b"last").unwrap();
@@ -228,7 +228,7 @@ fn setsockopt_denies_unsupported_options() {
     assert_eq!(lab.count(Reason::AccelSetsockoptDenied), 2);
     // Datagrams are not accelerated.
     set(&datagrams, ZEROCOPY, &ON).unwrap();
-    // Without the option, the flag means nothing: the bytes are copied, and nobody waits for news.
+    // Without the option, the flag has no effect: the bytes are copied, without a completion.
     send_without_a_copy(&client, &mut server);
     assert!(!has_news(&client));
 }
@@ -269,7 +269,7 @@ fn setsockopt_hook_is_absent_without_acceleration() {
     let (lab, client, _server) = of_an_accelerated_application();
     let lab = lab.restart_as(false);
     assert_eq!(lab.hooks("setsockopt"), 0);
-    // The kernel lets go of a hook that nobody holds in its own time.
+    // The kernel removes an unreferenced hook asynchronously.
     await_that(|| set(&client, ZEROCOPY, &ON).is_ok());
     let lab = lab.restart_as(true);
     assert_eq!(lab.hooks("setsockopt"), 1);
@@ -283,7 +283,7 @@ const UPPER_LAYER: (i32, i32) = (libc::SOL_TCP, libc::TCP_ULP);
 /// `setsockopt(2)`.
 fn set(socket: &impl AsRawFd, (level, name): (i32, i32), value: &[u8]) -> io::Result<()> {
     let length = libc::socklen_t::try_from(value.len()).unwrap();
-    // SAFETY: the value is as long as is said.
+    // SAFETY: the value has the given length.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -300,10 +300,10 @@ fn set(socket: &impl AsRawFd, (level, name): (i32, i32), value: &[u8]) -> io::Re
     }
 }
 
-/// Sends with `MSG_ZEROCOPY`, and compares what arrives.
+/// Sends with `MSG_ZEROCOPY`, and compares the received data.
 fn send_without_a_copy(from: &TcpStream, to: &mut TcpStream) {
     let sent = vec![7_u8; 60_000];
-    // SAFETY: the buffer is as long as is said, and is not changed until all of it has arrived.
+    // SAFETY: the buffer has the given length, and does not change until all of it has arrived.
     let length = unsafe {
         let buffer = sent.as_ptr().cast();
         libc::send(from.as_raw_fd(), buffer, sent.len(), libc::MSG_ZEROCOPY)
@@ -314,15 +314,15 @@ fn send_without_a_copy(from: &TcpStream, to: &mut TcpStream) {
     assert!(heard == sent);
 }
 
-/// Whether the kernel has put something into the socket's queue of errors, where it tells which
-/// buffers it no longer needs.
+/// Whether the socket's error queue has an entry, with which the kernel reports completed zero-copy
+/// buffers.
 fn has_news(socket: &TcpStream) -> bool {
     let mut poll = libc::pollfd {
         fd: socket.as_raw_fd(),
         events: 0,
         revents: 0,
     };
-    // SAFETY: one entry, as is said.
+    // SAFETY: there is one entry, as given.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
     ready == 1 && poll.revents & libc::POLLERR != 0
 }
