@@ -11,6 +11,7 @@ seconds=$1
 shift
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+export ASAN_OPTIONS=detect_leaks=0
 build=(--sanitizer address --debug-assertions)
 ((seconds >= 60)) || build+=(--dev)
 
@@ -24,7 +25,7 @@ for target; do
     mkdir "$scratch/$target"
     log=$scratch/$target.log
     if ! cargo +nightly fuzz run "${build[@]}" "$target" "$scratch/$target" "fuzz/corpus/$target" -- \
-        -max_total_time="$seconds" -max_len=4096 -detect_leaks=0 -verbosity=0 -print_final_stats=1 >"$log" 2>&1; then
+        -max_total_time="$seconds" -max_len=4096 -verbosity=0 -print_final_stats=1 >"$log" 2>&1; then
         printf 'failed\n'
         tail -n 40 "$log"
         exit 1
