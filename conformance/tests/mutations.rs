@@ -41,9 +41,9 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         what: "v4-mapped addresses are not folded",
-        file: "ebpf/programs/src/main.rs",
-        from: "connect::connect::<V6>(&ctx, Level::Child)",
-        to: "{ if context::destination::<V6>(&ctx).addr.is_v4() { return 1 } connect::connect::<V6>(&ctx, Level::Child) }",
+        file: CONNECT,
+        from: "if level.is_decided(ctx) {",
+        to: "if level.is_decided(ctx) || read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
         case: THROUGH,
     },
     Fault {
