@@ -8,11 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
 use crate::{
     config::{Config, Decide},
+    kube::PodTemplateSpec,
     kube::manifest,
     pods::{self, Acceleration, Decision, Mesh, NodePolicy},
 };

@@ -32,7 +32,7 @@ const NOTHING: Holding = Holding {
 const ALL: Holding = Holding {
     processes: 1,
     addresses: 2,
-    ports: 4,
+    ports: 2,
     hooks: 1,
     passthrough: true,
 };
