@@ -12,8 +12,7 @@ use serde_json::Value;
 
 use crate::{
     config::{Config, Decide},
-    kube::PodTemplateSpec,
-    kube::manifest,
+    kube::{PodTemplateSpec, manifest},
     pods::{self, Acceleration, Decision, Mesh, NodePolicy},
 };
 

@@ -28,7 +28,8 @@ const NOTHING: Holding = Holding {
     hooks: 0,
     passthrough: false,
 };
-/// Three inbound ports and one outbound port are excluded by default.
+/// By default three inbound ports and one outbound port are excluded. Two of the inbound ports are
+/// neighbours: `port_ranges` has them as one entry.
 const ALL: Holding = Holding {
     processes: 1,
     addresses: 2,
