@@ -56,7 +56,8 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
         "ebpf/programs/Cargo.lock",
         "ebpf/abi/src",
     ] {
-        println!("cargo::rerun-if-changed={}", root.join(input).display());
+        // Relative to this package: a target directory may be copied to another checkout.
+        println!("cargo::rerun-if-changed=../{input}");
     }
     // One directory for all profiles, so that `core` is compiled once.
     let built = root.join("target/bpf");
