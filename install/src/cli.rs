@@ -6,7 +6,6 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     entry::{Entry, PLUGIN},
@@ -24,19 +23,9 @@ pub(crate) struct Cli {
     pub(crate) log: String,
 }
 
-/// A word that is not a level would name a target and disable all other logs.
 fn filter(text: &str) -> Result<String, String> {
-    let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
-    let wrong = text.split(',').find(|part| {
-        let level = part.split_once('=').map_or(*part, |(_, level)| level);
-        !is_level(level.trim())
-    });
-    match wrong {
-        Some(part) => Err(format!(
-            "'{part}' is neither a level (off, error, warn, info, debug, trace) nor target=level"
-        )),
-        None => Ok(text.to_owned()),
-    }
+    daemon_api::check_log_filter(text)?;
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
 fn run(Cli { command, log }: Cli) -> Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(log)?)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(text::has_colors(io::stderr().is_terminal()))
         .with_writer(io::stderr)
         .fmt_fields(
             debug_fn(|writer, field, value| text::field(writer, field.name(), value))

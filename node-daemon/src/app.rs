@@ -1,28 +1,31 @@
 //! Assembles the daemon: socket, kernel side, Pod manager, server.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, sleep},
 };
 use tracing::{debug, info, warn};
-use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
-    api::{self, Handler, Socket},
+    api::{self, Handler, Socket, serve_metrics},
     bpf::{Datapath, Pins, Ring},
     cgroup,
     config::{Config, OnExit, Paths, RunArgs},
     event_log::EventLog,
-    kube::{Cluster, daemonset},
+    kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
+    log::Log,
     memory,
     pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
     privileges,
+    refusals::Refusals,
+    reload::{Reload, Signals},
 };
 
 /// The resync interval.
@@ -31,95 +34,167 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The minimum interval between two lookups of namespaces that the kernel programs reported.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
 
-/// netlink-packet-route warns of every attribute that a newer kernel extended.
-const LOG_QUIET: &str = "netlink_packet_route=error";
-
 /// Serves until SIGTERM or SIGINT. The configuration decides whether the data path stays then.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
-    let daemon_config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(
-        &daemon_config.mesh,
-        daemon_config.meshes,
-        daemon_config.ipv6,
-    )?;
-    let log = format!("{LOG_QUIET},{}", args.log);
-    let filter: EnvFilter = log.parse().context("--log is invalid")?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .fmt_fields(
-            debug_fn(|writer, field, value| text::field(writer, field.name(), value))
-                .delimited(" "),
-        )
-        .init();
-    let cgroup = args.cgroup.map_or_else(cgroup::find, Ok)?;
+    let config = Config::read(args.config.as_deref())?;
+    let mesh = Mesh::choose(&config.mesh, config.meshes.clone(), config.ipv6)?;
+    let filter = args.log.as_ref().unwrap_or(&config.log);
+    let log = Log::start(filter, args.log_format)?;
+    let cgroup = cgroup::choose(args.cgroup.clone())?;
     // One thread: the Pod manager's thread does all blocking work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut stop = Stop::catch()?;
+        let signals = Signals::catch()?;
         // The socket and its lock come first: only one of two daemons changes the kernel.
         let socket = Socket::bind(&args.socket)?;
-        let Paths { bpffs, state } = &args.paths;
-        let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
-        let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
-        info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
-        let (store, records) = Store::open(state)?;
-        let startup_state = StartupState {
-            datapath,
-            store,
-            records,
-            pending_dels: PendingDels::beside(&args.socket),
-            node_policy: NodePolicy {
-                mesh,
-                missing_annotations: daemon_config.missing_annotations,
-                acceleration,
-            },
-        };
-        let (pods, owner) = pods::start(startup_state)?;
+        let (rings, pods, owner) = start_pods(&args, &config, mesh, &cgroup)?;
         info!(socket = %args.socket.display(), "ready");
-        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let cluster = Cluster::new(config.kubeconfig.clone());
         let event_log = EventLog::default();
-        let upkeep = [
-            tokio::spawn(resync_loop(pods.clone())),
-            tokio::spawn(handle_netns_found(netns_found, pods.clone())),
-            tokio::spawn(pump_events(events, event_log.clone())),
-            tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
-        ];
-        let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        let mut upkeep = Upkeep::default();
+        upkeep.start(rings, &event_log, &cluster, &pods);
+        let refusals = upkeep.report_refusals(&config, &cluster);
+        let address = args.metrics_address.or(config.metrics_address);
+        let (config, current) = watch::channel(config);
+        let handler = Handler::new(pods.clone(), cluster, event_log, refusals, current.clone());
+        if let Some(address) = address {
+            upkeep.spawn(serve_metrics(address, handler.clone()));
+        }
+        upkeep.spawn(signals.handle(Reload {
+            path: args.config,
+            config,
+            flag: args.log,
+            log,
+            pods,
+        }));
+        let mut is_last = false;
+        // Pods are served until it is known whether a daemon follows.
         api::serve(&socket, handler, async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            // Pods are served until the answer is known.
-            if let Some(set) = &daemon_config.daemon_set {
-                last = !daemonset::will_restart(set).await;
-            }
+            is_last = stop.requested(&current).await;
         })
         .await;
-        let on_exit = if last {
+        let on_exit = if is_last {
             OnExit::Detach
         } else {
-            daemon_config.on_exit
+            current.borrow().on_exit
         };
         info!(data_path = ?on_exit, "stopping");
-        for task in upkeep {
-            task.abort();
-            drop(task.await);
-        }
-        if owner.join(on_exit) && last {
+        upkeep.stop().await;
+        if owner.join(on_exit) && is_last {
             socket.write_uninstall_marker()?;
         }
         Ok(())
     })
+}
+
+/// The rings that the programs fill.
+struct Rings {
+    netns_found: Ring<u64>,
+    events: Ring<Event>,
+}
+
+/// Opens the kernel side, and starts the Pod manager.
+fn start_pods(
+    args: &RunArgs,
+    config: &Config,
+    mesh: &'static Mesh,
+    cgroup: &Path,
+) -> anyhow::Result<(Rings, Pods, pods::Thread)> {
+    let Paths { bpffs, state } = &args.paths;
+    let (acceleration, kernel_offsets) = acceleration(config.acceleration)?;
+    let mut datapath = Datapath::open(Pins::open(bpffs)?, cgroup, kernel_offsets)?;
+    let rings = Rings {
+        netns_found: datapath.netns_found()?,
+        events: datapath.events()?,
+    };
+    info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+    let (store, records) = Store::open(state)?;
+    let (pods, owner) = pods::start(StartupState {
+        datapath,
+        store,
+        records,
+        pending_dels: PendingDels::beside(&args.socket),
+        node_policy: NodePolicy {
+            mesh,
+            missing_annotations: config.missing_annotations,
+            acceleration,
+        },
+    })?;
+    Ok((rings, pods, owner))
+}
+
+/// The signals that stop the daemon.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for a signal. `true` if no daemon follows this one.
+    async fn requested(&mut self, config: &watch::Receiver<Config>) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        let set = config.borrow().daemon_set.clone();
+        match set {
+            Some(set) => !daemonset::will_restart(&set).await,
+            None => false,
+        }
+    }
+}
+
+/// The tasks beside the socket.
+#[derive(Default)]
+struct Upkeep(Vec<JoinHandle<()>>);
+
+impl Upkeep {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(tokio::spawn(task));
+    }
+
+    fn start(&mut self, rings: Rings, event_log: &EventLog, cluster: &Cluster, pods: &Pods) {
+        self.spawn(resync_loop(pods.clone()));
+        self.spawn(handle_netns_found(rings.netns_found, pods.clone()));
+        self.spawn(pump_events(rings.events, event_log.clone()));
+        self.spawn(list_node_pods(cluster.clone(), pods.clone()));
+    }
+
+    /// Reports refused Pods to the API server if the configuration says so.
+    fn report_refusals(&mut self, config: &Config, cluster: &Cluster) -> Refusals {
+        if !config.pod_events {
+            return Refusals::default();
+        }
+        let (reports, refused) = mpsc::channel(EVENTS_QUEUE);
+        let node = node_name().unwrap_or_default();
+        self.spawn(report_refusals(cluster.clone(), node, refused));
+        Refusals::reported_to(reports)
+    }
+
+    async fn stop(self) {
+        for task in self.0 {
+            task.abort();
+            drop(task.await);
+        }
+    }
+}
+
+/// The name of this node.
+fn node_name() -> Option<String> {
+    let host = || Some(uname().ok()?.nodename().to_string_lossy().to_lowercase());
+    std::env::var("NODE_NAME").ok().or_else(host)
 }
 
 /// The acceleration that this kernel supports, and its struct offsets.
@@ -141,11 +216,7 @@ fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<Ke
 
 /// Applies the API server's list of running Pods.
 async fn list_node_pods(cluster: Cluster, pods: Pods) {
-    let node = std::env::var("NODE_NAME").or_else(|_| {
-        let host = uname()?.nodename().to_string_lossy().to_lowercase();
-        Ok::<_, nix::Error>(host)
-    });
-    if let Ok(node) = node
+    if let Some(node) = node_name()
         && let Ok(listed) = cluster.list_pods_on_node(&node).await
         && pods.set_listed(listed).await.is_err()
     {

@@ -8,6 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// The root of the hierarchy cannot be found.
@@ -19,10 +21,46 @@ pub(crate) enum Error {
     /// There is no cgroup2 mount.
     #[error("no cgroup2 file system is mounted here: mount it, or name one with --cgroup")]
     NotMounted,
+    /// The named directory cannot be used.
+    #[error("cannot use the cgroup {}", path.display())]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The named directory is in another file system.
+    #[error(
+        "{} is not in a cgroup2 file system: name its mount point, which `findmnt --types cgroup2` prints, \
+         or a directory below it",
+        path.display()
+    )]
+    NotCgroup2 {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The named cgroup, or the root of the hierarchy.
+///
+/// # Errors
+///
+/// If the named directory is no cgroup, or if no hierarchy is mounted.
+pub(crate) fn choose(named: Option<PathBuf>) -> Result<PathBuf, Error> {
+    let Some(path) = named else { return find() };
+    match statfs(&path) {
+        Ok(there) if there.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(path),
+        Ok(_) => Err(Error::NotCgroup2 { path }),
+        Err(errno) => Err(Error::Unusable {
+            path,
+            source: errno.into(),
+        }),
+    }
 }
 
 /// The mount point of the cgroup2 hierarchy.
-pub(crate) fn find() -> Result<PathBuf, Error> {
+fn find() -> Result<PathBuf, Error> {
     let table = std::fs::read(MOUNTS).map_err(Error::Read)?;
     parse(&table).ok_or(Error::NotMounted)
 }
@@ -177,6 +215,19 @@ mod tests {
         );
         assert_eq!(found("31 30 0:27 / /cgroup2 rw - tmpfs cgroup2 rw"), None);
         assert_eq!(found(""), None);
+    }
+
+    #[test]
+    fn directory_of_another_file_system_is_no_cgroup() {
+        let error = choose(Some("/proc".into())).unwrap_err().to_string();
+        assert!(
+            error.contains("/proc is not in a cgroup2 file system"),
+            "{error}"
+        );
+        let missing = choose(Some("/proc/nowhere".into()));
+        assert!(matches!(missing, Err(Error::Unusable { .. })));
+        let root = find().unwrap();
+        assert_eq!(choose(Some(root.clone())).unwrap(), root);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
     let release = kernel.release().to_string_lossy().into_owned();
     writeln!(out, "kernel release {release}")?;
 
-    let cgroup = args.cgroup.map_or_else(cgroup::find, Ok)?;
+    let cgroup = cgroup::choose(args.cgroup)?;
     writeln!(out, "cgroup {}", cgroup.display())?;
     let private = PrivateBpffs::mount().context("a BPF file system cannot be mounted")?;
     let pins = Pins::open(&private.directory())?;

@@ -1,51 +1,71 @@
 //! The client commands: requests to a running daemon over its socket, and their output.
 
-use std::{io::Write as _, path::Path, time::Duration};
+mod refused;
+mod table;
+mod transport;
 
-use anyhow::{Context as _, bail};
+use std::{io::Write as _, process::ExitCode, time::Duration};
+
+use anyhow::bail;
 use daemon_api::{
-    ApiError, Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView,
-    ProgramView, Status, path,
+    Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView, RefusedAdd,
+    Status, path,
     text::{self, Printable},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
-use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, time::timeout};
 
-use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
+use crate::{
+    config::{self, ExplainArgs, MonitorArgs, PodsArgs, StatusArgs},
+    exit,
+};
+use table::{printable, table, time_of_day};
+use transport::Client;
+pub(crate) use transport::Unreachable;
 
-/// Timeout of the whole request.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// The maximum width of a table cell in characters.
-const CELL: usize = 120;
+/// The daemon answers a request for events after this time at the latest.
+const LONG_POLL: Duration = Duration::from_secs(10);
 
 /// `sluiced status`.
-pub(crate) fn status(args: &ClientArgs) -> anyhow::Result<()> {
-    let answer = get(&args.socket, path::STATUS)?;
-    if args.json {
-        return print_json(&answer);
+pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.client);
+    if args.live {
+        client.get(path::HEALTHZ)?;
+        print(b"alive")?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let answer = client.get(path::STATUS)?;
     let status: Status = serde_json::from_slice(&answer)?;
-    print(page(&status).as_bytes())
+    if args.client.json {
+        print_json(&answer)?;
+    } else {
+        print(page(&status).as_bytes())?;
+    }
+    Ok(if status.ready {
+        ExitCode::SUCCESS
+    } else {
+        exit::NOT_READY.into()
+    })
 }
 
 /// The status as text.
 fn page(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
-    let problems = match status.problems.join("; ") {
-        none if none.is_empty() => "none".to_owned(),
-        some => some,
+    let none = ["none".to_owned()];
+    let problems = match &*status.problems {
+        [] => &none[..],
+        problems => problems,
     };
     let Status { version, abi, .. } = status;
     let mut lines = vec![
         ("daemon", format!("{ready}, version {version}, ABI {abi}")),
-        ("problems", problems),
+        ("problems", problems[0].clone()),
+    ];
+    lines.extend(problems[1..].iter().map(|problem| ("", problem.clone())));
+    lines.extend([
         ("mesh", status.mesh.clone()),
         ("acceleration", status.acceleration.clone()),
         ("pods", counts(status)),
         ("kernel", status.kernel.clone()),
-    ];
+    ]);
     lines.extend(status.features.iter().map(|feature| {
         let Feature {
             name,
@@ -60,38 +80,30 @@ fn page(status: &Status) -> String {
         ("", line)
     }));
     let mut page: Vec<_> = (lines.iter())
-        .map(|(key, value)| format!("{key:<14}{}", printable(value)))
+        .map(|(key, value)| format!("{key:<14}{}", Printable::new(value)))
         .collect();
-    page.push(format!(
-        "\n{:<17}{:>6}  {:>5}  ATTACH",
-        "PROGRAM", "ID", "COUNT"
-    ));
-    page.extend(status.programs.iter().map(|program| {
-        let ProgramView {
-            name,
-            id,
-            attach_type,
-            attach_count,
-        } = program;
-        let (name, attach_type) = (printable(name), printable(attach_type));
-        format!("{name:<17}{id:>6}  {attach_count:>5}  {attach_type}")
-    }));
+    let programs = status.programs.iter().map(|program| {
+        let (id, count) = (program.id.to_string(), program.attach_count.to_string());
+        [program.name.clone(), id, count, program.attach_type.clone()]
+    });
+    page.push(String::new());
+    page.push(table(["PROGRAM", "ID", "COUNT", "ATTACH"], programs));
     if !status.foreign_programs.is_empty() {
-        page.push("\nFOREIGN PROGRAM      ID  UID  ORDER   HOOK".to_owned());
-        page.extend(status.foreign_programs.iter().map(|program| {
-            let order = if program.runs_first {
-                "before"
-            } else {
-                "after"
-            };
-            format!(
-                "{:<17}{:>6}{:>5}  {order:<6}  {}",
-                printable(&program.name),
-                program.id,
-                program.uid,
-                program.hook
-            )
-        }));
+        let foreign = status.foreign_programs.iter().map(|program| {
+            let order = ["after", "before"][usize::from(program.runs_first)];
+            [
+                program.name.clone(),
+                program.id.to_string(),
+                program.uid.to_string(),
+                order.to_owned(),
+                program.hook.clone(),
+            ]
+        });
+        page.push(String::new());
+        page.push(table(
+            ["FOREIGN PROGRAM", "ID", "UID", "ORDER", "HOOK"],
+            foreign,
+        ));
     }
     page.join("\n")
 }
@@ -101,9 +113,10 @@ fn counts(status: &Status) -> String {
         (status.meshed_pods, "meshed"),
         (status.unmeshed_pods, "not intercepted"),
         (status.pending_pods, "pending"),
+        (status.pods_without_listener, "without a listening proxy"),
         (status.orphaned_netns, "orphaned"),
     ];
-    // The last two counts are exceptions.
+    // The other counts are exceptions.
     let shown = counts
         .iter()
         .enumerate()
@@ -113,13 +126,22 @@ fn counts(status: &Status) -> String {
 }
 
 /// `sluiced pods`.
-pub(crate) fn pods(args: &ClientArgs) -> anyhow::Result<()> {
-    let answer = get(&args.socket, path::PODS)?;
-    if args.json {
+pub(crate) fn pods(args: &PodsArgs) -> anyhow::Result<()> {
+    let path = if args.refused {
+        path::REFUSED
+    } else {
+        path::PODS
+    };
+    let answer = Client::new(&args.client).get(path)?;
+    if args.client.json {
         return print_json(&answer);
     }
+    if args.refused {
+        let refused: Vec<RefusedAdd> = serde_json::from_slice(&answer)?;
+        return print(refused::page(&refused).as_bytes());
+    }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
-    print(table(&pods).as_bytes())
+    print(pods_table(&pods).as_bytes())
 }
 
 /// `sluiced explain`.
@@ -139,7 +161,7 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         pod: args.pod,
         connection,
     })?;
-    let answer = request(&args.client.socket, Method::POST, path::EXPLAIN, body)?;
+    let answer = Client::new(&args.client).post(path::EXPLAIN, body)?;
     if args.client.json {
         return print_json(&answer);
     }
@@ -160,6 +182,7 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
 /// `sluiced monitor`: until interrupted, or until its output is closed.
 pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
     let config::MonitorArgs { client: to, pod } = args;
+    let client = Client::new(&to).wait_longer(LONG_POLL);
     let mut cursor = None;
     if !to.json {
         print(HEAD.as_bytes())?;
@@ -169,7 +192,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
             cursor,
             pod: pod.clone(),
         })?;
-        let answer = request(&to.socket, Method::POST, path::EVENTS, body)?;
+        let answer = client.post(path::EVENTS, body)?;
         let batch: Events = serde_json::from_slice(&answer)?;
         if batch.dropped > 0 {
             eprintln!(
@@ -195,8 +218,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
 const HEAD: &str = "TIME (UTC)    POD                               UID  FROM                    TO                      RULE";
 
 fn line(event: &EventView) -> String {
-    let (seconds, millis) = (event.time / 1000, event.time % 1000);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let time = time_of_day(event.time);
     let uid = event
         .uid
         .map_or_else(|| "-".to_owned(), |uid| uid.to_string());
@@ -205,10 +227,11 @@ fn line(event: &EventView) -> String {
         0 => event.from.ip().to_string(),
         _ => event.from.to_string(),
     };
-    let (to, rule) = (event.to.to_string(), printable(&event.rule));
-    format!(
-        "{hour:02}:{minute:02}:{second:02}.{millis:03}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}"
-    )
+    let (to, mut rule) = (event.to.to_string(), printable(&event.rule));
+    if event.is_refused {
+        rule += " (refused: the proxy does not listen)";
+    }
+    format!("{time}  {pod:<28}  {uid:>7}  {from:<22}  {to:<22}  {rule}")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -216,7 +239,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn table(pods: &[PodView]) -> String {
+fn pods_table(pods: &[PodView]) -> String {
     let head = [
         "POD",
         "CONTAINER",
@@ -228,20 +251,7 @@ fn table(pods: &[PodView]) -> String {
         "ALIASES",
         "REASON",
     ];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(pods.iter().map(row));
-    let mut widths = [0; 9];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; 9]| {
-        let cells = row.iter().zip(widths);
-        let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    table(head, pods.iter().map(row))
 }
 
 fn row(view: &PodView) -> [String; 9] {
@@ -273,15 +283,6 @@ fn row(view: &PodView) -> [String; 9] {
         aliases,
         view.reason.clone(),
     ]
-    .map(|cell| printable(&cell))
-}
-
-/// Escapes control characters, which a runtime may have reported, and makes an empty cell visible.
-fn printable(cell: &str) -> String {
-    match cell {
-        "" => "-".to_owned(),
-        cell => Printable::new(cell).cut(CELL).to_string(),
-    }
 }
 
 /// Prints an answer unchanged, except for control characters.
@@ -293,56 +294,6 @@ fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text)?;
     Ok(out.write_all(b"\n")?)
-}
-
-fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
-    request(socket, Method::GET, path, Vec::new())
-}
-
-fn request(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let answer = timeout(TIMEOUT, exchange(socket, method, path, body)).await;
-        answer.with_context(|| format!("no answer from {}", socket.display()))?
-    })
-}
-
-async fn exchange(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Vec<u8>,
-) -> anyhow::Result<Bytes> {
-    let unreachable = || {
-        format!(
-            "cannot connect to sluiced at {}; is it running?",
-            socket.display()
-        )
-    };
-    let stream = UnixStream::connect(socket)
-        .await
-        .with_context(unreachable)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, "localhost")
-        .body(Full::<Bytes>::from(body))?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    if status.is_success() {
-        return Ok(body);
-    }
-    let api_error: ApiError =
-        serde_json::from_slice(&body).with_context(|| format!("the daemon answers {status}"))?;
-    match &*api_error.details {
-        "" => bail!(api_error.message),
-        details => bail!("{}: {details}", api_error.message),
-    }
 }
 
 #[cfg(test)]
@@ -376,6 +327,6 @@ mod tests {
         let expected = "\
 POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 REASON
 shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  -";
-        assert_eq!(table(&[view]), expected);
+        assert_eq!(pods_table(&[view]), expected);
     }
 }

@@ -1,20 +1,25 @@
 //! The command line; the configuration file is in `config/file.rs`.
 
 mod file;
+mod metrics_address;
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
+use clap_complete::Shell;
 use daemon_api::SOCKET;
 
+use crate::log::{LogFilter, LogFormat};
+
 pub(crate) use file::{Config, OnExit, ProxyUser};
+pub(crate) use metrics_address::MetricsAddress;
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "sluiced", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -25,10 +30,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the daemon.
     Run(RunArgs),
-    /// Show daemon status.
-    Status(ClientArgs),
+    /// Show daemon status. Exits with 0 if the daemon is ready, with 1 if it is not.
+    Status(StatusArgs),
     /// Show the Pods that the daemon knows.
-    Pods(ClientArgs),
+    Pods(PodsArgs),
     /// Explain how a connection of a Pod is handled, and by which rule.
     Explain(ExplainArgs),
     /// Print interception decisions as they happen, until interrupted.
@@ -40,6 +45,10 @@ pub(crate) enum Command {
     Detach(Paths),
     /// Load and attach every program to check this kernel, then remove them.
     CheckKernel(CheckKernelArgs),
+    /// Print a script that completes this command line in a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages of every command.
+    Man(ManArgs),
 }
 
 /// Options of `run`.
@@ -56,9 +65,16 @@ pub(crate) struct RunArgs {
     /// Configuration file [default: /etc/sluice/sluiced.toml, if it exists].
     #[arg(long, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
-    /// Log filter: a level, or `target=level,…`.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
-    pub(crate) log: String,
+    /// Address at which metrics are served over HTTP: IP:PORT, or :PORT for every address of the node
+    /// [default: `metrics-address` of the configuration, else none].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics_address: Option<MetricsAddress>,
+    /// Log filter: a level, or `target=level,…` [default: `log` of the configuration, else info].
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<LogFilter>,
+    /// Format of log lines.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
 }
 
 /// Directories that outlive the daemon.
@@ -78,9 +94,48 @@ pub(crate) struct ClientArgs {
     /// The daemon's socket.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub(crate) socket: PathBuf,
+    /// Time to wait for an answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u16).range(1..))]
+    pub(crate) timeout: u16,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Check only whether the daemon works: it answers, even if it is not ready.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) live: bool,
+}
+
+/// Options of `pods`.
+#[derive(Debug, Args)]
+pub(crate) struct PodsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Show the Pods that were refused at ADD, with reason and remedy, in place of the known Pods.
+    #[arg(long)]
+    pub(crate) refused: bool,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: Shell,
+}
+
+/// Options of `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Directory for the pages, which must exist.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 /// Options of `monitor`.

@@ -9,6 +9,7 @@ use sluice_abi::Reason;
 use crate::{
     config::{Cli, Config},
     pods::Repair,
+    refusals::Refusal,
 };
 
 /// The text of a page.
@@ -60,7 +61,10 @@ fn command_lines(program: &str) -> Vec<String> {
         let command = |line: &str| {
             let line = line.trim().trim_start_matches("$ ");
             let line = line.split_once(" -- ").map_or(line, |(_, inner)| inner);
-            line.split(" #")
+            line.split(" >")
+                .next()
+                .unwrap_or_default()
+                .split(" #")
                 .next()
                 .unwrap_or_default()
                 .trim()
@@ -155,6 +159,8 @@ fn metrics_page_lists_every_reason_and_repair() {
     assert_eq!(listed(&section(&page, "## Reasons")), reasons);
     let repairs = set(Repair::ALL.map(Repair::label));
     assert_eq!(listed(&section(&page, "## Repairs")), repairs);
+    let refusals = set(Refusal::ALL.map(Refusal::label));
+    assert_eq!(listed(&section(&page, "## Refused ADDs")), refusals);
 }
 
 #[test]

@@ -16,16 +16,21 @@ mod detach;
 #[cfg(test)]
 mod docs;
 mod event_log;
+mod exit;
 #[cfg(feature = "failpoints")]
 mod failpoint;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod kube;
 mod limit;
+mod log;
+mod manual;
 mod memory;
 mod netns;
 mod pods;
 mod privileges;
+mod refusals;
+mod reload;
 
 use std::process::ExitCode;
 
@@ -38,21 +43,27 @@ use daemon_api::text;
 pub fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
-    let done = match Cli::parse().command {
-        Command::Run(args) => app::run(args),
-        Command::Status(args) => client::status(&args),
-        Command::Pods(args) => client::pods(&args),
-        Command::Explain(args) => client::explain(args),
-        Command::Monitor(args) => client::monitor(args),
-        Command::Decide(decide) => decide::run(&decide),
-        Command::Detach(paths) => detach::run(&paths),
-        Command::CheckKernel(args) => check_kernel::run(args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("sluiced: {}", text::lines(format_args!("{error:#}")));
-            ExitCode::FAILURE
+            exit::of(&error)
         }
     }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => app::run(args)?,
+        Command::Status(args) => return client::status(&args),
+        Command::Pods(args) => client::pods(&args)?,
+        Command::Explain(args) => client::explain(args)?,
+        Command::Monitor(args) => client::monitor(args)?,
+        Command::Decide(decide) => decide::run(&decide)?,
+        Command::Detach(paths) => detach::run(&paths)?,
+        Command::CheckKernel(args) => check_kernel::run(args)?,
+        Command::Completions(args) => manual::completions(args.shell),
+        Command::Man(args) => manual::man(&args.directory)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

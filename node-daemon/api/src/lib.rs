@@ -10,11 +10,13 @@
 //! | `POST /v1/events` | [`EventsRequest`] | [`Events`], when there are some |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
+//! | `GET /v1/refused` | – | array of [`RefusedAdd`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
 //!
 //! Every answer with a status of 400 or more carries a [`ApiError`].
 #![forbid(unsafe_code)]
 
+mod log_filter;
 mod manifest;
 pub mod owned;
 mod sidecar;
@@ -28,6 +30,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use log_filter::check_log_filter;
 pub use manifest::{Container, ContainerRole, Manifest};
 pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
@@ -68,6 +71,8 @@ pub mod path {
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.
     pub const PODS: &str = "/v1/pods";
+    /// `GET`: the latest refused ADDs.
+    pub const REFUSED: &str = "/v1/refused";
     /// `GET`: liveness of the daemon.
     pub const HEALTHZ: &str = "/healthz";
     /// `GET`: readiness of the daemon.
@@ -282,6 +287,9 @@ pub struct EventView {
     pub to: SocketAddr,
     /// The rule that decided, as in the metrics.
     pub rule: String,
+    /// The connection was redirected to a proxy that does not listen: it is refused.
+    #[serde(default)]
+    pub is_refused: bool,
 }
 
 /// Body of `POST /v1/gc`.
@@ -342,6 +350,9 @@ pub struct Status {
     /// intercepted until their network namespaces are found.
     #[serde(default)]
     pub pending_pods: usize,
+    /// Meshed Pods whose proxy does not listen. Their connections are refused.
+    #[serde(default)]
+    pub pods_without_listener: usize,
     /// Network namespaces that are intercepted and have no record.
     #[serde(default)]
     pub orphaned_netns: usize,
@@ -416,6 +427,31 @@ pub struct PodView {
     pub meshed: bool,
     /// A short explanation.
     pub reason: String,
+}
+
+/// A Pod that was refused at ADD. Attempts with the same reason are one entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedAdd {
+    /// Time of the first attempt, in milliseconds since 1970.
+    pub first: u64,
+    /// Time of the latest attempt, in milliseconds since 1970.
+    pub last: u64,
+    /// The number of attempts.
+    pub count: u64,
+    /// The Pod's name, as far as the runtime passes it.
+    pub pod: PodName,
+    /// The container of the latest attempt.
+    pub container_id: String,
+    /// A [`code`].
+    pub code: u32,
+    /// The reason, as in the metric `sluice_refused_adds_total`.
+    pub reason: String,
+    /// The error, in one line.
+    pub message: String,
+    /// Its cause.
+    pub details: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// Body of every response with a status of 400 or more.

@@ -58,6 +58,13 @@ pub fn field(writer: &mut dyn Write, name: &str, value: &dyn Debug) -> fmt::Resu
     }
 }
 
+/// Whether output may have colors: its stream is a terminal, and `NO_COLOR` (no-color.org) is unset or
+/// empty.
+#[must_use]
+pub fn has_colors(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// The value of a metric label without the quotes, escaped as the text format requires.
 pub fn label(value: impl Display) -> String {
     let shown = Printable::new(value).to_string();

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use daemon_api::{ApiError, code, text::Printable};
 use hyper::{Method, StatusCode};
 
-use crate::{kube, pods};
+use crate::{kube, pods, refusals::Refusal};
 
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,22 @@ impl Error {
                 }
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
+        }
+    }
+
+    /// Whether this answer was recorded as a refused ADD, with the Pod's name.
+    pub(super) fn is_recorded(&self, path: &str) -> bool {
+        let known = matches!(self, Self::Pods(_) | Self::Unknown(_) | Self::NoManifest(_));
+        path == daemon_api::path::ADD && known
+    }
+
+    /// The reason, if this is the answer to an ADD.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Pods(error) => error.refusal(),
+            Self::Unknown(_) => Refusal::AnnotationsUnavailable,
+            Self::NoManifest(_) => Refusal::SpecUnavailable,
+            _ => Refusal::Timeout,
         }
     }
 

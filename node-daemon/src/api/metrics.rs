@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use daemon_api::text;
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::text::{encode_eof, encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use sluice_abi::ABI_VERSION;
 
-use super::error::Error;
-use crate::pods::MetricsSnapshot;
+use super::{error::Error, process};
+use crate::{pods::MetricsSnapshot, refusals::Refusals};
+
+/// The maximum number of Pods that have a series of their own.
+const POD_SERIES: usize = 1000;
 
 type Label = (&'static str, String);
 
@@ -50,7 +54,13 @@ impl Metrics {
         self.api_errors.get_or_create(&labels).inc();
     }
 
-    pub(super) fn encode(&self, snapshot: &MetricsSnapshot) -> Result<String, Error> {
+    /// The page. Without `pod_series`, no Pod has a series of its own.
+    pub(super) fn encode(
+        &self,
+        snapshot: &MetricsSnapshot,
+        refusals: &Refusals,
+        pod_series: bool,
+    ) -> Result<String, Error> {
         let decisions = Family::<[Label; 1], Counter>::default();
         for (reason, count) in &snapshot.decisions {
             let label = ("reason", reason.label().to_owned());
@@ -62,22 +72,11 @@ impl Metrics {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             pods.get_or_create(&[label]).set(count);
         }
-        let pending = Gauge::<i64>::default();
-        pending.set(i64::try_from(snapshot.pending).unwrap_or(i64::MAX));
+        let pending = gauge(snapshot.pending);
         let repairs = Family::<[Label; 1], Counter>::default();
         for (repair, count) in snapshot.repairs.iter() {
             let label = ("type", repair.label().to_owned());
             repairs.get_or_create(&[label]).inc_by(count);
-        }
-
-        let fallbacks = Family::<[Label; 2], Counter>::default();
-        for (pod, count) in &snapshot.alias_fallbacks {
-            // The encoder writes label values unescaped.
-            let labels = [
-                ("namespace", text::label(&pod.namespace)),
-                ("pod", text::label(&pod.name)),
-            ];
-            fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
         let mut registry = Registry::with_prefix("sluice");
@@ -89,32 +88,127 @@ impl Metrics {
         );
         let help = "Meshed Pods whose network namespace is not known yet";
         registry.register("pending_pods", help, pending);
-        let help = "Connections beyond a Pod's share of the map 'destinations'";
-        registry.register("pod_alias_fallbacks", help, fallbacks);
+        if pod_series {
+            register_pods(&mut registry, snapshot);
+        }
+        let help = "Meshed Pods whose proxy does not listen; their connections are refused";
+        registry.register(
+            "pods_without_listener",
+            help,
+            gauge(snapshot.without_listener),
+        );
+        let refused = Family::<[Label; 1], Counter>::default();
+        for (refusal, count) in refusals.counts() {
+            let label = ("reason", refusal.label().to_owned());
+            refused.get_or_create(&[label]).inc_by(count);
+        }
+        registry.register("refused_adds", "Refused ADDs", refused);
+        registry.register(
+            "build_info",
+            "Version of the daemon and of the maps' layout",
+            build(),
+        );
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
         registry.register("api_errors", help, self.api_errors.clone());
         let help = "Time from a request's header to its answer";
         registry.register("api_request_duration_seconds", help, self.seconds.clone());
+        let mut own = Registry::default();
+        process::register(&mut own);
         let mut page = String::new();
-        encode(&mut page, &registry).map_err(|error| Error::Answer(error.to_string()))?;
+        encode_registry(&mut page, &registry)
+            .and_then(|()| encode_registry(&mut page, &own))
+            .and_then(|()| encode_eof(&mut page))
+            .map_err(|error| Error::Answer(error.to_string()))?;
         Ok(page)
     }
+}
+
+/// The series of single Pods: those with the highest values.
+fn register_pods(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let mut counts: Vec<_> = snapshot.alias_fallbacks.iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let fallbacks = Family::<[Label; 2], Counter>::default();
+    for (pod, count) in counts.into_iter().take(POD_SERIES) {
+        // The encoder writes label values unescaped.
+        let labels = [
+            ("namespace", text::label(&pod.namespace)),
+            ("pod", text::label(&pod.name)),
+        ];
+        fallbacks.get_or_create(&labels).inc_by(*count);
+    }
+    let help = "Connections beyond a Pod's share of the map 'destinations'";
+    registry.register("pod_alias_fallbacks", help, fallbacks);
+}
+
+fn build() -> Family<[Label; 2], Gauge> {
+    let build = Family::<[Label; 2], Gauge>::default();
+    let labels = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("abi", ABI_VERSION.to_string()),
+    ];
+    build.get_or_create(&labels).set(1);
+    build
+}
+
+fn gauge(count: usize) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    gauge
+}
+
+/// The page in Prometheus' older text format (0.0.4), for collectors without `OpenMetrics`: there,
+/// metadata names a counter with its suffix.
+pub(super) fn classic(page: &str) -> String {
+    let mut counters = std::collections::BTreeSet::new();
+    for line in page.lines() {
+        let words = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '));
+        counters.extend(
+            words
+                .filter(|(_, kind)| *kind == "counter")
+                .map(|(name, _)| name),
+        );
+    }
+    let mut lines = String::with_capacity(page.len());
+    for line in page.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
+                let suffix = if counters.contains(name) {
+                    "_total"
+                } else {
+                    ""
+                };
+                lines.push_str(&format!("# {kind} {name}{suffix} {rest}\n"));
+            }
+            (Some("#"), ..) => {}
+            _ => {
+                lines.push_str(line);
+                lines.push('\n');
+            }
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use daemon_api::PodName;
+    use daemon_api::{ApiError, PodName};
     use sluice_abi::Reason;
 
     use super::*;
-    use crate::pods::{Repair, Repairs};
+    use crate::{
+        pods::{Repair, Repairs},
+        refusals::{Refusal, Subject},
+    };
 
     /// One scrape of all metrics.
-    fn measured() -> String {
+    fn measured(pod_series: bool) -> String {
         let metrics = Metrics::new();
         metrics.count("/v1/add", 200, Duration::from_millis(3));
         metrics.count_error("/v1/add", 102);
@@ -131,14 +225,23 @@ mod tests {
             bypassed: 1,
             pending: 3,
             alias_fallbacks: vec![(pod, 5)],
+            without_listener: 4,
             repairs,
         };
-        metrics.encode(&snapshot).unwrap()
+        let refusals = Refusals::default();
+        let api_error = ApiError {
+            code: 100,
+            message: String::new(),
+            details: String::new(),
+        };
+        let pod = PodName::default();
+        refusals.record(&Subject::named(pod), Refusal::PodSettings, api_error);
+        metrics.encode(&snapshot, &refusals, pod_series).unwrap()
     }
 
     #[test]
     fn everything_measured_is_written() {
-        let text = measured();
+        let text = measured(true);
         for line in [
             "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
             "sluice_attachments{meshed=\"true\"} 2",
@@ -151,6 +254,11 @@ mod tests {
             "sluice_api_errors_total{path=\"/v1/add\",code=\"102\"} 1",
             "sluice_api_request_duration_seconds_count{path=\"/v1/add\"} 1",
             "sluice_api_request_duration_seconds_bucket{le=\"0.005\",path=\"/v1/add\"} 1",
+            "sluice_refused_adds_total{reason=\"pod_settings\"} 1",
+            "sluice_refused_adds_total{reason=\"kernel\"} 0",
+            "sluice_pods_without_listener 4",
+            "# TYPE process_cpu_seconds counter",
+            "# TYPE process_start_time_seconds gauge",
             "# EOF",
         ] {
             assert!(
@@ -161,8 +269,35 @@ mod tests {
     }
 
     #[test]
+    fn series_of_pods_can_be_switched_off() {
+        assert!(measured(true).contains("sluice_pod_"));
+        assert!(!measured(false).contains("sluice_pod_"));
+    }
+
+    #[test]
+    fn classic_format_names_counters_with_suffix() {
+        let open = measured(true);
+        let page = classic(&open);
+        assert!(
+            page.contains("\n# TYPE sluice_decisions_total counter\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("\n# HELP sluice_decisions_total Decisions"),
+            "{page}"
+        );
+        assert!(
+            page.contains("\n# TYPE sluice_attachments gauge\n"),
+            "{page}"
+        );
+        assert!(!page.contains("# EOF"));
+        let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(samples(&page), samples(&open));
+    }
+
+    #[test]
     fn metrics_page_lists_every_metric() {
-        let text = measured();
+        let text = measured(true);
         let metric = |line: &str| {
             let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
             let suffix = if kind == "counter" { "_total" } else { "" };
@@ -172,7 +307,7 @@ mod tests {
         let listed = crate::docs::listed(&crate::docs::section(&page, "# Metrics"));
         let listed = listed
             .into_iter()
-            .filter(|name| name.starts_with("sluice_"));
+            .filter(|name| name.starts_with("sluice_") || name.starts_with("process_"));
         assert_eq!(
             listed.collect::<BTreeSet<_>>(),
             text.lines().filter_map(metric).collect()

@@ -1,7 +1,7 @@
 //! The routes of the API.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -15,10 +15,16 @@ use hyper::{
 };
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
-use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods};
+use super::{attempt::Attempt, error::Error, metrics::Metrics, respond::Answer};
+use crate::{
+    config::{Config, ProxyUser},
+    event_log::EventLog,
+    kube::Cluster,
+    pods::Pods,
+    refusals::Refusals,
+};
 
 /// Timeout for the whole body.
 pub(super) const BODY: Duration = Duration::from_secs(5);
@@ -37,12 +43,13 @@ pub(super) enum Route {
     Events,
     Status,
     Pods,
+    Refused,
     Healthz,
     Readyz,
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 11] = [
+const ROUTES: [(&str, Method, Route); 12] = [
     (path::ADD, Method::POST, Route::Add),
     (path::DEL, Method::POST, Route::Del),
     (path::CHECK, Method::POST, Route::Check),
@@ -51,6 +58,7 @@ const ROUTES: [(&str, Method, Route); 11] = [
     (path::EVENTS, Method::POST, Route::Events),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
+    (path::REFUSED, Method::GET, Route::Refused),
     (path::HEALTHZ, Method::GET, Route::Healthz),
     (path::READYZ, Method::GET, Route::Readyz),
     (path::METRICS, Method::GET, Route::Metrics),
@@ -94,7 +102,8 @@ pub(crate) struct Handler {
     pods: Pods,
     cluster: Cluster,
     event_log: EventLog,
-    proxy_user: ProxyUser,
+    refusals: Refusals,
+    config: watch::Receiver<Config>,
     pub(super) metrics: Metrics,
 }
 
@@ -104,20 +113,22 @@ impl Handler {
         pods: Pods,
         cluster: Cluster,
         event_log: EventLog,
-        proxy_user: ProxyUser,
+        refusals: Refusals,
+        config: watch::Receiver<Config>,
     ) -> Self {
         Self {
             pods,
             cluster,
             event_log,
-            proxy_user,
+            refusals,
+            config,
             metrics: Metrics::new(),
         }
     }
 
     /// Answers a request of an authorized peer.
     pub(super) async fn answer(&self, asked: Asked) -> Result<Answer, Error> {
-        let Self { pods, metrics, .. } = self;
+        let Self { pods, .. } = self;
         let Asked { route, body } = asked;
         match route {
             Route::Add => Answer::json(&self.add(decode(&body)?).await?),
@@ -131,12 +142,29 @@ impl Handler {
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
-            Route::Healthz => Ok(Answer::Text("alive\n")),
+            Route::Refused => Answer::json(&self.refusals.latest()),
+            Route::Healthz | Route::Readyz | Route::Metrics => self.observe(route).await,
+        }
+    }
+
+    /// Answers a request that changes nothing and that any peer may make.
+    pub(super) async fn observe(&self, route: Route) -> Result<Answer, Error> {
+        let Self { pods, metrics, .. } = self;
+        match route {
             Route::Readyz => match pods.status().await? {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
-            Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
+            Route::Metrics => {
+                let pod_series = self.config.borrow().pod_metrics;
+                let page = metrics.encode(&pods.read().await?, &self.refusals, pod_series);
+                page.map(Answer::Metrics)
+            }
+            // The manager's thread answers: a thread that hangs is not alive.
+            _ => {
+                pods.ping().await?;
+                Ok(Answer::Text("alive\n"))
+            }
         }
     }
 
@@ -148,7 +176,11 @@ impl Handler {
         let batch = self.event_log.wait_after(cursor, EVENTS_WAIT).await;
         let watched =
             |(_, event): &&(SystemTime, Event)| !only || names.contains_key(&event.cookie);
-        let view = |(time, event): &(SystemTime, Event)| view(*time, event, &names);
+        let silent = match &*batch.events {
+            [] => BTreeSet::new(),
+            _ => self.pods.without_listener().await?,
+        };
+        let view = |(time, event): &(SystemTime, Event)| view(*time, event, &names, &silent);
         Ok(Events {
             next: batch.next,
             dropped: batch.dropped,
@@ -156,12 +188,21 @@ impl Handler {
         })
     }
 
+    /// Enrolls a Pod. A refused one is recorded.
+    async fn add(&self, request: AddRequest) -> Result<AddResponse, Error> {
+        let attempt = Attempt::begin(&self.refusals, &request);
+        let outcome = self.enroll(request).await;
+        attempt.end(&outcome);
+        outcome
+    }
+
     /// Asks the API server here, where the wait blocks no other request.
-    async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
+    async fn enroll(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
         let is_missing = request.annotations.is_none();
-        if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
+        let proxy_user = self.config.borrow().proxy_user;
+        if is_missing || (proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
             let asked = match self.cluster.fetch_annotations(&mut request).await {
                 Err(source) if !is_missing => return Err(Error::NoManifest(source)),
                 asked => asked,
@@ -180,7 +221,12 @@ fn may_be_meshed(request: &AddRequest) -> bool {
     !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
 }
 
-fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {
+fn view(
+    time: SystemTime,
+    event: &Event,
+    names: &BTreeMap<u64, String>,
+    silent: &BTreeSet<u64>,
+) -> EventView {
     let since_1970 = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -195,7 +241,17 @@ fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> Event
         from: event.from.into(),
         to: event.to.into(),
         rule: reason.map_or("unknown", |reason| reason.label()).to_owned(),
+        is_refused: silent.contains(&event.cookie)
+            && reason.is_some_and(|reason| is_redirected(*reason)),
     }
+}
+
+/// Whether the decision redirects a TCP connection to the proxy.
+fn is_redirected(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundHairpin
+    )
 }
 
 impl Asked {

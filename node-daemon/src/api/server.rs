@@ -52,7 +52,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Timeout for requests in progress when the daemon stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, most likely for lack of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// The limits of all connections.
 struct Limits {
@@ -100,6 +100,18 @@ async fn accept(socket: &Socket, limits: &Arc<Limits>, open: &GracefulShutdown) 
     }
 }
 
+/// The limits of a connection, which serves one request.
+pub(super) fn http() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADER_LINES)
+        .keep_alive(false);
+    builder
+}
+
 struct Connection {
     limits: Arc<Limits>,
     seat: Seat,
@@ -109,13 +121,7 @@ impl Connection {
     async fn serve(self, stream: UnixStream, watcher: Watcher, eviction: Eviction) {
         let peer = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
         let service = service_fn(|request| self.respond(request, peer));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER)
-            .max_buf_size(HEADER_BYTES)
-            .max_headers(HEADER_LINES)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = http().serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             Ok(()) = eviction => debug!("idle connection closed: the limit of connections is reached"),
             done = timeout(HEADER + BODY + ANSWER, watcher.watch(connection)) => match done {
@@ -138,12 +144,15 @@ impl Connection {
         if let Err(error) = &outcome {
             let api_error = error.api_error();
             metrics.count_error(path, api_error.code);
-            warn!(
-                path,
-                code = api_error.code,
-                details = api_error.details,
-                "{error}"
-            );
+            // A refused ADD is logged with its Pod.
+            if !error.is_recorded(path) {
+                warn!(
+                    path,
+                    code = api_error.code,
+                    details = api_error.details,
+                    "{error}"
+                );
+            }
         }
         let response = respond(outcome);
         metrics.count(path, response.status().as_u16(), begin.elapsed());

@@ -2,6 +2,7 @@
 //! closed ones; the daemon adds those that existed before.
 
 use std::{
+    collections::BTreeMap,
     io::ErrorKind,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
@@ -47,12 +48,12 @@ impl Listeners {
         })
     }
 
-    /// The number of registered listeners of a Pod's proxy.
-    pub(super) fn count(&self, cookie: u64) -> Result<usize, Error> {
-        let mut found = 0;
+    /// The number of registered listeners of each Pod's proxy, by netns cookie.
+    pub(super) fn counts(&self) -> Result<BTreeMap<u64, usize>, Error> {
+        let mut found = BTreeMap::new();
         for key in self.0.keys() {
             let key = key.map_err(|source| failed("read", source))?;
-            found += usize::from(key.cookie == cookie);
+            *found.entry(key.cookie).or_default() += 1;
         }
         Ok(found)
     }

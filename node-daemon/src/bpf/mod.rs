@@ -20,6 +20,7 @@ mod rule_maps;
 mod typed_map;
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -286,7 +287,13 @@ impl Datapath {
 
     /// The number of registered listeners of a Pod's proxy.
     pub(crate) fn listeners(&self, cookie: u64) -> Result<usize, Error> {
-        self.listeners.count(cookie)
+        let all = self.all_listeners()?;
+        Ok(all.get(&cookie).copied().unwrap_or_default())
+    }
+
+    /// The number of registered listeners of each Pod's proxy, by netns cookie. Absent means none.
+    pub(crate) fn all_listeners(&self) -> Result<BTreeMap<u64, usize>, Error> {
+        self.listeners.counts()
     }
 
     /// Writes the entry of a network namespace, and replaces an existing one.

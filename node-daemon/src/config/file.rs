@@ -8,8 +8,10 @@ use std::{
 use daemon_api::owned;
 use serde::Deserialize;
 
+use super::MetricsAddress;
 use crate::{
     kube::daemonset,
+    log::LogFilter,
     pods::{Acceleration, Meshes, MissingAnnotations},
 };
 
@@ -20,6 +22,14 @@ const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
+    /// The log filter, unless `--log` sets one.
+    pub(crate) log: LogFilter,
+    /// The address at which metrics are served over HTTP, unless `--metrics-address` sets one.
+    pub(crate) metrics_address: Option<MetricsAddress>,
+    /// Whether metrics have series for single Pods.
+    pub(crate) pod_metrics: bool,
+    /// Whether a refused Pod gets an Event in the API server.
+    pub(crate) pod_events: bool,
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
     /// The connections that are accelerated.
@@ -46,6 +56,10 @@ pub(crate) struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            log: LogFilter::default(),
+            metrics_address: None,
+            pod_metrics: true,
+            pod_events: false,
             on_exit: OnExit::default(),
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
@@ -158,6 +172,8 @@ mod tests {
         for (text, expected) in [
             ("on-exti = \"keep\"", "on-exit"),
             ("on-exit = \"leave\"", "`keep` or `detach`"),
+            ("log = \"inof\"", "'inof' is neither a level"),
+            ("metrics-address = \"node\"", "IP:PORT or :PORT"),
         ] {
             let Err(Error::Parse { source, .. }) = read(text) else {
                 panic!("{text}");

@@ -1,9 +1,11 @@
 //! The Kubernetes API: the only module with a client of it.
 
 pub(crate) mod daemonset;
+mod events;
 pub(crate) mod manifest;
 mod pods;
 
+pub(crate) use events::{EVENTS_QUEUE, report_refusals};
 pub(crate) use pods::{Cluster, Error};
 
 /// The manifests that `sluiced decide` reads.

@@ -178,7 +178,7 @@ impl Cluster {
     }
 
     /// Creates a client for each request, which reads the token again: it is rotated every hour.
-    async fn client(&self) -> Result<Client, Error> {
+    pub(super) async fn client(&self) -> Result<Client, Error> {
         let config = match &self.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path)?;

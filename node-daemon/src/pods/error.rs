@@ -8,6 +8,7 @@ use super::{addresses, bypass, policy, rule_set, store};
 use crate::{
     bpf,
     netns::{self, SourceRoute},
+    refusals::Refusal,
 };
 
 /// A request failed.
@@ -104,6 +105,27 @@ impl Error {
     /// Whether it is unknown if the Pod has a sidecar.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Self::Policy(policy::Error::NotHandedOver))
+    }
+
+    /// The reason of a refused ADD.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Policy(policy::Error::NotHandedOver) => Refusal::AnnotationsUnavailable,
+            Self::Policy(_) | Self::Bypass(_) | Self::Changed => Refusal::PodSettings,
+            Self::Share(rule_set::Error::Addresses { .. })
+            | Self::Address(_)
+            | Self::Taken { .. } => Refusal::Address,
+            Self::Share(_) => Refusal::Share,
+            Self::Netns(_) | Self::Occupied { .. } | Self::Gone => Refusal::Netns,
+            Self::Store(_) => Refusal::Record,
+            Self::Stopping => Refusal::Stopping,
+            Self::Kernel(_)
+            | Self::RoutesRefused { .. }
+            | Self::Teardown { .. }
+            | Self::Unknown(_)
+            | Self::NoSuchPod(_)
+            | Self::Differs { .. } => Refusal::Kernel,
+        }
     }
 
     /// The error of the API contract.

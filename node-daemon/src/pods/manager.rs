@@ -31,8 +31,9 @@ use super::{
     error::one_line,
     evidence::Doubt,
     plan::{self, KernelState},
-    policy::{self, PodPolicy, Subject, Verdict},
+    policy::{self, MissingAnnotations, PodPolicy, Subject, Verdict},
     rule_set,
+    silent::SilentProxies,
     store::{Record, RecordId, Store},
     survey::Lodging,
 };
@@ -66,6 +67,7 @@ pub(crate) struct PodManager {
     doubts: (BTreeMap<Doubt, usize>, usize),
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
+    silent_proxies: SilentProxies,
 }
 
 /// The state of a registered attachment.
@@ -113,7 +115,13 @@ impl PodManager {
             pending: BTreeMap::new(),
             doubts: Default::default(),
             stranger_log: LogLimit::default(),
+            silent_proxies: SilentProxies::default(),
         }
+    }
+
+    /// Changes the policy for later ADDs without annotations.
+    pub(super) fn set_missing_annotations(&mut self, policy: MissingAnnotations) {
+        self.node_policy.missing_annotations = policy;
     }
 
     pub(super) fn add(&mut self, request: AddRequest) -> Result<AddResponse, Error> {

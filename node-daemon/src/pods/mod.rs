@@ -20,12 +20,13 @@ mod plan;
 mod policy;
 mod repair_metrics;
 mod rule_set;
+mod silent;
 mod source_addr;
 mod store;
 mod survey;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     thread::{Builder, JoinHandle},
@@ -255,6 +256,25 @@ impl Pods {
     /// The daemon's status.
     pub(crate) async fn status(&self) -> Result<Status, Error> {
         self.ask(|manager| manager.status()).await?
+    }
+
+    /// Answers when the manager's thread has done all earlier work.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        self.ask(|_| ()).await
+    }
+
+    /// Changes the policy for later ADDs without annotations.
+    pub(crate) async fn set_missing_annotations(
+        &self,
+        policy: MissingAnnotations,
+    ) -> Result<(), Error> {
+        self.ask(move |manager| manager.set_missing_annotations(policy))
+            .await
+    }
+
+    /// The Pods whose proxy does not listen, by netns cookie.
+    pub(crate) async fn without_listener(&self) -> Result<BTreeSet<u64>, Error> {
+        self.ask(|manager| manager.without_listener()).await?
     }
 
     /// Every Pod.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write},
+    io::{BufRead as _, BufReader, Read as _, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -32,6 +32,8 @@ struct State {
     certificate: String,
     token: Mutex<String>,
     pods: Mutex<Vec<Value>>,
+    /// The Events that were created, with their namespaces.
+    events: Mutex<Vec<(String, Value)>>,
     asked: AtomicUsize,
     ended: AtomicBool,
 }
@@ -55,6 +57,7 @@ impl ApiServer {
             certificate: cert.pem(),
             token: Mutex::new("first".to_owned()),
             pods: Mutex::new(pods),
+            events: Mutex::default(),
             asked: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -101,6 +104,11 @@ impl ApiServer {
         token.clone_into(&mut self.state.token.lock().expect("the token"));
     }
 
+    /// The Events that were created, with their namespaces.
+    pub(crate) fn events(&self) -> Vec<(String, Value)> {
+        self.state.events.lock().expect("the Events").clone()
+    }
+
     /// The number of requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.state.asked.load(Ordering::Relaxed)
@@ -135,10 +143,21 @@ impl State {
             return;
         };
         let mut stream = BufReader::new(StreamOwned::new(connection, stream));
-        while let Some((path, token)) = head(&mut stream) {
+        while let Some(Head {
+            path,
+            token,
+            length,
+        }) = head(&mut stream)
+        {
+            let mut body = vec![0; length];
+            if stream.read_exact(&mut body).is_err() {
+                return;
+            }
             self.asked.fetch_add(1, Ordering::Relaxed);
             let known = token == format!("Bearer {}", self.token.lock().expect("the token"));
-            let done = if known {
+            let done = if known && length > 0 {
+                self.create(stream.get_mut(), &path, &body)
+            } else if known {
                 self.answer(stream.get_mut(), &path)
             } else {
                 send(stream.get_mut(), 401, &json!({ "code": 401 }))
@@ -147,6 +166,16 @@ impl State {
                 return;
             }
         }
+    }
+
+    /// Stores an Event.
+    fn create(&self, stream: &mut Stream, path: &str, body: &[u8]) -> std::io::Result<()> {
+        let namespace = path.strip_prefix("/api/v1/namespaces/");
+        let namespace = namespace.and_then(|rest| Some(rest.split_once("/events")?.0.to_owned()));
+        let event: Value = serde_json::from_slice(body)?;
+        let namespace: String = namespace.unwrap_or_default();
+        (self.events.lock().expect("the Events")).push((namespace, event.clone()));
+        send(stream, 200, &event)
     }
 
     fn answer(&self, stream: &mut Stream, path: &str) -> std::io::Result<()> {
@@ -176,8 +205,16 @@ impl State {
     }
 }
 
-/// The path and authorization of the next request.
-fn head(stream: &mut BufReader<Stream>) -> Option<(String, String)> {
+/// The head of a request.
+struct Head {
+    path: String,
+    token: String,
+    /// The length of the body.
+    length: usize,
+}
+
+/// The head of the next request.
+fn head(stream: &mut BufReader<Stream>) -> Option<Head> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -190,10 +227,14 @@ fn head(stream: &mut BufReader<Stream>) -> Option<(String, String)> {
         lines.push(line.trim_end().to_owned());
     }
     let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    let token = lines
-        .iter()
-        .find_map(|line| line.strip_prefix("authorization: "));
-    Some((path, token.unwrap_or_default().to_owned()))
+    let header = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name));
+    Some(Head {
+        path,
+        token: header("authorization: ").unwrap_or_default().to_owned(),
+        length: header("content-length: ")
+            .and_then(|length| length.parse().ok())
+            .unwrap_or(0),
+    })
 }
 
 fn send(stream: &mut impl Write, status: u16, body: &Value) -> std::io::Result<()> {

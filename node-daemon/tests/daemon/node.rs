@@ -79,8 +79,27 @@ impl Daemon {
         Self::launched(&[], test, daemon_config)
     }
 
+    /// Starts a daemon with more arguments.
+    pub(crate) fn with_arguments(test: &str, daemon_config: &str, arguments: &[&str]) -> Self {
+        Self::spawned(test, daemon_config, |directory, cgroup, pins| {
+            let mut command = command(&[], directory, cgroup, pins);
+            command.args(arguments);
+            command
+        })
+    }
+
     /// Starts a daemon by a program that executes it, with the test's directory as `$DIRECTORY`.
     pub(crate) fn launched(launcher: &[&str], test: &str, daemon_config: &str) -> Self {
+        Self::spawned(test, daemon_config, |directory, cgroup, pins| {
+            command(launcher, directory, cgroup, pins)
+        })
+    }
+
+    fn spawned(
+        test: &str,
+        daemon_config: &str,
+        command: impl FnOnce(&Path, &Path, &Bpffs) -> Command,
+    ) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
         let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
@@ -92,7 +111,7 @@ impl Daemon {
         fs::write(directory.path().join(CONFIG), daemon_config).expect("a file");
         let pins = Bpffs::mount();
         let daemon = Self {
-            process: command(launcher, directory.path(), &cgroup, &pins)
+            process: command(directory.path(), &cgroup, &pins)
                 .spawn()
                 .expect("the daemon starts"),
             socket,

@@ -1,5 +1,10 @@
 //! The manager's answers to status, list and metrics requests.
 
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
 use daemon_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
@@ -7,7 +12,7 @@ use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
 use super::{AttachmentState, PodManager, name};
 use crate::{
     bpf::{Features, ForeignProgram},
-    pods::{Acceleration, Error, Repairs, error::one_line},
+    pods::{Acceleration, Error, Repairs, error::one_line, silent},
 };
 
 /// The maximum number of denied foreign binds in the status.
@@ -26,6 +31,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) bypassed: usize,
     /// The number of pending Pods.
     pub(crate) pending: usize,
+    /// The number of meshed Pods whose proxy does not listen.
+    pub(crate) without_listener: usize,
     /// Connections without an alias address, because the Pod's share of alias addresses is used up.
     /// Only Pods with such connections.
     pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
@@ -34,8 +41,11 @@ pub(crate) struct MetricsSnapshot {
 }
 
 impl PodManager {
-    pub(in crate::pods) fn status(&self) -> Result<Status, Error> {
+    pub(in crate::pods) fn status(&mut self) -> Result<Status, Error> {
         let (meshed_pods, unmeshed_pods) = self.count();
+        let silent = self.without_listener()?;
+        let pods_without_listener = silent.len();
+        let silent = self.silent_proxies.update(silent, Instant::now());
         let faults = self.faults();
         let foreign = self.foreign_binds()?;
         let programs = self.datapath.foreign_programs()?;
@@ -49,6 +59,7 @@ impl PodManager {
             problems: (faults.into_iter())
                 .chain(foreign)
                 .chain(self.foreign_listeners())
+                .chain(self.silent(&silent))
                 .chain(programs.iter().filter_map(runs_first))
                 .collect(),
             mesh: self.node_policy.mesh.name.clone(),
@@ -60,6 +71,7 @@ impl PodManager {
             meshed_pods,
             unmeshed_pods,
             pending_pods: self.pending.len(),
+            pods_without_listener,
             orphaned_netns: self.orphaned.len(),
         })
     }
@@ -77,6 +89,26 @@ impl PodManager {
         let records = self.store.try_writing().err();
         let records = records.map(|error| one_line(&error));
         hooks.into_iter().chain(records).collect()
+    }
+
+    /// The Pods whose proxy does not listen, by netns cookie.
+    pub(in crate::pods) fn without_listener(&self) -> Result<BTreeSet<u64>, Error> {
+        let listening = self.datapath.all_listeners()?;
+        let silent = self
+            .pods
+            .keys()
+            .filter(|cookie| !listening.contains_key(cookie));
+        Ok(silent.copied().collect())
+    }
+
+    /// The Pods without a listener for longer than the grace time, in one sentence.
+    fn silent(&self, silent: &[(u64, Duration)]) -> Option<String> {
+        let (first, age) = silent.first()?;
+        Some(silent::problem(
+            &self.name_of(*first),
+            *age,
+            silent.len() - 1,
+        ))
     }
 
     /// The users that were denied a bind to a proxy's port.
@@ -128,16 +160,17 @@ impl PodManager {
     }
 
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
+        let listening = self.datapath.all_listeners()?;
         let view = |(attachment, known): (&Attachment, &AttachmentState)| {
             let cookie = self.cookie_of(attachment);
-            let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
+            let listeners = cookie.and_then(|cookie| listening.get(&cookie));
             let AliasUsage { held, fallbacks } = self.alias_usage(cookie)?;
             Ok(PodView {
                 attachment: attachment.clone(),
                 pod: known.record.request.pod.clone(),
                 netns: known.record.request.netns.clone(),
                 cookie,
-                listeners,
+                listeners: listeners.copied().unwrap_or_default(),
                 aliases: held,
                 alias_fallbacks: fallbacks,
                 addresses: known.record.addresses().collect(),
@@ -155,6 +188,7 @@ impl PodManager {
             meshed,
             bypassed,
             pending: self.pending.len(),
+            without_listener: self.without_listener()?.len(),
             alias_fallbacks: self.alias_fallbacks()?,
             repairs: self.repairs,
         })
