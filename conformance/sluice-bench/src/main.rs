@@ -84,6 +84,7 @@ enum Part {
     /// Rates and times of the path of the data.
     Traffic,
     /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
+    #[value(name = "control")]
     ControlPlane,
     /// What each program costs, as the kernel counts it.
     Programs,
@@ -168,4 +169,15 @@ fn run(options: &Options) -> Result<bool> {
         eprintln!("  {complaint}");
     }
     Ok(complaints.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_arguments_are_valid() {
+        assert!(Arguments::try_parse_from(["sluice-bench"]).is_ok());
+        assert!(Arguments::try_parse_from(["sluice-bench", "exec", "--", "true"]).is_ok());
+    }
 }
