@@ -1,6 +1,10 @@
 //! Assembles the daemon: socket, kernel side, Pod manager, server.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
@@ -34,6 +38,9 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The minimum interval between two lookups of namespaces that the kernel programs reported.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
 
+/// The minimum interval between two rounds for new cgroups.
+const CGROUP_PAUSE: Duration = Duration::from_millis(50);
+
 /// Serves until SIGTERM or SIGINT. The configuration decides whether the data path stays then.
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
@@ -58,6 +65,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let event_log = EventLog::default();
         let mut upkeep = Upkeep::default();
         upkeep.start(rings, &event_log, &cluster, &pods);
+        upkeep.spawn(attach_to_new_cgroups(cgroup, pods.clone()));
         let refusals = upkeep.report_refusals(&config, &cluster);
         let address = args.metrics_address.or(config.metrics_address);
         let (config, current) = watch::channel(config);
@@ -125,6 +133,7 @@ fn start_pods(
             acceleration,
         },
     })?;
+    memory::release_freed();
     Ok((rings, pods, owner))
 }
 
@@ -233,6 +242,25 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Attaches programs to new children of the root cgroup, such as that of a runtime that is installed
+/// later.
+async fn attach_to_new_cgroups(root: PathBuf, pods: Pods) {
+    let watch = match cgroup::Watch::of(&root) {
+        Ok(watch) => watch,
+        Err(error) => {
+            warn!(
+                cgroup = %root.display(), %error,
+                "cannot watch for new cgroups; they are found within 30 s"
+            );
+            return;
+        }
+    };
+    // The first round attaches to cgroups that were created before the watch.
+    while pods.attach_new_cgroups().await.is_ok() && watch.changed().await.is_ok() {
+        sleep(CGROUP_PAUSE).await;
     }
 }
 

@@ -7,7 +7,7 @@ mod transport;
 use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::bail;
-use daemon_api::{
+use sluice_api::{
     Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView, RefusedAdd,
     Status, path,
     text::{self, Printable},
@@ -188,7 +188,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
         print(HEAD.as_bytes())?;
     }
     loop {
-        let body = serde_json::to_vec(&daemon_api::EventsRequest {
+        let body = serde_json::to_vec(&sluice_api::EventsRequest {
             cursor,
             pod: pod.clone(),
         })?;
@@ -298,7 +298,7 @@ fn print(text: &[u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Attachment, PodName};
+    use sluice_api::{Attachment, PodName};
 
     use super::*;
 

@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
-use daemon_api::SOCKET;
+use sluice_api::SOCKET;
 
 use crate::log::{LogFilter, LogFormat};
 

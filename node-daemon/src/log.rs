@@ -7,9 +7,9 @@ use std::{
 };
 
 use clap::ValueEnum;
-use daemon_api::text::{self, Printable};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sluice_api::text::{self, Printable};
 use tracing::{Event, Subscriber, field::Field};
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
@@ -26,8 +26,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// netlink-packet-route warns of every attribute that a newer kernel extended.
-const QUIET: &str = "netlink_packet_route=error";
+/// netlink-packet-route warns of every attribute that a newer kernel extended. The client of the API
+/// server logs each failed attempt, which the daemon logs as well.
+const QUIET: &str = "netlink_packet_route=error,kube_client=off";
 
 /// A valid filter: a level, or `target=level,…`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -50,7 +51,7 @@ impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        daemon_api::check_log_filter(text)?;
+        sluice_api::check_log_filter(text)?;
         match EnvFilter::try_new(text) {
             Ok(_) => Ok(Self(text.to_owned())),
             Err(error) => Err(error.to_string()),

@@ -48,7 +48,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         man(directory.path()).unwrap();
         let page = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
-        assert!(page("sluiced.1").contains("sluiced-status(1)"));
+        assert!(page("sluiced.1").contains("sluiced\\-status"));
         for command in Cli::command().get_subcommands() {
             let page = page(&format!("sluiced-{}.1", command.get_name()));
             assert!(page.contains(".SH SYNOPSIS"), "{page}");

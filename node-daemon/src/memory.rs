@@ -17,3 +17,12 @@ pub(crate) fn tune_malloc() {
         let _refused = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     }
 }
+
+/// Returns freed memory to the kernel. The start needs more than the daemon does later.
+pub(crate) fn release_freed() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the call takes a number and only changes the allocator, which locks itself.
+        let _released = unsafe { libc::malloc_trim(0) };
+    }
+}

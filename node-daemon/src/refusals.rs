@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{AddRequest, ApiError, PodName, RefusedAdd};
+use sluice_api::{AddRequest, ApiError, PodName, RefusedAdd};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 

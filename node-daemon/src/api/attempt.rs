@@ -1,6 +1,6 @@
 //! An ADD in progress: whatever ends it, a refused Pod is recorded with its name.
 
-use daemon_api::{AddRequest, AddResponse, ApiError, code};
+use sluice_api::{AddRequest, AddResponse, ApiError, code};
 
 use super::error::Error;
 use crate::refusals::{Refusal, Refusals, Subject};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use daemon_api::text;
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use sluice_abi::ABI_VERSION;
+use sluice_api::text;
 
 use super::{error::Error, process};
 use crate::{pods::MetricsSnapshot, refusals::Refusals};
@@ -79,6 +79,21 @@ impl Metrics {
             repairs.get_or_create(&[label]).inc_by(count);
         }
 
+        let foreign = Family::<[Label; 3], Gauge>::default();
+        for program in &snapshot.foreign_programs {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            let labels = [
+                ("hook", program.hook.to_owned()),
+                ("program", text::label(&program.name)),
+                ("order", order.to_owned()),
+            ];
+            foreign.get_or_create(&labels).inc();
+        }
+
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register(
@@ -108,6 +123,8 @@ impl Metrics {
             "Version of the daemon and of the maps' layout",
             build(),
         );
+        let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
+        registry.register("foreign_programs", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
@@ -198,14 +215,26 @@ pub(super) fn classic(page: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use daemon_api::{ApiError, PodName};
     use sluice_abi::Reason;
+    use sluice_api::{ApiError, PodName};
 
     use super::*;
     use crate::{
+        bpf::ForeignProgram,
         pods::{Repair, Repairs},
         refusals::{Refusal, Subject},
     };
+
+    fn foreign_program(id: u32) -> ForeignProgram {
+        ForeignProgram {
+            hook: "connect4",
+            id,
+            name: "cil_sock4_conn".into(),
+            uid: 0,
+            cgroup: "/sys/fs/cgroup".into(),
+            runs_first: false,
+        }
+    }
 
     /// One scrape of all metrics.
     fn measured(pod_series: bool) -> String {
@@ -227,6 +256,7 @@ mod tests {
             alias_fallbacks: vec![(pod, 5)],
             without_listener: 4,
             repairs,
+            foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };
         let refusals = Refusals::default();
         let api_error = ApiError {
@@ -248,6 +278,7 @@ mod tests {
             "sluice_attachments{meshed=\"false\"} 1",
             "sluice_pending_pods 3",
             r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
+            r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
             "sluice_repairs_total{type=\"hooks\"} 1",
             "sluice_repairs_total{type=\"stale_netns\"} 0",
             "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",
@@ -283,7 +314,7 @@ mod tests {
             "{page}"
         );
         assert!(
-            page.contains("\n# HELP sluice_decisions_total Decisions"),
+            page.contains("# HELP sluice_decisions_total Decisions"),
             "{page}"
         );
         assert!(

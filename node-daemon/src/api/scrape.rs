@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::path;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response,
@@ -19,6 +18,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use sluice_api::path;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Mutex,

@@ -89,6 +89,9 @@ pub(super) fn load(
     let knows_ingress = u32::from(features.ingress);
     let kernel_offsets = offsets.unwrap_or_default();
     let mut loader = EbpfLoader::new();
+    // The object needs no relocation against the kernel's types, which take 10 MiB as long as the loader
+    // has them: more than all else in this process.
+    loader.btf(None);
     loader
         .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use daemon_api::RefusedAdd;
+use sluice_api::RefusedAdd;
 
 use super::table::printable;
 
@@ -36,8 +36,8 @@ fn block(entry: &RefusedAdd, now: u64) -> String {
         printable(&entry.reason),
         entry.code,
         age(entry.last),
-        daemon_api::text::Printable::new(error),
-        daemon_api::text::Printable::new(&entry.remedy),
+        sluice_api::text::Printable::new(error),
+        sluice_api::text::Printable::new(&entry.remedy),
     )
 }
 
@@ -57,7 +57,7 @@ fn age(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::PodName;
+    use sluice_api::PodName;
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Tables and cells of the commands' output.
 
-use daemon_api::text::Printable;
+use sluice_api::text::Printable;
 
 /// The maximum width of a cell in characters.
 const CELL: usize = 120;

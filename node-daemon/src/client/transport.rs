@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use daemon_api::ApiError;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use nix::unistd::geteuid;
+use sluice_api::ApiError;
 use tokio::{net::UnixStream, time::timeout};
 
 use crate::config::ClientArgs;

@@ -4,13 +4,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use daemon_api::RefusedAdd;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
 use kube::{Api, api::PostParams};
+use sluice_api::RefusedAdd;
 use tokio::{sync::mpsc, time::timeout};
 use tracing::{debug, warn};
 
@@ -116,7 +116,7 @@ fn time(millis: u64) -> Option<Time> {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::PodName;
+    use sluice_api::PodName;
 
     use super::*;
 

@@ -174,6 +174,10 @@ impl State {
         let namespace = namespace.and_then(|rest| Some(rest.split_once("/events")?.0.to_owned()));
         let event: Value = serde_json::from_slice(body)?;
         let namespace: String = namespace.unwrap_or_default();
+        let pod = event["involvedObject"]["name"].as_str().unwrap_or_default();
+        if pod.starts_with("silent") {
+            thread::sleep(SILENCE);
+        }
         (self.events.lock().expect("the Events")).push((namespace, event.clone()));
         send(stream, 200, &event)
     }

@@ -5,6 +5,7 @@
     reason = "tests say what they expect by failing"
 )]
 
+mod alerts;
 mod api_server;
 mod client;
 mod cluster;
@@ -23,3 +24,4 @@ mod pods;
 mod refused;
 mod scrape;
 mod socket;
+mod unit;

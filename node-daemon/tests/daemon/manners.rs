@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddResponse, code, path};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sluice_api::{AddResponse, code, path};
 
 use crate::{
     node::{Daemon, Log},

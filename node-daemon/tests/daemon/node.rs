@@ -244,7 +244,13 @@ impl Daemon {
 
     /// `sluiced detach`.
     pub(crate) fn detach(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sluiced"))
+        self.detach_by(Command::new("env"))
+    }
+
+    /// Likewise, by a program that executes it.
+    pub(crate) fn detach_by(&self, mut launcher: Command) -> Output {
+        launcher
+            .arg(env!("CARGO_BIN_EXE_sluiced"))
             .arg("detach")
             .arg("--state")
             .arg(self.directory.path().join(STATE))
@@ -503,6 +509,14 @@ impl Pod {
         stdin.write_all(rules.as_bytes()).expect("its input");
         drop(stdin);
         assert!(restore.wait().expect("it ends").success());
+    }
+
+    /// Sets a parameter of the namespace: `NAME=VALUE`.
+    pub(crate) fn sysctl(&self, parameter: &str) {
+        let status = Command::new("ip")
+            .args(["netns", "exec", &self.name, "sysctl", "-q", "-w", parameter])
+            .status();
+        assert!(status.expect("sysctl runs").success(), "{parameter}");
     }
 
     pub(crate) fn loopback(&self) -> String {

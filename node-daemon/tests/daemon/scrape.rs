@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::path;
+use sluice_api::path;
 
 use crate::node::Daemon;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A daemon that serves metrics, and the address.
-fn daemon(test: &str, daemon_config: &str) -> (Daemon, SocketAddr) {
+pub(crate) fn daemon(test: &str, daemon_config: &str) -> (Daemon, SocketAddr) {
     let mut daemon =
         Daemon::with_arguments(test, daemon_config, &["--metrics-address", "127.0.0.1:0"]);
     let log = daemon.log();
@@ -32,7 +32,7 @@ fn daemon(test: &str, daemon_config: &str) -> (Daemon, SocketAddr) {
 }
 
 /// The head and the body of a response.
-fn ask(address: SocketAddr, method: &str, path: &str, header: &str) -> (String, String) {
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, header: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(
@@ -124,4 +124,46 @@ fn taken_address_does_not_stop_the_daemon() {
     assert_eq!(daemon.get("/readyz").status, 200);
     let log = daemon.final_log();
     assert!(log.contains("metrics not served; retrying"), "{log}");
+}
+
+/// Prometheus itself. Debian's package has it.
+#[test]
+fn prometheus_scrapes_the_daemon() {
+    let (_daemon, target) = daemon("prometheus", "");
+    let directory = tempfile::tempdir().unwrap();
+    let own = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let config = format!(
+        "global: {{ scrape_interval: 1s }}\nscrape_configs:\n  - job_name: sluice\n    static_configs:\n      \
+         - targets: ['{target}']\n"
+    );
+    let file = directory.path().join("prometheus.yaml");
+    std::fs::write(&file, config).unwrap();
+    let mut prometheus = std::process::Command::new("prometheus")
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            directory.path().join("data").display()
+        ))
+        .arg(format!("--web.listen-address={own}"))
+        .arg("--log.level=error")
+        .spawn()
+        .expect("`setup/packages.sh metrics` installs it");
+    let end = Instant::now() + Duration::from_secs(60);
+    let query = "/api/v1/query?query=sluice_build_info%20and%20on(instance)%20up%20==%201";
+    let found = loop {
+        let answered = TcpStream::connect(own).is_ok();
+        let found = answered.then(|| ask(own, "GET", query, "Connection: close\r\n").1);
+        match found {
+            Some(body) if body.contains("sluice_build_info") => break Some(body),
+            _ if Instant::now() > end => break None,
+            _ => thread::sleep(Duration::from_millis(200)),
+        }
+    };
+    prometheus.kill().unwrap();
+    prometheus.wait().unwrap();
+    let found = found.expect("Prometheus has a sample of the daemon");
+    assert!(found.contains(&target.to_string()), "{found}");
 }

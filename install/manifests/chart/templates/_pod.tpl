@@ -5,6 +5,11 @@ sluice/config: {{ include (print $.Template.BasePath "/configmap.yaml") . | sha2
 {{- if semverCompare "<1.30.0-0" (include "sluice.kubeVersion" .) }}
 container.apparmor.security.beta.kubernetes.io/sluiced: {{ include "sluice.appArmorAnnotation" .Values.appArmorProfile }}
 {{- end }}
+{{- if and .Values.metrics.annotations (int .Values.metrics.port) }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .Values.metrics.port | quote }}
+prometheus.io/path: /metrics
+{{- end }}
 {{- with .Values.podAnnotations }}
 {{ toYaml . }}
 {{- end }}
@@ -50,6 +55,10 @@ volumeMounts:
     mountPath: /opt/cni/bin
   - name: cni-conf
     mountPath: /etc/cni/net.d
+  # What runtimes and Multus recorded of the Pods that are to be torn down by it.
+  - name: cni-cache
+    mountPath: /var/lib/cni
+    readOnly: true
   - name: state
     mountPath: /var/lib/sluice
 {{- end }}
