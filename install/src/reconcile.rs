@@ -24,10 +24,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     backoff::Backoff,
-    cli::Paths,
     directory::Directory,
     install_state::Phase,
-    installation::{InstallSpec, Installation, Report},
+    installation::{Installation, Report},
+    spec::{InstallSpec, Paths},
 };
 
 /// Whoever writes a file in pieces, or several files, has this long until the look.

@@ -231,6 +231,8 @@ fn check_names_the_first_difference() {
     differs(manager, "inbound hook attached");
     let generation = format!("v{}/root/root_connect4", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
+    // The kernel detaches the program after an RCU grace period (`bpf_destroy_inode`).
+    wait_until(|| !manager.datapath.missing().unwrap().is_empty());
     differs(manager, "hooks of the cgroup missing");
     let status = manager.status().unwrap();
     assert_eq!(
