@@ -11,7 +11,10 @@ use std::{
     fs::File,
     io,
     mem::zeroed,
-    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
 };
 
@@ -26,6 +29,8 @@ use aya_obj::generated::{
     bpf_attr, bpf_cmd, bpf_map_info, bpf_prog_info,
 };
 use nix::errno::Errno;
+
+use crate::cgroup;
 
 use super::link::{bpf, empty, length_of, number, terminated};
 
@@ -145,17 +150,30 @@ pub(super) fn detach(
     }
 }
 
-/// Detaches the programs whose pins are in `pins` from a cgroup. The pins stay.
-pub(super) fn detach_pinned(pins: &Path, cgroup: &Path) -> io::Result<()> {
-    let cgroup = match File::open(cgroup) {
-        Ok(cgroup) => cgroup,
-        // The programs were removed with their cgroup.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+/// Detaches the programs whose pins are in `pins` from the root cgroup. The pins stay.
+///
+/// `root` is the path of the daemon that attached them. The hierarchy may be mounted elsewhere here, so
+/// its root is a second candidate. Fails if neither is a cgroup: the programs would stay active.
+pub(super) fn detach_pinned(pins: &Path, root: &Path) -> io::Result<()> {
+    let candidates = [Some(root.to_owned()), cgroup::find().ok()];
+    let mut cgroups: Vec<_> = (candidates.iter().flatten())
+        .filter_map(|path| File::open(path).ok())
+        .filter(cgroup::is_cgroup2)
+        .filter_map(|directory| Some((directory.metadata().ok()?.ino(), directory)))
+        .collect();
+    cgroups.dedup_by_key(|(id, _)| *id);
+    if cgroups.is_empty() {
+        return Err(io::Error::other(format!(
+            "programs are attached to the cgroup {}, which is not visible here, and no cgroup2 file \
+             system is mounted. Mount it and repeat",
+            root.display()
+        )));
+    }
     for (_, name, hook) in HOOKS {
         if let Some(program) = pinned(&pins.join(name))? {
-            detach(cgroup.as_fd(), program.as_fd(), hook)?;
+            for (_, cgroup) in &cgroups {
+                detach(cgroup.as_fd(), program.as_fd(), hook)?;
+            }
         }
     }
     Ok(())

@@ -20,14 +20,15 @@ const LAYERS: [(&[&str], &str); 4] = [
     (&["hyper::server", "UnixListener"], "api"),
 ];
 
-/// The crates, from the root of the repository.
-const CRATES: [&str; 6] = [
-    "ebpf/abi",
+/// The crates without module cycles, from the root of the repository.
+const CRATES: [&str; 7] = [
+    "ebpf/sluice-abi",
     "ebpf/programs",
-    "node-daemon/api",
+    "node-daemon/sluice-api",
     "node-daemon",
     "cni-plugin",
     "install",
+    "conformance/sluice-e2e",
 ];
 
 /// All source files below a directory except tests.
