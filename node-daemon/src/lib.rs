@@ -47,7 +47,12 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("sluiced: {}", text::lines(format_args!("{error:#}")));
-            exit::of(&error)
+            let is_unreachable = error.is::<client::Unreachable>();
+            ExitCode::from(if is_unreachable {
+                exit::UNREACHABLE
+            } else {
+                exit::NOT_READY
+            })
         }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Datapath`] has all of them. They are pinned: they stay active in the kernel without a daemon, and
 //! the next daemon adopts them.
 
+mod accel_maps;
 mod aliases;
 mod attach;
 mod btf;
@@ -14,6 +15,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod pinned_link;
 mod pins;
 mod ring;
 mod rule_maps;

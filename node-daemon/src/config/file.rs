@@ -8,11 +8,11 @@ use std::{
 use serde::Deserialize;
 use sluice_api::owned;
 
-use super::MetricsAddress;
+use super::metrics_address::MetricsAddress;
 use crate::{
     kube::daemonset,
     log::LogFilter,
-    pods::{Acceleration, Meshes, MissingAnnotations},
+    pods::{Acceleration, Meshes, MissingAnnotations, OnExit},
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -71,17 +71,6 @@ impl Default for Config {
             daemon_set: None,
         }
     }
-}
-
-/// The fate of the data path when the daemon stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnExit {
-    /// It stays, and the next daemon adopts it.
-    #[default]
-    Keep,
-    /// It is removed: Pods bypass their sidecars.
-    Detach,
 }
 
 /// The source of the user of a Pod's proxy.

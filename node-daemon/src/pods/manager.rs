@@ -27,7 +27,7 @@ pub(crate) use view::MetricsSnapshot;
 
 use super::{
     Error, ListedPod, NodePolicy, PendingDels, Repairs, addresses,
-    apply::{AppliedState, PASSTHROUGH, Target},
+    apply::{AppliedState, Target},
     error::one_line,
     evidence::Doubt,
     foreign_log::ForeignLog,
@@ -35,6 +35,7 @@ use super::{
     policy::{self, MissingAnnotations, PodPolicy, Subject, Verdict},
     rule_set,
     silent::SilentProxies,
+    source_addr::PASSTHROUGH,
     store::{Record, RecordId, Store},
     survey::Lodging,
 };

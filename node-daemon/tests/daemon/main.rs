@@ -11,9 +11,11 @@ mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod examples;
 mod hardening;
 mod limits;
 mod manners;
+mod memory;
 mod monitor;
 mod namespaces;
 mod node;

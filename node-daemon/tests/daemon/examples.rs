@@ -1,0 +1,91 @@
+//! Tests of the documentation's shell examples: they run, against a daemon with the Pod of the examples.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use sluice_api::{AddResponse, path};
+
+use crate::{
+    node::{Daemon, Pod},
+    pods::add,
+};
+
+/// Commands that run until they are stopped, write into the system, or need files of the reader.
+const NOT_RUN: [&str; 6] = ["run", "monitor", "detach", "check-kernel", "man", "decide"];
+
+/// Every page.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["docs", "docs/reference", "docs/design"] {
+        let entries = fs::read_dir(root.join(folder)).unwrap();
+        pages.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
+    pages
+}
+
+/// The fenced blocks of every page.
+fn blocks() -> Vec<String> {
+    let read = |page: PathBuf| {
+        let text = fs::read_to_string(page).unwrap();
+        let fenced = text.split("```").skip(1).step_by(2);
+        // The first line names the language.
+        let body = fenced.filter_map(|block| Some(block.split_once('\n')?.1.to_owned()));
+        body.collect::<Vec<_>>()
+    };
+    pages().into_iter().flat_map(read).collect()
+}
+
+fn success(example: &str, output: &Output) {
+    assert!(
+        output.status.success() && !output.stdout.is_empty(),
+        "{example}\n{output:?}"
+    );
+}
+
+#[test]
+fn examples_of_the_pages_succeed() {
+    let daemon = Daemon::start("examples");
+    let pod = Pod::new("examples", &["10.1.0.7/24"]);
+    let mut request = add("9f3c2a7be01d", &pod.path(), &["10.1.0.7"]);
+    request.pod.name = "cart".into();
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let socket = daemon.socket.to_str().unwrap();
+    let mut count = 0;
+    for block in blocks() {
+        for line in block.lines() {
+            let line = line.trim().trim_start_matches("$ ");
+            let command = line
+                .split(" >")
+                .next()
+                .and_then(|line| line.split(" #").next());
+            let words: Vec<_> = command.unwrap_or_default().split_whitespace().collect();
+            let [program, verb, ..] = &words[..] else {
+                continue;
+            };
+            if *program != "sluiced" || NOT_RUN.contains(verb) {
+                continue;
+            }
+            let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+            command.args(&words[1..]);
+            if *verb != "completions" {
+                command.args(["--socket", socket]);
+            }
+            success(line, &command.output().unwrap());
+            count += 1;
+        }
+        if block.trim_start().starts_with("curl ") {
+            let script = block.replace("/run/sluice/sluiced.sock", socket);
+            success(
+                &script,
+                &Command::new("sh").args(["-ec", &script]).output().unwrap(),
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 10, "{count} examples");
+}
