@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
 
-pub(crate) use file::{Config, OnExit, ProxyUser};
+pub(crate) use file::{Ambient, Config, OnExit, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     config::{Config, Decide},
     kube::{PodTemplateSpec, manifest},
-    pods::{self, Acceleration, Decision, Mesh, NodePolicy},
+    pods::{self, Acceleration, Decision, NodePolicy},
 };
 
 /// The maximum file size in bytes.
@@ -28,9 +28,8 @@ struct Found {
 /// Prints the decision for every Pod and every workload of a file.
 pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
     let daemon_config = Config::read(options.config.as_deref())?;
-    let name = options.mesh.as_ref().unwrap_or(&daemon_config.mesh);
     let rules = NodePolicy {
-        mesh: Mesh::choose(name, daemon_config.meshes, daemon_config.ipv6)?,
+        mesh: daemon_config.choose_mesh(options.mesh.as_deref())?,
         missing_annotations: daemon_config.missing_annotations,
         acceleration: Acceleration::Off,
     };

@@ -51,7 +51,7 @@ pub fn configuration(text: &str) {
     else {
         return;
     };
-    if let Ok(chosen) = Mesh::choose(&mesh, meshes, ipv6) {
+    if let Ok(chosen) = Mesh::choose(&mesh, meshes, ipv6, Selection::Annotation) {
         assert_eq!(chosen.name, mesh);
     }
 }

@@ -42,6 +42,7 @@ use crate::{
     bpf::{Datapath, Pins},
     config::OnExit,
     netns::Netns,
+    ztunnel::Workloads,
 };
 pub(crate) use acceleration::Acceleration;
 use apply::PASSTHROUGH;
@@ -49,7 +50,7 @@ pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
@@ -190,6 +191,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.
