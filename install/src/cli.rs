@@ -95,6 +95,10 @@ pub(crate) struct Install {
     /// Socket of the daemon, as seen from the host.
     #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
     pub(crate) socket: PathBuf,
+    /// Fail every ADD while the daemon does not run. For meshes that select Pods by labels, which the
+    /// plugin does not know: Istio's ambient mode.
+    #[arg(long)]
+    require_daemon: bool,
     /// Which configuration gets the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     mode: Mode,
@@ -138,7 +142,7 @@ impl Install {
         };
         let spec = InstallSpec {
             plugin: self.plugin.unwrap_or_else(beside),
-            entry: Entry::new(&self.socket),
+            entry: Entry::new(&self.socket).requiring_daemon(self.require_daemon),
             mode: self.mode,
         };
         (self.paths, spec)

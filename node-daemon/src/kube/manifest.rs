@@ -31,7 +31,7 @@ pub(crate) fn of(pod: PodTemplateSpec) -> (BTreeMap<String, String>, Manifest) {
 }
 
 /// The labels of a Kubernetes namespace that select a mesh.
-pub(super) fn selecting(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(crate) fn selecting(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let is_selector = |(key, _): &(String, String)| key.starts_with("istio.io/");
     labels.into_iter().filter(is_selector).collect()
 }

@@ -9,6 +9,7 @@ const MODE: &str = "sidecar.istio.io/interceptionMode";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
 const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+const REDIRECTION: &str = "ambient.istio.io/redirection";
 const AMBIENT: &str = "ambient";
 const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
@@ -63,7 +64,18 @@ pub(super) fn not_selected_by_label(
             "it carries a sidecar, which ambient mode leaves its traffic to",
         ));
     }
-    let manifest = pod.manifest.ok_or(Error::NoLabels)?;
+    // An agent enrolled it when it started, or must not.
+    let enrolled = match pod.annotation(REDIRECTION) {
+        Some("disabled") => return Ok(Some("ambient.istio.io/redirection is disabled")),
+        annotation => annotation == Some("enabled"),
+    };
+    let Some(manifest) = pod.manifest else {
+        return if enrolled {
+            Ok(None)
+        } else {
+            Err(Error::NoLabels)
+        };
+    };
     if excluded_namespaces.contains(&manifest.namespace) {
         return Ok(Some("its Kubernetes namespace is excluded from the mesh"));
     }
@@ -71,7 +83,7 @@ pub(super) fn not_selected_by_label(
     Ok(match mode(&manifest.labels).as_deref() {
         Some(AMBIENT) => None,
         Some("none") => Some("its label istio.io/dataplane-mode is none"),
-        _ if mode(&manifest.namespace_labels).as_deref() == Some(AMBIENT) => None,
+        _ if enrolled || mode(&manifest.namespace_labels).as_deref() == Some(AMBIENT) => None,
         _ => Some("neither it nor its namespace has the label istio.io/dataplane-mode=ambient"),
     })
 }

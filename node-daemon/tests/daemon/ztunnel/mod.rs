@@ -110,8 +110,6 @@ fn ztunnel_serves_labelled_pod_before_add_ends() {
         "{:?}",
         ztunnel.seen()
     );
-    let pods: Vec<PodView> = node.daemon.get(path::PODS).ok();
-    assert!(pods[0].listeners >= 3, "{pods:?}");
     let end = Instant::now() + PATIENCE;
     while node.server.patches().is_empty() {
         assert!(Instant::now() < end, "the Pod is not annotated");
@@ -266,6 +264,35 @@ fn both_sides_restart_without_losing_pods() {
     for ztunnel in [&first, &second] {
         ztunnel.await_seen(&Seen::Del("uid-cart".to_owned()));
     }
+}
+
+#[test]
+fn listeners_of_a_process_outside_the_pod_are_found() {
+    let mut node = Node::start("zds-listeners", vec![labelled("cart", Some("ambient"))]);
+    let _ztunnel = Ztunnel::start(&node.socket);
+    node.await_ztunnels(1);
+    let home = Pod::new("zds-listeners", &["10.1.0.1/24"]);
+    let cart = request("cart", &home.path(), "10.1.0.1");
+    assert!(
+        node.daemon
+            .post(path::ADD, &cart)
+            .ok::<AddResponse>()
+            .meshed
+    );
+
+    // The next daemon knows nothing, and ztunnel serves the Pod already.
+    node.daemon.crash();
+    assert!(node.daemon.detach().status.success());
+    node.daemon.restart();
+    node.await_ztunnels(1);
+    assert!(
+        node.daemon
+            .post(path::ADD, &cart)
+            .ok::<AddResponse>()
+            .meshed
+    );
+    let pods: Vec<PodView> = node.daemon.get(path::PODS).ok();
+    assert_eq!(pods[0].listeners, 1, "{pods:?}");
 }
 
 #[test]
