@@ -16,7 +16,7 @@ const REQUIRE_DAEMON: &str = "requireDaemon";
 /// What the entry has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Where the daemon listens, if not where the plugin looks anyway.
+    /// The daemon's socket, unless it is the plugin's default.
     socket: Option<String>,
     /// Whether every ADD needs the daemon.
     require_daemon: bool,
@@ -44,7 +44,7 @@ impl Entry {
         self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
     }
 
-    /// An entry that is there already, with what it lacks. What else it says is left alone.
+    /// An existing entry with the missing keys added. Its other keys do not change.
     pub(crate) fn update(&self, entry: &Map<String, Value>) -> Map<String, Value> {
         let mut updated = entry.clone();
         let declared = entry.get("capabilities").and_then(Value::as_object);
