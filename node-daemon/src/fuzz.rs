@@ -3,12 +3,7 @@
 use daemon_api::{AddRequest, Attachment, GcRequest};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    bpf,
-    config::Config,
-    netns,
-    pods::{self, Mesh},
-};
+use crate::{bpf, config::Config, netns, pods};
 
 /// The body of any request.
 ///

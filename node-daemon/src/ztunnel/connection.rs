@@ -80,7 +80,7 @@ async fn converge(socket: &UnixSeqpacket, number: u64, ztunnels: &Ztunnels) -> R
         };
         let Some(next) = next else {
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                closed = changes.changed() => if closed.is_err() { return Ok(()) },
                 // Between requests ztunnel sends nothing: this is the end of the connection.
                 ended = receive(socket) => match ended? {
                     None => return Ok(()),

@@ -6,7 +6,7 @@ use daemon_api::Manifest;
 use proptest::prelude::*;
 
 use super::{parse::ports, pod_policy::single, *};
-use crate::pods::acceleration;
+use crate::pods::{Meshes, acceleration};
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -352,7 +352,7 @@ fn labels_select_ambient_pods() {
     let selection = Selection::Labels {
         excluded_namespaces: vec!["kube-system".to_owned()],
     };
-    let mesh = Mesh::choose("ambient", Default::default(), true, selection).unwrap();
+    let mesh = Mesh::choose("ambient", Meshes::new(), true, selection).unwrap();
     let labels = |mode: &str| match mode {
         "" => Annotations::new(),
         mode => [("istio.io/dataplane-mode".to_owned(), mode.to_owned())].into(),
