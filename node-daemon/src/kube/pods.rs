@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
-use daemon_api::{AddRequest, PodName, text::Printable};
 use http_body_util::Limited;
 use hyper::Response;
 use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec};
@@ -14,6 +13,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
+use sluice_api::{AddRequest, PodName, text::Printable};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::MapResponseLayer;
 use tracing::{debug, info, warn};

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::text::Printable;
 use prost::Message as _;
+use sluice_api::text::Printable;
 use tokio::time::{error::Elapsed, timeout};
 use tokio_seqpacket::{UnixSeqpacket, ancillary::AncillaryMessageWriter};
 use tracing::{info, warn};

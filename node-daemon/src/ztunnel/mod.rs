@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{AddRequest, Attachment, ZtunnelView};
+use sluice_api::{AddRequest, Attachment, ZtunnelView};
 use tokio::{sync::watch, time::timeout};
 use tracing::warn;
 

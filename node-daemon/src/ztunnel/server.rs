@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::owned;
+use sluice_api::owned;
 use tokio::{sync::Semaphore, time::sleep};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use tracing::warn;

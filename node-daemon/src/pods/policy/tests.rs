@@ -2,8 +2,8 @@
 
 mod pod_policy;
 
-use daemon_api::Manifest;
 use proptest::prelude::*;
+use sluice_api::Manifest;
 
 use super::{parse::ports, pod_policy::single, *};
 use crate::pods::{Meshes, acceleration};

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddRequest, AddResponse, PodView, Status, code, path};
 use serde_json::{Value, json};
+use sluice_api::{AddRequest, AddResponse, PodView, Status, code, path};
 use tempfile::TempDir;
 
 use crate::{
