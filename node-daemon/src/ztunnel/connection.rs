@@ -15,11 +15,14 @@ use tracing::{info, warn};
 use super::{
     Added, Ztunnels,
     session::{Next, Session},
-    workload::{Uid, Workload},
     zds::{
         AddWorkload, DelWorkload, Hello, KeepWorkload, MAX_PACKET, Payload, Request, Response,
-        SnapshotSent, VERSION,
+        SnapshotSent, VERSION, WorkloadInfo,
     },
+};
+use crate::{
+    netns::Netns,
+    pods::{Uid, Workload},
 };
 
 /// Timeout for ztunnel's hello, and for its answer to a message. Istio's agent has the same.
@@ -127,7 +130,7 @@ async fn send(
     after_snapshot: bool,
 ) -> Result<Result<(), String>, Error> {
     let (payload, descriptor) = match message {
-        Next::Add(uid, workload) => match workload.open().await {
+        Next::Add(uid, workload) => match open(workload).await {
             Some(netns) => (add(uid, workload), Some(netns)),
             None if after_snapshot => {
                 return Ok(Err("its network namespace is gone".to_owned()));
@@ -148,8 +151,22 @@ async fn send(
 fn add(uid: &Uid, workload: &Workload) -> Payload {
     Payload::Add(AddWorkload {
         uid: uid.clone(),
-        workload_info: Some(workload.info()),
+        workload_info: Some(WorkloadInfo {
+            name: workload.name.clone(),
+            namespace: workload.namespace.clone(),
+            service_account: workload.service_account.clone(),
+        }),
     })
+}
+
+/// The descriptor of a Pod's network namespace, if the path still leads to it.
+async fn open(workload: &Workload) -> Option<OwnedFd> {
+    let Workload { netns, path, .. } = workload.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let opened = Netns::open(&path).ok()?;
+        (opened.id() == netns).then(|| opened.into_descriptor())
+    });
+    opened.await.ok().flatten()
 }
 
 /// Sends a packet and receives the answer.

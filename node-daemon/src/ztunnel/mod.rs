@@ -10,7 +10,6 @@
 mod connection;
 mod server;
 mod session;
-mod workload;
 mod zds;
 
 use std::{
@@ -28,11 +27,10 @@ use tokio::{sync::watch, time::timeout};
 use tracing::warn;
 
 pub(crate) use server::Error as SocketError;
-pub(crate) use workload::{Uid, Workload, Workloads};
 
 use crate::{
     netns,
-    pods::{self, Pods},
+    pods::{self, Pods, Uid, Workloads},
 };
 
 /// Timeout for ztunnel to serve a new Pod: less than the plugin's total of 5 s.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::workload::{Uid, Workload, Workloads};
-use crate::netns;
+use crate::{
+    netns,
+    pods::{Uid, Workload, Workloads},
+};
 
 /// The next message of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use sluice_api::{AddRequest, Attachment, Feature, ForeignProgramView, PodName, P
 use super::{AttachmentState, PodManager, name};
 use crate::{
     bpf::{Features, ForeignProgram},
-    pods::{Acceleration, Error, Repairs, error::one_line},
-    ztunnel::{Workload, Workloads},
+    pods::{Acceleration, Error, Repairs, Workload, Workloads, error::one_line},
 };
 
 /// The maximum number of denied foreign binds in the status.

@@ -1,9 +1,8 @@
 //! The Pods that ztunnel serves.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use super::zds::WorkloadInfo;
-use crate::netns::{self, Netns};
+use crate::netns;
 
 /// The uid of a Pod, by which ztunnel knows it.
 pub(crate) type Uid = String;
@@ -26,29 +25,10 @@ pub(crate) struct Workload {
     pub(crate) path: PathBuf,
 }
 
+#[cfg(test)]
 impl Workload {
-    /// The identity that ztunnel gets.
-    pub(super) fn info(&self) -> WorkloadInfo {
-        WorkloadInfo {
-            name: self.name.clone(),
-            namespace: self.namespace.clone(),
-            service_account: self.service_account.clone(),
-        }
-    }
-
-    /// The descriptor of its network namespace, if the path still leads to it.
-    pub(super) async fn open(&self) -> Option<OwnedFd> {
-        let Self { netns, path, .. } = self.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let opened = Netns::open(&path).ok()?;
-            (opened.id() == netns).then(|| opened.into_descriptor())
-        });
-        opened.await.ok().flatten()
-    }
-
     /// A workload in a namespace with this cookie.
-    #[cfg(test)]
-    pub(super) fn with_cookie(cookie: u64) -> Self {
+    pub(crate) fn with_cookie(cookie: u64) -> Self {
         Self {
             name: "cart".to_owned(),
             namespace: "shop".to_owned(),
