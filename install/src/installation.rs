@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use fail::fail_point;
+use sluice_api::owned;
 use thiserror::Error;
 
 use crate::{

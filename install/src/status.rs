@@ -3,9 +3,9 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
-use daemon_api::text::Printable;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sluice_api::text::Printable;
 
 use crate::{
     attributes::Access,

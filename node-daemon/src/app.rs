@@ -3,9 +3,9 @@
 use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
+use sluice_api::text;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, sleep},

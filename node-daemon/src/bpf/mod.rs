@@ -29,12 +29,12 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
-use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
     PodFlags, Reason, maps,
 };
+use sluice_api::ProgramView;
 
 use attach::EnabledHooks;
 pub(crate) use attach::Features;

@@ -18,8 +18,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{AddRequest, AddResponse, Attachment, PodName};
 use sluice_abi::Addr;
+use sluice_api::{AddRequest, AddResponse, Attachment, PodName};
 use tracing::{info, warn};
 
 use pending::PendingPod;

@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{
+use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
