@@ -12,11 +12,11 @@ use crate::{
     Error, Invocation, Stdin,
     conf::{self, Conf, config_error},
     daemon::Daemon,
-    error::Verb,
     pending_del::PendingDel,
     remains::Remains,
     result,
-    version::{self, SUPPORTED},
+    spec::{SUPPORTED, Verb},
+    version,
 };
 
 /// The output of an invocation.

@@ -17,11 +17,11 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, OnExit, Paths, RunArgs},
+    config::{Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
+    pods::{self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState, Store},
     privileges,
 };
 

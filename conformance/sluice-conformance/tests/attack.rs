@@ -1,5 +1,4 @@
 //! The attempts end as they must, and the threat model names attempts that exist.
-#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 use std::{collections::BTreeSet, fs, process::Command};
 

@@ -1,5 +1,4 @@
 //! A short round of restarts and crashes under load, through the built binaries.
-#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 use std::process::Command;
 

@@ -1,5 +1,4 @@
 //! The daemon's decision on the corpus of Pods, through the built binaries.
-#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 use std::{collections::BTreeMap, process::Command};
 

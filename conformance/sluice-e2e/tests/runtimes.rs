@@ -1,5 +1,4 @@
 //! Real container runtimes call the built plugin.
-#![expect(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 use sluice_testbed::workspace;
 

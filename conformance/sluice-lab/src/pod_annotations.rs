@@ -59,6 +59,7 @@ impl PodAnnotations {
     }
 
     /// The same with one more annotation.
+    #[must_use]
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.annotations.insert(key.to_owned(), value.to_owned());
         self

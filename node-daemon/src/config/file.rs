@@ -10,7 +10,7 @@ use sluice_api::owned;
 
 use crate::{
     kube::daemonset,
-    pods::{Acceleration, Meshes, MissingAnnotations},
+    pods::{Acceleration, Meshes, MissingAnnotations, OnExit},
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -57,17 +57,6 @@ impl Default for Config {
             daemon_set: None,
         }
     }
-}
-
-/// The fate of the data path when the daemon stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnExit {
-    /// It stays, and the next daemon adopts it.
-    #[default]
-    Keep,
-    /// It is removed: Pods bypass their sidecars.
-    Detach,
 }
 
 /// The source of the user of a Pod's proxy.
