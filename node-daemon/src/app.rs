@@ -18,18 +18,22 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    api::{self, Handler, Socket, serve_metrics},
+    api::{self, Handler, Socket, Sources, serve_metrics},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, Paths, RunArgs},
+    config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
     log::Log,
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState, Store},
+    pods::{
+        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
+        Store,
+    },
     privileges,
     refusals::Refusals,
     reload::{Reload, Signals},
+    ztunnel::{SocketError, Ztunnels},
 };
 
 /// The resync interval.
@@ -46,7 +50,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(&config.mesh, config.meshes.clone(), config.ipv6)?;
+    let mesh = config.choose_mesh(None)?;
     let filter = args.log.as_ref().unwrap_or(&config.log);
     let log = Log::start(filter, args.log_format)?;
     let cgroup = cgroup::choose(args.cgroup.clone())?;
@@ -61,15 +65,28 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let socket = Socket::bind(&args.socket)?;
         let (rings, pods, owner) = start_pods(&args, &config, mesh, &cgroup)?;
         info!(socket = %args.socket.display(), "ready");
-        let cluster = Cluster::new(config.kubeconfig.clone());
+        let ztunnels = serve_ztunnel(mesh, &config.ambient)?;
+        let mut cluster = Cluster::new(config.kubeconfig.clone());
+        if let Some(ztunnels) = &ztunnels {
+            cluster = cluster.with_namespaces();
+            ztunnels.refresh(&pods).await?;
+        }
         let event_log = EventLog::default();
         let mut upkeep = Upkeep::default();
         upkeep.start(rings, &event_log, &cluster, &pods);
+        upkeep.spawn(resync_loop(pods.clone(), ztunnels.clone()));
         upkeep.spawn(attach_to_new_cgroups(cgroup, pods.clone()));
         let refusals = upkeep.report_refusals(&config, &cluster);
         let address = args.metrics_address.or(config.metrics_address);
         let (config, current) = watch::channel(config);
-        let handler = Handler::new(pods.clone(), cluster, event_log, refusals, current.clone());
+        let handler = Handler::new(Sources {
+            pods: pods.clone(),
+            cluster,
+            event_log,
+            refusals,
+            config: current.clone(),
+            ztunnels,
+        });
         if let Some(address) = address {
             upkeep.spawn(serve_metrics(address, handler.clone()));
         }
@@ -175,7 +192,6 @@ impl Upkeep {
     }
 
     fn start(&mut self, rings: Rings, event_log: &EventLog, cluster: &Cluster, pods: &Pods) {
-        self.spawn(resync_loop(pods.clone()));
         self.spawn(handle_netns_found(rings.netns_found, pods.clone()));
         self.spawn(pump_events(rings.events, event_log.clone()));
         self.spawn(list_node_pods(cluster.clone(), pods.clone()));
@@ -272,7 +288,7 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
 }
 
 /// Runs until the manager ends.
-async fn resync_loop(pods: Pods) {
+async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -280,5 +296,21 @@ async fn resync_loop(pods: Pods) {
         if pods.resync().await.is_err() {
             return;
         }
+        if let Some(ztunnels) = &ztunnels
+            && ztunnels.refresh(&pods).await.is_err()
+        {
+            return;
+        }
     }
+}
+
+/// Serves ztunnel, if the daemon is its agent.
+fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
+    if mesh.selection == Selection::Annotation {
+        return Ok(None);
+    }
+    let socket = &ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    Ok(Some(ztunnels))
 }

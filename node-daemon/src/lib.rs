@@ -31,6 +31,7 @@ mod pods;
 mod privileges;
 mod refusals;
 mod reload;
+mod ztunnel;
 
 use std::process::ExitCode;
 

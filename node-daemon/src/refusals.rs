@@ -23,8 +23,10 @@ const REPEAT: Duration = Duration::from_mins(10);
 pub(crate) enum Refusal {
     /// Neither the runtime nor the API server provides the Pod's annotations.
     AnnotationsUnavailable,
-    /// The API server does not provide the Pod's spec, from which the proxy's user is read.
+    /// The API server does not provide the Pod's spec or labels, which the configuration requires.
     SpecUnavailable,
+    /// ztunnel did not accept the Pod.
+    Ztunnel,
     /// An annotation or another setting of the Pod.
     PodSettings,
     /// Its lists need more than a Pod's share of a map.
@@ -45,9 +47,10 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::AnnotationsUnavailable,
         Self::SpecUnavailable,
+        Self::Ztunnel,
         Self::PodSettings,
         Self::Share,
         Self::Address,
@@ -63,6 +66,7 @@ impl Refusal {
         match self {
             Self::AnnotationsUnavailable => "annotations_unavailable",
             Self::SpecUnavailable => "spec_unavailable",
+            Self::Ztunnel => "ztunnel",
             Self::PodSettings => "pod_settings",
             Self::Share => "share",
             Self::Address => "address",
@@ -82,8 +86,9 @@ impl Refusal {
                  access to the API server"
             }
             Self::SpecUnavailable => {
-                "check the daemon's access to the API server, or set proxy-user = \"mesh\""
+                "check the daemon's access to the API server; only proxy-user = \"pod-spec\" and ambient mode need it"
             }
+            Self::Ztunnel => "check that ztunnel runs on this node and connects to ztunnel-socket",
             Self::PodSettings => {
                 "change the Pod's annotations; docs/reference/annotations.md lists the supported values"
             }

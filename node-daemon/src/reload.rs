@@ -138,6 +138,7 @@ impl Changes {
             mesh,
             meshes,
             ipv6,
+            ambient,
             kubeconfig,
             metrics_address,
             pod_events,
@@ -156,6 +157,7 @@ impl Changes {
         changes.keep("mesh", old.mesh == mesh);
         changes.keep("meshes", old.meshes == meshes);
         changes.keep("ipv6", old.ipv6 == ipv6);
+        changes.keep("ambient", old.ambient == ambient);
         changes.keep("kubeconfig", old.kubeconfig == kubeconfig);
         changes.keep("metrics-address", old.metrics_address == metrics_address);
         changes.keep("pod-events", old.pod_events == pod_events);

@@ -11,7 +11,7 @@ mod scrape;
 mod server;
 mod socket;
 
-pub(crate) use routes::Handler;
+pub(crate) use routes::{Handler, Sources};
 pub(crate) use scrape::serve_metrics;
 pub(crate) use server::serve;
 pub(crate) use socket::Socket;

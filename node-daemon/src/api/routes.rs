@@ -13,7 +13,7 @@ use hyper::{
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
 use sluice_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+    AddRequest, AddResponse, DelResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
 };
 use tokio::{sync::watch, time::timeout};
 
@@ -24,6 +24,7 @@ use crate::{
     kube::Cluster,
     pods::Pods,
     refusals::Refusals,
+    ztunnel::Ztunnels,
 };
 
 /// Timeout for the whole body.
@@ -104,24 +105,41 @@ pub(crate) struct Handler {
     event_log: EventLog,
     refusals: Refusals,
     config: watch::Receiver<Config>,
+    /// The ztunnels of the node, if the daemon is their agent.
+    ztunnels: Option<Ztunnels>,
     pub(super) metrics: Metrics,
+}
+
+/// What a handler is made of.
+pub(crate) struct Sources {
+    pub(crate) pods: Pods,
+    pub(crate) cluster: Cluster,
+    pub(crate) event_log: EventLog,
+    pub(crate) refusals: Refusals,
+    /// The configuration in use.
+    pub(crate) config: watch::Receiver<Config>,
+    /// The ztunnels of the node, if the daemon is their agent.
+    pub(crate) ztunnels: Option<Ztunnels>,
 }
 
 impl Handler {
     /// A handler without any requests so far.
-    pub(crate) fn new(
-        pods: Pods,
-        cluster: Cluster,
-        event_log: EventLog,
-        refusals: Refusals,
-        config: watch::Receiver<Config>,
-    ) -> Self {
+    pub(crate) fn new(sources: Sources) -> Self {
+        let Sources {
+            pods,
+            cluster,
+            event_log,
+            refusals,
+            config,
+            ztunnels,
+        } = sources;
         Self {
             pods,
             cluster,
             event_log,
             refusals,
             config,
+            ztunnels,
             metrics: Metrics::new(),
         }
     }
@@ -132,15 +150,15 @@ impl Handler {
         let Asked { route, body } = asked;
         match route {
             Route::Add => Answer::json(&self.add(decode(&body)?).await?),
-            Route::Del => Answer::json(&pods.del(decode(&body)?).await?),
+            Route::Del => Answer::json(&self.deleted(pods.del(decode(&body)?).await?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
                 Ok(Answer::Nothing)
             }
-            Route::Gc => Answer::json(&pods.gc(decode(&body)?).await?),
+            Route::Gc => Answer::json(&self.deleted(pods.gc(decode(&body)?).await?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
-            Route::Status => Answer::json(&pods.status().await?),
+            Route::Status => Answer::json(&self.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Refused => Answer::json(&self.refusals.latest()),
             Route::Healthz | Route::Readyz | Route::Metrics => self.observe(route).await,
@@ -151,7 +169,7 @@ impl Handler {
     pub(super) async fn observe(&self, route: Route) -> Result<Answer, Error> {
         let Self { pods, metrics, .. } = self;
         match route {
-            Route::Readyz => match pods.status().await? {
+            Route::Readyz => match self.status().await? {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
@@ -196,10 +214,54 @@ impl Handler {
         outcome
     }
 
+    /// The Pod manager's status, and ztunnel's.
+    async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.pods.status().await?;
+        status.ztunnel = self.ztunnels.as_ref().map(Ztunnels::view);
+        if let Some(ztunnel) = &status.ztunnel
+            && ztunnel.connections == 0
+        {
+            let socket = &ztunnel.socket;
+            status.problems.push(format!(
+                "no ztunnel is connected at {socket}: ADDs of ambient Pods fail (does the ztunnel \
+                 DaemonSet run on this node, with that socket?)"
+            ));
+        }
+        Ok(status)
+    }
+
+    /// Withdraws deleted Pods from ztunnel. DEL does not wait for it.
+    async fn deleted(&self, deleted: DelResponse) -> Result<DelResponse, Error> {
+        if let Some(ztunnels) = &self.ztunnels {
+            ztunnels.refresh(&self.pods).await?;
+        }
+        Ok(deleted)
+    }
+
     /// Asks the API server here, where the wait blocks no other request.
     async fn enroll(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
+        let Some(ztunnels) = &self.ztunnels else {
+            return self.add_by_annotations(request).await;
+        };
+        self.cluster
+            .fetch_annotations(&mut request)
+            .await
+            .map_err(Error::NoLabels)?;
+        let added = self.pods.add(request.clone()).await?;
+        if added.meshed {
+            if let Err(error) = ztunnels.add(&self.pods, &request).await {
+                ztunnels.roll_back(&self.pods, request.attachment).await;
+                return Err(error.into());
+            }
+            let cluster = self.cluster.clone();
+            tokio::spawn(async move { cluster.annotate_enrolled(&request.pod).await });
+        }
+        Ok(added)
+    }
+
+    async fn add_by_annotations(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         let is_missing = request.annotations.is_none();
         let proxy_user = self.config.borrow().proxy_user;
         if is_missing || (proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {

@@ -9,4 +9,4 @@ pub(crate) use events::{EVENTS_QUEUE, report_refusals};
 pub(crate) use pods::{Cluster, Error};
 
 /// The manifests that `sluiced decide` reads.
-pub(crate) use k8s_openapi::api::core::v1::PodTemplateSpec;
+pub(crate) use k8s_openapi::api::core::v1::{Namespace, PodTemplateSpec};

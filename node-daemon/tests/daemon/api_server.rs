@@ -34,6 +34,10 @@ struct State {
     pods: Mutex<Vec<Value>>,
     /// The Events that were created, with their namespaces.
     events: Mutex<Vec<(String, Value)>>,
+    /// The labels of the namespace `shop`.
+    labels: Mutex<Value>,
+    /// The paths and bodies of `PATCH` requests.
+    patches: Mutex<Vec<(String, String)>>,
     asked: AtomicUsize,
     ended: AtomicBool,
 }
@@ -58,6 +62,8 @@ impl ApiServer {
             token: Mutex::new("first".to_owned()),
             pods: Mutex::new(pods),
             events: Mutex::default(),
+            labels: Mutex::new(json!({})),
+            patches: Mutex::default(),
             asked: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -109,6 +115,16 @@ impl ApiServer {
         self.state.events.lock().expect("the Events").clone()
     }
 
+    /// Sets the labels of the namespace `shop`.
+    pub(crate) fn label_namespace(&self, labels: Value) {
+        *self.state.labels.lock().expect("labels") = labels;
+    }
+
+    /// The paths and bodies of `PATCH` requests so far.
+    pub(crate) fn patches(&self) -> Vec<(String, String)> {
+        self.state.patches.lock().expect("patches").clone()
+    }
+
     /// The number of requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.state.asked.load(Ordering::Relaxed)
@@ -144,19 +160,23 @@ impl State {
         };
         let mut stream = BufReader::new(StreamOwned::new(connection, stream));
         while let Some(Head {
+            method,
             path,
             token,
-            length,
+            body,
         }) = head(&mut stream)
         {
-            let mut body = vec![0; length];
-            if stream.read_exact(&mut body).is_err() {
-                return;
-            }
             self.asked.fetch_add(1, Ordering::Relaxed);
             let known = token == format!("Bearer {}", self.token.lock().expect("the token"));
-            let done = if known && length > 0 {
-                self.create(stream.get_mut(), &path, &body)
+            let done = if known && method == "POST" {
+                self.create(stream.get_mut(), &path, body.as_bytes())
+            } else if known && method == "PATCH" {
+                self.patches.lock().expect("patches").push((path, body));
+                send(
+                    stream.get_mut(),
+                    200,
+                    &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {} }),
+                )
             } else if known {
                 self.answer(stream.get_mut(), &path)
             } else {
@@ -184,6 +204,21 @@ impl State {
 
     fn answer(&self, stream: &mut Stream, path: &str) -> std::io::Result<()> {
         let pods = self.pods.lock().expect("the Pods").clone();
+        let labels = self.labels.lock().expect("labels").clone();
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": "shop", "labels": labels },
+        });
+        if path == "/api/v1/namespaces/shop" {
+            return send(stream, 200, &namespace);
+        }
+        if path.starts_with("/api/v1/namespaces?") {
+            let list = json!({
+                "apiVersion": "v1", "kind": "NamespaceList", "metadata": {}, "items": [namespace],
+            });
+            return send(stream, 200, &list);
+        }
         let Some(name) = path.strip_prefix("/api/v1/namespaces/shop/pods/") else {
             let list =
                 json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods });
@@ -209,15 +244,15 @@ impl State {
     }
 }
 
-/// The head of a request.
+/// A request.
 struct Head {
+    method: String,
     path: String,
     token: String,
-    /// The length of the body.
-    length: usize,
+    body: String,
 }
 
-/// The head of the next request.
+/// The next request.
 fn head(stream: &mut BufReader<Stream>) -> Option<Head> {
     let mut lines = Vec::new();
     loop {
@@ -230,14 +265,16 @@ fn head(stream: &mut BufReader<Stream>) -> Option<Head> {
         }
         lines.push(line.trim_end().to_owned());
     }
-    let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    let header = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name));
+    let value = |name| lines.iter().find_map(|line| line.strip_prefix(name));
+    let length = value("content-length: ").map_or(0, |text| text.parse().expect("a length"));
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    let mut words = lines.first()?.split(' ').map(str::to_owned);
     Some(Head {
-        path,
-        token: header("authorization: ").unwrap_or_default().to_owned(),
-        length: header("content-length: ")
-            .and_then(|length| length.parse().ok())
-            .unwrap_or(0),
+        method: words.next()?,
+        path: words.next()?,
+        token: value("authorization: ").unwrap_or_default().to_owned(),
+        body: String::from_utf8(body).expect("text"),
     })
 }
 

@@ -27,3 +27,4 @@ mod refused;
 mod scrape;
 mod socket;
 mod unit;
+mod ztunnel;
