@@ -99,6 +99,11 @@ pub struct PodConfig {
     pub mark_mask: u32,
     /// Outbound ports that may be excluded.
     pub excluded: PortBitmap,
+    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
+    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
+    pub source_mark: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
 }
 
 impl PodConfig {
@@ -364,8 +369,8 @@ mod tests {
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
-            (40, 8),
-            (72, 8),
+            (48, 8),
+            (80, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -382,7 +387,7 @@ mod tests {
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (7, recorded));
+        assert_eq!((ABI_VERSION, layout), (8, recorded));
     }
 
     const POD: PodConfig = PodConfig {
@@ -397,6 +402,8 @@ mod tests {
         mark: 0x539,
         mark_mask: 0,
         excluded: PortBitmap::EMPTY,
+        source_mark: 0,
+        pad: 0,
     };
 
     #[test]

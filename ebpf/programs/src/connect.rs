@@ -16,7 +16,7 @@ use crate::{
     mptcp,
     opaque_flags::{Fact, OpaqueFlags},
     order::Level,
-    pending,
+    original_source, pending,
 };
 
 /// `SOCK_STREAM`.
@@ -45,6 +45,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return ALLOW;
     }
     let dst = context::destination::<F>(ctx);
+    if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
+        return original_source::carry_out(ctx, netns, dst, verdict);
+    }
     let verdict = decide::<F>(ctx, netns, dst);
     record(netns, dst, verdict.reason());
     mark_accel_candidate(ctx, netns, dst, verdict);
@@ -81,7 +84,7 @@ pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have
 /// some, too; this lookup is cheaper than that one.
 #[inline(always)]
-fn clear_orig_dst(sk: *mut bpf_sock) {
+pub(crate) fn clear_orig_dst(sk: *mut bpf_sock) {
     if context::orig_dst(sk).is_none() {
         return;
     }

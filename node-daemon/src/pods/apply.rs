@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     bpf::{self, Datapath, Features},
-    netns::{Netns, ProxyUser, SourceRoute},
+    netns::{Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
 };
 
 /// The source address of Istio's proxy when it forwards an IPv6 request to its application.
@@ -76,6 +76,15 @@ impl AppliedState {
                 Ok(())
             }
             Err(Error::RoutesRefused { refused }) => self.apply(target, desired.without(&refused)),
+            Err(Error::SourceRoutingRefused(source)) => {
+                warn!(
+                    cookie = self.cookie,
+                    error = one_line(&source),
+                    "source routing refused; the proxy's connections to the Pod from client addresses \
+                     are refused. Check that the kernel has policy routing and that lo is up"
+                );
+                self.apply(target, desired.without_source_routing())
+            }
             Err(error) => Err(error),
         }
     }
@@ -111,6 +120,9 @@ impl AppliedState {
             Error::RoutesRefused { refused } => Some(refused),
             _ => None,
         });
+        if errors.iter().any(|error| matches!(error, Error::SourceRoutingRefused(_))) {
+            return self.teardown(target, desired.without_source_routing());
+        }
         if let Some(refused) = unrouted {
             return self.teardown(target, desired.without(refused));
         }
@@ -152,6 +164,12 @@ impl AppliedState {
                     None => return Err(Error::Gone),
                 }
             }
+            Step::SetSourceRouting { from, to } => match netns {
+                Some(netns) => apply_source_routing(netns, *from, *to)?,
+                // The routes went with the namespace.
+                None if to.is_none() => {}
+                None => return Err(Error::Gone),
+            },
             Step::AttachSkLookup => {
                 datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?;
             }
@@ -216,4 +234,20 @@ fn apply_routes(
     }
     debug!(?refused, "alias routes refused; using bind() instead");
     Err(Error::RoutesRefused { refused })
+}
+
+/// Replaces the routing of connections that keep their source.
+fn apply_source_routing(
+    netns: &Netns,
+    from: Option<SourceRouting>,
+    to: Option<SourceRouting>,
+) -> Result<(), Error> {
+    if let Some(from) = from
+        && to.is_none_or(|to| to.families != from.families)
+    {
+        let kept = to.map_or_else(Switches::default, |to| to.switches);
+        netns.remove_source_routing(from.switches.without(kept))?;
+    }
+    to.map_or(Ok(()), |to| netns.install_source_routing(to))
+        .map_err(Error::SourceRoutingRefused)
 }

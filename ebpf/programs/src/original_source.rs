@@ -1,0 +1,114 @@
+//! The proxy's connections to its own Pod from the addresses of its clients: pins them to `lo`, or
+//! refuses them.
+//!
+//! A socket that is pinned to `lo` and carries the Pod's source mark takes the Pod's own route, a local
+//! default route over `lo`. The inbound hook then sees the interface `lo`, and the kernel gives the mark
+//! to the accepted socket (`tcp_fwmark_accept`), so the replies take the same route back.
+
+use aya_ebpf::{bindings::bpf_sock, helpers::bpf_setsockopt, programs::SockAddrContext};
+use sluice_abi::{
+    BoundCall, Endpoint, NetnsEntry, PodConfig, PodFlags, Reason, SourceVerdict, original_source,
+};
+
+use crate::{
+    ALLOW, DENY, accelerate,
+    connect::{clear_orig_dst, current_uid_gid, is_pod_addr, record},
+    context::{self, Family, read},
+    filter, inbound,
+};
+
+/// `SOL_SOCKET`.
+const SOL_SOCKET: i32 = 1;
+/// `SO_BINDTODEVICE`.
+const SO_BINDTODEVICE: i32 = 25;
+/// `SO_MARK`.
+const SO_MARK: i32 = 36;
+
+/// The decision on a connection, or `None` if the outbound rules decide. Almost every socket has
+/// neither a source address nor a mark, and returns at once.
+#[inline(always)]
+pub(crate) fn decide<F: Family>(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+) -> Option<SourceVerdict> {
+    let pod = &netns.pod;
+    let sk = context::socket(ctx);
+    let source = F::source(sk);
+    let marked = pod.source_mark != 0 && read!(sk, mark) == pod.source_mark;
+    if (source.is_unspecified() && !marked) || !is_by_proxy(pod, sk, marked) {
+        return None;
+    }
+    let to_loopback = dst.addr.connects_to_loopback();
+    let local_source =
+        source.is_unspecified() || source.is_loopback() || source.is_passthrough_source();
+    let call = BoundCall {
+        by_proxy: true,
+        marked,
+        foreign_source: !local_source && !is_pod_addr(netns, source),
+        to_own: !to_loopback && is_pod_addr(netns, dst.addr),
+        to_loopback,
+        redirected: inbound::would_redirect(pod, dst.port)
+            && !filter::bypasses_from(pod, source, 0),
+    };
+    original_source(pod, &call)
+}
+
+/// Whether the proxy opens the connection. Where a mark identifies the proxy, the source mark replaces
+/// it on a socket that connects again.
+#[inline(always)]
+fn is_by_proxy(pod: &PodConfig, sk: *const bpf_sock, marked: bool) -> bool {
+    let (uid, gid) = current_uid_gid();
+    uid == pod.proxy_uid
+        || gid == pod.proxy_gid
+        || pod.mark_matches(read!(sk, mark))
+        || (marked && pod.mark_mask != 0)
+}
+
+/// Carries out the decision.
+#[inline(always)]
+pub(crate) fn carry_out(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: SourceVerdict,
+) -> i32 {
+    let pod = &netns.pod;
+    if verdict == SourceVerdict::Refuse || !pin_to_loopback(ctx, pod.source_mark) {
+        record(netns, dst, Reason::OutboundToItself);
+        return DENY;
+    }
+    record(netns, dst, Reason::OutboundOriginalSource);
+    let sk = context::socket(ctx);
+    clear_orig_dst(sk);
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        accelerate::clear_candidate(sk);
+    }
+    ALLOW
+}
+
+/// Routes the socket's packets over `lo`. `false` if the kernel refuses: the socket may be bound to
+/// another interface.
+#[inline(always)]
+fn pin_to_loopback(ctx: &SockAddrContext, mark: u32) -> bool {
+    let mut device = *b"lo\0\0";
+    let mut mark = mark.to_ne_bytes();
+    set_option(ctx, SO_MARK, &mut mark) && set_option(ctx, SO_BINDTODEVICE, &mut device)
+}
+
+/// Sets a socket option of four bytes.
+#[inline(always)]
+fn set_option(ctx: &SockAddrContext, name: i32, value: &mut [u8; 4]) -> bool {
+    // SAFETY: the context is the kernel's; `value` has four bytes and stays on the stack during the
+    // call.
+    let status = unsafe {
+        bpf_setsockopt(
+            ctx.sock_addr.cast(),
+            SOL_SOCKET,
+            name,
+            value.as_mut_ptr().cast(),
+            4,
+        )
+    };
+    status == 0
+}
