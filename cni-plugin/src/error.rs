@@ -2,8 +2,8 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use daemon_api::{ApiError, code, text::Printable};
 use serde_json::{Value, json};
+use sluice_api::{ApiError, code, text::Printable};
 
 use crate::version::SUPPORTED;
 

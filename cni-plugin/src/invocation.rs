@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env};
 
-use daemon_api::{Attachment, PodName};
+use sluice_api::{Attachment, PodName};
 
 use crate::{Error, error::Verb};
 

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use daemon_api::{
+use serde_json::json;
+use sluice_api::{
     AddRequest, AddResponse, DelResponse, GcRequest, Status, has_no_sidecar_annotation, path,
     text::Printable,
 };
-use serde_json::json;
 
 use crate::{
     Error, Invocation, Stdin,

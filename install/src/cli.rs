@@ -93,7 +93,7 @@ pub(crate) struct Install {
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
     /// Socket of the daemon, as seen from the host.
-    #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = sluice_api::SOCKET)]
     pub(crate) socket: PathBuf,
     /// Which configuration gets the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]

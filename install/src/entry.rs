@@ -13,13 +13,13 @@ const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// What the entry has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Where the daemon listens, if not where the plugin looks anyway.
+    /// The daemon's socket, unless it is the plugin's default.
     socket: Option<String>,
 }
 
 impl Entry {
     pub(crate) fn new(socket: &Path) -> Self {
-        let elsewhere = socket != Path::new(daemon_api::SOCKET);
+        let elsewhere = socket != Path::new(sluice_api::SOCKET);
         Self {
             socket: elsewhere.then(|| socket.to_string_lossy().into_owned()),
         }
@@ -30,7 +30,7 @@ impl Entry {
         self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
     }
 
-    /// An entry that is there already, with what it lacks. What else it says is left alone.
+    /// An existing entry with the missing keys added. Its other keys do not change.
     pub(crate) fn update(&self, entry: &Map<String, Value>) -> Map<String, Value> {
         let mut updated = entry.clone();
         let declared = entry.get("capabilities").and_then(Value::as_object);

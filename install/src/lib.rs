@@ -52,7 +52,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser as _;
-use daemon_api::text;
+use sluice_api::text;
 use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 

@@ -1,11 +1,11 @@
-//! What is installed, and whether it is used.
+//! `sluice-install status`: the installation, and what the runtime uses of it.
 
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
-use daemon_api::text::Printable;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sluice_api::text::Printable;
 
 use crate::{
     attributes::Access,
@@ -66,7 +66,7 @@ struct Daemon {
     reason: Option<String>,
 }
 
-/// Looks at everything and changes nothing.
+/// Reads the whole state. Changes nothing.
 pub(crate) fn status(paths: &Paths) -> Result<Status> {
     let Listing { files, unreadable } = Directory(&paths.cni_conf).read()?;
     let Selection {

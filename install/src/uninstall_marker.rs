@@ -1,5 +1,5 @@
-//! The end of the watch: does the plugin stay? Only the daemon knows whether another one comes
-//! after it; the two are told to stop at the same moment.
+//! The end of `run`: whether the plugin stays. Only the daemon knows whether it has a successor; both
+//! get SIGTERM at the same moment.
 
 use std::{
     fs, io,
@@ -13,18 +13,18 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until the daemon has ended, and tells whether it was the last one.
+/// Waits until the daemon has ended. `true` if it was the last one of the node.
 pub(crate) fn daemon_requested(socket: &Path) -> bool {
     let end = Instant::now() + PATIENCE;
     while UnixStream::connect(socket).is_ok() && Instant::now() < end {
         thread::sleep(PAUSE);
     }
-    daemon_api::uninstall_marker(socket).exists()
+    sluice_api::uninstall_marker(socket).exists()
 }
 
-/// What the daemon said was heeded: it is said to nobody else.
+/// Removes the marker after the uninstallation, so that no later installer acts on it.
 pub(crate) fn acknowledge(socket: &Path) -> io::Result<()> {
-    fs::remove_file(daemon_api::uninstall_marker(socket))
+    fs::remove_file(sluice_api::uninstall_marker(socket))
 }
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let socket = run.path().join("sluiced.sock");
         let daemon = UnixListener::bind(&socket).unwrap();
-        let mark = daemon_api::uninstall_marker(&socket);
+        let mark = sluice_api::uninstall_marker(&socket);
         let ending = thread::spawn(move || {
             thread::sleep(PAUSE * 3);
             File::create(mark).unwrap();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use daemon_api::SOCKET;
+use sluice_api::SOCKET;
 
 pub(crate) use file::{Config, OnExit, ProxyUser};
 

@@ -22,7 +22,7 @@ fn check_single(text: &str) -> Result<Option<Doubt>, Error> {
 }
 
 fn standard() -> Entry {
-    Entry::new(Path::new(daemon_api::SOCKET))
+    Entry::new(Path::new(sluice_api::SOCKET))
 }
 
 fn parsed(text: &str) -> Value {

@@ -25,7 +25,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -33,6 +32,7 @@ use nix::{
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use sluice_abi::{ABI_VERSION, maps};
+use sluice_api::owned;
 
 use super::{
     Error,

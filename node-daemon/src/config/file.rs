@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use serde::Deserialize;
+use sluice_api::owned;
 
 use crate::{
     kube::daemonset,

@@ -11,6 +11,7 @@ mod decision;
 mod error;
 mod evidence;
 mod explain;
+mod foreign_log;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod manager;
@@ -32,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{
+use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
@@ -211,6 +212,11 @@ impl Pods {
     pub(crate) async fn resync(&self) -> Result<(), Error> {
         let survey = self.survey().await?;
         self.ask(|manager| manager.resync(survey)).await
+    }
+
+    /// Attaches programs to new children of the root cgroup.
+    pub(crate) async fn attach_new_cgroups(&self) -> Result<(), Error> {
+        self.ask(PodManager::attach_new_cgroups).await
     }
 
     /// Applies a list of this node's Pods.

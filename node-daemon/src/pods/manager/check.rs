@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use daemon_api::{AddRequest, Attachment};
+use sluice_api::{AddRequest, Attachment};
 
 use super::{MeshStatus, MeshedPod, PodManager};
 use crate::{

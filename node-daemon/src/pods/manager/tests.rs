@@ -6,7 +6,7 @@ mod fixture;
 mod routes;
 mod takeover;
 
-use daemon_api::{GcRequest, ProgramView, ValidAttachment};
+use sluice_api::{GcRequest, ProgramView, ValidAttachment};
 
 use super::*;
 use crate::pods::{Error, Repair, survey::Survey};
