@@ -24,7 +24,6 @@ use crate::{
     Binaries, Pod, PodSpec,
     backend::{Backend, BackendKind},
     mesh::Mesh,
-    pod_annotations::PodAnnotations,
 };
 
 /// The proxy's user and group, as Istio has it.
@@ -132,7 +131,7 @@ impl Lab {
         self.gateways = cni::gateways(&pod.result);
         if spec.meshed {
             self.backend
-                .enroll(pod.netns.path(), &PodAnnotations::default())?;
+                .enroll(pod.netns.path(), &spec.settings())?;
         }
         pod.start(
             self.cgroup.pods(),

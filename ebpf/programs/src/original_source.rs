@@ -5,7 +5,12 @@
 //! default route over `lo`. The inbound hook then sees the interface `lo`, and the kernel gives the mark
 //! to the accepted socket (`tcp_fwmark_accept`), so the replies take the same route back.
 
-use aya_ebpf::{bindings::bpf_sock, helpers::bpf_setsockopt, programs::SockAddrContext};
+use aya_ebpf::{
+    EbpfContext,
+    bindings::bpf_sock,
+    helpers::bpf_setsockopt,
+    programs::{SockAddrContext, SockOpsContext},
+};
 use sluice_abi::{
     BoundCall, Endpoint, NetnsEntry, PodConfig, PodFlags, Reason, SourceVerdict, original_source,
 };
@@ -96,14 +101,24 @@ fn pin_to_loopback(ctx: &SockAddrContext, mark: u32) -> bool {
     set_option(ctx, SO_MARK, &mut mark) && set_option(ctx, SO_BINDTODEVICE, &mut device)
 }
 
+/// Gives the proxy's inbound listener a mark of its own, unless it has one.
+#[inline(always)]
+pub(crate) fn mark_listener(ctx: &SockOpsContext, pod: &PodConfig) {
+    let sk = read!(ctx.ops, __bindgen_anon_2.sk);
+    if pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == 0 {
+        let mut mark = PodConfig::LISTENER_MARK.to_ne_bytes();
+        let _keeps_none = set_option(ctx, SO_MARK, &mut mark);
+    }
+}
+
 /// Sets a socket option of four bytes.
 #[inline(always)]
-fn set_option(ctx: &SockAddrContext, name: i32, value: &mut [u8; 4]) -> bool {
+fn set_option(ctx: &impl EbpfContext, name: i32, value: &mut [u8; 4]) -> bool {
     // SAFETY: the context is the kernel's; `value` has four bytes and stays on the stack during the
     // call.
     let status = unsafe {
         bpf_setsockopt(
-            ctx.sock_addr.cast(),
+            ctx.as_ptr(),
             SOL_SOCKET,
             name,
             value.as_mut_ptr().cast(),

@@ -20,6 +20,7 @@ use crate::{
     count::count,
     inbound,
     maps::{self, DNS_CAPTURE, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
+    original_source,
 };
 
 /// Dispatches every call of the `sock_ops` program.
@@ -174,6 +175,7 @@ fn register_listener(ctx: &SockOpsContext) {
     if !port.const_eq(netns.pod.inbound_port) {
         return;
     }
+    original_source::mark_listener(ctx, &netns.pod);
     let family = if read!(ctx.ops, family) == u32::from(AF_INET) {
         AF_INET
     } else {

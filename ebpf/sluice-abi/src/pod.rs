@@ -107,6 +107,11 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
+    /// The mark of the proxy's inbound listeners in Pods with [`PodConfig::source_mark`], unless the
+    /// proxy gave them one. Accepted sockets inherit it, and not the mark of the client's packet: the
+    /// rules of an init container may have set the source mark on that (`TPROXY`).
+    pub const LISTENER_MARK: u32 = 0x51ce_0000;
+
     /// Whether a port belongs to the proxy: over TCP the ports of its listeners and of its resolver,
     /// over UDP that of its resolver.
     #[must_use]

@@ -3,10 +3,12 @@
 use std::{
     cell::Cell,
     net::{IpAddr, Ipv6Addr},
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use fail::fail_point;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt::Mark};
+use sluice_abi::PodConfig;
 use tracing::{debug, warn};
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::{
     bpf::{self, Datapath, Features},
-    netns::{Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
+    netns::{self, Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
 };
 
 /// The source address of Istio's proxy when it forwards an IPv6 request to its application.
@@ -204,6 +206,7 @@ impl AppliedState {
         }
         for listener in inbound.listeners {
             let socket = listener.socket.as_fd();
+            mark_listener(socket, &netns_entry.pod)?;
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "proxy listener adopted"),
                 // The registered listeners serve the whole `SO_REUSEPORT` group.
@@ -250,4 +253,19 @@ fn apply_source_routing(
     }
     to.map_or(Ok(()), |to| netns.install_source_routing(to))
         .map_err(Error::SourceRoutingRefused)
+}
+
+/// Marks a listener as `sock_ops` marks the later ones: see [`PodConfig::LISTENER_MARK`].
+fn mark_listener(socket: BorrowedFd<'_>, pod: &PodConfig) -> Result<(), Error> {
+    if pod.source_mark == 0 {
+        return Ok(());
+    }
+    let marked = match getsockopt(&socket, Mark) {
+        Ok(0) => setsockopt(&socket, Mark, &PodConfig::LISTENER_MARK),
+        other => other.map(drop),
+    };
+    marked.map_err(|source| {
+        let call = "setsockopt(SO_MARK)";
+        netns::Error::Call { call, source }.into()
+    })
 }
