@@ -4,6 +4,7 @@
 mod alias_routes;
 mod fixture;
 mod routes;
+mod source_routing;
 mod takeover;
 
 use sluice_api::{GcRequest, ProgramView, ValidAttachment};
