@@ -26,6 +26,7 @@ struct Fault {
 
 const DECIDE: &str = "ebpf/sluice-abi/src/decide.rs";
 const CONNECT: &str = "ebpf/programs/src/connect.rs";
+const OUTBOUND: &str = "ebpf/programs/src/outbound.rs";
 const INBOUND: &str = "ebpf/programs/src/inbound.rs";
 const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
 const THROUGH: &str = "outbound: a server is met through the proxy";
@@ -47,7 +48,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         what: "an excluded port is taken out",
-        file: CONNECT,
+        file: OUTBOUND,
         from: "excluded: facts.has(Fact::PortExcluded)",
         to: "excluded: false && facts.has(Fact::PortExcluded)",
         case: "outbound: an excluded port is direct",

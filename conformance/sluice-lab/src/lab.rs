@@ -130,8 +130,7 @@ impl Lab {
         pod.addresses = cni::addresses(&pod.result)?;
         self.gateways = cni::gateways(&pod.result);
         if spec.meshed {
-            self.backend
-                .enroll(pod.netns.path(), &spec.settings())?;
+            self.backend.enroll(pod.netns.path(), &spec.settings())?;
         }
         pod.start(
             self.cgroup.pods(),

@@ -11,15 +11,12 @@ use aya_ebpf::{
     helpers::bpf_setsockopt,
     programs::{SockAddrContext, SockOpsContext},
 };
-use sluice_abi::{
-    BoundCall, Endpoint, NetnsEntry, PodConfig, PodFlags, Reason, SourceVerdict, original_source,
-};
+use sluice_abi::{BoundCall, Endpoint, NetnsEntry, PodConfig, SourceVerdict, original_source};
 
 use crate::{
-    ALLOW, DENY, accelerate,
-    connect::{clear_orig_dst, current_uid_gid, is_pod_addr, record},
-    context::{self, Family, read},
-    filter, inbound,
+    context::{self, Family, current_uid_gid, read},
+    filter::{self, is_pod_addr},
+    inbound,
 };
 
 /// `SOL_SOCKET`.
@@ -70,32 +67,10 @@ fn is_by_proxy(pod: &PodConfig, sk: *const bpf_sock, marked: bool) -> bool {
         || (marked && pod.mark_mask != 0)
 }
 
-/// Carries out the decision.
-#[inline(always)]
-pub(crate) fn carry_out(
-    ctx: &SockAddrContext,
-    netns: &NetnsEntry,
-    dst: Endpoint,
-    verdict: SourceVerdict,
-) -> i32 {
-    let pod = &netns.pod;
-    if verdict == SourceVerdict::Refuse || !pin_to_loopback(ctx, pod.source_mark) {
-        record(netns, dst, Reason::OutboundToItself);
-        return DENY;
-    }
-    record(netns, dst, Reason::OutboundOriginalSource);
-    let sk = context::socket(ctx);
-    clear_orig_dst(sk);
-    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
-        accelerate::clear_candidate(sk);
-    }
-    ALLOW
-}
-
 /// Routes the socket's packets over `lo`. `false` if the kernel refuses: the socket may be bound to
 /// another interface.
 #[inline(always)]
-fn pin_to_loopback(ctx: &SockAddrContext, mark: u32) -> bool {
+pub(crate) fn pin_to_loopback(ctx: &SockAddrContext, mark: u32) -> bool {
     let mut device = *b"lo\0\0";
     let mut mark = mark.to_ne_bytes();
     set_option(ctx, SO_MARK, &mut mark) && set_option(ctx, SO_BINDTODEVICE, &mut device)
@@ -116,14 +91,7 @@ pub(crate) fn mark_listener(ctx: &SockOpsContext, pod: &PodConfig) {
 fn set_option(ctx: &impl EbpfContext, name: i32, value: &mut [u8; 4]) -> bool {
     // SAFETY: the context is the kernel's; `value` has four bytes and stays on the stack during the
     // call.
-    let status = unsafe {
-        bpf_setsockopt(
-            ctx.as_ptr(),
-            SOL_SOCKET,
-            name,
-            value.as_mut_ptr().cast(),
-            4,
-        )
-    };
+    let status =
+        unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, name, value.as_mut_ptr().cast(), 4) };
     status == 0
 }

@@ -283,8 +283,8 @@ fn unless_refused<T: Default>(
 
 /// Whether a rule is neither one of the default rules nor Sluice's own.
 fn is_custom_rule(rule: &RuleMessage) -> bool {
-    let is_default = rule.header.action == RuleAction::ToTable
-        && DEFAULT_TABLES.contains(&rule.header.table);
+    let is_default =
+        rule.header.action == RuleAction::ToTable && DEFAULT_TABLES.contains(&rule.header.table);
     !is_default && !source_routing::is_own(rule)
 }
 

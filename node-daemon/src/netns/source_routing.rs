@@ -9,9 +9,7 @@ use rtnetlink::{
     Handle, IpVersion,
     packet_route::{
         AddressFamily,
-        route::{
-            RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-        },
+        route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -74,7 +72,8 @@ impl Families {
 
     fn iter(self) -> impl Iterator<Item = AddressFamily> {
         let v4 = self.v4.then_some(AddressFamily::Inet);
-        v4.into_iter().chain(self.v6.then_some(AddressFamily::Inet6))
+        v4.into_iter()
+            .chain(self.v6.then_some(AddressFamily::Inet6))
     }
 
     /// The switches that these families need.
@@ -131,7 +130,11 @@ pub(super) fn remove(switches: Switches) -> Result<(), Error> {
         let lo = loopback()?;
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             remove_rules(&handle, family, None).await?;
-            let removed = handle.route().del(default_route(family, lo)).execute().await;
+            let removed = handle
+                .route()
+                .del(default_route(family, lo))
+                .execute()
+                .await;
             match removed {
                 // There is no such route, or the family is disabled.
                 Err(rtnetlink::Error::NetlinkError(_)) | Ok(()) => {}
@@ -153,7 +156,11 @@ async fn remove_rules(
         if except.is_some() && mark(&found) == except {
             continue;
         }
-        let removed = handle.rule().del(rule(family, mark(&found))).execute().await;
+        let removed = handle
+            .rule()
+            .del(rule(family, mark(&found)))
+            .execute()
+            .await;
         removed.map_err(|source| failed("remove the routing rule", source))?;
     }
     Ok(())
@@ -215,10 +222,12 @@ pub(super) fn is_own(rule: &RuleMessage) -> bool {
 }
 
 fn mark(rule: &RuleMessage) -> Option<u32> {
-    rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::FwMark(mark) => Some(*mark),
-        _ => None,
-    })
+    rule.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RuleAttribute::FwMark(mark) => Some(*mark),
+            _ => None,
+        })
 }
 
 fn rule(family: AddressFamily, mark: Option<u32>) -> RuleMessage {

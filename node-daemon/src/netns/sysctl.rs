@@ -10,9 +10,7 @@ use nix::{
     fcntl::{OFlag, openat},
     sys::stat::Mode,
 };
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
-};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -118,7 +116,12 @@ impl Settings {
 
     fn open_file(&self, setting: &'static str, access: OFlag) -> io::Result<File> {
         let path = format!("sys/{setting}");
-        let file = openat(&self.0, path.as_str(), access | OFlag::O_CLOEXEC, Mode::empty())?;
+        let file = openat(
+            &self.0,
+            path.as_str(),
+            access | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(file.into())
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd as _, BorrowedFd},
 };
 
@@ -15,14 +14,12 @@ use super::{
     Error,
     error::one_line,
     plan::{self, KernelState, Step},
+    source_addr::PASSTHROUGH,
 };
 use crate::{
     bpf::{self, Datapath, Features},
     netns::{self, Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
 };
-
-/// The source address of Istio's proxy when it forwards an IPv6 request to its application.
-pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
 /// The kernel state of one netns, as an owned value.
 pub(crate) struct AppliedState {
@@ -122,7 +119,10 @@ impl AppliedState {
             Error::RoutesRefused { refused } => Some(refused),
             _ => None,
         });
-        if errors.iter().any(|error| matches!(error, Error::SourceRoutingRefused(_))) {
+        if errors
+            .iter()
+            .any(|error| matches!(error, Error::SourceRoutingRefused(_)))
+        {
             return self.teardown(target, desired.without_source_routing());
         }
         if let Some(refused) = unrouted {

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use super::{Acceleration, Mesh, MissingAnnotations, NodePolicy, plan, policy, store};
-use store::Changes;
 use policy::{Inbound, Verdict};
+use store::Changes;
 
 pub(crate) fn annotations(text: &str) {
     // A mesh is never freed.

@@ -27,13 +27,14 @@ pub(crate) use view::MetricsSnapshot;
 
 use super::{
     Error, ListedPod, NodePolicy, PendingDels, Repairs, addresses,
-    apply::{AppliedState, PASSTHROUGH, Target},
+    apply::{AppliedState, Target},
     error::one_line,
     evidence::Doubt,
     foreign_log::ForeignLog,
     plan::{self, KernelState},
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
+    source_addr::PASSTHROUGH,
     store::{Changes, Record, RecordId, Store},
     survey::Lodging,
 };
@@ -237,7 +238,9 @@ impl PodManager {
             Switches::default()
         } else {
             // If they cannot be read, they cannot be switched on, and the routing is refused.
-            netns.switches_off(Families::of(addresses)).unwrap_or_default()
+            netns
+                .switches_off(Families::of(addresses))
+                .unwrap_or_default()
         };
         Changes {
             passthrough: !there || earlier.passthrough,

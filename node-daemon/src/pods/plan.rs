@@ -8,8 +8,8 @@ use std::{
 use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
 use super::{
-    acceleration::Acceleration, alias_routes, policy::PodPolicy, rule_set, source_addr::SourceAddrs,
-    store::Changes,
+    acceleration::Acceleration, alias_routes, policy::PodPolicy, rule_set,
+    source_addr::SourceAddrs, store::Changes,
 };
 use crate::{
     bpf::Rule,
@@ -129,7 +129,7 @@ pub(crate) fn desired(
         excluded: rule_set::port_bitmap_of(policy),
         source_mark: policy.source_mark,
         pad: 0,
-        flags: flags([
+        flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
                 policy.mesh.proxy_listens_on_localhost_only,
@@ -185,7 +185,9 @@ impl KernelState {
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             passthrough: self.passthrough,
-            switches: self.source_routing.map_or_else(Switches::default, |one| one.switches),
+            switches: self
+                .source_routing
+                .map_or_else(Switches::default, |one| one.switches),
         }
     }
 
@@ -197,14 +199,6 @@ impl KernelState {
         self.addresses.values_mut().chain(own).for_each(update);
         self
     }
-}
-
-/// The selected flags.
-pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
-    choices
-        .into_iter()
-        .filter(|(annotation_unless_star, _)| *annotation_unless_star)
-        .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
 }
 
 /// The action on every netns. `desired`: the state of the existing Pods; `state`: the namespaces

@@ -98,10 +98,12 @@ impl Changes {
 
     /// The changes that a Pod's records hold.
     pub(crate) fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
-        records.map(Record::changes).fold(Self::default(), |all, one| Self {
-            passthrough: all.passthrough || one.passthrough,
-            switches: all.switches.or(one.switches),
-        })
+        records
+            .map(Record::changes)
+            .fold(Self::default(), |all, one| Self {
+                passthrough: all.passthrough || one.passthrough,
+                switches: all.switches.or(one.switches),
+            })
     }
 }
 

@@ -152,7 +152,11 @@ fn closed_ports_refuse_the_proxy_at_once() {
         let refused = Caller::ZTUNNEL.connect(&lab.pod, client_of(at), &written);
         let refused = refused.map(drop).map_err(|error| error.kind());
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{written}");
-        assert!(begin.elapsed() < AT_ONCE, "{written}: {:?}", begin.elapsed());
+        assert!(
+            begin.elapsed() < AT_ONCE,
+            "{written}: {:?}",
+            begin.elapsed()
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use super::{MeshStatus, MeshedPod, PodManager};
 use crate::{
     bpf::Rule,
     netns::{Netns, ProxyUser},
-    pods::{Error, addresses, apply::PASSTHROUGH, plan::KernelState},
+    pods::{Error, addresses, plan::KernelState, source_addr::PASSTHROUGH},
 };
 
 impl PodManager {
@@ -120,7 +120,11 @@ impl PodManager {
         }
         if let Some(routing) = state.source_routing {
             let there = netns.has_source_routing(routing)?;
-            same("routing of connections that keep their source", &true, &there)?;
+            same(
+                "routing of connections that keep their source",
+                &true,
+                &there,
+            )?;
         }
         let installed = netns.installed(state.routes.clone())?;
         same("routes to the proxy", &state.routes, &installed)

@@ -123,7 +123,10 @@ impl PodManager {
             return Ok(false);
         };
         let before = pod.kernel.state().clone();
-        let known = pod.attachments.iter().filter_map(|one| self.attachments.get(one));
+        let known = pod
+            .attachments
+            .iter()
+            .filter_map(|one| self.attachments.get(one));
         let changes = Changes::of(known.map(|known| &known.record));
         let desired = plan::desired(cookie, &pod.policy, &addresses, changes);
         let installed = netns.installed(desired.routes.clone())?;

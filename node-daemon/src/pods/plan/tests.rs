@@ -185,7 +185,12 @@ fn refused_routes_clear_their_flags() {
 #[test]
 fn localhost_only_proxies_need_no_alias_routes() {
     let policy = PodPolicy::of(Mesh::preset("linkerd"));
-    let state = desired(7, &policy, &["10.0.0.1".parse().unwrap()], Changes::PASSTHROUGH);
+    let state = desired(
+        7,
+        &policy,
+        &["10.0.0.1".parse().unwrap()],
+        Changes::PASSTHROUGH,
+    );
     assert_eq!(state.routes, []);
 }
 

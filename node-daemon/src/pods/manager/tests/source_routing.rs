@@ -110,7 +110,8 @@ fn lost_source_routing_is_repaired() {
         manager.check(&who).unwrap();
     }
     let repairs = manager.read().unwrap().repairs;
-    assert!(repairs.contains(&(Repair::AliasRoutes, 3)), "{repairs:?}");
+    let repairs: Vec<_> = repairs.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(repairs, [(Repair::AliasRoutes, 3)]);
 }
 
 #[test]
