@@ -62,6 +62,9 @@ pub(crate) enum Error {
         /// The refused routes.
         refused: Vec<SourceRoute>,
     },
+    /// The netns refuses the routing of connections that keep their source.
+    #[error("the network namespace refuses the routing of connections that keep their source")]
+    SourceRoutingRefused(#[source] netns::Error),
     /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
@@ -109,7 +112,8 @@ impl Error {
     /// The error of the API contract.
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
-            Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
+            Self::Policy(policy::Error::NotHandedOver | policy::Error::NoLabels)
+            | Self::Stopping => code::TRY_AGAIN_LATER,
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
             | Self::Taken { .. } => code::ADDRESS_REFUSED,
@@ -124,6 +128,7 @@ impl Error {
             Self::Netns(_)
             | Self::Kernel(_)
             | Self::RoutesRefused { .. }
+            | Self::SourceRoutingRefused(_)
             | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,

@@ -24,6 +24,7 @@ mod rule_set;
 mod source_addr;
 mod store;
 mod survey;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -49,13 +50,14 @@ pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
+pub(crate) use workload::{Uid, Workload, Workloads};
 
 /// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
@@ -184,6 +186,7 @@ pub(crate) fn detach(
             && Some(netns.id()) == record.netns
         {
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
+            netns.remove_source_routing(record.switches)?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }
@@ -202,6 +205,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.
