@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     Error, Stdin,
     conf::{self, Conf, DEFAULT_TIMEOUT, Document},
-    version::SUPPORTED,
+    spec::SUPPORTED,
 };
 
 /// The part of a configuration that DEL needs. A runtime repeats DEL until it succeeds, so an invalid

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
+    conf_files::{Files, Plugins},
     conflist,
     entry::Entry,
     fitness,
-    select::{Files, Plugins},
 };
 
 /// A configuration of the container network, single or list.

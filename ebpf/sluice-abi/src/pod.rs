@@ -72,6 +72,14 @@ impl PodFlags {
     }
 }
 
+/// The union of the selected flags.
+impl FromIterator<(bool, PodFlags)> for PodFlags {
+    fn from_iter<I: IntoIterator<Item = (bool, PodFlags)>>(choices: I) -> Self {
+        let selected = choices.into_iter().filter(|(is_selected, _)| *is_selected);
+        selected.fold(Self::default(), |all, (_, flag)| all.with(flag))
+    }
+}
+
 /// Configuration of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    conf_files::{Files, Plugins},
     fitness::{self, Doubt},
-    select::{Files, Plugins},
 };
 
 fn check_list(text: &str) -> Result<Option<Doubt>, Error> {

@@ -14,6 +14,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod pinned_link;
 mod pins;
 mod ring;
 mod rule_maps;

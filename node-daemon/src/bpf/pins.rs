@@ -37,7 +37,6 @@ use sluice_api::owned;
 use super::{
     Error,
     cgroup_prog::{self, ProgramInfo},
-    hierarchy,
 };
 
 /// Directories of a generation, in the order of their removal: active programs first.
@@ -294,7 +293,7 @@ pub(super) fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Erro
         Err(source) => Err(failed(source)),
         Ok(found) if found.is_dir() => {
             if let Ok(cgroup) = fs::read_link(path.join(CGROUP)) {
-                hierarchy::detach_root(path, &cgroup).map_err(failed)?;
+                cgroup_prog::detach_pinned(path, &cgroup).map_err(failed)?;
             }
             let mut inside = entries(path)?;
             inside.sort_by_key(|one| rank(one.file_name()));

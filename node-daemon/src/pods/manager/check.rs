@@ -13,7 +13,7 @@ use super::{MeshStatus, MeshedPod, PodManager};
 use crate::{
     bpf::Rule,
     netns::{Netns, ProxyUser},
-    pods::{Error, addresses, apply::PASSTHROUGH, plan::KernelState},
+    pods::{Error, addresses, plan::KernelState, source_addr::PASSTHROUGH},
 };
 
 impl PodManager {
