@@ -39,11 +39,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let daemon_config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(
-        &daemon_config.mesh,
-        daemon_config.meshes,
-        daemon_config.ipv6,
-    )?;
+    let values = daemon_config.values();
+    let mesh = Mesh::choose(&daemon_config.mesh, daemon_config.meshes, values)?;
     let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
@@ -69,6 +66,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
         let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
+        let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
@@ -89,6 +87,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let upkeep = [
             tokio::spawn(resync_loop(pods.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
@@ -162,6 +161,17 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Logs the processes that were denied a port of a proxy, until the manager ends. Processes in Pods
+/// cause the reports, so the rate is limited.
+async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
+    while foreign_found.next().await.is_ok() {
+        if pods.report_foreign().await.is_err() {
+            return;
+        }
+        sleep(LEARN_PAUSE).await;
     }
 }
 

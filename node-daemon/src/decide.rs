@@ -29,8 +29,9 @@ struct Found {
 pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
     let daemon_config = Config::read(options.config.as_deref())?;
     let name = options.mesh.as_ref().unwrap_or(&daemon_config.mesh);
+    let values = daemon_config.values();
     let rules = NodePolicy {
-        mesh: Mesh::choose(name, daemon_config.meshes, daemon_config.ipv6)?,
+        mesh: Mesh::choose(name, daemon_config.meshes, values)?,
         missing_annotations: daemon_config.missing_annotations,
         acceleration: Acceleration::Off,
     };

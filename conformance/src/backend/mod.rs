@@ -94,7 +94,10 @@ impl BackendKind {
         Ok(match self {
             Self::Sluice => {
                 // More can go wrong with it than without.
-                let behaviour = format!("mesh = '{}'\nacceleration = 'proxies'\n", mesh.name());
+                let behaviour = format!(
+                    "mesh = '{}'\nacceleration = 'proxies'\nfamilies = 'both'\n",
+                    mesh.name()
+                );
                 Box::new(sluice::Sluice::start(
                     binaries, directory, cgroup, &behaviour, interrupt,
                 )?)

@@ -100,6 +100,14 @@ reasons! {
     ForeignBind = 26, "foreign_bind";
     /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
     ForeignListener = 27, "foreign_listener";
+    /// Outbound: the process's group is excluded, or not among the included groups.
+    OutboundGroupExcluded = 28, "outbound_group_excluded";
+    /// Outbound: the Pod's proxy has not listened yet, and the Pod's connections may bypass it until
+    /// then.
+    OutboundBeforeProxy = 29, "outbound_before_proxy";
+    /// Outbound: refused, because the process itself listens on the proxy's outbound port and is not
+    /// the proxy's user: its connection would return to it.
+    OutboundLoop = 30, "outbound_loop";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

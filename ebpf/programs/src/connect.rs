@@ -3,16 +3,16 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole,
+    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole,
     decide::{self, DNS, ListMatch, OutboundConn, Verdict},
 };
 
 use crate::{
-    ALLOW, DENY, accelerate, conn_rate,
+    ALLOW, DENY, accelerate, before_proxy, conn_rate,
     context::{self, Family, read},
     count::count,
     dns, dst_alias, events, filter, inbound,
-    maps::{self, DNS_CAPTURE},
+    maps::{self, DNS_CAPTURE, FOREIGN_LISTENERS},
     mptcp,
     opaque_flags::{Fact, OpaqueFlags},
     order::Level,
@@ -46,6 +46,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
     let dst = context::destination::<F>(ctx);
     let verdict = decide::<F>(ctx, netns, dst);
+    if would_loop(&netns.pod, verdict) {
+        record(netns, dst, Reason::OutboundLoop);
+        return DENY;
+    }
+    if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
+        before_proxy::count(cookie);
+    }
     record(netns, dst, verdict.reason());
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
@@ -58,6 +65,21 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
     }
+}
+
+/// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
+/// its connection would return to it, again and again.
+#[inline(always)]
+fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
+    let Verdict::ToProxy(port, _) = verdict else {
+        return false;
+    };
+    if !port.const_eq(pod.outbound_port) {
+        return false;
+    }
+    // SAFETY: the value is copied at once.
+    let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
+    listener == Some(current_uid_gid().0)
 }
 
 /// Counts a decision about a process in the Pod, and emits an event.
@@ -183,6 +205,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         .set_if(Fact::NetworkExcluded, filter::excludes(pod, dst.addr))
         .set_if(Fact::PortListed, filter::includes_port(pod, dst.port))
         .set_if(Fact::NetworkListed, filter::includes(pod, dst.addr))
+        .set_if(Fact::GroupExcluded, filter::excludes_group(pod, gid))
+        .set_if(Fact::BeforeProxy, before_proxy::is_open(pod))
         .set_if(
             Fact::Bypass,
             filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),
@@ -200,6 +224,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         datagram: facts.has(Fact::Datagram),
         captures_dns: facts.has(Fact::CapturesDns),
         inbound_listed: facts.has(Fact::InboundListed),
+        group_excluded: facts.has(Fact::GroupExcluded),
+        before_proxy: facts.has(Fact::BeforeProxy),
         list_match: ListMatch {
             excluded: facts.has(Fact::NetworkExcluded),
             port: facts.has(Fact::PortListed),

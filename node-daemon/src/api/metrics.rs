@@ -80,6 +80,15 @@ impl Metrics {
             fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
+        let foreign = Family::<[Label; 2], Counter>::default();
+        for (pod, count) in &snapshot.foreign_uses {
+            let labels = [
+                ("namespace", text::label(&pod.namespace)),
+                ("pod", text::label(&pod.name)),
+            ];
+            foreign.get_or_create(&labels).inc_by(*count);
+        }
+
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register(
@@ -91,6 +100,8 @@ impl Metrics {
         registry.register("pending_pods", help, pending);
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
+        let help = "Denials of the proxy's ports to processes that are not the proxy";
+        registry.register("pod_foreign_uses", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
@@ -130,7 +141,8 @@ mod tests {
             meshed: 2,
             bypassed: 1,
             pending: 3,
-            alias_fallbacks: vec![(pod, 5)],
+            alias_fallbacks: vec![(pod.clone(), 5)],
+            foreign_uses: vec![(pod, 4)],
             repairs,
         };
         metrics.encode(&snapshot).unwrap()

@@ -3,6 +3,7 @@
 mod check;
 mod del;
 mod explain_request;
+mod foreign;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -41,7 +42,7 @@ use crate::{
     limit::LogLimit,
     netns::{self, Netns},
 };
-use found::is_reported;
+use found::{LeftPod, is_reported};
 use netns_policy::resolve_in_netns;
 
 /// Owns the kernel side and the registry of attachments.
@@ -64,6 +65,10 @@ pub(crate) struct PodManager {
     /// The number of namespaces that the last survey rejected, by reason, and of unprivileged
     /// users' namespaces.
     doubts: (BTreeMap<Doubt, usize>, usize),
+    /// Running Pods that were not adopted.
+    left: Vec<LeftPod>,
+    /// The users that were denied a port of a proxy and are logged, by cookie, port and protocol.
+    foreign_reported: BTreeMap<(u64, u16, u16), u32>,
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
 }
@@ -112,6 +117,8 @@ impl PodManager {
             listed: Vec::new(),
             pending: BTreeMap::new(),
             doubts: Default::default(),
+            left: Vec::new(),
+            foreign_reported: BTreeMap::new(),
             stranger_log: LogLimit::default(),
         }
     }

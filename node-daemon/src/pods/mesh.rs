@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::policy::{Families, InvalidValue, NodeValues, NodeWide, Ports};
+
 /// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
 
@@ -67,9 +69,9 @@ pub(crate) struct Mesh {
     /// address, are intercepted as well.
     #[serde(default)]
     pub(crate) loopback_to_proxy: bool,
-    /// Whether the mesh redirects IPv4 alone: IPv6 bypasses the proxy in both directions.
+    /// The families that the mesh's rules redirect.
     #[serde(default)]
-    pub(crate) ipv4_only: bool,
+    pub(crate) families: Families,
     /// The annotation of a Pod with a sidecar.
     pub(crate) sidecar_annotation: String,
     /// Annotations whose value disables interception. A label of that name has precedence.
@@ -97,6 +99,9 @@ pub(crate) struct Mesh {
     /// Strict prefixes: an unknown annotation with such a prefix rejects the Pod.
     #[serde(default)]
     pub(crate) strict_prefixes: Vec<String>,
+    /// The configuration's part.
+    #[serde(skip)]
+    pub(crate) node: NodeWide,
 }
 
 /// Injectors with rules beyond a mesh's data.
@@ -214,6 +219,9 @@ pub(crate) enum Error {
         /// The available meshes.
         known: String,
     },
+    /// A setting for all Pods is invalid.
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
     /// The description is invalid.
     #[error("[meshes.{name}]: {problem}")]
     Impossible {
@@ -226,12 +234,16 @@ pub(crate) enum Error {
 
 impl Mesh {
     /// The mesh of a name: one of `own`, which may override a preset, or a preset. It lives as long
-    /// as the process, because every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
+    /// as the process, because every Pod refers to it. `values` are the configuration's.
     ///
     /// # Errors
     ///
     /// If no mesh has the name, or its description is invalid.
-    pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
+    pub(crate) fn choose(
+        name: &str,
+        own: Meshes,
+        values: NodeValues,
+    ) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
         let Some(mut mesh) = all.remove(name) else {
@@ -242,7 +254,7 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
-        mesh.ipv4_only |= !ipv6;
+        mesh.node = NodeWide::of(mesh.injector, values)?;
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -275,6 +287,18 @@ impl Mesh {
             .then_some("'sidecar-annotation' must name an annotation")
     }
 
+    /// Inbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_inbound(&self) -> Ports {
+        let ports = || single(&self.excluded_inbound);
+        self.node.skip_inbound.clone().unwrap_or_else(ports)
+    }
+
+    /// Outbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_outbound(&self) -> Ports {
+        let ports = || single(&self.excluded_outbound);
+        self.node.skip_outbound.clone().unwrap_or_else(ports)
+    }
+
     /// The preset of a name.
     #[cfg(any(test, fuzzing))]
     #[expect(
@@ -282,8 +306,13 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new(), true).expect("a preset")
+        Self::choose(name, Meshes::new(), NodeValues::default()).expect("a preset")
     }
+}
+
+/// Single ports as ranges.
+pub(crate) fn single(ports: &[u16]) -> Ports {
+    ports.iter().map(|port| (*port, *port)).collect()
 }
 
 /// No socket has this id: `chown(2)` interprets it as "unchanged".
@@ -312,13 +341,18 @@ mod tests {
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
         let words = "[istio]\nuid = 7\noutbound-port = 1\ninbound-port = 2\nsidecar-annotation = 'mine/here'";
-        let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
+        let own = Mesh::choose(
+            "istio",
+            toml::from_str(words).unwrap(),
+            NodeValues::default(),
+        )
+        .unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
     fn invalid_meshes_are_rejected() {
-        let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
+        let unknown = Mesh::choose("isto", Meshes::new(), NodeValues::default()).unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
@@ -329,7 +363,12 @@ mod tests {
             ),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
-            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
+            let refused = Mesh::choose(
+                "mine",
+                toml::from_str(&words).unwrap(),
+                NodeValues::default(),
+            )
+            .unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

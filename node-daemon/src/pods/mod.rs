@@ -51,7 +51,7 @@ pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
 pub(crate) use mesh::{Mesh, Meshes};
 pub(crate) use pending_dels::PendingDels;
-pub(crate) use policy::MissingAnnotations;
+pub(crate) use policy::{FamilyChoice, IstioValues, LinkerdValues, MissingAnnotations, NodeValues};
 pub(crate) use repair_metrics::{Repair, Repairs};
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
@@ -227,6 +227,11 @@ impl Pods {
             manager.resolve_pending();
         })
         .await
+    }
+
+    /// Logs the processes that were denied a port of a proxy.
+    pub(crate) async fn report_foreign(&self) -> Result<(), Error> {
+        self.ask(PodManager::report_foreign).await
     }
 
     /// Surveys the node's namespaces. The manager serves requests meanwhile.

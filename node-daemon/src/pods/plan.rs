@@ -80,6 +80,9 @@ pub(crate) enum Step {
     AddPassthroughAddr,
     /// Remove `::6` again.
     RemovePassthroughAddr,
+    /// Let outbound connections bypass the proxy until it listens for the first time. Only once for
+    /// each netns.
+    OpenBeforeProxy,
     /// Register the existing listeners of the proxy.
     AdoptListeners,
 }
@@ -102,6 +105,10 @@ pub(crate) fn desired(
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
+    let loopback = policy.mesh.node.loopback;
+    let [loopback_net, loopback_mask] = loopback.map_or([0, 0], |cidr| {
+        [cidr.network(), cidr.netmask()].map(|ip| u32::from_ne_bytes(ip.octets()))
+    });
     let pod = PodConfig {
         cookie,
         proxy_uid: policy.uid,
@@ -113,6 +120,8 @@ pub(crate) fn desired(
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
+        loopback_net,
+        loopback_mask,
         flags: flags([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
@@ -123,6 +132,8 @@ pub(crate) fn desired(
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
+            (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
+            (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
         ])
         .with(rule_set::flags_of(policy))
         .with(alias_routes::flags(&routes))
@@ -232,6 +243,9 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
         let from = before.addresses.get(addr).copied();
         address(*addr, from, Some(*pod))
     }));
+    let may_bypass = |entry: &NetnsEntry| entry.pod.flags.has(PodFlags::BEFORE_PROXY);
+    let opens = begins && after.netns_entry.as_ref().is_some_and(may_bypass);
+    steps.extend(opens.then_some(Step::OpenBeforeProxy));
     steps.extend(netns_entry_set);
     steps.extend(begins.then_some(Step::AttachSkLookup));
     steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
@@ -271,6 +285,8 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
+            // The entry goes with that of the netns.
+            Self::OpenBeforeProxy => return None,
             // The kernel removes listeners when they close; without the hook no program reads them.
             Self::AdoptListeners => return None,
         })

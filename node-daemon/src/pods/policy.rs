@@ -7,6 +7,7 @@ mod error;
 mod istio;
 mod kuma;
 mod linkerd;
+mod node_wide;
 mod osm;
 mod parse;
 mod pod_policy;
@@ -26,6 +27,10 @@ use super::{
 };
 use crate::netns::SourceRoute;
 pub(crate) use error::Error;
+pub(crate) use node_wide::{
+    Families, FamilyChoice, InvalidValue, IstioValues, LinkerdValues, NodeValues, NodeWide,
+    OwnerGroups,
+};
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
 
@@ -102,8 +107,12 @@ pub(crate) struct PodPolicy {
     pub(crate) excluded_networks: Vec<IpNet>,
     /// Source networks whose inbound connections bypass the proxy.
     pub(crate) excluded_sources: Vec<IpNet>,
-    /// Only IPv4 is redirected in this Pod: IPv6 bypasses the proxy in both directions.
-    pub(crate) ipv4_only: bool,
+    /// The redirected families.
+    pub(crate) families: Families,
+    /// The redirected groups; like [`PodPolicy::gid`] mapped by [`PodPolicy::map_to_host_ids`].
+    pub(crate) owner_groups: OwnerGroups,
+    /// Outbound connections bypass the proxy until it listens for the first time.
+    pub(crate) bypass_before_proxy: bool,
     /// Excluded interfaces.
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
     /// The traffic of the excluded interfaces that the Pod has.

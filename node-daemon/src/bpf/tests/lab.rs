@@ -216,6 +216,8 @@ impl Lab {
             mark: 0,
             mark_mask: 0,
             excluded: PortBitmap::FULL,
+            loopback_net: 0,
+            loopback_mask: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
@@ -329,6 +331,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::BypassCidr(prefix)
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
         Rule::ExcludeInterface(key) => key.cookie = cookie,
+        Rule::OwnerGroup(key) => key.cookie = cookie,
     }
     rule
 }

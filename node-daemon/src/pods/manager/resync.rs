@@ -18,6 +18,7 @@ impl PodManager {
         self.remove_stale_aliases();
         self.adopt(survey);
         self.resolve_pending();
+        self.report_foreign();
     }
 
     /// Unenrolls Pods whose netns only a mount keeps: they have neither an address nor a process

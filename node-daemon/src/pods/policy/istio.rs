@@ -3,10 +3,11 @@
 
 use daemon_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
-use super::{Annotations, parse::port, subject::PodAnnotations};
+use super::{Annotations, Families, parse::port, subject::PodAnnotations};
 
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
 const VALIDATION: &str = "istio-validation";
@@ -86,6 +87,18 @@ pub(super) fn init_uid(pod: &PodAnnotations<'_>) -> Option<u32> {
         .value("-u")?
         .parse()
         .ok()
+}
+
+/// The redirected families: without dual stack the rules follow the Pod's first address.
+pub(super) fn families(pod: &PodAnnotations<'_>) -> Families {
+    let env = pod.container(PROXY).map(|proxy| &proxy.env);
+    let stated = env.and_then(|env| env.get(DUAL_STACK));
+    let dual_stack = stated.map_or(pod.mesh.node.dual_stack, |value| is_true(Some(value)));
+    if dual_stack {
+        Families::Both
+    } else {
+        pod.mesh.families
+    }
 }
 
 /// The arguments of `istio-iptables`.

@@ -4,8 +4,9 @@ mod pod_policy;
 
 use proptest::prelude::*;
 
-use super::{parse::ports, pod_policy::single, *};
+use super::{parse::ports, *};
 use crate::pods::acceleration;
+use crate::pods::mesh::single;
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";

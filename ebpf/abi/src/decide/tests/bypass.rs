@@ -18,6 +18,8 @@ fn call(addr: Addr) -> OutboundConn {
         port: Port::new(8080),
         is_local_addr: false,
         bypass: false,
+        group_excluded: false,
+        before_proxy: false,
         excluded: false,
         datagram: false,
         captures_dns: false,
