@@ -80,13 +80,27 @@ impl Metrics {
             fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
-        let foreign = Family::<[Label; 2], Counter>::default();
+        let denied = Family::<[Label; 2], Counter>::default();
         for (pod, count) in &snapshot.foreign_uses {
             let labels = [
                 ("namespace", text::label(&pod.namespace)),
                 ("pod", text::label(&pod.name)),
             ];
-            foreign.get_or_create(&labels).inc_by(*count);
+            denied.get_or_create(&labels).inc_by(*count);
+        }
+        let foreign = Family::<[Label; 3], Gauge>::default();
+        for program in &snapshot.foreign_programs {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            let labels = [
+                ("hook", program.hook.to_owned()),
+                ("program", text::label(&program.name)),
+                ("order", order.to_owned()),
+            ];
+            foreign.get_or_create(&labels).inc();
         }
 
         let mut registry = Registry::with_prefix("sluice");
@@ -101,7 +115,9 @@ impl Metrics {
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
         let help = "Denials of the proxy's ports to processes that are not the proxy";
-        registry.register("pod_foreign_uses", help, foreign);
+        registry.register("pod_foreign_uses", help, denied);
+        let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
+        registry.register("foreign_programs", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
@@ -122,7 +138,21 @@ mod tests {
     use sluice_abi::Reason;
 
     use super::*;
-    use crate::pods::{Repair, Repairs};
+    use crate::{
+        bpf::ForeignProgram,
+        pods::{Repair, Repairs},
+    };
+
+    fn foreign_program(id: u32) -> ForeignProgram {
+        ForeignProgram {
+            hook: "connect4",
+            id,
+            name: "cil_sock4_conn".into(),
+            uid: 0,
+            cgroup: "/sys/fs/cgroup".into(),
+            runs_first: false,
+        }
+    }
 
     /// One scrape of all metrics.
     fn measured() -> String {
@@ -144,6 +174,7 @@ mod tests {
             alias_fallbacks: vec![(pod.clone(), 5)],
             foreign_uses: vec![(pod, 4)],
             repairs,
+            foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };
         metrics.encode(&snapshot).unwrap()
     }
@@ -157,6 +188,7 @@ mod tests {
             "sluice_attachments{meshed=\"false\"} 1",
             "sluice_pending_pods 3",
             r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
+            r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
             "sluice_repairs_total{type=\"hooks\"} 1",
             "sluice_repairs_total{type=\"stale_netns\"} 0",
             "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",

@@ -31,6 +31,7 @@ use super::{
     apply::{AppliedState, PASSTHROUGH, Target},
     error::one_line,
     evidence::Doubt,
+    foreign_log::ForeignLog,
     plan::{self, KernelState},
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
@@ -71,6 +72,8 @@ pub(crate) struct PodManager {
     foreign_reported: BTreeMap<(u64, u16, u16), u32>,
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
+    /// The foreign programs that were logged.
+    foreign_log: ForeignLog,
 }
 
 /// The state of a registered attachment.
@@ -120,6 +123,7 @@ impl PodManager {
             left: Vec::new(),
             foreign_reported: BTreeMap::new(),
             stranger_log: LogLimit::default(),
+            foreign_log: ForeignLog::default(),
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) foreign_uses: Vec<(PodName, u64)>,
     /// The repairs.
     pub(crate) repairs: Repairs,
+    /// Programs of other owners at Sluice's hooks.
+    pub(crate) foreign_programs: Vec<ForeignProgram>,
 }
 
 impl PodManager {
@@ -117,6 +119,7 @@ impl PodManager {
             alias_fallbacks: self.alias_fallbacks()?,
             foreign_uses: self.foreign_uses_by_name()?,
             repairs: self.repairs,
+            foreign_programs: self.datapath.foreign_programs()?,
         })
     }
 
