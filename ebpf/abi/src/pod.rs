@@ -457,7 +457,7 @@ mod tests {
             (Addr::V6_LOOPBACK, true, true),
             (Addr::v4(octets([127, 0, 0, 2])), false, true),
             (Addr::v4(octets([10, 0, 0, 5])), false, false),
-            (Addr::UNSPECIFIED, false, false),
+            (Addr::UNSPECIFIED, true, true),
         ] {
             let is = |pod: PodConfig| pod.is_app_loopback(addr);
             assert_eq!((is(POD), is(wide)), (one, all), "{addr:?}");

@@ -32,7 +32,8 @@ impl Drop for Running {
     }
 }
 
-fn envoy() -> PathBuf {
+/// The program.
+pub(crate) fn envoy() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/envoy");
     let found = std::env::var_os("ENVOY").map_or(built, Into::into);
     assert!(

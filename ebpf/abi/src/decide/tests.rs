@@ -142,6 +142,8 @@ fn every_outbound_row_holds_in_every_family() {
                 bypass: false,
                 mark: 0,
                 inbound_listed: false,
+                group_excluded: false,
+                before_proxy: false,
                 list_match: ListMatch::NO_LISTS,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
@@ -320,6 +322,8 @@ fn dns_queries_to_loopback_are_captured() {
                 bypass: false,
                 mark: 0,
                 inbound_listed: false,
+                group_excluded: false,
+                before_proxy: false,
                 list_match: ListMatch::NO_LISTS,
             };
             assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
@@ -414,3 +418,4 @@ fn no_hairpin_makes_own_pod_calls_direct() {
 
 mod arrival;
 mod bypass;
+mod node;

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{Error as PolicyError, Ports, parse};
 use crate::pods::mesh::Injector;
 
+/// Every group.
+const ALL: &str = "*";
+
 /// The address families that are redirected in a Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -75,10 +78,10 @@ pub(crate) struct IstioValues {
     /// Whether the mesh has dual stack (`ISTIO_DUAL_STACK`).
     pub(crate) dual_stack: bool,
     /// Only the connections of these groups are redirected (`ISTIO_OUTBOUND_OWNER_GROUPS`).
-    pub(crate) include_owner_groups: Vec<u32>,
+    pub(crate) include_owner_groups: Option<String>,
     /// The connections of these groups are not redirected
     /// (`ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE`).
-    pub(crate) exclude_owner_groups: Vec<u32>,
+    pub(crate) exclude_owner_groups: Option<String>,
     /// The loopback addresses of the application (`ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`).
     pub(crate) outbound_loopback_cidr: Option<Ipv4Net>,
 }
@@ -177,8 +180,12 @@ impl NodeWide {
                 problem: format!("'{cidr}' is not a network within 127.0.0.0/8"),
             });
         }
-        let [include, exclude] = [include_owner_groups, exclude_owner_groups]
-            .map(|groups| groups.into_iter().collect::<BTreeSet<_>>());
+        let include = include_owner_groups.filter(|list| list.trim() != ALL);
+        let include = groups("istio.include-owner-groups", include.as_deref())?;
+        let exclude = groups(
+            "istio.exclude-owner-groups",
+            exclude_owner_groups.as_deref(),
+        )?;
         let owner_groups = match (include.is_empty(), exclude.is_empty()) {
             (true, true) => OwnerGroups::All,
             (false, true) => OwnerGroups::Only(include),
@@ -216,6 +223,14 @@ impl NodeWide {
     }
 }
 
+/// A comma-separated list of numbers.
+fn groups(key: &'static str, list: Option<&str>) -> Result<BTreeSet<u32>, InvalidValue> {
+    let allowed = "a group's number";
+    let read = |item: &str| parse::parse_id(key, item).ok();
+    let list = list.unwrap_or_default();
+    parse::items(key, list, allowed, read).map_err(|error| invalid(key, error))
+}
+
 fn invalid(key: &'static str, error: PolicyError) -> InvalidValue {
     let problem = match error {
         PolicyError::Item { item, allowed, .. } => format!("'{item}' is not {allowed}"),
@@ -249,16 +264,18 @@ mod tests {
 
     #[test]
     fn owner_groups_are_included_or_excluded() {
-        let node = istio("include-owner-groups = [101, 202]").unwrap();
+        let node = istio("include-owner-groups = '101, 202'").unwrap();
         assert_eq!(node.owner_groups, OwnerGroups::Only([101, 202].into()));
-        let node = istio("exclude-owner-groups = [888]").unwrap();
+        let node = istio("include-owner-groups = '*'\nexclude-owner-groups = '888'").unwrap();
         assert_eq!(node.owner_groups, OwnerGroups::Except([888].into()));
-        let both = istio("include-owner-groups = [1]\nexclude-owner-groups = [2]").unwrap_err();
+        let both = istio("include-owner-groups = '1'\nexclude-owner-groups = '2'").unwrap_err();
         assert!(both.to_string().contains("exclude-owner-groups"), "{both}");
     }
 
     #[test]
     fn invalid_values_are_named() {
+        let refused = istio("include-owner-groups = '101,java'").unwrap_err();
+        assert!(refused.to_string().contains("'java'"), "{refused}");
         let refused = istio("outbound-loopback-cidr = '10.0.0.0/8'").unwrap_err();
         assert!(refused.to_string().contains("127.0.0.0/8"), "{refused}");
         for (key, list) in [
