@@ -3,9 +3,9 @@
 use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
+use sluice_api::text;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, sleep},
@@ -17,11 +17,11 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, OnExit, Paths, RunArgs},
+    config::{Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
+    pods::{self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState, Store},
     privileges,
 };
 

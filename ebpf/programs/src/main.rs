@@ -25,6 +25,7 @@ mod mptcp;
 mod opaque_flags;
 mod order;
 mod orig_dst;
+mod outbound;
 mod pending;
 mod setsockopt;
 mod sockops;

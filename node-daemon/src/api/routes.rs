@@ -5,9 +5,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
-};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     Method, Request,
@@ -15,6 +12,9 @@ use hyper::{
 };
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
+use sluice_api::{
+    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+};
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
@@ -177,7 +177,7 @@ impl Handler {
 
 /// Whether a mesh may intercept the Pod, judged by its annotations.
 fn may_be_meshed(request: &AddRequest) -> bool {
-    !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
+    !(request.annotations.as_ref()).is_some_and(sluice_api::has_no_sidecar_annotation)
 }
 
 fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {
@@ -236,8 +236,8 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{AddRequest, Attachment, PodAddress, PodName};
     use proptest::prelude::*;
+    use sluice_api::{AddRequest, Attachment, PodAddress, PodName};
 
     use super::*;
 

@@ -14,6 +14,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod pinned_link;
 mod pins;
 mod ring;
 mod rule_maps;
@@ -29,12 +30,12 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
-use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
     KernelOffsets, NetnsEntry, PodConfig, PodFlags, Reason, maps,
 };
+use sluice_api::ProgramView;
 
 use attach::EnabledHooks;
 pub(crate) use attach::Features;

@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use serde::Deserialize;
+use sluice_api::owned;
 
 use crate::{
     kube::daemonset,
     pods::{
         Acceleration, FamilyChoice, IstioValues, LinkerdValues, Meshes, MissingAnnotations,
-        NodeValues,
+        NodeValues, OnExit,
     },
 };
 
@@ -69,17 +69,6 @@ impl Default for Config {
             daemon_set: None,
         }
     }
-}
-
-/// The fate of the data path when the daemon stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnExit {
-    /// It stays, and the next daemon adopts it.
-    #[default]
-    Keep,
-    /// It is removed: Pods bypass their sidecars.
-    Detach,
 }
 
 /// The source of the user of a Pod's proxy.

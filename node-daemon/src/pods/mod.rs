@@ -33,7 +33,8 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{
+use serde::Deserialize;
+use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
@@ -41,11 +42,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{Datapath, Pins},
-    config::OnExit,
     netns::Netns,
 };
 pub(crate) use acceleration::Acceleration;
-use apply::PASSTHROUGH;
 pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
@@ -54,6 +53,7 @@ pub(crate) use mesh::{Mesh, Meshes};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::{FamilyChoice, IstioValues, LinkerdValues, MissingAnnotations, NodeValues};
 pub(crate) use repair_metrics::{Repair, Repairs};
+use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
 
@@ -82,6 +82,17 @@ type Work = Box<dyn FnOnce(&mut PodManager) + Send>;
 #[derive(Clone, Debug)]
 pub(crate) struct Pods {
     manager: mpsc::Sender<Work>,
+}
+
+/// The fate of the data path when the daemon stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnExit {
+    /// It stays, and the next daemon adopts it.
+    #[default]
+    Keep,
+    /// It is removed: Pods bypass their sidecars.
+    Detach,
 }
 
 /// The thread of the Pod manager.

@@ -122,7 +122,7 @@ pub(crate) fn desired(
         excluded: rule_set::port_bitmap_of(policy),
         loopback_net,
         loopback_mask,
-        flags: flags([
+        flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
                 policy.mesh.proxy_listens_on_localhost_only,
@@ -171,14 +171,6 @@ impl KernelState {
         }
         self
     }
-}
-
-/// The selected flags.
-pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
-    choices
-        .into_iter()
-        .filter(|(annotation_unless_star, _)| *annotation_unless_star)
-        .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
 }
 
 /// The action on every netns. `desired`: the state of the existing Pods; `state`: the namespaces

@@ -1,10 +1,10 @@
 //! The manager's answers to status, list and metrics requests.
 
-use daemon_api::{
-    Attachment, BeforeProxyView, Feature, ForeignProgramView, PodName, PodView, Status,
-};
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, PodFlags, Reason};
+use sluice_api::{
+    Attachment, BeforeProxyView, Feature, ForeignProgramView, PodName, PodView, Status,
+};
 
 use super::{AttachmentState, PodManager};
 use crate::{
