@@ -382,7 +382,7 @@ mod tests {
             meshed: true,
             reason: String::new(),
             families: Some("ipv4".to_owned()),
-            before_proxy: Some(daemon_api::BeforeProxyView {
+            before_proxy: Some(sluice_api::BeforeProxyView {
                 open: true,
                 connections: 2,
             }),

@@ -73,7 +73,7 @@ fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
     }
     // SAFETY: the value is copied at once.
     let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
-    listener == Some(UID)
+    listener == Some(context::current_uid_gid().0)
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have
@@ -183,7 +183,7 @@ fn redirect_with_storage<F: Family>(
 ) -> i32 {
     let sk = context::socket(ctx);
     let orig_dst = OrigDst {
-        dst,
+        dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::CLIENT,
     };
     if !context::set_orig_dst(sk, orig_dst) {

@@ -3,14 +3,12 @@
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
 use sluice_abi::{
     Addr, CidrKey, InterfaceKey, NetnsEntry, OwnerGroupKey, PodConfig, PodFlags, Port, PortKey,
-    PortList,
-    maps::MAX_NETWORKS,
+    PortList, maps::MAX_NETWORKS,
 };
 
 use crate::maps::{
     self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, OWNER_GROUPS, PORT_RANGES,
-    PORTS,
-    PREFSRC_BY_DST,
+    PORTS, PREFSRC_BY_DST,
 };
 
 /// Whether an outbound port is excluded.

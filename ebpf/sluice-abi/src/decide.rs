@@ -104,6 +104,9 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     if pod.flags.has(PodFlags::IPV4_ONLY) && !to.addr.is_v4() {
         return Verdict::Direct(Reason::OutboundBypass);
     }
+    if has_loopback_source(to) {
+        return Verdict::Direct(Reason::OutboundLoopbackSource);
+    }
     let verdict = output_chain(pod, to);
     if to.before_proxy
         && let Verdict::ToProxy(port, _) = verdict
@@ -125,6 +128,14 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
         }
     }
     verdict
+}
+
+/// Whether the socket is bound to an IPv4 loopback address and the destination is elsewhere. The kernel
+/// fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet; redirected, it
+/// would succeed.
+const fn has_loopback_source(to: &OutboundConn) -> bool {
+    let local = to.is_local_addr || to.addr.connects_to_loopback();
+    to.source.is_v4() && to.source.is_loopback() && !local
 }
 
 /// Whether `TPROXY` rules mark the packets of the socket.

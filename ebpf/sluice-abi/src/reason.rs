@@ -108,6 +108,8 @@ reasons! {
     /// Outbound: refused, because the process itself listens on the proxy's outbound port and is not
     /// the proxy's user: its connection would return to it.
     OutboundLoop = 30, "outbound_loop";
+    /// Outbound: the socket is bound to a loopback address, so the kernel itself refuses the connection.
+    OutboundLoopbackSource = 31, "outbound_loopback_source";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

@@ -9,7 +9,8 @@ use sluice_api::Manifest;
 use super::{
     Annotations, NodePolicy,
     bypass::IfacePattern,
-    policy::{self, Families, Inbound, PodPolicy, Ports, Subject, UserSource, Verdict},
+    policy::{self, Inbound, PodPolicy, Subject, UserSource, Verdict},
+    settings::{Families, Ports},
 };
 
 /// The decision on a Pod, with its reason.

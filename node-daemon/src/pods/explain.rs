@@ -11,7 +11,8 @@ use sluice_api::Connection;
 
 use super::{
     plan::KernelState,
-    policy::{Inbound, OwnerGroups, PodPolicy, Ports},
+    policy::{Inbound, PodPolicy},
+    settings::{OwnerGroups, Ports},
 };
 
 /// The port of DNS servers.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::policy::{Families, InvalidValue, NodeValues, NodeWide, Ports};
+use super::settings::{Families, InvalidValue, NodeValues, NodeWide, Ports};
 
 /// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
@@ -254,7 +254,11 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
-        mesh.node = NodeWide::of(mesh.injector, values)?;
+        mesh.node = match mesh.injector {
+            Injector::Istio => NodeWide::of_istio(values)?,
+            Injector::Linkerd => NodeWide::of_linkerd(values)?,
+            _ => NodeWide::of(&values),
+        };
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });

@@ -3,18 +3,13 @@
 //! Pod, so no annotation is silently ignored.
 
 mod consul;
-mod error;
 mod istio;
 mod kuma;
 mod linkerd;
-mod node_wide;
 mod osm;
-mod parse;
 mod pod_policy;
 mod stated;
 mod subject;
-
-use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -24,18 +19,11 @@ use super::{
     acceleration::Acceleration,
     bypass::{Bypass, IfacePattern},
     mesh::{Injector, Mesh},
+    settings::{Error, Families, OwnerGroups, Ports, parse},
 };
 use crate::netns::SourceRoute;
-pub(crate) use error::Error;
-pub(crate) use node_wide::{
-    Families, FamilyChoice, InvalidValue, IstioValues, LinkerdValues, NodeValues, NodeWide,
-    OwnerGroups,
-};
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
-
-/// The maximum number of items of one list: all Pods share the kernel's maps.
-pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 
 /// The decision on a Pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,9 +33,6 @@ pub(crate) enum Verdict {
     /// It is not intercepted, for this reason.
     Bypass(&'static str),
 }
-
-/// Ports, as ranges from the lowest to the highest.
-pub(crate) type Ports = BTreeSet<(u16, u16)>;
 
 /// The inbound connections that are intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]

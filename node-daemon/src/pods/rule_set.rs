@@ -8,7 +8,8 @@ use sluice_abi::{InterfaceKey, NetworkPrefix, OwnerGroupKey, PodFlags, PortBitma
 
 use super::{
     bypass::Bypass,
-    policy::{Inbound, OwnerGroups, PodPolicy, Ports},
+    policy::{Inbound, PodPolicy},
+    settings::{OwnerGroups, Ports},
 };
 use crate::{bpf::Rule, netns::SourceRoute};
 use ports::prefixes;

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{PodView, path};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_abi::ABI_VERSION;
+use sluice_api::{PodView, path};
 
 use crate::{
     api_server::{ApiServer, pod},

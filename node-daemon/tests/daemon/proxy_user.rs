@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddResponse, PodView, Status, path};
+use sluice_api::{AddResponse, PodView, Status, path};
 
 use crate::{
     api_server::{ApiServer, pod},

@@ -99,7 +99,6 @@ fn every_outbound_row_holds_in_every_family() {
     let table = [
         // caller,     source,            to,                port,  excluded, verdict
         (APP,         From::Anywhere,    To::World,         80,    false, proxy_out),
-        (APP,         From::Passthrough, To::World,         80,    false, proxy_out),
         (APP,         From::Anywhere,    To::World,         15020, true,  direct(OutboundPortExcluded)),
         (APP,         From::Anywhere,    To::OwnPod,        8080,  false, direct(OutboundLocal)),
         (APP,         From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundLocal)),

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use daemon_api::{Attachment, PodName};
 use sluice_abi::{Event, ForeignKey, ForeignUse};
+use sluice_api::{Attachment, PodName};
 use tracing::{error, warn};
 
 use super::{PodManager, name};

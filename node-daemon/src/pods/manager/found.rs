@@ -88,13 +88,20 @@ impl PodManager {
             }
         }
         self.note_doubts(&doubts, survey.strangers);
+        if let Err(error) = self.drop_pending_for(&left) {
+            error!(
+                error = one_line(&error),
+                "failed to remove the entries of Pods that stay as they are"
+            );
+        }
         left
     }
 
     /// Why a running Pod stays as it is, if so: as a meshed Pod its connections would be refused, or
     /// redirected twice.
     fn reason_to_leave(&self, sight: &Sight, doubt: Option<Doubt>) -> Option<String> {
-        if let Some(name) = &sight.listed {
+        let is_the_pod = doubt.is_none() || doubt == Some(Doubt::NoProxy);
+        if let Some(name) = sight.listed.as_ref().filter(|_| is_the_pod) {
             let listed = self.listed.iter().find(|one| one.pod == *name)?;
             match self.verdict(listed) {
                 Ok(Verdict::Bypass(reason)) => return Some(reason.to_owned()),

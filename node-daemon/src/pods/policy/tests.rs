@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::{parse::ports, *};
 use crate::pods::acceleration;
 use crate::pods::mesh::single;
+use crate::pods::settings::{FamilyChoice, MAX_ITEMS, NodeValues};
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";

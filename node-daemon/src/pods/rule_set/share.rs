@@ -197,7 +197,7 @@ fn origin(mesh: &'static Mesh, key: Option<&'static String>) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{bypass::Bypass, policy::Ports};
+    use crate::pods::{bypass::Bypass, settings::Ports};
 
     fn istio() -> PodPolicy {
         PodPolicy::of(Mesh::preset("istio"))

@@ -86,6 +86,31 @@ fn ipv6_bypasses_the_proxy_of_an_ipv4_only_pod() {
 }
 
 #[test]
+fn socket_bound_to_loopback_reaches_no_peer() {
+    let bound = |to, octets: [u8; 4]| OutboundConn {
+        source: crate::Addr::v4(u32::from_ne_bytes(octets)),
+        ..to
+    };
+    let direct = Verdict::Direct(Reason::OutboundLoopbackSource);
+    each(To::World, |addr| {
+        for octets in [[127, 0, 0, 1], [127, 0, 0, 6], [127, 9, 9, 9]] {
+            let asked = bound(call(addr), octets);
+            assert_eq!(outbound(&POD, &asked), direct, "{addr:?} {octets:?}");
+        }
+        assert_eq!(outbound(&POD, &bound(call(addr), [10, 0, 0, 5])), TO_PROXY);
+        let six = OutboundConn {
+            source: crate::Addr::V6_PASSTHROUGH,
+            ..call(addr)
+        };
+        assert_eq!(outbound(&POD, &six), TO_PROXY);
+    });
+    each(To::OtherLoopback, |addr| {
+        let asked = bound(call(addr), [127, 0, 0, 1]);
+        assert_ne!(outbound(&POD, &asked), direct, "{addr:?}");
+    });
+}
+
+#[test]
 fn connections_before_the_proxy_listens_are_direct() {
     let before = |to| OutboundConn {
         before_proxy: true,

@@ -110,13 +110,13 @@ fn dual_stack_of_istio_redirects_both_families() {
         ("dual-stack = true", Some("false"), Families::FirstAddress),
     ] {
         let mesh = mesh(node);
-        let manifest = daemon_api::Manifest {
-            containers: vec![daemon_api::Container {
+        let manifest = sluice_api::Manifest {
+            containers: vec![sluice_api::Container {
                 name: "istio-proxy".to_owned(),
                 env: of_pod.map(env).unwrap_or_default(),
-                ..daemon_api::Container::default()
+                ..sluice_api::Container::default()
             }],
-            ..daemon_api::Manifest::default()
+            ..sluice_api::Manifest::default()
         };
         let annotations = minimal_annotations(mesh);
         let pod = Subject {

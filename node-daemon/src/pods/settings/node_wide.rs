@@ -7,7 +7,6 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{Error as PolicyError, Ports, parse};
-use crate::pods::mesh::Injector;
 
 /// Every group.
 const ALL: &str = "*";
@@ -141,37 +140,28 @@ pub(crate) struct InvalidValue {
 }
 
 impl NodeWide {
-    /// The settings of a mesh with this injector. NodeValues of another mesh do not count.
+    /// The settings of any mesh. Values of Istio and Linkerd do not count.
+    pub(crate) fn of(values: &NodeValues) -> Self {
+        Self {
+            families: values.families,
+            no_dns_capture: values.dns_capture == Some(false),
+            ..Self::default()
+        }
+    }
+
+    /// The settings of Istio.
     ///
     /// # Errors
     ///
     /// [`InvalidValue`] names the key, its value and what is allowed.
-    pub(crate) fn of(injector: Injector, values: NodeValues) -> Result<Self, InvalidValue> {
-        let NodeValues {
-            families,
-            dns_capture,
-            istio,
-            linkerd,
-        } = values;
-        let node = Self {
-            families,
-            no_dns_capture: dns_capture == Some(false),
-            ..Self::default()
-        };
-        match injector {
-            Injector::Istio => node.with_istio(istio),
-            Injector::Linkerd => node.with_linkerd(&linkerd),
-            _ => Ok(node),
-        }
-    }
-
-    fn with_istio(self, values: IstioValues) -> Result<Self, InvalidValue> {
+    pub(crate) fn of_istio(values: NodeValues) -> Result<Self, InvalidValue> {
+        let node = Self::of(&values);
         let IstioValues {
             dual_stack,
             include_owner_groups,
             exclude_owner_groups,
             outbound_loopback_cidr,
-        } = values;
+        } = values.istio;
         if let Some(cidr) = outbound_loopback_cidr
             && (!cidr.addr().is_loopback() || cidr.prefix_len() < 8)
         {
@@ -201,11 +191,18 @@ impl NodeWide {
             dual_stack,
             owner_groups,
             loopback: outbound_loopback_cidr,
-            ..self
+            ..node
         })
     }
 
-    fn with_linkerd(self, values: &LinkerdValues) -> Result<Self, InvalidValue> {
+    /// The settings of Linkerd.
+    ///
+    /// # Errors
+    ///
+    /// As [`NodeWide::of_istio`].
+    pub(crate) fn of_linkerd(values: NodeValues) -> Result<Self, InvalidValue> {
+        let node = Self::of(&values);
+        let values = values.linkerd;
         let ports = |key: &'static str, list: &Option<String>| {
             let list = list.as_deref();
             list.map(|list| parse::ports(key, list).map_err(|error| invalid(key, error)))
@@ -218,7 +215,7 @@ impl NodeWide {
             skip_outbound: ports("linkerd.skip-outbound-ports", &values.skip_outbound_ports)?,
             skip_sources: parse::addresses(subnets, list)
                 .map_err(|error| invalid(subnets, error))?,
-            ..self
+            ..node
         })
     }
 }
@@ -248,7 +245,7 @@ mod tests {
             istio: toml::from_str(text).unwrap(),
             ..NodeValues::default()
         };
-        NodeWide::of(Injector::Istio, values)
+        NodeWide::of_istio(values)
     }
 
     #[test]
@@ -257,9 +254,10 @@ mod tests {
             linkerd: toml::from_str("skip-inbound-ports = '25'").unwrap(),
             ..NodeValues::default()
         };
-        let of = |injector| NodeWide::of(injector, values.clone()).unwrap();
-        assert_eq!(of(Injector::Istio), NodeWide::default());
-        assert_eq!(of(Injector::Linkerd).skip_inbound, Some([(25, 25)].into()));
+        let istio = NodeWide::of_istio(values.clone()).unwrap();
+        assert_eq!(istio, NodeWide::default());
+        let linkerd = NodeWide::of_linkerd(values).unwrap();
+        assert_eq!(linkerd.skip_inbound, Some([(25, 25)].into()));
     }
 
     #[test]
@@ -287,7 +285,7 @@ mod tests {
                 linkerd,
                 ..NodeValues::default()
             };
-            let refused = NodeWide::of(Injector::Linkerd, values).unwrap_err();
+            let refused = NodeWide::of_linkerd(values).unwrap_err();
             assert!(refused.to_string().contains(key), "{refused}");
         }
     }
