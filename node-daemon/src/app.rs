@@ -17,12 +17,16 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, Paths, RunArgs},
+    config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState, Store},
+    pods::{
+        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
+        Store,
+    },
     privileges,
+    ztunnel::{SocketError, Ztunnels},
 };
 
 /// The resync interval.
@@ -42,8 +46,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let daemon_config = Config::read(args.config.as_deref())?;
-    let values = daemon_config.values();
-    let mesh = Mesh::choose(&daemon_config.mesh, daemon_config.meshes, values)?;
+    let mesh = daemon_config.choose_mesh(None)?;
     let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
@@ -85,10 +88,15 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
-        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let ztunnels = serve_ztunnel(mesh, &daemon_config.ambient)?;
+        let mut cluster = Cluster::new(daemon_config.kubeconfig);
+        if let Some(ztunnels) = &ztunnels {
+            cluster = cluster.with_namespaces();
+            ztunnels.refresh(&pods).await?;
+        }
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone())),
+            tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
             tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
@@ -96,7 +104,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user, ztunnels);
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -206,7 +214,7 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
 }
 
 /// Runs until the manager ends.
-async fn resync_loop(pods: Pods) {
+async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -214,5 +222,21 @@ async fn resync_loop(pods: Pods) {
         if pods.resync().await.is_err() {
             return;
         }
+        if let Some(ztunnels) = &ztunnels
+            && ztunnels.refresh(&pods).await.is_err()
+        {
+            return;
+        }
     }
+}
+
+/// Serves ztunnel, if the daemon is its agent.
+fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
+    if mesh.selection == Selection::Annotation {
+        return Ok(None);
+    }
+    let socket = &ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    Ok(Some(ztunnels))
 }

@@ -34,6 +34,9 @@ pub(crate) struct Mesh {
     /// The proxy's port for DNS queries, if it can answer them.
     #[serde(default)]
     pub(crate) dns_port: u16,
+    /// Whether DNS queries are captured, unless the Pod states otherwise. Only Pods of ambient mode can.
+    #[serde(default = "yes")]
+    pub(crate) dns_capture: bool,
     /// The port of inbound tunnels (HBONE), if any: its listener gets them directly.
     #[serde(default)]
     pub(crate) hbone_port: u16,
@@ -80,6 +83,9 @@ pub(crate) struct Mesh {
     /// The injector, which implies further rules beyond this data.
     #[serde(default)]
     pub(crate) injector: Injector,
+    /// The selection of the mesh's Pods.
+    #[serde(skip)]
+    pub(crate) selection: Selection,
     /// The name of the sidecar's container: a Pod without it has no sidecar.
     #[serde(default)]
     pub(crate) proxy_container: Option<String>,
@@ -102,6 +108,20 @@ pub(crate) struct Mesh {
     /// The configuration's part.
     #[serde(skip)]
     pub(crate) node: NodeWide,
+}
+
+/// The selection of a mesh's Pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// By the injector's annotation.
+    #[default]
+    Annotation,
+    /// By the label `istio.io/dataplane-mode` of a Pod or its Kubernetes namespace, except in these
+    /// namespaces.
+    Labels {
+        /// The excluded Kubernetes namespaces.
+        excluded_namespaces: Vec<String>,
+    },
 }
 
 /// Injectors with rules beyond a mesh's data.
@@ -243,6 +263,7 @@ impl Mesh {
         name: &str,
         own: Meshes,
         values: NodeValues,
+        labels: Selection,
     ) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
@@ -259,6 +280,9 @@ impl Mesh {
             Injector::Linkerd => NodeWide::of_linkerd(values)?,
             _ => NodeWide::of(&values),
         };
+        if mesh.injector == Injector::Ambient {
+            mesh.selection = labels;
+        }
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -310,7 +334,13 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new(), NodeValues::default()).expect("a preset")
+        Self::choose(
+            name,
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .expect("a preset")
     }
 }
 
@@ -349,6 +379,7 @@ mod tests {
             "istio",
             toml::from_str(words).unwrap(),
             NodeValues::default(),
+            Selection::Annotation,
         )
         .unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
@@ -356,7 +387,13 @@ mod tests {
 
     #[test]
     fn invalid_meshes_are_rejected() {
-        let unknown = Mesh::choose("isto", Meshes::new(), NodeValues::default()).unwrap_err();
+        let unknown = Mesh::choose(
+            "isto",
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
@@ -367,12 +404,9 @@ mod tests {
             ),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
-            let refused = Mesh::choose(
-                "mine",
-                toml::from_str(&words).unwrap(),
-                NodeValues::default(),
-            )
-            .unwrap_err();
+            let own = toml::from_str(&words).unwrap();
+            let values = NodeValues::default();
+            let refused = Mesh::choose("mine", own, values, Selection::Annotation).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

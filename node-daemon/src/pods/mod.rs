@@ -25,6 +25,7 @@ mod settings;
 mod source_addr;
 mod store;
 mod survey;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +51,7 @@ pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
@@ -58,6 +59,7 @@ pub(crate) use settings::{FamilyChoice, IstioValues, LinkerdValues, NodeValues};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
+pub(crate) use workload::{Uid, Workload, Workloads};
 
 /// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
@@ -204,6 +206,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.

@@ -22,3 +22,4 @@ mod plugin;
 mod pods;
 mod proxy_user;
 mod socket;
+mod ztunnel;

@@ -32,6 +32,7 @@ pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         Injector::Kuma if !kuma::is_stated_whole(pod) => kuma::adjust(pod, &mut policy)?,
         Injector::Linkerd => linkerd::adjust(pod, &mut policy)?,
         Injector::Consul => consul::adjust(pod, &mut policy)?,
+        Injector::Ambient => istio::adjust_ambient(pod, &mut policy),
         _ => {}
     }
     policy.acceleration = acceleration(pod.annotations)?;
@@ -55,7 +56,8 @@ fn overrides(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Err
         Some("bypass") => true,
         Some(other) => return Err(item(BEFORE_PROXY, other, "refuse or bypass")),
     };
-    if node.no_dns_capture {
+    // The annotation of an ambient Pod precedes.
+    if node.no_dns_capture && pod.mesh.injector != Injector::Ambient {
         policy.ports.dns = 0;
     }
     Ok(())

@@ -58,7 +58,7 @@ fn families_follow_the_mesh_the_node_and_the_operator() {
             families: choice,
             ..NodeValues::default()
         };
-        let mesh = Mesh::choose(mesh, crate::pods::Meshes::new(), values).unwrap();
+        let mesh = Mesh::choose(mesh, Meshes::new(), values, Selection::Annotation).unwrap();
         let mut annotations = minimal_annotations(mesh);
         annotations.extend(
             stated
@@ -100,7 +100,7 @@ fn dual_stack_of_istio_redirects_both_families() {
             istio: toml::from_str(text).unwrap(),
             ..NodeValues::default()
         };
-        Mesh::choose("istio", crate::pods::Meshes::new(), values).unwrap()
+        Mesh::choose("istio", Meshes::new(), values, Selection::Annotation).unwrap()
     };
     let env = |value: &str| [("ISTIO_DUAL_STACK".to_owned(), value.to_owned())].into();
     for (node, of_pod, expected) in [
@@ -142,7 +142,7 @@ fn values_of_linkerd_apply_unless_the_pod_lists_others() {
         .unwrap(),
         ..NodeValues::default()
     };
-    let mesh = Mesh::choose("linkerd", crate::pods::Meshes::new(), values).unwrap();
+    let mesh = Mesh::choose("linkerd", Meshes::new(), values, Selection::Annotation).unwrap();
     let policy = |stated: &[(&str, &str)]| {
         let mut annotations = minimal_annotations(mesh);
         annotations.extend(
@@ -182,7 +182,7 @@ fn dns_capture_follows_the_configuration() {
             dns_capture: choice,
             ..NodeValues::default()
         };
-        let mesh = Mesh::choose("ambient", crate::pods::Meshes::new(), values).unwrap();
+        let mesh = Mesh::choose("ambient", Meshes::new(), values, Selection::Annotation).unwrap();
         assert_eq!(PodPolicy::of(mesh).ports.dns, expected, "{choice:?}");
     }
 }
