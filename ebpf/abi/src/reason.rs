@@ -100,6 +100,10 @@ reasons! {
     ForeignBind = 26, "foreign_bind";
     /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
     ForeignListener = 27, "foreign_listener";
+    /// A source route or a routing header was denied in a meshed Pod (`setsockopt(2)`).
+    SourceRouteDenied = 28, "source_route_denied";
+    /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
+    RawSocketDenied = 29, "raw_socket_denied";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

@@ -14,14 +14,16 @@ use crate::{
     context::{self, TCP, read},
     count::count,
     maps::{self, FOREIGN_BINDS, PROXY_SOCKETS},
+    order::Level,
 };
 
 /// `IPPROTO_UDP`.
 const UDP: u32 = 17;
 
-/// After a bind. A process outside every meshed Pod costs one hash lookup.
+/// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
+/// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
 #[inline(always)]
-pub(crate) fn bound(ctx: &SockContext) -> i32 {
+pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     let protocol = read!(ctx.sock, protocol);
     if protocol != TCP && protocol != UDP {
         return ALLOW;
@@ -39,8 +41,10 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     }
     let (uid, gid) = connect::current_uid_gid();
     if !netns.pod.may_bind(uid, gid) {
-        report(netns, port, protocol, uid);
-        count(Reason::ForeignBind);
+        if !level.is_decided(ctx) {
+            report(netns, port, protocol, uid);
+            count(Reason::ForeignBind);
+        }
         return DENY;
     }
     if !mark(ctx.sock) {

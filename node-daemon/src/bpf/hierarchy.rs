@@ -46,8 +46,8 @@ pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
     ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
     ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
     ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
-    ("post_bind4", "post_bind4", BPF_CGROUP_INET4_POST_BIND),
-    ("post_bind6", "post_bind6", BPF_CGROUP_INET6_POST_BIND),
+    ("post_bind4", "root_post_bind4", BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", "root_post_bind6", BPF_CGROUP_INET6_POST_BIND),
     ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
     ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
     ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
@@ -84,8 +84,14 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Res
     if !generation.is_private() {
         detach_strays(object, generation, &cgroup);
     }
-    for (_, name, hook) in HOOKS {
+    for (former, name, hook) in HOOKS {
         attach_root(object, generation, &cgroup, (name, hook))?;
+        if former != name {
+            // A daemon with one program for both levels attached the child's copy to the root.
+            detach_pinned(&generation.root_program(former), &cgroup, hook)
+                .and_then(|()| remove_if_present(&generation.root_program(former)))
+                .map_err(|source| Error::attach(former, source))?;
+        }
     }
     attach_children(object, generation, root, true)
 }
@@ -161,10 +167,7 @@ fn attach_root(
         });
         let old = old.as_ref().map(std::os::fd::AsFd::as_fd);
         cgroup_prog::attach(root.directory.as_fd(), program, hook, old)?;
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_present(&pin)?;
         cgroup_prog::pin(program, &pin)
     };
     done().map_err(|source| match exclusive(root, hook, &source) {
@@ -278,12 +281,27 @@ pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    for (_, name, hook) in HOOKS {
-        if let Some(program) = cgroup_prog::pinned(&pins.join(name))? {
-            cgroup_prog::detach(cgroup.directory.as_fd(), program.as_fd(), hook)?;
+    for (former, name, hook) in HOOKS {
+        for name in [former, name] {
+            detach_pinned(&pins.join(name), &cgroup, hook)?;
         }
     }
     Ok(())
+}
+
+/// Detaches the program that is pinned at `pin`, if there is one.
+fn detach_pinned(pin: &Path, root: &Cgroup, hook: bpf_attach_type) -> io::Result<()> {
+    if let Some(program) = cgroup_prog::pinned(pin)? {
+        cgroup_prog::detach(root.directory.as_fd(), program.as_fd(), hook)?;
+    }
+    Ok(())
+}
+
+fn remove_if_present(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a Sluice daemon has loaded a program: its name is in the table, and it uses a map of ours.

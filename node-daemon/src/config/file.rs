@@ -9,6 +9,7 @@ use daemon_api::owned;
 use serde::Deserialize;
 
 use crate::{
+    bpf::RawSockets,
     kube::daemonset,
     pods::{Acceleration, Meshes, MissingAnnotations},
 };
@@ -36,6 +37,8 @@ pub(crate) struct Config {
     /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do
     /// not.
     pub(crate) ipv6: bool,
+    /// Raw IP sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
     /// The connection to the API server; by default the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that runs the daemon on each node. After its deletion, the stopping daemon
@@ -53,6 +56,7 @@ impl Default for Config {
             missing_annotations: MissingAnnotations::default(),
             proxy_user: ProxyUser::default(),
             ipv6: true,
+            raw_sockets: RawSockets::default(),
             kubeconfig: None,
             daemon_set: None,
         }

@@ -10,6 +10,8 @@ mod fuzz_accel;
 mod inbound;
 mod lab;
 mod pending;
+mod raw_socket;
+mod routes;
 mod sockets;
 mod syn;
 
