@@ -80,6 +80,21 @@ impl Metrics {
             fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
+        let foreign = Family::<[Label; 3], Gauge>::default();
+        for program in &snapshot.foreign_programs {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            let labels = [
+                ("hook", program.hook.to_owned()),
+                ("program", text::label(&program.name)),
+                ("order", order.to_owned()),
+            ];
+            foreign.get_or_create(&labels).inc();
+        }
+
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register(
@@ -91,6 +106,8 @@ impl Metrics {
         registry.register("pending_pods", help, pending);
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
+        let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
+        registry.register("foreign_programs", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
@@ -111,7 +128,21 @@ mod tests {
     use sluice_abi::Reason;
 
     use super::*;
-    use crate::pods::{Repair, Repairs};
+    use crate::{
+        bpf::ForeignProgram,
+        pods::{Repair, Repairs},
+    };
+
+    fn foreign_program(id: u32) -> ForeignProgram {
+        ForeignProgram {
+            hook: "connect4",
+            id,
+            name: "cil_sock4_conn".into(),
+            uid: 0,
+            cgroup: "/sys/fs/cgroup".into(),
+            runs_first: false,
+        }
+    }
 
     /// One scrape of all metrics.
     fn measured() -> String {
@@ -132,6 +163,7 @@ mod tests {
             pending: 3,
             alias_fallbacks: vec![(pod, 5)],
             repairs,
+            foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };
         metrics.encode(&snapshot).unwrap()
     }
@@ -145,6 +177,7 @@ mod tests {
             "sluice_attachments{meshed=\"false\"} 1",
             "sluice_pending_pods 3",
             r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
+            r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
             "sluice_repairs_total{type=\"hooks\"} 1",
             "sluice_repairs_total{type=\"stale_netns\"} 0",
             "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",
