@@ -1,6 +1,6 @@
 //! Drives Sluice's binaries from outside, in Pods with a real proxy and made by real CNI plugins,
 //! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod agent;
 mod attack;

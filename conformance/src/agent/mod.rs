@@ -7,11 +7,13 @@ pub(crate) mod call;
 pub(crate) mod churn;
 pub(crate) mod echo_server;
 mod exec;
+mod flood;
 mod idle_conns;
 pub(crate) mod load_gen;
 pub(crate) mod min_proxy;
 pub(crate) mod probe;
 pub(crate) mod serve;
+pub(crate) mod sniff;
 mod syscall_loop;
 mod validate;
 
@@ -47,6 +49,12 @@ pub(crate) enum Job {
     /// Be an attacker in a Pod: many attempts.
     #[command(hide = true)]
     Intrude,
+    /// Be an attacker in a Pod: many destinations.
+    #[command(hide = true)]
+    Flood(flood::Flood),
+    /// Be a witness on the node: packets with a route.
+    #[command(hide = true)]
+    Sniff,
     /// Be the server of the benchmark.
     #[command(hide = true)]
     BenchServer(bench_server::BenchServer),
@@ -79,6 +87,8 @@ impl Job {
             Self::EchoServer(echo_server) => echo_server.run(),
             Self::Probe => probe::run(),
             Self::Intrude => attack::run(),
+            Self::Flood(flood) => flood.run(),
+            Self::Sniff => sniff::run(),
             Self::BenchServer(bench_server) => bench_server.run(),
             Self::MinProxy(min_proxy) => min_proxy.run(),
             Self::BenchClient(bench_client) => bench_client.run(),

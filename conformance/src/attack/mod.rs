@@ -3,8 +3,11 @@
 
 mod cases;
 mod daemon;
+mod neighbours;
 mod net;
+mod pod;
 mod report;
+mod swap;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -12,7 +15,7 @@ use nix::unistd::Uid;
 use serde::Serialize;
 
 use crate::{
-    attack::{daemon::Deed, net::Net, report::Report},
+    attack::{daemon::Deed, net::Net, pod::Script, report::Report},
     backend::BackendKind,
     interrupt::Interrupt,
     lab::Binaries,
@@ -100,6 +103,8 @@ pub(crate) struct Case {
 pub(crate) enum Act {
     /// A connection.
     Net(Net),
+    /// A program in a meshed Pod.
+    Script(Script),
     /// Something done to the daemon.
     Daemon(Deed),
 }
@@ -163,15 +168,22 @@ fn attempts(stage: &mut Fixture, cases: &[&Case], interrupt: &Interrupt) -> Resu
         .iter()
         .filter_map(|case| match &case.act {
             Act::Net(net) => Some(net),
-            Act::Daemon(_) => None,
+            Act::Script(_) | Act::Daemon(_) => None,
         })
         .collect();
     let mut connections = net::attempt(stage, &nets, interrupt)?.into_iter();
+    let scripts = cases.iter().filter_map(|case| match &case.act {
+        Act::Script(script) => Some(script),
+        Act::Net(_) | Act::Daemon(_) => None,
+    });
+    let scripts: Vec<&Script> = scripts.collect();
+    let mut scripts = pod::attempt(stage, &scripts, interrupt)?.into_iter();
     let mut saw = Vec::new();
     for case in cases {
         interrupt.check()?;
         saw.push(match &case.act {
             Act::Net(_) => connections.next().unwrap_or_else(Saw::absent),
+            Act::Script(_) => scripts.next().unwrap_or_else(Saw::absent),
             Act::Daemon(_) if stage.backend != BackendKind::Sluice => Saw::absent(),
             Act::Daemon(deed) => deed.attempt(stage, interrupt)?,
         });
