@@ -3,9 +3,9 @@
 use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
+use sluice_api::text;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, sleep},
@@ -17,12 +17,16 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Options, Pins, Ring},
     cgroup,
-    config::{Config, OnExit, Paths, RunArgs},
+    config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
+    pods::{
+        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
+        Store,
+    },
     privileges,
+    ztunnel::{SocketError, Ztunnels},
 };
 
 /// The resync interval.
@@ -42,11 +46,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let daemon_config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(
-        &daemon_config.mesh,
-        daemon_config.meshes,
-        daemon_config.ipv6,
-    )?;
+    let mesh = daemon_config.choose_mesh(None)?;
     let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
@@ -91,17 +91,22 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
-        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let ztunnels = serve_ztunnel(mesh, &daemon_config.ambient)?;
+        let mut cluster = Cluster::new(daemon_config.kubeconfig);
+        if let Some(ztunnels) = &ztunnels {
+            cluster = cluster.with_namespaces();
+            ztunnels.refresh(&pods).await?;
+        }
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone())),
+            tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user, ztunnels);
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -200,7 +205,7 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
 }
 
 /// Runs until the manager ends.
-async fn resync_loop(pods: Pods) {
+async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -208,5 +213,21 @@ async fn resync_loop(pods: Pods) {
         if pods.resync().await.is_err() {
             return;
         }
+        if let Some(ztunnels) = &ztunnels
+            && ztunnels.refresh(&pods).await.is_err()
+        {
+            return;
+        }
     }
+}
+
+/// Serves ztunnel, if the daemon is its agent.
+fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
+    if mesh.selection == Selection::Annotation {
+        return Ok(None);
+    }
+    let socket = &ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    Ok(Some(ztunnels))
 }

@@ -3,14 +3,14 @@
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use daemon_api::{
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use sluice_api::{
     ApiError, Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView,
     ProgramView, Status, path,
     text::{self, Printable},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
-use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
 use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
@@ -165,7 +165,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
         print(HEAD.as_bytes())?;
     }
     loop {
-        let body = serde_json::to_vec(&daemon_api::EventsRequest {
+        let body = serde_json::to_vec(&sluice_api::EventsRequest {
             cursor,
             pod: pod.clone(),
         })?;
@@ -347,7 +347,7 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Attachment, PodName};
+    use sluice_api::{Attachment, PodName};
 
     use super::*;
 

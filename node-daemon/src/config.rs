@@ -8,9 +8,9 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use daemon_api::SOCKET;
+use sluice_api::SOCKET;
 
-pub(crate) use file::{Config, OnExit, ProxyUser};
+pub(crate) use file::{Ambient, Config, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]

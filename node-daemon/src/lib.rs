@@ -26,12 +26,13 @@ mod memory;
 mod netns;
 mod pods;
 mod privileges;
+mod ztunnel;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use config::{Cli, Command};
-use daemon_api::text;
+use sluice_api::text;
 
 /// The command line.
 #[must_use]

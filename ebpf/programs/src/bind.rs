@@ -10,15 +10,12 @@ use aya_ebpf::{
 use sluice_abi::{ForeignKey, NetnsEntry, Port, Reason};
 
 use crate::{
-    ALLOW, DENY, connect,
-    context::{self, TCP, read},
+    ALLOW, DENY,
+    context::{self, TCP, UDP, read},
     count::count,
     maps::{self, FOREIGN_BINDS, PROXY_SOCKETS},
     order::Level,
 };
-
-/// `IPPROTO_UDP`.
-const UDP: u32 = 17;
 
 /// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
 /// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
@@ -39,7 +36,7 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
-    let (uid, gid) = connect::current_uid_gid();
+    let (uid, gid) = context::current_uid_gid();
     if !netns.pod.may_bind(uid, gid) {
         if !level.is_decided(ctx) {
             report(netns, port, protocol, uid);

@@ -2,10 +2,10 @@
 
 use std::error::Error as _;
 
-use daemon_api::{ApiError, code, text::Printable};
 use hyper::{Method, StatusCode};
+use sluice_api::{ApiError, code, text::Printable};
 
-use crate::{kube, pods};
+use crate::{kube, pods, ztunnel};
 
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +16,7 @@ pub(super) enum Error {
     NotFound { path: String },
     #[error("{path} takes {allowed} only")]
     Method { path: &'static str, allowed: Method },
-    #[error("the body is larger than {} bytes", daemon_api::MAX_BODY)]
+    #[error("the body is larger than {} bytes", sluice_api::MAX_BODY)]
     TooLarge,
     #[error("the body did not arrive within {seconds} seconds")]
     BodyTimeout { seconds: u64 },
@@ -34,6 +34,10 @@ pub(super) enum Error {
     Unknown(#[source] kube::Error),
     #[error("the proxy's user is read from the Pod's spec, and that is not known")]
     NoManifest(#[source] kube::Error),
+    #[error("labels select the mesh's Pods, and the Pod's are not known")]
+    NoLabels(#[source] kube::Error),
+    #[error("the Pod was not enrolled in ambient mode")]
+    Ztunnel(#[from] ztunnel::Error),
     #[error("sluiced cannot accept Pods: {}", problems.join("; "))]
     NotReady { problems: Vec<String> },
     #[error(transparent)]
@@ -53,6 +57,8 @@ impl Error {
             | Self::Busy { .. }
             | Self::Unknown(_)
             | Self::NoManifest(_)
+            | Self::NoLabels(_)
+            | Self::Ztunnel(_)
             | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Pods(error) => match error.api_error().code {
@@ -88,6 +94,8 @@ impl Error {
             | Self::Busy { .. }
             | Self::Unknown(_)
             | Self::NoManifest(_)
+            | Self::NoLabels(_)
+            | Self::Ztunnel(_)
             | Self::NotReady { .. } => code::TRY_AGAIN_LATER,
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
                 code::IO_FAILURE
@@ -112,6 +120,12 @@ impl Error {
             Self::NoManifest(_) => format!(
                 "{causes}; give the daemon access to the API server, or set proxy-user to \"mesh\""
             ),
+            Self::NoLabels(_) => {
+                format!("{causes}; give the daemon access to Pods and namespaces of the API server")
+            }
+            Self::Ztunnel(ztunnel::Error::Absent { .. } | ztunnel::Error::Timeout) => format!(
+                "{causes}; the ztunnel DaemonSet must run on this node and mount the socket's directory"
+            ),
             _ => causes,
         }
     }
@@ -119,7 +133,7 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::text::LONGEST;
+    use sluice_api::text::LONGEST;
 
     use super::*;
 

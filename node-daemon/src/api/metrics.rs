@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use daemon_api::text;
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use sluice_api::text;
 
 use super::error::Error;
 use crate::pods::MetricsSnapshot;
@@ -124,8 +124,8 @@ impl Metrics {
 mod tests {
     use std::collections::BTreeSet;
 
-    use daemon_api::PodName;
     use sluice_abi::Reason;
+    use sluice_api::PodName;
 
     use super::*;
     use crate::{

@@ -19,41 +19,21 @@ use std::{
 };
 
 use aya::Ebpf;
-use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET4_POST_BIND,
-    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_INET6_POST_BIND,
-    BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
-    BPF_CGROUP_UDP6_SENDMSG,
-};
+use aya_obj::generated::bpf_attach_type;
 use sluice_abi::maps;
 use tracing::{debug, warn};
 
 use super::{
     Error,
-    attach::{attach_one, program, replace},
-    cgroup_prog::{self, ProgramInfo},
+    cgroup_prog::{self, HOOKS, ProgramInfo},
     link::Link,
+    pinned_link::{attach_one, program, replace},
     pins::{self, Generation},
 };
-use crate::cgroup;
 
 /// Maximum number of root children with their own copies. Processes of further children use the root
 /// copy.
 const MAX_CHILDREN: usize = 128;
-
-/// The child copy, the root copy, and their hook.
-pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
-    ("connect4", "root_connect4", BPF_CGROUP_INET4_CONNECT),
-    ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
-    ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
-    ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
-    ("post_bind4", "root_post_bind4", BPF_CGROUP_INET4_POST_BIND),
-    ("post_bind6", "root_post_bind6", BPF_CGROUP_INET6_POST_BIND),
-    ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
-    ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
-    ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
-    ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
-];
 
 /// A program of another owner at one of these hooks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,8 +69,9 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Res
         attach_root(object, generation, &cgroup, (name, hook))?;
         if former != name {
             // A daemon with one program for both levels attached the child's copy to the root.
-            detach_pinned(&generation.root_program(former), &cgroup, hook)
-                .and_then(|()| remove_if_present(&generation.root_program(former)))
+            let pin = generation.root_program(former);
+            cgroup_prog::detach_pin(&pin, cgroup.directory.as_fd(), hook)
+                .and_then(|()| remove_if_present(&pin))
                 .map_err(|source| Error::attach(former, source))?;
         }
     }
@@ -272,42 +253,6 @@ fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
             }
         }
     }
-}
-
-/// Detaches the programs whose pins are in `pins` from the root. The pins stay.
-///
-/// `root` is the path of the daemon that attached them. The hierarchy may be mounted elsewhere here, so
-/// its root is a second candidate. Fails if neither is a cgroup: the programs would stay active.
-pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
-    let candidates = [Some(root.to_owned()), cgroup::find().ok()];
-    let mut cgroups: Vec<_> = (candidates.iter().flatten())
-        .filter_map(|path| Cgroup::open(path).ok())
-        .filter(|cgroup| cgroup::is_cgroup2(&cgroup.directory))
-        .collect();
-    cgroups.dedup_by_key(|cgroup| cgroup.id);
-    if cgroups.is_empty() {
-        return Err(io::Error::other(format!(
-            "programs are attached to the cgroup {}, which is not visible here, and no cgroup2 file \
-             system is mounted. Mount it and repeat",
-            root.display()
-        )));
-    }
-    for (former, name, hook) in HOOKS {
-        for name in [former, name] {
-            for cgroup in &cgroups {
-                detach_pinned(&pins.join(name), cgroup, hook)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Detaches the program that is pinned at `pin`, if there is one.
-fn detach_pinned(pin: &Path, root: &Cgroup, hook: bpf_attach_type) -> io::Result<()> {
-    if let Some(program) = cgroup_prog::pinned(pin)? {
-        cgroup_prog::detach(root.directory.as_fd(), program.as_fd(), hook)?;
-    }
-    Ok(())
 }
 
 fn remove_if_present(pin: &Path) -> io::Result<()> {

@@ -14,6 +14,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod pinned_link;
 mod pins;
 mod ring;
 mod rule_maps;
@@ -29,13 +30,13 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
-use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
     Reason, maps,
 };
+use sluice_api::ProgramView;
 
 use attach::EnabledHooks;
 pub(crate) use attach::Features;

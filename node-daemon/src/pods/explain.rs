@@ -2,12 +2,12 @@
 
 use std::{fmt::Display, net::IpAddr};
 
-use daemon_api::Connection;
 use ipnet::IpNet;
 use sluice_abi::{
     Addr, Port, Reason,
     decide::{self, ListMatch, Verdict},
 };
+use sluice_api::Connection;
 
 use super::{
     plan::KernelState,

@@ -24,6 +24,7 @@ mod rule_set;
 mod source_addr;
 mod store;
 mod survey;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +34,8 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{
+use serde::Deserialize;
+use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
@@ -41,21 +43,21 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{Datapath, Pins},
-    config::OnExit,
     netns::Netns,
 };
 pub(crate) use acceleration::Acceleration;
-use apply::PASSTHROUGH;
 pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
+use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
+pub(crate) use workload::{Uid, Workload, Workloads};
 
 /// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
@@ -82,6 +84,17 @@ type Work = Box<dyn FnOnce(&mut PodManager) + Send>;
 #[derive(Clone, Debug)]
 pub(crate) struct Pods {
     manager: mpsc::Sender<Work>,
+}
+
+/// The fate of the data path when the daemon stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnExit {
+    /// It stays, and the next daemon adopts it.
+    #[default]
+    Keep,
+    /// It is removed: Pods bypass their sidecars.
+    Detach,
 }
 
 /// The thread of the Pod manager.
@@ -191,6 +204,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.

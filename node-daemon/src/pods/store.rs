@@ -12,9 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{AddRequest, owned};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
+use sluice_api::{AddRequest, owned};
 
 use crate::netns;
 
@@ -236,8 +236,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Attachment, PodName};
     use proptest::prelude::*;
+    use sluice_api::{Attachment, PodName};
 
     use super::*;
 

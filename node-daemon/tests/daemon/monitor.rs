@@ -7,11 +7,11 @@ use std::{
     thread,
 };
 
-use daemon_api::{AddResponse, EventView, Events, EventsRequest, path};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sluice_api::{AddResponse, EventView, Events, EventsRequest, path};
 
 use crate::{
     node::{Daemon, Pod},

@@ -25,14 +25,14 @@ fn ipv4_network_written_as_ipv6_is_refused() {
 #[test]
 fn manifest_overrules_annotations_on_the_proxy_user() {
     let istio = Mesh::preset("istio");
-    let container = daemon_api::Container {
+    let container = sluice_api::Container {
         name: "istio-proxy".to_owned(),
         uid: Some(1_000_629_999),
-        ..daemon_api::Container::default()
+        ..sluice_api::Container::default()
     };
-    let manifest = daemon_api::Manifest {
+    let manifest = sluice_api::Manifest {
         containers: vec![container],
-        ..daemon_api::Manifest::default()
+        ..sluice_api::Manifest::default()
     };
     let annotations = minimal_annotations(istio);
     let pod = Subject {
@@ -60,7 +60,13 @@ fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
     let istio = meshed(&[]);
     assert_eq!((istio.ipv4_only, &*istio.bypass.networks), (false, &[][..]));
     // Excluded source networks do not affect outbound connections.
-    let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
+    let linkerd = Mesh::choose(
+        "linkerd",
+        crate::pods::Meshes::new(),
+        false,
+        crate::pods::Selection::Annotation,
+    )
+    .unwrap();
     let mut annotations = minimal_annotations(linkerd);
     let skip = "config.linkerd.io/skip-subnets".to_owned();
     annotations.insert(skip, "10.0.0.0/8".to_owned());
