@@ -115,6 +115,10 @@ reasons! {
     OutboundLoop = 30, "outbound_loop";
     /// Outbound: the socket is bound to a loopback address, so the kernel itself refuses the connection.
     OutboundLoopbackSource = 31, "outbound_loopback_source";
+    /// A source route or a routing header was denied in a meshed Pod (`setsockopt(2)`).
+    SourceRouteDenied = 36, "source_route_denied";
+    /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
+    RawSocketDenied = 37, "raw_socket_denied";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.
