@@ -34,7 +34,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
-    KernelOffsets, NetnsEntry, PodConfig, PodFlags, Reason, maps,
+    KernelOffsets, NetnsEntry, PodConfig, Reason, maps,
 };
 use sluice_api::ProgramView;
 
