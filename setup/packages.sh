@@ -12,8 +12,9 @@ metrics=(prometheus)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;
+    demo) packages demo "${build[@]}" "${lab[@]}" "${cnitool[@]}" ;;
     kernels) packages kernels "${kernels[@]}" ;;
     bench) packages bench "${bench[@]}" ;;
     metrics) packages metrics "${metrics[@]}" ;;
-    *) die "usage: setup/packages.sh [all|kernels|bench|metrics]" ;;
+    *) die "usage: setup/packages.sh [all|demo|kernels|bench|metrics]" ;;
 esac

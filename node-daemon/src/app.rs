@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     api::{self, Handler, Socket, Sources, serve_metrics},
-    bpf::{Datapath, Pins, Ring},
+    bpf::{Datapath, Options, Pins, Ring},
     cgroup,
     config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
@@ -120,6 +120,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
 /// The rings that the programs fill.
 struct Rings {
     netns_found: Ring<u64>,
+    foreign_found: Ring<u64>,
     events: Ring<Event>,
 }
 
@@ -132,9 +133,14 @@ fn start_pods(
 ) -> anyhow::Result<(Rings, Pods, pods::Thread)> {
     let Paths { bpffs, state } = &args.paths;
     let (acceleration, kernel_offsets) = acceleration(config.acceleration)?;
-    let mut datapath = Datapath::open(Pins::open(bpffs)?, cgroup, kernel_offsets)?;
+    let options = Options {
+        kernel_offsets,
+        raw_sockets: config.raw_sockets,
+    };
+    let mut datapath = Datapath::open(Pins::open(bpffs)?, cgroup, options)?;
     let rings = Rings {
         netns_found: datapath.netns_found()?,
+        foreign_found: datapath.foreign_found()?,
         events: datapath.events()?,
     };
     info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
@@ -193,6 +199,7 @@ impl Upkeep {
 
     fn start(&mut self, rings: Rings, event_log: &EventLog, cluster: &Cluster, pods: &Pods) {
         self.spawn(handle_netns_found(rings.netns_found, pods.clone()));
+        self.spawn(report_foreign(rings.foreign_found, pods.clone()));
         self.spawn(pump_events(rings.events, event_log.clone()));
         self.spawn(list_node_pods(cluster.clone(), pods.clone()));
     }
@@ -258,6 +265,17 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Logs the processes that were denied a port of a proxy, until the manager ends. Processes in Pods
+/// cause the reports, so the rate is limited.
+async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
+    while foreign_found.next().await.is_ok() {
+        if pods.report_foreign().await.is_err() {
+            return;
+        }
+        sleep(LEARN_PAUSE).await;
     }
 }
 

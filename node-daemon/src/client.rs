@@ -4,7 +4,7 @@ mod refused;
 mod table;
 mod transport;
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use sluice_api::{
@@ -247,6 +247,7 @@ fn pods_table(pods: &[PodView]) -> String {
         "INTERFACE",
         "ADDRESSES",
         "MESHED",
+        "FAMILIES",
         "PROXY",
         "ALIASES",
         "REASON",
@@ -254,7 +255,7 @@ fn pods_table(pods: &[PodView]) -> String {
     table(head, pods.iter().map(row))
 }
 
-fn row(view: &PodView) -> [String; 9] {
+fn row(view: &PodView) -> [String; 10] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -266,6 +267,13 @@ fn row(view: &PodView) -> [String; 9] {
         (true, 0) => "not listening",
         (true, _) => "listening",
     };
+    let mut proxy = proxy.to_owned();
+    if let Some(before) = &view.before_proxy {
+        let _ = write!(proxy, ", {} direct before", before.connections);
+    }
+    if view.foreign_uses > 0 {
+        let _ = write!(proxy, ", {} ports refused to others", view.foreign_uses);
+    }
     let aliases = match (view.meshed, view.alias_fallbacks) {
         (false, _) => String::new(),
         (true, 0) => view.aliases.to_string(),
@@ -279,7 +287,8 @@ fn row(view: &PodView) -> [String; 9] {
         view.attachment.ifname.clone(),
         addresses.join(","),
         meshed.to_owned(),
-        proxy.to_owned(),
+        view.families.clone().unwrap_or_default(),
+        proxy,
         aliases,
         view.reason.clone(),
     ]
@@ -323,10 +332,16 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             reason: String::new(),
+            families: Some("ipv4".to_owned()),
+            before_proxy: Some(sluice_api::BeforeProxyView {
+                open: true,
+                connections: 2,
+            }),
+            foreign_uses: 3,
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 REASON
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  -";
         assert_eq!(pods_table(&[view]), expected);
     }
 }

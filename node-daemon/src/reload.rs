@@ -137,7 +137,11 @@ impl Changes {
             acceleration,
             mesh,
             meshes,
-            ipv6,
+            families,
+            dns_capture,
+            istio,
+            linkerd,
+            raw_sockets,
             ambient,
             kubeconfig,
             metrics_address,
@@ -156,7 +160,11 @@ impl Changes {
         changes.keep("acceleration", old.acceleration == acceleration);
         changes.keep("mesh", old.mesh == mesh);
         changes.keep("meshes", old.meshes == meshes);
-        changes.keep("ipv6", old.ipv6 == ipv6);
+        changes.keep("families", old.families == families);
+        changes.keep("dns-capture", old.dns_capture == dns_capture);
+        changes.keep("istio", old.istio == istio);
+        changes.keep("linkerd", old.linkerd == linkerd);
+        changes.keep("raw-sockets", old.raw_sockets == raw_sockets);
         changes.keep("ambient", old.ambient == ambient);
         changes.keep("kubeconfig", old.kubeconfig == kubeconfig);
         changes.keep("metrics-address", old.metrics_address == metrics_address);

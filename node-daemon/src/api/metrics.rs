@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use sluice_abi::ABI_VERSION;
-use sluice_api::text;
+use sluice_api::{PodName, text};
 
 use super::{error::Error, process};
 use crate::{pods::MetricsSnapshot, refusals::Refusals};
@@ -142,21 +142,38 @@ impl Metrics {
     }
 }
 
-/// The series of single Pods: those with the highest values.
+/// The series of single Pods.
 fn register_pods(registry: &mut Registry, snapshot: &MetricsSnapshot) {
-    let mut counts: Vec<_> = snapshot.alias_fallbacks.iter().collect();
+    for (name, help, counts) in [
+        (
+            "pod_alias_fallbacks",
+            "Connections beyond a Pod's share of the map 'destinations'",
+            &snapshot.alias_fallbacks,
+        ),
+        (
+            "pod_foreign_uses",
+            "Denials of the proxy's ports to processes that are not the proxy",
+            &snapshot.foreign_uses,
+        ),
+    ] {
+        registry.register(name, help, of_pods(counts));
+    }
+}
+
+/// The series of the Pods with the highest values.
+fn of_pods(counts: &[(PodName, u64)]) -> Family<[Label; 2], Counter> {
+    let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let fallbacks = Family::<[Label; 2], Counter>::default();
+    let series = Family::<[Label; 2], Counter>::default();
     for (pod, count) in counts.into_iter().take(POD_SERIES) {
         // The encoder writes label values unescaped.
         let labels = [
             ("namespace", text::label(&pod.namespace)),
             ("pod", text::label(&pod.name)),
         ];
-        fallbacks.get_or_create(&labels).inc_by(*count);
+        series.get_or_create(&labels).inc_by(*count);
     }
-    let help = "Connections beyond a Pod's share of the map 'destinations'";
-    registry.register("pod_alias_fallbacks", help, fallbacks);
+    series
 }
 
 fn build() -> Family<[Label; 2], Gauge> {
@@ -216,7 +233,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use sluice_abi::Reason;
-    use sluice_api::{ApiError, PodName};
+    use sluice_api::ApiError;
 
     use super::*;
     use crate::{
@@ -253,7 +270,8 @@ mod tests {
             meshed: 2,
             bypassed: 1,
             pending: 3,
-            alias_fallbacks: vec![(pod, 5)],
+            alias_fallbacks: vec![(pod.clone(), 5)],
+            foreign_uses: vec![(pod, 4)],
             without_listener: 4,
             repairs,
             foreign_programs: vec![foreign_program(3), foreign_program(4)],

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
 use sluice_api::{ApiError, Attachment, code};
 
-use super::{addresses, bypass, policy, rule_set, store};
+use super::{addresses, bypass, rule_set, settings, store};
 use crate::{
     bpf,
     netns::{self, SourceRoute},
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Error {
     /// The Pod's annotations.
     #[error(transparent)]
-    Policy(#[from] policy::Error),
+    Policy(#[from] settings::Error),
     /// The Pod's netns.
     #[error(transparent)]
     Netns(#[from] netns::Error),
@@ -63,6 +63,9 @@ pub(crate) enum Error {
         /// The refused routes.
         refused: Vec<SourceRoute>,
     },
+    /// The netns refuses the routing of connections that keep their source.
+    #[error("the network namespace refuses the routing of connections that keep their source")]
+    SourceRoutingRefused(#[source] netns::Error),
     /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
@@ -104,13 +107,14 @@ const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar
 impl Error {
     /// Whether it is unknown if the Pod has a sidecar.
     pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self, Self::Policy(policy::Error::NotHandedOver))
+        matches!(self, Self::Policy(settings::Error::NotHandedOver))
     }
 
     /// The reason of a refused ADD.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
-            Self::Policy(policy::Error::NotHandedOver) => Refusal::AnnotationsUnavailable,
+            Self::Policy(settings::Error::NotHandedOver) => Refusal::AnnotationsUnavailable,
+            Self::Policy(settings::Error::NoLabels) => Refusal::SpecUnavailable,
             Self::Policy(_) | Self::Bypass(_) | Self::Changed => Refusal::PodSettings,
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
@@ -120,6 +124,7 @@ impl Error {
             Self::Store(_) => Refusal::Record,
             Self::Stopping => Refusal::Stopping,
             Self::Kernel(_)
+            | Self::SourceRoutingRefused(_)
             | Self::RoutesRefused { .. }
             | Self::Teardown { .. }
             | Self::Unknown(_)
@@ -131,7 +136,7 @@ impl Error {
     /// The error of the API contract.
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
-            Self::Policy(policy::Error::NotHandedOver | policy::Error::NoLabels)
+            Self::Policy(settings::Error::NotHandedOver | settings::Error::NoLabels)
             | Self::Stopping => code::TRY_AGAIN_LATER,
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
@@ -147,6 +152,7 @@ impl Error {
             Self::Netns(_)
             | Self::Kernel(_)
             | Self::RoutesRefused { .. }
+            | Self::SourceRoutingRefused(_)
             | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,
@@ -161,8 +167,10 @@ impl Error {
 
     fn details(&self) -> String {
         match self {
-            Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
-            Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
+            Self::Policy(settings::Error::NotHandedOver) => HAND_OVER.to_owned(),
+            Self::Policy(
+                settings::Error::Unsupported { .. } | settings::Error::NotKnown { .. },
+            )
             | Self::Bypass(_) => UNSUPPORTED.to_owned(),
             Self::Share(rule_set::Error::AddRule { .. }) => SHORTEN.to_owned(),
             Self::Teardown { errors } => {

@@ -21,6 +21,7 @@ mod plan;
 mod policy;
 mod repair_metrics;
 mod rule_set;
+mod settings;
 mod silent;
 mod source_addr;
 mod store;
@@ -55,6 +56,7 @@ pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
+pub(crate) use settings::{FamilyChoice, IstioValues, LinkerdValues, NodeValues};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
@@ -187,6 +189,7 @@ pub(crate) fn detach(
             && Some(netns.id()) == record.netns
         {
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
+            netns.remove_source_routing(record.switches)?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }
@@ -252,6 +255,11 @@ impl Pods {
             manager.resolve_pending();
         })
         .await
+    }
+
+    /// Logs the processes that were denied a port of a proxy.
+    pub(crate) async fn report_foreign(&self) -> Result<(), Error> {
+        self.ask(PodManager::report_foreign).await
     }
 
     /// Surveys the node's namespaces. The manager serves requests meanwhile.

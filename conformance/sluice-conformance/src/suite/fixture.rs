@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use sluice_testbed::{
         probe::{Attempt, ProbeResult, Way},
     },
     interrupt::Interrupt,
-    netns::Netns,
+    netns::{self, Netns},
     process::{Process, finish},
 };
 
@@ -37,6 +38,8 @@ use crate::suite::{
 
 /// Neither a user nor a group of a proxy.
 const STRANGER: u32 = 2000;
+/// The mark of the `original_src` filter, as Istio configures it.
+const ORIGINAL_SRC: u32 = 1337;
 /// For all connections of one client.
 const LIMIT: Duration = Duration::from_mins(2);
 /// The link between the node and the host beyond.
@@ -183,10 +186,16 @@ impl Fixture {
             return Ok(None);
         };
         let place = self.place(test_pod, ask.from);
+        // The daemon knows a process by its IDs on the host.
+        let first = if test_pod.settings.users {
+            netns::FIRST_USER
+        } else {
+            0
+        };
         let connection = Explained {
             to: attempt.to,
-            uid: place.user.unwrap_or_default(),
-            gid: place.group.unwrap_or_default(),
+            uid: first + place.user.unwrap_or_default(),
+            gid: first + place.group.unwrap_or_default(),
             udp: matches!(ask.way, Way::Udp | Way::UdpUnconnected),
         };
         let pod = test_pod
@@ -229,6 +238,11 @@ impl Fixture {
         names
     }
 
+    /// The network namespace of the Pod that is not meshed.
+    pub(crate) fn elsewhere(&self) -> &Path {
+        self.peer.netns.path()
+    }
+
     /// The addresses that an ask means; none if the Pod lacks them.
     pub(crate) fn attempt(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<Attempt> {
         let v4 = ask.family.v4();
@@ -250,14 +264,20 @@ impl Fixture {
             Target::Resolver => loopback([127, 0, 0, 53])?,
         };
         let mark = test_pod.settings.mesh.mark();
-        let source = ask
-            .source
-            .address(v4, pod)
-            .map(|ip| ask.family.map_for_socket(ip));
+        let of_client = ask.source == Source::Client;
+        let source = if of_client {
+            Some(self.peer.address(v4, 0)?)
+        } else {
+            ask.source.address(v4, pod)
+        };
+        let source = source.map(|ip| ask.family.map_for_socket(ip));
         Some(Attempt {
             to: SocketAddr::new(ask.family.map_for_socket(ip), ask.port),
             way: ask.way,
-            mark: mark.filter(|_| ask.from == Origin::Proxy),
+            mark: mark
+                .filter(|_| ask.from == Origin::Proxy)
+                .or(of_client.then_some(ORIGINAL_SRC)),
+            transparent: of_client,
             source,
         })
     }
@@ -292,7 +312,8 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
+    /// Where a process of `origin` lives, and as whom.
+    pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&test_pod.netns), Some((CLIENT, CLIENT))),
@@ -309,6 +330,7 @@ impl Fixture {
         ExecContext {
             user: user.map(|(user, _)| user),
             group: user.map(|(_, group)| group),
+            transparent: test_pod.settings.transparent() && origin == Origin::ProxyGroup,
             ..self.lab.within(netns)
         }
     }
