@@ -104,6 +104,11 @@ reasons! {
     SourceRouteDenied = 28, "source_route_denied";
     /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
     RawSocketDenied = 29, "raw_socket_denied";
+    /// Outbound: the proxy connected to its own application from its client's address.
+    OutboundOriginalSource = 34, "outbound_original_source";
+    /// Outbound: refused. The proxy connected to its own Pod from a foreign address, and would have
+    /// accepted the connection itself.
+    OutboundToItself = 35, "outbound_to_itself";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.
