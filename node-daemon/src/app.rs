@@ -76,6 +76,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, options)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
+        let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
@@ -101,6 +102,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let upkeep = [
             tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
@@ -175,6 +177,17 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Logs the processes that were denied a port of a proxy, until the manager ends. Processes in Pods
+/// cause the reports, so the rate is limited.
+async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
+    while foreign_found.next().await.is_ok() {
+        if pods.report_foreign().await.is_err() {
+            return;
+        }
+        sleep(LEARN_PAUSE).await;
     }
 }
 

@@ -8,6 +8,7 @@
 #![no_main]
 
 mod accelerate;
+mod before_proxy;
 mod bind;
 mod conn_rate;
 mod connect;

@@ -33,8 +33,8 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
-    Reason, maps,
+    Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
+    KernelOffsets, NetnsEntry, PodConfig, Reason, maps,
 };
 use sluice_api::ProgramView;
 
@@ -92,6 +92,8 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    foreign_listeners: TypedMap<u64, u32>,
+    before_proxy: TypedMap<u64, BeforeProxy>,
     rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
@@ -141,6 +143,8 @@ impl Datapath {
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
             foreign_binds: ForeignBinds::open(&mut programs)?,
+            foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
+            before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut programs)?,
             netns_prog,
             counters: typed_map::open(&mut programs, maps::COUNTERS)?,
@@ -358,12 +362,63 @@ impl Datapath {
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
+        self.foreign_listeners.remove(cookie)?;
+        self.before_proxy.remove(cookie)?;
         self.dns_capture.remove(cookie)
     }
 
-    /// Denied binds of proxy ports: Pod, port and UID (LRU).
-    pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
+    /// Denied binds of proxy ports: Pod, port, UID and number (LRU).
+    pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, ForeignUse)>, Error> {
         self.foreign_binds.all()
+    }
+
+    /// The ring of Pods in which a process was denied a port of the proxy. Call it once, within a tokio
+    /// runtime.
+    pub(crate) fn foreign_found(&mut self) -> Result<Ring<u64>, Error> {
+        Ring::open(&mut self.programs, maps::FOREIGN_FOUND)
+    }
+
+    /// Writes the UID of a process that listens on a Pod's outbound port and is not the proxy, or that
+    /// there is none.
+    pub(crate) fn set_foreign_listener(
+        &mut self,
+        cookie: u64,
+        uid: Option<u32>,
+    ) -> Result<(), Error> {
+        match uid {
+            Some(uid) => self.foreign_listeners.set(cookie, uid),
+            None => self.foreign_listeners.remove(cookie),
+        }
+    }
+
+    /// That UID.
+    pub(crate) fn foreign_listener(&self, cookie: u64) -> Result<Option<u32>, Error> {
+        self.foreign_listeners.get(cookie)
+    }
+
+    /// Lets a Pod's outbound connections bypass its proxy until it listens. An entry that exists stays
+    /// unchanged: its proxy may have listened already.
+    pub(crate) fn open_before_proxy(&mut self, cookie: u64) -> Result<(), Error> {
+        if self.before_proxy.get(cookie)?.is_some() {
+            return Ok(());
+        }
+        self.before_proxy
+            .set(cookie, BeforeProxy { open: 1, count: 0 })
+    }
+
+    /// Ends that: the proxy listens.
+    pub(crate) fn close_before_proxy(&mut self, cookie: u64) -> Result<(), Error> {
+        match self.before_proxy.get(cookie)? {
+            Some(state) => self
+                .before_proxy
+                .set(cookie, BeforeProxy { open: 0, ..state }),
+            None => Ok(()),
+        }
+    }
+
+    /// A Pod's outbound connections before its proxy listened, if they may bypass it.
+    pub(crate) fn before_proxy(&self, cookie: u64) -> Result<Option<BeforeProxy>, Error> {
+        self.before_proxy.get(cookie)
     }
 
     /// Enables DNS capture for a Pod: its proxy answers queries.

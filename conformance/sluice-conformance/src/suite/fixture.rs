@@ -23,7 +23,7 @@ use sluice_testbed::{
         probe::{Attempt, ProbeResult, Way},
     },
     interrupt::Interrupt,
-    netns::Netns,
+    netns::{self, Netns},
     process::{Process, finish},
 };
 
@@ -186,10 +186,16 @@ impl Fixture {
             return Ok(None);
         };
         let place = self.place(test_pod, ask.from);
+        // The daemon knows a process by its IDs on the host.
+        let first = if test_pod.settings.users {
+            netns::FIRST_USER
+        } else {
+            0
+        };
         let connection = Explained {
             to: attempt.to,
-            uid: place.user.unwrap_or_default(),
-            gid: place.group.unwrap_or_default(),
+            uid: first + place.user.unwrap_or_default(),
+            gid: first + place.group.unwrap_or_default(),
             udp: matches!(ask.way, Way::Udp | Way::UdpUnconnected),
         };
         let pod = test_pod

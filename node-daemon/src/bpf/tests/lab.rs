@@ -239,6 +239,8 @@ impl Lab {
             excluded: PortBitmap::FULL,
             source_mark: 0,
             pad: 0,
+            loopback_net: 0,
+            loopback_mask: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
@@ -370,6 +372,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::BypassCidr(prefix)
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
         Rule::ExcludeInterface(key) => key.cookie = cookie,
+        Rule::OwnerGroup(key) => key.cookie = cookie,
     }
     rule
 }
