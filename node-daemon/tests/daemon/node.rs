@@ -537,14 +537,6 @@ impl Pod {
         assert!(restore.wait().expect("it ends").success());
     }
 
-    /// Sets a parameter of the namespace: `NAME=VALUE`.
-    pub(crate) fn sysctl(&self, parameter: &str) {
-        let status = Command::new("ip")
-            .args(["netns", "exec", &self.name, "sysctl", "-q", "-w", parameter])
-            .status();
-        assert!(status.expect("sysctl runs").success(), "{parameter}");
-    }
-
     pub(crate) fn loopback(&self) -> String {
         let output = Command::new("ip")
             .args(["-n", &self.name, "address", "show", "dev", "lo"])
