@@ -21,7 +21,7 @@ use crate::{
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store},
+    pods::{self, Acceleration, Auditor, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store, one_line},
     privileges,
 };
 
@@ -70,6 +70,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+        let enrolled = datapath.all_netns_entries()?;
+        let enrolled = enrolled.into_iter().map(|(cookie, _)| cookie).collect();
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
             datapath,
@@ -84,16 +86,17 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
+        let auditor = Auditor::new(pods.clone(), daemon_config.on_enrol, enrolled);
         let cluster = Cluster::new(daemon_config.kubeconfig);
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone())),
-            tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(resync_loop(pods.clone(), auditor.clone())),
+            tokio::spawn(handle_netns_found(netns_found, pods.clone(), auditor.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        let handler = Handler::new(pods, auditor, cluster, event_log, daemon_config.proxy_user);
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -155,12 +158,13 @@ async fn list_node_pods(cluster: Cluster, pods: Pods) {
 
 /// Resolves pending Pods from the kernel's reports, until the manager ends. Any process that
 /// assigns a pending Pod's address in its netns causes a report, so the rate is limited.
-async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
+async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods, auditor: Auditor) {
     while netns_found.next().await.is_ok() {
         let begin = Instant::now();
         if pods.resolve_pending().await.is_err() {
             return;
         }
+        auditor.note_enrolled();
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
     }
 }
@@ -172,12 +176,24 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
     }
 }
 
-/// Runs until the manager ends.
-async fn resync_loop(pods: Pods) {
+/// Repairs and audits until the manager ends. The first audit is immediate: it may have to reset
+/// connections of Pods that were adopted at the start.
+async fn resync_loop(pods: Pods, auditor: Auditor) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        rounds.tick().await;
+        if let Err(error) = auditor.round().await {
+            debug!(error = one_line(&error), "audit ended early");
+        }
+        // The audit after a resync includes the Pods that it adopted.
+        loop {
+            tokio::select! {
+                _ = rounds.tick() => break,
+                done = auditor.reset_enrolled() => if let Err(error) = done {
+                    debug!(error = one_line(&error), "reset of new Pods' connections ended early");
+                },
+            }
+        }
         if pods.resync().await.is_err() {
             return;
         }

@@ -1,5 +1,8 @@
 //! The client commands: requests to a running daemon over its socket, and their output.
 
+mod audit;
+mod table;
+
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
@@ -12,6 +15,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
+
+pub(crate) use audit::{audit, connections};
 
 use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
 
@@ -119,7 +124,7 @@ pub(crate) fn pods(args: &ClientArgs) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
-    print(table(&pods).as_bytes())
+    print(pods_table(&pods).as_bytes())
 }
 
 /// `sluiced explain`.
@@ -216,7 +221,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn table(pods: &[PodView]) -> String {
+fn pods_table(pods: &[PodView]) -> String {
     let head = [
         "POD",
         "CONTAINER",
@@ -228,20 +233,7 @@ fn table(pods: &[PodView]) -> String {
         "ALIASES",
         "REASON",
     ];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(pods.iter().map(row));
-    let mut widths = [0; 9];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; 9]| {
-        let cells = row.iter().zip(widths);
-        let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    table::table(head, pods.iter().map(row))
 }
 
 fn row(view: &PodView) -> [String; 9] {
@@ -273,7 +265,6 @@ fn row(view: &PodView) -> [String; 9] {
         aliases,
         view.reason.clone(),
     ]
-    .map(|cell| printable(&cell))
 }
 
 /// Escapes control characters, which a runtime may have reported, and makes an empty cell visible.
@@ -376,6 +367,6 @@ mod tests {
         let expected = "\
 POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 REASON
 shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  -";
-        assert_eq!(table(&[view]), expected);
+        assert_eq!(pods_table(&[view]), expected);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use daemon_api::SOCKET;
 
-pub(crate) use file::{Config, OnExit, ProxyUser};
+pub(crate) use file::{Config, OnEnrol, OnExit, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]
@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Pods(ClientArgs),
     /// Explain how a connection of a Pod is handled, and by which rule.
     Explain(ExplainArgs),
+    /// List the connections that go past their Pod's sidecar against the rules.
+    Audit(AuditArgs),
+    /// List the TCP connections of meshed Pods, and their paths.
+    Connections(ConnectionsArgs),
     /// Print interception decisions as they happen, until interrupted.
     Monitor(MonitorArgs),
     /// Print the interception decision for each Pod of a file of manifests, with its settings. Needs
@@ -89,6 +93,29 @@ pub(crate) struct MonitorArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
     /// Only decisions of this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+}
+
+/// Options of `audit`.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// End the connections that are found.
+    #[arg(long)]
+    pub(crate) kill: bool,
+}
+
+/// Options of `connections`.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
 }

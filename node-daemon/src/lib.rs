@@ -44,6 +44,11 @@ pub fn main() -> ExitCode {
         Command::Pods(args) => client::pods(&args),
         Command::Explain(args) => client::explain(args),
         Command::Monitor(args) => client::monitor(args),
+        Command::Audit(args) => match client::audit(args) {
+            Ok(false) => return ExitCode::FAILURE,
+            done => done.map(drop),
+        },
+        Command::Connections(args) => client::connections(args),
         Command::Decide(decide) => decide::run(&decide),
         Command::Detach(paths) => detach::run(&paths),
         Command::CheckKernel(args) => check_kernel::run(args),

@@ -4,7 +4,7 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, ForeignKey, InterfaceKey,
+    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey, InterfaceKey,
     KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, Port, PortKey,
 };
 
@@ -25,6 +25,7 @@ pods!(
     NetnsEntry,
     Endpoint,
     Event,
+    Flow,
     OrigDst,
     ConnKey,
     PortKey,

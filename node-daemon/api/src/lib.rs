@@ -8,6 +8,8 @@
 //! | `POST /v1/gc` | [`GcRequest`] | [`DelResponse`] |
 //! | `POST /v1/explain` | [`ExplainRequest`] | [`ExplainResponse`] |
 //! | `POST /v1/events` | [`EventsRequest`] | [`Events`], when there are some |
+//! | `POST /v1/audit` | [`AuditRequest`] | [`AuditResponse`] |
+//! | `POST /v1/connections` | [`ConnectionsRequest`] | [`Connections`] |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
@@ -15,6 +17,7 @@
 //! Every answer with a status of 400 or more carries a [`ApiError`].
 #![forbid(unsafe_code)]
 
+mod audit;
 mod manifest;
 pub mod owned;
 mod sidecar;
@@ -28,6 +31,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{
+    AuditRequest, AuditResponse, ConnectionView, Connections, ConnectionsRequest, Finding, FindingKind,
+};
 pub use manifest::{Container, ContainerRole, Manifest};
 pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
@@ -64,6 +70,10 @@ pub mod path {
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: the verdict for a connection, and its rule.
     pub const EXPLAIN: &str = "/v1/explain";
+    /// `POST`: judge the existing connections of meshed Pods.
+    pub const AUDIT: &str = "/v1/audit";
+    /// `POST`: the existing connections of meshed Pods.
+    pub const CONNECTIONS: &str = "/v1/connections";
     /// `GET`: readiness for ADD, and the daemon's findings.
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.

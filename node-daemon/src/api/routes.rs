@@ -18,7 +18,12 @@ use sluice_abi::{Event, Reason};
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods};
+use crate::{
+    config::ProxyUser,
+    event_log::EventLog,
+    kube::Cluster,
+    pods::{Auditor, Pods},
+};
 
 /// Timeout for the whole body.
 pub(super) const BODY: Duration = Duration::from_secs(5);
@@ -35,6 +40,8 @@ pub(super) enum Route {
     Gc,
     Explain,
     Events,
+    Audit,
+    Connections,
     Status,
     Pods,
     Healthz,
@@ -42,13 +49,15 @@ pub(super) enum Route {
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 11] = [
+const ROUTES: [(&str, Method, Route); 13] = [
     (path::ADD, Method::POST, Route::Add),
     (path::DEL, Method::POST, Route::Del),
     (path::CHECK, Method::POST, Route::Check),
     (path::GC, Method::POST, Route::Gc),
     (path::EXPLAIN, Method::POST, Route::Explain),
     (path::EVENTS, Method::POST, Route::Events),
+    (path::AUDIT, Method::POST, Route::Audit),
+    (path::CONNECTIONS, Method::POST, Route::Connections),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
     (path::HEALTHZ, Method::GET, Route::Healthz),
@@ -92,6 +101,7 @@ pub(super) struct Asked {
 #[derive(Clone)]
 pub(crate) struct Handler {
     pods: Pods,
+    auditor: Auditor,
     cluster: Cluster,
     event_log: EventLog,
     proxy_user: ProxyUser,
@@ -102,12 +112,14 @@ impl Handler {
     /// A handler without any requests so far.
     pub(crate) fn new(
         pods: Pods,
+        auditor: Auditor,
         cluster: Cluster,
         event_log: EventLog,
         proxy_user: ProxyUser,
     ) -> Self {
         Self {
             pods,
+            auditor,
             cluster,
             event_log,
             proxy_user,
@@ -120,7 +132,11 @@ impl Handler {
         let Self { pods, metrics, .. } = self;
         let Asked { route, body } = asked;
         match route {
-            Route::Add => Answer::json(&self.add(decode(&body)?).await?),
+            Route::Add => {
+                let added = self.add(decode(&body)?).await?;
+                self.auditor.note_enrolled();
+                Answer::json(&added)
+            }
             Route::Del => Answer::json(&pods.del(decode(&body)?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
@@ -129,6 +145,8 @@ impl Handler {
             Route::Gc => Answer::json(&pods.gc(decode(&body)?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
+            Route::Audit => Answer::json(&self.auditor.audit(decode(&body)?).await?),
+            Route::Connections => Answer::json(&self.auditor.connections(decode(&body)?).await?),
             Route::Status => Answer::json(&pods.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Healthz => Ok(Answer::Text("alive\n")),
@@ -136,7 +154,9 @@ impl Handler {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
-            Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
+            Route::Metrics => metrics
+                .encode(&pods.read().await?, &self.auditor.last())
+                .map(Answer::Metrics),
         }
     }
 

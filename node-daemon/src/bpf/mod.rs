@@ -32,7 +32,7 @@ use aya::{
 use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
+    Addr, AliasKey, AliasUsage, ConnKey, Endpoint, Event, Flow, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
     PodFlags, Reason, maps,
 };
 
@@ -67,6 +67,7 @@ pub(crate) struct Datapath {
     dns_capture: TypedMap<u64, u8>,
     alias_to_dst: TypedMap<AliasKey, Endpoint>,
     alias_usage: TypedMap<u64, AliasUsage>,
+    accel_flows: TypedMap<ConnKey, Flow>,
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
@@ -121,6 +122,7 @@ impl Datapath {
             dns_capture: TypedMap::open(&mut programs, maps::DNS_CAPTURE)?,
             alias_to_dst: TypedMap::open(&mut programs, maps::ALIAS_TO_DST)?,
             alias_usage: TypedMap::open(&mut programs, maps::ALIAS_USAGE)?,
+            accel_flows: TypedMap::open(&mut programs, maps::ACCEL_FLOWS)?,
             pending_pods: typed_map::open(&mut programs, maps::PENDING_PODS)?,
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
@@ -390,6 +392,36 @@ impl Datapath {
     /// Removes a rule of a Pod, if it exists.
     pub(crate) fn remove_rule(&mut self, rule: &Rule) -> Result<(), Error> {
         self.rule_maps.remove(rule)
+    }
+
+    /// The destination of an alias address of a Pod, if it is one.
+    pub(crate) fn alias_destination(
+        &self,
+        cookie: u64,
+        alias: Endpoint,
+    ) -> Result<Option<Endpoint>, Error> {
+        let key = AliasKey::from_addr(cookie, alias);
+        key.map_or(Ok(None), |key| self.alias_to_dst.get(key))
+    }
+
+    /// Whether sockmap redirection carries a connection of a Pod: within it, or to another Pod.
+    pub(crate) fn is_accelerated(
+        &self,
+        cookie: u64,
+        client: Endpoint,
+        server: Endpoint,
+    ) -> Result<bool, Error> {
+        for cookie in [cookie, 0] {
+            let key = ConnKey {
+                cookie,
+                client,
+                server,
+            };
+            if let Some(flow) = self.accel_flows.get(key)? {
+                return Ok(flow.is_redirected());
+            }
+        }
+        Ok(false)
     }
 
     /// The count of each reason, over all CPUs, since the programs were loaded.

@@ -22,6 +22,8 @@ const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 pub(crate) struct Config {
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
+    /// What happens to the connections of a Pod from before its enrollment.
+    pub(crate) on_enrol: OnEnrol,
     /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
     /// The mesh of the Pods: the name of a preset, or of one of `meshes`.
@@ -47,6 +49,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             on_exit: OnExit::default(),
+            on_enrol: OnEnrol::default(),
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),
@@ -68,6 +71,17 @@ pub(crate) enum OnExit {
     Keep,
     /// It is removed: Pods bypass their sidecars.
     Detach,
+}
+
+/// The fate of a new Pod's connections that go past the proxy against the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnEnrol {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are reset.
+    Reset,
 }
 
 /// The source of the user of a Pod's proxy.

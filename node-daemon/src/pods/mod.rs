@@ -6,6 +6,7 @@ mod acceleration;
 mod addresses;
 mod alias_routes;
 mod apply;
+mod audit;
 mod bypass;
 mod decision;
 mod error;
@@ -36,6 +37,7 @@ use daemon_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
+use sluice_abi::Endpoint;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -45,8 +47,10 @@ use crate::{
 };
 pub(crate) use acceleration::Acceleration;
 use apply::PASSTHROUGH;
+use audit::{Details, Target};
+pub(crate) use audit::{Auditor, Summary as AuditSummary};
 pub(crate) use decision::{Decision, decide};
-pub(crate) use error::{Error, HAND_OVER};
+pub(crate) use error::{Error, HAND_OVER, one_line};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
 pub(crate) use mesh::{Mesh, Meshes};
@@ -249,6 +253,27 @@ impl Pods {
         time: Duration,
     ) -> Result<BTreeMap<u64, String>, Error> {
         self.ask(move |manager| manager.enable_events(pod.as_deref(), time))
+            .await?
+    }
+
+    /// The netns cookies of all meshed Pods, or of one.
+    async fn meshed(&self, pod: Option<String>) -> Result<Vec<u64>, Error> {
+        self.ask(move |manager| manager.meshed(pod.as_deref()))
+            .await?
+    }
+
+    /// The description of a meshed Pod for an audit.
+    async fn target(&self, cookie: u64) -> Result<Option<Target>, Error> {
+        self.ask(move |manager| manager.target(cookie)).await?
+    }
+
+    /// The state of connections in the programs' maps.
+    async fn details(
+        &self,
+        cookie: u64,
+        connections: Vec<(Endpoint, Endpoint)>,
+    ) -> Result<Vec<Details>, Error> {
+        self.ask(move |manager| manager.details(cookie, &connections))
             .await?
     }
 

@@ -6,6 +6,7 @@
 )]
 
 mod api_server;
+mod audit;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]

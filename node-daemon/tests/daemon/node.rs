@@ -381,6 +381,21 @@ impl Pod {
         pod
     }
 
+    /// Replaces `eth0` by a link to the `eth0` of another Pod, with one address at each end.
+    pub(crate) fn link(&self, address: &str, peer: &Pod, peers: &str) {
+        for pod in [self, peer] {
+            pod.configure("link delete eth0");
+        }
+        self.configure(&format!(
+            "link add eth0 type veth peer name eth0 netns {}",
+            peer.name
+        ));
+        for (pod, address) in [(self, address), (peer, peers)] {
+            pod.configure(&format!("address add {address} dev eth0 nodad"));
+            pod.configure("link set eth0 up");
+        }
+    }
+
     pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.name)
     }

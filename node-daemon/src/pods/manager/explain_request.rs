@@ -90,7 +90,7 @@ impl PodManager {
     }
 
     /// The Pod with this name, address or container.
-    fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
+    pub(super) fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
         let address: Option<IpAddr> = what.parse().ok();
         let has =
             |known: &AttachmentState| known.record.addresses().any(|one| Some(one) == address);
