@@ -170,7 +170,7 @@ fn a_value_that_is_set_is_found_in_what_is_rendered() {
         "mode": "standalone",
         "log": "sluiced=debug",
         "paths": {
-            "cniBin": "/host/bin", "cniConf": "/host/conf", "run": "/host/run", "state": "/host/state",
+            "cniBin": "/host/bin", "cniConf": "/host/conf", "cniCache": "/host/cache", "run": "/host/run", "state": "/host/state",
             "cgroup": "/host/cgroup", "bpffs": "/host/bpf", "netns": "/host/netns",
         },
         "nodeSelector": { "pool": "meshed" },

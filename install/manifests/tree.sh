@@ -8,7 +8,7 @@ shift
 
 rm -rf "$out"
 # The mount points must exist: the container's root is read-only.
-mkdir -p "$out"/{etc/{sluice,cni/net.d},opt/cni/bin,proc,run/{netns,sluice},sys,var/lib/sluice}
+mkdir -p "$out"/{etc/{sluice,cni/net.d},opt/cni/bin,proc,run/{netns,sluice},sys,var/lib/{cni,sluice}}
 install -D -t "$out/bin" "$@"
 # Runtimes name a Pod's namespace /var/run/netns/….
 ln -s /run "$out/var/run"

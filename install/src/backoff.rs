@@ -1,16 +1,16 @@
-//! How soon to mend again what somebody else keeps undoing.
+//! The pause between repairs that another program keeps reverting.
 
 use std::time::{Duration, Instant};
 
-/// Mends in a row that are made at once.
+/// Number of consecutive repairs without a pause.
 const FREE_RETRIES: u32 = 5;
-/// After such a time without one, a mend begins a new row.
+/// A repair after this time without one starts a new streak.
 const RESET_AFTER: Duration = Duration::from_secs(10);
 /// The pauses double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(64);
 
-/// Counts the mends.
+/// Counts consecutive repairs.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     streak: u32,
@@ -18,7 +18,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Notes a mend.
+    /// Records a repair.
     pub(crate) fn record(&mut self, now: Instant) {
         let continues = self
             .last
@@ -31,7 +31,7 @@ impl Backoff {
         self.last = Some(now);
     }
 
-    /// How long after the last mend the next may come.
+    /// The minimum time between the last repair and the next.
     pub(crate) fn pause(&self) -> Duration {
         match self.streak.checked_sub(FREE_RETRIES) {
             Some(doublings) => (FIRST_PAUSE * 2_u32.pow(doublings.min(6))).min(MAX_PAUSE),
@@ -39,7 +39,7 @@ impl Backoff {
         }
     }
 
-    /// When the next mend may come.
+    /// The earliest time of the next repair.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         self.last.map_or(now, |last| now.max(last + self.pause()))
     }
@@ -61,7 +61,7 @@ mod tests {
             now = backoff.next(now);
         }
         assert_eq!(pauses, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
-        // It is over when nobody has undone anything for longer than the pause.
+        // A quiet period longer than the pause ends the streak.
         now += MAX_PAUSE + RESET_AFTER;
         backoff.record(now);
         assert_eq!(backoff.next(now), now);

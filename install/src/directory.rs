@@ -58,7 +58,7 @@ impl Directory<'_> {
         Ok(listing)
     }
 
-    /// The plugins that are installed, in the directory where runtimes look for them.
+    /// The installed plugins of the runtime's plugin directory.
     pub(crate) fn plugins(binaries: &Path) -> Plugins {
         let entries = fs::read_dir(binaries).into_iter().flatten().flatten();
         let is_plugin =
@@ -145,7 +145,7 @@ fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
     }
     let mut text = String::new();
-    // One byte more than allowed tells "too long" from "just so long".
+    // One byte more than the limit distinguishes a longer file from one of that length.
     let length = File::open(path)?
         .take(MAX_CONF_BYTES + 1)
         .read_to_string(&mut text)?;

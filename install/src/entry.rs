@@ -13,7 +13,7 @@ const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// What the entry has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Where the daemon listens, if not where the plugin looks anyway.
+    /// The daemon's socket, unless it is the plugin's default.
     socket: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Entry {
         self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
     }
 
-    /// An entry that is there already, with what it lacks. What else it says is left alone.
+    /// An existing entry with the missing keys added. Its other keys do not change.
     pub(crate) fn update(&self, entry: &Map<String, Value>) -> Map<String, Value> {
         let mut updated = entry.clone();
         let declared = entry.get("capabilities").and_then(Value::as_object);

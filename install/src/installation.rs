@@ -25,7 +25,7 @@ use crate::{
     users,
 };
 
-/// How often somebody else may change a file between the look at it and the change.
+/// Maximum number of attempts when another program changes a file between the read and the write.
 const ATTEMPTS: usize = 5;
 /// The plugin's mode.
 const EXECUTABLE: u32 = 0o755;
@@ -58,7 +58,7 @@ pub(crate) struct InstallSpec {
 pub(crate) struct Report {
     /// In words, in the order in which it was done.
     pub(crate) done: Vec<String>,
-    /// What an operator should look at.
+    /// Conditions that an operator should check.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Installation<'a> {
         }
     }
 
-    /// Takes the configuration back.
+    /// Removes the entry from the configuration.
     pub(crate) fn remove_config(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         self.update_state(|install_state| install_state.phase = Phase::Removing)?;
@@ -149,8 +149,8 @@ impl<'a> Installation<'a> {
         Ok(report)
     }
 
-    /// Takes the rest back, once no configuration names the plugin: neither one in use nor one that
-    /// was cached for a Pod.
+    /// Removes the plugin and the state, once no configuration names the plugin: neither an active one
+    /// nor one that was cached for a Pod.
     pub(crate) fn remove(self) -> Result<Report, Error> {
         let mut report = Report::default();
         let path = self.paths.cni_bin.join(PLUGIN);
@@ -185,12 +185,12 @@ impl<'a> Installation<'a> {
         Ok(report)
     }
 
-    /// Leaves no directory behind, where nothing is installed: the look has made it.
+    /// Removes the state directory where nothing is installed: opening the installation created it.
     pub(crate) fn abandon(self) {
         let _ = fs::remove_dir(&self.paths.state);
     }
 
-    /// Brings the configuration directory to where it should be, with Sluice or without.
+    /// Brings the configuration directory to the desired state, with or without Sluice.
     fn converge(&mut self, spec: Option<&InstallSpec>, report: &mut Report) -> Result<(), Error> {
         for _ in 1..ATTEMPTS {
             match self.try_converge(spec, report) {
@@ -213,7 +213,7 @@ impl<'a> Installation<'a> {
             plugins,
             warnings,
         } = self.compute(spec)?;
-        // For tests: a pause in which somebody else changes a file.
+        // For tests: a pause in which another program changes a file.
         fail_point!("planned");
         report.warnings = warnings;
         let after = plan::changes(&pristine, &target);
@@ -223,7 +223,7 @@ impl<'a> Installation<'a> {
             self.prove(&target, &plugins)?;
         }
         if !steps.is_empty() {
-            // Whichever of the steps will have been taken, the journal can tell.
+            // The journal covers every prefix of the steps.
             let mut earlier = self.changes();
             earlier.retain(|change| !after.contains(change));
             self.update_state(|install_state| {
@@ -253,7 +253,7 @@ impl<'a> Installation<'a> {
         Ok(())
     }
 
-    /// Looks at the configuration directory, and works out what has to become of it.
+    /// Reads the configuration directory, and computes its desired state.
     fn compute(&self, spec: Option<&InstallSpec>) -> Result<Plan, Error> {
         let Listing {
             files: current,
@@ -306,7 +306,7 @@ fn lock(state: &Path) -> io::Result<File> {
     loop {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(state)?;
-        // Whoever can write there could have any content put in the place of a configuration.
+        // A user who can write there could replace the content of a configuration.
         let directory = owned::directory(state)?;
         directory.lock()?;
         // An uninstall may have removed it while it was waited for.

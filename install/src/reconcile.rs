@@ -30,13 +30,12 @@ use crate::{
     installation::{InstallSpec, Installation, Report},
 };
 
-/// Whoever writes a file in pieces, or several files, has this long until the look.
+/// Delay between a change and the check: programs write files in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// When to try again what failed, if nothing happens before.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Installs, then mends until SIGTERM or SIGINT. SIGHUP is a reason to look; SIGUSR1 and SIGUSR2 are
-/// none.
+/// Installs, then repairs until SIGTERM or SIGINT. SIGHUP starts a check; SIGUSR1 and SIGUSR2 are ignored.
 pub(crate) fn run(paths: &Paths, spec: &InstallSpec) -> Result<()> {
     let signals = signals()?;
     let events = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
@@ -151,8 +150,8 @@ impl<'a> Reconciler<'a> {
         Ok(())
     }
 
-    /// Looks whether everything is in place, mends it if not, and says when to look again if
-    /// nothing happens.
+    /// Checks the installation and repairs it. Returns the time of the next check, if one is due without
+    /// an event.
     fn reconcile(&mut self) -> Option<Instant> {
         let now = Instant::now();
         match self.ensure_installed() {
@@ -174,7 +173,7 @@ impl<'a> Reconciler<'a> {
         }
     }
 
-    /// Mends, unless Sluice was uninstalled meanwhile.
+    /// Repairs, unless Sluice was uninstalled meanwhile.
     fn ensure_installed(&mut self) -> Result<Report> {
         if !self.paths.state.exists() {
             return Ok(uninstalled());
@@ -213,7 +212,7 @@ impl<'a> Reconciler<'a> {
         }
     }
 
-    /// Watches every directory that matters, and tells whether one is new.
+    /// Watches every relevant directory. `true` if one is new.
     fn directories(&mut self, events: &Inotify) -> Result<bool> {
         let Paths {
             cni_bin, cni_conf, ..
@@ -252,7 +251,7 @@ fn add(events: &Inotify, path: &Path) -> Result<Option<WatchDescriptor>> {
         | AddWatchFlags::IN_MOVE_SELF;
     match events.add_watch(path, what) {
         Ok(watched) => Ok(Some(watched)),
-        // The look that its removal causes makes it again.
+        // The check that its removal causes creates it again.
         Err(Errno::ENOENT) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot watch {}", path.display())),
     }

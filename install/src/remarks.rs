@@ -1,4 +1,4 @@
-//! What an operator should look at.
+//! Remarks for operators: conditions that may need an action.
 
 use std::io;
 
@@ -35,7 +35,7 @@ pub(crate) fn on_choice(
         .collect()
 }
 
-/// What else is in the networks that get the entry.
+/// Remarks on the networks that get the entry.
 pub(crate) fn on_install(files: &Files, plugins: &Plugins, mode: Mode) -> Vec<String> {
     let candidates = select::select(files, plugins).candidates;
     let mut remarks = Vec::new();
@@ -80,7 +80,7 @@ pub(crate) fn conflicts(name: &str, text: &str) -> Vec<String> {
     kinds.into_iter().map(remark).collect()
 }
 
-/// What goes with the files that Sluice made.
+/// Remarks on the removal of files that Sluice created.
 pub(crate) fn on_removal(current: &Files, pristine: &Files) -> Vec<String> {
     let foreign = plan::with_foreign_plugins(current, pristine).into_iter();
     let remark = |(name, kinds)| {

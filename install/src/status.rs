@@ -1,4 +1,4 @@
-//! What is installed, and whether it is used.
+//! `sluice-install status`: the installation, and what the runtime uses of it.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -66,7 +66,7 @@ struct Daemon {
     reason: Option<String>,
 }
 
-/// Looks at everything and changes nothing.
+/// Reads the whole state. Changes nothing.
 pub(crate) fn status(paths: &Paths) -> Result<Status> {
     let Listing { files, unreadable } = Directory(&paths.cni_conf).read()?;
     let Selection {

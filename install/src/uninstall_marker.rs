@@ -1,5 +1,5 @@
-//! The end of the watch: does the plugin stay? Only the daemon knows whether another one comes
-//! after it; the two are told to stop at the same moment.
+//! The end of `run`: whether the plugin stays. Only the daemon knows whether it has a successor; both
+//! get SIGTERM at the same moment.
 
 use std::{
     fs, io,
@@ -13,7 +13,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until the daemon has ended, and tells whether it was the last one.
+/// Waits until the daemon has ended. `true` if it was the last one of the node.
 pub(crate) fn daemon_requested(socket: &Path) -> bool {
     let end = Instant::now() + PATIENCE;
     while UnixStream::connect(socket).is_ok() && Instant::now() < end {
@@ -22,7 +22,7 @@ pub(crate) fn daemon_requested(socket: &Path) -> bool {
     daemon_api::uninstall_marker(socket).exists()
 }
 
-/// What the daemon said was heeded: it is said to nobody else.
+/// Removes the marker after the uninstallation, so that no later installer acts on it.
 pub(crate) fn acknowledge(socket: &Path) -> io::Result<()> {
     fs::remove_file(daemon_api::uninstall_marker(socket))
 }

@@ -1,11 +1,12 @@
-//! Who still needs the plugin's file after the configuration has been taken back.
+//! Finds the Pods that need the plugin's file after the entry has been removed.
 //!
-//! Runtimes that tear a Pod down by what libcni cached when it was added (podman, CRI-O, Multus)
-//! start every plugin of the configuration of that time. One that is missing stops the chain, and
-//! the plugins before it never run.
+//! Some runtimes (podman, CRI-O) and Multus tear a Pod down by the configuration that libcni cached at its
+//! ADD, and run every plugin of it. A missing plugin stops the chain, and the plugins before it never
+//! run.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -14,12 +15,12 @@ use serde_json::Value;
 
 use crate::entry::PLUGIN;
 
-/// Bytes of the longest cached file that is read.
+/// Number of bytes of a cached file that are read. A longer file is cut, and thus no JSON.
 const LONGEST: u64 = 16 << 20;
-/// Directories between the cache's own and its files: libcni has `results`, Multus `multus` and
-/// `multus/results`.
+/// Maximum depth of files below the cache directory: libcni has `results` (CRI-O as well), Multus
+/// `multus` and `multus/results`.
 const DEPTH: usize = 3;
-/// How often texts are decoded within texts: a configuration is one in libcni's file.
+/// Maximum nesting of encoded texts: libcni's file contains the configuration as one.
 const NESTING: usize = 3;
 
 /// The cached files that name the plugin, in the order of their names.
@@ -42,10 +43,20 @@ fn search(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 }
 
 fn is_user(path: &Path) -> bool {
-    let length = fs::metadata(path).map_or(0, |file| file.len());
-    let text = fs::read(path).ok().filter(|_| length <= LONGEST);
-    let value = text.and_then(|text| serde_json::from_slice(&text).ok());
-    value.is_some_and(|value| names_plugin(&value, NESTING))
+    let text = read(path).unwrap_or_default();
+    let value = serde_json::from_slice(&text);
+    value.is_ok_and(|value| names_plugin(&value, NESTING))
+}
+
+/// The text of a file that may be JSON. OpenShift has the plugins' binaries in the cache directory.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut text = vec![0];
+    file.read_exact(&mut text)?;
+    if text == b"{" || text == b"[" {
+        file.take(LONGEST).read_to_end(&mut text)?;
+    }
+    Ok(text)
 }
 
 /// Whether a plugin's configuration is anywhere within. libcni writes the list of plugins as bytes,
@@ -92,6 +103,8 @@ mod tests {
             ("multus/results/e", libcni(PLUGIN).to_string()),
             ("networks/n/last_reserved_ip.0", "10.1.0.5".to_owned()),
             ("results/torn", "{".to_owned()),
+            ("results/empty", String::new()),
+            ("bin/sluice-cni", "\u{7f}ELF".to_owned()),
         ];
         for (name, text) in files {
             let path = cache.path().join(name);

@@ -1,6 +1,6 @@
 //! Assembles the daemon: socket, kernel side, Pod manager, server.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use daemon_api::text;
@@ -30,6 +30,9 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The minimum interval between two lookups of namespaces that the kernel programs reported.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The minimum interval between two rounds for new cgroups.
+const CGROUP_PAUSE: Duration = Duration::from_millis(50);
 
 /// netlink-packet-route warns of every attribute that a newer kernel extended.
 const LOG_QUIET: &str = "netlink_packet_route=error";
@@ -93,6 +96,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
             tokio::spawn(resync_loop(pods.clone(), auditor.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone(), auditor.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
+            tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
@@ -166,6 +170,25 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods, auditor: Aud
         }
         auditor.note_enrolled();
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Attaches programs to new children of the root cgroup, such as that of a runtime that is installed
+/// later.
+async fn attach_to_new_cgroups(root: PathBuf, pods: Pods) {
+    let watch = match cgroup::Watch::of(&root) {
+        Ok(watch) => watch,
+        Err(error) => {
+            warn!(
+                cgroup = %root.display(), %error,
+                "cannot watch for new cgroups; they are found within 30 s"
+            );
+            return;
+        }
+    };
+    // The first round attaches to cgroups that were created before the watch.
+    while pods.attach_new_cgroups().await.is_ok() && watch.changed().await.is_ok() {
+        sleep(CGROUP_PAUSE).await;
     }
 }
 

@@ -1,12 +1,19 @@
-//! The cgroup2 hierarchy: its mount point, its processes and the kubelet's Pods in it. Every
-//! process of the node is in it, also on nodes with cgroup v1 controllers.
+//! The cgroup2 hierarchy: its mount point, its processes, the kubelet's Pods in it, and new children
+//! of its root. Every process of the node is in it, also on nodes with cgroup v1 controllers.
+
+mod watch;
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
+
+pub(crate) use watch::Watch;
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -25,6 +32,11 @@ pub(crate) enum Error {
 pub(crate) fn find() -> Result<PathBuf, Error> {
     let table = std::fs::read(MOUNTS).map_err(Error::Read)?;
     parse(&table).ok_or(Error::NotMounted)
+}
+
+/// Whether a directory is in a cgroup2 file system.
+pub(crate) fn is_cgroup2(directory: &File) -> bool {
+    fstatfs(directory).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// The processes in a cgroup and its descendants. Concurrent changes may be missing.
@@ -49,9 +61,9 @@ pub(crate) fn pod_of(process: i32) -> Option<String> {
         .find_map(|line| pod_in(line.splitn(3, ':').nth(2)?))
 }
 
-/// The Pod's uid in a cgroup path. The kubelet's part of the hierarchy begins at its first or
-/// second level (`--cgroup-root`): the owner of a delegated cgroup may create the same names
-/// further down.
+/// The Pod's uid in a cgroup path. The kubelet's part of the hierarchy (`--cgroup-root`) begins at the
+/// first or second level, or at any level below slices alone: systemd delegates no slice, and the owner
+/// of a delegated cgroup may create the same names further down.
 ///
 /// ```text
 /// /kubepods/burstable/podUID/CONTAINER
@@ -59,16 +71,18 @@ pub(crate) fn pod_of(process: i32) -> Option<String> {
 /// /kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podUID.slice/…
 /// ```
 fn pod_in(path: &str) -> Option<String> {
-    let mut levels = path.split('/').filter(|level| !level.is_empty());
-    let is_kubelets = |level: &str| {
+    let levels = path.split('/').filter(|level| !level.is_empty());
+    let levels: Vec<_> = levels.collect();
+    let is_kubelets = |level: &&str| {
         let name = level.strip_suffix(".slice").unwrap_or(level);
-        name == "kubepods" || (name != level && name.ends_with("-kubepods"))
+        name == "kubepods" || (name != *level && name.ends_with("-kubepods"))
     };
-    if !is_kubelets(levels.next()?) && !is_kubelets(levels.next()?) {
-        return None;
-    }
+    let slices = levels.iter().take_while(|level| level.ends_with(".slice"));
+    let reach = slices.count().max(2);
+    let kubelets = levels.iter().take(reach).position(is_kubelets)?;
     // A QoS class may precede the Pod.
-    levels.take(2).find_map(uid_in)
+    let below = levels[kubelets + 1..].iter().take(2);
+    below.copied().find_map(uid_in)
 }
 
 /// `podUID`, or `…-podUID.slice` with `_` in place of `-`.
@@ -179,22 +193,76 @@ mod tests {
         assert_eq!(found(""), None);
     }
 
+    /// The paths of a Pod's process in the layouts of kubelets, cgroup drivers and runtimes. `UID` is
+    /// the Pod's uid, `U_I_D` the same in the form of systemd.
+    const LAYOUTS: [(&str, &str); 17] = [
+        (
+            "kubeadm, containerd, systemd",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice/cri-containerd-1.scope",
+        ),
+        (
+            "the same, guaranteed",
+            "/kubepods.slice/kubepods-podU_I_D.slice/cri-containerd-1.scope",
+        ),
+        (
+            "kubeadm, containerd, cgroupfs",
+            "/kubepods/besteffort/podUID/1",
+        ),
+        ("the same, guaranteed", "/kubepods/podUID/1"),
+        (
+            "CRI-O, systemd",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_I_D.slice/crio-1.scope",
+        ),
+        (
+            "CRI-O, systemd, crun",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_I_D.slice/crio-1.scope/container",
+        ),
+        ("CRI-O, cgroupfs", "/kubepods/burstable/podUID/crio-1"),
+        (
+            "OpenShift, conmon",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice/crio-conmon-1.scope",
+        ),
+        (
+            "cri-dockerd, systemd",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice/docker-1.scope",
+        ),
+        (
+            "kind, inside its node",
+            "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podU_I_D.slice/cri-containerd-1.scope",
+        ),
+        (
+            "kind before 0.16, inside its node",
+            "/kubelet/kubepods/burstable/podUID/1",
+        ),
+        ("k3s without systemd", "/kubepods/burstable/podUID/1"),
+        (
+            "k3s with systemd",
+            "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_I_D.slice/cri-containerd-1.scope",
+        ),
+        ("microk8s", "/kubepods/besteffort/podUID/1"),
+        (
+            "--cgroup-root=/a/b, systemd",
+            "/a.slice/a-b.slice/a-b-kubepods.slice/a-b-kubepods-besteffort.slice/a-b-kubepods-besteffort-podU_I_D.slice/x.scope",
+        ),
+        ("--cgroup-root=/a, cgroupfs", "/a/kubepods/podUID/1"),
+        (
+            "a process that made cgroups of its own",
+            "/kubepods/burstable/podUID/1/own/deeper",
+        ),
+    ];
+
     #[test]
-    fn pod_uid_is_read_below_the_kubelets_cgroup_alone() {
+    fn pod_uid_is_read_in_every_layout() {
         let uid = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11";
-        let sliced = uid.replace('-', "_");
-        for path in [
-            format!("/kubepods/pod{uid}/c"),
-            format!("/kubepods/besteffort/pod{uid}"),
-            format!("/test/kubepods/burstable/pod{uid}/c/more"),
-            format!("/kubepods.slice/kubepods-pod{sliced}.slice/cri-containerd-1.scope"),
-            format!(
-                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{sliced}.slice/x"
-            ),
-            format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{sliced}.slice"),
-        ] {
-            assert_eq!(pod_in(&path).as_deref(), Some(uid), "{path}");
+        for (layout, path) in LAYOUTS {
+            let path = path.replace("U_I_D", &uid.replace('-', "_"));
+            let path = path.replace("UID", uid);
+            assert_eq!(pod_in(&path).as_deref(), Some(uid), "{layout}: {path}");
         }
+    }
+
+    #[test]
+    fn pod_uid_is_not_read_from_a_delegated_cgroup() {
         for path in [
             "/",
             "/kubepods",
@@ -203,6 +271,8 @@ mod tests {
             "/kubepods/pod",
             "/docker/1/kubepods/pod8c26f6c5",
             "/user.slice/user-1000.slice/kubepods/pod8c26f6c5",
+            "/user.slice/user-1000.slice/user@1000.service/kubepods.slice/kubepods-pod8c26f6c5.slice",
+            "/system.slice/docker-1.scope/kubepods.slice/kubepods-pod8c26f6c5.slice",
             "/pod8c26f6c5",
             "/notkubepods/pod8c26f6c5",
             "/notkubepods.slice/x-pod8c26f6c5.slice",

@@ -89,7 +89,7 @@ pub(crate) fn cnitool(
 #[test]
 fn a_runtime_runs_the_list_that_replaced_a_conf_and_del_needs_no_daemon() {
     let host = Host::new();
-    let (data, socket) = (host.path("ipam"), host.path("nobody.sock"));
+    let (data, socket) = (host.path("ipam"), host.path("missing.sock"));
     let conf = format!(
         r#"{{"cniVersion":"0.4.0","name":"old","type":"ptp",
             "ipam":{{"type":"host-local","dataDir":"{}","subnet":"10.99.0.0/24"}}}}"#,

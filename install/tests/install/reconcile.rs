@@ -16,7 +16,7 @@ use nix::{
 
 use crate::host::{CHAINED, Host, LIST, PLUGIN};
 
-/// Within which everything must be mended.
+/// Maximum time of a repair.
 const SOON: Duration = Duration::from_secs(1);
 /// In which a watcher that reacts to itself would do so many times.
 const A_WHILE: Duration = Duration::from_millis(700);
@@ -194,16 +194,16 @@ fn repeated_reverts_are_repaired_with_backoff() {
     let host = calico();
     let watcher = Watcher::start(&host);
     let start = Instant::now();
-    let mut mends = 0;
+    let mut repairs = 0;
     while start.elapsed() < 4 * SOON {
         if host.read("10-calico.conflist") == CHAINED {
-            mends += 1;
+            repairs += 1;
             host.write("10-calico.conflist", LIST);
         }
         thread::sleep(Duration::from_millis(5));
     }
     watcher.await_line("keeps reverting");
-    assert!((5..9).contains(&mends), "{mends}");
+    assert!((5..9).contains(&repairs), "{repairs}");
     watcher.end(Signal::SIGINT);
 }
 

@@ -87,6 +87,21 @@ impl Metrics {
             fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
+        let foreign = Family::<[Label; 3], Gauge>::default();
+        for program in &snapshot.foreign_programs {
+            let order = if program.runs_first {
+                "before"
+            } else {
+                "after"
+            };
+            let labels = [
+                ("hook", program.hook.to_owned()),
+                ("program", text::label(&program.name)),
+                ("order", order.to_owned()),
+            ];
+            foreign.get_or_create(&labels).inc();
+        }
+
         let mut registry = Registry::with_prefix("sluice");
         registry.register("decisions", "Decisions of the kernel programs", decisions);
         registry.register(
@@ -98,6 +113,8 @@ impl Metrics {
         registry.register("pending_pods", help, pending);
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
+        let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
+        registry.register("foreign_programs", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
         registry.register("api_requests", "Answered requests", self.requests.clone());
         let help = "Failed requests, by CNI error code";
@@ -147,7 +164,21 @@ mod tests {
     use sluice_abi::Reason;
 
     use super::*;
-    use crate::pods::{Repair, Repairs};
+    use crate::{
+        bpf::ForeignProgram,
+        pods::{Repair, Repairs},
+    };
+
+    fn foreign_program(id: u32) -> ForeignProgram {
+        ForeignProgram {
+            hook: "connect4",
+            id,
+            name: "cil_sock4_conn".into(),
+            uid: 0,
+            cgroup: "/sys/fs/cgroup".into(),
+            runs_first: false,
+        }
+    }
 
     /// One scrape of all metrics.
     fn measured() -> String {
@@ -168,6 +199,7 @@ mod tests {
             pending: 3,
             alias_fallbacks: vec![(pod, 5)],
             repairs,
+            foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };
         let audit = AuditSummary {
             findings: [(FindingKind::Bypass, 2)].into(),
@@ -191,6 +223,7 @@ mod tests {
             "sluice_audit_findings{kind=\"proxy_user\"} 0",
             "sluice_audit_connections 9",
             "sluice_audit_duration_seconds 0.004",
+            r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
             "sluice_repairs_total{type=\"hooks\"} 1",
             "sluice_repairs_total{type=\"stale_netns\"} 0",
             "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",

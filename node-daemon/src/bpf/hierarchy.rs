@@ -35,6 +35,7 @@ use super::{
     link::Link,
     pins::{self, Generation},
 };
+use crate::cgroup;
 
 /// Maximum number of root children with their own copies. Processes of further children use the root
 /// copy.
@@ -271,16 +272,28 @@ fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
 }
 
 /// Detaches the programs whose pins are in `pins` from the root. The pins stay.
+///
+/// `root` is the path of the daemon that attached them. The hierarchy may be mounted elsewhere here, so
+/// its root is a second candidate. Fails if neither is a cgroup: the programs would stay active.
 pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
-    let cgroup = match Cgroup::open(root) {
-        Ok(cgroup) => cgroup,
-        // The programs were removed with their cgroup.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
+    let candidates = [Some(root.to_owned()), cgroup::find().ok()];
+    let mut cgroups: Vec<_> = (candidates.iter().flatten())
+        .filter_map(|path| Cgroup::open(path).ok())
+        .filter(|cgroup| cgroup::is_cgroup2(&cgroup.directory))
+        .collect();
+    cgroups.dedup_by_key(|cgroup| cgroup.id);
+    if cgroups.is_empty() {
+        return Err(io::Error::other(format!(
+            "programs are attached to the cgroup {}, which is not visible here, and no cgroup2 file \
+             system is mounted. Mount it and repeat",
+            root.display()
+        )));
+    }
     for (_, name, hook) in HOOKS {
         if let Some(program) = cgroup_prog::pinned(&pins.join(name))? {
-            cgroup_prog::detach(cgroup.directory.as_fd(), program.as_fd(), hook)?;
+            for cgroup in &cgroups {
+                cgroup_prog::detach(cgroup.directory.as_fd(), program.as_fd(), hook)?;
+            }
         }
     }
     Ok(())

@@ -140,13 +140,18 @@ impl Datapath {
     /// generation if this one is incomplete.
     pub(crate) fn repair_hooks(&self) -> Result<bool, Error> {
         if self.missing()?.is_empty() {
-            hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)?;
+            self.attach_new_children()?;
             return Ok(false);
         }
         self.generation.make_directories()?;
         self.generation.set_root(&self.cgroup)?;
         self.attach()?;
         Ok(true)
+    }
+
+    /// Attaches to new children of the root cgroup.
+    pub(crate) fn attach_new_children(&self) -> Result<(), Error> {
+        hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)
     }
 
     /// Programs of other owners at the hooks whose order matters.

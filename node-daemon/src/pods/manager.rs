@@ -31,6 +31,7 @@ use super::{
     apply::{AppliedState, PASSTHROUGH, Target},
     error::one_line,
     evidence::Doubt,
+    foreign_log::ForeignLog,
     plan::{self, KernelState},
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
@@ -67,6 +68,8 @@ pub(crate) struct PodManager {
     doubts: (BTreeMap<Doubt, usize>, usize),
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
+    /// The foreign programs that were logged.
+    foreign_log: ForeignLog,
 }
 
 /// The state of a registered attachment.
@@ -114,6 +117,7 @@ impl PodManager {
             pending: BTreeMap::new(),
             doubts: Default::default(),
             stranger_log: LogLimit::default(),
+            foreign_log: ForeignLog::default(),
         }
     }
 

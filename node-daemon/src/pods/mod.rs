@@ -12,6 +12,7 @@ mod decision;
 mod error;
 mod evidence;
 mod explain;
+mod foreign_log;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
 mod manager;
@@ -214,6 +215,11 @@ impl Pods {
     pub(crate) async fn resync(&self) -> Result<(), Error> {
         let survey = self.survey().await?;
         self.ask(|manager| manager.resync(survey)).await
+    }
+
+    /// Attaches programs to new children of the root cgroup.
+    pub(crate) async fn attach_new_cgroups(&self) -> Result<(), Error> {
+        self.ask(PodManager::attach_new_cgroups).await
     }
 
     /// Applies a list of this node's Pods.

@@ -225,7 +225,13 @@ impl Daemon {
 
     /// `sluiced detach`.
     pub(crate) fn detach(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sluiced"))
+        self.detach_by(Command::new("env"))
+    }
+
+    /// Likewise, by a program that executes it.
+    pub(crate) fn detach_by(&self, mut launcher: Command) -> Output {
+        launcher
+            .arg(env!("CARGO_BIN_EXE_sluiced"))
             .arg("detach")
             .arg("--state")
             .arg(self.directory.path().join(STATE))

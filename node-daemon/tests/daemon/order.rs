@@ -3,14 +3,18 @@
 //! order.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead as _, BufReader},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use aya_obj::generated::{BPF_F_ALLOW_MULTI, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
+use aya_obj::generated::{
+    BPF_F_ALLOW_MULTI, BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type,
+};
 use daemon_api::{AddResponse, Status, path};
 
 use crate::{
@@ -33,13 +37,20 @@ struct Balancer {
 
 impl Balancer {
     fn attach(cgroup: &Path) -> Self {
+        Self::attach_with(cgroup, BPF_F_ALLOW_MULTI)
+    }
+
+    /// Before the programs that the cgroup has (Linux 6.17).
+    fn attach_first(cgroup: &Path) -> Self {
+        Self::attach_with(cgroup, BPF_F_ALLOW_MULTI | BPF_F_BEFORE)
+    }
+
+    fn attach_with(cgroup: &Path, flags: u32) -> Self {
         let balancer = Self {
             program: load(),
             cgroup: File::open(cgroup).unwrap(),
         };
-        balancer
-            .run(bpf_cmd::BPF_PROG_ATTACH, BPF_F_ALLOW_MULTI)
-            .unwrap();
+        balancer.run(bpf_cmd::BPF_PROG_ATTACH, flags).unwrap();
         balancer
     }
 
@@ -255,6 +266,121 @@ fn agent_that_clears_the_root_meets_no_error() {
     meshed(&daemon, &pod);
     assert_eq!(clear(daemon.cgroup()), 10);
     check(&daemon, &pod, "pods");
+}
+
+/// The number of child cgroups with the program.
+fn children(daemon: &Daemon) -> usize {
+    let status: Status = daemon.get(path::STATUS).ok();
+    let connect = status.programs.iter().find(|one| one.name == "connect4");
+    connect.expect("it is loaded").attach_count
+}
+
+fn await_children(daemon: &Daemon, count: usize) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while children(daemon) != count {
+        assert!(Instant::now() < end, "{} child cgroups", children(daemon));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn new_cgroup_gets_programs_at_once() {
+    let daemon = Daemon::start("newcgroup");
+    await_children(&daemon, 0);
+    for (count, name) in (1..).zip(["kubepods.slice", "machine.slice"]) {
+        fs::create_dir(daemon.cgroup().join(name)).unwrap();
+        await_children(&daemon, count);
+    }
+    let pod = Pod::new("newcgroup", &["10.1.0.1/24"]);
+    meshed(&daemon, &pod);
+    let balancer = Balancer::attach(daemon.cgroup());
+    check(&daemon, &pod, "kubepods.slice");
+    drop(balancer);
+}
+
+#[test]
+fn foreign_program_is_logged_and_counted() {
+    const METRIC: &str = "sluice_foreign_programs{hook=\"connect4\",program=\"balance_connect\"";
+    let mut daemon = Daemon::start("foreign");
+    let log = daemon.log();
+    // A new cgroup starts a round.
+    let logged = |line: &str, cgroup: &str| {
+        fs::create_dir(daemon.cgroup().join(cgroup)).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !log.lines().iter().any(|one| {
+            one.contains(line) && one.contains("balance_connect") && one.contains("uid=0")
+        }) {
+            assert!(Instant::now() < end, "{line}: {:?}", log.lines());
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let balancer = Balancer::attach(daemon.cgroup());
+    logged("foreign program runs after Sluice", "one");
+    let metric = format!("{METRIC},order=\"after\"}} 1");
+    assert!(daemon.get("/metrics").body.contains(&metric));
+    drop(balancer);
+    logged("foreign program is detached", "two");
+    assert!(!daemon.get("/metrics").body.contains(METRIC));
+
+    // A program of the Pods' own cgroup, as old kernels order it.
+    let balancer = Balancer::attach_first(&daemon.cgroup().join("one"));
+    logged("foreign program runs before Sluice", "three");
+    let metric = format!("{METRIC},order=\"before\"}} 1");
+    assert!(daemon.get("/metrics").body.contains(&metric));
+    let status: Status = daemon.get(path::STATUS).ok();
+    assert!(
+        status.ready
+            && status
+                .problems
+                .iter()
+                .any(|one| one.contains("balance_connect"))
+    );
+    drop(balancer);
+    let lines = log.lines();
+    let of_balancer = lines.iter().filter(|one| one.contains("balance_connect"));
+    assert_eq!(
+        of_balancer.count(),
+        3,
+        "one line for each change: {lines:?}"
+    );
+}
+
+#[test]
+fn detach_finds_the_root_by_its_mount() {
+    let mut daemon = Daemon::start("moved");
+    daemon.stop();
+    // The path of the daemon's root does not exist in this mount namespace.
+    let script = r#"
+        mount -t tmpfs none "$1" && mkdir "$1/here" && mount --bind "$2" "$1/here"
+        awk '$3 == "cgroup2" { print $2 }' /proc/self/mounts | grep -v "$1" | xargs -n 1 umount -l
+        shift 2; exec "$@""#;
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    command.arg(directory.path()).arg(daemon.cgroup());
+    let output = daemon.detach_by(command);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(clear(daemon.cgroup()), 0);
+}
+
+#[test]
+fn detach_without_the_hierarchy_fails_and_says_so() {
+    let mut daemon = Daemon::start("unmounted");
+    daemon.stop();
+    let script = r#"
+        awk '$3 == "cgroup2" { print $2 }' /proc/self/mounts | xargs -n 1 umount -l
+        exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    let output = daemon.detach_by(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("no cgroup2 file system"),
+        "{said}"
+    );
+    // The pins are still there, so it can be repeated.
+    assert!(daemon.detach().status.success());
+    assert_eq!(clear(daemon.cgroup()), 0);
 }
 
 #[test]

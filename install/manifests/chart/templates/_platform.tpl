@@ -8,6 +8,7 @@ default:
   paths:
     cniBin: /opt/cni/bin
     cniConf: /etc/cni/net.d
+    cniCache: /var/lib/cni
     run: /run/sluice
     state: /var/lib/sluice
     cgroup: /sys/fs/cgroup

@@ -50,6 +50,10 @@ volumeMounts:
     mountPath: /opt/cni/bin
   - name: cni-conf
     mountPath: /etc/cni/net.d
+  # What runtimes and Multus recorded of the Pods that are to be torn down by it.
+  - name: cni-cache
+    mountPath: /var/lib/cni
+    readOnly: true
   - name: state
     mountPath: /var/lib/sluice
 {{- end }}

@@ -11,6 +11,7 @@ impl PodManager {
     /// One full resync.
     pub(in crate::pods) fn resync(&mut self, survey: Survey) {
         self.repair_hooks();
+        self.log_foreign_programs();
         self.release_abandoned(&survey.abandoned);
         self.replay_pending_dels();
         self.refresh_routes();
@@ -18,6 +19,28 @@ impl PodManager {
         self.remove_stale_aliases();
         self.adopt(survey);
         self.resolve_pending();
+    }
+
+    /// Attaches programs to new children of the root cgroup.
+    pub(in crate::pods) fn attach_new_cgroups(&mut self) {
+        if let Err(error) = self.datapath.attach_new_children() {
+            error!(
+                error = one_line(&error),
+                "programs are not attached to new cgroups; retrying within 30 s"
+            );
+        }
+        self.log_foreign_programs();
+    }
+
+    /// Logs foreign programs that appeared, disappeared or changed their order.
+    pub(in crate::pods) fn log_foreign_programs(&mut self) {
+        match self.datapath.foreign_programs() {
+            Ok(found) => self.foreign_log.update(found),
+            Err(error) => warn!(
+                error = one_line(&error),
+                "failed to read the programs at the cgroup hooks"
+            ),
+        }
     }
 
     /// Unenrolls Pods whose netns only a mount keeps: they have neither an address nor a process

@@ -31,6 +31,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
     /// The repairs.
     pub(crate) repairs: Repairs,
+    /// Programs of other owners at Sluice's hooks.
+    pub(crate) foreign_programs: Vec<ForeignProgram>,
 }
 
 impl PodManager {
@@ -157,6 +159,7 @@ impl PodManager {
             pending: self.pending.len(),
             alias_fallbacks: self.alias_fallbacks()?,
             repairs: self.repairs,
+            foreign_programs: self.datapath.foreign_programs()?,
         })
     }
 
