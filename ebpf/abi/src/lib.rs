@@ -32,10 +32,10 @@ pub use pod::{
     SockRole,
 };
 pub use reason::Reason;
-pub use usage::AliasUsage;
+pub use usage::{AliasUsage, PodCounter, PodCounters};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
 /// layout of this number.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;

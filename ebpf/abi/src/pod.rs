@@ -338,8 +338,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        ABI_VERSION, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets, PortKey,
-        RateWindow, SockKey,
+        ABI_VERSION, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets, PodCounters,
+        PortKey, RateWindow, SockKey,
     };
 
     #[test]
@@ -362,6 +362,7 @@ mod tests {
             (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
             (size_of::<Event>(), align_of::<Event>()),
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
+            (size_of::<PodCounters>(), align_of::<PodCounters>()),
         ];
         let recorded = [
             (40, 8),
@@ -381,8 +382,9 @@ mod tests {
             (16, 8),
             (64, 8),
             (16, 8),
+            (40, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (7, recorded));
+        assert_eq!((ABI_VERSION, layout), (8, recorded));
     }
 
     const POD: PodConfig = PodConfig {

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
     Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey, InterfaceKey,
-    KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, Port, PortKey,
+    KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -22,6 +22,7 @@ pods!(
     Addr,
     AliasUsage,
     PodConfig,
+    PodCounters,
     NetnsEntry,
     Endpoint,
     Event,

@@ -3,14 +3,15 @@
 
 use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole,
+    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodCounter, PodFlags, Port, Reason,
+    SockRole,
     decide::{self, DNS, ListMatch, OutboundConn, Verdict},
 };
 
 use crate::{
     ALLOW, DENY, accelerate, conn_rate,
     context::{self, Family, read},
-    count::count,
+    count::{count, count_for_pod},
     dns, dst_alias, events, filter, inbound,
     maps::{self, DNS_CAPTURE},
     mptcp,
@@ -46,7 +47,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
     let dst = context::destination::<F>(ctx);
     let verdict = decide::<F>(ctx, netns, dst);
-    record(netns, dst, verdict.reason());
+    record(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => {
@@ -62,8 +63,14 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
 
 /// Counts a decision about a process in the Pod, and emits an event.
 #[inline(always)]
-pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
+pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
+    let reason = verdict.reason();
     count(reason);
+    let counter = match verdict {
+        Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
+        Verdict::Direct(_) => PodCounter::OutboundDirect,
+    };
+    count_for_pod(netns.pod.cookie, counter);
     if events::enabled() {
         let (uid, gid) = current_uid_gid();
         events::emit(&Event {

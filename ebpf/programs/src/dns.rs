@@ -55,7 +55,7 @@ pub(crate) fn capture<F: Family>(
         return ALLOW;
     }
     let verdict = connect::decide::<F>(ctx, netns, dst);
-    connect::record(netns, dst, verdict.reason());
+    connect::record(netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => ALLOW,
         Verdict::ToProxy(port, _) => {

@@ -9,14 +9,15 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodFlags, Port, PortList, Reason,
+    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodCounter, PodFlags, Port, PortList,
+    Reason,
     decide::{self, Arrival, InboundConn, Verdict},
 };
 
 use crate::{
     connect,
     context::{AF_INET, AF_INET6, read, read_addr},
-    count::count,
+    count::{count, count_for_pod},
     events, filter,
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
 };
@@ -56,6 +57,7 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     };
     match decide::inbound(&netns.pod, &facts(netns, arrival, asked_port(ctx))) {
         Verdict::Direct(reason) => {
+            count_for_pod(netns.pod.cookie, PodCounter::InboundDirect);
             record(ctx, &netns.pod, arrival, reason);
             SK_PASS
         }
@@ -70,9 +72,11 @@ fn hand_over(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: R
     let assigned = (v4 && assign_listener(ctx, pod.cookie, AF_INET))
         || assign_listener(ctx, pod.cookie, AF_INET6);
     if assigned {
+        count_for_pod(pod.cookie, PodCounter::InboundToProxy);
         record(ctx, pod, arrival, reason);
         SK_PASS
     } else {
+        count_for_pod(pod.cookie, PodCounter::Refused);
         record(ctx, pod, arrival, Reason::InboundNoProxy);
         SK_DROP
     }

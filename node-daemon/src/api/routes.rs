@@ -2,11 +2,16 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use daemon_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, MAX_MEASURE_SECONDS,
+    ProgramRuns, ProgramsRequest, Status, path,
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -15,10 +20,11 @@ use hyper::{
 };
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
 use crate::{
+    bpf::RunTime,
     config::ProxyUser,
     event_log::EventLog,
     kube::Cluster,
@@ -42,6 +48,7 @@ pub(super) enum Route {
     Events,
     Audit,
     Connections,
+    Programs,
     Status,
     Pods,
     Healthz,
@@ -49,7 +56,7 @@ pub(super) enum Route {
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 13] = [
+const ROUTES: [(&str, Method, Route); 14] = [
     (path::ADD, Method::POST, Route::Add),
     (path::DEL, Method::POST, Route::Del),
     (path::CHECK, Method::POST, Route::Check),
@@ -58,6 +65,7 @@ const ROUTES: [(&str, Method, Route); 13] = [
     (path::EVENTS, Method::POST, Route::Events),
     (path::AUDIT, Method::POST, Route::Audit),
     (path::CONNECTIONS, Method::POST, Route::Connections),
+    (path::PROGRAMS, Method::POST, Route::Programs),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
     (path::HEALTHZ, Method::GET, Route::Healthz),
@@ -105,6 +113,8 @@ pub(crate) struct Handler {
     cluster: Cluster,
     event_log: EventLog,
     proxy_user: ProxyUser,
+    /// The number of ADDs with annotations of the runtime, and without.
+    adds: Arc<[AtomicU64; 2]>,
     pub(super) metrics: Metrics,
 }
 
@@ -123,6 +133,7 @@ impl Handler {
             cluster,
             event_log,
             proxy_user,
+            adds: Arc::default(),
             metrics: Metrics::new(),
         }
     }
@@ -147,7 +158,8 @@ impl Handler {
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
             Route::Audit => Answer::json(&self.auditor.audit(decode(&body)?).await?),
             Route::Connections => Answer::json(&self.auditor.connections(decode(&body)?).await?),
-            Route::Status => Answer::json(&pods.status().await?),
+            Route::Programs => Answer::json(&self.measure(decode(&body)?).await?),
+            Route::Status => Answer::json(&self.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Healthz => Ok(Answer::Text("alive\n")),
             Route::Readyz => match pods.status().await? {
@@ -176,11 +188,38 @@ impl Handler {
         })
     }
 
+    /// The manager's status, with what the API itself has counted.
+    async fn status(&self) -> Result<Status, Error> {
+        let [with, without] = &*self.adds;
+        Ok(Status {
+            adds_with_annotations: with.load(Ordering::Relaxed),
+            adds_without_annotations: without.load(Ordering::Relaxed),
+            ..self.pods.status().await?
+        })
+    }
+
+    /// Measures the programs. The kernel's statistics cost each run about 20 ns, only meanwhile.
+    async fn measure(&self, request: ProgramsRequest) -> Result<Vec<ProgramRuns>, Error> {
+        let seconds = request.seconds.clamp(1, MAX_MEASURE_SECONDS);
+        let stats = self.pods.enable_stats().await?;
+        let before = self.pods.run_times().await?;
+        sleep(Duration::from_secs(seconds)).await;
+        let after = self.pods.run_times().await?;
+        drop(stats);
+        let mut runs: Vec<_> = after
+            .into_iter()
+            .map(|one| since(one, &before))
+            .collect();
+        runs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(runs)
+    }
+
     /// Asks the API server here, where the wait blocks no other request.
     async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
         let is_missing = request.annotations.is_none();
+        self.adds[usize::from(is_missing)].fetch_add(1, Ordering::Relaxed);
         if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
             let asked = match self.cluster.fetch_annotations(&mut request).await {
                 Err(source) if !is_missing => return Err(Error::NoManifest(source)),
@@ -198,6 +237,18 @@ impl Handler {
 /// Whether a mesh may intercept the Pod, judged by its annotations.
 fn may_be_meshed(request: &AddRequest) -> bool {
     !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
+}
+
+/// The runs of a program since the first measurement. A program that was replaced has another id.
+fn since(now: RunTime, before: &[RunTime]) -> ProgramRuns {
+    let earlier = before.iter().find(|one| one.id == now.id);
+    let (runs, time) = earlier.map_or((0, Duration::ZERO), |one| (one.runs, one.time));
+    ProgramRuns {
+        name: now.name,
+        id: now.id,
+        runs: now.runs.saturating_sub(runs),
+        nanos: u64::try_from(now.time.saturating_sub(time).as_nanos()).unwrap_or(u64::MAX),
+    }
 }
 
 fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {

@@ -8,6 +8,7 @@ mod attach;
 mod btf;
 mod cgroup_prog;
 mod error;
+mod fill;
 mod foreign;
 mod hierarchy;
 mod kernel_offsets;
@@ -15,12 +16,13 @@ mod link;
 mod listeners;
 mod netns_prog;
 mod pins;
+mod pod_counters;
 mod ring;
 mod rule_maps;
 mod typed_map;
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,7 +35,7 @@ use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, ConnKey, Endpoint, Event, Flow, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
-    PodFlags, Reason, maps,
+    PodCounters, PodFlags, Reason, maps,
 };
 
 use attach::EnabledHooks;
@@ -41,12 +43,14 @@ pub(crate) use attach::Features;
 #[cfg(fuzzing)]
 pub(crate) use btf::fuzz as fuzz_btf;
 pub(crate) use error::Error;
+pub(crate) use fill::{Fill, dump, fill};
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
 use netns_prog::NetnsProgram;
 use pins::Generation;
+use pod_counters::CounterMap;
 pub(crate) use pins::{Pins, PrivateBpffs};
 pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
@@ -71,6 +75,7 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    pod_counters: CounterMap,
     rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
@@ -127,6 +132,7 @@ impl Datapath {
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
             foreign_binds: ForeignBinds::open(&mut programs)?,
+            pod_counters: CounterMap::open(&mut programs)?,
             listeners: Listeners::open(&mut programs)?,
             netns_prog,
             counters: typed_map::open(&mut programs, maps::COUNTERS)?,
@@ -240,6 +246,28 @@ impl Datapath {
         Ok(views)
     }
 
+    /// Enables the kernel's statistics of programs until the descriptor is closed.
+    pub(crate) fn enable_stats() -> Result<OwnedFd, Error> {
+        aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .map_err(|source| Error::Stats(source.io_error))
+    }
+
+    /// The name and id of each program, with the number and duration of its runs while statistics were
+    /// enabled.
+    pub(crate) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        let time = |(name, program): (&str, &aya::programs::Program)| {
+            let info = program.info();
+            let info = info.map_err(|source| Error::program(name, source))?;
+            Ok(RunTime {
+                name: name.to_owned(),
+                id: info.id(),
+                runs: info.run_count(),
+                time: info.run_time(),
+            })
+        };
+        self.programs.programs().map(time).collect()
+    }
+
     /// Attaches the inbound hook to a network namespace.
     pub(crate) fn attach_sk_lookup(
         &mut self,
@@ -309,6 +337,7 @@ impl Datapath {
             self.enabled_hooks.setsockopt = true;
             self.attach()?;
         }
+        self.pod_counters.insert(cookie)?;
         self.netns_entries.set(cookie, *netns_entry)
     }
 
@@ -351,7 +380,13 @@ impl Datapath {
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
+        self.pod_counters.remove(cookie)?;
         self.dns_capture.remove(cookie)
+    }
+
+    /// The number of decisions about a Pod since it was enrolled.
+    pub(crate) fn pod_counters(&self, cookie: u64) -> Result<PodCounters, Error> {
+        self.pod_counters.get(cookie)
     }
 
     /// Denied binds of proxy ports: Pod, port and UID (LRU).
@@ -440,6 +475,19 @@ impl Datapath {
         };
         Reason::ALL.iter().map(total).collect()
     }
+}
+
+/// The runs of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RunTime {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its id.
+    pub(crate) id: u32,
+    /// Their number.
+    pub(crate) runs: u64,
+    /// Their duration in total.
+    pub(crate) time: Duration,
 }
 
 /// Whether the `setsockopt` hook is necessary, because sockets of a Pod's applications may be

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The file that is read if none is named, and if it exists.
-const DEFAULT: &str = "/etc/sluice/sluiced.toml";
+pub(crate) const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
 /// The daemon's behavior. Every key has a default; an unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

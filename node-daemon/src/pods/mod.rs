@@ -29,6 +29,7 @@ mod survey;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -42,7 +43,7 @@ use sluice_abi::Endpoint;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    bpf::{Datapath, Pins},
+    bpf::{Datapath, Pins, RunTime},
     config::OnExit,
     netns::Netns,
 };
@@ -281,6 +282,16 @@ impl Pods {
     ) -> Result<Vec<Details>, Error> {
         self.ask(move |manager| manager.details(cookie, &connections))
             .await?
+    }
+
+    /// Enables the kernel's statistics of programs until the descriptor is closed.
+    pub(crate) async fn enable_stats(&self) -> Result<OwnedFd, Error> {
+        self.ask(|_| Datapath::enable_stats()).await?.map_err(Into::into)
+    }
+
+    /// The runs of the programs.
+    pub(crate) async fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        self.ask(|manager| manager.run_times()).await?
     }
 
     /// The daemon's status.

@@ -19,10 +19,10 @@ use crate::{
     pods::add,
 };
 
-const APPLICATION: u32 = 1000;
+pub(crate) const APPLICATION: u32 = 1000;
 const PROXY: u32 = 1337;
 /// A connection to the peer's server.
-const CLIENT: &str = "held = socket.create_connection(('10.1.0.9', 80))";
+pub(crate) const CLIENT: &str = "held = socket.create_connection(('10.1.0.9', 80))";
 /// A server that has accepted one connection.
 const SERVER: &str = "
 server = socket.create_server(('0.0.0.0', 8080))
@@ -73,7 +73,7 @@ impl Drop for Process {
 }
 
 /// A Pod with a proxy, and a peer with a server.
-fn pair(daemon: &Daemon, test: &str) -> (Pod, Pod, Process) {
+pub(crate) fn pair(daemon: &Daemon, test: &str) -> (Pod, Pod, Process) {
     let (pod, mut peer) = (Pod::new(test, &[]), Pod::new(&format!("{test}-peer"), &[]));
     pod.link("10.1.0.1/24", &peer, "10.1.0.9/24");
     peer.listen_as(0, &[80]);
@@ -83,7 +83,7 @@ fn pair(daemon: &Daemon, test: &str) -> (Pod, Pod, Process) {
     (pod, peer, proxy)
 }
 
-fn mesh(daemon: &Daemon, pod: &Pod) {
+pub(crate) fn mesh(daemon: &Daemon, pod: &Pod) {
     let request = add("a", &pod.path(), &["10.1.0.1"]);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
 }

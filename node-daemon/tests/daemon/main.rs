@@ -9,6 +9,7 @@ mod api_server;
 mod audit;
 mod client;
 mod cluster;
+mod doctor;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod hardening;

@@ -186,6 +186,15 @@ impl Daemon {
             .collect()
     }
 
+    /// Makes every record older.
+    pub(crate) fn age_records(&self, by: Duration) {
+        for record in fs::read_dir(self.directory.path().join(STATE)).expect("records") {
+            let file = fs::File::open(record.expect("a record").path()).expect("a record");
+            let earlier = std::time::SystemTime::now() - by;
+            file.set_modified(earlier).expect("its time");
+        }
+    }
+
     /// Kills it, as a crash would.
     pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it runs");
@@ -275,6 +284,22 @@ impl Daemon {
     pub(crate) fn post(&self, path: &str, body: &impl serde::Serialize) -> Reply {
         let body = serde_json::to_string(body).expect("a body");
         client::send(&self.socket, "POST", path, &body)
+    }
+
+    /// `sluiced doctor` or `sluiced bug-report` for this daemon.
+    pub(crate) fn examine(&self, command: &str) -> Command {
+        let mut examine = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+        examine
+            .arg(command)
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--bpffs")
+            .arg(self.pins())
+            .arg("--cgroup")
+            .arg(&self.cgroup)
+            .arg("--config")
+            .arg(self.directory.path().join(CONFIG));
+        examine
     }
 
     /// Runs the daemon's own client.

@@ -30,13 +30,13 @@ const BACKEND_PORT: u16 = 8080;
 const APPLICATION: u32 = 1000;
 
 /// A `connect4` program at a cgroup, without a link, as load balancers attach theirs.
-struct Balancer {
+pub(crate) struct Balancer {
     program: OwnedFd,
     cgroup: File,
 }
 
 impl Balancer {
-    fn attach(cgroup: &Path) -> Self {
+    pub(crate) fn attach(cgroup: &Path) -> Self {
         Self::attach_with(cgroup, BPF_F_ALLOW_MULTI)
     }
 

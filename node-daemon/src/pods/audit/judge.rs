@@ -179,7 +179,7 @@ mod tests {
             ("[100::7f40:1]:15001", APPLICATION, true, Proxied),
             ("127.0.0.1:15053", APPLICATION, true, Proxied),
             ("127.0.0.1:15006", PROXY, false, Proxied),
-            ("127.0.0.1:8080", APPLICATION, true, Direct(Reason::OutboundLocal)),
+            ("127.0.0.1:9090", APPLICATION, true, Direct(Reason::OutboundLocal)),
             ("10.0.0.5:80", APPLICATION, true, Direct(Reason::OutboundLocal)),
             ("10.0.0.5:80", PROXY, false, Bypass(Reason::OutboundHairpin)),
             ("192.0.2.1:8080", APPLICATION, true, Direct(Reason::OutboundPortExcluded)),

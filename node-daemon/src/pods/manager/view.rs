@@ -1,12 +1,12 @@
 //! The manager's answers to status, list and metrics requests.
 
-use daemon_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
+use daemon_api::{Attachment, Feature, ForeignProgramView, PodCounters, PodName, PodView, Status};
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
+use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, PodCounter, Reason};
 
 use super::{AttachmentState, PodManager, name};
 use crate::{
-    bpf::{Features, ForeignProgram},
+    bpf::{Features, ForeignProgram, RunTime},
     pods::{Acceleration, Error, Repairs, error::one_line},
 };
 
@@ -59,6 +59,8 @@ impl PodManager {
             kernel,
             programs: self.datapath.programs()?,
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
+            adds_with_annotations: 0,
+            adds_without_annotations: 0,
             meshed_pods,
             unmeshed_pods,
             pending_pods: self.pending.len(),
@@ -142,12 +144,30 @@ impl PodManager {
                 listeners,
                 aliases: held,
                 alias_fallbacks: fallbacks,
+                age_seconds: self.store.age(known.record_id).as_secs(),
+                counters: cookie.map_or(Ok(PodCounters::default()), |one| self.counters(one))?,
                 addresses: known.record.addresses().collect(),
                 meshed: known.status.is_meshed(),
                 reason: known.status.reason(),
             })
         };
         self.attachments.iter().map(view).collect()
+    }
+
+    fn counters(&self, cookie: u64) -> Result<PodCounters, Error> {
+        let counts = self.datapath.pod_counters(cookie)?;
+        Ok(PodCounters {
+            outbound_to_proxy: counts.get(PodCounter::OutboundToProxy),
+            outbound_direct: counts.get(PodCounter::OutboundDirect),
+            inbound_to_proxy: counts.get(PodCounter::InboundToProxy),
+            inbound_direct: counts.get(PodCounter::InboundDirect),
+            refused: counts.get(PodCounter::Refused),
+        })
+    }
+
+    /// The runs of the programs.
+    pub(in crate::pods) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        Ok(self.datapath.run_times()?)
     }
 
     pub(in crate::pods) fn read(&self) -> Result<MetricsSnapshot, Error> {
