@@ -79,20 +79,20 @@ build: setup
 demo: export SLUICED := $(TARGET)/debug/sluiced
 demo: export SLUICE_CNI := $(TARGET)/debug/sluice-cni
 demo: root setup
-	@$(CARGO) build --workspace
+	@$(CARGO) build -p sluiced -p sluice-cni -p sluice-conformance
 	@$(TARGET)/debug/sluice-conformance demo
 
 # SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
 conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
-	@$(TARGET)/release/sluice-conformance runtimes
+	@$(TARGET)/release/sluice-e2e runtimes
 
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos
 
 bench: root build
 	@setup/packages.sh bench
-	@$(TARGET)/release/sluice-conformance bench $(BENCH)
+	@$(TARGET)/release/sluice-bench $(BENCH)
 
 scale: root build
 	@$(TARGET)/release/sluice-conformance scale
@@ -137,9 +137,9 @@ manifests:
 e2e: IMAGE := sluice.test/sluice:latest
 e2e: root image
 	@setup/kubernetes.sh
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-conformance
-	@conformance/e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
-	@$(TARGET)/$(HOST)/release/sluice-conformance e2e
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e
+	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
+	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
 
 lint: setup
 	@setup/cargo-deny.sh

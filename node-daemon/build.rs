@@ -54,7 +54,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
         "ebpf/programs/src",
         "ebpf/programs/Cargo.toml",
         "ebpf/programs/Cargo.lock",
-        "ebpf/abi/src",
+        "ebpf/sluice-abi/src",
     ] {
         // Relative to this package: a target directory may be copied to another checkout.
         println!("cargo::rerun-if-changed=../{input}");

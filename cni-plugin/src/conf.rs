@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use daemon_api::ValidAttachment;
 use serde_json::{Map, Value, value::RawValue};
+use sluice_api::ValidAttachment;
 
 use crate::{Error, invocation::is_identifier, version::UNSTATED};
 
@@ -144,7 +144,7 @@ pub(crate) fn network(object: &Map<String, Value>) -> Result<String, Error> {
 
 /// `socket`, or the default.
 pub(crate) fn socket(object: &Map<String, Value>) -> Result<PathBuf, Error> {
-    let socket = text(object, "socket")?.unwrap_or(daemon_api::SOCKET);
+    let socket = text(object, "socket")?.unwrap_or(sluice_api::SOCKET);
     if socket.starts_with('/') {
         return Ok(socket.into());
     }
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn absent_keys_have_defaults() {
         let conf = conf(r#"{"name":"n","type":"sluice-cni"}"#).unwrap();
-        assert_eq!(conf.socket, PathBuf::from(daemon_api::SOCKET));
+        assert_eq!(conf.socket, PathBuf::from(sluice_api::SOCKET));
         assert_eq!(conf.timeout, Duration::from_secs(5));
         assert_eq!(
             (conf.annotations, conf.valid, conf.prev_result),

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::ApiError;
 use serde::{Serialize, de::DeserializeOwned};
+use sluice_api::ApiError;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;

@@ -1,41 +1,11 @@
 //! The errors of an invocation and their codes (CNI spec 1.1.0, section "Error").
 
-use std::{fmt, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
-use daemon_api::{ApiError, code, text::Printable};
 use serde_json::{Value, json};
+use sluice_api::{ApiError, code, text::Printable};
 
-use crate::version::SUPPORTED;
-
-/// A CNI verb.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// Enroll the Pod.
-    Add,
-    /// Unenroll the Pod.
-    Del,
-    /// Compare the Pod with the desired state.
-    Check,
-    /// Remove every attachment that is not listed.
-    Gc,
-    /// Report whether an ADD would succeed.
-    Status,
-    /// Report the supported versions.
-    Version,
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Gc => "GC",
-            Self::Status => "STATUS",
-            Self::Version => "VERSION",
-        })
-    }
-}
+use crate::spec::{SUPPORTED, Verb};
 
 /// The reason why an invocation failed.
 #[derive(Debug, thiserror::Error)]

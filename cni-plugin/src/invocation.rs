@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, env};
 
-use daemon_api::{Attachment, PodName};
+use sluice_api::{Attachment, PodName};
 
-use crate::{Error, error::Verb};
+use crate::{Error, spec::Verb};
 
 /// The variables of an invocation (CNI spec 1.1.0, "Parameters"), unchecked.
 #[derive(Clone, Debug, Default)]

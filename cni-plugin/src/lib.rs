@@ -15,6 +15,7 @@ mod invocation;
 mod pending_del;
 mod remains;
 mod result;
+mod spec;
 mod stdin;
 mod verb;
 mod version;
@@ -23,9 +24,9 @@ use std::io;
 
 pub use error::Error;
 pub use invocation::Invocation;
+use spec::SUPPORTED;
 pub use stdin::read_stdin;
 pub use verb::{Output, run};
-use version::SUPPORTED;
 
 /// The text that the plugin prints without a runtime.
 #[must_use]

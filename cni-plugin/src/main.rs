@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use cni_plugin::{Invocation, describe, read_stdin, run};
+use sluice_cni::{Invocation, describe, read_stdin, run};
 
 fn main() -> ExitCode {
     if std::env::args_os().len() > 1 || !Invocation::requested() {

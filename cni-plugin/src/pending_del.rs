@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{Attachment, owned, pending_dels_dir};
+use sluice_api::{Attachment, owned, pending_dels_dir};
 
 /// Maximum number of pending DELs, in case no daemon returns.
 const MAX_PENDING: usize = 4096;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     Error, Stdin,
     conf::{self, Conf, DEFAULT_TIMEOUT, Document},
-    version::SUPPORTED,
+    spec::SUPPORTED,
 };
 
 /// The part of a configuration that DEL needs. A runtime repeats DEL until it succeeds, so an invalid
@@ -47,7 +47,7 @@ impl Remains {
         }
         Self {
             network: network.unwrap_or_default(),
-            socket: socket.unwrap_or_else(|| daemon_api::SOCKET.into()),
+            socket: socket.unwrap_or_else(|| sluice_api::SOCKET.into()),
             timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
             problems,
         }
@@ -76,24 +76,24 @@ mod tests {
             (
                 r#"{"name":"n","socket":7}"#,
                 "n",
-                daemon_api::SOCKET,
+                sluice_api::SOCKET,
                 "socket must be",
             ),
             (r#"{"name":7,"socket":"/s"}"#, "", "/s", "name must be"),
             (
                 r#"{"name":"n","cniVersion":"9.0.0"}"#,
                 "n",
-                daemon_api::SOCKET,
+                sluice_api::SOCKET,
                 "'9.0.0'",
             ),
             (
                 r#"{"name":"n","timeoutSeconds":"x"}"#,
                 "n",
-                daemon_api::SOCKET,
+                sluice_api::SOCKET,
                 "timeoutSeconds",
             ),
-            (r#"{"name":"n","#, "", daemon_api::SOCKET, "not JSON"),
-            ("", "", daemon_api::SOCKET, "not JSON"),
+            (r#"{"name":"n","#, "", sluice_api::SOCKET, "not JSON"),
+            ("", "", sluice_api::SOCKET, "not JSON"),
         ];
         for (text, network, socket, problem) in rows {
             let remains = read(text);

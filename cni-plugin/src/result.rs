@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use daemon_api::PodAddress;
 use serde_json::{Value, value::RawValue};
+use sluice_api::PodAddress;
 
 use crate::{
     Error,

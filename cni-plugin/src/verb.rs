@@ -2,21 +2,21 @@
 
 use std::time::Instant;
 
-use daemon_api::{
+use serde_json::json;
+use sluice_api::{
     AddRequest, AddResponse, DelResponse, GcRequest, Status, has_no_sidecar_annotation, path,
     text::Printable,
 };
-use serde_json::json;
 
 use crate::{
     Error, Invocation, Stdin,
     conf::{self, Conf, config_error},
     daemon::Daemon,
-    error::Verb,
     pending_del::PendingDel,
     remains::Remains,
     result,
-    version::{self, SUPPORTED},
+    spec::{SUPPORTED, Verb},
+    version,
 };
 
 /// The output of an invocation.

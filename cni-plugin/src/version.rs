@@ -1,11 +1,10 @@
 //! The versions of the CNI spec, with their result forms and verbs.
 
-use crate::{Error, error::Verb};
+use crate::{
+    Error,
+    spec::{SUPPORTED, Verb},
+};
 
-/// Every supported version, oldest first.
-pub(crate) const SUPPORTED: [&str; 7] = [
-    "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0",
-];
 /// The version for a missing or empty `cniVersion` (libcni's `ConfigDecoder`).
 pub(crate) const UNSTATED: &str = SUPPORTED[0];
 

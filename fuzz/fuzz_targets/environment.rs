@@ -1,4 +1,4 @@
 //! The plugin's environment.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &str| cni_plugin::fuzz::environment(input));
+libfuzzer_sys::fuzz_target!(|input: &str| sluice_cni::fuzz::environment(input));

@@ -1,4 +1,4 @@
 //! The plugin's standard input.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| cni_plugin::fuzz::stdin(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| sluice_cni::fuzz::stdin(input));

@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     entry::{Entry, PLUGIN},
-    installation::InstallSpec,
+    spec::{InstallSpec, Mode, Paths},
 };
 
 /// Installs Sluice's CNI plugin in a node's network configuration, and uninstalls it.
@@ -51,40 +51,6 @@ pub(crate) enum Command {
     Status(Status),
 }
 
-/// Directories of the host.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Paths {
-    /// Plugin directory of the container runtime.
-    #[arg(
-        long = "cni-bin-dir",
-        value_name = "DIR",
-        default_value = "/opt/cni/bin"
-    )]
-    pub(crate) cni_bin: PathBuf,
-    /// Configuration directory of the container runtime.
-    #[arg(
-        long = "cni-conf-dir",
-        value_name = "DIR",
-        default_value = "/etc/cni/net.d"
-    )]
-    pub(crate) cni_conf: PathBuf,
-    /// Cache directory of libcni. While a cached configuration names the plugin, uninstall keeps
-    /// the plugin's file.
-    #[arg(
-        long = "cni-cache-dir",
-        value_name = "DIR",
-        default_value = "/var/lib/cni"
-    )]
-    pub(crate) cni_cache: PathBuf,
-    /// Directory for the state that an exact uninstall needs.
-    #[arg(
-        long = "state-dir",
-        value_name = "DIR",
-        default_value = "/var/lib/sluice"
-    )]
-    pub(crate) state: PathBuf,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Install {
     #[command(flatten)]
@@ -93,7 +59,7 @@ pub(crate) struct Install {
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
     /// Socket of the daemon, as seen from the host.
-    #[arg(long, value_name = "PATH", default_value = daemon_api::SOCKET)]
+    #[arg(long, value_name = "PATH", default_value = sluice_api::SOCKET)]
     pub(crate) socket: PathBuf,
     /// Which configuration gets the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
@@ -116,17 +82,6 @@ pub(crate) struct Status {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Which configuration gets the entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    /// The primary network's own file.
-    Chained,
-    /// A copy of it with a higher priority. No other program rewrites it, so it also covers Pods
-    /// that start after a reboot, before Sluice, when the primary network has written its own file
-    /// again.
-    Standalone,
 }
 
 impl Install {

@@ -9,8 +9,8 @@ use std::{
 use crate::{
     atomic_file::{self, Error},
     attributes::Access,
+    conf_files::{self, Files, Plugins},
     plan::Step,
-    select::{self, Files, Plugins},
 };
 
 /// containerd refuses configurations that are longer (go-cni's `MaxFileSize`).
@@ -47,7 +47,7 @@ impl Directory<'_> {
                 listing.files.extend(folder(&name, &entry.path()));
                 continue;
             }
-            if !select::is_configuration(&name) {
+            if !conf_files::is_configuration(&name) {
                 continue;
             }
             match read(&entry.path()) {

@@ -19,7 +19,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(socket: &Path) -> Self {
-        let elsewhere = socket != Path::new(daemon_api::SOCKET);
+        let elsewhere = socket != Path::new(sluice_api::SOCKET);
         Self {
             socket: elsewhere.then(|| socket.to_string_lossy().into_owned()),
         }

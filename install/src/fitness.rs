@@ -4,9 +4,9 @@
 use std::fmt;
 
 use crate::{
+    conf_files::{Files, Plugins, folder},
     conflist::{self, Error, List, Object, value},
     entry::PLUGIN,
-    select::{Files, Plugins, folder},
 };
 
 /// Keys that must be true or false. libcni takes them as texts, too, since 1.2.

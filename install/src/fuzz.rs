@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
+    conf_files::{Files, Plugins},
     conflist,
     entry::Entry,
     fitness,
-    select::{Files, Plugins},
 };
 
 /// A configuration of the container network, single or list.
@@ -17,7 +17,7 @@ use crate::{
 ///
 /// If an edit cannot be undone to the byte, or changes anything else.
 pub fn conflist(text: &str) {
-    let entry = Entry::new(Path::new(daemon_api::SOCKET));
+    let entry = Entry::new(Path::new(sluice_api::SOCKET));
     let (files, plugins) = (Files::new(), Plugins::new());
     let list = if fitness::of_list(text, &files, &plugins).is_ok() {
         text.to_owned()

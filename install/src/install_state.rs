@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{atomic_file, attributes::Access, cli::Paths, plan::Change};
+use crate::{atomic_file, attributes::Access, plan::Change, spec::Paths};
 
 /// The journal's file in the state directory.
 const NAME: &str = "install.json";

@@ -7,21 +7,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use fail::fail_point;
+use sluice_api::owned;
 use thiserror::Error;
 
 use crate::{
     atomic_file,
     attributes::Access,
-    cli::{Mode, Paths},
+    conf_files::{Files, Plugins},
     directory::{Directory, Listing},
-    entry::{Entry, PLUGIN},
+    entry::PLUGIN,
     failpoint,
     install_state::{self, InstallState, Phase},
     plan::{self, Change, Step},
-    probe, remarks,
-    select::{self, Files, Plugins},
+    probe, remarks, select,
+    spec::{InstallSpec, Paths},
     users,
 };
 
@@ -43,14 +43,6 @@ pub(crate) enum Error {
     NoPlugin { path: PathBuf, source: io::Error },
     #[error("{name} would add no Pod with Sluice's entry; the entry is not added: {reason}")]
     Unserved { name: String, reason: String },
-}
-
-/// What is to be in place.
-#[derive(Debug)]
-pub(crate) struct InstallSpec {
-    pub(crate) plugin: PathBuf,
-    pub(crate) entry: Entry,
-    pub(crate) mode: Mode,
 }
 
 /// What a run found and did.

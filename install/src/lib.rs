@@ -23,6 +23,7 @@ mod atomic_file;
 mod attributes;
 mod backoff;
 mod cli;
+mod conf_files;
 mod conflist;
 mod directory;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod probe;
 mod reconcile;
 mod remarks;
 mod select;
+mod spec;
 mod status;
 mod uninstall_marker;
 mod users;
@@ -52,14 +54,15 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser as _;
-use daemon_api::text;
+use sluice_api::text;
 use tracing::{info, warn};
 use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
-    cli::{Cli, Command, Install, Paths},
+    cli::{Cli, Command, Install},
     install_state::Phase,
     installation::{Installation, Report},
+    spec::Paths,
 };
 
 /// How long the plugin outlives the configuration if both go with the daemon, within the time that

@@ -20,10 +20,11 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    cli::Mode,
+    conf_files::{self, Files, Plugins},
     conflist,
     entry::Entry,
-    select::{self, Files, Plugins},
+    select,
+    spec::Mode,
 };
 
 /// Sluice's own configuration. It sorts before everything that is in use.
@@ -267,7 +268,7 @@ fn place(primary: &str, text: &str, mode: Mode) -> Result<Place, conflist::Error
     if conflist::is_delegating(text) {
         return Ok(Place::Theirs(conflist::with_delegated_entry));
     }
-    let is_list = select::is_list(primary);
+    let is_list = conf_files::is_list(primary);
     if is_list && conflist::kinds(text).is_empty() {
         let network = conflist::name(text).unwrap_or_default();
         return Ok(Place::Folder(network + IN_FOLDER));

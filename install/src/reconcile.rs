@@ -24,10 +24,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     backoff::Backoff,
-    cli::Paths,
     directory::Directory,
     install_state::Phase,
-    installation::{InstallSpec, Installation, Report},
+    installation::{Installation, Report},
+    spec::{InstallSpec, Paths},
 };
 
 /// Delay between a change and the check: programs write files in several steps.

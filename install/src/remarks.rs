@@ -3,9 +3,9 @@
 use std::io;
 
 use crate::{
-    cli::Mode,
-    conflist, plan,
-    select::{self, Files, Plugins},
+    conf_files::{Files, Plugins},
+    conflist, plan, select,
+    spec::Mode,
 };
 
 /// Plugins of meshes that redirect a Pod's traffic themselves.

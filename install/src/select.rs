@@ -5,17 +5,11 @@
 //! use; containerd stops at it, hence the warning. Where it depends on the runtime and its version
 //! whether a file is used, each file that may be chosen is a candidate.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::{
+    conf_files::{Files, Plugins, extension},
     conflist,
     fitness::{self, Doubt},
 };
-
-/// The texts of the directory's files, by name; those in folders as `FOLDER/NAME`.
-pub(crate) type Files = BTreeMap<String, String>;
-/// The names of the plugins that are installed.
-pub(crate) type Plugins = BTreeSet<String>;
 
 /// The outcome of a choice.
 #[derive(Debug, Default)]
@@ -61,29 +55,6 @@ pub(crate) fn select<'a>(files: &'a Files, plugins: &Plugins) -> Selection<'a> {
     let first = selection.first();
     selection.doubts.retain(|(name, _)| Some(*name) == first);
     selection
-}
-
-/// The plugins in the folder of a network's name, in the order in which libcni runs them.
-pub(crate) fn folder<'a>(network: &str, files: &'a Files) -> impl Iterator<Item = &'a String> {
-    let prefix = format!("{network}/");
-    (files.iter())
-        .filter(move |(name, _)| name.starts_with(&prefix))
-        .map(|(_, text)| text)
-}
-
-/// Whether a runtime looks at a file of this name.
-pub(crate) fn is_configuration(name: &str) -> bool {
-    matches!(extension(name), "conf" | "conflist" | "json")
-}
-
-/// Whether the file is a list of plugins, and not a single one.
-pub(crate) fn is_list(name: &str) -> bool {
-    extension(name) == "conflist"
-}
-
-/// As Go's `filepath.Ext` has it: also that of a name that begins with the dot.
-fn extension(name: &str) -> &str {
-    name.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
 
 #[cfg(test)]

@@ -3,18 +3,19 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
-use daemon_api::text::Printable;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sluice_api::text::Printable;
 
 use crate::{
     attributes::Access,
-    cli::Paths,
+    conf_files::{self, Files},
     directory::{Directory, Listing},
     entry::PLUGIN,
     install_state::{InstallState, Phase},
     plan, probe, remarks,
-    select::{self, Files, Selection},
+    select::{self, Selection},
+    spec::Paths,
     users,
 };
 
@@ -117,7 +118,7 @@ pub(crate) fn status(paths: &Paths) -> Result<Status> {
 fn configs_with_entry(files: &Files) -> Vec<String> {
     let configured = files
         .keys()
-        .filter(|name| select::is_configuration(name) && !name.contains('/'));
+        .filter(|name| conf_files::is_configuration(name) && !name.contains('/'));
     let configs_with_entry = configured.filter(|name| plan::entry(name, files).is_some());
     configs_with_entry.cloned().collect()
 }

@@ -19,12 +19,12 @@ pub(crate) fn daemon_requested(socket: &Path) -> bool {
     while UnixStream::connect(socket).is_ok() && Instant::now() < end {
         thread::sleep(PAUSE);
     }
-    daemon_api::uninstall_marker(socket).exists()
+    sluice_api::uninstall_marker(socket).exists()
 }
 
 /// Removes the marker after the uninstallation, so that no later installer acts on it.
 pub(crate) fn acknowledge(socket: &Path) -> io::Result<()> {
-    fs::remove_file(daemon_api::uninstall_marker(socket))
+    fs::remove_file(sluice_api::uninstall_marker(socket))
 }
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let socket = run.path().join("sluiced.sock");
         let daemon = UnixListener::bind(&socket).unwrap();
-        let mark = daemon_api::uninstall_marker(&socket);
+        let mark = sluice_api::uninstall_marker(&socket);
         let ending = thread::spawn(move || {
             thread::sleep(PAUSE * 3);
             File::create(mark).unwrap();

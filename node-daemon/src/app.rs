@@ -3,9 +3,9 @@
 use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::text;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
+use sluice_api::text;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, sleep},
@@ -17,11 +17,14 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, OnExit, Paths, RunArgs},
+    config::{Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Auditor, Mesh, NodePolicy, PendingDels, Pods, StartupState, Store, one_line},
+    pods::{
+        self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState,
+        Store, one_line,
+    },
     privileges,
 };
 
@@ -94,7 +97,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let event_log = EventLog::default();
         let upkeep = [
             tokio::spawn(resync_loop(pods.clone(), auditor.clone())),
-            tokio::spawn(handle_netns_found(netns_found, pods.clone(), auditor.clone())),
+            tokio::spawn(handle_netns_found(
+                netns_found,
+                pods.clone(),
+                auditor.clone(),
+            )),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),

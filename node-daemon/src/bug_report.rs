@@ -12,10 +12,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use daemon_api::{AuditRequest, ConnectionsRequest, ProgramsRequest, path};
 use flate2::{Compression, write::GzEncoder};
 use hyper::Method;
 use sluice_abi::ABI_VERSION;
+use sluice_api::{AuditRequest, ConnectionsRequest, ProgramsRequest, path};
 
 use crate::{
     bpf, client,
@@ -51,12 +51,15 @@ struct Archive {
 
 /// Writes the archive, and prints its path.
 pub(crate) fn run(args: &BugReportArgs) -> anyhow::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let path = args
         .output
         .clone()
         .unwrap_or_else(|| format!("sluice-bug-report-{}.tar.gz", now.as_secs()).into());
-    let file = File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file =
+        File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut archive = Archive {
         tar: tar::Builder::new(GzEncoder::new(file, Compression::default())),
         time: now.as_secs(),
@@ -87,7 +90,10 @@ impl Archive {
     fn doctor(&mut self, args: &DoctorArgs) -> anyhow::Result<()> {
         let checks = doctor::checks(args);
         self.add("doctor.txt", Ok(doctor::page(&checks).into()))?;
-        self.add("doctor.json", serde_json::to_vec(&checks).map_err(Into::into))
+        self.add(
+            "doctor.json",
+            serde_json::to_vec(&checks).map_err(Into::into),
+        )
     }
 
     fn daemon(&mut self, socket: &Path) -> anyhow::Result<()> {
@@ -146,8 +152,16 @@ impl Archive {
         }
         let mounts = read(Path::new("/proc/self/mountinfo")).map(|table| {
             let text = String::from_utf8_lossy(&table).into_owned();
-            let ours = |line: &&str| [" - bpf ", " - cgroup", " nsfs "].iter().any(|one| line.contains(one));
-            text.lines().filter(ours).collect::<Vec<_>>().join("\n").into_bytes()
+            let ours = |line: &&str| {
+                [" - bpf ", " - cgroup", " nsfs "]
+                    .iter()
+                    .any(|one| line.contains(one))
+            };
+            text.lines()
+                .filter(ours)
+                .collect::<Vec<_>>()
+                .join("\n")
+                .into_bytes()
         });
         self.add("host-mounts", mounts)?;
         self.add("sluice-install.txt", output("sluice-install", &["status"]))
@@ -161,7 +175,10 @@ impl Archive {
                 continue;
             }
             for container in fs::read_dir(pod.path()).into_iter().flatten().flatten() {
-                let files = fs::read_dir(container.path()).into_iter().flatten().flatten();
+                let files = fs::read_dir(container.path())
+                    .into_iter()
+                    .flatten()
+                    .flatten();
                 found.extend(files.map(|file| (container.file_name(), file.path())));
             }
         }

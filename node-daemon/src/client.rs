@@ -6,14 +6,14 @@ mod table;
 use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use daemon_api::{
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
+use hyper_util::rt::TokioIo;
+use sluice_api::{
     ApiError, Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView,
     ProgramRuns, ProgramView, ProgramsRequest, Status, path,
     text::{self, Printable},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
-use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
 pub(crate) use audit::{audit, connections};
@@ -212,7 +212,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
         print(HEAD.as_bytes())?;
     }
     loop {
-        let body = serde_json::to_vec(&daemon_api::EventsRequest {
+        let body = serde_json::to_vec(&sluice_api::EventsRequest {
             cursor,
             pod: pod.clone(),
         })?;
@@ -418,7 +418,7 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Attachment, PodCounters, PodName};
+    use sluice_api::{Attachment, PodCounters, PodName};
 
     use super::*;
 

@@ -8,10 +8,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use daemon_api::SOCKET;
 use ipnet::IpNet;
+use sluice_api::SOCKET;
 
-pub(crate) use file::{Config, DEFAULT, Error, OnEnrol, OnExit, ProxyUser};
+pub(crate) use file::{Config, DEFAULT, Error, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]
@@ -100,7 +100,7 @@ pub(crate) struct StatusArgs {
     /// Measure the time that each program takes, for this many seconds.
     #[arg(
         long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
-        value_parser = clap::value_parser!(u64).range(1..=daemon_api::MAX_MEASURE_SECONDS)
+        value_parser = clap::value_parser!(u64).range(1..=sluice_api::MAX_MEASURE_SECONDS)
     )]
     pub(crate) programs: Option<u64>,
 }
@@ -282,7 +282,8 @@ mod tests {
 
     #[test]
     fn destinations_are_networks_with_a_port_or_without() {
-        let includes = |text: &str, to: &str| destination(text).unwrap().includes(to.parse().unwrap());
+        let includes =
+            |text: &str, to: &str| destination(text).unwrap().includes(to.parse().unwrap());
         for (text, to, expected) in [
             ("10.0.0.0/8", "10.1.2.3:80", true),
             ("10.0.0.0/8", "11.1.2.3:80", false),

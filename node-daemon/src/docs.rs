@@ -114,7 +114,7 @@ fn set<T: ToString>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> {
 
 /// The values of constants in a source file of the API crate: `pub const NAME: TYPE = VALUE;`.
 fn constants(kind: &str) -> BTreeSet<String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/src/lib.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("sluice-api/src/lib.rs");
     let source = fs::read_to_string(source).unwrap();
     let value = |line: &str| {
         let (_, rest) = line.trim().strip_prefix("pub const ")?.split_once(kind)?;

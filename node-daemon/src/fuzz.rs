@@ -1,7 +1,7 @@
 //! The fuzz targets of the daemon, and the properties that they check.
 
-use daemon_api::{AddRequest, Attachment, GcRequest};
 use serde::{Serialize, de::DeserializeOwned};
+use sluice_api::{AddRequest, Attachment, GcRequest};
 
 use crate::{
     bpf,

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use config::{Cli, Command};
-use daemon_api::text;
+use sluice_api::text;
 
 /// The command line.
 #[must_use]

@@ -59,7 +59,9 @@ pub(crate) enum Error {
 /// The first needed capability that this process does not have, and its purpose.
 pub(crate) fn missing() -> Result<Option<(Capability, &'static str)>, Error> {
     let held = caps::read(None, CapSet::Permitted)?;
-    let missing = NEEDED.iter().find(|(capability, _)| !held.contains(capability));
+    let missing = NEEDED
+        .iter()
+        .find(|(capability, _)| !held.contains(capability));
     Ok(missing.copied())
 }
 

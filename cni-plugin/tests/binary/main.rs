@@ -403,7 +403,7 @@ fn is_one_safe_line(text: &str) {
     let safe = |one| (' '..='~').contains(&one) || one == '…';
     assert!(text.chars().all(safe), "{text:?}");
     assert!(
-        text.chars().count() <= daemon_api::text::LONGEST,
+        text.chars().count() <= sluice_api::text::LONGEST,
         "{}",
         text.len()
     );

@@ -168,7 +168,7 @@ impl Outcome {
 
 /// The attachments of which the daemon will read that they are gone.
 pub(super) fn pending_deletions(directory: &TempDir) -> Vec<Value> {
-    let directory = daemon_api::pending_dels_dir(&directory.path().join("daemon.sock"));
+    let directory = sluice_api::pending_dels_dir(&directory.path().join("daemon.sock"));
     let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let read = |file: std::fs::DirEntry| std::fs::read(file.path()).unwrap();
     files

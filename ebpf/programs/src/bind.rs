@@ -10,14 +10,11 @@ use aya_ebpf::{
 use sluice_abi::{ForeignKey, NetnsEntry, Port, Reason};
 
 use crate::{
-    ALLOW, DENY, connect,
-    context::{self, TCP, read},
+    ALLOW, DENY,
+    context::{self, TCP, UDP, read},
     count::count,
     maps::{self, FOREIGN_BINDS, PROXY_SOCKETS},
 };
-
-/// `IPPROTO_UDP`.
-const UDP: u32 = 17;
 
 /// After a bind. A process outside every meshed Pod costs one hash lookup.
 #[inline(always)]
@@ -37,7 +34,7 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
-    let (uid, gid) = connect::current_uid_gid();
+    let (uid, gid) = context::current_uid_gid();
     if !netns.pod.may_bind(uid, gid) {
         report(netns, port, protocol, uid);
         count(Reason::ForeignBind);

@@ -1,40 +1,30 @@
 //! `connect(2)`: applies the outbound rules, stores the original destination, and redirects to the
 //! proxy.
 
-use aya_ebpf::{bindings::bpf_sock, helpers::bpf_get_current_uid_gid, programs::SockAddrContext};
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, OrigDst, PodCounter, PodFlags, Port, Reason,
-    SockRole,
-    decide::{self, DNS, ListMatch, OutboundConn, Verdict},
+    Addr, Endpoint, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole, decide::Verdict,
 };
 
 use crate::{
     ALLOW, DENY, accelerate, conn_rate,
-    context::{self, Family, read},
-    count::{count, count_for_pod},
-    dns, dst_alias, events, filter, inbound,
-    maps::{self, DNS_CAPTURE},
-    mptcp,
-    opaque_flags::{Fact, OpaqueFlags},
+    context::{self, Family},
+    count::count,
+    dns, dst_alias, maps, mptcp,
     order::Level,
-    pending,
+    outbound, pending,
 };
-
-/// `SOCK_STREAM`.
-const STREAM: u32 = 1;
-/// `IPPROTO_TCP`.
-const TCP: u32 = 6;
 
 /// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
 /// (for pending Pods).
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
-    if dns::is_udp(ctx) {
+    if context::is_udp(ctx) {
         return dns::capture::<F>(ctx, level, |netns, dst| {
             bind_source::<F>(ctx, netns, dst, Addr::UNSPECIFIED);
         });
     }
-    if !is_tcp(ctx) {
+    if !context::is_tcp(ctx) {
         return ALLOW;
     }
     let cookie = context::netns_cookie(ctx);
@@ -46,8 +36,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return ALLOW;
     }
     let dst = context::destination::<F>(ctx);
-    let verdict = decide::<F>(ctx, netns, dst);
-    record(netns, dst, verdict);
+    let verdict = outbound::decide::<F>(ctx, netns, dst);
+    outbound::record(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => {
@@ -58,30 +48,6 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
             Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
-    }
-}
-
-/// Counts a decision about a process in the Pod, and emits an event.
-#[inline(always)]
-pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
-    let reason = verdict.reason();
-    count(reason);
-    let counter = match verdict {
-        Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
-        Verdict::Direct(_) => PodCounter::OutboundDirect,
-    };
-    count_for_pod(netns.pod.cookie, counter);
-    if events::enabled() {
-        let (uid, gid) = current_uid_gid();
-        events::emit(&Event {
-            cookie: netns.pod.cookie,
-            from: Endpoint::new(netns.addr_for(dst.addr), Port::new(0)),
-            to: dst,
-            reason: reason as u32,
-            uid,
-            gid,
-            pad: 0,
-        });
     }
 }
 
@@ -138,91 +104,6 @@ fn mark_accel_candidate(
 #[inline(always)]
 fn is_accelerated(addr: Addr) -> bool {
     maps::pod(addr).is_some_and(|pod| pod.flags.has(PodFlags::ACCELERATE_PROXIES))
-}
-
-/// Whether a socket uses TCP, also as the first subflow of an MPTCP connection.
-#[inline(always)]
-fn is_tcp(ctx: &SockAddrContext) -> bool {
-    read!(ctx.sock_addr, type_) == STREAM && read!(ctx.sock_addr, protocol) == TCP
-}
-
-/// The verdict for a socket's connection, or for its datagram to a DNS server.
-#[inline(always)]
-pub(crate) fn decide<F: Family>(
-    ctx: &SockAddrContext,
-    netns: &NetnsEntry,
-    dst: Endpoint,
-) -> Verdict {
-    decide::outbound(&netns.pod, &facts::<F>(ctx, netns, dst))
-}
-
-/// Whether the Pod's proxy answers queries to this port.
-#[inline(always)]
-pub(crate) fn captures_dns(netns: &NetnsEntry, port: Port) -> bool {
-    port.const_eq(DNS) && DNS_CAPTURE.get_ptr(netns.pod.cookie).is_some()
-}
-
-/// UID and GID of the calling process in the initial user namespace.
-#[inline(always)]
-pub(crate) fn current_uid_gid() -> (u32, u32) {
-    let owner = bpf_get_current_uid_gid();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the helper packs gid << 32 | uid"
-    )]
-    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
-    (uid, gid)
-}
-
-/// The inputs of the outbound rules.
-#[inline(always)]
-fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) -> OutboundConn {
-    let (uid, gid) = current_uid_gid();
-    let pod = &netns.pod;
-    let sk = context::socket(ctx);
-    let inbound_listed = || pod.flags.has(PodFlags::TPROXY) && inbound::is_listed(pod, dst.port);
-    let facts = OpaqueFlags::new(uid.into())
-        .set_if(Fact::LocalAddr, is_pod_addr(netns, dst.addr))
-        .set_if(Fact::PortExcluded, filter::excludes_port(pod, dst.port))
-        .set_if(Fact::Datagram, dns::is_udp(ctx))
-        .set_if(Fact::CapturesDns, captures_dns(netns, dst.port))
-        .set_if(Fact::InboundListed, inbound_listed())
-        .set_if(Fact::NetworkExcluded, filter::excludes(pod, dst.addr))
-        .set_if(Fact::PortListed, filter::includes_port(pod, dst.port))
-        .set_if(Fact::NetworkListed, filter::includes(pod, dst.addr))
-        .set_if(
-            Fact::Bypass,
-            filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),
-        );
-    OutboundConn {
-        uid,
-        gid,
-        mark: read!(sk, mark),
-        source: F::source(sk),
-        addr: dst.addr,
-        port: dst.port,
-        is_local_addr: facts.has(Fact::LocalAddr),
-        bypass: facts.has(Fact::Bypass),
-        excluded: facts.has(Fact::PortExcluded),
-        datagram: facts.has(Fact::Datagram),
-        captures_dns: facts.has(Fact::CapturesDns),
-        inbound_listed: facts.has(Fact::InboundListed),
-        list_match: ListMatch {
-            excluded: facts.has(Fact::NetworkExcluded),
-            port: facts.has(Fact::PortListed),
-            network: facts.has(Fact::NetworkListed),
-        },
-    }
-}
-
-/// Whether an address belongs to the Pod.
-#[inline(always)]
-pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
-    if netns.owns(addr) {
-        return true;
-    }
-    netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS)
-        && maps::pod(addr).is_some_and(|pod| pod.cookie == netns.pod.cookie)
 }
 
 /// Returns the alias address for this destination, if one can be allocated.
@@ -307,22 +188,9 @@ fn redirect_with_storage<F: Family>(
 #[inline(always)]
 fn bind_source<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Addr, routed: Addr) {
     if F::source(context::socket(ctx)).is_unspecified()
-        && let Some(source_addr) = source_addr(netns, dst)
+        && let Some(source_addr) = outbound::source_addr(netns, dst)
         && !source_addr.const_eq(routed)
     {
         let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);
     }
-}
-
-/// The Pod's source address for a destination, unless that is a loopback address. The source of a
-/// connection to an own IPv6 address is that address (RFC 6724, rule 1); the local routes of IPv4 use
-/// the first address of a network.
-#[inline(always)]
-pub(crate) fn source_addr(netns: &NetnsEntry, dst: Addr) -> Option<Addr> {
-    let source_addr = if !dst.is_v4() && is_pod_addr(netns, dst) {
-        dst
-    } else {
-        filter::source(&netns.pod, dst).unwrap_or_else(|| netns.addr_for(dst))
-    };
-    (!dst.connects_to_loopback() && !source_addr.is_unspecified()).then_some(source_addr)
 }

@@ -8,7 +8,10 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{bpf_sock, bpf_sock_addr, bpf_sockopt, sockaddr},
     cty::c_void,
-    helpers::{bpf_bind, bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get},
+    helpers::{
+        bpf_bind, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_sk_storage_delete,
+        bpf_sk_storage_get,
+    },
     programs::SockAddrContext,
 };
 use sluice_abi::{Addr, Endpoint, OrigDst, Port};
@@ -20,8 +23,14 @@ pub(crate) const AF_INET: u16 = 2;
 /// `AF_INET6`.
 pub(crate) const AF_INET6: u16 = 10;
 
+/// `SOCK_STREAM`.
+const STREAM: u32 = 1;
+/// `SOCK_DGRAM`.
+const DATAGRAM: u32 = 2;
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u32 = 6;
+/// `IPPROTO_UDP`.
+pub(crate) const UDP: u32 = 17;
 
 /// Maximum size of a socket option that the kernel passes to programs: one page.
 const OPTION_BYTES: i32 = 4096;
@@ -90,6 +99,30 @@ pub(crate) use {read, read_addr, read_v6};
 pub(crate) fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the helper accepts every context unchanged.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
+}
+
+/// UID and GID of the calling process in the initial user namespace.
+#[inline(always)]
+pub(crate) fn current_uid_gid() -> (u32, u32) {
+    let owner = bpf_get_current_uid_gid();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the helper packs gid << 32 | uid"
+    )]
+    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    (uid, gid)
+}
+
+/// Whether a socket uses TCP, also as the first subflow of an MPTCP connection.
+#[inline(always)]
+pub(crate) fn is_tcp(ctx: &SockAddrContext) -> bool {
+    read!(ctx.sock_addr, type_) == STREAM && read!(ctx.sock_addr, protocol) == TCP
+}
+
+/// Whether a socket uses UDP.
+#[inline(always)]
+pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
+    read!(ctx.sock_addr, type_) == DATAGRAM && read!(ctx.sock_addr, protocol) == UDP
 }
 
 /// Preserves an option that is longer than the part that programs see: to the kernel, zero means "not

@@ -8,29 +8,19 @@ use sluice_abi::{
 };
 
 use crate::{
-    ALLOW, DENY, connect,
-    context::{self, Family, read},
+    ALLOW, DENY,
+    context::{self, Family},
     count::count,
     maps,
     order::Level,
+    outbound,
 };
-
-/// `SOCK_DGRAM`.
-const DATAGRAM: u32 = 2;
-/// `IPPROTO_UDP`.
-const UDP: u32 = 17;
-
-/// Whether a socket uses UDP.
-#[inline(always)]
-pub(crate) fn is_udp(ctx: &SockAddrContext) -> bool {
-    read!(ctx.sock_addr, type_) == DATAGRAM && read!(ctx.sock_addr, protocol) == UDP
-}
 
 /// `sendmsg(2)` with a destination address.
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     capture::<F>(ctx, level, |netns, dst| {
-        if let Some(source_addr) = connect::source_addr(netns, dst) {
+        if let Some(source_addr) = outbound::source_addr(netns, dst) {
             F::set_source(ctx.sock_addr, source_addr);
         }
     })
@@ -51,11 +41,11 @@ pub(crate) fn capture<F: Family>(
     let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
-    if !connect::captures_dns(netns, dst.port) || level.is_decided(ctx) {
+    if !outbound::captures_dns(netns, dst.port) || level.is_decided(ctx) {
         return ALLOW;
     }
-    let verdict = connect::decide::<F>(ctx, netns, dst);
-    connect::record(netns, dst, verdict);
+    let verdict = outbound::decide::<F>(ctx, netns, dst);
+    outbound::record(netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => ALLOW,
         Verdict::ToProxy(port, _) => {

@@ -2,11 +2,13 @@
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
 use sluice_abi::{
-    Addr, CidrKey, InterfaceKey, PodConfig, PodFlags, Port, PortKey, PortList, maps::MAX_NETWORKS,
+    Addr, CidrKey, InterfaceKey, NetnsEntry, PodConfig, PodFlags, Port, PortKey, PortList,
+    maps::MAX_NETWORKS,
 };
 
 use crate::maps::{
-    BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, PORT_RANGES, PORTS, PREFSRC_BY_DST,
+    self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, PORT_RANGES, PORTS,
+    PREFSRC_BY_DST,
 };
 
 /// Whether an outbound port is excluded.
@@ -84,4 +86,25 @@ pub(crate) fn source(pod: &PodConfig, dst: Addr) -> Option<Addr> {
 fn covers(networks: &LpmTrie<CidrKey, u8, MAX_NETWORKS>, pod: &PodConfig, addr: Addr) -> bool {
     let key = CidrKey::new(pod.cookie, addr);
     networks.get(&Key::new(CidrKey::BITS, key)).is_some()
+}
+
+/// Whether the Pod's list of inbound ports contains this port.
+#[inline(always)]
+pub(crate) fn lists_inbound_port(pod: &PodConfig, port: Port) -> bool {
+    let list = if pod.flags.has(PodFlags::INBOUND_ALLOWLIST) {
+        PortList::InboundIncluded
+    } else {
+        PortList::InboundExcluded
+    };
+    lists_port(pod, list, port)
+}
+
+/// Whether an address belongs to the Pod.
+#[inline(always)]
+pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
+    if netns.owns(addr) {
+        return true;
+    }
+    netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS)
+        && maps::pod(addr).is_some_and(|pod| pod.cookie == netns.pod.cookie)
 }

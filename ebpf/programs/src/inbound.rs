@@ -9,14 +9,12 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodCounter, PodFlags, Port, PortList,
-    Reason,
+    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodCounter, Port, Reason,
     decide::{self, Arrival, InboundConn, Verdict},
 };
 
 use crate::{
-    connect,
-    context::{AF_INET, AF_INET6, read, read_addr},
+    context::{AF_INET, AF_INET6, TCP, read, read_addr},
     count::{count, count_for_pod},
     events, filter,
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
@@ -26,9 +24,6 @@ use crate::{
 /// the programs, as `mptcp::HAS_MPTCP`.
 #[unsafe(no_mangle)]
 static HAS_INGRESS_IFINDEX: u32 = 0;
-
-/// `IPPROTO_TCP`.
-const TCP: u32 = 6;
 
 /// Handles one connection. If it is dropped, the kernel sends a reset.
 ///
@@ -125,9 +120,9 @@ fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
     let pod = &netns.pod;
     InboundConn {
         port,
-        local: arrival.is_local(connect::is_pod_addr(netns, arrival.from)),
+        local: arrival.is_local(filter::is_pod_addr(netns, arrival.from)),
         bypass: filter::bypasses_from(pod, arrival.from, arrival.interface),
-        listed: is_listed(pod, port),
+        listed: filter::lists_inbound_port(pod, port),
     }
 }
 
@@ -141,17 +136,6 @@ fn ingress(ctx: &SkLookupContext) -> u32 {
     read!(ctx.lookup, ingress_ifindex)
 }
 
-/// Whether the Pod's list of inbound ports contains this port.
-#[inline(always)]
-pub(crate) fn is_listed(pod: &PodConfig, port: Port) -> bool {
-    let list = if pod.flags.has(PodFlags::INBOUND_ALLOWLIST) {
-        PortList::InboundIncluded
-    } else {
-        PortList::InboundExcluded
-    };
-    filter::lists_port(pod, list, port)
-}
-
 /// Whether a connection from outside to this port of a Pod is redirected.
 #[inline(always)]
 pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
@@ -159,7 +143,7 @@ pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
         port,
         local: false,
         bypass: false,
-        listed: is_listed(pod, port),
+        listed: filter::lists_inbound_port(pod, port),
     };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }

@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow, ForeignKey,
-    InterfaceKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodCounters, PortKey, RateWindow, Reason,
-    SockKey,
+    InterfaceKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodCounters, PortKey, RateWindow,
+    Reason, SockKey,
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, MAX_ACCEL_FLOWS, MAX_ACCEL_SOCKS, MAX_ALIASES,
         MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS,

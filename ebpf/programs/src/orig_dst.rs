@@ -3,7 +3,6 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sockopt},
-    helpers::bpf_get_current_uid_gid,
     programs::{SockAddrContext, SockoptContext},
 };
 use sluice_abi::{Endpoint, Port, Reason, SockRole};
@@ -96,12 +95,7 @@ fn caller_is_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
     let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return false;
     };
-    let owner = bpf_get_current_uid_gid();
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the helper packs gid << 32 | uid"
-    )]
-    let (uid, gid) = (owner as u32, (owner >> 32) as u32);
+    let (uid, gid) = context::current_uid_gid();
     let pod = &netns.pod;
     uid == pod.proxy_uid || gid == pod.proxy_gid || pod.mark_matches(read!(sk, mark))
 }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    conf_files::{Files, Plugins},
     fitness::{self, Doubt},
-    select::{Files, Plugins},
 };
 
 fn check_list(text: &str) -> Result<Option<Doubt>, Error> {
@@ -22,7 +22,7 @@ fn check_single(text: &str) -> Result<Option<Doubt>, Error> {
 }
 
 fn standard() -> Entry {
-    Entry::new(Path::new(daemon_api::SOCKET))
+    Entry::new(Path::new(sluice_api::SOCKET))
 }
 
 fn parsed(text: &str) -> Value {

@@ -10,7 +10,7 @@ const LIST: &str = r#"{"name":"n","plugins":[{"type":"calico"}]}"#;
 const SINGLE: &str = r#"{"name":"s","type":"bridge"}"#;
 
 fn entry() -> Entry {
-    Entry::new(Path::new(daemon_api::SOCKET))
+    Entry::new(Path::new(sluice_api::SOCKET))
 }
 
 fn files(rows: &[(&str, &str)]) -> Files {

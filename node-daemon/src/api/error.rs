@@ -2,8 +2,8 @@
 
 use std::error::Error as _;
 
-use daemon_api::{ApiError, code, text::Printable};
 use hyper::{Method, StatusCode};
+use sluice_api::{ApiError, code, text::Printable};
 
 use crate::{kube, pods};
 
@@ -16,7 +16,7 @@ pub(super) enum Error {
     NotFound { path: String },
     #[error("{path} takes {allowed} only")]
     Method { path: &'static str, allowed: Method },
-    #[error("the body is larger than {} bytes", daemon_api::MAX_BODY)]
+    #[error("the body is larger than {} bytes", sluice_api::MAX_BODY)]
     TooLarge,
     #[error("the body did not arrive within {seconds} seconds")]
     BodyTimeout { seconds: u64 },
@@ -119,7 +119,7 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::text::LONGEST;
+    use sluice_api::text::LONGEST;
 
     use super::*;
 

@@ -5,12 +5,12 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use daemon_api::{FindingKind, text};
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use sluice_api::{FindingKind, text};
 
 use super::error::Error;
 use crate::pods::{AuditSummary, MetricsSnapshot};
@@ -151,7 +151,11 @@ fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
     registry.register("audit_findings", help, findings);
     let help = "TCP connections of meshed Pods";
     registry.register("audit_connections", help, connections);
-    registry.register("audit_duration_seconds", "Duration of the latest audit", seconds);
+    registry.register(
+        "audit_duration_seconds",
+        "Duration of the latest audit",
+        seconds,
+    );
     let help = "End of the latest audit, in seconds since 1970";
     registry.register("audit_timestamp_seconds", help, timestamp);
 }
@@ -160,8 +164,8 @@ fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use daemon_api::PodName;
     use sluice_abi::Reason;
+    use sluice_api::PodName;
 
     use super::*;
     use crate::{

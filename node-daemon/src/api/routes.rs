@@ -9,10 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, MAX_MEASURE_SECONDS,
-    ProgramRuns, ProgramsRequest, Status, path,
-};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
     Method, Request,
@@ -20,6 +16,10 @@ use hyper::{
 };
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
+use sluice_api::{
+    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, MAX_MEASURE_SECONDS,
+    ProgramRuns, ProgramsRequest, Status, path,
+};
 use tokio::time::{sleep, timeout};
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
@@ -206,10 +206,7 @@ impl Handler {
         sleep(Duration::from_secs(seconds)).await;
         let after = self.pods.run_times().await?;
         drop(stats);
-        let mut runs: Vec<_> = after
-            .into_iter()
-            .map(|one| since(one, &before))
-            .collect();
+        let mut runs: Vec<_> = after.into_iter().map(|one| since(one, &before)).collect();
         runs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         Ok(runs)
     }
@@ -236,7 +233,7 @@ impl Handler {
 
 /// Whether a mesh may intercept the Pod, judged by its annotations.
 fn may_be_meshed(request: &AddRequest) -> bool {
-    !(request.annotations.as_ref()).is_some_and(daemon_api::has_no_sidecar_annotation)
+    !(request.annotations.as_ref()).is_some_and(sluice_api::has_no_sidecar_annotation)
 }
 
 /// The runs of a program since the first measurement. A program that was replaced has another id.
@@ -307,8 +304,8 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{AddRequest, Attachment, PodAddress, PodName};
     use proptest::prelude::*;
+    use sluice_api::{AddRequest, Attachment, PodAddress, PodName};
 
     use super::*;
 

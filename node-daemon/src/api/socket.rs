@@ -10,12 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{owned, uninstall_marker};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::stat::{Mode, umask},
 };
+use sluice_api::{owned, uninstall_marker};
 use tokio::net::UnixListener;
 
 /// The socket cannot be created.

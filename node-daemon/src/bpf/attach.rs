@@ -1,7 +1,7 @@
 //! Loads the eBPF object and attaches its programs to their hooks, from one table.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::{
         fd::{AsFd as _, BorrowedFd},
@@ -20,12 +20,13 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
     BPF_SK_MSG_VERDICT,
 };
-use nix::errno::Errno;
 use sluice_abi::{KernelOffsets, maps};
 
 use super::{
-    Error, hierarchy, kernel_offsets,
+    Error, hierarchy,
+    kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
+    pinned_link::{attach_one, program, put, replace},
     pins::{self, Generation},
 };
 
@@ -47,9 +48,8 @@ pub(super) const SK_MSG_PROG: &str = "msg_verdict";
 /// the node at each `setsockopt`, so it is attached only if sockets of applications are accelerated.
 pub(super) const SETSOCKOPT_PROG: &str = "setsockopt";
 
-/// Name of the `fentry` program for `splice(2)`, and of its kernel function.
+/// Name of the `fentry` program for `splice(2)`.
 pub(super) const SPLICE_PROG: &str = "tcp_splice_read";
-pub(super) const SPLICE_FN: &str = "tcp_splice_read";
 
 /// libbpf's number of attempts to load a program.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -291,62 +291,11 @@ pub(super) fn has_sk_lookup(pin: &Path) -> bool {
     Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
 }
 
-pub(super) fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
-    let program = object.program(name).ok_or(Error::Missing { name })?;
-    let fd = program
-        .fd()
-        .map_err(|source| Error::program(name, source))?;
-    Ok(fd.as_fd())
-}
-
-/// Replaces the program of a pinned link, if there is one that passes `is_ours`.
-pub(super) fn replace(
-    program: BorrowedFd<'_>,
-    pin: &Path,
-    is_ours: impl Fn(&Link) -> bool,
-) -> io::Result<bool> {
-    let link = match Link::open(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    if !is_ours(&link) {
-        return Ok(false);
-    }
-    match link.replace(program) {
-        Ok(()) => Ok(true),
-        // The cgroup or namespace was removed at this moment.
-        Err(error) if error.raw_os_error() == Some(Errno::ENOLINK as i32) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// The new link is active before the old one, if any, is removed.
-pub(super) fn attach_one(
-    program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    hook: bpf_attach_type,
-    pin: &Path,
-) -> io::Result<()> {
-    put(&Link::attach(program, target, hook)?, pin)
-}
-
-/// Pins a link, and replaces an existing pin.
-fn put(link: &Link, pin: &Path) -> io::Result<()> {
-    match link.pin(pin) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(pin)?;
-            link.pin(pin)
-        }
-        pinned => pinned,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use aya_obj::Object;
 
-    use super::*;
+    use super::{super::cgroup_prog, *};
 
     #[test]
     fn every_program_of_the_object_has_a_hook() {
@@ -355,7 +304,7 @@ mod tests {
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
         hooked.extend([SK_LOOKUP_PROG, SK_MSG_PROG, SPLICE_PROG]);
         hooked.extend(
-            hierarchy::HOOKS
+            cgroup_prog::HOOKS
                 .iter()
                 .flat_map(|(child, root, _)| [*child, *root]),
         );

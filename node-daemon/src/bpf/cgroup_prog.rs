@@ -8,17 +8,29 @@
 
 use std::{
     ffi::CStr,
+    fs::File,
     io,
     mem::zeroed,
-    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
 };
 
 use aya_obj::generated::{
-    BPF_F_ALLOW_MULTI, BPF_F_BEFORE, BPF_F_QUERY_EFFECTIVE, BPF_F_REPLACE, bpf_attach_type,
+    BPF_F_ALLOW_MULTI, BPF_F_BEFORE, BPF_F_QUERY_EFFECTIVE, BPF_F_REPLACE,
+    bpf_attach_type::{
+        self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET4_POST_BIND,
+        BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_INET6_POST_BIND,
+        BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
+        BPF_CGROUP_UDP6_SENDMSG,
+    },
     bpf_attr, bpf_cmd, bpf_map_info, bpf_prog_info,
 };
 use nix::errno::Errno;
+
+use crate::cgroup;
 
 use super::link::{bpf, empty, length_of, number, terminated};
 
@@ -26,6 +38,20 @@ use super::link::{bpf, empty, length_of, number, terminated};
 const MAX_PROGRAMS: usize = 64;
 /// Maximum number of maps of a program whose names are read.
 const MAX_MAPS: usize = 64;
+
+/// The child copy, the root copy, and their hook.
+pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
+    ("connect4", "root_connect4", BPF_CGROUP_INET4_CONNECT),
+    ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
+    ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
+    ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
+    ("post_bind4", "post_bind4", BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", "post_bind6", BPF_CGROUP_INET6_POST_BIND),
+    ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
+    ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
+    ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
+    ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
+];
 
 /// The kernel's information about a loaded program.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +148,35 @@ pub(super) fn detach(
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Detaches the programs whose pins are in `pins` from the root cgroup. The pins stay.
+///
+/// `root` is the path of the daemon that attached them. The hierarchy may be mounted elsewhere here, so
+/// its root is a second candidate. Fails if neither is a cgroup: the programs would stay active.
+pub(super) fn detach_pinned(pins: &Path, root: &Path) -> io::Result<()> {
+    let candidates = [Some(root.to_owned()), cgroup::find().ok()];
+    let mut cgroups: Vec<_> = (candidates.iter().flatten())
+        .filter_map(|path| File::open(path).ok())
+        .filter(cgroup::is_cgroup2)
+        .filter_map(|directory| Some((directory.metadata().ok()?.ino(), directory)))
+        .collect();
+    cgroups.dedup_by_key(|(id, _)| *id);
+    if cgroups.is_empty() {
+        return Err(io::Error::other(format!(
+            "programs are attached to the cgroup {}, which is not visible here, and no cgroup2 file \
+             system is mounted. Mount it and repeat",
+            root.display()
+        )));
+    }
+    for (_, name, hook) in HOOKS {
+        if let Some(program) = pinned(&pins.join(name))? {
+            for (_, cgroup) in &cgroups {
+                detach(cgroup.as_fd(), program.as_fd(), hook)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The program that is pinned at `path`; `None` if there is no file.

@@ -57,7 +57,9 @@ pub(crate) enum Error {
         holder: String,
     },
     /// The kernel does not measure programs.
-    #[error("the kernel's statistics of programs cannot be enabled: that needs Linux 5.8 and CAP_SYS_ADMIN")]
+    #[error(
+        "the kernel's statistics of programs cannot be enabled: that needs Linux 5.8 and CAP_SYS_ADMIN"
+    )]
     Stats(#[source] io::Error),
     /// The ring buffer could not be used.
     #[error("cannot read the ring buffer of found network namespaces")]

@@ -4,7 +4,8 @@ use std::{fmt::Debug, path::Path};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, CidrKey, Endpoint, InterfaceKey, NetnsEntry, PodConfig, PortKey, maps,
+    Addr, AliasKey, AliasUsage, CidrKey, Endpoint, InterfaceKey, NetnsEntry, PodConfig, PortKey,
+    maps,
 };
 
 use super::Error;
@@ -32,10 +33,22 @@ pub(crate) fn fill(directory: &Path) -> Result<Vec<Fill>, Error> {
     };
     [
         hash(maps::PROCESS_IP, maps::MAX_PODS, entries::<u64, NetnsEntry>),
-        hash(maps::LOCAL_POD_IPS, maps::MAX_PODS, entries::<Addr, PodConfig>),
+        hash(
+            maps::LOCAL_POD_IPS,
+            maps::MAX_PODS,
+            entries::<Addr, PodConfig>,
+        ),
         hash(maps::PORTS, maps::MAX_PORTS, entries::<PortKey, u8>),
-        hash(maps::EXCLUDE_IFINDEX, maps::MAX_INTERFACES, entries::<InterfaceKey, u8>),
-        hash(maps::ALIAS_TO_DST, maps::MAX_ALIASES, entries::<AliasKey, Endpoint>),
+        hash(
+            maps::EXCLUDE_IFINDEX,
+            maps::MAX_INTERFACES,
+            entries::<InterfaceKey, u8>,
+        ),
+        hash(
+            maps::ALIAS_TO_DST,
+            maps::MAX_ALIASES,
+            entries::<AliasKey, Endpoint>,
+        ),
         trie(maps::INCLUDE_CIDRS),
         trie(maps::EXCLUDE_CIDRS),
         trie(maps::BYPASS_CIDRS),
@@ -44,11 +57,7 @@ pub(crate) fn fill(directory: &Path) -> Result<Vec<Fill>, Error> {
     .collect()
 }
 
-fn found(
-    map: &'static str,
-    limit: usize,
-    used: Result<usize, MapError>,
-) -> Result<Fill, Error> {
+fn found(map: &'static str, limit: usize, used: Result<usize, MapError>) -> Result<Fill, Error> {
     match used {
         Ok(used) => Ok(Fill { map, used, limit }),
         Err(source) => Err(Error::map(map, "read", source)),
@@ -76,7 +85,10 @@ pub(crate) fn dump(
 ) -> Vec<(&'static str, Result<Vec<String>, Error>)> {
     let lines = |name, read: fn(Map, usize) -> Result<Vec<String>, MapError>| {
         let open = || read(Map::HashMap(MapData::from_pin(directory.join(name))?), most);
-        (name, open().map_err(|source| Error::map(name, "read", source)))
+        (
+            name,
+            open().map_err(|source| Error::map(name, "read", source)),
+        )
     };
     vec![
         lines(maps::PROCESS_IP, listed::<u64, NetnsEntry>),

@@ -19,41 +19,21 @@ use std::{
 };
 
 use aya::Ebpf;
-use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_INET4_CONNECT, BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET4_POST_BIND,
-    BPF_CGROUP_INET6_CONNECT, BPF_CGROUP_INET6_GETPEERNAME, BPF_CGROUP_INET6_POST_BIND,
-    BPF_CGROUP_UDP4_RECVMSG, BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_RECVMSG,
-    BPF_CGROUP_UDP6_SENDMSG,
-};
+use aya_obj::generated::bpf_attach_type;
 use sluice_abi::maps;
 use tracing::{debug, warn};
 
 use super::{
     Error,
-    attach::{attach_one, program, replace},
-    cgroup_prog::{self, ProgramInfo},
+    cgroup_prog::{self, HOOKS, ProgramInfo},
     link::Link,
+    pinned_link::{attach_one, program, replace},
     pins::{self, Generation},
 };
-use crate::cgroup;
 
 /// Maximum number of root children with their own copies. Processes of further children use the root
 /// copy.
 const MAX_CHILDREN: usize = 128;
-
-/// The child copy, the root copy, and their hook.
-pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
-    ("connect4", "root_connect4", BPF_CGROUP_INET4_CONNECT),
-    ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
-    ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
-    ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
-    ("post_bind4", "post_bind4", BPF_CGROUP_INET4_POST_BIND),
-    ("post_bind6", "post_bind6", BPF_CGROUP_INET6_POST_BIND),
-    ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
-    ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
-    ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
-    ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
-];
 
 /// A program of another owner at one of these hooks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -269,34 +249,6 @@ fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
             }
         }
     }
-}
-
-/// Detaches the programs whose pins are in `pins` from the root. The pins stay.
-///
-/// `root` is the path of the daemon that attached them. The hierarchy may be mounted elsewhere here, so
-/// its root is a second candidate. Fails if neither is a cgroup: the programs would stay active.
-pub(super) fn detach_root(pins: &Path, root: &Path) -> io::Result<()> {
-    let candidates = [Some(root.to_owned()), cgroup::find().ok()];
-    let mut cgroups: Vec<_> = (candidates.iter().flatten())
-        .filter_map(|path| Cgroup::open(path).ok())
-        .filter(|cgroup| cgroup::is_cgroup2(&cgroup.directory))
-        .collect();
-    cgroups.dedup_by_key(|cgroup| cgroup.id);
-    if cgroups.is_empty() {
-        return Err(io::Error::other(format!(
-            "programs are attached to the cgroup {}, which is not visible here, and no cgroup2 file \
-             system is mounted. Mount it and repeat",
-            root.display()
-        )));
-    }
-    for (_, name, hook) in HOOKS {
-        if let Some(program) = cgroup_prog::pinned(&pins.join(name))? {
-            for cgroup in &cgroups {
-                cgroup_prog::detach(cgroup.directory.as_fd(), program.as_fd(), hook)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Whether a Sluice daemon has loaded a program: its name is in the table, and it uses a map of ours.

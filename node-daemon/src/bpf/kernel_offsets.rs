@@ -4,7 +4,10 @@ use std::{fs, io};
 
 use sluice_abi::KernelOffsets;
 
-use super::{attach::SPLICE_FN, btf::Btf, link};
+use super::{btf::Btf, link};
+
+/// The kernel function that `splice(2)` calls to read from a TCP socket.
+pub(super) const SPLICE_FN: &str = "tcp_splice_read";
 
 /// The kernel's own BTF.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";

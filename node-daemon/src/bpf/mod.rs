@@ -15,6 +15,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod pinned_link;
 mod pins;
 mod pod_counters;
 mod ring;
@@ -31,12 +32,12 @@ use aya::{
     Ebpf,
     maps::{Array, MapData, PerCpuArray},
 };
-use daemon_api::ProgramView;
 use nix::time::{ClockId, clock_gettime};
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, ConnKey, Endpoint, Event, Flow, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
-    PodCounters, PodFlags, Reason, maps,
+    Addr, AliasKey, AliasUsage, ConnKey, Endpoint, Event, Flow, ForeignKey, KernelOffsets,
+    NetnsEntry, PodConfig, PodCounters, PodFlags, Reason, maps,
 };
+use sluice_api::ProgramView;
 
 use attach::EnabledHooks;
 pub(crate) use attach::Features;
@@ -50,8 +51,8 @@ pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
 use netns_prog::NetnsProgram;
 use pins::Generation;
-use pod_counters::CounterMap;
 pub(crate) use pins::{Pins, PrivateBpffs};
+use pod_counters::CounterMap;
 pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;

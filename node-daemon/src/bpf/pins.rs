@@ -25,7 +25,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -33,11 +32,11 @@ use nix::{
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use sluice_abi::{ABI_VERSION, maps};
+use sluice_api::owned;
 
 use super::{
     Error,
     cgroup_prog::{self, ProgramInfo},
-    hierarchy,
 };
 
 /// Directories of a generation, in the order of their removal: active programs first.
@@ -294,7 +293,7 @@ pub(super) fn remove(path: &Path, removed: &mut Vec<PathBuf>) -> Result<(), Erro
         Err(source) => Err(failed(source)),
         Ok(found) if found.is_dir() => {
             if let Ok(cgroup) = fs::read_link(path.join(CGROUP)) {
-                hierarchy::detach_root(path, &cgroup).map_err(failed)?;
+                cgroup_prog::detach_pinned(path, &cgroup).map_err(failed)?;
             }
             let mut inside = entries(path)?;
             inside.sort_by_key(|one| rank(one.file_name()));

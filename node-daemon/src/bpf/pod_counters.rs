@@ -24,7 +24,10 @@ impl CounterMap {
     /// Inserts the entry of a Pod, unless it exists.
     pub(super) fn insert(&mut self, cookie: u64) -> Result<(), Error> {
         let failed = |source| Error::map(maps::POD_COUNTERS, "write to", source);
-        if absent_is_none(self.0.get(&cookie, 0)).map_err(failed)?.is_some() {
+        if absent_is_none(self.0.get(&cookie, 0))
+            .map_err(failed)?
+            .is_some()
+        {
             return Ok(());
         }
         let cpus = nr_cpus().map_err(|(_, error)| failed(io_error(error)))?;

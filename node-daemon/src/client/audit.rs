@@ -1,9 +1,9 @@
 //! `sluiced audit` and `sluiced connections`.
 
-use daemon_api::{
+use hyper::Method;
+use sluice_api::{
     AuditRequest, AuditResponse, ConnectionView, Connections, ConnectionsRequest, Finding, path,
 };
-use hyper::Method;
 
 use super::{print, print_json, request, table::table};
 use crate::config::{AuditArgs, ConnectionsArgs};
@@ -37,7 +37,11 @@ fn report(audit: &AuditResponse) -> String {
     let mut lines = vec![format!(
         "{connections} connections of {pods} Pods in {millis} ms: {count} past the sidecar against a rule"
     )];
-    lines.extend(problems.iter().map(|one| format!("problem: {}", super::printable(one))));
+    lines.extend(
+        problems
+            .iter()
+            .map(|one| format!("problem: {}", super::printable(one))),
+    );
     if !findings.is_empty() {
         let head = [
             "POD", "KIND", "RULE", "LOCAL", "", "PEER", "UID", "PID", "PROCESS", "AGE", "",
@@ -77,11 +81,23 @@ pub(crate) fn connections(args: ConnectionsArgs) -> anyhow::Result<()> {
     }
     let Connections { connections, more } = serde_json::from_slice(&answer)?;
     let head = [
-        "POD", "LOCAL", "", "PEER", "PATH", "RULE", "ACCELERATED", "SENT", "RECEIVED", "PID", "PROCESS",
+        "POD",
+        "LOCAL",
+        "",
+        "PEER",
+        "PATH",
+        "RULE",
+        "ACCELERATED",
+        "SENT",
+        "RECEIVED",
+        "PID",
+        "PROCESS",
     ];
     let mut page = table(head, connections.iter().map(connection));
     if more > 0 {
-        page.push_str(&format!("\n{more} more are not listed: name a Pod with --pod"));
+        page.push_str(&format!(
+            "\n{more} more are not listed: name a Pod with --pod"
+        ));
     }
     print(page.as_bytes())
 }

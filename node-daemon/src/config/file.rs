@@ -5,12 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::owned;
 use serde::Deserialize;
+use sluice_api::owned;
 
 use crate::{
     kube::daemonset,
-    pods::{Acceleration, Meshes, MissingAnnotations},
+    pods::{Acceleration, Meshes, MissingAnnotations, OnEnrol, OnExit},
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -60,28 +60,6 @@ impl Default for Config {
             daemon_set: None,
         }
     }
-}
-
-/// The fate of the data path when the daemon stops.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnExit {
-    /// It stays, and the next daemon adopts it.
-    #[default]
-    Keep,
-    /// It is removed: Pods bypass their sidecars.
-    Detach,
-}
-
-/// The fate of a new Pod's connections that go past the proxy against the rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnEnrol {
-    /// They stay.
-    #[default]
-    Keep,
-    /// They are reset.
-    Reset,
 }
 
 /// The source of the user of a Pod's proxy.

@@ -1,16 +1,11 @@
 //! The daemon's answers, on which the checks are based.
 
-use std::{
-    io,
-    os::unix::net::UnixStream,
-    path::Path,
-    time::Duration,
-};
+use std::{io, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use anyhow::Context as _;
-use daemon_api::{AuditRequest, AuditResponse, PodView, Status, path};
 use hyper::Method;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use sluice_api::{AuditRequest, AuditResponse, PodView, Status, path};
 
 use crate::client;
 

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use daemon_api::text::Printable;
 use serde::Serialize;
+use sluice_api::text::Printable;
 
 /// The severity of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

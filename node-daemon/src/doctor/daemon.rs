@@ -1,6 +1,6 @@
 //! Checks of the daemon's answers. Pure.
 
-use daemon_api::{Finding, PodView};
+use sluice_api::{Finding, PodView};
 
 use super::{
     answers::{Answers, Reached},
@@ -99,7 +99,10 @@ fn features(answers: &Answers) -> Check {
     }
     Check::ok(
         "features",
-        format!("optional kernel features are missing: {}", missing.join("; ")),
+        format!(
+            "optional kernel features are missing: {}",
+            missing.join("; ")
+        ),
     )
 }
 
@@ -128,11 +131,15 @@ fn foreign_programs(answers: &Answers) -> Check {
 
 fn hooks(answers: &Answers) -> Check {
     let repairs = answers.metrics.sum("sluice_repairs_total{type=\"hooks\"}")
-        + answers.metrics.sum("sluice_repairs_total{type=\"inbound_hook\"}");
+        + answers
+            .metrics
+            .sum("sluice_repairs_total{type=\"inbound_hook\"}");
     if repairs > 0.0 {
         return Check::warning(
             "hooks",
-            format!("another program detached Sluice's programs {repairs} times; they are attached again"),
+            format!(
+                "another program detached Sluice's programs {repairs} times; they are attached again"
+            ),
             "find the program with 'bpftool cgroup tree' and remove it: an older eBPF mesh agent is likely",
         );
     }
@@ -140,10 +147,15 @@ fn hooks(answers: &Answers) -> Check {
 }
 
 fn refused(answers: &Answers) -> Check {
-    let errors = answers.metrics.all("sluice_api_errors_total{path=\"/v1/add\"");
+    let errors = answers
+        .metrics
+        .all("sluice_api_errors_total{path=\"/v1/add\"");
     let errors: Vec<_> = errors
         .map(|(labels, count)| {
-            let code = labels.split("code=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let code = labels
+                .split("code=\"")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next());
             format!("{count} with code {}", code.unwrap_or("?"))
         })
         .collect();
@@ -160,7 +172,10 @@ fn refused(answers: &Answers) -> Check {
 
 fn annotations(answers: &Answers) -> Check {
     let status = &answers.status;
-    match (status.adds_with_annotations, status.adds_without_annotations) {
+    match (
+        status.adds_with_annotations,
+        status.adds_without_annotations,
+    ) {
         (0, 0) => Check::ok("annotations", "no ADD so far"),
         (_, 0) => Check::ok("annotations", "the runtime passes them"),
         (_, missing) => Check::warning(
@@ -200,7 +215,10 @@ fn listeners(pods: &[PodView]) -> Check {
         );
         return Check::warning("sidecars", found, remedy);
     }
-    Check::ok("sidecars", format!("a proxy listens in all of {meshed} Pods"))
+    Check::ok(
+        "sidecars",
+        format!("a proxy listens in all of {meshed} Pods"),
+    )
 }
 
 fn pending(answers: &Answers) -> Check {
@@ -210,7 +228,9 @@ fn pending(answers: &Answers) -> Check {
     }
     Check::warning(
         "pending Pods",
-        format!("{pending} Pods whose namespace is unknown, {orphaned} namespaces whose Pod is unknown"),
+        format!(
+            "{pending} Pods whose namespace is unknown, {orphaned} namespaces whose Pod is unknown"
+        ),
         "inbound connections of pending Pods go past their sidecars until the first outbound one: restart them",
     )
 }
@@ -239,7 +259,10 @@ fn bypass(answers: &Answers) -> Check {
     if let Some(problem) = audit.problems.first() {
         return Check::warning(
             "bypass",
-            format!("{} Pods could not be audited: {problem}", audit.problems.len()),
+            format!(
+                "{} Pods could not be audited: {problem}",
+                audit.problems.len()
+            ),
             "'sluiced audit' lists all",
         );
     }
@@ -285,7 +308,10 @@ fn latency(answers: &Answers) -> Check {
             "see 'map shares'",
         );
     }
-    Check::ok("latency", "ADDs are fast, and every connection has an alias address")
+    Check::ok(
+        "latency",
+        "ADDs are fast, and every connection has an alias address",
+    )
 }
 
 fn name(pod: &PodView) -> String {

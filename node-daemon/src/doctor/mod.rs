@@ -11,9 +11,9 @@ mod node;
 use std::{process::ExitCode, time::Duration};
 
 use answers::{Answers, Reached};
-pub(crate) use check::{Check, page};
 #[cfg(test)]
 use check::Level;
+pub(crate) use check::{Check, page};
 
 use crate::{
     client,

@@ -24,8 +24,14 @@ pub(super) fn plugin() -> Check {
             "run 'sluice-install status' on the node, or in the container 'installer'",
         );
     }
-    let beside = std::env::current_exe().unwrap_or_default().with_file_name(INSTALLER);
-    let program = if beside.exists() { beside } else { INSTALLER.into() };
+    let beside = std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name(INSTALLER);
+    let program = if beside.exists() {
+        beside
+    } else {
+        INSTALLER.into()
+    };
     let output = match Command::new(&program).args(["status", "--json"]).output() {
         Ok(output) => output,
         Err(error) => {
@@ -85,9 +91,8 @@ pub(super) fn api_server(kubeconfig: Option<PathBuf>, timeout: Duration) -> Chec
     };
     let cluster = Cluster::new(kubeconfig);
     let node = std::env::var("NODE_NAME").unwrap_or_default();
-    let listed = runtime.block_on(async {
-        tokio::time::timeout(timeout, cluster.try_list(&node)).await
-    });
+    let listed =
+        runtime.block_on(async { tokio::time::timeout(timeout, cluster.try_list(&node)).await });
     match listed {
         Ok(Ok(count)) => Check::ok(CHECK, format!("lists {count} Pods of this node")),
         Ok(Err(Error::NoAccess)) => Check::skipped(
@@ -119,9 +124,15 @@ mod tests {
     fn installers_status_is_judged_by_phase_and_effect() {
         for (status, expected) in [
             (json!({"phase": "installed", "active": true}), Level::Ok),
-            (json!({"phase": "installed", "active": false}), Level::Problem),
+            (
+                json!({"phase": "installed", "active": false}),
+                Level::Problem,
+            ),
             (json!({"phase": "removing", "active": true}), Level::Problem),
-            (json!({"active": true, "conflicts": ["istio-cni"]}), Level::Warning),
+            (
+                json!({"active": true, "conflicts": ["istio-cni"]}),
+                Level::Warning,
+            ),
             (json!({}), Level::Problem),
         ] {
             assert_eq!(judge("CNI chain", &status).level, expected, "{status}");

@@ -17,8 +17,7 @@ use sluice_abi::ABI_VERSION;
 
 use super::check::Check;
 use crate::{
-    bpf,
-    cgroup,
+    bpf, cgroup,
     config::{self, Config},
     privileges,
 };
@@ -128,7 +127,11 @@ pub(super) fn node_memory() -> Check {
     };
     let found = format!("{} of {} MiB available", available / 1024, total / 1024);
     if available < total / SCARCE {
-        return Check::warning("node memory", found, "free memory: maps and sockets need kernel memory");
+        return Check::warning(
+            "node memory",
+            found,
+            "free memory: maps and sockets need kernel memory",
+        );
     }
     Check::ok("node memory", found)
 }
@@ -143,14 +146,22 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 pub(super) fn daemon_memory(pid: i32) -> Check {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let (Some(now), Some(peak)) = (kib(&status, "VmRSS:"), kib(&status, "VmHWM:")) else {
-        return Check::skipped("daemon memory", "the daemon's process is not visible here", "");
+        return Check::skipped(
+            "daemon memory",
+            "the daemon's process is not visible here",
+            "",
+        );
     };
     let limit = memory_limit(pid);
     let text = limit.map_or_else(
         || "no limit".to_owned(),
         |limit| format!("limit {} MiB", limit >> 20),
     );
-    let found = format!("{} MiB, at most {} MiB so far, {text}", now / 1024, peak / 1024);
+    let found = format!(
+        "{} MiB, at most {} MiB so far, {text}",
+        now / 1024,
+        peak / 1024
+    );
     if limit.is_some_and(|limit| now * 1024 * 100 > limit * NEARLY) {
         return Check::warning(
             "daemon memory",
@@ -167,10 +178,13 @@ fn memory_limit(pid: i32) -> Option<u64> {
     let limit = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
         let file = match (fields.next()?, fields.next()?) {
-            ("", path) => cgroup::find().ok()?.join(path.trim_start_matches('/')).join("memory.max"),
-            ("memory", path) => PathBuf::from(format!(
-                "/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"
-            )),
+            ("", path) => cgroup::find()
+                .ok()?
+                .join(path.trim_start_matches('/'))
+                .join("memory.max"),
+            ("memory", path) => {
+                PathBuf::from(format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"))
+            }
             _ => return None,
         };
         let limit: u64 = fs::read_to_string(file).ok()?.trim().parse().ok()?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use daemon_api::{Container, ContainerRole, Manifest};
 use k8s_openapi::api::core::v1::{self, PodSpec, PodTemplateSpec, SecurityContext};
+use sluice_api::{Container, ContainerRole, Manifest};
 
 /// Mesh containers whose arguments and environment determine the interception of a Pod.
 const OF_MESHES: [&str; 4] = [

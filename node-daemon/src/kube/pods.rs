@@ -3,7 +3,6 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use daemon_api::{AddRequest, PodName};
 use http_body_util::Limited;
 use hyper::Response;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
@@ -13,6 +12,7 @@ use kube::{
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use sluice_api::{AddRequest, PodName};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::MapResponseLayer;
 use tracing::{debug, info, warn};

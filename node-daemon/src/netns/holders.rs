@@ -70,12 +70,20 @@ impl ProcessTable {
 impl Holders {
     /// The processes. One that ends meanwhile is skipped.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        self.pids.iter().copied().filter_map(Process::read).collect()
+        self.pids
+            .iter()
+            .copied()
+            .filter_map(Process::read)
+            .collect()
     }
 
     /// Passes the inode of each socket of a process to `take`, until that returns `false`.
     pub(crate) fn sockets(&mut self, pid: i32, mut take: impl FnMut(u64) -> bool) {
-        for fd in fs::read_dir(of(pid).join("fd")).into_iter().flatten().flatten() {
+        for fd in fs::read_dir(of(pid).join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let Some(left) = self.left.checked_sub(1) else {
                 self.truncated = true;
                 return;

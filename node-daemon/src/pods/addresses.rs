@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use daemon_api::PodAddress;
+use sluice_api::PodAddress;
 
 use super::source_addr::is_global;
 use crate::netns::Interface;

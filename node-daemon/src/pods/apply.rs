@@ -1,10 +1,6 @@
 //! Executes the steps of a plan atomically: all of them, or none.
 
-use std::{
-    cell::Cell,
-    net::{IpAddr, Ipv6Addr},
-    os::fd::AsFd as _,
-};
+use std::{cell::Cell, os::fd::AsFd as _};
 
 use fail::fail_point;
 use tracing::{debug, warn};
@@ -13,14 +9,12 @@ use super::{
     Error,
     error::one_line,
     plan::{self, KernelState, Step},
+    source_addr::PASSTHROUGH,
 };
 use crate::{
     bpf::{self, Datapath, Features},
     netns::{Netns, ProxyUser, SourceRoute},
 };
-
-/// The source address of Istio's proxy when it forwards an IPv6 request to its application.
-pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
 /// The kernel state of one netns, as an owned value.
 pub(crate) struct AppliedState {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use daemon_api::Manifest;
 use ipnet::IpNet;
 use serde::Serialize;
+use sluice_api::Manifest;
 
 use super::{
     Annotations, NodePolicy,

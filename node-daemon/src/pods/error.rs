@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
-use daemon_api::{ApiError, Attachment, code};
+use sluice_api::{ApiError, Attachment, code};
 
 use super::{addresses, bypass, policy, rule_set, store};
 use crate::{

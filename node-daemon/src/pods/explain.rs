@@ -5,12 +5,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use daemon_api::Connection;
 use ipnet::IpNet;
 use sluice_abi::{
     Addr, Port, Reason,
     decide::{self, ListMatch, Verdict},
 };
+use sluice_api::Connection;
 
 use super::{
     plan::KernelState,

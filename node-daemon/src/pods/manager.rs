@@ -19,8 +19,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{AddRequest, AddResponse, Attachment, PodName};
 use sluice_abi::Addr;
+use sluice_api::{AddRequest, AddResponse, Attachment, PodName};
 use tracing::{info, warn};
 
 use pending::PendingPod;
@@ -28,13 +28,14 @@ pub(crate) use view::MetricsSnapshot;
 
 use super::{
     Error, ListedPod, NodePolicy, PendingDels, Repairs, addresses,
-    apply::{AppliedState, PASSTHROUGH, Target},
+    apply::{AppliedState, Target},
     error::one_line,
     evidence::Doubt,
     foreign_log::ForeignLog,
     plan::{self, KernelState},
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
+    source_addr::PASSTHROUGH,
     store::{Record, RecordId, Store},
     survey::Lodging,
 };

@@ -305,7 +305,7 @@ mod tests {
             let mesh = Mesh::preset(name);
             assert_eq!(mesh.name, name);
             let marked = BTreeMap::from([(mesh.sidecar_annotation.clone(), "true".to_owned())]);
-            assert!(!daemon_api::has_no_sidecar_annotation(&marked), "{name}");
+            assert!(!sluice_api::has_no_sidecar_annotation(&marked), "{name}");
         }
     }
 

@@ -35,22 +35,21 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{
+use serde::Deserialize;
+use sluice_abi::Endpoint;
+use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
 };
-use sluice_abi::Endpoint;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{Datapath, Pins, RunTime},
-    config::OnExit,
     netns::Netns,
 };
 pub(crate) use acceleration::Acceleration;
-use apply::PASSTHROUGH;
+pub(crate) use audit::{Auditor, OnEnrol, Summary as AuditSummary};
 use audit::{Details, Target};
-pub(crate) use audit::{Auditor, Summary as AuditSummary};
 pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER, one_line};
 pub(crate) use manager::MetricsSnapshot;
@@ -59,6 +58,7 @@ pub(crate) use mesh::{Mesh, Meshes};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
+use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
 
@@ -87,6 +87,17 @@ type Work = Box<dyn FnOnce(&mut PodManager) + Send>;
 #[derive(Clone, Debug)]
 pub(crate) struct Pods {
     manager: mpsc::Sender<Work>,
+}
+
+/// The fate of the data path when the daemon stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnExit {
+    /// It stays, and the next daemon adopts it.
+    #[default]
+    Keep,
+    /// It is removed: Pods bypass their sidecars.
+    Detach,
 }
 
 /// The thread of the Pod manager.
@@ -286,7 +297,9 @@ impl Pods {
 
     /// Enables the kernel's statistics of programs until the descriptor is closed.
     pub(crate) async fn enable_stats(&self) -> Result<OwnedFd, Error> {
-        self.ask(|_| Datapath::enable_stats()).await?.map_err(Into::into)
+        self.ask(|_| Datapath::enable_stats())
+            .await?
+            .map_err(Into::into)
     }
 
     /// The runs of the programs.

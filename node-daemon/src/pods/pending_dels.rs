@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{Attachment, owned};
+use sluice_api::{Attachment, owned};
 
 /// The maximum size of a file in bytes.
 const MAX_BYTES: u64 = 4096;
@@ -25,7 +25,7 @@ pub(super) struct PendingDel {
 impl PendingDels {
     /// The pending DELs beside a socket.
     pub(crate) fn beside(socket: &Path) -> Self {
-        let directory = daemon_api::pending_dels_dir(socket);
+        let directory = sluice_api::pending_dels_dir(socket);
         // Until ABI 6 the directory was called `retired`.
         let _absent = fs::rename(directory.with_file_name("retired"), &directory);
         Self(directory)

@@ -113,7 +113,7 @@ pub(crate) fn desired(
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
-        flags: flags([
+        flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
                 policy.mesh.proxy_listens_on_localhost_only,
@@ -160,14 +160,6 @@ impl KernelState {
         }
         self
     }
-}
-
-/// The selected flags.
-pub(super) fn flags<const COUNT: usize>(choices: [(bool, PodFlags); COUNT]) -> PodFlags {
-    choices
-        .into_iter()
-        .filter(|(annotation_unless_star, _)| *annotation_unless_star)
-        .fold(PodFlags::default(), |all, (_, flag)| all.with(flag))
 }
 
 /// The action on every netns. `desired`: the state of the existing Pods; `state`: the namespaces

@@ -8,7 +8,6 @@ use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortBitmap, PortList};
 
 use super::{
     bypass::Bypass,
-    plan::flags,
     policy::{Inbound, PodPolicy, Ports},
 };
 use crate::{bpf::Rule, netns::SourceRoute};
@@ -19,7 +18,7 @@ pub(super) use share::{Error, check, check_addresses, check_routes};
 pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
     let networks = policy.networks.as_deref();
     let loopback = |network: &IpNet| network.network().is_loopback();
-    flags([
+    PodFlags::from_iter([
         (
             matches!(policy.inbound, Inbound::Include(_)),
             PodFlags::INBOUND_ALLOWLIST,

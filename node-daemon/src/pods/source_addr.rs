@@ -3,12 +3,14 @@
 //! A redirected connection is bound to the address that the route to its original destination would
 //! select: the route to the proxy would select a loopback address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use sluice_abi::Addr;
 
-use super::apply::PASSTHROUGH;
 use crate::netns::{Interface, SourceRoute};
+
+/// The source address of Istio's proxy when it forwards an IPv6 request to its application.
+pub(crate) const PASSTHROUGH: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
 
 /// The source addresses of a Pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +68,11 @@ pub(super) fn is_global(address: &IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passthrough_address_equals_that_of_the_programs() {
+        assert_eq!(Addr::from(PASSTHROUGH), Addr::V6_PASSTHROUGH);
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

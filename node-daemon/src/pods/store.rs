@@ -13,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::{AddRequest, owned};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
+use sluice_api::{AddRequest, owned};
 
 use crate::netns;
 
@@ -244,8 +244,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
-    use daemon_api::{Attachment, PodName};
     use proptest::prelude::*;
+    use sluice_api::{Attachment, PodName};
 
     use super::*;
 

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use daemon_api::{PodAddress, PodName};
+use sluice_api::{PodAddress, PodName};
 
 use tracing::debug;
 

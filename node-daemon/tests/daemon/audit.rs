@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{
+use sluice_api::{
     AddResponse, AuditRequest, AuditResponse, Connections, ConnectionsRequest, Finding,
     FindingKind, path,
 };
@@ -240,10 +240,7 @@ fn audit_lists_processes_of_the_proxys_user() {
         "10.1.0.9".to_owned(),
     );
     assert_eq!(kinds(&found), [expected]);
-    assert_eq!(
-        found.findings[0].pid,
-        i32::try_from(impostor.0.id()).ok()
-    );
+    assert_eq!(found.findings[0].pid, i32::try_from(impostor.0.id()).ok());
     let metrics = daemon.get(path::METRICS).body;
     assert!(metrics.contains("sluice_audit_findings{kind=\"proxy_user\"}"));
 }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use daemon_api::ApiError;
 use serde::de::DeserializeOwned;
+use sluice_api::ApiError;
 
 /// A response.
 #[derive(Debug)]

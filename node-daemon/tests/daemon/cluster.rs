@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddRequest, AddResponse, PodView, Status, code, path};
+use sluice_api::{AddRequest, AddResponse, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},

@@ -1,8 +1,8 @@
 //! Crash tests: the daemon is killed at every state change, and restarted.
 
 use aya::maps::{HashMap, MapData};
-use daemon_api::{AddRequest, AddResponse, DelResponse, PodView, path};
 use sluice_abi::{ABI_VERSION, Addr, NetnsEntry, PortKey, maps};
+use sluice_api::{AddRequest, AddResponse, DelResponse, PodView, path};
 
 use crate::{
     client::try_send,

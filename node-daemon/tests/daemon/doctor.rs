@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddRequest, AddResponse, PodView, path};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde::Deserialize;
 use sluice_abi::{ABI_VERSION, AliasUsage};
+use sluice_api::{AddRequest, AddResponse, PodView, path};
 
 use crate::{
     audit::{self, APPLICATION, CLIENT, Process},
@@ -42,7 +42,9 @@ fn doctor(daemon: &Daemon) -> (Vec<Check>, Option<i32>) {
 /// Asserts that one check has a level, and names something.
 fn named(daemon: &Daemon, check: &str, level: &str, part: &str) {
     let (checks, code) = doctor(daemon);
-    let found = checks.iter().find(|one| one.check == check && one.found.contains(part));
+    let found = checks
+        .iter()
+        .find(|one| one.check == check && one.found.contains(part));
     let found = found.unwrap_or_else(|| panic!("{check} does not name '{part}': {checks:#?}"));
     assert_eq!(found.level, level, "{found:?}");
     assert!(!found.remedy.is_empty(), "{found:?}");
@@ -159,7 +161,12 @@ fn foreign_programs_are_named() {
     drop(balancer);
     // A program that detaches Sluice's.
     assert!(order::clear(daemon.cgroup()) > 0);
-    named(&daemon, "readiness", "problem", "hooks of the cgroup are missing");
+    named(
+        &daemon,
+        "readiness",
+        "problem",
+        "hooks of the cgroup are missing",
+    );
 }
 
 #[test]
@@ -169,7 +176,9 @@ fn full_map_is_named() {
     let request = add("a", &pod.path(), &["10.1.0.1"]);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let pods: Vec<PodView> = daemon.get(path::PODS).ok();
-    let map = daemon.pins().join(format!("v{ABI_VERSION}/maps/alias_usage"));
+    let map = daemon
+        .pins()
+        .join(format!("v{ABI_VERSION}/maps/alias_usage"));
     let map = aya::maps::Map::HashMap(aya::maps::MapData::from_pin(map).unwrap());
     let mut map: aya::maps::HashMap<_, u64, AliasUsage> = map.try_into().unwrap();
     let usage = AliasUsage {
@@ -177,7 +186,12 @@ fn full_map_is_named() {
         fallbacks: 17,
     };
     map.insert(pods[0].cookie.unwrap(), usage, 0).unwrap();
-    named(&daemon, "map shares", "warning", "17 connections had no alias address");
+    named(
+        &daemon,
+        "map shares",
+        "warning",
+        "17 connections had no alias address",
+    );
 }
 
 #[test]
@@ -195,7 +209,11 @@ fn bug_report_has_every_part_and_no_secret() {
     let output = report.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let tar = |arguments: &[&str]| {
-        let output = Command::new("tar").args(arguments).arg("--file").arg(&archive).output();
+        let output = Command::new("tar")
+            .args(arguments)
+            .arg("--file")
+            .arg(&archive)
+            .output();
         String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
     };
     let names = tar(&["--list", "--gzip"]);
@@ -213,7 +231,10 @@ fn bug_report_has_every_part_and_no_secret() {
         "host-mounts",
         "logs/journal.log",
     ] {
-        assert!(names.contains(&format!("sluice-bug-report/{name}\n")), "{names}");
+        assert!(
+            names.contains(&format!("sluice-bug-report/{name}\n")),
+            "{names}"
+        );
     }
     let content = tar(&["--extract", "--gzip", "--to-stdout"]);
     assert!(content.contains("shop") && content.contains("root_connect4"));

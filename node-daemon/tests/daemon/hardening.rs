@@ -1,6 +1,6 @@
 //! Tests of the daemon's privileges, and of attacks on it.
 
-use daemon_api::{AddResponse, PodView, code, path};
+use sluice_api::{AddResponse, PodView, code, path};
 
 use crate::{
     node::{Daemon, Pod},

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddResponse, PodView, code, path, text::LONGEST};
+use sluice_api::{AddResponse, PodView, code, path, text::LONGEST};
 
 use crate::{
     client::{connect, exchange, read},

@@ -9,9 +9,9 @@ mod api_server;
 mod audit;
 mod client;
 mod cluster;
-mod doctor;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod doctor;
 mod hardening;
 mod limits;
 mod monitor;

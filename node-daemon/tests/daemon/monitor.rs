@@ -7,13 +7,13 @@ use std::{
     thread,
 };
 
-use daemon_api::{
-    AddResponse, DelResponse, EventView, Events, EventsRequest, PodCounters, PodView, ProgramRuns,
-    ProgramsRequest, path,
-};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
+};
+use sluice_api::{
+    AddResponse, DelResponse, EventView, Events, EventsRequest, PodCounters, PodView, ProgramRuns,
+    ProgramsRequest, path,
 };
 
 use crate::{
@@ -104,7 +104,15 @@ fn monitor_prints_events_until_terminated() {
     for json in [false, true] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
         command
-            .args(["monitor", "--pod", "shop/pod-one", "--uid", "1000", "--dest", "10.1.0.9:8080"])
+            .args([
+                "monitor",
+                "--pod",
+                "shop/pod-one",
+                "--uid",
+                "1000",
+                "--dest",
+                "10.1.0.9:8080",
+            ])
             .args(["--reason", "outbound_to_proxy", "--socket"])
             .arg(&daemon.socket)
             .args(json.then_some("--json"))

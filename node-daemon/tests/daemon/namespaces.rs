@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{AddResponse, PodView, Status, code, path};
+use sluice_api::{AddResponse, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},

@@ -15,7 +15,7 @@ use std::{
 use aya_obj::generated::{
     BPF_F_ALLOW_MULTI, BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type,
 };
-use daemon_api::{AddResponse, Status, path};
+use sluice_api::{AddResponse, Status, path};
 
 use crate::{
     node::{Daemon, Pod},

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{PodView, Status, path};
 use serde_json::{Value, json};
+use sluice_api::{PodView, Status, path};
 
 use crate::{
     api_server::{ApiServer, pod},

@@ -10,12 +10,12 @@ use std::{
     thread,
 };
 
-use daemon_api::{PodView, path, pending_dels_dir};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::gettid,
 };
 use serde_json::json;
+use sluice_api::{PodView, path, pending_dels_dir};
 
 use crate::node::{Daemon, Pod};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use daemon_api::{
+use sluice_api::{
     AddRequest, AddResponse, ApiError, Attachment, Connection, DelResponse, ExplainRequest,
     ExplainResponse, GcRequest, PodAddress, PodName, PodView, code, path,
 };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::{MAX_BODY, Status, code, path};
+use sluice_api::{MAX_BODY, Status, code, path};
 
 use crate::{
     client::{connect, exchange, read, send},

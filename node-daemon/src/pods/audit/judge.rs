@@ -49,9 +49,8 @@ pub(super) struct Owner {
 /// taken for a client, which most rules concern.
 pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint]) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
-    let accepts = |one: &Endpoint| {
-        one.port == port && (one.addr == addr || one.addr.is_unspecified())
-    };
+    let accepts =
+        |one: &Endpoint| one.port == port && (one.addr == addr || one.addr.is_unspecified());
     let by_listener = || match listeners.iter().any(accepts) {
         true => Side::Server,
         false => Side::Client,
@@ -179,17 +178,67 @@ mod tests {
             ("[100::7f40:1]:15001", APPLICATION, true, Proxied),
             ("127.0.0.1:15053", APPLICATION, true, Proxied),
             ("127.0.0.1:15006", PROXY, false, Proxied),
-            ("127.0.0.1:9090", APPLICATION, true, Direct(Reason::OutboundLocal)),
-            ("10.0.0.5:80", APPLICATION, true, Direct(Reason::OutboundLocal)),
+            (
+                "127.0.0.1:9090",
+                APPLICATION,
+                true,
+                Direct(Reason::OutboundLocal),
+            ),
+            (
+                "10.0.0.5:80",
+                APPLICATION,
+                true,
+                Direct(Reason::OutboundLocal),
+            ),
             ("10.0.0.5:80", PROXY, false, Bypass(Reason::OutboundHairpin)),
-            ("192.0.2.1:8080", APPLICATION, true, Direct(Reason::OutboundPortExcluded)),
-            ("192.0.2.1:80", APPLICATION, true, Bypass(Reason::OutboundToProxy)),
-            ("192.0.2.1:53", APPLICATION, true, Bypass(Reason::OutboundDns)),
-            ("[::ffff:192.0.2.1]:80", APPLICATION, true, Bypass(Reason::OutboundToProxy)),
-            ("192.0.2.1:15001", APPLICATION, true, Bypass(Reason::OutboundToProxy)),
-            ("192.0.2.1:80", PROXY, false, Direct(Reason::OutboundByProxy)),
-            ("192.0.2.1:80", PROXY, true, Impostor(Reason::OutboundToProxy)),
-            ("192.0.2.1:8080", PROXY, true, Direct(Reason::OutboundPortExcluded)),
+            (
+                "192.0.2.1:8080",
+                APPLICATION,
+                true,
+                Direct(Reason::OutboundPortExcluded),
+            ),
+            (
+                "192.0.2.1:80",
+                APPLICATION,
+                true,
+                Bypass(Reason::OutboundToProxy),
+            ),
+            (
+                "192.0.2.1:53",
+                APPLICATION,
+                true,
+                Bypass(Reason::OutboundDns),
+            ),
+            (
+                "[::ffff:192.0.2.1]:80",
+                APPLICATION,
+                true,
+                Bypass(Reason::OutboundToProxy),
+            ),
+            (
+                "192.0.2.1:15001",
+                APPLICATION,
+                true,
+                Bypass(Reason::OutboundToProxy),
+            ),
+            (
+                "192.0.2.1:80",
+                PROXY,
+                false,
+                Direct(Reason::OutboundByProxy),
+            ),
+            (
+                "192.0.2.1:80",
+                PROXY,
+                true,
+                Impostor(Reason::OutboundToProxy),
+            ),
+            (
+                "192.0.2.1:8080",
+                PROXY,
+                true,
+                Direct(Reason::OutboundPortExcluded),
+            ),
         ] {
             let ends = ("10.0.0.5:40000", remote);
             let path = judged(Side::Client, ends, uid, foreign);
@@ -208,14 +257,56 @@ mod tests {
         for (local, remote, uid, foreign, expected) in [
             ("10.0.0.5:8080", "192.0.2.1:5000", PROXY, false, Proxied),
             ("[fd00::5]:8080", "[fd01::1]:5000", PROXY, false, Proxied),
-            ("10.0.0.5:8080", "192.0.2.1:5000", APPLICATION, true, Bypass(Reason::InboundToProxy)),
-            ("10.0.0.5:8080", "192.0.2.1:5000", PROXY, true, Impostor(Reason::InboundToProxy)),
-            ("10.0.0.5:15021", "192.0.2.1:5000", PROXY, false, Direct(Reason::InboundPortExcluded)),
-            ("10.0.0.5:8080", "127.0.0.6:5000", APPLICATION, true, Direct(Reason::InboundLocal)),
-            ("10.0.0.5:8080", "10.0.0.5:5000", APPLICATION, true, Direct(Reason::InboundLocal)),
-            ("127.0.0.1:8080", "127.0.0.1:5000", APPLICATION, true, Direct(Reason::InboundLocal)),
+            (
+                "10.0.0.5:8080",
+                "192.0.2.1:5000",
+                APPLICATION,
+                true,
+                Bypass(Reason::InboundToProxy),
+            ),
+            (
+                "10.0.0.5:8080",
+                "192.0.2.1:5000",
+                PROXY,
+                true,
+                Impostor(Reason::InboundToProxy),
+            ),
+            (
+                "10.0.0.5:15021",
+                "192.0.2.1:5000",
+                PROXY,
+                false,
+                Direct(Reason::InboundPortExcluded),
+            ),
+            (
+                "10.0.0.5:8080",
+                "127.0.0.6:5000",
+                APPLICATION,
+                true,
+                Direct(Reason::InboundLocal),
+            ),
+            (
+                "10.0.0.5:8080",
+                "10.0.0.5:5000",
+                APPLICATION,
+                true,
+                Direct(Reason::InboundLocal),
+            ),
+            (
+                "127.0.0.1:8080",
+                "127.0.0.1:5000",
+                APPLICATION,
+                true,
+                Direct(Reason::InboundLocal),
+            ),
             ("127.64.1.2:15001", "10.0.0.5:5000", PROXY, false, Proxied),
-            ("[100::7f40:1]:15001", "[fd00::5]:5000", PROXY, false, Proxied),
+            (
+                "[100::7f40:1]:15001",
+                "[fd00::5]:5000",
+                PROXY,
+                false,
+                Proxied,
+            ),
         ] {
             let path = judged(Side::Server, (local, remote), uid, foreign);
             assert_eq!(path, expected, "{local} {remote} {uid} {foreign}");

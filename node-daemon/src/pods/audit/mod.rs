@@ -13,26 +13,35 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use daemon_api::{
+use serde::Deserialize;
+use sluice_abi::Endpoint;
+use sluice_api::{
     AuditRequest, AuditResponse, ConnectionView, Connections, ConnectionsRequest, Finding,
     FindingKind, PodName,
 };
-use sluice_abi::Endpoint;
 use tokio::{sync::Notify, task::spawn_blocking};
 use tracing::{info, warn};
 
 use super::{Error, Pods, error::one_line};
-use crate::{
-    config::OnEnrol,
-    netns::{ProcessTable, Side},
-};
+use crate::netns::{ProcessTable, Side};
 use judge::Path;
-use pass::{Connection, Examined, Keep};
 pub(super) use pass::Target;
+use pass::{Connection, Examined, Keep};
 
 /// The limits of listed findings and connections.
 const FINDINGS: usize = 1000;
 const CONNECTIONS: usize = 4096;
+
+/// The fate of a new Pod's connections that go past the proxy against the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnEnrol {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are reset.
+    Reset,
+}
 
 /// Audits the node's Pods. A shared handle.
 #[derive(Clone)]
@@ -112,7 +121,9 @@ impl Auditor {
         };
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         let count: u64 = summary.findings.values().sum();
-        if summary.findings != last.findings && let Some(first) = report.response.findings.first() {
+        if summary.findings != last.findings
+            && let Some(first) = report.response.findings.first()
+        {
             let (pod, rule, peer) = (&first.pod, &first.rule, first.peer);
             warn!(
                 count, pod, rule, %peer,

@@ -1,14 +1,10 @@
 //! Examines the sockets of one Pod. Works in the Pod's netns, outside the manager's thread, with bounded
 //! memory.
 
-use std::{
-    collections::HashSet,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use daemon_api::PodName;
 use sluice_abi::Endpoint;
+use sluice_api::PodName;
 
 use super::{
     judge::{self, Path},
@@ -149,7 +145,9 @@ impl Target {
         };
         let listening = netns.sockets()?;
         let ports = [entry.pod.outbound_port, entry.pod.inbound_port];
-        let inodes = ports.iter().flat_map(|port| listening.inodes_on(port.get()));
+        let inodes = ports
+            .iter()
+            .flat_map(|port| listening.inodes_on(port.get()));
         Ok(Owners::read(
             processes.holders(self.id),
             &inodes.collect(),

@@ -29,7 +29,9 @@ impl PodManager {
         let known = first.and_then(|one| self.attachments.get(one));
         let state = pod.kernel.state();
         Ok(Some(Target {
-            pod: known.map(|known| known.record.request.pod.clone()).unwrap_or_default(),
+            pod: known
+                .map(|known| known.record.request.pod.clone())
+                .unwrap_or_default(),
             id: pod.id,
             path: pod.path.clone(),
             policy: pod.policy.clone(),

@@ -7,13 +7,13 @@ use std::{
     path::Path,
 };
 
-use daemon_api::{AddRequest, Attachment};
+use sluice_api::{AddRequest, Attachment};
 
 use super::{MeshStatus, MeshedPod, PodManager};
 use crate::{
     bpf::Rule,
     netns::{Netns, ProxyUser},
-    pods::{Error, addresses, apply::PASSTHROUGH, plan::KernelState},
+    pods::{Error, addresses, plan::KernelState, source_addr::PASSTHROUGH},
 };
 
 impl PodManager {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use daemon_api::{Attachment, DelResponse, GcRequest};
+use sluice_api::{Attachment, DelResponse, GcRequest};
 use tracing::info;
 
 use super::{PodManager, name};

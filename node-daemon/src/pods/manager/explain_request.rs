@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use daemon_api::{Attachment, Connection, ExplainRequest, ExplainResponse};
 use sluice_abi::decide::Verdict;
+use sluice_api::{Attachment, Connection, ExplainRequest, ExplainResponse};
 
 use super::{AttachmentState, MeshStatus, PodManager, name};
 use crate::pods::{Error, explain::Subject};

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use daemon_api::{AddRequest, Attachment, PodName};
+use sluice_api::{AddRequest, Attachment, PodName};
 use tracing::{debug, error, info, warn};
 
 use super::{MeshedPod, PodManager, name};

@@ -11,8 +11,8 @@ use std::{
     sync::LazyLock,
 };
 
-use daemon_api::{AddRequest, Attachment, GcRequest, PodAddress, PodName, ValidAttachment};
 use sluice_abi::Addr;
+use sluice_api::{AddRequest, Attachment, GcRequest, PodAddress, PodName, ValidAttachment};
 
 use super::PodManager;
 use crate::{

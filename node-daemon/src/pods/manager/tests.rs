@@ -6,7 +6,12 @@ mod fixture;
 mod routes;
 mod takeover;
 
-use daemon_api::{GcRequest, ProgramView, ValidAttachment};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use sluice_api::{GcRequest, ProgramView, ValidAttachment};
 
 use super::*;
 use crate::pods::{Error, Repair, survey::Survey};
@@ -28,6 +33,14 @@ impl PodManager {
             .netns_entry(cookie)
             .expect("a readable map")
             .is_some()
+    }
+}
+
+/// Waits up to five seconds.
+fn wait_until(condition: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while !condition() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -231,6 +244,8 @@ fn check_names_the_first_difference() {
     differs(manager, "inbound hook attached");
     let generation = format!("v{}/root/root_connect4", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
+    // The kernel detaches the program after an RCU grace period (`bpf_destroy_inode`).
+    wait_until(|| !manager.datapath.missing().unwrap().is_empty());
     differs(manager, "hooks of the cgroup missing");
     let status = manager.status().unwrap();
     assert_eq!(

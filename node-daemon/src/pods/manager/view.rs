@@ -1,8 +1,8 @@
 //! The manager's answers to status, list and metrics requests.
 
-use daemon_api::{Attachment, Feature, ForeignProgramView, PodCounters, PodName, PodView, Status};
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, PodCounter, Reason};
+use sluice_api::{Attachment, Feature, ForeignProgramView, PodCounters, PodName, PodView, Status};
 
 use super::{AttachmentState, PodManager, name};
 use crate::{

@@ -1,7 +1,7 @@
 //! Istio's settings beyond single annotations: the Pod's template and the arguments of its init
 //! container. The decisions match those of istio-cni.
 
-use daemon_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
+use sluice_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
 use super::{Annotations, parse::port, subject::PodAnnotations};
 

@@ -1,7 +1,7 @@
 //! The known facts about a Pod at the time of the decision: its annotations, and the rest of the
 //! manifest if the API server was asked.
 
-use daemon_api::{AddRequest, Container, INTERCEPT, Manifest};
+use sluice_api::{AddRequest, Container, INTERCEPT, Manifest};
 
 use super::{Annotations, Error, parse};
 use crate::pods::{ListedPod, mesh::Mesh};

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use daemon_api::{AddRequest, Attachment, PodAddress, PodName};
+use sluice_api::{AddRequest, Attachment, PodAddress, PodName};
 
 use crate::{
     bpf::{Datapath, Pins, PrivateBpffs},

@@ -25,14 +25,14 @@ fn ipv4_network_written_as_ipv6_is_refused() {
 #[test]
 fn manifest_overrules_annotations_on_the_proxy_user() {
     let istio = Mesh::preset("istio");
-    let container = daemon_api::Container {
+    let container = sluice_api::Container {
         name: "istio-proxy".to_owned(),
         uid: Some(1_000_629_999),
-        ..daemon_api::Container::default()
+        ..sluice_api::Container::default()
     };
-    let manifest = daemon_api::Manifest {
+    let manifest = sluice_api::Manifest {
         containers: vec![container],
-        ..daemon_api::Manifest::default()
+        ..sluice_api::Manifest::default()
     };
     let annotations = minimal_annotations(istio);
     let pod = Subject {

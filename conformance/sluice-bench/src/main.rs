@@ -1,0 +1,183 @@
+//! How fast Sluice is, compared round by round on one machine with what it replaces.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod churn;
+mod control_plane;
+mod cpu;
+mod envoy;
+mod idle;
+mod matrix;
+mod noop_program;
+mod plot;
+mod programs;
+mod progress;
+mod results;
+mod statistics;
+mod table;
+mod thresholds;
+mod tools;
+mod topology;
+mod traffic;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, ValueEnum};
+use nix::unistd::Uid;
+use sluice_lab::Binaries;
+use sluice_testbed::interrupt::Interrupt;
+
+use cpu::NoIdle;
+use matrix::{Sidecar, Variant};
+use results::Results;
+
+const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
+const VARIANTS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
+const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
+
+#[derive(Parser)]
+#[command(name = "sluice-bench", version, about)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// An agent, which runs inside a namespace.
+    #[command(subcommand)]
+    agent: Option<agent::Job>,
+}
+
+/// What to compare, and how long.
+#[derive(Args)]
+struct Options {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// What to measure.
+    #[arg(long = "part", value_enum, value_delimiter = ',', default_values = PARTS)]
+    parts: Vec<Part>,
+    /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds, fewer connections.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of the traffic; each contender runs each load once in each. Five take half an hour.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long a load of the traffic runs, in seconds.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// Who takes part.
+    #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
+    variants: Vec<Variant>,
+    /// Which proxies.
+    #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
+    sidecars: Vec<Sidecar>,
+    /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections'.
+    #[arg(long = "load", value_delimiter = ',')]
+    loads: Vec<String>,
+    /// Where samples, table and plots go.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Rates and times of the path of the data.
+    Traffic,
+    /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
+    #[value(name = "control")]
+    ControlPlane,
+    /// What each program costs, as the kernel counts it.
+    Programs,
+    /// Short connections with client ports used again.
+    Churn,
+    /// Memory of connections that are left open.
+    Idle,
+}
+
+impl Part {
+    /// Measures it. Returns what the removal complains about.
+    fn run(
+        self,
+        options: &Options,
+        results: &mut Results,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<String>> {
+        match self {
+            Self::Traffic => traffic::measure(options, results, interrupt),
+            Self::ControlPlane => {
+                results.control = Some(control_plane::measure(options, interrupt)?);
+                Ok(Vec::new())
+            }
+            Self::Programs => {
+                let (programs, complaints) = programs::measure(options, interrupt)?;
+                results.programs = Some(programs);
+                Ok(complaints)
+            }
+            Self::Churn => {
+                let (churn, complaints) = churn::measure(options, interrupt)?;
+                results.churn = churn;
+                Ok(complaints)
+            }
+            Self::Idle => {
+                let (idle, complaints) = idle::measure(options, interrupt)?;
+                results.idle = Some(idle);
+                Ok(complaints)
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { options, agent } = Arguments::parse();
+    let outcome = match agent {
+        Some(job) => job.run().map(|()| true),
+        None => run(&options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, and writes the report.
+fn run(options: &Options) -> Result<bool> {
+    ensure!(Uid::effective().is_root(), "needs root");
+    let interrupt = Interrupt::install()?;
+    let awake = NoIdle::keep()?;
+    let mut results = Results::of_this_machine()?;
+    results.awake = awake.is_some();
+    let mut complaints = Vec::new();
+    for part in &options.parts {
+        complaints.extend(part.run(options, &mut results, &interrupt)?);
+    }
+    results.judge();
+    fs::create_dir_all(&options.output)?;
+    let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
+    write("samples.json", &serde_json::to_string_pretty(&results)?)?;
+    let markdown = table::markdown(&results);
+    write("report.md", &markdown)?;
+    for sidecar in &options.sidecars {
+        let name = format!("{}.svg", sidecar.file());
+        plot::draw(&results, *sidecar, &options.output.join(name))?;
+    }
+    println!("{markdown}");
+    for complaint in &complaints {
+        eprintln!("  {complaint}");
+    }
+    Ok(complaints.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_arguments_are_valid() {
+        assert!(Arguments::try_parse_from(["sluice-bench"]).is_ok());
+        assert!(Arguments::try_parse_from(["sluice-bench", "exec", "--", "true"]).is_ok());
+    }
+}

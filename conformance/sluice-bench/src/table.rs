@@ -1,0 +1,97 @@
+//! The report in Markdown.
+
+use crate::{
+    churn,
+    control_plane::ControlPlane,
+    idle::Idle,
+    matrix::{Figure, Load, Sidecar, Variant},
+    programs::Programs,
+    results::Results,
+    thresholds::Check,
+    topology::CONGESTION,
+};
+
+/// All of it.
+pub(super) fn markdown(results: &Results) -> String {
+    let Results {
+        kernel,
+        cpu,
+        processors,
+        awake,
+        ..
+    } = results;
+    let idle = if *awake {
+        "poll for work (`/dev/cpu_dma_latency` is 0)"
+    } else {
+        "sleep, and take their time to wake up"
+    };
+    let mut lines = vec![format!(
+        "# Benchmark\n\nLinux {kernel}, {cpu}, {processors} processors; idle ones {idle}."
+    )];
+    if !results.samples.is_empty() {
+        lines.push(traffic(results));
+    }
+    lines.extend(results.control.iter().map(ControlPlane::section));
+    lines.extend(results.programs.iter().map(Programs::section));
+    if !results.churn.is_empty() {
+        lines.push(churn::section(&results.churn));
+    }
+    lines.extend(results.idle.iter().map(Idle::section));
+    if !results.checks.is_empty() {
+        lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
+        lines.push("|---|---|---|---|---|---|".to_owned());
+        lines.extend(results.checks.iter().map(Check::row));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn traffic(results: &Results) -> String {
+    let Results {
+        rounds, seconds, ..
+    } = results;
+    let mut lines = vec![format!(
+        "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated, every process \
+         started anew for each, {CONGESTION} as TCP's congestion control. The sidecars, which are what is measured, share one processor, client and application the other, unless \
+         the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
+    )];
+    let (variants, matters) = results.contents();
+    let tables = matters
+        .into_iter()
+        .map(|what| table(results, &variants, what));
+    lines.extend(tables);
+    lines.join("\n")
+}
+
+fn table(results: &Results, variants: &[Variant], what: (Sidecar, Load)) -> String {
+    let (sidecar, load) = what;
+    let mut lines = vec![format!(
+        "\n## {}: {}\n\n| | rate, {} | against iptables | p50, µs | CPU µs for each | conntrack |\n\
+         |---|---|---|---|---|---|",
+        sidecar.name(),
+        load.name(),
+        load.unit(),
+    )];
+    for variant in variants {
+        let cell = |figure: Figure| {
+            let Some(of) = results.summary(*variant, what, figure) else {
+                return "–".to_owned();
+            };
+            let digits = usize::from(of.median < 100.0);
+            of.text(digits)
+        };
+        let pair = (*variant, Variant::Iptables);
+        let ratio = results
+            .ratio(pair, what, Figure::Rate)
+            .map_or_else(|| "–".to_owned(), |ratio| ratio.text(2, "×"));
+        lines.push(format!(
+            "| {} | {} | {ratio} | {} | {} | {} |",
+            variant.name(),
+            cell(Figure::Rate),
+            cell(Figure::Median),
+            cell(Figure::Cpu),
+            cell(Figure::Conntrack),
+        ));
+    }
+    lines.join("\n")
+}

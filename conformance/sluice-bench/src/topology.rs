@@ -1,0 +1,314 @@
+//! A contender's node: a client's Pod and a server's Pod, each with a sidecar.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sluice_lab::{
+    APPLICATION, Binaries, Lab, PROXY, Pod, PodSpec,
+    backend::{BackendKind, sluice::Sluice},
+};
+use sluice_testbed::{
+    agent::serve::READY,
+    interrupt::Interrupt,
+    process::{Process, output},
+};
+
+use crate::{
+    cpu::{niced, on_cpu, pin},
+    envoy::{self, Route},
+    matrix::{Load, Placement, Sample, Sidecar, Variant},
+    tools,
+};
+
+const START: Duration = Duration::from_secs(40);
+const PORT: u16 = 8080;
+const OUTBOUND: u16 = 15001;
+const INBOUND: u16 = 15006;
+const CLIENT: &str = "client";
+const SERVER: &str = "server";
+/// Client ports: enough for connections that are not used again.
+const PORTS: &str = "1024 65000";
+/// The congestion control of all connections, in place of the machine's: BBR, where that is the default,
+/// paces what goes between two sockets of one machine. Every kernel has Reno and lets every namespace
+/// choose it, and without losses it differs little from CUBIC.
+pub(super) const CONGESTION: &str = "reno";
+
+/// Everything of one contender.
+pub(super) struct Topology {
+    // Processes end before what they live in.
+    processes: Vec<(Role, Process)>,
+    lab: Lab,
+    target: SocketAddr,
+}
+
+/// What a process is in its Pod.
+#[derive(Clone, Copy)]
+struct Role {
+    pod: &'static str,
+    sidecar: bool,
+}
+
+impl Role {
+    /// On which processor it runs; the client is always on the first.
+    fn cpu(self, placement: Placement) -> usize {
+        match placement {
+            Placement::Together => cpu(CLIENT),
+            Placement::Sidecars => usize::from(self.sidecar),
+            Placement::Pods => cpu(self.pod),
+        }
+    }
+}
+
+impl Topology {
+    /// Builds it, and waits until it serves.
+    pub(super) fn build(
+        binaries: &Binaries,
+        variant: Variant,
+        sidecar: Sidecar,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let lab = lab(binaries.resolve()?, variant, interrupt)?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut topology = Self {
+            processes: Vec::new(),
+            lab,
+            target: nowhere,
+        };
+        let meshed = !matches!(variant, Variant::Direct | Variant::Explicit);
+        for name in [CLIENT, SERVER] {
+            topology.lab.add(PodSpec {
+                name,
+                meshed,
+                proxy: false,
+                ports: &[],
+            })?;
+            settle(&topology.lab, name, PORTS)?;
+        }
+        let server = SocketAddr::new(topology.lab.pod(SERVER)?.address(true)?, PORT);
+        on_cpu(cpu(SERVER), || topology.serve(interrupt))?;
+        if variant != Variant::Direct {
+            for (name, route) in routes(variant, server) {
+                on_cpu(cpu(name), || {
+                    topology.start_sidecar(name, sidecar, (route, &binaries.envoy), interrupt)
+                })?;
+            }
+        }
+        topology.target = match variant {
+            Variant::Explicit => SocketAddr::from((Ipv4Addr::LOCALHOST, OUTBOUND)),
+            _ => server,
+        };
+        Ok(topology)
+    }
+
+    /// Runs a load.
+    pub(super) fn run(&self, load: Load, duration: Duration) -> Result<Sample> {
+        self.pin_all(load.placement())?;
+        let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
+        on_cpu(cpu(CLIENT), || {
+            tools::run(load, duration, place, self.target, || self.conntrack())
+        })
+    }
+
+    /// Puts the processes where a load wants them.
+    fn pin_all(&self, placement: Placement) -> Result<()> {
+        (self.processes.iter())
+            .try_for_each(|(role, process)| pin(role.cpu(placement), process.id()))
+    }
+
+    /// Removes it; returns what went wrong or was left behind.
+    pub(super) fn remove(self) -> Vec<String> {
+        let Self { processes, lab, .. } = self;
+        let ended = processes.into_iter().map(|(_, process)| process.stop());
+        let mut left: Vec<_> = ended
+            .filter_map(Result::err)
+            .map(|error| format!("{error:#}"))
+            .collect();
+        left.extend(lab.remove());
+        left
+    }
+
+    /// Opens connections on which nothing happens; they close when the process ends.
+    pub(super) fn hold(&self, count: u16, interrupt: &Interrupt) -> Result<Process> {
+        let mut command = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION).own()?;
+        command.args(["idle-conns", "--to", &self.target.to_string()]);
+        command.args(["--count", &count.to_string()]);
+        on_cpu(cpu(CLIENT), || {
+            start(&self.lab, "hold", &mut command, interrupt)
+        })
+    }
+
+    /// Lets closed connections leave nothing, not even `TIME_WAIT`.
+    pub(super) fn linger0(&self) -> Result<()> {
+        self.lab.pods.iter().try_for_each(|pod| {
+            let place = self.lab.within(Some(&pod.netns));
+            let mut command = place.command(Path::new("/bin/sh"))?;
+            command.args(["-c", "echo 0 >/proc/sys/net/ipv4/tcp_max_tw_buckets"]);
+            output(&mut command, START).map(drop)
+        })
+    }
+
+    /// TCP sockets in the Pods.
+    pub(super) fn sockets(&self) -> Result<u64> {
+        let count = |pod: &Pod| -> Result<u64> {
+            let sockstat = pod.netns.read("/proc/net/sockstat")?;
+            in_use(&sockstat).context("no TCP in /proc/net/sockstat")
+        };
+        self.lab.pods.iter().map(count).sum()
+    }
+
+    /// Connections that the kernel tracks in the Pods.
+    pub(super) fn conntrack(&self) -> Result<u64> {
+        let count = |pod: &Pod| -> Result<u64> {
+            let count = pod
+                .netns
+                .read("/proc/sys/net/netfilter/nf_conntrack_count")?;
+            Ok(count.trim().parse().unwrap_or_default())
+        };
+        self.lab.pods.iter().map(count).sum()
+    }
+
+    fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
+        let mut command = place.own()?;
+        command.args(["bench-server", "--port", &PORT.to_string()]);
+        let role = Role {
+            pod: SERVER,
+            sidecar: false,
+        };
+        self.start((role, "application"), &mut command, interrupt)
+    }
+
+    /// Starts a Pod's sidecar.
+    fn start_sidecar(
+        &mut self,
+        name: &'static str,
+        sidecar: Sidecar,
+        (route, program): (Route, &Path),
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let role = Role {
+            pod: name,
+            sidecar: true,
+        };
+        let place = self.lab.place(self.lab.pod(name)?, PROXY);
+        let own = self.lab.file(&format!("{name}-envoy"));
+        if sidecar != Sidecar::Minimal {
+            let http = sidecar == Sidecar::EnvoyHttp;
+            let configuration = envoy::configuration(route, http, &own);
+            let process = envoy::start(program, place, &own, &configuration, interrupt)?;
+            self.processes.push((role, process));
+            return Ok(());
+        }
+        let mut command = niced(place, &env::current_exe()?)?;
+        command.args(["min-proxy", "--port", &route.port.to_string()]);
+        if let Some(to) = route.to {
+            command.args(["--to", &to.to_string()]);
+        }
+        if let Some(from) = route.from {
+            command.args(["--from", &from.to_string()]);
+        }
+        self.start((role, "relay"), &mut command, interrupt)
+    }
+
+    fn start(
+        &mut self,
+        (role, what): (Role, &str),
+        command: &mut Command,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let name = format!("{}-{what}", role.pod);
+        let process = start(&self.lab, &name, command, interrupt)?;
+        self.processes.push((role, process));
+        Ok(())
+    }
+}
+
+fn in_use(sockstat: &str) -> Option<u64> {
+    let tcp = sockstat
+        .lines()
+        .find_map(|line| line.strip_prefix("TCP: inuse "))?;
+    tcp.split(' ').next()?.parse().ok()
+}
+
+/// Starts a process of a lab that says when it is ready, and waits for that.
+pub(super) fn start(
+    lab: &Lab,
+    name: &str,
+    command: &mut Command,
+    interrupt: &Interrupt,
+) -> Result<Process> {
+    let mut process = Process::start(name, command, &lab.file(&format!("{name}.log")))?;
+    let ready = interrupt.wait(START, || {
+        process.check()?;
+        Ok(process.log().lines().any(|line| line == READY))
+    })?;
+    ensure!(ready, "{name} is not ready\n{}", process.tail());
+    Ok(process)
+}
+
+/// Gives a Pod the congestion control of all, and these client ports.
+pub(super) fn settle(lab: &Lab, name: &str, ports: &str) -> Result<()> {
+    let script = format!(
+        "set -e; cd /proc/sys/net/ipv4; echo {CONGESTION} >tcp_congestion_control; \
+         echo {ports} >ip_local_port_range; echo {OUTBOUND},{INBOUND} >ip_local_reserved_ports"
+    );
+    let place = lab.within(Some(&lab.pod(name)?.netns));
+    let mut command = place.command(Path::new("/bin/sh"))?;
+    output(command.args(["-c", &script]), START).map(drop)
+}
+
+/// A node of a contender's, without Pods.
+pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -> Result<Lab> {
+    let Some(acceleration) = variant.acceleration() else {
+        let choice = match variant {
+            Variant::Iptables => BackendKind::Iptables,
+            _ => BackendKind::None,
+        };
+        return Lab::create(binaries, choice, interrupt);
+    };
+    let behaviour = format!("acceleration = \"{acceleration}\"\n");
+    Lab::with(binaries, |binaries, directory, cgroup| {
+        let sluice = Sluice::start(binaries, directory, cgroup, &behaviour, interrupt)?;
+        Ok(Box::new(sluice))
+    })
+}
+
+/// What the two sidecars do.
+fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
+    let explicit = variant == Variant::Explicit;
+    let inbound = SocketAddr::new(server.ip(), INBOUND);
+    let outbound = Route {
+        port: OUTBOUND,
+        to: explicit.then_some(inbound),
+        from: None,
+    };
+    let inbound = Route {
+        port: INBOUND,
+        // The Pod's address, and from where sidecars call it, whoever sends them what they get.
+        to: explicit.then_some(server),
+        from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
+    };
+    [(CLIENT, outbound), (SERVER, inbound)]
+}
+
+/// The Pods have a processor each, as far as there are some.
+fn cpu(pod: &str) -> usize {
+    usize::from(pod == SERVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_sockets_are_counted_separately() {
+        let sockstat = "sockets: used 10\nTCP: inuse 7 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 1\n";
+        assert_eq!(in_use(sockstat), Some(7));
+    }
+}

@@ -1,0 +1,156 @@
+//! The path of the data: every contender under every load, with every kind of sidecar.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sluice_testbed::interrupt::Interrupt;
+
+use crate::{
+    Options,
+    matrix::{self, LOADS, Load, Sidecar, Variant, rotated},
+    progress::Progress,
+    results::{Measured, Results},
+    topology::Topology,
+};
+
+const QUICK_ROUNDS: usize = 3;
+
+/// Measures. Returns what the removal complains about.
+pub(super) fn measure(
+    options: &Options,
+    results: &mut Results,
+    interrupt: &Interrupt,
+) -> Result<Vec<String>> {
+    let plan = Plan::of(options);
+    results.rounds = plan.rounds;
+    results.seconds = plan.duration.as_secs_f64();
+    let mut complaints = Vec::new();
+    let progress = Progress::start(plan.runs());
+    for sidecar in &plan.sidecars {
+        complaints.extend(plan.compare(*sidecar, results, (&progress, options), interrupt)?);
+    }
+    Ok(complaints)
+}
+
+/// What is run.
+struct Plan {
+    rounds: usize,
+    duration: Duration,
+    variants: Vec<Variant>,
+    sidecars: Vec<Sidecar>,
+    loads: Vec<Load>,
+}
+
+impl Plan {
+    fn of(options: &Options) -> Self {
+        let Options {
+            quick,
+            rounds,
+            seconds,
+            variants,
+            sidecars,
+            loads,
+            ..
+        } = options;
+        let is_wanted = |load: &Load| {
+            let name = load.name();
+            loads.is_empty() || loads.iter().any(|part| name.contains(part))
+        };
+        let wanted = |all: &[Load]| all.iter().copied().filter(is_wanted).collect();
+        if *quick {
+            return Self {
+                rounds: QUICK_ROUNDS,
+                duration: Duration::from_secs(1),
+                variants: variants.clone(),
+                sidecars: vec![Sidecar::EnvoyTcp],
+                loads: wanted(&matrix::QUICK),
+            };
+        }
+        Self {
+            rounds: *rounds,
+            duration: Duration::from_secs(*seconds),
+            variants: variants.clone(),
+            sidecars: sidecars.clone(),
+            loads: wanted(&LOADS),
+        }
+    }
+
+    /// Loads that a sidecar carries.
+    fn carried(&self, sidecar: Sidecar) -> impl Iterator<Item = Load> {
+        let loads = self.loads.iter().copied();
+        loads.filter(move |load| sidecar.carries(*load))
+    }
+
+    fn runs(&self) -> usize {
+        let loads: usize = self
+            .sidecars
+            .iter()
+            .map(|sidecar| self.carried(*sidecar).count())
+            .sum();
+        loads * self.variants.len() * self.rounds
+    }
+
+    /// Every contender with one kind of sidecar. Returns what the removal complains about.
+    ///
+    /// They are built anew for each round: where a process finds its memory makes it faster or slower
+    /// for as long as it lives, and would be taken for its contender's merit.
+    fn compare(
+        &self,
+        sidecar: Sidecar,
+        results: &mut Results,
+        (progress, options): (&Progress, &Options),
+        interrupt: &Interrupt,
+    ) -> Result<Vec<String>> {
+        let mut complaints = Vec::new();
+        for round in 0..self.rounds {
+            progress.show(&format!("{}: starting", sidecar.name()));
+            let mut stages = Vec::new();
+            for variant in &self.variants {
+                let topology = Topology::build(&options.binaries, *variant, sidecar, interrupt)?;
+                stages.push((*variant, topology));
+            }
+            let measured = self.measure(sidecar, (round, &stages), progress, interrupt);
+            complaints.extend(
+                stages
+                    .into_iter()
+                    .flat_map(|(_, topology)| topology.remove()),
+            );
+            results.samples.extend(measured?);
+        }
+        Ok(complaints)
+    }
+
+    /// One round.
+    fn measure(
+        &self,
+        sidecar: Sidecar,
+        (round, stages): (usize, &[(Variant, Topology)]),
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Measured>> {
+        let mut measured = Vec::new();
+        let all: Vec<usize> = (0..stages.len()).collect();
+        for load in self.carried(sidecar) {
+            for index in rotated(&all, round) {
+                interrupt.check()?;
+                let (variant, topology) = &stages[index];
+                progress.show(&format!(
+                    "{}: {}: {}",
+                    sidecar.name(),
+                    load.name(),
+                    variant.name()
+                ));
+                let sample = topology.run(load, self.duration)?;
+                progress.step();
+                measured.push(Measured {
+                    round,
+                    variant: *variant,
+                    sidecar,
+                    load,
+                    sample,
+                });
+            }
+        }
+        Ok(measured)
+    }
+}

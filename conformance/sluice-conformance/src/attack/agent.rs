@@ -1,0 +1,410 @@
+//! The attacker in a namespace of the lab: one connection per attempt, each with its trick.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write, stdin},
+    mem::MaybeUninit,
+    net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::net::UnixStream,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use nix::{
+    errno::Errno,
+    libc::MSG_FASTOPEN,
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+    sys::socket::{setsockopt, sockopt},
+    unistd::{Gid, Uid, setgid, setuid},
+};
+use rustix::net::connect_unspec;
+use serde::{Deserialize, Serialize};
+use sluice_testbed::agent::echo_server::ListenResult;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+const PATIENCE: Duration = Duration::from_millis(1500);
+const HELLO: &[u8] = b"who are you?\n";
+/// The host that was asked answered by its kernel.
+const ASKED: &str = "the asked host";
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+/// How the attacker makes the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trick {
+    /// A blocking `connect()`.
+    Tcp,
+    /// A non-blocking one.
+    NonBlocking,
+    /// `sendto(MSG_FASTOPEN)`.
+    FastOpen,
+    /// `TCP_FASTOPEN_CONNECT`, then `connect()` and `write()`.
+    FastOpenConnect,
+    /// `IPPROTO_MPTCP`.
+    Mptcp,
+    /// A socket that was connected before and dissolved by `AF_UNSPEC`.
+    Again,
+    /// `SO_MARK`.
+    Mark(u32),
+    /// `SO_BINDTODEVICE` to `eth0`.
+    Device,
+    /// `IP_FREEBIND` and an address that the host does not have.
+    Freebind,
+    /// `IP_TRANSPARENT` and an address that the host does not have.
+    Transparent,
+    /// A source port that belongs to the proxy.
+    SourcePort(u16),
+    /// Another protocol's stream: SCTP is 132, DCCP is 33, UDP-Lite is 136.
+    Protocol(i32),
+    /// The socket is made in a new network namespace of the attacker's own user namespace.
+    NestedNamespace,
+    /// The process takes the proxy's user first.
+    SetUid(u32),
+    /// The process takes the proxy's group first.
+    SetGid(u32),
+    /// The socket passes through `SCM_RIGHTS` before it connects.
+    Passed,
+    /// A thread other than the one that made the socket connects.
+    Thread,
+    /// A TCP SYN by a raw socket. Only the asked host answers a closed port with RST.
+    RawSyn,
+    /// A connected datagram socket.
+    Udp,
+    /// `sendto()`.
+    UdpUnconnected,
+    /// Many datagrams by one `sendmmsg()`.
+    UdpMany,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Try {
+    pub(crate) to: SocketAddr,
+    /// The address to bind before.
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) trick: Trick,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Got {
+    /// Who answered.
+    pub(crate) by: Option<String>,
+    /// Name of the error, such as `ECONNREFUSED`.
+    pub(crate) errno: Option<String>,
+}
+
+/// Makes the attempts that standard input lists, each in a thread of its own, and prints what it
+/// got, as JSON.
+pub(crate) fn run() -> Result<()> {
+    let tries: Vec<Try> = serde_json::from_reader(stdin())?;
+    // Namespaces and credentials belong to threads; the C library's wrappers change the process.
+    let privileged = |one: &Try| {
+        matches!(
+            one.trick,
+            Trick::SetUid(_) | Trick::SetGid(_) | Trick::NestedNamespace
+        )
+    };
+    let got: Vec<Got> = thread::scope(|scope| {
+        let threads: Vec<_> = tries
+            .iter()
+            .map(|one| (!privileged(one)).then(|| scope.spawn(|| one.make())))
+            .collect();
+        let first: Vec<_> = threads
+            .into_iter()
+            .map(|thread| thread.map(|thread| thread.join().unwrap_or_default()))
+            .collect();
+        first
+            .into_iter()
+            .zip(&tries)
+            .map(|(got, one)| got.unwrap_or_else(|| one.make()))
+            .collect()
+    });
+    println!("{}", serde_json::to_string(&got)?);
+    Ok(())
+}
+
+impl Try {
+    fn make(&self) -> Got {
+        let answer = match self.trick {
+            Trick::Udp | Trick::UdpUnconnected | Trick::UdpMany => self.datagram(),
+            Trick::RawSyn => self.raw(),
+            _ => self.stream(),
+        };
+        match answer {
+            Ok(by) => Got {
+                by: Some(by),
+                errno: None,
+            },
+            Err(error) => Got {
+                by: None,
+                errno: Some(name(&error)),
+            },
+        }
+    }
+
+    /// A link-local address needs the interface.
+    fn to(&self) -> io::Result<SocketAddr> {
+        match self.to {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
+                let scope = if_nametoindex("eth0")?;
+                Ok(SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope).into())
+            }
+            to => Ok(to),
+        }
+    }
+
+    fn socket(&self, kind: Type) -> io::Result<Socket> {
+        let protocol = match self.trick {
+            Trick::Mptcp => Some(Protocol::MPTCP),
+            Trick::Protocol(number) => Some(Protocol::from(number)),
+            _ => None,
+        };
+        match self.trick {
+            Trick::SetUid(uid) => setuid(Uid::from_raw(uid))?,
+            Trick::SetGid(gid) => setgid(Gid::from_raw(gid))?,
+            Trick::NestedNamespace => {
+                alone()?;
+                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+            }
+            _ => {}
+        }
+        let socket = Socket::new(Domain::for_address(self.to), kind, protocol)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        match self.trick {
+            Trick::Mark(mark) => socket.set_mark(mark)?,
+            Trick::Device => socket.bind_device(Some(b"eth0"))?,
+            Trick::Freebind if self.to.is_ipv4() => socket.set_freebind_v4(true)?,
+            Trick::Freebind => socket.set_freebind_v6(true)?,
+            Trick::Transparent if self.to.is_ipv4() => socket.set_ip_transparent_v4(true)?,
+            Trick::Transparent => socket.set_ip_transparent_v6(true)?,
+            Trick::FastOpenConnect => setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?,
+            _ => {}
+        }
+        let port = match self.trick {
+            Trick::SourcePort(port) => Some(port),
+            _ => None,
+        };
+        if self.source.is_some() || port.is_some() {
+            let any = if self.to.is_ipv4() {
+                IpAddr::from([0; 4])
+            } else {
+                IpAddr::from([0; 16])
+            };
+            socket.set_reuse_address(true)?;
+            let source = SocketAddr::new(self.source.unwrap_or(any), port.unwrap_or(0));
+            socket.bind(&source.into())?;
+        }
+        Ok(socket)
+    }
+
+    fn stream(&self) -> io::Result<String> {
+        let to = SockAddr::from(self.to()?);
+        let kind = match self.trick {
+            Trick::Protocol(33) => Type::from(6),
+            Trick::Protocol(136) => Type::DGRAM,
+            _ => Type::STREAM,
+        };
+        let mut socket = self.socket(kind)?;
+        match self.trick {
+            Trick::FastOpen => {
+                socket.send_to_with_flags(HELLO, &to, MSG_FASTOPEN)?;
+            }
+            Trick::NonBlocking => socket.connect_timeout(&to, PATIENCE)?,
+            Trick::Again => {
+                socket.connect(&SocketAddr::new(self.to.ip(), 443).into())?;
+                connect_unspec(&socket)?;
+                socket.connect(&to)?;
+            }
+            Trick::Passed => {
+                socket = passed(socket)?;
+                socket.connect(&to)?;
+            }
+            Trick::Thread => {
+                let connected = thread::scope(|scope| scope.spawn(|| socket.connect(&to)).join());
+                connected.map_err(|_| io::Error::other("the thread panicked"))??;
+            }
+            _ => socket.connect(&to)?,
+        }
+        let mut stream = TcpStream::from(socket);
+        if self.trick != Trick::FastOpen {
+            stream.write_all(HELLO)?;
+        }
+        let mut answer = Vec::new();
+        if self.trick == Trick::Protocol(136) {
+            // No one serves it: a refusal is the asked host's answer.
+            return match stream.read(&mut [0; 64]) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    Ok(ASKED.to_owned())
+                }
+                other => other.map(|_| ASKED.to_owned()),
+            };
+        }
+        stream.read_to_end(&mut answer)?;
+        by(&answer)
+    }
+
+    fn datagram(&self) -> io::Result<String> {
+        let to = self.to()?;
+        let socket = UdpSocket::from(self.socket(Type::DGRAM)?);
+        socket.set_read_timeout(Some(Duration::from_millis(400)))?;
+        let mut buffer = [0; 1024];
+        let mut outcome = Err(io::ErrorKind::TimedOut.into());
+        for _ in 0..3 {
+            match self.trick {
+                Trick::Udp => {
+                    socket.connect(to)?;
+                    socket.send(HELLO)?;
+                }
+                Trick::UdpMany => many(&socket, to)?,
+                _ => {
+                    socket.send_to(HELLO, to)?;
+                }
+            }
+            outcome = socket
+                .recv(&mut buffer)
+                .and_then(|length| by(&buffer[..length]));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Whoever answers a SYN to a closed port by RST is the host that was asked: a proxy accepts.
+    fn raw(&self) -> io::Result<String> {
+        let port = 40_000 + u16::try_from(std::process::id() % 20_000).unwrap_or_default();
+        let socket = Socket::new(Domain::for_address(self.to), Type::RAW, Some(Protocol::TCP))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(&SocketAddr::new(self.to.ip(), 0).into())?;
+        let from = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        socket.send(&syn(from.ip(), self.to, port))?;
+        let end = Instant::now() + PATIENCE;
+        let mut socket = socket;
+        let mut packet = [0; 256];
+        while Instant::now() < end {
+            let length = socket.read(&mut packet)?;
+            let start = if self.to.is_ipv4() {
+                usize::from(packet[0] & 15) * 4
+            } else {
+                0
+            };
+            let Some(segment) = packet[..length].get(start..) else {
+                continue;
+            };
+            if segment.len() >= 20 && segment[2..4] == port.to_be_bytes() {
+                let reset = segment[13] & RST != 0;
+                return Ok(if reset { ASKED } else { "outbound" }.to_owned());
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+fn many(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
+    use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+    let address = SockaddrStorage::from(to);
+    let mut headers = MultiHeaders::preallocate(2, None);
+    let slices = [[IoSlice::new(HELLO)], [IoSlice::new(HELLO)]];
+    let to = [Some(address), Some(address)];
+    sendmmsg(
+        socket.as_raw_fd(),
+        &mut headers,
+        slices.iter(),
+        to,
+        [],
+        MsgFlags::empty(),
+    )?;
+    Ok(())
+}
+
+/// Sends a socket through `SCM_RIGHTS` and takes it back.
+fn passed(socket: Socket) -> io::Result<Socket> {
+    use rustix::net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    };
+    let (one, other) = UnixStream::pair()?;
+    {
+        let fds = [socket.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(
+            &one,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::empty(),
+        )?;
+    }
+    drop(socket);
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    recvmsg(&other, &mut slices, &mut control, RecvFlags::empty())?;
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(received.ok_or(io::ErrorKind::InvalidData)?.into())
+}
+
+/// A user namespace is for a process of one thread; a thread that was joined may still be there.
+fn alone() -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_dir("/proc/self/task")?.count() > 1 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Answers name their listener.
+fn by(answer: &[u8]) -> io::Result<String> {
+    let seen: ListenResult =
+        serde_json::from_slice(answer).map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(seen.by)
+}
+
+fn syn(from: IpAddr, to: SocketAddr, port: u16) -> Vec<u8> {
+    let mut segment = vec![0; 20];
+    segment[..2].copy_from_slice(&port.to_be_bytes());
+    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
+    segment[12] = 5 << 4;
+    segment[13] = SYN;
+    segment[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
+    let mut pseudo = Vec::new();
+    for ip in [from, to.ip()] {
+        match ip {
+            IpAddr::V4(v4) => pseudo.extend(v4.octets()),
+            IpAddr::V6(v6) => pseudo.extend(v6.octets()),
+        }
+    }
+    // The protocol and the length, each as a 16-bit word: their order does not change the sum.
+    pseudo.extend([0, 6, 0, 20]);
+    pseudo.extend(&segment);
+    let mut sum: u32 = pseudo
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let sum = !u16::try_from(sum).unwrap_or_default();
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+fn name(error: &io::Error) -> String {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| format!("{errno:?}"))
+}

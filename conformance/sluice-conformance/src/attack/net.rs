@@ -1,0 +1,230 @@
+//! Connections that must end at the proxy, and what counts as getting past it.
+
+use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use sluice_lab::pod_annotations::PodAnnotations;
+use sluice_testbed::{
+    agent::{ExecContext, probe::Way},
+    interrupt::Interrupt,
+    process::output,
+};
+
+use crate::{
+    attack::{
+        Outcome, Saw,
+        agent::{Got, Trick, Try},
+    },
+    suite::{
+        conn_spec::{ConnSpec, Family, Origin, Server, Source, Target},
+        fixture::Fixture,
+        observation::{DNS, INBOUND, OUTBOUND},
+        test_pod::TestPod,
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Where the attacker connects to.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    /// A host that the lab knows.
+    At(Target),
+    /// The Pod's link-local address, which no CNI plugin reports.
+    LinkLocal,
+    /// This address.
+    Ip(&'static str),
+}
+
+/// A connection of an attacker.
+#[derive(Clone, Copy)]
+pub(crate) struct Net {
+    pub(crate) from: Origin,
+    pub(crate) trick: Trick,
+    pub(crate) to: Goal,
+    pub(crate) family: Family,
+    pub(crate) port: u16,
+    pub(crate) source: Source,
+    /// The sidecar takes DNS.
+    pub(crate) dns: bool,
+}
+
+/// A `connect()` by an unprivileged process to port 80 of a server beyond the node.
+pub(crate) const V4: Net = Net {
+    from: Origin::Application,
+    trick: Trick::Tcp,
+    to: Goal::At(Target::Outside(Server::One)),
+    family: Family::V4,
+    port: 80,
+    source: Source::Any,
+    dns: false,
+};
+/// The same in IPv6.
+pub(crate) const V6: Net = Net {
+    family: Family::V6,
+    ..V4
+};
+/// The same to a v4-mapped address.
+pub(crate) const MAPPED: Net = Net {
+    family: Family::Mapped,
+    ..V4
+};
+
+impl Net {
+    pub(crate) const fn from(self, from: Origin) -> Self {
+        Self { from, ..self }
+    }
+
+    pub(crate) const fn by(self, trick: Trick) -> Self {
+        Self { trick, ..self }
+    }
+
+    pub(crate) const fn to(self, to: Goal) -> Self {
+        Self { to, ..self }
+    }
+
+    pub(crate) const fn at(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    pub(crate) const fn bound(self, source: Source) -> Self {
+        Self { source, ..self }
+    }
+
+    pub(crate) const fn with_dns(self) -> Self {
+        Self { dns: true, ..self }
+    }
+}
+
+/// Makes all of them, in one Pod with DNS and one without.
+pub(crate) fn attempt(
+    stage: &mut Fixture,
+    nets: &[&Net],
+    interrupt: &Interrupt,
+) -> Result<Vec<Saw>> {
+    let mut saw: Vec<Option<Saw>> = vec![None; nets.len()];
+    for dns in [false, true] {
+        let chosen: Vec<usize> = (0..nets.len())
+            .filter(|one| nets[*one].dns == dns)
+            .collect();
+        if chosen.is_empty() {
+            continue;
+        }
+        let settings = PodAnnotations {
+            dns,
+            ..PodAnnotations::default()
+        };
+        let test_pod = stage.admit(settings, interrupt)?;
+        let outcome = connect(stage, &test_pod, nets, &chosen, &mut saw);
+        test_pod.remove(&stage.lab)?;
+        outcome?;
+    }
+    Ok(saw.into_iter().flatten().collect())
+}
+
+fn connect(
+    stage: &Fixture,
+    test_pod: &TestPod,
+    nets: &[&Net],
+    chosen: &[usize],
+    saw: &mut [Option<Saw>],
+) -> Result<()> {
+    let mut batches: BTreeMap<Origin, Vec<usize>> = BTreeMap::new();
+    for one in chosen {
+        batches.entry(nets[*one].from).or_default().push(*one);
+    }
+    for (origin, batch) in batches {
+        let tries = batch
+            .iter()
+            .map(|one| nets[*one].resolve(stage, test_pod))
+            .collect::<Result<Vec<Try>>>()?;
+        let got: Vec<Got> = stage.client(test_pod, origin, "intrude", &tries)?;
+        for (one, got) in batch.into_iter().zip(got) {
+            saw[one] = Some(judge(origin, &got));
+        }
+    }
+    Ok(())
+}
+
+impl Net {
+    fn resolve(&self, stage: &Fixture, test_pod: &TestPod) -> Result<Try> {
+        let target = match self.to {
+            Goal::At(target) => target,
+            _ => Target::Pod,
+        };
+        let ask = ConnSpec {
+            from: self.from,
+            source: self.source,
+            to: target,
+            family: self.family,
+            port: self.port,
+            way: Way::Tcp,
+        };
+        let plain = stage
+            .attempt(test_pod, ask)
+            .context("the Pod lacks an address of the family")?;
+        let foreign = matches!(self.trick, Trick::Freebind | Trick::Transparent);
+        let elsewhere: IpAddr = if self.family.v4() {
+            [203, 0, 113, 77].into()
+        } else {
+            [0x2001, 0xdb8, 2, 0, 0, 0, 0, 77].into()
+        };
+        Ok(Try {
+            to: match self.to {
+                Goal::At(_) => plain.to,
+                Goal::LinkLocal => SocketAddr::new(link_local(test_pod.netns.path())?, self.port),
+                Goal::Ip(ip) => SocketAddr::new(ip.parse()?, self.port),
+            },
+            source: plain.source.or(foreign.then_some(elsewhere)),
+            trick: self.trick,
+        })
+    }
+}
+
+/// The address that the kernel gave `eth0`.
+fn link_local(netns: &Path) -> Result<IpAddr> {
+    let place = ExecContext {
+        netns: Some(netns),
+        ..ExecContext::default()
+    };
+    let show = [
+        "-6", "-o", "address", "show", "dev", "eth0", "scope", "link",
+    ];
+    let text = output(place.command(Path::new("ip"))?.args(show), LIMIT)?;
+    let address = text
+        .split_whitespace()
+        .find_map(|word| word.strip_suffix("/64"));
+    Ok(address.context("eth0 has no link-local address")?.parse()?)
+}
+
+/// From inside, a stranger's answer is a way past; from outside, the application's is.
+fn judge(origin: Origin, got: &Got) -> Saw {
+    let unsupported = [
+        "EPROTONOSUPPORT",
+        "ESOCKTNOSUPPORT",
+        "EAFNOSUPPORT",
+        "EOPNOTSUPP",
+        "ENOPROTOOPT",
+    ];
+    let (outcome, detail) = match (&got.by, &got.errno) {
+        (Some(by), _) => {
+            let proxies: &[&str] = if origin.inside() {
+                &[OUTBOUND, INBOUND, DNS.0, "application"]
+            } else {
+                &[INBOUND, "peer", "node", "outside"]
+            };
+            let stopped = proxies.contains(&by.as_str());
+            let outcome = if stopped {
+                Outcome::Stopped
+            } else {
+                Outcome::Passed
+            };
+            (outcome, by.clone())
+        }
+        (None, Some(errno)) if unsupported.contains(&errno.as_str()) => {
+            (Outcome::NotApplicable, errno.clone())
+        }
+        (None, errno) => (Outcome::Stopped, errno.clone().unwrap_or_default()),
+    };
+    Saw { outcome, detail }
+}

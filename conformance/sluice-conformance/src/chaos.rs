@@ -1,0 +1,208 @@
+//! Restarts and crashes of the daemon while real proxies carry real traffic: nothing may fail, and
+//! nothing may go past the proxies.
+
+use std::{
+    io::IsTerminal as _,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::{sys::signal::Signal, unistd::Uid};
+use serde::Serialize;
+use sluice_lab::{Binaries, CLIENT, Lab, backend::BackendKind, bpf_objects::BpfObjects};
+use sluice_testbed::{
+    agent::load_gen::LoadResult, interrupt::Interrupt, process::Process, terminal::step,
+};
+
+use crate::demo::{PODS, row::APP};
+
+/// For connections to be opened before the first event.
+const CALM: Duration = Duration::from_secs(2);
+/// Between two events.
+const PAUSE: Duration = Duration::from_millis(900);
+
+/// How much of it.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// How often the daemon is told to end, and started again.
+    #[arg(long, default_value_t = 20)]
+    restarts: u32,
+    /// How often the daemon is killed, and started again.
+    #[arg(long, default_value_t = 10)]
+    kills: u32,
+    /// Connections that stay open all the time.
+    #[arg(long, default_value_t = 200)]
+    open: u32,
+    /// New connections a second.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of it.
+#[derive(Serialize)]
+struct Report {
+    passed: bool,
+    restarts: u32,
+    kills: u32,
+    /// From the signal until the next daemon was ready, in milliseconds: median and longest.
+    away_millis: [f64; 2],
+    /// How often the kernel had other programs at its hooks than before.
+    programs_replaced: u32,
+    traffic: LoadResult,
+    left_behind: Vec<String>,
+}
+
+/// Whether nothing failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    ensure!(Uid::effective().is_root(), "needs root");
+    let interrupt = Interrupt::install()?;
+    let binaries = options.binaries.resolve()?;
+    let mut lab = step("making the node", || {
+        Lab::create(binaries, BackendKind::Sluice, &interrupt)
+    })?;
+    let outcome = disturb(&mut lab, options, &interrupt);
+    let left_behind = step("removing everything", || lab.remove());
+    let mut report = outcome?;
+    report.left_behind = left_behind;
+    let LoadResult {
+        kept,
+        opened,
+        bypassed,
+        failed,
+        seconds,
+        ..
+    } = report.traffic;
+    // Half of the rate at least: a machine that cannot keep up shows nothing.
+    let due = seconds * f64::from(options.rate) / 2.0;
+    let busy = u32::try_from(opened).is_ok_and(|opened| f64::from(opened) >= due);
+    report.passed = failed == 0
+        && bypassed == 0
+        && kept == u64::from(options.open)
+        && busy
+        && report.programs_replaced == report.restarts + report.kills
+        && report.left_behind.is_empty();
+    show(&report, options.json)?;
+    Ok(report.passed)
+}
+
+fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    step("adding the Pods", || {
+        PODS[..2].iter().try_for_each(|plan| lab.add(*plan))
+    })?;
+    step("starting proxies and applications", || {
+        lab.pods.iter_mut().try_for_each(|pod| pod.wait(interrupt))
+    })?;
+    let mut load = start_load(lab, options)?;
+    pause(CALM, interrupt)?;
+    let mut signals = vec![Signal::SIGTERM; options.restarts as usize];
+    for kill in 0..options.kills as usize {
+        // Among the restarts, not after them.
+        signals.insert((kill * 3 + 1).min(signals.len()), Signal::SIGKILL);
+    }
+    let mut away = Vec::new();
+    let mut programs_replaced = 0;
+    for (number, signal) in signals.iter().enumerate() {
+        progress(number + 1, signals.len(), *signal);
+        let before = lab.backend.bpf_objects()?;
+        let begin = Instant::now();
+        lab.backend.restart(*signal, interrupt)?;
+        away.push(begin.elapsed().as_secs_f64() * 1e3);
+        programs_replaced += u32::from(programs_differ(&before, &lab.backend.bpf_objects()?));
+        load.check()?;
+        pause(PAUSE, interrupt)?;
+    }
+    load.end(Signal::SIGTERM)?;
+    let log = load.log();
+    let last = log.lines().last().context("the load said nothing")?;
+    away.sort_unstable_by(f64::total_cmp);
+    let middle = away.get(away.len() / 2).copied().unwrap_or_default();
+    Ok(Report {
+        passed: false,
+        restarts: options.restarts,
+        kills: options.kills,
+        away_millis: [middle, away.last().copied().unwrap_or_default()],
+        programs_replaced,
+        traffic: serde_json::from_str(last)?,
+        left_behind: Vec::new(),
+    })
+}
+
+/// Clients in the first Pod that call the second one, over IPv4 and IPv6.
+fn start_load(lab: &Lab, options: &Options) -> Result<Process> {
+    let [from, to] = &lab.pods[..] else {
+        anyhow::bail!("two Pods are needed");
+    };
+    let place = lab.place(from, CLIENT);
+    let mut command = place.own()?;
+    command.args(["load-gen", "--open", &options.open.to_string()]);
+    command.args(["--rate", &options.rate.to_string(), "--seconds", "180"]);
+    for v4 in [true, false] {
+        let at = SocketAddr::new(to.address(v4)?, APP);
+        command.args(["--to", &at.to_string()]);
+    }
+    Process::start("the load", &mut command, &lab.file("load.log"))
+}
+
+fn programs_differ(before: &BpfObjects, after: &BpfObjects) -> bool {
+    let (before, after) = (before.programs(), after.programs());
+    !after.is_empty() && before.is_disjoint(&after)
+}
+
+fn pause(time: Duration, interrupt: &Interrupt) -> Result<()> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        interrupt.check()?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn progress(number: usize, of: usize, signal: Signal) {
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{number} of {of}: {signal}   ");
+    }
+}
+
+fn show(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    let Report {
+        passed,
+        restarts,
+        kills,
+        away_millis: [median, longest],
+        programs_replaced,
+        traffic,
+        left_behind,
+    } = report;
+    println!(
+        "\n  {restarts} restarts and {kills} kills of the daemon in {:.0} s",
+        traffic.seconds
+    );
+    println!("  {median:.0} ms without a daemon each (median; {longest:.0} ms at most)");
+    println!("  {programs_replaced} times the programs were replaced");
+    println!(
+        "  {} connections kept, with {} requests",
+        traffic.kept, traffic.requests
+    );
+    println!("  {} connections opened", traffic.opened);
+    println!(
+        "  {} failed or reset, {} went past a proxy",
+        traffic.failed, traffic.bypassed
+    );
+    for failure in traffic.failures.iter().chain(left_behind) {
+        println!("    {failure}");
+    }
+    println!("{}", if *passed { "passed" } else { "FAILED" });
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! `list`, `run` and `diff`.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use nix::unistd::Uid;
+use sluice_lab::{Binaries, backend::BackendKind, mesh::Mesh};
+use sluice_testbed::{interrupt::Interrupt, terminal::step};
+
+use crate::{
+    case, demo,
+    suite::{
+        diff::{self, Comparison, Pair},
+        expected_diff::{EXCEPTIONS, MEANT},
+        fixture::Fixture,
+        generate,
+        report::{Format, Generated, Report},
+        run::{self, Listed, Outcome},
+    },
+};
+
+/// Random connections, unless told otherwise.
+const CONNECTIONS: usize = 2000;
+/// So many times the Pods that the connections would need.
+const POD_LIMIT: usize = 2;
+/// Differences that are shrunk; more have the same causes.
+const SHRUNK: usize = 8;
+
+/// Which cases to run, and on what.
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this.
+    #[arg(long)]
+    case: Option<String>,
+    /// Only this subject; without it all three, and the random connections.
+    #[arg(long, value_enum)]
+    backend: Option<BackendKind>,
+    #[command(flatten)]
+    random: Random,
+    /// How to print what was seen.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// Which two subjects to compare, and by what.
+#[derive(Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    binaries: Binaries,
+    /// The reference.
+    #[arg(long, value_enum, default_value = "iptables")]
+    one: BackendKind,
+    /// What is compared with it.
+    #[arg(long, value_enum, default_value = "sluice")]
+    other: BackendKind,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this.
+    #[arg(long)]
+    case: Option<String>,
+    #[command(flatten)]
+    random: Random,
+    /// How to print what was seen.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// Random Pods and connections.
+#[derive(Args)]
+struct Random {
+    /// Where they start, once for each time this is given; else anywhere. It is printed.
+    #[arg(long = "seed")]
+    seeds: Vec<u64>,
+    /// How many connections for each seed [default: 2000, or none if cases are chosen].
+    #[arg(long)]
+    cases: Option<usize>,
+}
+
+/// Prints every case with its rules.
+pub(crate) fn list() {
+    println!(
+        "{:<12} {:<74} RULES (docs/reference/rules.md)",
+        "GROUP", "CASE"
+    );
+    for (group, case) in case::all() {
+        println!("{group:<12} {:<74} {}", case.name, case.source);
+    }
+    for row in demo::CASES {
+        println!("{:<12} {:<74} {}", run::ENVOY, row.name, run::ENVOY_SOURCE);
+    }
+    println!("\nDifferences from the rules that are meant:");
+    for meant in MEANT {
+        println!("  {}: {}", meant.what, meant.why);
+    }
+    println!("\nDifferences of some Pods alone that are meant:");
+    for exception in EXCEPTIONS {
+        println!("  {}", exception.what);
+    }
+}
+
+impl Run {
+    /// Whether everything was as it should be.
+    pub(crate) fn run(&self) -> Result<bool> {
+        let interrupt = start()?;
+        let mut report = Report::new()?;
+        let backends = match self.backend {
+            Some(one) => vec![one],
+            None => vec![
+                BackendKind::None,
+                BackendKind::Iptables,
+                BackendKind::Sluice,
+            ],
+        };
+        for backend in backends {
+            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            report.add(backend, outcomes)?;
+        }
+        if self.backend.is_none() {
+            report.compare(BackendKind::Iptables, BackendKind::Sluice);
+            let choices = [BackendKind::Iptables, BackendKind::Sluice];
+            let count = self.random.count(self.case.is_some());
+            self.random
+                .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+        }
+        report.print(self.format)?;
+        Ok(report.passed())
+    }
+}
+
+impl Diff {
+    /// Whether nothing differs that should not.
+    pub(crate) fn run(&self) -> Result<bool> {
+        let interrupt = start()?;
+        let mut report = Report::new()?;
+        let count = self.random.count(self.case.is_some());
+        for backend in [self.one, self.other] {
+            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            report.add(backend, outcomes)?;
+        }
+        report.compare(self.one, self.other);
+        let choices = [self.one, self.other];
+        self.random
+            .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+        report.print(self.format)?;
+        Ok(report.same())
+    }
+}
+
+impl Random {
+    fn count(&self, chosen: bool) -> usize {
+        self.cases.unwrap_or(if chosen { 0 } else { CONNECTIONS })
+    }
+
+    /// Two labs for all seeds.
+    fn compare(
+        &self,
+        binaries: &Binaries,
+        choices: [BackendKind; 2],
+        count: usize,
+        report: &mut Report,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let seeds = match self.seeds.as_slice() {
+            [] => &[fastrand::u64(..1_000_000)],
+            seeds => seeds,
+        };
+        let mut pair = step("building two labs", || {
+            Pair::build(binaries, choices, interrupt)
+        })?;
+        let mut compared = Ok(());
+        for seed in seeds {
+            let what = format!("trying {count} random connections, seed {seed}");
+            let outcome = step(&what, || generated(&mut pair, *seed, count, interrupt));
+            match outcome {
+                Ok(generated) => report.generated.push(generated),
+                Err(error) => {
+                    compared = Err(error);
+                    break;
+                }
+            }
+        }
+        report.left_behind.extend(pair.remove());
+        compared
+    }
+}
+
+fn start() -> Result<Interrupt> {
+    ensure!(
+        Uid::effective().is_root(),
+        "needs root, to make namespaces and load BPF programs"
+    );
+    Interrupt::install()
+}
+
+/// The cases whose group and name contain a text, with stand-ins and with real proxies.
+fn listed(
+    binaries: &Binaries,
+    backend: BackendKind,
+    wanted: Option<&str>,
+    interrupt: &Interrupt,
+) -> Result<(Vec<Outcome>, Vec<String>)> {
+    let wanted = wanted.unwrap_or_default();
+    let fits = |group: &str, name: &str| format!("{group}: {name}").contains(wanted);
+    let cases: Vec<Listed> = case::all()
+        .filter(|(group, case)| fits(group, case.name))
+        .collect();
+    let rows: Vec<_> = demo::CASES
+        .iter()
+        .filter(|row| fits(run::ENVOY, row.name))
+        .collect();
+    ensure!(
+        !cases.is_empty() || !rows.is_empty(),
+        "no case is called {wanted:?}: see sluice-conformance list"
+    );
+    let (mut outcomes, mut left) = (Vec::new(), Vec::new());
+    for mesh in Mesh::ALL {
+        let of_mesh = |(_, case): &&Listed| (case.settings)().mesh == mesh;
+        let cases: Vec<_> = cases.iter().filter(of_mesh).copied().collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let mut fixture = Fixture::build(binaries.resolve()?, backend, mesh, interrupt)?;
+        let what = format!(
+            "running {} cases of {} on {}",
+            cases.len(),
+            mesh.name(),
+            backend.name()
+        );
+        let ran = step(&what, || run::run(&mut fixture, &cases, interrupt));
+        left.extend(fixture.remove());
+        outcomes.extend(ran?);
+    }
+    if !rows.is_empty() {
+        let what = format!(
+            "running {} cases with real proxies on {}",
+            rows.len(),
+            backend.name()
+        );
+        let (ran, remains) = step(&what, || {
+            run::with_envoy(binaries.resolve()?, backend, &rows, interrupt)
+        })?;
+        left.extend(remains);
+        outcomes.extend(ran);
+    }
+    Ok((outcomes, left))
+}
+
+fn generated(pair: &mut Pair, seed: u64, count: usize, interrupt: &Interrupt) -> Result<Generated> {
+    let mut comparison = Comparison::default();
+    // A Pod that one of the subjects refuses gives no connections.
+    let pods = POD_LIMIT * count.div_ceil(generate::PER_POD);
+    for random_case in generate::scenes(seed).take(pods) {
+        comparison.extend(pair.compare(&random_case, interrupt)?);
+        if comparison.connections >= count {
+            break;
+        }
+    }
+    let mut shrunk = Vec::new();
+    for difference in diff::distinct(comparison.unknown())
+        .into_iter()
+        .take(SHRUNK)
+    {
+        shrunk.push(pair.shrink(difference, interrupt)?);
+    }
+    Ok(Generated {
+        seed,
+        comparison,
+        shrunk,
+    })
+}

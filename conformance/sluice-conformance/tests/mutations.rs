@@ -1,0 +1,308 @@
+//! Faults are planted into a copy of the sources, one at a time; the suite must find each.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests say what they expect by failing"
+)]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    time::SystemTime,
+};
+
+use serde_json::Value;
+use sluice_testbed::workspace;
+
+/// A fault: in a file, one text for another, and the case that must fail with it.
+struct Fault {
+    what: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    case: &'static str,
+}
+
+const DECIDE: &str = "ebpf/sluice-abi/src/decide.rs";
+const CONNECT: &str = "ebpf/programs/src/connect.rs";
+const OUTBOUND: &str = "ebpf/programs/src/outbound.rs";
+const INBOUND: &str = "ebpf/programs/src/inbound.rs";
+const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
+const THROUGH: &str = "outbound: a server is met through the proxy";
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        what: "the proxy's group is ignored",
+        file: DECIDE,
+        from: "self.gid == pod.proxy_gid",
+        to: "self.gid == pod.proxy_gid && false",
+        case: "owner: a process with the proxy's group goes out directly",
+    },
+    Fault {
+        what: "v4-mapped addresses are not folded",
+        file: CONNECT,
+        from: "if level.is_decided(ctx) {",
+        to: "if level.is_decided(ctx) || read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
+        case: THROUGH,
+    },
+    Fault {
+        what: "an excluded port is taken out",
+        file: OUTBOUND,
+        from: "excluded: facts.has(Fact::PortExcluded)",
+        to: "excluded: false && facts.has(Fact::PortExcluded)",
+        case: "outbound: an excluded port is direct",
+    },
+    Fault {
+        what: "an excluded port is taken in",
+        file: DECIDE,
+        from: "(from.listed && !only_listed)",
+        to: "false",
+        case: "inbound: an excluded port is left alone",
+    },
+    Fault {
+        what: "tunnels are taken in",
+        file: DECIDE,
+        from: "let tunnel = from.port.const_eq(pod.hbone_port)",
+        to: "let tunnel = false && from.port.const_eq(pod.hbone_port)",
+        case: "inbound: 15008 reaches the application",
+    },
+    Fault {
+        what: "the proxy that calls its own Pod goes past itself",
+        file: DECIDE,
+        from: "if own && by_proxy && !to.port.const_eq(pod.hbone_port)",
+        to: "if false && own && by_proxy && !to.port.const_eq(pod.hbone_port)",
+        case: "owner: the proxy that calls its own Pod is taken in",
+    },
+    Fault {
+        what: "the proxy's source towards its application is not known",
+        file: DECIDE,
+        from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
+        to: "",
+        case: "owner: the proxy with its source towards the application is not taken in",
+    },
+    Fault {
+        what: "what leaves by an excluded interface is taken out",
+        file: DECIDE,
+        from: "if to.bypass && !local {",
+        to: "if false && to.bypass && !local {",
+        case: "interfaces: what leaves by an excluded interface is direct",
+    },
+    Fault {
+        what: "what comes by an excluded interface is taken in",
+        file: DECIDE,
+        from: "if from.bypass {",
+        to: "if false && from.bypass {",
+        case: "interfaces: what comes by an excluded interface is left alone",
+    },
+    Fault {
+        what: "without a proxy peers reach the application",
+        file: INBOUND,
+        from: "Reason::InboundNoProxy);\n        SK_DROP",
+        to: "Reason::InboundNoProxy);\n        SK_PASS",
+        case: "inbound: without a proxy the peer is refused",
+    },
+    Fault {
+        what: "the client is shown the proxy as its peer",
+        file: "ebpf/programs/src/orig_dst.rs",
+        from: "let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))",
+        to: "let dst = None",
+        case: THROUGH,
+    },
+    Fault {
+        what: "the proxy's address does not tell the destination",
+        file: "ebpf/programs/src/orig_dst.rs",
+        from: "dst_alias::lookup(ctx, local_endpoint(sk))",
+        to: "dst_alias::lookup(ctx, remote_endpoint(sk))",
+        case: THROUGH,
+    },
+    Fault {
+        what: "a destination that no address tells does not reach the proxy",
+        file: "ebpf/programs/src/sockops.rs",
+        from: "        take_orig_dst(ctx, conn);",
+        to: "        let _ = (take_orig_dst, conn);",
+        case: "meshes: linkerd: a server is met through the proxy",
+    },
+    Fault {
+        what: "the proxy sees a loopback address as the client",
+        file: "node-daemon/src/pods/apply.rs",
+        from: "refused.extend(netns.install_local_routes(gone, new)?);",
+        to: "let _: (Vec<ipnet::IpNet>, Vec<SourceRoute>) = (gone, new); refused.truncate(refused.len());",
+        case: THROUGH,
+    },
+    Fault {
+        what: "the proxy sees a loopback address as the client that it meets at its only address",
+        file: CONNECT,
+        from: "let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);",
+        to: "let _ = F::bind;",
+        case: "meshes: linkerd: a server is met through the proxy",
+    },
+    Fault {
+        what: "a default outlives the list that replaces it",
+        file: "node-daemon/src/pods/policy/stated.rs",
+        from: "policy.excluded_outbound = parse::ports(key, list)?;",
+        to: "policy.excluded_outbound.extend(parse::ports(key, list)?);",
+        case: "outbound: an explicit list replaces 15020",
+    },
+    Fault {
+        what: "an empty list of ranges is read as all",
+        file: "node-daemon/src/pods/policy/stated.rs",
+        from: ".filter(|(_, list)| list.trim() != ALL)",
+        to: ".filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
+        case: "outbound: an empty list of ranges takes nothing out",
+    },
+    Fault {
+        what: "what is excluded is looked at after what is included",
+        file: DECIDE,
+        from: "if list_match.excluded {",
+        to: "if list_match.excluded && !list_match.network {",
+        case: "outbound: an excluded address inside an included range is direct",
+    },
+    Fault {
+        what: "the routes of an excluded interface are not followed",
+        file: INSIDE,
+        from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?",
+        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; policy.bypass }",
+        case: "interfaces: what leaves by an excluded interface is direct",
+    },
+    Fault {
+        what: "the routes of a Pod with several addresses are not asked",
+        file: INSIDE,
+        from: "if source_addr::is_ambiguous(interfaces) {",
+        to: "if false && source_addr::is_ambiguous(interfaces) {",
+        case: "interfaces: what leaves by a second interface is taken unless that is excluded",
+    },
+    Fault {
+        what: "the users of a Pod are taken for the host's",
+        file: INSIDE,
+        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
+        to: "let _ = netns.users()?;",
+        case: "host: its proxy goes out directly",
+    },
+];
+
+#[test]
+fn every_planted_fault_is_found() {
+    let tree = Tree::copy();
+    tree.build();
+    for Fault { case, .. } in FAULTS {
+        assert!(
+            !tree.fails(case),
+            "without any fault the case fails: {case}"
+        );
+    }
+    let missed: Vec<_> = FAULTS.iter().filter(|fault| !tree.finds(fault)).collect();
+    let missed: Vec<_> = missed.iter().map(|fault| fault.what).collect();
+    assert!(
+        missed.is_empty(),
+        "the suite does not find these: {missed:#?}"
+    );
+}
+
+/// A copy of the sources, with a target directory of its own that later runs build upon.
+struct Tree {
+    root: PathBuf,
+    path: PathBuf,
+}
+
+impl Tree {
+    fn copy() -> Self {
+        let root = workspace::root();
+        let path = root.join("target/mutations");
+        fs::create_dir_all(&path).unwrap();
+        // With the times of the files, so that cargo builds again only what differs.
+        let copy = "tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
+        let output = Command::new("sh")
+            .args(["-ec", copy, "sh"])
+            .arg(&root)
+            .arg(&path)
+            .output();
+        succeed("the copy of the sources", &output.unwrap());
+        // What an earlier run built of them may have its last fault.
+        for Fault { file, .. } in FAULTS {
+            let file = fs::File::options().append(true).open(path.join(file));
+            file.unwrap().set_modified(SystemTime::now()).unwrap();
+        }
+        Self { root, path }
+    }
+
+    /// Builds the daemon.
+    fn build(&self) {
+        let tools = self.root.join("target/tools/bin");
+        let search = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo
+            .args(["build", "--quiet", "-p", "sluiced"])
+            .current_dir(&self.path);
+        // The outer cargo's settings are for its own target directory.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_")) {
+            if name != "CARGO_HOME" {
+                cargo.env_remove(name);
+            }
+        }
+        succeed("the build", &cargo.env("PATH", search).output().unwrap());
+    }
+
+    /// Whether the suite fails on this tree's daemon.
+    fn fails(&self, case: &str) -> bool {
+        let run = [
+            "run",
+            "--backend",
+            "sluice",
+            "--format",
+            "json",
+            "--case",
+            case,
+        ];
+        let mut suite = conformance(&run);
+        suite.env("SLUICED", self.path.join("target/debug/sluiced"));
+        let output = suite.output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+            panic!(
+                "no report ({error}): {}",
+                String::from_utf8_lossy(&output.stderr)
+            )
+        });
+        let outcomes = report["backends"]["sluice"].as_array().unwrap();
+        let named = |one: &&Value| {
+            case == format!(
+                "{}: {}",
+                one["group"].as_str().unwrap(),
+                one["name"].as_str().unwrap()
+            )
+        };
+        let outcome = outcomes.iter().find(named).unwrap();
+        assert!(
+            output.status.success() || outcomes.iter().any(|one| one["passed"] == false),
+            "the suite fails, but no case does: {report:#}"
+        );
+        outcome["passed"] == false
+    }
+
+    /// Plants a fault, looks whether its case fails, and takes it out again.
+    fn finds(&self, fault: &Fault) -> bool {
+        let file = self.path.join(fault.file);
+        let sound = fs::read_to_string(&file).unwrap();
+        let places = sound.matches(fault.from).count();
+        assert_eq!(
+            places, 1,
+            "{}: {:?} is not in {} once",
+            fault.what, fault.from, fault.file
+        );
+        fs::write(&file, sound.replace(fault.from, fault.to)).unwrap();
+        self.build();
+        let found = self.fails(fault.case);
+        println!("{}: {}", fault.what, if found { "found" } else { "missed" });
+        fs::write(&file, sound).unwrap();
+        found
+    }
+}
+
+fn succeed(what: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what} failed: {said}");
+}
+
+fn conformance(arguments: &[&str]) -> Command {
+    workspace::command(env!("CARGO_BIN_EXE_sluice-conformance"), arguments)
+}

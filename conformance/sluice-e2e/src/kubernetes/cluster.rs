@@ -1,0 +1,243 @@
+//! The cluster: a control plane and one node.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use sluice_testbed::{
+    interrupt::Interrupt,
+    process::{Process, output},
+};
+
+use crate::kubernetes::{
+    Options,
+    kubectl::Kubectl,
+    node::{ADDRESS, API, LAB, RUNTIME_WITHOUT_ANNOTATIONS_CONF},
+};
+
+/// The node's name.
+pub(crate) const NODE: &str = "sluice-node";
+/// The handler of a runtime that hands no annotations over.
+pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS: &str = "quiet";
+/// What Pods' namespaces are held by.
+const PAUSE: &str = "sluice.test/pause:1";
+/// What the API server makes for itself, authority included.
+const CERTIFICATE: &str = "pki/apiserver.crt";
+/// What service accounts' tokens are signed with.
+const KEY: &str = "service-accounts.key";
+const ETCD: &str = "http://127.0.0.1:2379";
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
+/// Names are those of Kubernetes: group and tokens of a cluster that ends with this process.
+const TOKENS: &str = "admin,admin,admin,system:masters\n\
+                      kubelet,system:node:sluice-node,kubelet,system:nodes\n";
+const START: Duration = Duration::from_secs(90);
+const COMMAND: Duration = Duration::from_mins(1);
+
+/// What runs. Everything else that was started ends with the namespaces.
+pub(crate) struct Cluster {
+    pub(crate) kubectl: Kubectl,
+    binaries: PathBuf,
+    logs: PathBuf,
+    running: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts etcd and the control plane.
+    pub(crate) fn start(options: &Options, interrupt: &Interrupt) -> Result<Self> {
+        let admin = file("admin.conf");
+        fs::write(&admin, kubeconfig("admin"))?;
+        let mut cluster = Self {
+            kubectl: Kubectl::new(options.kubernetes.join("kubectl"), admin.into()),
+            binaries: options.kubernetes.clone(),
+            logs: options.logs.clone(),
+            running: Vec::new(),
+        };
+        cluster.launch(
+            "etcd",
+            &[
+                &format!("--data-dir={}", file("etcd")),
+                &format!("--listen-client-urls={ETCD}"),
+                &format!("--advertise-client-urls={ETCD}"),
+                "--listen-peer-urls=http://127.0.0.1:2380",
+            ],
+        )?;
+        cluster.serve(interrupt)?;
+        cluster.control()?;
+        Ok(cluster)
+    }
+
+    /// Starts the API server.
+    fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
+        let (key, tokens) = (file(KEY), file("tokens.csv"));
+        let mut openssl = Command::new("openssl");
+        output(openssl.args(["genrsa", "-out", &key, "2048"]), COMMAND)?;
+        fs::write(&tokens, TOKENS)?;
+        self.launch(
+            "kube-apiserver",
+            &[
+                &format!("--etcd-servers={ETCD}"),
+                &format!("--cert-dir={}", file("pki")),
+                "--secure-port=443",
+                &format!("--advertise-address={ADDRESS}"),
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--kubelet-preferred-address-types=InternalIP",
+                &format!("--token-auth-file={tokens}"),
+                "--authorization-mode=Node,RBAC",
+                "--enable-admission-plugins=NodeRestriction",
+                &format!("--service-account-key-file={key}"),
+                &format!("--service-account-signing-key-file={key}"),
+                "--service-account-issuer=https://kubernetes.default.svc",
+            ],
+        )?;
+        let kubectl = self.kubectl.clone();
+        let ready = || kubectl.raw("/readyz").is_ok();
+        self.wait("the API server", interrupt, ready)
+    }
+
+    /// Starts what acts on the API: service accounts, Pods of `DaemonSet`s, their places.
+    fn control(&mut self) -> Result<()> {
+        let access = format!("--kubeconfig={}", file("admin.conf"));
+        self.launch(
+            "kube-controller-manager",
+            &[
+                &access,
+                &format!("--root-ca-file={}", file(CERTIFICATE)),
+                &format!("--service-account-private-key-file={}", file(KEY)),
+                "--leader-elect=false",
+            ],
+        )?;
+        self.launch("kube-scheduler", &[&access, "--leader-elect=false"])
+    }
+
+    /// Starts the container runtime and the kubelet; the node becomes ready.
+    pub(crate) fn add_node(&mut self, images: &Path, interrupt: &Interrupt) -> Result<()> {
+        let configuration = file("containerd.toml");
+        fs::write(&configuration, containerd())?;
+        self.launch("containerd", &["--config", &configuration])?;
+        self.wait("the container runtime", interrupt, || {
+            output(Command::new("ctr").arg("version"), COMMAND).is_ok()
+        })?;
+        for image in ["pause", "pod", "sluice"] {
+            import(&images.join(format!("{image}.tar")))?;
+        }
+        let (configuration, access) = (file("kubelet.json"), file("kubelet.conf"));
+        fs::write(&configuration, kubelet().to_string())?;
+        fs::write(&access, kubeconfig("kubelet"))?;
+        self.launch(
+            "kubelet",
+            &[
+                &format!("--kubeconfig={access}"),
+                &format!("--config={configuration}"),
+                "--container-runtime=remote",
+                &format!("--container-runtime-endpoint=unix://{CONTAINERD}"),
+                &format!("--node-ip={ADDRESS}"),
+                &format!("--hostname-override={NODE}"),
+            ],
+        )?;
+        let kubectl = self.kubectl.clone();
+        self.wait("the node", interrupt, || {
+            let node = kubectl.run(&["get", "node", NODE, "--output=json"], "");
+            node.is_ok_and(|node| node.contains("\"reason\": \"KubeletReady\""))
+        })
+    }
+
+    /// Starts one of Kubernetes' programs, or one of the machine's.
+    fn launch(&mut self, program: &str, arguments: &[&str]) -> Result<()> {
+        let own = self.binaries.join(program);
+        let path = if own.exists() { own } else { program.into() };
+        let log = self.logs.join(format!("{program}.log"));
+        let process = Process::start(program, Command::new(path).args(arguments), &log)?;
+        self.running.push(process);
+        Ok(())
+    }
+
+    /// Waits until something is there, or fails with the log of what was started last.
+    fn wait(&mut self, what: &str, interrupt: &Interrupt, ready: impl Fn() -> bool) -> Result<()> {
+        let running = &mut self.running;
+        let done = interrupt.wait(START, || {
+            running.iter_mut().try_for_each(Process::check)?;
+            Ok(ready())
+        })?;
+        if !done {
+            let tail = running.last().map(Process::tail).unwrap_or_default();
+            bail!("{what} is not ready after {} s\n{tail}", START.as_secs());
+        }
+        Ok(())
+    }
+}
+
+fn file(name: &str) -> String {
+    format!("{LAB}/{name}")
+}
+
+/// Loads an image into the runtime.
+fn import(image: &Path) -> Result<()> {
+    let mut command = Command::new("ctr");
+    command
+        .args(["--namespace=k8s.io", "images", "import"])
+        .arg(image);
+    output(&mut command, COMMAND)
+        .map(drop)
+        .with_context(|| format!("cannot import {}", image.display()))
+}
+
+/// Gives an image another name.
+pub(crate) fn tag(image: &str, name: &str) -> Result<()> {
+    let mut command = Command::new("ctr");
+    command.args(["--namespace=k8s.io", "images", "tag", image, name]);
+    let said = output(&mut command, COMMAND)?;
+    ensure!(said.contains(name), "no image {name}: {said}");
+    Ok(())
+}
+
+/// Access for a user of [`TOKENS`].
+fn kubeconfig(user: &str) -> String {
+    let certificate = file(CERTIFICATE);
+    let cluster =
+        json!({ "server": format!("https://{API}"), "certificate-authority": certificate });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "lab", "cluster": cluster }],
+        "users": [{ "name": user, "user": { "token": user } }],
+        "contexts": [{ "name": "lab", "context": { "cluster": "lab", "user": user } }],
+        "current-context": "lab",
+    })
+    .to_string()
+}
+
+/// `restrict_oom_score_adj`: on machines without `CAP_SYS_RESOURCE` scores cannot be lowered.
+fn containerd() -> String {
+    format!(
+        "version = 2\n\
+         [grpc]\n\
+         address = \"{CONTAINERD}\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\n\
+         sandbox_image = \"{PAUSE}\"\n\
+         restrict_oom_score_adj = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNTIME_WITHOUT_ANNOTATIONS}]\n\
+         runtime_type = \"io.containerd.runc.v2\"\n\
+         cni_conf_dir = \"{RUNTIME_WITHOUT_ANNOTATIONS_CONF}\"\n"
+    )
+}
+
+fn kubelet() -> serde_json::Value {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        // Whoever reaches this kubelet is in its network namespace already.
+        "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
+        "authorization": { "mode": "AlwaysAllow" },
+        "cgroupDriver": "cgroupfs",
+        "failSwapOn": false,
+        "resolvConf": "",
+        "evictionHard": { "memory.available": "100Mi" },
+    })
+}

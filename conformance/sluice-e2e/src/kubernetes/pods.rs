@@ -1,0 +1,203 @@
+//! The Pods of the test's mesh.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sluice_lab::{
+    APPLICATION, PROXY,
+    backend::iptables,
+    pod_annotations::PodAnnotations,
+    proxy::{self, Hop},
+};
+
+use crate::kubernetes::{cluster::RUNTIME_WITHOUT_ANNOTATIONS, kubectl::Kubectl, node::LAB};
+
+/// Where they are.
+pub(crate) const NAMESPACE: &str = "default";
+/// The port of every application.
+pub(crate) const PORT: u16 = 8080;
+/// The application's container.
+pub(crate) const APP: &str = "app";
+const IMAGE: &str = "sluice.test/pod:1";
+
+/// How a Pod is meshed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mesh {
+    /// Not at all.
+    None,
+    /// With a sidecar and, as the injector does by default, a container before it that writes
+    /// iptables rules.
+    Rules,
+    /// With a sidecar alone, as the injector does for a CNI plugin.
+    Plugin,
+    /// The same, but started when nobody diverts its traffic yet.
+    Early,
+    /// The same, by a runtime that hands no annotations over.
+    Quiet,
+}
+
+/// A Pod that runs.
+#[derive(Clone)]
+pub(crate) struct Pod {
+    pub(crate) name: &'static str,
+    pub(crate) ip: IpAddr,
+    /// What its sidecar shares with the node.
+    directory: PathBuf,
+}
+
+impl Pod {
+    /// Starts Pods and waits until the kubelet finds them ready.
+    pub(crate) fn start<const N: usize>(
+        kubectl: &Kubectl,
+        plans: [(&'static str, Mesh); N],
+    ) -> Result<[Self; N]> {
+        Self::ask_for(kubectl, &plans)?;
+        let pods: Result<Vec<_>> = plans
+            .iter()
+            .map(|(name, _)| Self::ready(kubectl, name))
+            .collect();
+        pods?.try_into().ok().context("as many Pods as plans")
+    }
+
+    /// Lets the API server know of Pods.
+    pub(crate) fn ask_for(kubectl: &Kubectl, plans: &[(&'static str, Mesh)]) -> Result<()> {
+        let manifests: Result<Vec<_>> = plans
+            .iter()
+            .map(|(name, mesh)| manifest(name, *mesh))
+            .collect();
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": manifests? });
+        kubectl.apply(&list.to_string()).map(drop)
+    }
+
+    /// Waits until the kubelet finds a Pod ready.
+    pub(crate) fn ready(kubectl: &Kubectl, name: &'static str) -> Result<Self> {
+        let pod = format!("pod/{name}");
+        let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=90s"];
+        if let Err(error) = kubectl.run(&wait, "") {
+            let events =
+                kubectl.run(&["get", "events", "--output=custom-columns=:.message"], "")?;
+            return Err(error.context(events));
+        }
+        let found = kubectl.get(NAMESPACE, &pod)?;
+        let ip = found["status"]["podIP"]
+            .as_str()
+            .context("a Pod without an address")?;
+        Ok(Self {
+            name,
+            ip: ip.parse()?,
+            directory: directory(name),
+        })
+    }
+
+    /// How many connections of a client to an address its sidecar's listener has carried.
+    pub(crate) fn carried(&self, listener: &str, client: IpAddr, to: SocketAddr) -> Result<usize> {
+        let log = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
+        // The last line may be half written.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let hops: Vec<Hop> = whole
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
+        let one = |hop: &&Hop| {
+            hop.listener == listener && hop.client.ip() == client && hop.original == to
+        };
+        Ok(hops.iter().filter(one).count())
+    }
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(LAB).join("pods").join(name)
+}
+
+fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
+    let port = PORT.to_string();
+    let mut containers = vec![json!({
+        "name": APP,
+        "image": IMAGE,
+        "command": ["/bin/sluice-e2e", "serve", "--name", name, "--port", port],
+        "securityContext": { "runAsUser": APPLICATION },
+        // The kubelet calls from the node: through the sidecar, if there is one.
+        "readinessProbe": { "httpGet": { "path": "/", "port": PORT }, "periodSeconds": 1 },
+    })];
+    let mut first = Vec::new();
+    let mut annotations = json!({});
+    if mesh != Mesh::None {
+        let directory = directory(name);
+        configure(&directory)?;
+        annotations = json!({ "sidecar.istio.io/status": "{}" });
+        containers.push(sidecar());
+        match mesh {
+            Mesh::None | Mesh::Early => {}
+            Mesh::Rules => first.push(rules(&directory)?),
+            Mesh::Plugin | Mesh::Quiet => first.push(validation()),
+        }
+    }
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": NAMESPACE, "annotations": annotations },
+        "spec": {
+            "runtimeClassName": (mesh == Mesh::Quiet).then_some(RUNTIME_WITHOUT_ANNOTATIONS),
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": false,
+            "initContainers": first,
+            "containers": containers,
+            "volumes": [{ "name": "shared", "hostPath": { "path": directory(name), "type": "DirectoryOrCreate" } }],
+        },
+    }))
+}
+
+fn configure(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    chown(directory, Some(PROXY), Some(PROXY))?;
+    // Its users differ: the sidecar writes, the rules are read as root.
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    let bootstrap = proxy::bootstrap(
+        Path::new("/shared/admin.sock"),
+        Path::new("/shared/access.log"),
+    );
+    fs::write(directory.join("envoy.json"), bootstrap.to_string())?;
+    Ok(())
+}
+
+fn sidecar() -> Value {
+    json!({
+        "name": "istio-proxy",
+        "image": IMAGE,
+        "command": ["/bin/envoy", "--config-path", "/shared/envoy.json", "--concurrency", "2",
+                    "--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "20"],
+        "securityContext": { "runAsUser": PROXY, "runAsGroup": PROXY },
+        "volumeMounts": [{ "name": "shared", "mountPath": "/shared" }],
+    })
+}
+
+/// What istio-init does, with the same program.
+fn rules(directory: &Path) -> Result<Value> {
+    fs::write(
+        directory.join("rules"),
+        iptables::rules_v4(&PodAnnotations::default())?,
+    )?;
+    Ok(json!({
+        "name": "istio-init",
+        "image": IMAGE,
+        "command": ["/bin/iptables-restore", "/shared/rules"],
+        "securityContext": { "runAsUser": 0, "capabilities": { "add": ["NET_ADMIN", "NET_RAW"] } },
+        "volumeMounts": [{ "name": "shared", "mountPath": "/shared" }],
+    }))
+}
+
+/// What the injector puts in the place of istio-init if a CNI plugin is to divert the traffic.
+fn validation() -> Value {
+    json!({
+        "name": "istio-validation",
+        "image": IMAGE,
+        "command": ["/bin/sluice-e2e", "validate"],
+        "securityContext": { "runAsUser": PROXY, "runAsGroup": PROXY },
+    })
+}

@@ -1,0 +1,399 @@
+//! What happens on the node, in order.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sluice_testbed::{
+    interrupt::Interrupt,
+    process::{Process, output},
+};
+
+use crate::kubernetes::{
+    Options, calls,
+    checks::Checks,
+    cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
+    kubectl::Kubectl,
+    node::{self, CNI_BIN, CNI_CONF, LAB},
+    pods::{Mesh, NAMESPACE, Pod},
+    snapshot::Snapshot,
+};
+
+const SYSTEM: &str = "kube-system";
+const DAEMONSET: &str = "daemonset/sluice";
+/// What keeps the data path alive.
+const PINS: &str = "/sys/fs/bpf/sluice";
+const IMAGE: &str = "sluice.test/sluice";
+/// The version that the chart is rendered for: that of `setup/kubernetes.sh`.
+const KUBERNETES: &str = "1.20";
+/// Platforms that need no kinds of their own.
+const PLATFORMS: [&str; 9] = [
+    "",
+    "aks",
+    "bottlerocket",
+    "eks",
+    "gke",
+    "k3s",
+    "microk8s",
+    "minikube",
+    "talos",
+];
+/// The load starts before the upgrade and ends after it.
+const LOAD_SECONDS: u64 = 40;
+/// For the daemon to read the list of Pods.
+const TOLD: Duration = Duration::from_secs(20);
+/// For the kubelet to try a Pod, and to say that it was refused.
+const REFUSED: Duration = Duration::from_secs(40);
+/// For a Pod to end and the plugin to be told.
+const DELETED: Duration = Duration::from_mins(1);
+const RENDER: Duration = Duration::from_secs(30);
+
+/// Whether everything was as it should be.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let interrupt = Interrupt::install()?;
+    let mut checks = Checks::default();
+    let outcome = Scenario::run(options, &interrupt, &mut checks);
+    if let Err(error) = outcome {
+        println!("    {error:#}\n    logs are in {}", options.logs.display());
+        return Ok(false);
+    }
+    Ok(checks.passed())
+}
+
+/// A cluster and what was there before Sluice.
+struct Scenario<'a> {
+    options: &'a Options,
+    cluster: Cluster,
+    before: Snapshot,
+}
+
+impl Scenario<'_> {
+    fn run(options: &Options, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
+        node::setup_mounts(&options.cni_plugins)?;
+        let before = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
+        let mut cluster = None;
+        checks.require("a control plane starts", || {
+            let started = cluster.insert(Cluster::start(options, interrupt)?);
+            started.kubectl.raw("/version").map(|said| version(&said))
+        })?;
+        let mut scenario = Scenario {
+            options,
+            cluster: cluster.context("it has started")?,
+            before,
+        };
+        checks.require("a node joins", || {
+            scenario.cluster.add_node(&options.images, interrupt)?;
+            Ok("kubelet, containerd and runc; three images imported".to_owned())
+        })?;
+        let done = scenario.run_steps(interrupt, checks);
+        // There is a DaemonSet only if something failed before the end.
+        scenario.keep_log("sluiced.log").ok();
+        done
+    }
+
+    /// Writes what the daemon said to the other logs.
+    fn keep_log(&self, name: &str) -> Result<()> {
+        let logs = [
+            "logs",
+            "--namespace",
+            SYSTEM,
+            DAEMONSET,
+            "--container=sluiced",
+        ];
+        let said = self.cluster.kubectl.run(&logs, "")?;
+        Ok(fs::write(self.options.logs.join(name), said)?)
+    }
+
+    fn run_steps(&mut self, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
+        let kubectl = &self.cluster.kubectl.clone();
+        checks.check("the API server accepts the manifests", || self.dry_run());
+        let mut first = None;
+        checks.require("a Pod with iptables rules works", || {
+            let plans = [
+                ("old", Mesh::Rules),
+                ("outside", Mesh::None),
+                ("early", Mesh::Early),
+            ];
+            let [old, outside, _] = first.insert(Pod::start(kubectl, plans)?);
+            calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
+        })?;
+        let [old, outside, early] = &first.context("they have started")?;
+
+        checks.require("the chart is installed", || self.install("latest"))?;
+        checks.check(
+            "a Pod that ran before is taken in as the API server tells",
+            || {
+                known(kubectl, early.name, interrupt)?;
+                calls::all(kubectl, &[(early, Mesh::Early), (outside, Mesh::None)])
+            },
+        );
+        let mut second = None;
+        checks.require("Pods without rules go through their sidecars", || {
+            let pods = Pod::start(
+                kubectl,
+                [("client", Mesh::Plugin), ("server", Mesh::Plugin)],
+            )?;
+            let [client, server] = second.insert(pods);
+            calls::all(kubectl, &[(client, Mesh::Plugin), (server, Mesh::Plugin)])
+        })?;
+        let [client, server] = &second.context("they have started")?;
+        let mixed = [
+            (old, Mesh::Rules),
+            (outside, Mesh::None),
+            (client, Mesh::Plugin),
+        ];
+        checks.check("Pods with and without rules work together", || {
+            calls::all(kubectl, &mixed)
+        });
+        let mut quiet = None;
+        checks.check(
+            "of a Pod whose runtime tells nothing the API server is asked",
+            || {
+                kubectl.apply(&runtime_class())?;
+                let [pod] = quiet.insert(Pod::start(kubectl, [("quiet", Mesh::Quiet)])?);
+                calls::all(kubectl, &[(pod, Mesh::Quiet), (outside, Mesh::None)])
+            },
+        );
+        checks.check(
+            "while the API server does not answer, such a Pod waits",
+            || self.wait_for_the_api_server(outside, interrupt),
+        );
+        self.keep_log("sluiced-before-the-upgrade.log")?;
+        checks.check("an upgrade under load harms no connection", || {
+            self.upgrade(client, server, interrupt)
+        });
+        checks.check("after the upgrade all is as before", || {
+            calls::all(kubectl, &mixed)
+        });
+        checks.check("deleted Pods are forgotten", || {
+            let others = [early.name, "quiet", "waiting"];
+            forget(
+                kubectl,
+                &[&[client.name, server.name], &others[..]].concat(),
+                interrupt,
+            )
+        });
+        self.keep_log("sluiced.log")?;
+        checks.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
+        checks.check("the mesh is back at its rules", || {
+            let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
+            calls::all(
+                kubectl,
+                &[
+                    (old, Mesh::Rules),
+                    (outside, Mesh::None),
+                    (&new, Mesh::Rules),
+                ],
+            )
+        });
+        Ok(())
+    }
+
+    /// The chart for each platform.
+    fn dry_run(&self) -> Result<String> {
+        let mut accepted = 0;
+        for platform in PLATFORMS {
+            let manifest = self.render_for("latest", platform)?;
+            let arguments = ["apply", "--dry-run=server", "--filename=-"];
+            let said = self.cluster.kubectl.run(&arguments, &manifest)?;
+            accepted += said.lines().count();
+        }
+        Ok(format!("{accepted} objects, by --dry-run=server"))
+    }
+
+    fn render(&self, tag: &str) -> Result<String> {
+        self.render_for(tag, "")
+    }
+
+    fn render_for(&self, tag: &str, platform: &str) -> Result<String> {
+        let values = Path::new(LAB).join("values.json");
+        fs::write(
+            &values,
+            json!({
+                "global": { "platform": platform },
+                "kubeVersion": KUBERNETES,
+                "image": { "repository": IMAGE, "tag": tag },
+                "config": { "acceleration": "proxies" },
+            })
+            .to_string(),
+        )?;
+        let mut command = Command::new(&self.options.helm);
+        command
+            .arg(self.options.manifests.join("render.py"))
+            .arg("--values")
+            .arg(&values);
+        output(&mut command, RENDER)
+    }
+
+    /// Applies the chart and waits until its Pods are ready.
+    fn install(&self, tag: &str) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.apply(&self.render(tag)?)?;
+        let wait = [
+            "rollout",
+            "status",
+            "--namespace",
+            SYSTEM,
+            DAEMONSET,
+            "--timeout=60s",
+        ];
+        if let Err(error) = kubectl.run(&wait, "") {
+            return Err(error.context(why(kubectl)));
+        }
+        let status = kubectl.get(SYSTEM, DAEMONSET)?;
+        Ok(format!(
+            "{} of {} Pods ready",
+            status["status"]["numberReady"], status["status"]["desiredNumberScheduled"]
+        ))
+    }
+
+    /// Takes the daemon's right to read Pods away, starts one, and gives the right back.
+    fn wait_for_the_api_server(&self, outside: &Pod, interrupt: &Interrupt) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.run(&["delete", "clusterrolebinding", "sluice"], "")?;
+        Pod::ask_for(kubectl, &[("waiting", Mesh::Quiet)])?;
+        let mut events = String::new();
+        let refused = interrupt.wait(REFUSED, || {
+            let reasons = [
+                "get",
+                "events",
+                "--field-selector=reason=FailedCreatePodSandBox",
+            ];
+            let message = "--output=custom-columns=:.message";
+            events = kubectl.run(&[&reasons[..], &[message]].concat(), "")?;
+            Ok(events.contains("forbidden"))
+        })?;
+        ensure!(refused, "nobody says that it waits: {events}");
+        let phase = kubectl.get(NAMESPACE, "pod/waiting")?["status"]["phase"].clone();
+        ensure!(phase == "Pending", "it is {phase}");
+        self.install("latest")?;
+        let pod = Pod::ready(kubectl, "waiting")?;
+        let called = calls::all(kubectl, &[(&pod, Mesh::Quiet), (outside, Mesh::None)])?;
+        let said = events.lines().find(|line| line.contains("forbidden"));
+        Ok(format!(
+            "refused: {}; then {called}",
+            said.unwrap_or_default().trim()
+        ))
+    }
+
+    fn upgrade(&self, client: &Pod, server: &Pod, interrupt: &Interrupt) -> Result<String> {
+        cluster::tag(&format!("{IMAGE}:latest"), &format!("{IMAGE}:next"))?;
+        let log = self.options.logs.join("load.log");
+        let mut command = calls::load(&self.cluster.kubectl, client, server, LOAD_SECONDS);
+        let mut load = Process::start("the load", &mut command, &log)?;
+        let rolled = self.install("next")?;
+        load.check().context("the load ended before the upgrade")?;
+        let limit = Duration::from_secs(LOAD_SECONDS * 2);
+        let ended = interrupt.wait(limit, || Ok(load.check().is_err()))?;
+        ensure!(ended, "the load does not end");
+        Ok(format!("{}; {rolled}", calls::judge(&load.log())?))
+    }
+
+    fn uninstall(&self) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        let manifest = self.render("next")?;
+        kubectl.run(&["delete", "--filename=-", "--wait=true"], &manifest)?;
+        let selector = "--selector=app.kubernetes.io/name=sluice";
+        kubectl.run(
+            &[
+                "wait",
+                "--namespace",
+                SYSTEM,
+                "--for=delete",
+                "pod",
+                selector,
+                "--timeout=90s",
+            ],
+            "",
+        )?;
+        let now = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
+        self.before.expect(&now)?;
+        ensure!(!Path::new(PINS).exists(), "{PINS} is left");
+        let mut files = Command::new("find");
+        files.args(["/run/sluice", "/var/lib/sluice", "-not", "-type", "d"]);
+        let files = output(&mut files, RENDER)?;
+        ensure!(files.is_empty(), "left: {files}");
+        Ok(format!(
+            "the {} files of CNI are byte for byte as before; no pin is left",
+            now.len()
+        ))
+    }
+}
+
+fn version(said: &str) -> String {
+    let version: Option<Value> = serde_json::from_str(said).ok();
+    let version = version.and_then(|version| version["gitVersion"].as_str().map(str::to_owned));
+    format!("Kubernetes {}", version.unwrap_or_default())
+}
+
+/// The Pods, as the daemon tells them.
+fn listed(kubectl: &Kubectl) -> Result<String> {
+    let target = [SYSTEM, DAEMONSET, "sluiced"];
+    kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
+}
+
+/// Waits until the daemon knows a Pod by its name.
+fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Result<()> {
+    let mut all = String::new();
+    let known = interrupt.wait(TOLD, || {
+        all = listed(kubectl)?;
+        Ok(all.contains(&quoted(pod)))
+    })?;
+    ensure!(known, "the daemon does not know {pod}: {all}");
+    Ok(())
+}
+
+/// Pods of this class are started without handing annotations over.
+fn runtime_class() -> String {
+    let (kind, version) = ("RuntimeClass", "node.k8s.io/v1");
+    let metadata = json!({ "name": RUNTIME_WITHOUT_ANNOTATIONS });
+    json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "handler": RUNTIME_WITHOUT_ANNOTATIONS })
+        .to_string()
+}
+
+/// What the cluster says of Sluice's Pods.
+fn why(kubectl: &Kubectl) -> String {
+    let events = [
+        "get",
+        "events",
+        "--namespace",
+        SYSTEM,
+        "--output=custom-columns=:.message",
+    ];
+    let logs = [
+        "logs",
+        "--namespace",
+        SYSTEM,
+        DAEMONSET,
+        "--all-containers",
+        "--tail=20",
+    ];
+    [events.as_slice(), logs.as_slice()]
+        .map(|command| {
+            kubectl
+                .run(command, "")
+                .unwrap_or_else(|error| format!("{error:#}"))
+        })
+        .join("\n")
+}
+
+/// Deletes Pods; the runtime tells the plugin, and the plugin the daemon.
+fn forget(kubectl: &Kubectl, pods: &[&str], interrupt: &Interrupt) -> Result<String> {
+    let mut arguments = vec!["delete", "pod", "--namespace", NAMESPACE, "--wait=false"];
+    arguments.extend(pods);
+    kubectl.run(&arguments, "")?;
+    let mut known = String::new();
+    let forgotten = interrupt.wait(DELETED, || {
+        known = listed(kubectl)?;
+        Ok(pods.iter().all(|pod| !known.contains(&quoted(pod))))
+    })?;
+    ensure!(forgotten, "the daemon still knows one of them: {known}");
+    Ok(format!(
+        "{} Pods deleted, none known to the daemon",
+        pods.len()
+    ))
+}

@@ -1,0 +1,110 @@
+//! What is put to the test. The lab and the rows do not know which one it is.
+
+pub mod iptables;
+mod none;
+pub mod sluice;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sluice_testbed::{agent::ExecContext, interrupt::Interrupt, process::output};
+
+use crate::{Binaries, bpf_objects::BpfObjects, mesh::Mesh, pod_annotations::PodAnnotations};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How often each reason was given.
+pub type Counters = BTreeMap<String, u64>;
+
+/// Something that diverts the traffic of Pods through their proxies.
+pub trait Backend: Send + Sync {
+    /// Its entry at the end of the conflist.
+    fn entry(&self) -> Option<Value>;
+    /// The plugin of that entry.
+    fn plugin(&self) -> Option<PathBuf>;
+    /// Told of each meshed Pod after it joined the network.
+    fn enroll(&self, _netns: &Path, _settings: &PodAnnotations) -> Result<()> {
+        Ok(())
+    }
+    /// Whether it makes the kernel track the Pods' connections.
+    fn tracks_connections(&self) -> bool {
+        false
+    }
+    /// Its decisions so far, if it counts them.
+    fn counters(&self) -> Result<Option<Counters>>;
+    /// Ends its daemon by a signal and starts another one.
+    fn restart(&mut self, _signal: Signal, _interrupt: &Interrupt) -> Result<()> {
+        bail!("this subject has no daemon")
+    }
+    /// The Pods that it knows.
+    fn pods(&self) -> Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+    /// The BPF objects that must be gone once it has ended.
+    fn bpf_objects(&self) -> Result<BpfObjects> {
+        Ok(BpfObjects::default())
+    }
+    /// Ends it; fails if it still knows Pods.
+    fn stop(self: Box<Self>) -> Result<()>;
+}
+
+/// Which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    /// The built binaries.
+    Sluice,
+    /// Real rules in the Pods: the reference.
+    Iptables,
+    /// Nothing: the control, with which rows must fail.
+    None,
+}
+
+impl BackendKind {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sluice => "sluice",
+            Self::Iptables => "iptables",
+            Self::None => "none",
+        }
+    }
+
+    /// Starts it on a node.
+    pub fn start(
+        self,
+        binaries: &Binaries,
+        directory: &Path,
+        cgroup: &Path,
+        mesh: Mesh,
+        interrupt: &Interrupt,
+    ) -> Result<Box<dyn Backend>> {
+        Ok(match self {
+            Self::Sluice => {
+                // More can go wrong with it than without.
+                let behaviour = format!("mesh = '{}'\nacceleration = 'proxies'\n", mesh.name());
+                Box::new(sluice::Sluice::start(
+                    binaries, directory, cgroup, &behaviour, interrupt,
+                )?)
+            }
+            Self::Iptables => Box::new(iptables::Iptables),
+            Self::None => Box::new(none::NoInterception),
+        })
+    }
+}
+
+/// Gives `lo` the proxy's source towards its application; 127.0.0.6 is there in any case.
+fn passthrough_address(netns: &Path) -> Result<()> {
+    let place = ExecContext {
+        netns: Some(netns),
+        ..ExecContext::default()
+    };
+    let arguments = ["-6", "address", "replace", "::6/128", "dev", "lo", "nodad"];
+    output(place.command(Path::new("ip"))?.args(arguments), LIMIT).map(drop)
+}

@@ -1,0 +1,155 @@
+//! A Pod: a network namespace with an application in it and, perhaps, a proxy.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use sluice_testbed::{
+    agent::{ExecContext, serve::READY},
+    cni::{AddressPlan, Sandbox},
+    interrupt::Interrupt,
+    netns::Netns,
+    process::Process,
+};
+
+use crate::{
+    APPLICATION,
+    backend::Counters,
+    proxy::{Hop, Proxy},
+};
+
+const START: Duration = Duration::from_secs(10);
+
+/// How a Pod is made.
+#[derive(Clone, Copy)]
+pub struct PodSpec {
+    /// Its name.
+    pub name: &'static str,
+    /// The injector has marked it as meshed.
+    pub meshed: bool,
+    /// Its proxy runs.
+    pub proxy: bool,
+    /// The ports of its application; without any there is none.
+    pub ports: &'static [u16],
+}
+
+/// A Pod.
+pub struct Pod {
+    /// How it was made.
+    pub spec: PodSpec,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its addresses, once it joined the network.
+    pub addresses: Vec<IpAddr>,
+    /// The result of the CNI chain.
+    pub result: Value,
+    annotations: BTreeMap<String, String>,
+    application: Option<Process>,
+    proxy: Option<Proxy>,
+}
+
+impl Pod {
+    /// Its namespace, not yet on the network.
+    pub fn create(spec: PodSpec, lab: &str) -> Result<Self> {
+        let mut annotations = BTreeMap::new();
+        if spec.meshed {
+            annotations.insert("sidecar.istio.io/status".to_owned(), "{}".to_owned());
+        }
+        Ok(Self {
+            spec,
+            netns: Netns::create(format!("{lab}-{}", spec.name))?,
+            addresses: Vec::new(),
+            result: Value::Null,
+            annotations,
+            application: None,
+            proxy: None,
+        })
+    }
+
+    /// What the runtime is told of it.
+    pub fn sandbox(&self) -> Sandbox<'_> {
+        Sandbox {
+            name: self.spec.name,
+            netns: &self.netns,
+            annotations: &self.annotations,
+            address_plan: AddressPlan::Dual,
+            ifname: "eth0",
+        }
+    }
+
+    /// Starts what runs in it; [`Pod::wait`] waits for it.
+    pub fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
+        let PodSpec {
+            name, proxy, ports, ..
+        } = self.spec;
+        let place = ExecContext {
+            netns: Some(self.netns.path()),
+            cgroup: Some(cgroup),
+            ..ExecContext::default()
+        };
+        if proxy {
+            let own = directory.join(format!("{name}-proxy"));
+            self.proxy = Some(Proxy::start(name, place, envoy, &own)?);
+        }
+        if !ports.is_empty() {
+            let mut command = ExecContext {
+                user: Some(APPLICATION),
+                ..place
+            }
+            .own()?;
+            command.args(["serve", "--name", name]);
+            for port in ports {
+                command.args(["--port", &port.to_string()]);
+            }
+            let log = directory.join(format!("{name}-application.log"));
+            let title = format!("the application of {name}");
+            self.application = Some(Process::start(&title, &mut command, &log)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until what runs in it serves.
+    pub fn wait(&mut self, interrupt: &Interrupt) -> Result<()> {
+        if let Some(application) = &mut self.application {
+            let ready = interrupt.wait(START, || {
+                application.check()?;
+                Ok(application.log().lines().any(|line| line == READY))
+            })?;
+            if !ready {
+                bail!("an application is not ready\n{}", application.tail());
+            }
+        }
+        self.proxy
+            .as_mut()
+            .map_or(Ok(()), |proxy| proxy.wait(interrupt))
+    }
+
+    /// Its address of a family.
+    pub fn address(&self, v4: bool) -> Result<IpAddr> {
+        let found = self.addresses.iter().find(|ip| ip.is_ipv4() == v4).copied();
+        found.with_context(|| format!("{} lacks an address of a family", self.spec.name))
+    }
+
+    /// What its proxy carried so far.
+    pub fn hops(&self) -> Result<Vec<Hop>> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.spec.name))
+    }
+
+    /// What its proxy's listeners accepted so far.
+    pub fn accepted(&self) -> Result<Counters> {
+        self.proxy
+            .as_ref()
+            .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.spec.name))
+    }
+
+    /// Ends what runs in it.
+    pub fn stop(&mut self) -> Result<()> {
+        let proxy = self.proxy.take().map(|proxy| proxy.process);
+        for process in proxy.into_iter().chain(self.application.take()) {
+            process.stop()?;
+        }
+        Ok(())
+    }
+}

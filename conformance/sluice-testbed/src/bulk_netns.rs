@@ -1,0 +1,116 @@
+//! Many network namespaces that stand for Pods, with nothing in them but an address.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{
+    interrupt::Interrupt,
+    process::{self, output},
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The namespaces. Dropping it removes them.
+pub struct BulkNetns {
+    prefix: String,
+    count: u16,
+}
+
+impl BulkNetns {
+    /// Makes so many, with names that begin with `prefix`.
+    pub fn make(prefix: String, count: u16, interrupt: &Interrupt) -> Result<Self> {
+        // Made first: what is there of it goes with it when one cannot be made.
+        let bulk_netns = Self { prefix, count };
+        for number in 0..count {
+            interrupt.check()?;
+            let name = bulk_netns.name(number);
+            let run = |arguments: &[&str]| output(Command::new("ip").args(arguments), LIMIT);
+            run(&["netns", "add", &name])?;
+            let address = format!("{}/32", address(number));
+            run(&["-n", &name, "address", "add", &address, "dev", "lo"])?;
+        }
+        Ok(bulk_netns)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Has the plugin called for each, in turn. Milliseconds.
+    pub fn all(
+        &self,
+        plugin: &Path,
+        entry: &Value,
+        verb: &str,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<f64>> {
+        let each = (0..self.count).map(|number| {
+            interrupt.check()?;
+            self.call(Command::new(plugin), entry, verb, number)
+        });
+        each.collect()
+    }
+
+    /// Runs the plugin alone, as the runtime would after the rest of the chain: `plugin` is it, or
+    /// what starts it. Milliseconds.
+    pub fn call(&self, mut plugin: Command, entry: &Value, verb: &str, number: u16) -> Result<f64> {
+        let netns = self.path(number);
+        let mut stdin = entry.clone();
+        stdin["cniVersion"] = "1.0.0".into();
+        stdin["name"] = "crowd".into();
+        stdin["runtimeConfig"] =
+            json!({ "io.kubernetes.cri.pod-annotations": { "sidecar.istio.io/status": "{}" } });
+        stdin["prevResult"] = json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{ "name": "lo", "sandbox": netns }],
+            "ips": [{ "address": format!("{}/32", address(number)), "interface": 0 }],
+        });
+        plugin
+            .env_clear()
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", self.name(number))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_NETNS", &netns)
+            .env("CNI_PATH", "/nowhere")
+            .stdin(process::input(&stdin.to_string())?);
+        let begin = Instant::now();
+        // Not `finish`, which looks only now and then. The entry sets a time limit.
+        let Output { status, stdout, .. } = plugin.output()?;
+        let took = begin.elapsed();
+        let said = String::from_utf8_lossy(&stdout);
+        ensure!(status.success(), "{verb} of Pod {number}: {said}");
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    fn name(&self, number: u16) -> String {
+        format!("{}-{number}", self.prefix)
+    }
+
+    fn path(&self, number: u16) -> PathBuf {
+        Path::new("/run/netns").join(self.name(number))
+    }
+}
+
+impl Drop for BulkNetns {
+    fn drop(&mut self) {
+        for number in 0..self.count {
+            if self.path(number).exists() {
+                let name = self.name(number);
+                let _ = output(Command::new("ip").args(["netns", "delete", &name]), LIMIT);
+            }
+        }
+    }
+}
+
+fn address(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    [10, 78, high, low].into()
+}
