@@ -72,7 +72,7 @@ setup:
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
 	@cni-plugin/build.sh
 
 # What is only tried is built once, in the profile of the tests.
