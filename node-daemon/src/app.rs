@@ -17,15 +17,16 @@ use crate::{
     api::{self, Handler, Socket},
     bpf::{Datapath, Pins, Ring},
     cgroup,
-    config::{Config, Paths, RunArgs},
+    config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
     pods::{
-        self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState,
-        Store, one_line,
+        self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
+        StartupState, Store, one_line,
     },
     privileges,
+    ztunnel::{SocketError, Ztunnels},
 };
 
 /// The resync interval.
@@ -45,11 +46,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let daemon_config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(
-        &daemon_config.mesh,
-        daemon_config.meshes,
-        daemon_config.ipv6,
-    )?;
+    let mesh = daemon_config.choose_mesh(None)?;
     let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
@@ -93,10 +90,15 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
         let auditor = Auditor::new(pods.clone(), daemon_config.on_enrol, enrolled);
-        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let ztunnels = serve_ztunnel(mesh, &daemon_config.ambient)?;
+        let mut cluster = Cluster::new(daemon_config.kubeconfig);
+        if let Some(ztunnels) = &ztunnels {
+            cluster = cluster.with_namespaces();
+            ztunnels.refresh(&pods).await?;
+        }
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone(), auditor.clone())),
+            tokio::spawn(resync_loop(pods.clone(), auditor.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(
                 netns_found,
                 pods.clone(),
@@ -107,7 +109,15 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, auditor, cluster, event_log, daemon_config.proxy_user);
+        // The manager ends with the last handle.
+        drop(pods);
+        let handler = Handler::new(
+            auditor,
+            cluster,
+            event_log,
+            daemon_config.proxy_user,
+            ztunnels,
+        );
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -208,7 +218,7 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
 
 /// Repairs and audits until the manager ends. The first audit is immediate: it may have to reset
 /// connections of Pods that were adopted at the start.
-async fn resync_loop(pods: Pods, auditor: Auditor) {
+async fn resync_loop(pods: Pods, auditor: Auditor, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -227,5 +237,21 @@ async fn resync_loop(pods: Pods, auditor: Auditor) {
         if pods.resync().await.is_err() {
             return;
         }
+        if let Some(ztunnels) = &ztunnels
+            && ztunnels.refresh(&pods).await.is_err()
+        {
+            return;
+        }
     }
+}
+
+/// Serves ztunnel, if the daemon is its agent.
+fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
+    if mesh.selection == Selection::Annotation {
+        return Ok(None);
+    }
+    let socket = &ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    Ok(Some(ztunnels))
 }

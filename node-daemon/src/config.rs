@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use sluice_api::SOCKET;
 
-pub(crate) use file::{Config, DEFAULT, Error, ProxyUser};
+pub(crate) use file::{Ambient, Config, DEFAULT, Error, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]

@@ -345,6 +345,9 @@ pub struct Status {
     /// The programs, in the order of their names.
     #[serde(default)]
     pub programs: Vec<ProgramView>,
+    /// The connections of ztunnel, if the daemon is its agent on the node.
+    #[serde(default)]
+    pub ztunnel: Option<ZtunnelView>,
     /// Programs of other owners at hooks whose order matters.
     #[serde(default)]
     pub foreign_programs: Vec<ForeignProgramView>,
@@ -365,6 +368,19 @@ pub struct Status {
     /// Network namespaces that are intercepted and have no record.
     #[serde(default)]
     pub orphaned_netns: usize,
+}
+
+/// The connections of ztunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZtunnelView {
+    /// The socket that ztunnel connects to.
+    pub socket: String,
+    /// The number of connections. There are two during an upgrade of ztunnel.
+    pub connections: usize,
+    /// The number of Pods that ztunnel serves.
+    pub workloads: usize,
+    /// The number of Pods that ztunnel returned an error for.
+    pub failed: usize,
 }
 
 /// An optional kernel feature.

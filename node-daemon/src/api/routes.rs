@@ -17,8 +17,8 @@ use hyper::{
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
 use sluice_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, MAX_MEASURE_SECONDS,
-    ProgramRuns, ProgramsRequest, Status, path,
+    AddRequest, AddResponse, DelResponse, EventView, Events, EventsRequest, MAX_BODY,
+    MAX_MEASURE_SECONDS, ProgramRuns, ProgramsRequest, Status, path,
 };
 use tokio::time::{sleep, timeout};
 
@@ -29,6 +29,7 @@ use crate::{
     event_log::EventLog,
     kube::Cluster,
     pods::{Auditor, Pods},
+    ztunnel::Ztunnels,
 };
 
 /// Timeout for the whole body.
@@ -115,25 +116,28 @@ pub(crate) struct Handler {
     proxy_user: ProxyUser,
     /// The number of ADDs with annotations of the runtime, and without.
     adds: Arc<[AtomicU64; 2]>,
+    /// The ztunnels of the node, if the daemon is their agent.
+    ztunnels: Option<Ztunnels>,
     pub(super) metrics: Metrics,
 }
 
 impl Handler {
     /// A handler without any requests so far.
     pub(crate) fn new(
-        pods: Pods,
         auditor: Auditor,
         cluster: Cluster,
         event_log: EventLog,
         proxy_user: ProxyUser,
+        ztunnels: Option<Ztunnels>,
     ) -> Self {
         Self {
-            pods,
+            pods: auditor.pods().clone(),
             auditor,
             cluster,
             event_log,
             proxy_user,
             adds: Arc::default(),
+            ztunnels,
             metrics: Metrics::new(),
         }
     }
@@ -148,12 +152,12 @@ impl Handler {
                 self.auditor.note_enrolled();
                 Answer::json(&added)
             }
-            Route::Del => Answer::json(&pods.del(decode(&body)?).await?),
+            Route::Del => Answer::json(&self.deleted(pods.del(decode(&body)?).await?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
                 Ok(Answer::Nothing)
             }
-            Route::Gc => Answer::json(&pods.gc(decode(&body)?).await?),
+            Route::Gc => Answer::json(&self.deleted(pods.gc(decode(&body)?).await?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
             Route::Audit => Answer::json(&self.auditor.audit(decode(&body)?).await?),
@@ -162,7 +166,7 @@ impl Handler {
             Route::Status => Answer::json(&self.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Healthz => Ok(Answer::Text("alive\n")),
-            Route::Readyz => match pods.status().await? {
+            Route::Readyz => match self.status().await? {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
@@ -188,14 +192,23 @@ impl Handler {
         })
     }
 
-    /// The manager's status, with what the API itself has counted.
+    /// The Pod manager's status, ztunnel's, and what the API itself has counted.
     async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.pods.status().await?;
         let [with, without] = &*self.adds;
-        Ok(Status {
-            adds_with_annotations: with.load(Ordering::Relaxed),
-            adds_without_annotations: without.load(Ordering::Relaxed),
-            ..self.pods.status().await?
-        })
+        status.adds_with_annotations = with.load(Ordering::Relaxed);
+        status.adds_without_annotations = without.load(Ordering::Relaxed);
+        status.ztunnel = self.ztunnels.as_ref().map(Ztunnels::view);
+        if let Some(ztunnel) = &status.ztunnel
+            && ztunnel.connections == 0
+        {
+            let socket = &ztunnel.socket;
+            status.problems.push(format!(
+                "no ztunnel is connected at {socket}: ADDs of ambient Pods fail (does the ztunnel \
+                 DaemonSet run on this node, with that socket?)"
+            ));
+        }
+        Ok(status)
     }
 
     /// Measures the programs. The kernel's statistics cost each run about 20 ns, only meanwhile.
@@ -211,10 +224,38 @@ impl Handler {
         Ok(runs)
     }
 
+    /// Withdraws deleted Pods from ztunnel. DEL does not wait for it.
+    async fn deleted(&self, deleted: DelResponse) -> Result<DelResponse, Error> {
+        if let Some(ztunnels) = &self.ztunnels {
+            ztunnels.refresh(&self.pods).await?;
+        }
+        Ok(deleted)
+    }
+
     /// Asks the API server here, where the wait blocks no other request.
     async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
+        let Some(ztunnels) = &self.ztunnels else {
+            return self.add_by_annotations(request).await;
+        };
+        self.cluster
+            .fetch_annotations(&mut request)
+            .await
+            .map_err(Error::NoLabels)?;
+        let added = self.pods.add(request.clone()).await?;
+        if added.meshed {
+            if let Err(error) = ztunnels.add(&self.pods, &request).await {
+                ztunnels.roll_back(&self.pods, request.attachment).await;
+                return Err(error.into());
+            }
+            let cluster = self.cluster.clone();
+            tokio::spawn(async move { cluster.annotate_enrolled(&request.pod).await });
+        }
+        Ok(added)
+    }
+
+    async fn add_by_annotations(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         let is_missing = request.annotations.is_none();
         self.adds[usize::from(is_missing)].fetch_add(1, Ordering::Relaxed);
         if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {

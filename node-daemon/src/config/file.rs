@@ -10,7 +10,7 @@ use sluice_api::owned;
 
 use crate::{
     kube::daemonset,
-    pods::{Acceleration, Meshes, MissingAnnotations, OnEnrol, OnExit},
+    pods::{Acceleration, Mesh, MeshError, Meshes, MissingAnnotations, OnEnrol, OnExit, Selection},
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -38,6 +38,8 @@ pub(crate) struct Config {
     /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do
     /// not.
     pub(crate) ipv6: bool,
+    /// Istio's ambient mode; only for the mesh `ambient`.
+    pub(crate) ambient: Ambient,
     /// The connection to the API server; by default the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that runs the daemon on each node. After its deletion, the stopping daemon
@@ -56,6 +58,7 @@ impl Default for Config {
             missing_annotations: MissingAnnotations::default(),
             proxy_user: ProxyUser::default(),
             ipv6: true,
+            ambient: Ambient::default(),
             kubeconfig: None,
             daemon_set: None,
         }
@@ -72,6 +75,39 @@ pub(crate) enum ProxyUser {
     /// The security context of the sidecar's container, or of the Pod: the daemon gets every Pod
     /// with a sidecar from the API server. `OpenShift` assigns uids per namespace.
     PodSpec,
+}
+
+/// Settings of Istio's ambient mode.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Ambient {
+    /// The agent that enrolls Pods and serves ztunnel.
+    pub(crate) node_agent: NodeAgent,
+    /// The socket that ztunnel connects to (its `INPOD_UDS`).
+    pub(crate) ztunnel_socket: PathBuf,
+    /// Kubernetes namespaces whose Pods are never enrolled.
+    pub(crate) excluded_namespaces: Vec<String>,
+}
+
+impl Default for Ambient {
+    fn default() -> Self {
+        Self {
+            node_agent: NodeAgent::default(),
+            ztunnel_socket: "/var/run/ztunnel/ztunnel.sock".into(),
+            excluded_namespaces: vec!["kube-system".to_owned()],
+        }
+    }
+}
+
+/// The agent of ambient mode on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NodeAgent {
+    /// The daemon: the label `istio.io/dataplane-mode` of a Pod or its namespace enrolls the Pod.
+    #[default]
+    Sluice,
+    /// istio-cni: its annotation `ambient.istio.io/redirection` enrolls the Pod.
+    IstioCni,
 }
 
 /// The configuration cannot be used.
@@ -119,6 +155,22 @@ impl Config {
             path: path.into(),
             source: Box::new(source),
         })
+    }
+
+    /// The mesh of a name, or the configured one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mesh::choose`].
+    pub(crate) fn choose_mesh(&self, name: Option<&str>) -> Result<&'static Mesh, MeshError> {
+        let selection = match self.ambient.node_agent {
+            NodeAgent::IstioCni => Selection::Annotation,
+            NodeAgent::Sluice => Selection::Labels {
+                excluded_namespaces: self.ambient.excluded_namespaces.clone(),
+            },
+        };
+        let name = name.unwrap_or(&self.mesh);
+        Mesh::choose(name, self.meshes.clone(), self.ipv6, selection)
     }
 }
 

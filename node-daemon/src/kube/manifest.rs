@@ -20,11 +20,20 @@ pub(crate) fn of(pod: PodTemplateSpec) -> (BTreeMap<String, String>, Manifest) {
     let metadata = pod.metadata.unwrap_or_default();
     let spec = pod.spec.unwrap_or_default();
     let manifest = Manifest {
+        namespace: metadata.namespace.unwrap_or_default(),
         labels: metadata.labels.unwrap_or_default(),
+        namespace_labels: BTreeMap::new(),
+        service_account: spec.service_account_name.clone().unwrap_or_default(),
         host_network: spec.host_network == Some(true),
         containers: containers(&spec),
     };
     (metadata.annotations.unwrap_or_default(), manifest)
+}
+
+/// The labels of a Kubernetes namespace that select a mesh.
+pub(crate) fn selecting(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_selector = |(key, _): &(String, String)| key.starts_with("istio.io/");
+    labels.into_iter().filter(is_selector).collect()
 }
 
 fn containers(spec: &PodSpec) -> Vec<Container> {

@@ -30,7 +30,7 @@ use std::{
     fs::{File, OpenOptions},
     net::IpAddr,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
@@ -113,6 +113,11 @@ impl Netns {
     /// Its identity.
     pub(crate) fn id(&self) -> Id {
         self.id
+    }
+
+    /// Its descriptor, for another process.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
     }
 
     /// The path that was opened.
@@ -224,6 +229,15 @@ impl Netns {
             Some(worker) => worker.run(work),
             None => worker::run_in(self.file.as_fd(), work),
         }
+    }
+}
+
+impl Id {
+    /// The identity of no namespace on this machine.
+    #[cfg(test)]
+    pub(crate) fn with_cookie(cookie: u64) -> Self {
+        let inode = Inode { dev: 0, ino: 0 };
+        Self { inode, cookie }
     }
 }
 

@@ -109,7 +109,8 @@ impl Error {
     /// The error of the API contract.
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
-            Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
+            Self::Policy(policy::Error::NotHandedOver | policy::Error::NoLabels)
+            | Self::Stopping => code::TRY_AGAIN_LATER,
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
             | Self::Taken { .. } => code::ADDRESS_REFUSED,

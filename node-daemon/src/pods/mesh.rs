@@ -32,6 +32,9 @@ pub(crate) struct Mesh {
     /// The proxy's port for DNS queries, if it can answer them.
     #[serde(default)]
     pub(crate) dns_port: u16,
+    /// Whether DNS queries are captured, unless the Pod states otherwise. Only Pods of ambient mode can.
+    #[serde(default = "yes")]
+    pub(crate) dns_capture: bool,
     /// The port of inbound tunnels (HBONE), if any: its listener gets them directly.
     #[serde(default)]
     pub(crate) hbone_port: u16,
@@ -78,6 +81,9 @@ pub(crate) struct Mesh {
     /// The injector, which implies further rules beyond this data.
     #[serde(default)]
     pub(crate) injector: Injector,
+    /// The selection of the mesh's Pods.
+    #[serde(skip)]
+    pub(crate) selection: Selection,
     /// The name of the sidecar's container: a Pod without it has no sidecar.
     #[serde(default)]
     pub(crate) proxy_container: Option<String>,
@@ -97,6 +103,20 @@ pub(crate) struct Mesh {
     /// Strict prefixes: an unknown annotation with such a prefix rejects the Pod.
     #[serde(default)]
     pub(crate) strict_prefixes: Vec<String>,
+}
+
+/// The selection of a mesh's Pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// By the injector's annotation.
+    #[default]
+    Annotation,
+    /// By the label `istio.io/dataplane-mode` of a Pod or its Kubernetes namespace, except in these
+    /// namespaces.
+    Labels {
+        /// The excluded Kubernetes namespaces.
+        excluded_namespaces: Vec<String>,
+    },
 }
 
 /// Injectors with rules beyond a mesh's data.
@@ -231,7 +251,12 @@ impl Mesh {
     /// # Errors
     ///
     /// If no mesh has the name, or its description is invalid.
-    pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
+    pub(crate) fn choose(
+        name: &str,
+        own: Meshes,
+        ipv6: bool,
+        labels: Selection,
+    ) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
         let Some(mut mesh) = all.remove(name) else {
@@ -243,6 +268,9 @@ impl Mesh {
         };
         name.clone_into(&mut mesh.name);
         mesh.ipv4_only |= !ipv6;
+        if mesh.injector == Injector::Ambient {
+            mesh.selection = labels;
+        }
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -282,7 +310,7 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new(), true).expect("a preset")
+        Self::choose(name, Meshes::new(), true, Selection::Annotation).expect("a preset")
     }
 }
 
@@ -312,13 +340,19 @@ mod tests {
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
         let words = "[istio]\nuid = 7\noutbound-port = 1\ninbound-port = 2\nsidecar-annotation = 'mine/here'";
-        let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
+        let own = Mesh::choose(
+            "istio",
+            toml::from_str(words).unwrap(),
+            true,
+            Selection::Annotation,
+        )
+        .unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
     fn invalid_meshes_are_rejected() {
-        let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
+        let unknown = Mesh::choose("isto", Meshes::new(), true, Selection::Annotation).unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
@@ -329,7 +363,8 @@ mod tests {
             ),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
-            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
+            let own = toml::from_str(&words).unwrap();
+            let refused = Mesh::choose("mine", own, true, Selection::Annotation).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

@@ -25,6 +25,7 @@ mod rule_set;
 mod source_addr;
 mod store;
 mod survey;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -54,13 +55,14 @@ pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER, one_line};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
+pub(crate) use workload::{Uid, Workload, Workloads};
 
 /// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
@@ -207,6 +209,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.

@@ -22,7 +22,7 @@ use super::{
     Annotations, NodePolicy,
     acceleration::Acceleration,
     bypass::{Bypass, IfacePattern},
-    mesh::{Injector, Mesh},
+    mesh::{Injector, Mesh, Selection},
 };
 use crate::netns::SourceRoute;
 pub(crate) use error::Error;
@@ -180,6 +180,12 @@ fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
 /// Why the mesh does not redirect a Pod's traffic, if so.
 fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
+    if let Selection::Labels {
+        excluded_namespaces,
+    } = &mesh.selection
+    {
+        return istio::not_selected_by_label(pod, excluded_namespaces);
+    }
     if !pod.annotations.contains_key(&mesh.sidecar_annotation) {
         return Ok(Some("no sidecar annotation"));
     }

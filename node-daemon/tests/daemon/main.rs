@@ -22,3 +22,4 @@ mod pending_pod_envoy;
 mod plugin;
 mod pods;
 mod socket;
+mod ztunnel;

@@ -16,7 +16,7 @@ use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
     attack::{daemon::Deed, net::Net, report::Report},
-    suite::fixture::Fixture,
+    suite::{fixture::Fixture, subject::Subject},
 };
 
 /// Which attempts to make.
@@ -147,7 +147,8 @@ impl Options {
         cases: &[&Case],
         interrupt: &Interrupt,
     ) -> Result<(Vec<Saw>, Vec<String>)> {
-        let mut stage = Fixture::build(self.binaries.resolve()?, backend, Mesh::Istio, interrupt)?;
+        let (binaries, subject) = (self.binaries.resolve()?, Subject::alone(backend));
+        let mut stage = Fixture::build(binaries, &subject, Mesh::Istio, interrupt)?;
         let saw = attempts(&mut stage, cases, interrupt);
         // The first error is the one to report; the lab goes in any case.
         let left = stage.remove();

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use nix::unistd::Uid;
-use sluice_lab::{Binaries, backend::BackendKind, mesh::Mesh};
+use sluice_lab::{Binaries, backend::BackendKind, balancer::BalancerOptions, mesh::Mesh};
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         generate,
         report::{Format, Generated, Report},
         run::{self, Listed, Outcome},
+        subject::Subject,
     },
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Run {
     /// Only this subject; without it all three, and the random connections.
     #[arg(long, value_enum)]
     backend: Option<BackendKind>,
+    #[command(flatten)]
+    balancer: BalancerOptions,
     #[command(flatten)]
     random: Random,
     /// How to print what was seen.
@@ -111,15 +114,17 @@ impl Run {
             ],
         };
         for backend in backends {
-            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            let subject = Subject::beside(backend, &self.balancer);
+            let outcomes = listed(&self.binaries, &subject, self.case.as_deref(), &interrupt);
             report.add(backend, outcomes)?;
         }
         if self.backend.is_none() {
             report.compare(BackendKind::Iptables, BackendKind::Sluice);
-            let choices = [BackendKind::Iptables, BackendKind::Sluice];
+            let choices = [BackendKind::Iptables, BackendKind::Sluice]
+                .map(|backend| Subject::beside(backend, &self.balancer));
             let count = self.random.count(self.case.is_some());
             self.random
-                .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+                .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         }
         report.print(self.format)?;
         Ok(report.passed())
@@ -133,13 +138,14 @@ impl Diff {
         let mut report = Report::new()?;
         let count = self.random.count(self.case.is_some());
         for backend in [self.one, self.other] {
-            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            let subject = Subject::alone(backend);
+            let outcomes = listed(&self.binaries, &subject, self.case.as_deref(), &interrupt);
             report.add(backend, outcomes)?;
         }
         report.compare(self.one, self.other);
-        let choices = [self.one, self.other];
+        let choices = [self.one, self.other].map(Subject::alone);
         self.random
-            .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+            .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         report.print(self.format)?;
         Ok(report.same())
     }
@@ -154,7 +160,7 @@ impl Random {
     fn compare(
         &self,
         binaries: &Binaries,
-        choices: [BackendKind; 2],
+        choices: &[Subject; 2],
         count: usize,
         report: &mut Report,
         interrupt: &Interrupt,
@@ -197,7 +203,7 @@ fn start() -> Result<Interrupt> {
 /// The cases whose group and name contain a text, with stand-ins and with real proxies.
 fn listed(
     binaries: &Binaries,
-    backend: BackendKind,
+    subject: &Subject,
     wanted: Option<&str>,
     interrupt: &Interrupt,
 ) -> Result<(Vec<Outcome>, Vec<String>)> {
@@ -214,6 +220,7 @@ fn listed(
         !cases.is_empty() || !rows.is_empty(),
         "no case is called {wanted:?}: see sluice-conformance list"
     );
+    let backend = subject.backend;
     let (mut outcomes, mut left) = (Vec::new(), Vec::new());
     for mesh in Mesh::ALL {
         let of_mesh = |(_, case): &&Listed| (case.settings)().mesh == mesh;
@@ -221,7 +228,7 @@ fn listed(
         if cases.is_empty() {
             continue;
         }
-        let mut fixture = Fixture::build(binaries.resolve()?, backend, mesh, interrupt)?;
+        let mut fixture = Fixture::build(binaries.resolve()?, subject, mesh, interrupt)?;
         let what = format!(
             "running {} cases of {} on {}",
             cases.len(),

@@ -10,7 +10,9 @@ use sluice_lab::{
 };
 use sluice_testbed::{agent::probe::Way, cni::AddressPlan};
 
-use crate::suite::conn_spec::{CLOSED, ConnSpec, Family, Origin, Server, Source, Target};
+use crate::suite::conn_spec::{
+    CLOSED, ConnSpec, Family, Origin, SERVICE_PORTS, Server, Service, Source, Target,
+};
 
 /// Connections of one Pod.
 pub(crate) const PER_POD: usize = 60;
@@ -20,7 +22,10 @@ const ODD_PORTS: [u16; 3] = [CLOSED, 15001, 15006];
 const PORT_RANGES: [&str; 5] = ["8000-8999", "1-1023", "443-9000", "15000-15100", "1-65535"];
 /// Of a Pod that has `eth0` and `net1`.
 const INTERFACES: [&str; 5] = ["net1", "eth0", "net+", "net2", "eth0, net1"];
-const RANGES: [&str; 18] = [
+const RANGES: [&str; 21] = [
+    "10.96.0.0/16",
+    "10.96.0.1/32",
+    "fd00:96::/32",
     "198.18.0.0/15",
     "198.18.0.0/24",
     "198.18.0.1/32",
@@ -211,13 +216,23 @@ fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
     );
     let family = family(rng, address_plan);
     let to = target(rng, from, family);
+    let service = matches!(to, Target::Service(_));
+    // At `getpeername` the kernel passes the hooks another socket than at `connect`: a balancer that
+    // knows sockets by their cookies does not recognize it.
+    let way = if service && way == Way::Mptcp {
+        Way::Tcp
+    } else {
+        way
+    };
     ConnSpec {
         from,
         source: source(rng, from, to),
         to,
         family,
         // A datagram to a closed port is answered by silence, which takes time and tells nothing.
-        port: if matches!(way, Way::Udp | Way::UdpUnconnected) {
+        port: if service {
+            one(rng, &SERVICE_PORTS).0
+        } else if matches!(way, Way::Udp | Way::UdpUnconnected) {
             one(rng, &SERVED)
         } else {
             port(rng)
@@ -251,6 +266,7 @@ fn target(rng: &mut Rng, from: Origin, family: Family) -> Target {
         Target::Loopback
     };
     let server = Target::Outside(one(rng, &Server::ALL));
+    let service = Target::Service(one(rng, &[Service::One, Service::Two]));
     weighted(
         rng,
         &[
@@ -259,6 +275,7 @@ fn target(rng: &mut Rng, from: Origin, family: Family) -> Target {
             (10, Target::Peer),
             (8, Target::Node),
             (40, server),
+            (25, service),
             (20, loopback),
         ],
     )
@@ -269,7 +286,10 @@ fn source(rng: &mut Rng, from: Origin, to: Target) -> Source {
     if !from.inside() {
         return Source::Any;
     }
-    let stays = !matches!(to, Target::Peer | Target::Node | Target::Outside(_));
+    let stays = !matches!(
+        to,
+        Target::Peer | Target::Node | Target::Outside(_) | Target::Service(_)
+    );
     if stays {
         weighted(
             rng,

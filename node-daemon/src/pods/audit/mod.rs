@@ -88,6 +88,11 @@ impl Auditor {
         }))
     }
 
+    /// The handle of the Pods.
+    pub(crate) fn pods(&self) -> &Pods {
+        &self.0.pods
+    }
+
     /// The result of the latest periodic audit.
     pub(crate) fn last(&self) -> Summary {
         let last = self.0.last.lock();

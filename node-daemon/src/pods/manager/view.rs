@@ -2,12 +2,14 @@
 
 use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, PodCounter, Reason};
-use sluice_api::{Attachment, Feature, ForeignProgramView, PodCounters, PodName, PodView, Status};
+use sluice_api::{
+    AddRequest, Attachment, Feature, ForeignProgramView, PodCounters, PodName, PodView, Status,
+};
 
 use super::{AttachmentState, PodManager, name};
 use crate::{
     bpf::{Features, ForeignProgram, RunTime},
-    pods::{Acceleration, Error, Repairs, error::one_line},
+    pods::{Acceleration, Error, Repairs, Workload, Workloads, error::one_line},
 };
 
 /// The maximum number of denied foreign binds in the status.
@@ -57,6 +59,7 @@ impl PodManager {
             acceleration: self.node_policy.acceleration.name().to_owned(),
             features: features(&kernel, self.datapath.features()),
             kernel,
+            ztunnel: None,
             programs: self.datapath.programs()?,
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
             adds_with_annotations: 0,
@@ -66,6 +69,35 @@ impl PodManager {
             pending_pods: self.pending.len(),
             orphaned_netns: self.orphaned.len(),
         })
+    }
+
+    /// The intercepted Pods with a uid, by which ztunnel knows them.
+    pub(in crate::pods) fn workloads(&self) -> Workloads {
+        let workload = |known: &AttachmentState| {
+            let pod = self
+                .pods
+                .get(&self.cookie_of(&known.record.request.attachment)?)?;
+            let AddRequest {
+                pod:
+                    PodName {
+                        namespace,
+                        name,
+                        uid,
+                    },
+                manifest,
+                ..
+            } = known.record.request.clone();
+            let service_account = manifest.map(|manifest| manifest.service_account);
+            let workload = Workload {
+                name,
+                namespace,
+                service_account: service_account.unwrap_or_default(),
+                netns: pod.id,
+                path: pod.path.clone(),
+            };
+            (!uid.is_empty()).then_some((uid, workload))
+        };
+        self.attachments.values().filter_map(workload).collect()
     }
 
     /// The reasons why an ADD would fail.

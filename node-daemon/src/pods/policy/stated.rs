@@ -27,6 +27,7 @@ pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         Injector::Kuma if !kuma::is_stated_whole(pod) => kuma::adjust(pod, &mut policy)?,
         Injector::Linkerd => linkerd::adjust(pod, &mut policy)?,
         Injector::Consul => consul::adjust(pod, &mut policy)?,
+        Injector::Ambient => istio::adjust_ambient(pod, &mut policy),
         _ => {}
     }
     policy.acceleration = acceleration(pod.annotations)?;

@@ -60,7 +60,13 @@ fn mesh_without_ipv6_lets_it_pass_in_both_directions() {
     let istio = meshed(&[]);
     assert_eq!((istio.ipv4_only, &*istio.bypass.networks), (false, &[][..]));
     // Excluded source networks do not affect outbound connections.
-    let linkerd = Mesh::choose("linkerd", crate::pods::Meshes::new(), false).unwrap();
+    let linkerd = Mesh::choose(
+        "linkerd",
+        crate::pods::Meshes::new(),
+        false,
+        crate::pods::Selection::Annotation,
+    )
+    .unwrap();
     let mut annotations = minimal_annotations(linkerd);
     let skip = "config.linkerd.io/skip-subnets".to_owned();
     annotations.insert(skip, "10.0.0.0/8".to_owned());
