@@ -260,3 +260,39 @@ fn enrollment_resets_earlier_connections_if_configured() {
     }
     assert_eq!(audit(&daemon, false).findings, []);
 }
+
+/// The figures in docs/operations.md come from a release build.
+#[test]
+#[ignore = "opens 50,000 sockets"]
+fn audit_judges_50_000_sockets_in_time() {
+    const PROCESSES: usize = 10;
+    const CONNECTIONS: usize = 2500;
+    let daemon = Daemon::start("audit-many");
+    let (pod, _peer, _proxy) = pair(&daemon, "audit-many");
+    mesh(&daemon, &pod);
+    let many = format!(
+        "
+import resource
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+server = socket.create_server(('127.0.0.1', 0), backlog=128)
+held = []
+for _ in range({CONNECTIONS}):
+    held.append(socket.create_connection(server.getsockname()))
+    held.append(server.accept()[0])"
+    );
+    let start = |_| Process::start(&pod, &daemon, APPLICATION, &many);
+    let processes: Vec<_> = (0..PROCESSES).map(start).collect();
+    let _processes: Vec<_> = processes.into_iter().map(Process::done).collect();
+    let mut times: Vec<_> = (0..5)
+        .map(|_| {
+            let found = audit(&daemon, false);
+            assert_eq!(found.findings, []);
+            assert!(found.connections >= 2 * (PROCESSES * CONNECTIONS) as u64);
+            found.millis
+        })
+        .collect();
+    times.sort_unstable();
+    println!("milliseconds: {times:?}");
+    assert!(times[0] < 300 || cfg!(debug_assertions), "{times:?}");
+}
