@@ -3,7 +3,8 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole, decide::Verdict,
+    Addr, Endpoint, NetnsEntry, OrigDst, PodCounter, PodFlags, Port, Reason, SockRole, SourceVerdict,
+    decide::Verdict,
 };
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     count::count,
     dns, dst_alias, maps, mptcp,
     order::Level,
-    outbound, pending,
+    original_source, outbound, pending,
 };
 
 /// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
@@ -36,8 +37,11 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return ALLOW;
     }
     let dst = context::destination::<F>(ctx);
+    if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
+        return keep_source(ctx, netns, dst, verdict);
+    }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
-    outbound::record(netns, dst, verdict);
+    outbound::record_verdict(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => {
@@ -49,6 +53,34 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
     }
+}
+
+/// Carries out a decision about the proxy's connection to its own Pod. If the kernel does not route the
+/// socket over `lo`, the connection is refused.
+#[inline(always)]
+fn keep_source(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: SourceVerdict,
+) -> i32 {
+    let pod = &netns.pod;
+    if verdict == SourceVerdict::Refuse || !original_source::pin_to_loopback(ctx, pod.source_mark) {
+        outbound::record(netns, dst, Reason::OutboundToItself, PodCounter::Refused);
+        return DENY;
+    }
+    outbound::record(
+        netns,
+        dst,
+        Reason::OutboundOriginalSource,
+        PodCounter::OutboundDirect,
+    );
+    let sk = context::socket(ctx);
+    clear_orig_dst(sk);
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        accelerate::clear_candidate(sk);
+    }
+    ALLOW
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have

@@ -24,6 +24,7 @@ mod mptcp;
 mod opaque_flags;
 mod order;
 mod orig_dst;
+mod original_source;
 mod outbound;
 mod pending;
 mod setsockopt;

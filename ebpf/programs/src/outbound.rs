@@ -3,7 +3,7 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, PodCounter, PodFlags, Port,
+    Addr, Endpoint, Event, NetnsEntry, PodCounter, PodFlags, Port, Reason,
     decide::{self, DNS, ListMatch, OutboundConn, Verdict},
 };
 
@@ -73,15 +73,20 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
     }
 }
 
-/// Counts a decision about a process in the Pod, and emits an event.
+/// Counts a verdict about a process in the Pod, and emits an event.
 #[inline(always)]
-pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
-    let reason = verdict.reason();
-    count(reason);
+pub(crate) fn record_verdict(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
     let counter = match verdict {
         Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
         Verdict::Direct(_) => PodCounter::OutboundDirect,
     };
+    record(netns, dst, verdict.reason(), counter);
+}
+
+/// Counts a decision about a process in the Pod, and emits an event.
+#[inline(always)]
+pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason, counter: PodCounter) {
+    count(reason);
     count_for_pod(netns.pod.cookie, counter);
     if events::enabled() {
         let (uid, gid) = context::current_uid_gid();

@@ -13,6 +13,7 @@ mod filter;
 mod flow;
 mod kernel_offsets;
 pub mod maps;
+mod original_source;
 mod pod;
 mod reason;
 mod usage;
@@ -27,6 +28,7 @@ pub use flow::{
     ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
 };
 pub use kernel_offsets::KernelOffsets;
+pub use original_source::{BoundCall, SourceVerdict, original_source};
 pub use pod::{
     AliasKey, ConnKey, Endpoint, ForeignKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags,
     SockRole,

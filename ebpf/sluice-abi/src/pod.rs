@@ -107,9 +107,19 @@ pub struct PodConfig {
     pub mark_mask: u32,
     /// Outbound ports that may be excluded.
     pub excluded: PortBitmap,
+    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
+    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
+    pub source_mark: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
 }
 
 impl PodConfig {
+    /// The mark of the proxy's inbound listeners in Pods with [`PodConfig::source_mark`], unless the
+    /// proxy gave them one. Accepted sockets inherit it, and not the mark of the client's packet: the
+    /// rules of an init container may have set the source mark on that (`TPROXY`).
+    pub const LISTENER_MARK: u32 = 0x51ce_0000;
+
     /// Whether a port belongs to the proxy: over TCP the ports of its listeners and of its resolver,
     /// over UDP that of its resolver.
     #[must_use]
@@ -373,8 +383,8 @@ mod tests {
             (size_of::<PodCounters>(), align_of::<PodCounters>()),
         ];
         let recorded = [
-            (40, 8),
-            (72, 8),
+            (48, 8),
+            (80, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -407,6 +417,8 @@ mod tests {
         mark: 0x539,
         mark_mask: 0,
         excluded: PortBitmap::EMPTY,
+        source_mark: 0,
+        pad: 0,
     };
 
     #[test]

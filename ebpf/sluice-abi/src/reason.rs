@@ -100,6 +100,11 @@ reasons! {
     ForeignBind = 26, "foreign_bind";
     /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
     ForeignListener = 27, "foreign_listener";
+    /// Outbound: the proxy connected to its own application from its client's address.
+    OutboundOriginalSource = 34, "outbound_original_source";
+    /// Outbound: refused. The proxy connected to its own Pod from a foreign address, and would have
+    /// accepted the connection itself.
+    OutboundToItself = 35, "outbound_to_itself";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

@@ -266,7 +266,11 @@ impl Datapath {
                 time: info.run_time(),
             })
         };
-        self.programs.programs().map(time).collect()
+        let is_loaded = |(name, _): &(&str, &aya::programs::Program)| {
+            *name != attach::SPLICE_PROG || self.enabled_hooks.has(name)
+        };
+        let loaded = self.programs.programs().filter(is_loaded);
+        loaded.map(time).collect()
     }
 
     /// Attaches the inbound hook to a network namespace.

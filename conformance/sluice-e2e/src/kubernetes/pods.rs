@@ -161,6 +161,7 @@ fn configure(directory: &Path) -> Result<()> {
     let bootstrap = proxy::bootstrap(
         Path::new("/shared/admin.sock"),
         Path::new("/shared/access.log"),
+        proxy::Mode::Redirect,
     );
     fs::write(directory.join("envoy.json"), bootstrap.to_string())?;
     Ok(())

@@ -18,6 +18,8 @@ const POD: PodConfig = PodConfig {
     mark: 0,
     mark_mask: 0,
     excluded: PortBitmap::EMPTY,
+    source_mark: 0,
+    pad: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 

@@ -12,7 +12,11 @@
 //! | the application's, accepted from the proxy | an address of the Pod | as above | any |
 //! | excluded by a rule | any | any | any |
 
-use sluice_abi::{Endpoint, PodConfig, Reason, decide::Arrival, decide::Verdict};
+use sluice_abi::{
+    BoundCall, Endpoint, PodConfig, Reason, SourceVerdict,
+    decide::{Arrival, Verdict},
+    original_source,
+};
 
 use crate::{
     netns::{Side, TcpSocket},
@@ -83,6 +87,9 @@ fn outbound(
     if here && pod.reserves(to.port, false) {
         return Some(Path::Proxied);
     }
+    if let Some(path) = kept_source(subject, pod, socket, owner) {
+        return Some(path);
+    }
     let caller = Caller {
         uid: socket.uid,
         gid: owner.gid,
@@ -106,6 +113,31 @@ fn outbound(
     Some(match subject.outbound(&other, to.into(), false)? {
         Verdict::ToProxy(_, violated) => Path::Impostor(violated),
         Verdict::Direct(_) => Path::Direct(reason),
+    })
+}
+
+/// The path of the proxy's connection to its own Pod from its client's address, if it is one.
+fn kept_source(
+    subject: Subject<'_>,
+    pod: &PodConfig,
+    socket: &TcpSocket,
+    owner: Owner,
+) -> Option<Path> {
+    let (source, to) = (socket.local.addr, socket.remote);
+    let marked = pod.source_mark != 0 && socket.mark == pod.source_mark;
+    let local = source.is_loopback() || source.is_passthrough_source();
+    let inbound = subject.inbound(source.into(), to.port.get())?;
+    let call = BoundCall {
+        by_proxy: is_proxys(pod, socket, owner) || (marked && pod.mark_mask != 0),
+        marked,
+        foreign_source: !local && !subject.owns(source.into()),
+        to_own: subject.owns(to.addr.into()),
+        to_loopback: to.addr.connects_to_loopback(),
+        redirected: matches!(inbound, Verdict::ToProxy(..)),
+    };
+    Some(match original_source(pod, &call)? {
+        SourceVerdict::Keep => Path::Direct(Reason::OutboundOriginalSource),
+        SourceVerdict::Refuse => Path::Bypass(Reason::OutboundToItself),
     })
 }
 
@@ -147,7 +179,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::pods::{mesh::Mesh, plan, policy::PodPolicy};
+    use crate::pods::{mesh::Mesh, plan, policy::PodPolicy, store::Changes};
 
     const APPLICATION: u32 = 1000;
     const PROXY: u32 = 1337;
@@ -158,7 +190,7 @@ mod tests {
             ..PodPolicy::of(Mesh::preset("istio"))
         };
         let addresses = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
-        let state = plan::desired(7, &policy, &addresses, true);
+        let state = plan::desired(7, &policy, &addresses, Changes::PASSTHROUGH);
         let subject = Subject {
             policy: &policy,
             state: &state,
