@@ -15,7 +15,7 @@ use crate::{
 const AT_A_TIME: usize = 16;
 
 /// Runs a command on every node, and prints the outputs in the order of the nodes. Returns the worst exit
-/// code: 1 is worse than 3, which stands for warnings.
+/// code: 1 is worse than 4, which stands for warnings.
 pub(crate) async fn each(cluster: &Cluster, command: Vec<String>) -> anyhow::Result<u8> {
     let mut worst = 0;
     let mut out = std::io::stdout().lock();
@@ -175,7 +175,7 @@ node-b  no answer  -        -       -      -       -             gone\\u{1b}";
 
     #[test]
     fn problems_are_worse_than_warnings() {
-        for (one, other, expected) in [(0, 0, 0), (0, 3, 3), (3, 1, 1), (1, 3, 1), (2, 3, 3)] {
+        for (one, other, expected) in [(0, 0, 0), (0, 4, 4), (4, 1, 1), (1, 4, 1), (2, 4, 4)] {
             assert_eq!(worse(one, other), expected);
         }
     }

@@ -29,12 +29,12 @@ impl Level {
         }
     }
 
-    /// 0 without warnings and problems, 1 with a problem, 3 with warnings only. Clap uses 2.
+    /// 0 without warnings and problems, 1 with a problem, 4 with warnings only. 2 is a wrong usage.
     pub(super) fn exit_code(self) -> ExitCode {
         match self {
             Self::Ok | Self::Skipped => ExitCode::SUCCESS,
             Self::Problem => ExitCode::FAILURE,
-            Self::Warning => ExitCode::from(3),
+            Self::Warning => ExitCode::from(4),
         }
     }
 }

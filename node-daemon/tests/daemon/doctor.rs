@@ -51,7 +51,7 @@ fn named(daemon: &Daemon, check: &str, level: &str, part: &str) {
     let any = |level| checks.iter().any(|one| one.level == level);
     let expected = match (any("problem"), any("warning")) {
         (true, _) => 1,
-        (false, true) => 3,
+        (false, true) => 4,
         (false, false) => 0,
     };
     assert_eq!(code, Some(expected), "{checks:#?}");

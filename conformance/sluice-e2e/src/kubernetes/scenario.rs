@@ -205,7 +205,7 @@ impl Scenario<'_> {
             (&explain, &[0], "outbound_to_proxy"),
             (&["audit"], &[0], "0 past the sidecar"),
             (&["connections", &pod], &[0], "PATH"),
-            (&["doctor"], &[0, 1, 3], "checks skipped"),
+            (&["doctor"], &[0, 1, 4], "checks skipped"),
         ] {
             let plugins = &self.options.kubectl_plugins;
             let (code, said) = self.cluster.kubectl.sluice(plugins, arguments)?;
