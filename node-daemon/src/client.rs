@@ -3,7 +3,7 @@
 mod audit;
 mod table;
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{fmt::Write as _, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
@@ -271,6 +271,7 @@ fn pods_table(pods: &[PodView]) -> String {
         "INTERFACE",
         "ADDRESSES",
         "MESHED",
+        "FAMILIES",
         "PROXY",
         "ALIASES",
         "AGE",
@@ -282,7 +283,7 @@ fn pods_table(pods: &[PodView]) -> String {
     table::table(head, pods.iter().map(row))
 }
 
-fn row(view: &PodView) -> [String; 13] {
+fn row(view: &PodView) -> [String; 14] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -294,6 +295,13 @@ fn row(view: &PodView) -> [String; 13] {
         (true, 0) => "not listening",
         (true, _) => "listening",
     };
+    let mut proxy = proxy.to_owned();
+    if let Some(before) = &view.before_proxy {
+        let _ = write!(proxy, ", {} direct before", before.connections);
+    }
+    if view.foreign_uses > 0 {
+        let _ = write!(proxy, ", {} ports refused to others", view.foreign_uses);
+    }
     let aliases = match (view.meshed, view.alias_fallbacks) {
         (false, _) => String::new(),
         (true, 0) => view.aliases.to_string(),
@@ -312,7 +320,8 @@ fn row(view: &PodView) -> [String; 13] {
         view.attachment.ifname.clone(),
         addresses.join(","),
         meshed.to_owned(),
-        proxy.to_owned(),
+        view.families.clone().unwrap_or_default(),
+        proxy,
         aliases,
         age(view.age_seconds),
         counts(counters.outbound_to_proxy, counters.outbound_direct),
@@ -451,10 +460,16 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             reason: String::new(),
+            families: Some("ipv4".to_owned()),
+            before_proxy: Some(sluice_api::BeforeProxyView {
+                open: true,
+                connections: 2,
+            }),
+            foreign_uses: 3,
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 AGE   OUT PROXY/DIRECT  IN PROXY/DIRECT  REFUSED  REASON
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  1h1m  5/6               7/8              9        -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 AGE   OUT PROXY/DIRECT  IN PROXY/DIRECT  REFUSED  REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  1h1m  5/6               7/8              9        -";
         assert_eq!(pods_table(&[view]), expected);
     }
 }

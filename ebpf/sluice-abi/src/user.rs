@@ -4,8 +4,9 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey, InterfaceKey,
-    KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodCounters, Port, PortKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey,
+    ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
+    PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -35,6 +36,9 @@ pods!(
     KernelOffsets,
     ListenerKey,
     ForeignKey,
+    ForeignUse,
+    BeforeProxy,
+    OwnerGroupKey,
     AliasKey
 );
 

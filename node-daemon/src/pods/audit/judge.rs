@@ -195,6 +195,7 @@ mod tests {
             policy: &policy,
             state: &state,
             captures_dns: true,
+            before_proxy: false,
         };
         let end = |text: &str| text.parse::<SocketAddr>().unwrap().into();
         let socket = TcpSocket::example(end(local), end(remote), uid);

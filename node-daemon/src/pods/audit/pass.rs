@@ -35,6 +35,8 @@ pub(crate) struct Target {
     pub(crate) state: KernelState,
     /// Whether its proxy answers DNS queries.
     pub(crate) captures_dns: bool,
+    /// Whether its connections bypass the proxy until it listens.
+    pub(crate) before_proxy: bool,
 }
 
 /// The connections that an examination keeps.
@@ -90,6 +92,7 @@ impl Target {
             policy: &self.policy,
             state: &self.state,
             captures_dns: self.captures_dns,
+            before_proxy: self.before_proxy,
         }
     }
 

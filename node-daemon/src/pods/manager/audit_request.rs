@@ -41,6 +41,7 @@ impl PodManager {
                 ..KernelState::default()
             },
             captures_dns: self.datapath.captures_dns(cookie)?,
+            before_proxy: self.is_before_proxy(cookie)?,
         }))
     }
 

@@ -31,6 +31,7 @@ impl PodManager {
             policy: &pod.policy,
             state: pod.kernel.state(),
             captures_dns: self.datapath.captures_dns(cookie)?,
+            before_proxy: self.is_before_proxy(cookie)?,
         };
         if subject.passes_as_datagram(&question.connection) {
             return Ok(ExplainResponse {
@@ -63,6 +64,12 @@ impl PodManager {
             matched: subject.matched(reason, &question.connection),
             ..explained(&outcome)
         })
+    }
+
+    /// Whether connections of a Pod bypass the proxy, because it does not listen yet.
+    pub(super) fn is_before_proxy(&self, cookie: u64) -> Result<bool, Error> {
+        let state = self.datapath.before_proxy(cookie)?;
+        Ok(state.is_some_and(|state| state.open != 0))
     }
 
     /// Enables the events of the programs for a while. Returns the names of the Pods by netns
