@@ -76,7 +76,7 @@ setup-demo:
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
 	@cni-plugin/build.sh
 
 # What is only tried is built once, in the profile and with the features of the tests.
@@ -141,7 +141,7 @@ manifests:
 e2e: IMAGE := sluice.test/sluice:latest
 e2e: root image
 	@setup/kubernetes.sh
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
 	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
 

@@ -186,6 +186,15 @@ impl Daemon {
             .collect()
     }
 
+    /// Makes every record older.
+    pub(crate) fn age_records(&self, by: Duration) {
+        for record in fs::read_dir(self.directory.path().join(STATE)).expect("records") {
+            let file = fs::File::open(record.expect("a record").path()).expect("a record");
+            let earlier = std::time::SystemTime::now() - by;
+            file.set_modified(earlier).expect("its time");
+        }
+    }
+
     /// Kills it, as a crash would.
     pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it runs");
@@ -275,6 +284,22 @@ impl Daemon {
     pub(crate) fn post(&self, path: &str, body: &impl serde::Serialize) -> Reply {
         let body = serde_json::to_string(body).expect("a body");
         client::send(&self.socket, "POST", path, &body)
+    }
+
+    /// `sluiced doctor` or `sluiced bug-report` for this daemon.
+    pub(crate) fn examine(&self, command: &str) -> Command {
+        let mut examine = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+        examine
+            .arg(command)
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--bpffs")
+            .arg(self.pins())
+            .arg("--cgroup")
+            .arg(&self.cgroup)
+            .arg("--config")
+            .arg(self.directory.path().join(CONFIG));
+        examine
     }
 
     /// Runs the daemon's own client.
@@ -391,6 +416,21 @@ impl Pod {
             pod.ip(&["address", "add", address, "dev", "eth0", "noprefixroute"]);
         }
         pod
+    }
+
+    /// Replaces `eth0` by a link to the `eth0` of another Pod, with one address at each end.
+    pub(crate) fn link(&self, address: &str, peer: &Pod, peers: &str) {
+        for pod in [self, peer] {
+            pod.configure("link delete eth0");
+        }
+        self.configure(&format!(
+            "link add eth0 type veth peer name eth0 netns {}",
+            peer.name
+        ));
+        for (pod, address) in [(self, address), (peer, peers)] {
+            pod.configure(&format!("address add {address} dev eth0 nodad"));
+            pod.configure("link set eth0 up");
+        }
     }
 
     pub(crate) fn path(&self) -> String {
