@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const USERS: &str = "/run/sluice-users";
 /// Users inside such a namespace, and outside: first inside, first outside, how many.
 const MAP: &str = "0 100000 65536";
+/// The host's ID of user 0 in such a namespace.
+pub const FIRST_USER: u32 = 100_000;
 
 /// A network namespace. Dropping it removes its name.
 pub struct Netns {

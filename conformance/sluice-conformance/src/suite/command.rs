@@ -61,6 +61,8 @@ pub(crate) struct Diff {
     #[arg(long = "case")]
     wanted: Vec<String>,
     #[command(flatten)]
+    balancer: BalancerOptions,
+    #[command(flatten)]
     random: Random,
     /// How to print what was seen.
     #[arg(long, value_enum, default_value = "table")]
@@ -138,12 +140,13 @@ impl Diff {
         let mut report = Report::new()?;
         let count = self.random.count(!self.wanted.is_empty());
         for backend in [self.one, self.other] {
-            let subject = Subject::alone(backend);
+            let subject = Subject::beside(backend, &self.balancer);
             let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
             report.add(backend, outcomes)?;
         }
         report.compare(self.one, self.other);
-        let choices = [self.one, self.other].map(Subject::alone);
+        let choices =
+            [self.one, self.other].map(|backend| Subject::beside(backend, &self.balancer));
         self.random
             .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         report.print(self.format)?;
