@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     api::{self, Handler, Socket},
-    bpf::{Datapath, Pins, Ring},
+    bpf::{Datapath, Options, Pins, Ring},
     cgroup,
     config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
@@ -70,8 +70,13 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let socket = Socket::bind(&args.socket)?;
         let Paths { bpffs, state } = &args.paths;
         let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
+        let options = Options {
+            kernel_offsets,
+            raw_sockets: daemon_config.raw_sockets,
+        };
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, options)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
+        let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
@@ -97,6 +102,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let upkeep = [
             tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
@@ -171,6 +177,17 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
+    }
+}
+
+/// Logs the processes that were denied a port of a proxy, until the manager ends. Processes in Pods
+/// cause the reports, so the rate is limited.
+async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
+    while foreign_found.next().await.is_ok() {
+        if pods.report_foreign().await.is_err() {
+            return;
+        }
+        sleep(LEARN_PAUSE).await;
     }
 }
 

@@ -3,15 +3,17 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole, SourceVerdict,
+    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole, SourceVerdict,
     decide::Verdict,
 };
 
 use crate::{
-    ALLOW, DENY, accelerate, conn_rate,
+    ALLOW, DENY, accelerate, before_proxy, conn_rate,
     context::{self, Family},
     count::count,
-    dns, dst_alias, maps, mptcp,
+    dns, dst_alias,
+    maps::{self, FOREIGN_LISTENERS},
+    mptcp,
     order::Level,
     original_source, outbound, pending,
 };
@@ -41,6 +43,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return keep_source(ctx, netns, dst, verdict);
     }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
+    if would_loop(&netns.pod, verdict) {
+        outbound::record(netns, dst, Reason::OutboundLoop);
+        return DENY;
+    }
+    if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
+        before_proxy::count(cookie);
+    }
     outbound::record(netns, dst, verdict.reason());
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
@@ -76,6 +85,21 @@ fn keep_source(
         accelerate::clear_candidate(sk);
     }
     ALLOW
+}
+
+/// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
+/// its connection would return to it, again and again.
+#[inline(always)]
+fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
+    let Verdict::ToProxy(port, _) = verdict else {
+        return false;
+    };
+    if !port.const_eq(pod.outbound_port) {
+        return false;
+    }
+    // SAFETY: the value is copied at once.
+    let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
+    listener == Some(context::current_uid_gid().0)
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have
@@ -185,7 +209,7 @@ fn redirect_with_storage<F: Family>(
 ) -> i32 {
     let sk = context::socket(ctx);
     let orig_dst = OrigDst {
-        dst,
+        dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::CLIENT,
     };
     if !context::set_orig_dst(sk, orig_dst) {

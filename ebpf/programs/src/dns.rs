@@ -59,7 +59,7 @@ pub(crate) fn capture<F: Family>(
 #[inline(always)]
 fn redirect_query<F: Family>(ctx: &SockAddrContext, dst: Endpoint, port: Port) -> i32 {
     let orig_dst = OrigDst {
-        dst,
+        dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::DNS_CLIENT,
     };
     if !context::set_orig_dst(context::socket(ctx), orig_dst) {

@@ -17,6 +17,8 @@ pub(crate) enum Fact {
     PortListed,
     NetworkListed,
     Bypass,
+    GroupExcluded,
+    BeforeProxy,
 }
 
 /// A set of facts that are true.

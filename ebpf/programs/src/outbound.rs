@@ -8,6 +8,7 @@ use sluice_abi::{
 };
 
 use crate::{
+    before_proxy,
     context::{self, Family, read},
     count::count,
     events, filter,
@@ -48,6 +49,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         .set_if(Fact::NetworkExcluded, filter::excludes(pod, dst.addr))
         .set_if(Fact::PortListed, filter::includes_port(pod, dst.port))
         .set_if(Fact::NetworkListed, filter::includes(pod, dst.addr))
+        .set_if(Fact::GroupExcluded, filter::excludes_group(pod, gid))
+        .set_if(Fact::BeforeProxy, before_proxy::is_open(pod))
         .set_if(
             Fact::Bypass,
             filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),
@@ -65,6 +68,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         datagram: facts.has(Fact::Datagram),
         captures_dns: facts.has(Fact::CapturesDns),
         inbound_listed: facts.has(Fact::InboundListed),
+        group_excluded: facts.has(Fact::GroupExcluded),
+        before_proxy: facts.has(Fact::BeforeProxy),
         list_match: ListMatch {
             excluded: facts.has(Fact::NetworkExcluded),
             port: facts.has(Fact::PortListed),

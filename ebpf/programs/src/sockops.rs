@@ -15,7 +15,7 @@ use sluice_abi::{
 };
 
 use crate::{
-    accelerate, bind,
+    accelerate, before_proxy, bind,
     context::{self, AF_INET, AF_INET6, read, read_addr},
     count::count,
     inbound,
@@ -171,6 +171,9 @@ fn register_listener(ctx: &SockOpsContext) {
     }
     if port.const_eq(netns.pod.dns_port) {
         let _full = DNS_CAPTURE.insert(cookie, 0, 0);
+    }
+    if port.const_eq(netns.pod.outbound_port) {
+        before_proxy::close(&netns.pod);
     }
     if !port.const_eq(netns.pod.inbound_port) {
         return;

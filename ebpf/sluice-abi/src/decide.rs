@@ -58,6 +58,11 @@ pub struct OutboundConn {
     pub captures_dns: bool,
     /// The port is in the Pod's list of inbound ports. Only used with [`PodFlags::TPROXY`].
     pub inbound_listed: bool,
+    /// The process's group is excluded, or not among the included groups. Only used with
+    /// [`PodFlags::OWNER_GROUP_EXCLUDES`] or [`PodFlags::OWNER_GROUP_ALLOWLIST`].
+    pub group_excluded: bool,
+    /// The Pod's proxy has not listened yet. Only used with [`PodFlags::BEFORE_PROXY`].
+    pub before_proxy: bool,
     /// The Pod's CIDR lists and its list of included ports.
     pub list_match: ListMatch,
 }
@@ -96,7 +101,19 @@ impl ListMatch {
 /// The verdict for a TCP connection from a socket in `pod`, or for a datagram to a DNS server.
 #[must_use]
 pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
+    if pod.flags.has(PodFlags::IPV4_ONLY) && !to.addr.is_v4() {
+        return Verdict::Direct(Reason::OutboundBypass);
+    }
+    if has_loopback_source(to) {
+        return Verdict::Direct(Reason::OutboundLoopbackSource);
+    }
     let verdict = output_chain(pod, to);
+    if to.before_proxy
+        && let Verdict::ToProxy(port, _) = verdict
+        && port.const_eq(pod.outbound_port)
+    {
+        return Verdict::Direct(Reason::OutboundBeforeProxy);
+    }
     // With TPROXY, the proxy's traffic to its own Pod also traverses the inbound rules, unless it was
     // already redirected.
     if matches!(verdict, Verdict::Direct(_)) && tproxy_mark(pod, to) {
@@ -113,10 +130,17 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     verdict
 }
 
+/// Whether the socket is bound to an IPv4 loopback address and the destination is elsewhere. The kernel
+/// fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet; redirected, it
+/// would succeed.
+const fn has_loopback_source(to: &OutboundConn) -> bool {
+    let local = to.is_local_addr || to.addr.connects_to_loopback();
+    to.source.is_v4() && to.source.is_loopback() && !local
+}
+
 /// Whether `TPROXY` rules mark the packets of the socket.
 const fn tproxy_mark(pod: &PodConfig, to: &OutboundConn) -> bool {
-    let own =
-        (to.is_local_addr || to.addr.connects_to_loopback()) && !to.addr.is_canonical_loopback();
+    let own = (to.is_local_addr || to.addr.connects_to_loopback()) && !pod.is_app_loopback(to.addr);
     let by_proxy = to.by_user(pod) || to.by_group(pod);
     pod.flags.has(PodFlags::TPROXY)
         && own
@@ -144,7 +168,10 @@ const fn output_chain(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     if by_proxy {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
-    if to.addr.is_canonical_loopback() {
+    if to.group_excluded {
+        return Verdict::Direct(Reason::OutboundGroupExcluded);
+    }
+    if pod.is_app_loopback(to.addr) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
     list_rules(pod, to.list_match)
@@ -156,17 +183,20 @@ const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdic
     if local && to.source.is_passthrough_source() {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
-    let local_resolver = local && (to.datagram || to.addr.is_canonical_loopback());
+    let local_resolver = local && (to.datagram || pod.is_app_loopback(to.addr));
     if local_resolver && pod.flags.has(PodFlags::BYPASS_LOCAL_DNS) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
     // The exception applies to the proxy's user only.
     let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
-    if local && by_group && !to.datagram && !to.addr.is_canonical_loopback() {
+    if local && by_group && !to.datagram && !pod.is_app_loopback(to.addr) {
         return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
     }
     if by_proxy {
         return Verdict::Direct(Reason::OutboundByProxy);
+    }
+    if to.group_excluded {
+        return Verdict::Direct(Reason::OutboundGroupExcluded);
     }
     Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
 }
@@ -177,7 +207,7 @@ const fn loopback_rules(pod: &PodConfig, to: &OutboundConn) -> Option<Verdict> {
     if to.source.is_passthrough_source() {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !to.addr.is_canonical_loopback();
+    let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !pod.is_app_loopback(to.addr);
     if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_INCLUDED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }

@@ -322,6 +322,9 @@ pub struct Status {
     /// The accelerated connections: `off`, `proxies` or `all`.
     #[serde(default)]
     pub acceleration: String,
+    /// The redirected address families: `as-the-proxy-listens`, `both` or `ipv4`.
+    #[serde(default)]
+    pub families: String,
     /// Release of the kernel.
     #[serde(default)]
     pub kernel: String,
@@ -432,6 +435,24 @@ pub struct PodView {
     pub meshed: bool,
     /// A short explanation.
     pub reason: String,
+    /// The redirected address families of a meshed Pod: `both` or `ipv4`.
+    #[serde(default)]
+    pub families: Option<String>,
+    /// Outbound connections before the proxy listened, if they may bypass it.
+    #[serde(default)]
+    pub before_proxy: Option<BeforeProxyView>,
+    /// How often a port of the proxy was denied to a process that is not the proxy.
+    #[serde(default)]
+    pub foreign_uses: u64,
+}
+
+/// Outbound connections of a Pod before its proxy listened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeforeProxyView {
+    /// Whether the proxy has not listened yet: connections bypass it.
+    pub open: bool,
+    /// The number of connections that bypassed it.
+    pub connections: u64,
 }
 
 /// Body of every response with a status of 400 or more.

@@ -9,8 +9,12 @@ use serde::Deserialize;
 use sluice_api::owned;
 
 use crate::{
+    bpf::RawSockets,
     kube::daemonset,
-    pods::{Acceleration, Mesh, MeshError, Meshes, MissingAnnotations, OnExit, Selection},
+    pods::{
+        Acceleration, FamilyChoice, IstioValues, LinkerdValues, Mesh, MeshError, Meshes,
+        MissingAnnotations, NodeValues, OnExit, Selection,
+    },
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -33,9 +37,17 @@ pub(crate) struct Config {
     pub(crate) missing_annotations: MissingAnnotations,
     /// The source of the proxies' user.
     pub(crate) proxy_user: ProxyUser,
-    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do
-    /// not.
-    pub(crate) ipv6: bool,
+    /// The redirected address families.
+    pub(crate) families: FamilyChoice,
+    /// Whether DNS queries are captured once the proxy listens for them; by default as the mesh
+    /// does.
+    pub(crate) dns_capture: Option<bool>,
+    /// Settings of Istio for all Pods.
+    pub(crate) istio: IstioValues,
+    /// Settings of Linkerd for all Pods.
+    pub(crate) linkerd: LinkerdValues,
+    /// Raw IP sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
     /// Istio's ambient mode; only for the mesh `ambient`.
     pub(crate) ambient: Ambient,
     /// The connection to the API server; by default the service account of the daemon's Pod.
@@ -54,7 +66,11 @@ impl Default for Config {
             meshes: Meshes::new(),
             missing_annotations: MissingAnnotations::default(),
             proxy_user: ProxyUser::default(),
-            ipv6: true,
+            families: FamilyChoice::default(),
+            dns_capture: None,
+            istio: IstioValues::default(),
+            linkerd: LinkerdValues::default(),
+            raw_sockets: RawSockets::default(),
             ambient: Ambient::default(),
             kubeconfig: None,
             daemon_set: None,
@@ -131,6 +147,16 @@ pub(crate) enum Error {
 }
 
 impl Config {
+    /// The settings of the mesh for all Pods.
+    pub(crate) fn values(&self) -> NodeValues {
+        NodeValues {
+            families: self.families,
+            dns_capture: self.dns_capture,
+            istio: self.istio.clone(),
+            linkerd: self.linkerd.clone(),
+        }
+    }
+
     /// Reads `named`, which must exist, or the default file, which may be absent. A file that
     /// another user can change is refused: it decides which Pods are intercepted.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
@@ -167,7 +193,7 @@ impl Config {
             },
         };
         let name = name.unwrap_or(&self.mesh);
-        Mesh::choose(name, self.meshes.clone(), self.ipv6, selection)
+        Mesh::choose(name, self.meshes.clone(), self.values(), selection)
     }
 }
 

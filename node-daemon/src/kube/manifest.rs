@@ -6,14 +6,20 @@ use k8s_openapi::api::core::v1::{self, PodSpec, PodTemplateSpec, SecurityContext
 use sluice_api::{Container, ContainerRole, Manifest};
 
 /// Mesh containers whose arguments and environment determine the interception of a Pod.
-const OF_MESHES: [&str; 4] = [
+const OF_MESHES: [&str; 5] = [
     "istio-proxy",
     "istio-init",
     "istio-validation",
     "linkerd-init",
+    "linkerd-proxy",
 ];
 /// The environment variables that are read. Others may be secret, and records are files.
-const ENVIRONMENT: [&str; 2] = ["DISABLE_ENVOY", "ISTIO_META_INTERCEPTION_MODE"];
+const ENVIRONMENT: [&str; 4] = [
+    "DISABLE_ENVOY",
+    "ISTIO_DUAL_STACK",
+    "ISTIO_META_INTERCEPTION_MODE",
+    "LINKERD2_PROXY_INBOUND_LISTEN_ADDR",
+];
 
 /// A Pod's annotations, and the rest of its manifest.
 pub(crate) fn of(pod: PodTemplateSpec) -> (BTreeMap<String, String>, Manifest) {

@@ -162,6 +162,12 @@ impl ListenSockets {
         on_port.any(|one| one.is_of(proxy))
     }
 
+    /// The user of a socket on a port that is not the proxy's user, if there is one.
+    pub(crate) fn foreign_user_on(&self, port: u16, proxy: ProxyUser) -> Option<u32> {
+        let mut on_port = self.0.iter().filter(|one| one.port == port);
+        on_port.find(|one| !one.is_of(proxy)).map(|one| one.uid)
+    }
+
     /// The inodes of the sockets on a port that may be the proxy's, and the number of the others.
     /// The group of a socket is not known before it is duplicated.
     pub(super) fn candidates(&self, port: u16, proxy: ProxyUser) -> (BTreeSet<u64>, usize) {

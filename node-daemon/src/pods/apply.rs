@@ -7,7 +7,7 @@ use std::{
 
 use fail::fail_point;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt::Mark};
-use sluice_abi::PodConfig;
+use sluice_abi::{NetnsEntry, PodConfig};
 use tracing::{debug, warn};
 
 use super::{
@@ -185,9 +185,27 @@ impl AppliedState {
                     netns.remove_from_loopback(PASSTHROUGH)?;
                 }
             }
+            Step::OpenBeforeProxy => datapath.open_before_proxy(self.cookie)?,
             Step::AdoptListeners => self.adopt_listeners(datapath, netns.ok_or(Error::Gone)?)?,
         }
         Ok(())
+    }
+
+    /// Stores the user of a foreign listener on the outbound port, or that there is none.
+    pub(crate) fn find_foreign_listener(
+        &self,
+        datapath: &mut Datapath,
+        netns: &Netns,
+    ) -> Result<(), Error> {
+        let Some(NetnsEntry { pod, .. }) = datapath.netns_entry(self.cookie)? else {
+            return Ok(());
+        };
+        let (port, proxy) = (pod.outbound_port.get(), ProxyUser::of(&pod));
+        let sockets = netns.sockets()?;
+        let outbound = netns.dup_listeners(&sockets, port, proxy)?;
+        let uid = sockets.foreign_user_on(port, proxy);
+        let uid = uid.filter(|_| outbound.foreign > 0);
+        Ok(datapath.set_foreign_listener(self.cookie, uid)?)
     }
 
     fn adopt_listeners(&self, datapath: &mut Datapath, netns: &Netns) -> Result<(), Error> {
@@ -201,6 +219,12 @@ impl AppliedState {
         let inbound = netns.dup_listeners(&sockets, netns_entry.pod.inbound_port.get(), proxy)?;
         self.foreign_listeners
             .set(dns.foreign + outbound.foreign + inbound.foreign);
+        let loops = sockets.foreign_user_on(netns_entry.pod.outbound_port.get(), proxy);
+        let loops = loops.filter(|_| outbound.foreign > 0);
+        datapath.set_foreign_listener(self.cookie, loops)?;
+        if !outbound.listeners.is_empty() {
+            datapath.close_before_proxy(self.cookie)?;
+        }
         if !dns.listeners.is_empty() {
             datapath.capture_dns(self.cookie)?;
         }

@@ -4,14 +4,15 @@ use std::{fmt::Display, net::IpAddr};
 
 use ipnet::IpNet;
 use sluice_abi::{
-    Addr, Port, Reason,
+    Addr, PodFlags, Port, Reason,
     decide::{self, ListMatch, Verdict},
 };
 use sluice_api::Connection;
 
 use super::{
     plan::KernelState,
-    policy::{Inbound, PodPolicy, Ports},
+    policy::{Inbound, PodPolicy},
+    settings::{OwnerGroups, Ports},
 };
 
 /// The port of DNS servers.
@@ -23,6 +24,8 @@ pub(super) struct Subject<'a> {
     pub(super) state: &'a KernelState,
     /// Whether its proxy answers DNS queries.
     pub(super) captures_dns: bool,
+    /// Whether its connections bypass the proxy until it listens.
+    pub(super) before_proxy: bool,
 }
 
 impl Subject<'_> {
@@ -59,6 +62,8 @@ impl Subject<'_> {
                     datagram: udp,
                     captures_dns: self.captures_dns,
                     inbound_listed: has(self.inbound(), port).is_some(),
+                    group_excluded: self.excludes_group(gid),
+                    before_proxy: self.before_proxy,
                     list_match: ListMatch {
                         excluded: covers(excluded_networks, ip).is_some(),
                         port: has(&self.policy.included_outbound, port).is_some(),
@@ -75,7 +80,8 @@ impl Subject<'_> {
                 let inbound = decide::InboundConn {
                     port: Port::new(port),
                     local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-                    bypass: self.bypassed_source(from).is_some(),
+                    bypass: self.bypassed_source(from).is_some()
+                        || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6()),
                     listed: has(self.inbound(), port).is_some(),
                 };
                 decide::inbound(&pod, &inbound)
@@ -122,6 +128,14 @@ impl Subject<'_> {
     fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
         covers(&self.policy.excluded_sources, ip)
             .or_else(|| covers(&self.policy.bypass.networks, ip))
+    }
+
+    fn excludes_group(&self, gid: u32) -> bool {
+        match &self.policy.owner_groups {
+            OwnerGroups::All => false,
+            OwnerGroups::Only(groups) => !groups.contains(&gid),
+            OwnerGroups::Except(groups) => groups.contains(&gid),
+        }
     }
 
     fn owns(&self, ip: IpAddr) -> bool {
@@ -185,6 +199,7 @@ mod tests {
             policy: &policy,
             state: &state,
             captures_dns: true,
+            before_proxy: false,
         };
         let reason = subject.verdict(connection).unwrap().reason();
         (reason.label(), subject.matched(reason, connection))
@@ -218,6 +233,7 @@ mod tests {
                 policy: &policy,
                 state: &state,
                 captures_dns,
+                before_proxy: false,
             };
             let connection = Connection::Outbound {
                 to: ([192, 0, 2, 1], port).into(),

@@ -3,6 +3,7 @@
 mod check;
 mod del;
 mod explain_request;
+mod foreign;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -43,7 +44,7 @@ use crate::{
     limit::LogLimit,
     netns::{self, Families, Interface, Netns, Switches},
 };
-use found::is_reported;
+use found::{LeftPod, is_reported};
 use netns_policy::resolve_in_netns;
 
 /// Owns the kernel side and the registry of attachments.
@@ -66,6 +67,10 @@ pub(crate) struct PodManager {
     /// The number of namespaces that the last survey rejected, by reason, and of unprivileged
     /// users' namespaces.
     doubts: (BTreeMap<Doubt, usize>, usize),
+    /// Running Pods that were not adopted.
+    left: Vec<LeftPod>,
+    /// The users that were denied a port of a proxy and are logged, by cookie, port and protocol.
+    foreign_reported: BTreeMap<(u64, u16, u16), u32>,
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
     /// The foreign programs that were logged.
@@ -116,6 +121,8 @@ impl PodManager {
             listed: Vec::new(),
             pending: BTreeMap::new(),
             doubts: Default::default(),
+            left: Vec::new(),
+            foreign_reported: BTreeMap::new(),
             stranger_log: LogLimit::default(),
             foreign_log: ForeignLog::default(),
         }

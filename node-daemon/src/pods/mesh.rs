@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::settings::{Families, InvalidValue, NodeValues, NodeWide, Ports};
+
 /// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
 
@@ -75,9 +77,9 @@ pub(crate) struct Mesh {
     /// address, are intercepted as well.
     #[serde(default)]
     pub(crate) loopback_to_proxy: bool,
-    /// Whether the mesh redirects IPv4 alone: IPv6 bypasses the proxy in both directions.
+    /// The families that the mesh's rules redirect.
     #[serde(default)]
-    pub(crate) ipv4_only: bool,
+    pub(crate) families: Families,
     /// The annotation of a Pod with a sidecar.
     pub(crate) sidecar_annotation: String,
     /// Annotations whose value disables interception. A label of that name has precedence.
@@ -108,6 +110,9 @@ pub(crate) struct Mesh {
     /// Strict prefixes: an unknown annotation with such a prefix rejects the Pod.
     #[serde(default)]
     pub(crate) strict_prefixes: Vec<String>,
+    /// The configuration's part.
+    #[serde(skip)]
+    pub(crate) node: NodeWide,
 }
 
 /// The selection of a mesh's Pods.
@@ -239,6 +244,9 @@ pub(crate) enum Error {
         /// The available meshes.
         known: String,
     },
+    /// A setting for all Pods is invalid.
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
     /// The description is invalid.
     #[error("[meshes.{name}]: {problem}")]
     Impossible {
@@ -251,7 +259,7 @@ pub(crate) enum Error {
 
 impl Mesh {
     /// The mesh of a name: one of `own`, which may override a preset, or a preset. It lives as long
-    /// as the process, because every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
+    /// as the process, because every Pod refers to it. `values` are the configuration's.
     ///
     /// # Errors
     ///
@@ -259,7 +267,7 @@ impl Mesh {
     pub(crate) fn choose(
         name: &str,
         own: Meshes,
-        ipv6: bool,
+        values: NodeValues,
         labels: Selection,
     ) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
@@ -272,7 +280,11 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
-        mesh.ipv4_only |= !ipv6;
+        mesh.node = match mesh.injector {
+            Injector::Istio => NodeWide::of_istio(values)?,
+            Injector::Linkerd => NodeWide::of_linkerd(values)?,
+            _ => NodeWide::of(&values),
+        };
         if mesh.injector == Injector::Ambient {
             mesh.selection = labels;
         }
@@ -313,6 +325,18 @@ impl Mesh {
             .then_some("'sidecar-annotation' must name an annotation")
     }
 
+    /// Inbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_inbound(&self) -> Ports {
+        let ports = || single(&self.excluded_inbound);
+        self.node.skip_inbound.clone().unwrap_or_else(ports)
+    }
+
+    /// Outbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_outbound(&self) -> Ports {
+        let ports = || single(&self.excluded_outbound);
+        self.node.skip_outbound.clone().unwrap_or_else(ports)
+    }
+
     /// The preset of a name.
     #[cfg(any(test, fuzzing))]
     #[expect(
@@ -320,8 +344,19 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new(), true, Selection::Annotation).expect("a preset")
+        Self::choose(
+            name,
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .expect("a preset")
     }
+}
+
+/// Single ports as ranges.
+pub(crate) fn single(ports: &[u16]) -> Ports {
+    ports.iter().map(|port| (*port, *port)).collect()
 }
 
 /// No socket has this id: `chown(2)` interprets it as "unchanged".
@@ -353,7 +388,7 @@ mod tests {
         let own = Mesh::choose(
             "istio",
             toml::from_str(words).unwrap(),
-            true,
+            NodeValues::default(),
             Selection::Annotation,
         )
         .unwrap();
@@ -362,7 +397,13 @@ mod tests {
 
     #[test]
     fn invalid_meshes_are_rejected() {
-        let unknown = Mesh::choose("isto", Meshes::new(), true, Selection::Annotation).unwrap_err();
+        let unknown = Mesh::choose(
+            "isto",
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
@@ -374,7 +415,8 @@ mod tests {
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
             let own = toml::from_str(&words).unwrap();
-            let refused = Mesh::choose("mine", own, true, Selection::Annotation).unwrap_err();
+            let values = NodeValues::default();
+            let refused = Mesh::choose("mine", own, values, Selection::Annotation).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

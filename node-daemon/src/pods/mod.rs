@@ -21,6 +21,7 @@ mod plan;
 mod policy;
 mod repair_metrics;
 mod rule_set;
+mod settings;
 mod source_addr;
 mod store;
 mod survey;
@@ -54,6 +55,7 @@ pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
+pub(crate) use settings::{FamilyChoice, IstioValues, LinkerdValues, NodeValues};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
@@ -252,6 +254,11 @@ impl Pods {
             manager.resolve_pending();
         })
         .await
+    }
+
+    /// Logs the processes that were denied a port of a proxy.
+    pub(crate) async fn report_foreign(&self) -> Result<(), Error> {
+        self.ask(PodManager::report_foreign).await
     }
 
     /// Surveys the node's namespaces. The manager serves requests meanwhile.

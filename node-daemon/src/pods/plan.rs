@@ -94,6 +94,9 @@ pub(crate) enum Step {
     AddPassthroughAddr,
     /// Remove `::6` again.
     RemovePassthroughAddr,
+    /// Let outbound connections bypass the proxy until it listens for the first time. Only once for
+    /// each netns.
+    OpenBeforeProxy,
     /// Register the existing listeners of the proxy.
     AdoptListeners,
 }
@@ -116,6 +119,10 @@ pub(crate) fn desired(
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
+    let loopback = policy.mesh.node.loopback;
+    let [loopback_net, loopback_mask] = loopback.map_or([0, 0], |cidr| {
+        [cidr.network(), cidr.netmask()].map(|ip| u32::from_ne_bytes(ip.octets()))
+    });
     let pod = PodConfig {
         cookie,
         proxy_uid: policy.uid,
@@ -129,6 +136,8 @@ pub(crate) fn desired(
         excluded: rule_set::port_bitmap_of(policy),
         source_mark: policy.source_mark,
         pad: 0,
+        loopback_net,
+        loopback_mask,
         flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
@@ -139,6 +148,8 @@ pub(crate) fn desired(
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
+            (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
+            (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
         ])
         .with(rule_set::flags_of(policy))
         .with(alias_routes::flags(&routes))
@@ -275,6 +286,9 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
         let from = before.addresses.get(addr).copied();
         address(*addr, from, Some(*pod))
     }));
+    let may_bypass = |entry: &NetnsEntry| entry.pod.flags.has(PodFlags::BEFORE_PROXY);
+    let opens = begins && after.netns_entry.as_ref().is_some_and(may_bypass);
+    steps.extend(opens.then_some(Step::OpenBeforeProxy));
     steps.extend(netns_entry_set);
     steps.extend(begins.then_some(Step::AttachSkLookup));
     steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
@@ -316,6 +330,8 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
+            // The entry goes with that of the netns.
+            Self::OpenBeforeProxy => return None,
             // The kernel removes listeners when they close; without the hook no program reads them.
             Self::AdoptListeners => return None,
         })

@@ -409,6 +409,35 @@ fn detach_without_the_hierarchy_fails_and_says_so() {
 }
 
 #[test]
+fn refused_bind_counts_once_at_two_levels() {
+    let mut daemon = Daemon::start("bind-once");
+    daemon.restart_with_child("pods");
+    let pod = Pod::new("bind-once", &["10.1.0.1/24"]);
+    meshed(&daemon, &pod);
+    let program = "
+import socket
+for family, at in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
+    for port in (15001, 15006):
+        try:
+            socket.socket(family).bind((at, port))
+        except PermissionError:
+            print('refused')
+";
+    for (below, count) in [("pods", 4), ("", 8)] {
+        let cgroup = daemon.cgroup().join(below);
+        let mut command = pod.command_in(&cgroup, APPLICATION, Path::new("/usr/bin/python3"));
+        let output = command.args(["-c", program]).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "refused\n".repeat(4)
+        );
+        let metrics = daemon.get("/metrics").body;
+        let counted = format!("sluice_decisions_total{{reason=\"foreign_bind\"}} {count}\n");
+        assert!(metrics.contains(&counted), "{below:?}: {metrics}");
+    }
+}
+
+#[test]
 fn detach_leaves_no_program_at_the_root() {
     let mut daemon = Daemon::start("gone");
     daemon.stop();

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -237,6 +238,11 @@ impl Fixture {
         names
     }
 
+    /// The network namespace of the Pod that is not meshed.
+    pub(crate) fn elsewhere(&self) -> &Path {
+        self.peer.netns.path()
+    }
+
     /// The addresses that an ask means; none if the Pod lacks them.
     pub(crate) fn attempt(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<Attempt> {
         let v4 = ask.family.v4();
@@ -306,7 +312,8 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
+    /// Where a process of `origin` lives, and as whom.
+    pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&test_pod.netns), Some((CLIENT, CLIENT))),

@@ -109,7 +109,8 @@ impl BackendKind {
             Self::Sluice => {
                 // More can go wrong with it than without.
                 let behaviour = format!(
-                    "mesh = '{}'\nacceleration = 'proxies'\nambient.node-agent = 'istio-cni'\n",
+                    "mesh = '{}'\nacceleration = 'proxies'\nfamilies = 'both'\n\
+                     ambient.node-agent = 'istio-cni'\n",
                     mesh.name()
                 );
                 Box::new(sluice::Sluice::start(

@@ -20,6 +20,8 @@ const POD: PodConfig = PodConfig {
     excluded: PortBitmap::EMPTY,
     source_mark: 0,
     pad: 0,
+    loopback_net: 0,
+    loopback_mask: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 
@@ -99,7 +101,6 @@ fn every_outbound_row_holds_in_every_family() {
     let table = [
         // caller,     source,            to,                port,  excluded, verdict
         (APP,         From::Anywhere,    To::World,         80,    false, proxy_out),
-        (APP,         From::Passthrough, To::World,         80,    false, proxy_out),
         (APP,         From::Anywhere,    To::World,         15020, true,  direct(OutboundPortExcluded)),
         (APP,         From::Anywhere,    To::OwnPod,        8080,  false, direct(OutboundLocal)),
         (APP,         From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundLocal)),
@@ -142,6 +143,8 @@ fn every_outbound_row_holds_in_every_family() {
                 bypass: false,
                 mark: 0,
                 inbound_listed: false,
+                group_excluded: false,
+                before_proxy: false,
                 list_match: ListMatch::NO_LISTS,
             };
             let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
@@ -259,6 +262,8 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
                 addr,
                 port: Port::new(80),
                 is_local_addr: to == To::OwnPod,
+                group_excluded: false,
+                before_proxy: false,
                 excluded: false,
                 datagram: false,
                 captures_dns: false,
@@ -318,6 +323,8 @@ fn dns_queries_to_loopback_are_captured() {
                 bypass: false,
                 mark: 0,
                 inbound_listed: false,
+                group_excluded: false,
+                before_proxy: false,
                 list_match: ListMatch::NO_LISTS,
             };
             assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
@@ -351,6 +358,8 @@ fn tproxy_redirects_proxy_calls_to_own_pod() {
                     addr: destination(to, Family::V4).unwrap(),
                     port: Port::new(port),
                     is_local_addr: to == To::OwnPod,
+                    group_excluded: false,
+                    before_proxy: false,
                     excluded: false,
                     datagram: false,
                     captures_dns,
@@ -391,6 +400,8 @@ fn no_hairpin_makes_own_pod_calls_direct() {
             addr: address.unwrap(),
             port: Port::new(8080),
             is_local_addr: true,
+            group_excluded: false,
+            before_proxy: false,
             excluded: false,
             datagram: false,
             captures_dns: false,
@@ -408,3 +419,4 @@ fn no_hairpin_makes_own_pod_calls_direct() {
 
 mod arrival;
 mod bypass;
+mod node;

@@ -199,7 +199,9 @@ impl PodManager {
                 };
                 let interfaces = netns.interfaces()?;
                 let features = self.datapath.features();
-                let policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
+                let mut policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
+                // Without an entry of this generation nothing shows that the proxy has not listened.
+                policy.bypass_before_proxy &= self.datapath.before_proxy(id.cookie)?.is_some();
                 Ok(RecordState::Meshed(netns, policy.into()))
             }
             (Verdict::Bypass(reason), None) if path.exists() => Ok(RecordState::Bypassed(reason)),

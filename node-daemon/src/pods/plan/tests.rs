@@ -42,6 +42,7 @@ fn apply_step(state: &mut KernelState, step: &Step) {
         Step::DetachSkLookup => state.sk_lookup = false,
         Step::AddPassthroughAddr => state.passthrough = true,
         Step::RemovePassthroughAddr => state.passthrough = false,
+        Step::OpenBeforeProxy => assert!(!state.sk_lookup),
         Step::AdoptListeners => assert!(state.sk_lookup),
     }
 }

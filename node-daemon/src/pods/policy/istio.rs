@@ -3,7 +3,9 @@
 
 use sluice_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
-use super::{Annotations, Error, Inbound, PodPolicy, Ports, parse::port, subject::PodAnnotations};
+use super::{
+    Annotations, Error, Families, Inbound, PodPolicy, Ports, parse::port, subject::PodAnnotations,
+};
 
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -11,6 +13,7 @@ const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
 const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const AMBIENT: &str = "ambient";
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
 const VALIDATION: &str = "istio-validation";
@@ -92,9 +95,12 @@ pub(super) fn not_selected_by_label(
 /// `strconv.ParseBool` rejects counts as absent.
 pub(super) fn adjust_ambient(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) {
     let switch = |key| pod.annotations.get(key).and_then(|value| boolean(value));
-    if !switch(DNS_CAPTURE).unwrap_or(pod.mesh.dns_capture) {
-        policy.ports.dns = 0;
-    }
+    let of_node = pod.mesh.dns_capture && !pod.mesh.node.no_dns_capture;
+    policy.ports.dns = if switch(DNS_CAPTURE).unwrap_or(of_node) {
+        pod.mesh.dns_port
+    } else {
+        0
+    };
     if switch(BYPASS_INBOUND) == Some(true) {
         policy.inbound = Inbound::Include(Ports::new());
     }
@@ -137,6 +143,18 @@ pub(super) fn init_uid(pod: &PodAnnotations<'_>) -> Option<u32> {
         .value("-u")?
         .parse()
         .ok()
+}
+
+/// The redirected families: without dual stack the rules follow the Pod's first address.
+pub(super) fn families(pod: &PodAnnotations<'_>) -> Families {
+    let env = pod.container(PROXY).map(|proxy| &proxy.env);
+    let stated = env.and_then(|env| env.get(DUAL_STACK));
+    let dual_stack = stated.map_or(pod.mesh.node.dual_stack, |value| is_true(Some(value)));
+    if dual_stack {
+        Families::Both
+    } else {
+        pod.mesh.families
+    }
 }
 
 /// The arguments of `istio-iptables`.

@@ -5,8 +5,12 @@ mod pod_policy;
 use proptest::prelude::*;
 use sluice_api::Manifest;
 
-use super::{parse::ports, pod_policy::single, *};
-use crate::pods::{Meshes, acceleration};
+use super::{parse::ports, *};
+use crate::pods::{
+    Meshes, acceleration,
+    mesh::single,
+    settings::{FamilyChoice, MAX_ITEMS, NodeValues},
+};
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -352,7 +356,7 @@ fn labels_select_ambient_pods() {
     let selection = Selection::Labels {
         excluded_namespaces: vec!["kube-system".to_owned()],
     };
-    let mesh = Mesh::choose("ambient", Meshes::new(), true, selection).unwrap();
+    let mesh = Mesh::choose("ambient", Meshes::new(), NodeValues::default(), selection).unwrap();
     let labels = |mode: &str| match mode {
         "" => Annotations::new(),
         mode => [("istio.io/dataplane-mode".to_owned(), mode.to_owned())].into(),

@@ -8,7 +8,7 @@ use crate::{
 
 const DIRECT_BYPASS: Verdict = Verdict::Direct(Reason::OutboundBypass);
 
-fn call(addr: Addr) -> OutboundConn {
+pub(super) fn call(addr: Addr) -> OutboundConn {
     OutboundConn {
         uid: 1000,
         gid: 1000,
@@ -18,6 +18,8 @@ fn call(addr: Addr) -> OutboundConn {
         port: Port::new(8080),
         is_local_addr: false,
         bypass: false,
+        group_excluded: false,
+        before_proxy: false,
         excluded: false,
         datagram: false,
         captures_dns: false,
@@ -26,7 +28,7 @@ fn call(addr: Addr) -> OutboundConn {
     }
 }
 
-fn query(addr: Addr) -> OutboundConn {
+pub(super) fn query(addr: Addr) -> OutboundConn {
     OutboundConn {
         port: Port::new(53),
         captures_dns: true,
@@ -35,7 +37,7 @@ fn query(addr: Addr) -> OutboundConn {
 }
 
 /// Runs for a destination of each family.
-fn each(to: To, check: impl Fn(Addr)) {
+pub(super) fn each(to: To, check: impl Fn(Addr)) {
     for family in [Family::V4, Family::V6, Family::Mapped] {
         if let Some(addr) = destination(to, family) {
             check(addr);
