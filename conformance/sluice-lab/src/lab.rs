@@ -24,7 +24,6 @@ use crate::{
     Binaries, Pod, PodSpec,
     backend::{Backend, BackendKind},
     mesh::Mesh,
-    pod_annotations::PodAnnotations,
 };
 
 /// The proxy's user and group, as Istio has it.
@@ -131,8 +130,7 @@ impl Lab {
         pod.addresses = cni::addresses(&pod.result)?;
         self.gateways = cni::gateways(&pod.result);
         if spec.meshed {
-            self.backend
-                .enroll(pod.netns.path(), &PodAnnotations::default())?;
+            self.backend.enroll(pod.netns.path(), &spec.settings())?;
         }
         pod.start(
             self.cgroup.pods(),

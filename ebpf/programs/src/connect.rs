@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole,
+    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole, SourceVerdict,
     decide::Verdict,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     maps::{self, FOREIGN_LISTENERS},
     mptcp,
     order::Level,
-    outbound, pending,
+    original_source, outbound, pending,
 };
 
 /// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
@@ -39,6 +39,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return ALLOW;
     }
     let dst = context::destination::<F>(ctx);
+    if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
+        return keep_source(ctx, netns, dst, verdict);
+    }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
     if would_loop(&netns.pod, verdict) {
         outbound::record(netns, dst, Reason::OutboundLoop);
@@ -74,6 +77,29 @@ fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
     // SAFETY: the value is copied at once.
     let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
     listener == Some(context::current_uid_gid().0)
+}
+
+/// Carries out a decision about the proxy's connection to its own Pod. If the kernel does not route the
+/// socket over `lo`, the connection is refused.
+#[inline(always)]
+fn keep_source(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: SourceVerdict,
+) -> i32 {
+    let pod = &netns.pod;
+    if verdict == SourceVerdict::Refuse || !original_source::pin_to_loopback(ctx, pod.source_mark) {
+        outbound::record(netns, dst, Reason::OutboundToItself);
+        return DENY;
+    }
+    outbound::record(netns, dst, Reason::OutboundOriginalSource);
+    let sk = context::socket(ctx);
+    clear_orig_dst(sk);
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        accelerate::clear_candidate(sk);
+    }
+    ALLOW
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have

@@ -25,6 +25,7 @@ mod mptcp;
 mod opaque_flags;
 mod order;
 mod orig_dst;
+mod original_source;
 mod outbound;
 mod pending;
 mod setsockopt;

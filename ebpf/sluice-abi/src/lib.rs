@@ -13,6 +13,7 @@ mod filter;
 mod flow;
 mod kernel_offsets;
 pub mod maps;
+mod original_source;
 mod pod;
 mod reason;
 mod usage;
@@ -29,6 +30,7 @@ pub use flow::{
     ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
 };
 pub use kernel_offsets::KernelOffsets;
+pub use original_source::{BoundCall, SourceVerdict, original_source};
 pub use pod::{
     AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,
     PodConfig, PodFlags, SockRole,
@@ -40,4 +42,4 @@ pub use usage::{AliasUsage, BeforeProxy};
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
 /// layout of this number.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;

@@ -121,9 +121,19 @@ pub struct PodConfig {
     pub loopback_net: u32,
     /// Its mask, likewise; zero if `127.0.0.1` alone counts.
     pub loopback_mask: u32,
+    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
+    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
+    pub source_mark: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
 }
 
 impl PodConfig {
+    /// The mark of the proxy's inbound listeners in Pods with [`PodConfig::source_mark`], unless the
+    /// proxy gave them one. Accepted sockets inherit it, and not the mark of the client's packet: the
+    /// rules of an init container may have set the source mark on that (`TPROXY`).
+    pub const LISTENER_MARK: u32 = 0x51ce_0000;
+
     /// Whether connections to this loopback address reach the application, whichever process opens
     /// them (Istio: `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`, and `::1`).
     #[must_use]
@@ -412,8 +422,8 @@ mod tests {
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
-            (48, 8),
-            (80, 8),
+            (56, 8),
+            (88, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -433,7 +443,7 @@ mod tests {
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (8, recorded));
+        assert_eq!((ABI_VERSION, layout), (9, recorded));
     }
 
     const POD: PodConfig = PodConfig {
@@ -450,6 +460,8 @@ mod tests {
         excluded: PortBitmap::EMPTY,
         loopback_net: 0,
         loopback_mask: 0,
+        source_mark: 0,
+        pad: 0,
     };
 
     #[test]

@@ -110,6 +110,11 @@ reasons! {
     OutboundLoop = 30, "outbound_loop";
     /// Outbound: the socket is bound to a loopback address, so the kernel itself refuses the connection.
     OutboundLoopbackSource = 31, "outbound_loopback_source";
+    /// Outbound: the proxy connected to its own application from its client's address.
+    OutboundOriginalSource = 34, "outbound_original_source";
+    /// Outbound: refused. The proxy connected to its own Pod from a foreign address, and would have
+    /// accepted the connection itself.
+    OutboundToItself = 35, "outbound_to_itself";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

@@ -20,7 +20,9 @@ mod listeners;
 mod netlink;
 mod routes;
 mod rules;
+mod source_routing;
 mod syscalls;
+mod sysctl;
 mod users;
 mod worker;
 
@@ -45,6 +47,8 @@ pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::Interface;
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
+pub(crate) use source_routing::{Families, SourceRouting};
+pub(crate) use sysctl::Switches;
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::netns_with_own_userns;
@@ -154,6 +158,26 @@ impl Netns {
     /// The subset of these routes that is installed.
     pub(crate) fn installed(&self, routes: Vec<SourceRoute>) -> Result<Vec<SourceRoute>, Error> {
         self.run_in(move || routes::installed(&routes))?
+    }
+
+    /// The settings that [`SourceRouting`] needs and that are off.
+    pub(crate) fn switches_off(&self, families: Families) -> Result<Switches, Error> {
+        self.run_in(move || source_routing::switches_off(families))?
+    }
+
+    /// Installs the routing of connections that keep their source. Removes it again after an error.
+    pub(crate) fn install_source_routing(&self, routing: SourceRouting) -> Result<(), Error> {
+        self.run_in(move || source_routing::install(&routing))?
+    }
+
+    /// Removes it, and switches `switches` off.
+    pub(crate) fn remove_source_routing(&self, switches: Switches) -> Result<(), Error> {
+        self.run_in(move || source_routing::remove(switches))?
+    }
+
+    /// Whether it is installed as a whole.
+    pub(crate) fn has_source_routing(&self, routing: SourceRouting) -> Result<bool, Error> {
+        self.run_in(move || source_routing::is_installed(&routing))?
     }
 
     /// Adds an address to the loopback interface. `false` if it exists already.

@@ -62,6 +62,9 @@ pub(crate) enum Error {
         /// The refused routes.
         refused: Vec<SourceRoute>,
     },
+    /// The netns refuses the routing of connections that keep their source.
+    #[error("the network namespace refuses the routing of connections that keep their source")]
+    SourceRoutingRefused(#[source] netns::Error),
     /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
@@ -125,6 +128,7 @@ impl Error {
             Self::Netns(_)
             | Self::Kernel(_)
             | Self::RoutesRefused { .. }
+            | Self::SourceRoutingRefused(_)
             | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,

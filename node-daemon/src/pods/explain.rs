@@ -180,7 +180,7 @@ fn list(items: &[impl Display]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{mesh::Mesh, plan};
+    use crate::pods::{mesh::Mesh, plan, store::Changes};
 
     fn explain(connection: &Connection) -> (&'static str, Option<String>) {
         let policy = PodPolicy {
@@ -189,7 +189,12 @@ mod tests {
             inbound: Inbound::Exclude([(15021, 15021)].into()),
             ..PodPolicy::of(Mesh::preset("istio"))
         };
-        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
+        let state = plan::desired(
+            7,
+            &policy,
+            &["10.0.0.5".parse().unwrap()],
+            Changes::PASSTHROUGH,
+        );
         let subject = Subject {
             policy: &policy,
             state: &state,
@@ -212,7 +217,12 @@ mod tests {
     #[test]
     fn only_captured_dns_datagrams_are_intercepted() {
         let policy = PodPolicy::of(Mesh::preset("istio"));
-        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
+        let state = plan::desired(
+            7,
+            &policy,
+            &["10.0.0.5".parse().unwrap()],
+            Changes::PASSTHROUGH,
+        );
         for (port, captures_dns, udp, passes) in [
             (53, true, true, false),
             (53, false, true, true),

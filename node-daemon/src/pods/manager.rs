@@ -36,13 +36,13 @@ use super::{
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
     source_addr::PASSTHROUGH,
-    store::{Record, RecordId, Store},
+    store::{Changes, Record, RecordId, Store},
     survey::Lodging,
 };
 use crate::{
     bpf::{Datapath, Pins},
     limit::LogLimit,
-    netns::{self, Netns},
+    netns::{self, Families, Interface, Netns, Switches},
 };
 use found::{LeftPod, is_reported};
 use netns_policy::resolve_in_netns;
@@ -183,7 +183,7 @@ impl PodManager {
             }
         }
         let record_id = self.store.new_record_id();
-        let record = self.store.record(request, None, false);
+        let record = self.store.record(request, None, Changes::default());
         self.store.put(record_id, &record)?;
         let status = MeshStatus::Bypassed { reason };
         self.record_attachment(record_id, record, status);
@@ -218,17 +218,41 @@ impl PodManager {
         {
             self.del(&request.attachment)?;
         }
-        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
-        let ours = |pod: &MeshedPod| pod.kernel.state().passthrough;
-        let passthrough = !there || self.pods.get(&id.cookie).is_some_and(ours);
+        let changes = self.own_changes(netns, &policy, &interfaces, &addresses);
         let status = MeshStatus::Meshed {
             cookie: id.cookie,
             mesh: &policy.mesh.name,
         };
-        let record = self.store.record(request, Some(id), passthrough);
+        let record = self.store.record(request, Some(id), changes);
         self.enroll_attachment(netns, policy, record, status)?;
         self.drop_pending_for(&addresses)?;
         Ok(status)
+    }
+
+    /// What Sluice changes inside the netns: what is absent now, and what it changed for an earlier
+    /// attachment.
+    fn own_changes(
+        &self,
+        netns: &Netns,
+        policy: &PodPolicy,
+        interfaces: &[Interface],
+        addresses: &[IpAddr],
+    ) -> Changes {
+        let earlier = self.pods.get(&netns.id().cookie);
+        let earlier = earlier.map_or_else(Changes::default, |pod| pod.kernel.state().changes());
+        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
+        let off = if policy.source_mark == 0 {
+            Switches::default()
+        } else {
+            // If they cannot be read, they cannot be switched on, and the routing is refused.
+            netns
+                .switches_off(Families::of(addresses))
+                .unwrap_or_default()
+        };
+        Changes {
+            passthrough: !there || earlier.passthrough,
+            switches: earlier.switches.or(off),
+        }
     }
 
     /// Checks that a netns does not belong to another Pod. All attachments of a Pod have the
@@ -294,7 +318,7 @@ impl PodManager {
             self.put_pod(netns.id().cookie, pod);
             return Err(error.into());
         }
-        let desired = plan::desired(netns.id().cookie, &policy, &all, record.passthrough);
+        let desired = plan::desired(netns.id().cookie, &policy, &all, record.changes());
 
         let before = self.attachments.get(&attachment);
         let before = before.map(|known| (known.record_id, known.record.clone()));

@@ -62,6 +62,11 @@ pub(crate) struct Mesh {
     /// The mask of the mark.
     #[serde(default)]
     pub(crate) mark_mask: u32,
+    /// The mark of the proxy's connections to the application from the client's address; zero if
+    /// the proxy does not keep that address. Where the Pod selects between `REDIRECT` and `TPROXY`,
+    /// only `TPROXY` keeps it.
+    #[serde(default)]
+    pub(crate) source_mark: u32,
     /// Whether queries to resolvers within the Pod are not intercepted.
     #[serde(default)]
     pub(crate) bypass_local_dns: bool,
@@ -304,6 +309,11 @@ impl Mesh {
         }
         if self.mark & !self.mark_mask != 0 {
             return Some("'mark' has bits that are not in 'mark-mask'");
+        }
+        if self.source_mark != 0 && self.source_mark == self.mark {
+            return Some(
+                "'source-mark' must differ from 'mark', which other connections carry, too",
+            );
         }
         let bypass = !self.bypass_cidrs.is_empty() || self.annotations.exclude_sources.is_some();
         if bypass && self.annotations.exclude_interfaces.is_some() {

@@ -188,6 +188,7 @@ pub(crate) fn detach(
             && Some(netns.id()) == record.netns
         {
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
+            netns.remove_source_routing(record.switches)?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }

@@ -106,6 +106,9 @@ pub(crate) struct PodPolicy {
     pub(crate) sources: Vec<SourceRoute>,
     /// The Pod requests `TPROXY`.
     pub(crate) tproxy: bool,
+    /// The mark of the proxy's connections to the Pod from its clients' addresses; zero until the
+    /// netns is known, and where the kernel does not support it.
+    pub(crate) source_mark: u32,
     /// The Pod's acceleration annotation, if any.
     pub(crate) acceleration: Option<Acceleration>,
 }

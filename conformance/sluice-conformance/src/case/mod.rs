@@ -72,6 +72,8 @@ pub(crate) enum Expect {
     Dns,
     /// Whoever was asked answers.
     Direct,
+    /// The application answers, and sees the address of the proxy's client.
+    KeptSource,
     /// At once, as if nobody listened.
     Refused,
     /// The Pod is not admitted to the network, and the reason names these.
@@ -181,7 +183,7 @@ impl Expect {
             Self::Outbound => Some(OUTBOUND),
             Self::Inbound => Some(INBOUND),
             Self::Dns => Some(DNS.0),
-            Self::Direct => Some(server(ask.to)),
+            Self::Direct | Self::KeptSource => Some(server(ask.to)),
             Self::Refused | Self::NotAdmitted(_) => None,
         };
         expect("accepted by", &view.accepted_by, accepted);
@@ -199,8 +201,12 @@ impl Expect {
                 .map(|local| local.trim_start_matches("::ffff:"));
             expect("source", &view.source, own);
         }
-        if self == Self::Direct {
+        if let Self::Direct | Self::KeptSource = self {
             expect("address reached", &view.reached, Some(reached));
+        }
+        if self == Self::KeptSource {
+            let client = if ask.family.v4() { "peer4" } else { "peer6" };
+            expect("source", &view.source, Some(client));
         }
         wrong
     }

@@ -44,6 +44,8 @@ pub(crate) enum Source {
     Passthrough,
     /// That of an ambient node's probes.
     Probe,
+    /// The client's, which is a Pod that is not meshed: as a proxy with `TPROXY` meets its application.
+    Client,
 }
 
 /// Whom it wants to reach.
@@ -221,7 +223,8 @@ impl Source {
             }
         };
         match self {
-            Self::Any => None,
+            // The fixture knows the client's.
+            Self::Any | Self::Client => None,
             Self::Pod => pod,
             Self::Loopback => Some(pick([127, 0, 0, 1], 1)),
             Self::Passthrough => Some(pick([127, 0, 0, 6], 6)),

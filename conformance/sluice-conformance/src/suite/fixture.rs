@@ -37,6 +37,8 @@ use crate::suite::{
 
 /// Neither a user nor a group of a proxy.
 const STRANGER: u32 = 2000;
+/// The mark of the `original_src` filter, as Istio configures it.
+const ORIGINAL_SRC: u32 = 1337;
 /// For all connections of one client.
 const LIMIT: Duration = Duration::from_mins(2);
 /// The link between the node and the host beyond.
@@ -250,14 +252,20 @@ impl Fixture {
             Target::Resolver => loopback([127, 0, 0, 53])?,
         };
         let mark = test_pod.settings.mesh.mark();
-        let source = ask
-            .source
-            .address(v4, pod)
-            .map(|ip| ask.family.map_for_socket(ip));
+        let of_client = ask.source == Source::Client;
+        let source = if of_client {
+            Some(self.peer.address(v4, 0)?)
+        } else {
+            ask.source.address(v4, pod)
+        };
+        let source = source.map(|ip| ask.family.map_for_socket(ip));
         Some(Attempt {
             to: SocketAddr::new(ask.family.map_for_socket(ip), ask.port),
             way: ask.way,
-            mark: mark.filter(|_| ask.from == Origin::Proxy),
+            mark: mark
+                .filter(|_| ask.from == Origin::Proxy)
+                .or(of_client.then_some(ORIGINAL_SRC)),
+            transparent: of_client,
             source,
         })
     }
@@ -309,6 +317,7 @@ impl Fixture {
         ExecContext {
             user: user.map(|(user, _)| user),
             group: user.map(|(_, group)| group),
+            transparent: test_pod.settings.transparent() && origin == Origin::ProxyGroup,
             ..self.lab.within(netns)
         }
     }

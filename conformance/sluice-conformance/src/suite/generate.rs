@@ -61,9 +61,7 @@ pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = RandomCase> {
 
 fn random_case(rng: &mut Rng) -> RandomCase {
     let settings = settings(rng);
-    let asks = (0..PER_POD)
-        .map(|_| ask(rng, settings.address_plan))
-        .collect();
+    let asks = (0..PER_POD).map(|_| ask(rng, &settings)).collect();
     RandomCase { settings, asks }
 }
 
@@ -189,7 +187,10 @@ fn port(rng: &mut Rng) -> u16 {
     }
 }
 
-fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
+fn ask(rng: &mut Rng, settings: &PodAnnotations) -> ConnSpec {
+    if keeps_source(settings) && chance(rng, 10) {
+        return kept(rng, settings.address_plan);
+    }
     let from = weighted(
         rng,
         &[
@@ -214,7 +215,7 @@ fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
             (11, Way::UdpUnconnected),
         ],
     );
-    let family = family(rng, address_plan);
+    let family = family(rng, settings.address_plan);
     let to = target(rng, from, family);
     let service = matches!(to, Target::Service(_));
     // At `getpeername` the kernel passes the hooks another socket than at `connect`: a balancer that
@@ -238,6 +239,25 @@ fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
             port(rng)
         },
         way,
+    }
+}
+
+/// Whether the rules deliver what the proxy opens from its client's address. Those of DNS and of
+/// loopback networks return it to the proxy.
+fn keeps_source(settings: &PodAnnotations) -> bool {
+    let loopback = settings.get(pod_annotations::INCLUDE_OUTBOUND_RANGES);
+    settings.transparent() && !settings.dns && loopback.is_none()
+}
+
+/// A call of the proxy from its client's address.
+fn kept(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
+    ConnSpec {
+        from: Origin::ProxyGroup,
+        source: Source::Client,
+        to: one(rng, &[Target::Pod, Target::PodSecond]),
+        family: family(rng, address_plan),
+        port: port(rng),
+        way: one(rng, &[Way::Tcp, Way::NonBlocking, Way::FastOpen]),
     }
 }
 

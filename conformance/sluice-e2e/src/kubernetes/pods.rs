@@ -159,6 +159,7 @@ fn configure(directory: &Path) -> Result<()> {
     let bootstrap = proxy::bootstrap(
         Path::new("/shared/admin.sock"),
         Path::new("/shared/access.log"),
+        proxy::Mode::Redirect,
     );
     configure_with(directory, &bootstrap)
 }

@@ -127,7 +127,10 @@ fn translate_back(
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a cookie")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the two halves of a cookie"
+)]
 fn replacement(ctx: &SockAddrContext, [a, b, c, d, port]: Endpoint) -> Replacement {
     // SAFETY: the context is the kernel's, and alive during the call.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };

@@ -20,6 +20,8 @@ const POD: PodConfig = PodConfig {
     excluded: PortBitmap::EMPTY,
     loopback_net: 0,
     loopback_mask: 0,
+    source_mark: 0,
+    pad: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 

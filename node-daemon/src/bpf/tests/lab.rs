@@ -19,7 +19,10 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
 
-use crate::bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets};
+use crate::{
+    bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets},
+    netns::{Families, SourceRouting},
+};
 
 /// Maximum wait of a test. Only a failure takes so long; an emulated machine needs a large part.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -188,6 +191,24 @@ impl Lab {
             .unwrap();
     }
 
+    /// Lets the Pod's proxy keep its clients' addresses, as the daemon does. A mark other than zero
+    /// identifies the proxy.
+    pub(super) fn keep_source(&mut self, source_mark: u32, proxy_mark: u32) {
+        let mut entry = self.datapath.netns_entry(self.cookie).unwrap().unwrap();
+        entry.pod.source_mark = source_mark;
+        entry.pod.mark = proxy_mark;
+        entry.pod.mark_mask = if proxy_mark == 0 { 0 } else { u32::MAX };
+        self.datapath.set_netns_entry(self.cookie, &entry).unwrap();
+        let netns = crate::netns::Netns::open(&self.pod.path).unwrap();
+        let families = Families { v4: true, v6: true };
+        let routing = SourceRouting {
+            mark: source_mark,
+            families,
+            switches: netns.switches_off(families).unwrap(),
+        };
+        netns.install_source_routing(routing).unwrap();
+    }
+
     /// Enrolls the world as a meshed Pod, too.
     pub(super) fn enroll_world(&mut self, flags: PodFlags) {
         let cookie = self.world.cookie();
@@ -218,6 +239,8 @@ impl Lab {
             excluded: PortBitmap::FULL,
             loopback_net: 0,
             loopback_mask: 0,
+            source_mark: 0,
+            pad: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());

@@ -4,6 +4,7 @@
 mod alias_routes;
 mod fixture;
 mod routes;
+mod source_routing;
 mod takeover;
 
 use std::{
@@ -197,7 +198,7 @@ fn a_step_that_fails_takes_those_before_it_back() {
     ) else {
         panic!("it is meshed");
     };
-    let desired = plan::desired(7, &policy, &[ip("10.1.0.1")], true);
+    let desired = plan::desired(7, &policy, &[ip("10.1.0.1")], Changes::PASSTHROUGH);
     let mut kernel = AppliedState::of(7, KernelState::default());
     let mut target = Target {
         datapath: &mut manager.datapath,

@@ -46,7 +46,18 @@ impl PodPolicy {
             },
             sources: Vec::new(),
             tproxy: false,
+            source_mark: 0,
             acceleration: None,
+        }
+    }
+
+    /// The mark of connections that keep their source, if the Pod's mode has such connections.
+    pub(crate) fn mesh_source_mark(&self) -> u32 {
+        let always = self.mesh.annotations.interception_mode.is_none();
+        if always || self.tproxy {
+            self.mesh.source_mark
+        } else {
+            0
         }
     }
 

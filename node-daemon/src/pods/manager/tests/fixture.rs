@@ -136,6 +136,18 @@ impl Namespace {
         assert!(done.expect("nsenter").success(), "{arguments}");
     }
 
+    /// Runs a command inside, and returns its output.
+    pub(super) fn output(&self, command: &str) -> String {
+        let (this, file) = (std::process::id(), self.0.as_raw_fd());
+        let done = Command::new("nsenter")
+            .arg(format!("--net=/proc/{this}/fd/{file}"))
+            .args(command.split(' '))
+            .output()
+            .expect("nsenter");
+        assert!(done.status.success(), "{command}: {done:?}");
+        String::from_utf8(done.stdout).expect("text")
+    }
+
     pub(super) fn has(&self, address: &str) -> bool {
         let interfaces = self.open().interfaces().expect("interfaces");
         interfaces
