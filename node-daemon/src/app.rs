@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     api::{self, Handler, Socket},
-    bpf::{Datapath, Pins, Ring},
+    bpf::{Datapath, Options, Pins, Ring},
     cgroup,
     config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
@@ -70,7 +70,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let socket = Socket::bind(&args.socket)?;
         let Paths { bpffs, state } = &args.paths;
         let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
+        let options = Options {
+            kernel_offsets,
+            raw_sockets: daemon_config.raw_sockets,
+        };
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, options)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
         let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");

@@ -14,11 +14,13 @@ use crate::{
     context::{self, TCP, UDP, read},
     count::count,
     maps::{self, FOREIGN_BINDS, FOREIGN_FOUND, PROXY_SOCKETS},
+    order::Level,
 };
 
-/// After a bind. A process outside every meshed Pod costs one hash lookup.
+/// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
+/// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
 #[inline(always)]
-pub(crate) fn bound(ctx: &SockContext) -> i32 {
+pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     let protocol = read!(ctx.sock, protocol);
     if protocol != TCP && protocol != UDP {
         return ALLOW;
@@ -36,8 +38,10 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     }
     let (uid, gid) = context::current_uid_gid();
     if !netns.pod.may_bind(uid, gid) {
-        report(netns, port, protocol, uid);
-        count(Reason::ForeignBind);
+        if !level.is_decided(ctx) {
+            report(netns, port, protocol, uid);
+            count(Reason::ForeignBind);
+        }
         return DENY;
     }
     if !mark(ctx.sock) {

@@ -64,21 +64,6 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
 }
 
-/// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
-/// its connection would return to it, again and again.
-#[inline(always)]
-fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
-    let Verdict::ToProxy(port, _) = verdict else {
-        return false;
-    };
-    if !port.const_eq(pod.outbound_port) {
-        return false;
-    }
-    // SAFETY: the value is copied at once.
-    let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
-    listener == Some(context::current_uid_gid().0)
-}
-
 /// Carries out a decision about the proxy's connection to its own Pod. If the kernel does not route the
 /// socket over `lo`, the connection is refused.
 #[inline(always)]
@@ -100,6 +85,21 @@ fn keep_source(
         accelerate::clear_candidate(sk);
     }
     ALLOW
+}
+
+/// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
+/// its connection would return to it, again and again.
+#[inline(always)]
+fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
+    let Verdict::ToProxy(port, _) = verdict else {
+        return false;
+    };
+    if !port.const_eq(pod.outbound_port) {
+        return false;
+    }
+    // SAFETY: the value is copied at once.
+    let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
+    listener == Some(context::current_uid_gid().0)
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have

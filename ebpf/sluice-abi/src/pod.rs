@@ -117,13 +117,13 @@ pub struct PodConfig {
     pub mark_mask: u32,
     /// Outbound ports that may be excluded.
     pub excluded: PortBitmap,
+    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
+    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
+    pub source_mark: u32,
     /// The network whose addresses count as `127.0.0.1`, in network byte order.
     pub loopback_net: u32,
     /// Its mask, likewise; zero if `127.0.0.1` alone counts.
     pub loopback_mask: u32,
-    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
-    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
-    pub source_mark: u32,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
 }
@@ -422,8 +422,8 @@ mod tests {
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
-            (56, 8),
-            (88, 8),
+            (48, 8),
+            (80, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -443,7 +443,7 @@ mod tests {
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (9, recorded));
+        assert_eq!((ABI_VERSION, layout), (8, recorded));
     }
 
     const POD: PodConfig = PodConfig {
@@ -458,10 +458,10 @@ mod tests {
         mark: 0x539,
         mark_mask: 0,
         excluded: PortBitmap::EMPTY,
-        loopback_net: 0,
-        loopback_mask: 0,
         source_mark: 0,
         pad: 0,
+        loopback_net: 0,
+        loopback_mask: 0,
     };
 
     #[test]

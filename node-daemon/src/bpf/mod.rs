@@ -31,9 +31,10 @@ use aya::{
     maps::{Array, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
-    KernelOffsets, NetnsEntry, PodConfig, PodFlags, Reason, maps,
+    KernelOffsets, NetnsEntry, PodConfig, Reason, maps,
 };
 use sluice_api::ProgramView;
 
@@ -53,6 +54,26 @@ pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
 use typed_map::TypedMap;
+
+/// The optional parts of the datapath.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// From [`kernel_offsets`]: sockets of the node may be accelerated.
+    pub(crate) kernel_offsets: Option<KernelOffsets>,
+    /// Raw sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
+}
+
+/// Whether processes of meshed Pods may create raw IP sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RawSockets {
+    /// Those with `CAP_NET_RAW` may.
+    #[default]
+    Allow,
+    /// No process may.
+    Deny,
+}
 
 /// Programs, links and maps.
 pub(crate) struct Datapath {
@@ -80,28 +101,22 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// Adopts the pins of an earlier daemon, or builds the datapath: completely, or not at all. With
-    /// offsets, from [`kernel_offsets`], sockets of the node may be accelerated.
+    /// Adopts the pins of an earlier daemon, or builds the datapath: completely, or not at all.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
-    pub(crate) fn open(
-        pins: Pins,
-        cgroup: &Path,
-        kernel_offsets: Option<KernelOffsets>,
-    ) -> Result<Self, Error> {
-        let accel = kernel_offsets.is_some();
-        let features = Features::probe(accel);
+    pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
+        let kernel_offsets = options.kernel_offsets;
+        let features = Features::probe(kernel_offsets.is_some());
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
         let mut programs = attach::load(&generation, features, kernel_offsets)?;
         let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
         let enabled_hooks = EnabledHooks {
-            accel,
-            setsockopt: accel && any_needs_setsockopt_hook(&netns_entries)?,
+            sock_create: options.raw_sockets == RawSockets::Deny,
             splice: features.splice == Some(true),
         };
         generation.set_root(cgroup)?;
@@ -225,7 +240,7 @@ impl Datapath {
                 attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
                 attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
-                attach::SETSOCKOPT_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
+                attach::SOCK_CREATE_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
                     "cgroup",
                     usize::from(hierarchy::is_for_root(name) && is_there(name))
@@ -305,13 +320,6 @@ impl Datapath {
         cookie: u64,
         netns_entry: &NetnsEntry,
     ) -> Result<(), Error> {
-        let EnabledHooks {
-            accel, setsockopt, ..
-        } = self.enabled_hooks;
-        if accel && !setsockopt && needs_setsockopt_hook(netns_entry) {
-            self.enabled_hooks.setsockopt = true;
-            self.attach()?;
-        }
         self.netns_entries.set(cookie, *netns_entry)
     }
 
@@ -464,19 +472,6 @@ impl Datapath {
         };
         Reason::ALL.iter().map(total).collect()
     }
-}
-
-/// Whether the `setsockopt` hook is necessary, because sockets of a Pod's applications may be
-/// accelerated.
-fn needs_setsockopt_hook(netns_entry: &NetnsEntry) -> bool {
-    netns_entry.pod.flags.has(PodFlags::ACCELERATE_ALL)
-}
-
-fn any_needs_setsockopt_hook(netns_entries: &TypedMap<u64, NetnsEntry>) -> Result<bool, Error> {
-    let all = netns_entries.all()?;
-    Ok(all
-        .iter()
-        .any(|(_, netns_entry)| needs_setsockopt_hook(netns_entry)))
 }
 
 #[cfg(test)]

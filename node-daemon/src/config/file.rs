@@ -9,6 +9,7 @@ use serde::Deserialize;
 use sluice_api::owned;
 
 use crate::{
+    bpf::RawSockets,
     kube::daemonset,
     pods::{
         Acceleration, FamilyChoice, IstioValues, LinkerdValues, Mesh, MeshError, Meshes,
@@ -45,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) istio: IstioValues,
     /// Settings of Linkerd for all Pods.
     pub(crate) linkerd: LinkerdValues,
+    /// Raw IP sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
     /// Istio's ambient mode; only for the mesh `ambient`.
     pub(crate) ambient: Ambient,
     /// The connection to the API server; by default the service account of the daemon's Pod.
@@ -67,6 +70,7 @@ impl Default for Config {
             dns_capture: None,
             istio: IstioValues::default(),
             linkerd: LinkerdValues::default(),
+            raw_sockets: RawSockets::default(),
             ambient: Ambient::default(),
             kubeconfig: None,
             daemon_set: None,

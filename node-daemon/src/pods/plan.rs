@@ -134,10 +134,10 @@ pub(crate) fn desired(
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
-        loopback_net,
-        loopback_mask,
         source_mark: policy.source_mark,
         pad: 0,
+        loopback_net,
+        loopback_mask,
         flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (

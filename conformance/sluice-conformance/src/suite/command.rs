@@ -31,9 +31,9 @@ const SHRUNK: usize = 8;
 pub(crate) struct Run {
     #[command(flatten)]
     binaries: Binaries,
-    /// Only cases whose group and name, `GROUP: NAME`, contain this.
-    #[arg(long)]
-    case: Option<String>,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
+    #[arg(long = "case")]
+    wanted: Vec<String>,
     /// Only this subject; without it all three, and the random connections.
     #[arg(long, value_enum)]
     backend: Option<BackendKind>,
@@ -57,9 +57,11 @@ pub(crate) struct Diff {
     /// What is compared with it.
     #[arg(long, value_enum, default_value = "sluice")]
     other: BackendKind,
-    /// Only cases whose group and name, `GROUP: NAME`, contain this.
-    #[arg(long)]
-    case: Option<String>,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
+    #[arg(long = "case")]
+    wanted: Vec<String>,
+    #[command(flatten)]
+    balancer: BalancerOptions,
     #[command(flatten)]
     random: Random,
     /// How to print what was seen.
@@ -115,14 +117,14 @@ impl Run {
         };
         for backend in backends {
             let subject = Subject::beside(backend, &self.balancer);
-            let outcomes = listed(&self.binaries, &subject, self.case.as_deref(), &interrupt);
+            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
             report.add(backend, outcomes)?;
         }
         if self.backend.is_none() {
             report.compare(BackendKind::Iptables, BackendKind::Sluice);
             let choices = [BackendKind::Iptables, BackendKind::Sluice]
                 .map(|backend| Subject::beside(backend, &self.balancer));
-            let count = self.random.count(self.case.is_some());
+            let count = self.random.count(!self.wanted.is_empty());
             self.random
                 .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         }
@@ -136,14 +138,15 @@ impl Diff {
     pub(crate) fn run(&self) -> Result<bool> {
         let interrupt = start()?;
         let mut report = Report::new()?;
-        let count = self.random.count(self.case.is_some());
+        let count = self.random.count(!self.wanted.is_empty());
         for backend in [self.one, self.other] {
-            let subject = Subject::alone(backend);
-            let outcomes = listed(&self.binaries, &subject, self.case.as_deref(), &interrupt);
+            let subject = Subject::beside(backend, &self.balancer);
+            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
             report.add(backend, outcomes)?;
         }
         report.compare(self.one, self.other);
-        let choices = [self.one, self.other].map(Subject::alone);
+        let choices =
+            [self.one, self.other].map(|backend| Subject::beside(backend, &self.balancer));
         self.random
             .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         report.print(self.format)?;
@@ -200,15 +203,17 @@ fn start() -> Result<Interrupt> {
     Interrupt::install()
 }
 
-/// The cases whose group and name contain a text, with stand-ins and with real proxies.
+/// The cases whose group and name contain one of these texts, all without one, with stand-ins and with real proxies.
 fn listed(
     binaries: &Binaries,
     subject: &Subject,
-    wanted: Option<&str>,
+    wanted: &[String],
     interrupt: &Interrupt,
 ) -> Result<(Vec<Outcome>, Vec<String>)> {
-    let wanted = wanted.unwrap_or_default();
-    let fits = |group: &str, name: &str| format!("{group}: {name}").contains(wanted);
+    let fits = |group: &str, name: &str| {
+        let name = format!("{group}: {name}");
+        wanted.is_empty() || wanted.iter().any(|part| name.contains(part))
+    };
     let cases: Vec<Listed> = case::all()
         .filter(|(group, case)| fits(group, case.name))
         .collect();

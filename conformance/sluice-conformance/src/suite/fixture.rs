@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use sluice_testbed::{
         probe::{Attempt, ProbeResult, Way},
     },
     interrupt::Interrupt,
-    netns::Netns,
+    netns::{self, Netns},
     process::{Process, finish},
 };
 
@@ -185,10 +186,16 @@ impl Fixture {
             return Ok(None);
         };
         let place = self.place(test_pod, ask.from);
+        // The daemon knows a process by its IDs on the host.
+        let first = if test_pod.settings.users {
+            netns::FIRST_USER
+        } else {
+            0
+        };
         let connection = Explained {
             to: attempt.to,
-            uid: place.user.unwrap_or_default(),
-            gid: place.group.unwrap_or_default(),
+            uid: first + place.user.unwrap_or_default(),
+            gid: first + place.group.unwrap_or_default(),
             udp: matches!(ask.way, Way::Udp | Way::UdpUnconnected),
         };
         let pod = test_pod
@@ -229,6 +236,11 @@ impl Fixture {
             names.add(*gateway, "node");
         }
         names
+    }
+
+    /// The network namespace of the Pod that is not meshed.
+    pub(crate) fn elsewhere(&self) -> &Path {
+        self.peer.netns.path()
     }
 
     /// The addresses that an ask means; none if the Pod lacks them.
@@ -300,7 +312,8 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
+    /// Where a process of `origin` lives, and as whom.
+    pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&test_pod.netns), Some((CLIENT, CLIENT))),

@@ -18,10 +18,10 @@ const POD: PodConfig = PodConfig {
     mark: 0,
     mark_mask: 0,
     excluded: PortBitmap::EMPTY,
-    loopback_net: 0,
-    loopback_mask: 0,
     source_mark: 0,
     pad: 0,
+    loopback_net: 0,
+    loopback_mask: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 

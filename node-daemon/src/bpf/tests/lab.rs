@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
 
 use crate::{
-    bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets},
+    bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets, Rule, kernel_offsets},
     netns::{Families, SourceRouting},
 };
 
@@ -166,7 +166,7 @@ impl Lab {
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = PrivateBpffs::mount().expect("a BPF file system");
-        let datapath = open(&private, &cgroup, true);
+        let datapath = open(&private, &cgroup, options(true));
         Self {
             pod,
             world,
@@ -237,10 +237,10 @@ impl Lab {
             mark: 0,
             mark_mask: 0,
             excluded: PortBitmap::FULL,
-            loopback_net: 0,
-            loopback_mask: 0,
             source_mark: 0,
             pad: 0,
+            loopback_net: 0,
+            loopback_mask: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
@@ -258,9 +258,21 @@ impl Lab {
 
     /// Another daemon adopts the pins, with or without acceleration.
     pub(super) fn restart_as(self, accel: bool) -> Self {
+        self.restart_with(options(accel))
+    }
+
+    /// Another daemon, which denies raw sockets, adopts the pins.
+    pub(super) fn restart_without_raw_sockets(self) -> Self {
+        self.restart_with(Options {
+            raw_sockets: RawSockets::Deny,
+            ..options(true)
+        })
+    }
+
+    fn restart_with(self, options: Options) -> Self {
         drop(self.datapath);
         Self {
-            datapath: open(&self.pins, &self.cgroup, accel),
+            datapath: open(&self.pins, &self.cgroup, options),
             ..self
         }
     }
@@ -297,10 +309,16 @@ impl Lab {
     }
 }
 
-fn open(private: &PrivateBpffs, cgroup: &Cgroup, accel: bool) -> Datapath {
+fn options(accel: bool) -> Options {
+    Options {
+        kernel_offsets: accel.then(|| kernel_offsets().expect("this kernel's layout")),
+        ..Options::default()
+    }
+}
+
+fn open(private: &PrivateBpffs, cgroup: &Cgroup, options: Options) -> Datapath {
     let pins = Pins::open(&private.directory()).expect("a directory for pins");
-    let kernel_offsets = accel.then(|| kernel_offsets().expect("this kernel's layout"));
-    Datapath::open(pins, &cgroup.path, kernel_offsets).expect("the programs load")
+    Datapath::open(pins, &cgroup.path, options).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {

@@ -11,6 +11,8 @@ mod inbound;
 mod lab;
 mod original_source;
 mod pending;
+mod raw_socket;
+mod routes;
 mod sockets;
 mod syn;
 
