@@ -317,6 +317,8 @@ impl LeftPod {
             listeners: 0,
             aliases: 0,
             alias_fallbacks: 0,
+            age_seconds: 0,
+            counters: PodCounters::default(),
             meshed: false,
             reason: self.reason.clone(),
             families: None,
