@@ -423,8 +423,8 @@ mod tests {
             (size_of::<PodCounters>(), align_of::<PodCounters>()),
         ];
         let recorded = [
-            (48, 8),
-            (80, 8),
+            (56, 8),
+            (88, 8),
             (20, 4),
             (16, 8),
             (24, 4),
