@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use sluice_api::{AddRequest, Attachment, PodName, PodView};
+use sluice_api::{AddRequest, Attachment, PodCounters, PodName, PodView};
 use tracing::{debug, error, info, warn};
 
 use super::{MeshedPod, PodManager, name};
