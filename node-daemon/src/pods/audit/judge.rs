@@ -289,7 +289,13 @@ mod tests {
         use Path::{Bypass, Direct, Impostor, Proxied};
         for (local, remote, uid, foreign, expected) in [
             ("10.0.0.5:8080", "192.0.2.1:5000", PROXY, false, Proxied),
-            ("[fd00::5]:8080", "[fd01::1]:5000", PROXY, false, Proxied),
+            (
+                "[::ffff:10.0.0.5]:8080",
+                "[::ffff:192.0.2.1]:5000",
+                PROXY,
+                false,
+                Proxied,
+            ),
             (
                 "10.0.0.5:8080",
                 "192.0.2.1:5000",
