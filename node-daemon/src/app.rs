@@ -27,8 +27,8 @@ use crate::{
     log::Log,
     memory,
     pods::{
-        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
-        Store,
+        self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
+        StartupState, Store, one_line,
     },
     privileges,
     refusals::Refusals,
@@ -63,7 +63,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let signals = Signals::catch()?;
         // The socket and its lock come first: only one of two daemons changes the kernel.
         let socket = Socket::bind(&args.socket)?;
-        let (rings, pods, owner) = start_pods(&args, &config, mesh, &cgroup)?;
+        let (rings, auditor, owner) = start_pods(&args, &config, mesh, &cgroup)?;
+        let pods = auditor.pods().clone();
         info!(socket = %args.socket.display(), "ready");
         let ztunnels = serve_ztunnel(mesh, &config.ambient)?;
         let mut cluster = Cluster::new(config.kubeconfig.clone());
@@ -73,14 +74,14 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         let event_log = EventLog::default();
         let mut upkeep = Upkeep::default();
-        upkeep.start(rings, &event_log, &cluster, &pods);
-        upkeep.spawn(resync_loop(pods.clone(), ztunnels.clone()));
+        upkeep.start(rings, &event_log, &cluster, &auditor);
+        upkeep.spawn(resync_loop(pods.clone(), auditor.clone(), ztunnels.clone()));
         upkeep.spawn(attach_to_new_cgroups(cgroup, pods.clone()));
         let refusals = upkeep.report_refusals(&config, &cluster);
         let address = args.metrics_address.or(config.metrics_address);
         let (config, current) = watch::channel(config);
         let handler = Handler::new(Sources {
-            pods: pods.clone(),
+            auditor,
             cluster,
             event_log,
             refusals,
@@ -130,7 +131,7 @@ fn start_pods(
     config: &Config,
     mesh: &'static Mesh,
     cgroup: &Path,
-) -> anyhow::Result<(Rings, Pods, pods::Thread)> {
+) -> anyhow::Result<(Rings, Auditor, pods::Thread)> {
     let Paths { bpffs, state } = &args.paths;
     let (acceleration, kernel_offsets) = acceleration(config.acceleration)?;
     let options = Options {
@@ -144,6 +145,8 @@ fn start_pods(
         events: datapath.events()?,
     };
     info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+    let enrolled = datapath.all_netns_entries()?;
+    let enrolled = enrolled.into_iter().map(|(cookie, _)| cookie).collect();
     let (store, records) = Store::open(state)?;
     let (pods, owner) = pods::start(StartupState {
         datapath,
@@ -157,7 +160,8 @@ fn start_pods(
         },
     })?;
     memory::release_freed();
-    Ok((rings, pods, owner))
+    let auditor = Auditor::new(pods, config.on_enrol, enrolled);
+    Ok((rings, auditor, owner))
 }
 
 /// The signals that stop the daemon.
@@ -197,8 +201,13 @@ impl Upkeep {
         self.0.push(tokio::spawn(task));
     }
 
-    fn start(&mut self, rings: Rings, event_log: &EventLog, cluster: &Cluster, pods: &Pods) {
-        self.spawn(handle_netns_found(rings.netns_found, pods.clone()));
+    fn start(&mut self, rings: Rings, event_log: &EventLog, cluster: &Cluster, auditor: &Auditor) {
+        let pods = auditor.pods();
+        self.spawn(handle_netns_found(
+            rings.netns_found,
+            pods.clone(),
+            auditor.clone(),
+        ));
         self.spawn(report_foreign(rings.foreign_found, pods.clone()));
         self.spawn(pump_events(rings.events, event_log.clone()));
         self.spawn(list_node_pods(cluster.clone(), pods.clone()));
@@ -258,12 +267,13 @@ async fn list_node_pods(cluster: Cluster, pods: Pods) {
 
 /// Resolves pending Pods from the kernel's reports, until the manager ends. Any process that
 /// assigns a pending Pod's address in its netns causes a report, so the rate is limited.
-async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
+async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods, auditor: Auditor) {
     while netns_found.next().await.is_ok() {
         let begin = Instant::now();
         if pods.resolve_pending().await.is_err() {
             return;
         }
+        auditor.note_enrolled();
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
     }
 }
@@ -305,12 +315,24 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
     }
 }
 
-/// Runs until the manager ends.
-async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
+/// Repairs and audits until the manager ends. The first audit is immediate: it may have to reset
+/// connections of Pods that were adopted at the start.
+async fn resync_loop(pods: Pods, auditor: Auditor, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        rounds.tick().await;
+        if let Err(error) = auditor.round().await {
+            debug!(error = one_line(&error), "audit ended early");
+        }
+        // The audit after a resync includes the Pods that it adopted.
+        loop {
+            tokio::select! {
+                _ = rounds.tick() => break,
+                done = auditor.reset_enrolled() => if let Err(error) = done {
+                    debug!(error = one_line(&error), "reset of new Pods' connections ended early");
+                },
+            }
+        }
         if pods.resync().await.is_err() {
             return;
         }

@@ -1,5 +1,6 @@
 //! The client commands: requests to a running daemon over its socket, and their output.
 
+mod audit;
 mod refused;
 mod table;
 mod transport;
@@ -8,24 +9,29 @@ use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use sluice_api::{
-    Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView, RefusedAdd,
-    Status, path,
+    Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView, ProgramRuns,
+    ProgramsRequest, RefusedAdd, Status, path,
     text::{self, Printable},
 };
 
 use crate::{
-    config::{self, ExplainArgs, MonitorArgs, PodsArgs, StatusArgs},
+    config::{self, ClientArgs, ExplainArgs, MonitorArgs, PodsArgs, StatusArgs},
     exit,
 };
+pub(crate) use audit::{audit, connections};
 use table::{printable, table, time_of_day};
 use transport::Client;
-pub(crate) use transport::Unreachable;
+pub(crate) use transport::{Unreachable, call};
 
 /// The daemon answers a request for events after this time at the latest.
 const LONG_POLL: Duration = Duration::from_secs(10);
 
 /// `sluiced status`.
 pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    if let Some(seconds) = args.programs {
+        program_runs(&args.client, seconds)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let client = Client::new(&args.client);
     if args.live {
         client.get(path::HEALTHZ)?;
@@ -44,6 +50,32 @@ pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     } else {
         exit::NOT_READY.into()
     })
+}
+
+/// `sluiced status --programs`.
+fn program_runs(args: &ClientArgs, seconds: u64) -> anyhow::Result<()> {
+    let body = serde_json::to_vec(&ProgramsRequest { seconds })?;
+    let answer = Client::new(args)
+        .wait_longer(Duration::from_secs(seconds))
+        .post(path::PROGRAMS, body)?;
+    if args.json {
+        return print_json(&answer);
+    }
+    let runs: Vec<ProgramRuns> = serde_json::from_slice(&answer)?;
+    let head = ["PROGRAM", "ID", "RUNS/S", "NS/RUN", "CPU"];
+    let row = |one: &ProgramRuns| {
+        let each = one.nanos.checked_div(one.runs);
+        // A second has 10^9 nanoseconds, and a percent 10^-2.
+        let millipercent = one.nanos / seconds / 10_000;
+        [
+            one.name.clone(),
+            one.id.to_string(),
+            (one.runs / seconds).to_string(),
+            each.map(|nanos| nanos.to_string()).unwrap_or_default(),
+            format!("{}.{:03} %", millipercent / 1000, millipercent % 1000),
+        ]
+    };
+    print(table(head, runs.iter().map(row)).as_bytes())
 }
 
 /// The status as text.
@@ -181,7 +213,18 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
 
 /// `sluiced monitor`: until interrupted, or until its output is closed.
 pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
-    let config::MonitorArgs { client: to, pod } = args;
+    let config::MonitorArgs {
+        client: to,
+        pod,
+        reason,
+        uid,
+        dest,
+    } = args;
+    let is_wanted = |event: &EventView| {
+        (reason.is_empty() || reason.contains(&event.rule))
+            && uid.is_none_or(|uid| event.uid == Some(uid))
+            && dest.is_none_or(|dest| dest.includes(event.to))
+    };
     let client = Client::new(&to).wait_longer(LONG_POLL);
     let mut cursor = None;
     if !to.json {
@@ -200,7 +243,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
                 batch.dropped
             );
         }
-        for event in &batch.events {
+        for event in batch.events.iter().filter(|event| is_wanted(event)) {
             let line = if to.json {
                 text::json(&serde_json::to_string(event)?)
             } else {
@@ -250,12 +293,16 @@ fn pods_table(pods: &[PodView]) -> String {
         "FAMILIES",
         "PROXY",
         "ALIASES",
+        "AGE",
+        "OUT PROXY/DIRECT",
+        "IN PROXY/DIRECT",
+        "REFUSED",
         "REASON",
     ];
     table(head, pods.iter().map(row))
 }
 
-fn row(view: &PodView) -> [String; 10] {
+fn row(view: &PodView) -> [String; 14] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -279,6 +326,11 @@ fn row(view: &PodView) -> [String; 10] {
         (true, 0) => view.aliases.to_string(),
         (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
     };
+    let counters = view.counters;
+    let counts = |proxy: u64, direct: u64| match view.meshed {
+        true => format!("{proxy}/{direct}"),
+        false => String::new(),
+    };
     let container = view.attachment.container_id.chars().take(13).collect();
     [
         name,
@@ -290,8 +342,26 @@ fn row(view: &PodView) -> [String; 10] {
         view.families.clone().unwrap_or_default(),
         proxy,
         aliases,
+        age(view.age_seconds),
+        counts(counters.outbound_to_proxy, counters.outbound_direct),
+        counts(counters.inbound_to_proxy, counters.inbound_direct),
+        if view.meshed {
+            counters.refused.to_string()
+        } else {
+            String::new()
+        },
         view.reason.clone(),
     ]
+}
+
+/// An age in its two largest units, as `kubectl` prints it.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
 }
 
 /// Prints an answer unchanged, except for control characters.
@@ -299,7 +369,7 @@ fn print_json(answer: &[u8]) -> anyhow::Result<()> {
     print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
 }
 
-fn print(text: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text)?;
     Ok(out.write_all(b"\n")?)
@@ -307,7 +377,7 @@ fn print(text: &[u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use sluice_api::{Attachment, PodName};
+    use sluice_api::{Attachment, PodCounters, PodName};
 
     use super::*;
 
@@ -329,6 +399,14 @@ mod tests {
             listeners: 0,
             aliases: 4096,
             alias_fallbacks: 17,
+            age_seconds: 3700,
+            counters: PodCounters {
+                outbound_to_proxy: 5,
+                outbound_direct: 6,
+                inbound_to_proxy: 7,
+                inbound_direct: 8,
+                refused: 9,
+            },
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             reason: String::new(),
@@ -340,8 +418,8 @@ mod tests {
             foreign_uses: 3,
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 REASON
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 AGE   OUT PROXY/DIRECT  IN PROXY/DIRECT  REFUSED  REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  1h1m  5/6               7/8              9        -";
         assert_eq!(pods_table(&[view]), expected);
     }
 }

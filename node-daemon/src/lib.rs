@@ -7,6 +7,7 @@
 mod api;
 mod app;
 mod bpf;
+mod bug_report;
 mod cgroup;
 mod check_kernel;
 mod client;
@@ -15,6 +16,7 @@ mod decide;
 mod detach;
 #[cfg(test)]
 mod docs;
+mod doctor;
 mod event_log;
 mod exit;
 #[cfg(feature = "failpoints")]
@@ -65,6 +67,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pods(args) => client::pods(&args)?,
         Command::Explain(args) => client::explain(args)?,
         Command::Monitor(args) => client::monitor(args)?,
+        Command::Audit(args) => {
+            if !client::audit(args)? {
+                return Ok(exit::NOT_READY.into());
+            }
+        }
+        Command::Connections(args) => client::connections(args)?,
+        Command::Doctor(args) => return doctor::run(&args),
+        Command::BugReport(args) => bug_report::run(&args)?,
         Command::Decide(decide) => decide::run(&decide)?,
         Command::Detach(paths) => detach::run(&paths)?,
         Command::CheckKernel(args) => check_kernel::run(args)?,

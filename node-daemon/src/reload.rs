@@ -137,6 +137,7 @@ impl Changes {
             acceleration,
             mesh,
             meshes,
+            on_enrol,
             families,
             dns_capture,
             istio,
@@ -160,6 +161,7 @@ impl Changes {
         changes.keep("acceleration", old.acceleration == acceleration);
         changes.keep("mesh", old.mesh == mesh);
         changes.keep("meshes", old.meshes == meshes);
+        changes.keep("on-enrol", old.on_enrol == on_enrol);
         changes.keep("families", old.families == families);
         changes.keep("dns-capture", old.dns_capture == dns_capture);
         changes.keep("istio", old.istio == istio);

@@ -147,3 +147,14 @@ impl<'a> Client<'a> {
         }
     }
 }
+
+/// Sends one request to the daemon. Returns the body of a successful answer.
+pub(crate) fn call(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    patience: Duration,
+) -> anyhow::Result<Bytes> {
+    Client { socket, patience }.request(method, path, body)
+}

@@ -15,12 +15,12 @@ use crate::{
     log::LogFilter,
     pods::{
         Acceleration, FamilyChoice, IstioValues, LinkerdValues, Mesh, MeshError, Meshes,
-        MissingAnnotations, NodeValues, OnExit, Selection,
+        MissingAnnotations, NodeValues, OnEnrol, OnExit, Selection,
     },
 };
 
 /// The file that is read if none is named, and if it exists.
-const DEFAULT: &str = "/etc/sluice/sluiced.toml";
+pub(crate) const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
 /// The daemon's behavior. Every key has a default; an unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) pod_events: bool,
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
+    /// What happens to the connections of a Pod from before its enrollment.
+    pub(crate) on_enrol: OnEnrol,
     /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
     /// The mesh of the Pods: the name of a preset, or of one of `meshes`.
@@ -75,6 +77,7 @@ impl Default for Config {
             pod_metrics: true,
             pod_events: false,
             on_exit: OnExit::default(),
+            on_enrol: OnEnrol::default(),
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),

@@ -7,10 +7,12 @@
 
 mod alerts;
 mod api_server;
+mod audit;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod doctor;
 mod examples;
 mod hardening;
 mod keep_running;
