@@ -242,7 +242,8 @@ impl Tree {
         let path = root.join("target/mutations");
         fs::create_dir_all(&path).unwrap();
         // With the times of the files, so that cargo builds again only what differs.
-        let copy = "tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
+        // Files that are no longer there must not stay.
+        let copy = "find \"$2\" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} + && tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
         let output = Command::new("sh")
             .args(["-ec", copy, "sh"])
             .arg(&root)
