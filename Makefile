@@ -113,9 +113,9 @@ safety: root setup
 
 test-kernels: root setup
 	@setup/packages.sh kernels
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --target $(HOST) -p workspace-hack -p sluiced
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --target $(HOST) -p sluiced --lib \
-		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/debug/sluiced"]' \
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --profile emulated --target $(HOST) -p workspace-hack -p sluiced
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --profile emulated --target $(HOST) -p sluiced --lib \
+		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/emulated/sluiced"]' \
 		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands
 
 SECONDS_EACH ?= 5

@@ -25,8 +25,8 @@ use crate::{
     pod_annotations::PodAnnotations,
 };
 
-/// An emulated machine needs most of it to verify the programs.
-const START: Duration = Duration::from_secs(120);
+/// An emulated machine needs minutes to verify the programs.
+const START: Duration = Duration::from_mins(10);
 const METRIC: &str = "sluice_decisions_total{reason=\"";
 
 /// A running daemon and the plugin that talks to it.
