@@ -362,7 +362,10 @@ impl Connection {
             rule: rule.to_owned(),
             accelerated: details.accelerated,
             // The kernel counts the acknowledgement of a SYN as one byte.
-            sent: socket.bytes.0.saturating_sub(u64::from(self.side == Side::Client)),
+            sent: socket
+                .bytes
+                .0
+                .saturating_sub(u64::from(self.side == Side::Client)),
             received: socket.bytes.1,
             uid: socket.uid,
             pid: process.as_ref().map(|one| one.pid),
