@@ -15,18 +15,19 @@ mod context;
 mod count;
 mod dns;
 mod dst_alias;
+mod endpoint;
 mod events;
 mod filter;
 mod inbound;
 mod kread;
 mod maps;
 mod mptcp;
-mod opaque_flags;
 mod order;
 mod orig_dst;
 mod outbound;
 mod pending;
 mod setsockopt;
+mod sk_storage;
 mod sockops;
 
 use aya_ebpf::{

@@ -9,6 +9,7 @@
 mod addr;
 pub mod decide;
 mod event;
+mod facts;
 mod filter;
 mod flow;
 mod kernel_offsets;
@@ -22,6 +23,7 @@ mod user;
 
 pub use addr::{Addr, Port};
 pub use event::{Event, RateWindow};
+pub use facts::Facts;
 pub use filter::{CidrKey, InterfaceKey, NetworkPrefix, PortBitmap, PortKey, PortList, PortPrefix};
 pub use flow::{
     ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,

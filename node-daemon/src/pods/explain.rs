@@ -4,8 +4,8 @@ use std::{fmt::Display, net::IpAddr};
 
 use ipnet::IpNet;
 use sluice_abi::{
-    Addr, Port, Reason,
-    decide::{self, ListMatch, Verdict},
+    Addr, Endpoint, Facts, Port, Reason,
+    decide::{self, Verdict},
 };
 use sluice_api::Connection;
 
@@ -46,37 +46,51 @@ impl Subject<'_> {
         Some(match *connection {
             Connection::Outbound { to, uid, gid, udp } => {
                 let (ip, port) = (to.ip().to_canonical(), to.port());
+                let included = networks
+                    .as_ref()
+                    .is_none_or(|networks| covers(networks, ip).is_some());
+                let facts = Facts::default()
+                    .with_if(Facts::LOCAL, self.owns(ip))
+                    .with_if(
+                        Facts::BYPASS,
+                        covers(&self.policy.bypass.networks, ip).is_some(),
+                    )
+                    .with_if(Facts::DATAGRAM, udp)
+                    .with_if(Facts::CAPTURES_DNS, self.captures_dns && port == DNS)
+                    .with_if(Facts::INBOUND_LISTED, has(self.inbound(), port).is_some())
+                    .with_if(
+                        Facts::PORT_EXCLUDED,
+                        has(&self.policy.excluded_outbound, port).is_some(),
+                    )
+                    .with_if(
+                        Facts::PORT_INCLUDED,
+                        has(&self.policy.included_outbound, port).is_some(),
+                    )
+                    .with_if(
+                        Facts::CIDR_EXCLUDED,
+                        covers(excluded_networks, ip).is_some(),
+                    )
+                    .with_if(Facts::CIDR_INCLUDED, included);
                 let outbound = decide::OutboundConn {
                     uid,
                     gid,
                     mark: 0,
-                    source: Addr::UNSPECIFIED,
-                    addr: ip.into(),
-                    port: Port::new(port),
-                    is_local_addr: self.owns(ip),
-                    bypass: covers(&self.policy.bypass.networks, ip).is_some(),
-                    excluded: has(&self.policy.excluded_outbound, port).is_some(),
-                    datagram: udp,
-                    captures_dns: self.captures_dns,
-                    inbound_listed: has(self.inbound(), port).is_some(),
-                    list_match: ListMatch {
-                        excluded: covers(excluded_networks, ip).is_some(),
-                        port: has(&self.policy.included_outbound, port).is_some(),
-                        network: networks
-                            .as_ref()
-                            .is_none_or(|networks| covers(networks, ip).is_some()),
-                    },
+                    src: Addr::UNSPECIFIED,
+                    dst: Endpoint::new(ip.into(), Port::new(port)),
+                    facts,
                 };
                 decide::outbound(&pod, &outbound)
             }
             Connection::Inbound { from, port } => {
                 let from = from.to_canonical();
                 let addr = Addr::from(from);
+                let local = addr.is_loopback() || addr.is_passthrough_source() || self.owns(from);
                 let inbound = decide::InboundConn {
                     port: Port::new(port),
-                    local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-                    bypass: self.bypassed_source(from).is_some(),
-                    listed: has(self.inbound(), port).is_some(),
+                    facts: Facts::default()
+                        .with_if(Facts::LOCAL, local)
+                        .with_if(Facts::BYPASS, self.bypassed_source(from).is_some())
+                        .with_if(Facts::INBOUND_LISTED, has(self.inbound(), port).is_some()),
                 };
                 decide::inbound(&pod, &inbound)
             }
