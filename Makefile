@@ -23,7 +23,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
+.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
 	clean distclean
 
 help:
@@ -61,12 +61,16 @@ root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
 	namespaces. Try: sudo -E env PATH="$$PATH" make $(MAKECMDGOALS)))
 
-setup:
+setup: setup-demo
 	@setup/packages.sh
+	@setup/manifests.sh
+
+# What the demo needs of it.
+setup-demo:
+	@setup/packages.sh demo
 	@setup/bpf.sh
 	@setup/cnitool.sh
 	@setup/envoy.sh
-	@setup/manifests.sh
 
 # What is copied onto hosts with any C library brings its own. A target named
 # explicitly keeps that flag away from build scripts and proc macros.
@@ -75,11 +79,11 @@ build: setup
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
 	@cni-plugin/build.sh
 
-# What is only tried is built once, in the profile of the tests.
+# What is only tried is built once, in the profile and with the features of the tests.
 demo: export SLUICED := $(TARGET)/debug/sluiced
 demo: export SLUICE_CNI := $(TARGET)/debug/sluice-cni
-demo: root setup
-	@$(CARGO) build -p sluiced -p sluice-cni -p sluice-conformance
+demo: root setup-demo
+	@$(CARGO) build -p workspace-hack -p sluiced -p sluice-cni -p sluice-conformance
 	@$(TARGET)/debug/sluice-conformance demo
 
 # SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
@@ -109,9 +113,9 @@ safety: root setup
 
 test-kernels: root setup
 	@setup/packages.sh kernels
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --release --target $(HOST) -p sluiced --lib \
-		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/release/sluiced"]' \
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --target $(HOST) -p workspace-hack -p sluiced
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --target $(HOST) -p sluiced --lib \
+		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/debug/sluiced"]' \
 		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands
 
 SECONDS_EACH ?= 5

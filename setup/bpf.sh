@@ -18,7 +18,8 @@ install_linker() {
     # Its build looks for llvm-config in three places, and would settle for another version's.
     local prefix=/usr/lib/llvm-$llvm
     export PATH=$prefix/bin:$PATH LLVM_PREFIX=$prefix "LLVM_SYS_${llvm}1_PREFIX=$prefix"
-    cargo install bpf-linker --version "$BPF_LINKER" --no-default-features --features "llvm-$llvm" \
+    # Its own profile has debug information, which nothing here reads.
+    CARGO_PROFILE_RELEASE_DEBUG=false cargo install bpf-linker --version "$BPF_LINKER" --no-default-features --features "llvm-$llvm" \
         --locked --root "$TOOLS"
     "$TOOLS/bin/bpf-linker" --version
     echo "$built" >"$stamp"

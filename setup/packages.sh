@@ -11,7 +11,8 @@ bench=(wrk time linux-perf)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;
+    demo) packages demo "${build[@]}" "${lab[@]}" "${cnitool[@]}" ;;
     kernels) packages kernels "${kernels[@]}" ;;
     bench) packages bench "${bench[@]}" ;;
-    *) die "usage: setup/packages.sh [all|kernels|bench]" ;;
+    *) die "usage: setup/packages.sh [all|demo|kernels|bench]" ;;
 esac

@@ -25,7 +25,7 @@ const STANDARD: [&str; 11] = [
     "dns",
 ];
 /// Keys of this plugin.
-const OWN: &[&str] = &["socket", "timeoutSeconds"];
+const OWN: &[&str] = &["socket", "timeoutSeconds", "requireDaemon"];
 /// The key of the Pod's annotations, if the entry declares the capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 /// The attachments that GC keeps (CNI spec 1.1.0, "GC"). The first version of the spec used the second
@@ -43,6 +43,9 @@ pub(crate) struct Conf {
     pub(crate) socket: PathBuf,
     /// The timeout of the whole invocation.
     pub(crate) timeout: Duration,
+    /// Whether every ADD needs the daemon. Without it, a Pod whose annotations exclude interception
+    /// starts while the daemon does not run.
+    pub(crate) require_daemon: bool,
     /// The result of the previous plugins in the chain.
     pub(crate) prev_result: Option<String>,
     /// The Pod's annotations, if the runtime passed them.
@@ -123,6 +126,7 @@ impl Conf {
             network: network(&object)?,
             socket: socket(&object)?,
             timeout: timeout(&object)?,
+            require_daemon: require_daemon(&object)?,
             annotations: annotations(&object)?,
             valid: valid_attachments(&object)?,
             prev_result,
@@ -164,6 +168,17 @@ pub(crate) fn timeout(object: &Map<String, Value>) -> Result<Duration, Error> {
         _ => Err(config_error(
             "timeoutSeconds",
             type_error("a whole number from 1 to 60", value),
+        )),
+    }
+}
+
+fn require_daemon(object: &Map<String, Value>) -> Result<bool, Error> {
+    match object.get("requireDaemon") {
+        None => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(other) => Err(config_error(
+            "requireDaemon",
+            type_error("a boolean", other),
         )),
     }
 }

@@ -91,7 +91,7 @@ fn add(
     version: &str,
     daemon: &Daemon,
 ) -> Result<String, Error> {
-    let socket = conf.socket.clone();
+    let (socket, require_daemon) = (conf.socket.clone(), conf.require_daemon);
     let (request, result) = reported(invocation, conf, version)?;
     PendingDel::new(&request.attachment, &socket)
         .remove()
@@ -99,7 +99,7 @@ fn add(
     match daemon.post::<AddResponse>(path::ADD, &request) {
         Ok(_) => Ok(result),
         // A Pod without a sidecar does not need the daemon.
-        Err(Error::Daemon { .. }) if is_unmeshed(&request) => Ok(result),
+        Err(Error::Daemon { .. }) if !require_daemon && is_unmeshed(&request) => Ok(result),
         Err(error) => Err(error),
     }
 }

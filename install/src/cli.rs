@@ -61,6 +61,10 @@ pub(crate) struct Install {
     /// Socket of the daemon, as seen from the host.
     #[arg(long, value_name = "PATH", default_value = sluice_api::SOCKET)]
     pub(crate) socket: PathBuf,
+    /// Fail every ADD while the daemon does not run. For meshes that select Pods by labels, which the
+    /// plugin does not know: Istio's ambient mode.
+    #[arg(long)]
+    require_daemon: bool,
     /// Which configuration gets the entry.
     #[arg(long, value_enum, default_value_t = Mode::Chained)]
     mode: Mode,
@@ -93,7 +97,7 @@ impl Install {
         };
         let spec = InstallSpec {
             plugin: self.plugin.unwrap_or_else(beside),
-            entry: Entry::new(&self.socket),
+            entry: Entry::new(&self.socket).requiring_daemon(self.require_daemon),
             mode: self.mode,
         };
         (self.paths, spec)

@@ -10,11 +10,16 @@ pub(crate) const PLUGIN: &str = "sluice-cni";
 /// (containerd since 1.5, CRI-O since 1.29).
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
+/// The key of an entry with which every ADD needs the daemon.
+const REQUIRE_DAEMON: &str = "requireDaemon";
+
 /// What the entry has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The daemon's socket, unless it is the plugin's default.
     socket: Option<String>,
+    /// Whether every ADD needs the daemon.
+    require_daemon: bool,
 }
 
 impl Entry {
@@ -22,6 +27,15 @@ impl Entry {
         let elsewhere = socket != Path::new(sluice_api::SOCKET);
         Self {
             socket: elsewhere.then(|| socket.to_string_lossy().into_owned()),
+            require_daemon: false,
+        }
+    }
+
+    /// An entry with which every ADD needs the daemon, if `require`.
+    pub(crate) fn requiring_daemon(self, require: bool) -> Self {
+        Self {
+            require_daemon: require,
+            ..self
         }
     }
 
@@ -41,6 +55,11 @@ impl Entry {
             Some(socket) => updated.insert("socket".to_owned(), json!(socket)),
             None => updated.shift_remove("socket"),
         };
+        if self.require_daemon {
+            updated.insert(REQUIRE_DAEMON.to_owned(), json!(true));
+        } else {
+            updated.shift_remove(REQUIRE_DAEMON);
+        }
         updated
     }
 }

@@ -48,7 +48,7 @@ fn is_user(path: &Path) -> bool {
     value.is_ok_and(|value| names_plugin(&value, NESTING))
 }
 
-/// The text of a file that may be JSON. OpenShift has the plugins' binaries in the cache directory.
+/// The text of a file that may be JSON. `OpenShift` has the plugins' binaries in the cache directory.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let mut text = vec![0];

@@ -15,14 +15,18 @@ use tracing_subscriber::{EnvFilter, field::MakeExt as _, fmt::format::debug_fn};
 
 use crate::{
     api::{self, Handler, Socket},
-    bpf::{Datapath, Pins, Ring},
+    bpf::{Datapath, Options, Pins, Ring},
     cgroup,
-    config::{Config, Paths, RunArgs},
+    config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
     kube::{Cluster, daemonset},
     memory,
-    pods::{self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, StartupState, Store},
+    pods::{
+        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
+        Store,
+    },
     privileges,
+    ztunnel::{SocketError, Ztunnels},
 };
 
 /// The resync interval.
@@ -42,11 +46,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     memory::tune_malloc();
     privileges::drop_privileges()?;
     let daemon_config = Config::read(args.config.as_deref())?;
-    let mesh = Mesh::choose(
-        &daemon_config.mesh,
-        daemon_config.meshes,
-        daemon_config.ipv6,
-    )?;
+    let mesh = daemon_config.choose_mesh(None)?;
     let log = format!("{LOG_QUIET},{}", args.log);
     let filter: EnvFilter = log.parse().context("--log is invalid")?;
     tracing_subscriber::fmt()
@@ -70,8 +70,13 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let socket = Socket::bind(&args.socket)?;
         let Paths { bpffs, state } = &args.paths;
         let (acceleration, kernel_offsets) = acceleration(daemon_config.acceleration)?;
-        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, kernel_offsets)?;
+        let options = Options {
+            kernel_offsets,
+            raw_sockets: daemon_config.raw_sockets,
+        };
+        let mut datapath = Datapath::open(Pins::open(bpffs)?, &cgroup, options)?;
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
+        let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
@@ -87,17 +92,23 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
-        let cluster = Cluster::new(daemon_config.kubeconfig);
+        let ztunnels = serve_ztunnel(mesh, &daemon_config.ambient)?;
+        let mut cluster = Cluster::new(daemon_config.kubeconfig);
+        if let Some(ztunnels) = &ztunnels {
+            cluster = cluster.with_namespaces();
+            ztunnels.refresh(&pods).await?;
+        }
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone())),
+            tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
             tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user);
+        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user, ztunnels);
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -169,6 +180,17 @@ async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
     }
 }
 
+/// Logs the processes that were denied a port of a proxy, until the manager ends. Processes in Pods
+/// cause the reports, so the rate is limited.
+async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
+    while foreign_found.next().await.is_ok() {
+        if pods.report_foreign().await.is_err() {
+            return;
+        }
+        sleep(LEARN_PAUSE).await;
+    }
+}
+
 /// Attaches programs to new children of the root cgroup, such as that of a runtime that is installed
 /// later.
 async fn attach_to_new_cgroups(root: PathBuf, pods: Pods) {
@@ -196,7 +218,7 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
 }
 
 /// Runs until the manager ends.
-async fn resync_loop(pods: Pods) {
+async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -204,5 +226,21 @@ async fn resync_loop(pods: Pods) {
         if pods.resync().await.is_err() {
             return;
         }
+        if let Some(ztunnels) = &ztunnels
+            && ztunnels.refresh(&pods).await.is_err()
+        {
+            return;
+        }
     }
+}
+
+/// Serves ztunnel, if the daemon is its agent.
+fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
+    if mesh.selection == Selection::Annotation {
+        return Ok(None);
+    }
+    let socket = &ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    Ok(Some(ztunnels))
 }

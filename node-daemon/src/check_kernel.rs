@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use nix::sys::utsname::uname;
 
 use crate::{
-    bpf::{self, Datapath, Features, Pins, PrivateBpffs},
+    bpf::{self, Datapath, Features, Options, Pins, PrivateBpffs, RawSockets},
     cgroup,
     config::CheckKernelArgs,
     netns,
@@ -29,7 +29,11 @@ pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
         Ok(_) => writeln!(out, "feature acceleration yes")?,
         Err(error) => writeln!(out, "feature acceleration no: {error}")?,
     }
-    let mut datapath = Datapath::open(pins, &cgroup, kernel_offsets.ok())?;
+    let options = Options {
+        kernel_offsets: kernel_offsets.ok(),
+        raw_sockets: RawSockets::Deny,
+    };
+    let mut datapath = Datapath::open(pins, &cgroup, options)?;
     let Features {
         mptcp,
         ingress,

@@ -1,6 +1,6 @@
 //! The client commands: requests to a running daemon over its socket, and their output.
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{fmt::Write as _, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
@@ -224,19 +224,20 @@ fn table(pods: &[PodView]) -> String {
         "INTERFACE",
         "ADDRESSES",
         "MESHED",
+        "FAMILIES",
         "PROXY",
         "ALIASES",
         "REASON",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(pods.iter().map(row));
-    let mut widths = [0; 9];
+    let mut widths = [0; 10];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let line = |row: &[String; 9]| {
+    let line = |row: &[String; 10]| {
         let cells = row.iter().zip(widths);
         let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -244,7 +245,7 @@ fn table(pods: &[PodView]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn row(view: &PodView) -> [String; 9] {
+fn row(view: &PodView) -> [String; 10] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -256,6 +257,13 @@ fn row(view: &PodView) -> [String; 9] {
         (true, 0) => "not listening",
         (true, _) => "listening",
     };
+    let mut proxy = proxy.to_owned();
+    if let Some(before) = &view.before_proxy {
+        let _ = write!(proxy, ", {} direct before", before.connections);
+    }
+    if view.foreign_uses > 0 {
+        let _ = write!(proxy, ", {} ports refused to others", view.foreign_uses);
+    }
     let aliases = match (view.meshed, view.alias_fallbacks) {
         (false, _) => String::new(),
         (true, 0) => view.aliases.to_string(),
@@ -269,7 +277,8 @@ fn row(view: &PodView) -> [String; 9] {
         view.attachment.ifname.clone(),
         addresses.join(","),
         meshed.to_owned(),
-        proxy.to_owned(),
+        view.families.clone().unwrap_or_default(),
+        proxy,
         aliases,
         view.reason.clone(),
     ]
@@ -372,10 +381,16 @@ mod tests {
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             reason: String::new(),
+            families: Some("ipv4".to_owned()),
+            before_proxy: Some(sluice_api::BeforeProxyView {
+                open: true,
+                connections: 2,
+            }),
+            foreign_uses: 3,
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  PROXY          ALIASES                 REASON
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     not listening  4096 (+17 connections)  -";
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  -";
         assert_eq!(table(&[view]), expected);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use sluice_api::SOCKET;
 
-pub(crate) use file::{Config, ProxyUser};
+pub(crate) use file::{Ambient, Config, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]

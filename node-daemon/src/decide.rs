@@ -2,6 +2,7 @@
 //! node. The same decision as at ADD.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write as _},
     path::Path,
@@ -12,15 +13,23 @@ use serde_json::Value;
 
 use crate::{
     config::{Config, Decide},
-    kube::{PodTemplateSpec, manifest},
-    pods::{self, Acceleration, Decision, Mesh, NodePolicy},
+    kube::{Namespace, PodTemplateSpec, manifest},
+    pods::{self, Acceleration, Decision, NodePolicy},
 };
 
 /// The maximum file size in bytes.
 const MAX_FILE: u64 = 64 << 20;
 
-/// One Pod, or the Pods of one workload.
+/// The relevant objects of a file.
+#[derive(Default)]
 struct Found {
+    pods: Vec<FoundPod>,
+    /// The labels of each Kubernetes namespace that select a mesh.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// One Pod, or the Pods of one workload.
+struct FoundPod {
     name: String,
     pod: PodTemplateSpec,
 }
@@ -28,21 +37,26 @@ struct Found {
 /// Prints the decision for every Pod and every workload of a file.
 pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
     let daemon_config = Config::read(options.config.as_deref())?;
-    let name = options.mesh.as_ref().unwrap_or(&daemon_config.mesh);
     let rules = NodePolicy {
-        mesh: Mesh::choose(name, daemon_config.meshes, daemon_config.ipv6)?,
+        mesh: daemon_config.choose_mesh(options.mesh.as_deref())?,
         missing_annotations: daemon_config.missing_annotations,
         acceleration: Acceleration::Off,
     };
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for object in read(&options.file)? {
         collect(object, &mut found)?;
     }
+    let Found {
+        pods: found,
+        namespaces,
+    } = found;
     if found.is_empty() {
         bail!("{} contains no Pod and no workload", options.file.display());
     }
-    let decide = |Found { name, pod }| {
-        let (annotations, manifest) = manifest::of(pod);
+    let decide = |FoundPod { name, pod }| {
+        let (annotations, mut manifest) = manifest::of(pod);
+        let labels = namespaces.get(&manifest.namespace).cloned();
+        manifest.namespace_labels = labels.unwrap_or_default();
         let manifest = (!options.annotations_only).then_some(&manifest);
         pods::decide(&rules, name, &annotations, manifest)
     };
@@ -75,8 +89,9 @@ fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     serde_saphyr::from_multiple(&text).with_context(|| format!("{shown} is not valid YAML"))
 }
 
-/// Adds the Pods of an object: the Pod itself, a workload's template, or the items of a list.
-fn collect(mut object: Value, found: &mut Vec<Found>) -> anyhow::Result<()> {
+/// Adds the Pods of an object: the Pod itself, a workload's template, or the items of a list. A
+/// namespace's labels count for its Pods.
+fn collect(mut object: Value, found: &mut Found) -> anyhow::Result<()> {
     if let Some(Value::Array(items)) = object.get_mut("items").map(Value::take) {
         return items.into_iter().try_for_each(|one| collect(one, found));
     }
@@ -85,6 +100,14 @@ fn collect(mut object: Value, found: &mut Vec<Found>) -> anyhow::Result<()> {
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
+    if kind == "Namespace" {
+        let namespace: Namespace =
+            serde_json::from_value(object).context("a Namespace is not valid")?;
+        let labels = manifest::selecting(namespace.metadata.labels.unwrap_or_default());
+        let name = namespace.metadata.name.unwrap_or_default();
+        found.namespaces.insert(name, labels);
+        return Ok(());
+    }
     let path = match &*kind {
         "Pod" => "",
         "CronJob" => "/spec/jobTemplate/spec/template",
@@ -110,12 +133,16 @@ fn collect(mut object: Value, found: &mut Vec<Found>) -> anyhow::Result<()> {
     else {
         return Ok(());
     };
-    let pod = serde_json::json!({
+    let mut pod = serde_json::json!({
         "metadata": template.get_mut("metadata").map(Value::take),
         "spec": template.get_mut("spec").map(Value::take),
     });
+    // A workload's template has no namespace of its own.
+    if let Some(namespace) = object.pointer("/metadata/namespace") {
+        pod["metadata"]["namespace"] = namespace.clone();
+    }
     let pod = serde_json::from_value(pod).with_context(|| format!("{name} is not a valid Pod"))?;
-    found.push(Found { name, pod });
+    found.pods.push(FoundPod { name, pod });
     Ok(())
 }
 
@@ -138,13 +165,14 @@ kind: CronJob
 metadata: { name: c }
 spec: { jobTemplate: { spec: { template: { metadata: { annotations: { x: 'y' } }, spec: { containers: [] } } } } }
 ";
-        let mut found = Vec::new();
+        let mut found = Found::default();
         for object in serde_saphyr::from_multiple::<Value>(text).unwrap() {
             collect(object, &mut found).unwrap();
         }
-        let names: Vec<_> = found.iter().map(|one| &*one.name).collect();
+        let names: Vec<_> = found.pods.iter().map(|one| &*one.name).collect();
         assert_eq!(names, ["Pod /a", "Deployment shop/b", "CronJob /c"]);
         let annotations = found
+            .pods
             .pop()
             .unwrap()
             .pod

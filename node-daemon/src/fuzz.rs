@@ -3,12 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use sluice_api::{AddRequest, Attachment, GcRequest};
 
-use crate::{
-    bpf,
-    config::Config,
-    netns,
-    pods::{self, Mesh},
-};
+use crate::{bpf, config::Config, netns, pods};
 
 /// The body of any request.
 ///
@@ -45,14 +40,11 @@ pub fn record(text: &[u8]) {
 ///
 /// If the selected mesh has another name.
 pub fn configuration(text: &str) {
-    let Ok(Config {
-        mesh, meshes, ipv6, ..
-    }) = toml::from_str(text)
-    else {
+    let Ok(config) = toml::from_str::<Config>(text) else {
         return;
     };
-    if let Ok(chosen) = Mesh::choose(&mesh, meshes, ipv6) {
-        assert_eq!(chosen.name, mesh);
+    if let Ok(chosen) = config.choose_mesh(None) {
+        assert_eq!(chosen.name, config.mesh);
     }
 }
 

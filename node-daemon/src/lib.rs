@@ -26,6 +26,7 @@ mod memory;
 mod netns;
 mod pods;
 mod privileges;
+mod ztunnel;
 
 use std::process::ExitCode;
 

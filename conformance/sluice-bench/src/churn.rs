@@ -68,6 +68,7 @@ fn run(lab: &mut Lab, count: u32, interrupt: &Interrupt) -> Result<(ChurnResult,
             name,
             meshed: name == CLIENT,
             proxy: false,
+            transparent: false,
             ports: &[],
         })?;
     }

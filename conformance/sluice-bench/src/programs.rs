@@ -91,6 +91,7 @@ fn samples(lab: &mut Lab, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Sa
             name,
             meshed: name == MESHED,
             proxy: false,
+            transparent: false,
             ports: &[],
         })?;
     }

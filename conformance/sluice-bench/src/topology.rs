@@ -86,6 +86,7 @@ impl Topology {
                 name,
                 meshed,
                 proxy: false,
+                transparent: false,
                 ports: &[],
             })?;
             settle(&topology.lab, name, PORTS)?;

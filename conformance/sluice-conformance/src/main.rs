@@ -1,6 +1,6 @@
 //! Drives Sluice's binaries from outside, in Pods with a real proxy and made by real CNI plugins,
 //! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod attack;
 mod case;
@@ -43,6 +43,12 @@ enum Job {
     /// Be an attacker in a Pod: many attempts.
     #[command(hide = true)]
     Intrude,
+    /// Be an attacker in a Pod: many destinations.
+    #[command(hide = true)]
+    Flood(attack::agent::flood::Flood),
+    /// Be a witness on the node: packets with a route.
+    #[command(hide = true)]
+    Sniff,
     /// An agent, which runs inside a namespace.
     #[command(flatten)]
     Agent(sluice_testbed::agent::Job),
@@ -63,6 +69,8 @@ fn main() -> ExitCode {
         Job::Attack(options) => options.run(),
         Job::Who(options) => who::run(&options),
         Job::Intrude => attack::agent::run().map(|()| true),
+        Job::Flood(flood) => flood.run().map(|()| true),
+        Job::Sniff => attack::agent::sniff::run().map(|()| true),
         Job::Agent(job) => job.run().map(|()| true),
     };
     match outcome {

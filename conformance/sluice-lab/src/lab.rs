@@ -24,7 +24,6 @@ use crate::{
     Binaries, Pod, PodSpec,
     backend::{Backend, BackendKind},
     mesh::Mesh,
-    pod_annotations::PodAnnotations,
 };
 
 /// The proxy's user and group, as Istio has it.
@@ -59,6 +58,8 @@ pub struct Lab {
     network: Network,
     node: Netns,
     cgroup: Cgroup,
+    /// The child in which processes run.
+    pods_cgroup: PathBuf,
     directory: TempDir,
     binaries: Binaries,
     /// Addresses of the node on the Pods' network.
@@ -96,6 +97,7 @@ impl Lab {
         // Proxies and applications, which are not root, have files in it.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let cgroup = Cgroup::create(&name)?;
+        let pods_cgroup = cgroup.child("pods")?;
         let node = Netns::create(format!("{name}-node"))?;
         let backend = start(&binaries, directory.path(), cgroup.path())?;
         let mut plugins: Vec<PathBuf> = ["bridge", "ptp", "host-local", "portmap", "loopback"]
@@ -117,6 +119,7 @@ impl Lab {
             network,
             node,
             cgroup,
+            pods_cgroup,
             directory,
             binaries,
             gateways,
@@ -131,11 +134,10 @@ impl Lab {
         pod.addresses = cni::addresses(&pod.result)?;
         self.gateways = cni::gateways(&pod.result);
         if spec.meshed {
-            self.backend
-                .enroll(pod.netns.path(), &PodAnnotations::default())?;
+            self.backend.enroll(pod.netns.path(), &spec.settings())?;
         }
         pod.start(
-            self.cgroup.pods(),
+            &self.pods_cgroup,
             &self.binaries.envoy,
             self.directory.path(),
         )
@@ -156,7 +158,7 @@ impl Lab {
         };
         let place = ExecContext {
             netns: Some(netns.path()),
-            cgroup: Some(self.cgroup.pods()),
+            cgroup: Some(&self.pods_cgroup),
             user,
             ..ExecContext::default()
         };
@@ -172,7 +174,7 @@ impl Lab {
     pub fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> ExecContext<'a> {
         ExecContext {
             netns: Some(pod.netns.path()),
-            cgroup: Some(self.cgroup.pods()),
+            cgroup: Some(&self.pods_cgroup),
             user: Some(user),
             ..ExecContext::default()
         }
@@ -202,7 +204,7 @@ impl Lab {
     pub fn within<'a>(&'a self, netns: Option<&'a Netns>) -> ExecContext<'a> {
         ExecContext {
             netns: Some(netns.unwrap_or(&self.node).path()),
-            cgroup: Some(self.cgroup.pods()),
+            cgroup: Some(&self.pods_cgroup),
             ..ExecContext::default()
         }
     }
@@ -223,7 +225,7 @@ impl Lab {
 
     /// The cgroup of everything that runs in it.
     pub fn cgroup(&self) -> &Path {
-        self.cgroup.pods()
+        &self.pods_cgroup
     }
 
     /// Removes everything, in the order of a node that is drained; returns what went wrong or

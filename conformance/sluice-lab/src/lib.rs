@@ -11,6 +11,7 @@
 )]
 
 pub mod backend;
+pub mod balancer;
 mod binaries;
 pub mod bpf_objects;
 mod lab;

@@ -15,7 +15,8 @@ use sluice_testbed::{
 use crate::{
     APPLICATION,
     backend::Counters,
-    proxy::{Hop, Proxy},
+    pod_annotations::{INTERCEPTION_MODE, PodAnnotations},
+    proxy::{Hop, Mode, Proxy},
 };
 
 const START: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub struct PodSpec {
     pub meshed: bool,
     /// Its proxy runs.
     pub proxy: bool,
+    /// Its proxy takes connections as `TPROXY` does, and keeps the client's address.
+    pub transparent: bool,
     /// The ports of its application; without any there is none.
     pub ports: &'static [u16],
 }
@@ -48,13 +51,26 @@ pub struct Pod {
     proxy: Option<Proxy>,
 }
 
+impl PodSpec {
+    /// Its annotations, if it is meshed.
+    pub fn settings(&self) -> PodAnnotations {
+        let plain = PodAnnotations::default();
+        if self.transparent {
+            plain.with(INTERCEPTION_MODE, "TPROXY")
+        } else {
+            plain
+        }
+    }
+}
+
 impl Pod {
     /// Its namespace, not yet on the network.
     pub fn create(spec: PodSpec, lab: &str) -> Result<Self> {
-        let mut annotations = BTreeMap::new();
-        if spec.meshed {
-            annotations.insert("sidecar.istio.io/status".to_owned(), "{}".to_owned());
-        }
+        let annotations = if spec.meshed {
+            spec.settings().handed_over()
+        } else {
+            BTreeMap::new()
+        };
         Ok(Self {
             spec,
             netns: Netns::create(format!("{lab}-{}", spec.name))?,
@@ -80,7 +96,11 @@ impl Pod {
     /// Starts what runs in it; [`Pod::wait`] waits for it.
     pub fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
         let PodSpec {
-            name, proxy, ports, ..
+            name,
+            proxy,
+            ports,
+            transparent,
+            ..
         } = self.spec;
         let place = ExecContext {
             netns: Some(self.netns.path()),
@@ -89,7 +109,12 @@ impl Pod {
         };
         if proxy {
             let own = directory.join(format!("{name}-proxy"));
-            self.proxy = Some(Proxy::start(name, place, envoy, &own)?);
+            let mode = if transparent {
+                Mode::Transparent
+            } else {
+                Mode::Redirect
+            };
+            self.proxy = Some(Proxy::start(name, place, envoy, &own, mode)?);
         }
         if !ports.is_empty() {
             let mut command = ExecContext {

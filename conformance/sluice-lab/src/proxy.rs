@@ -21,6 +21,15 @@ pub const OUTBOUND: &str = "outbound";
 /// Name of the listener for what enters the Pod.
 pub const INBOUND: &str = "inbound";
 
+/// How it takes connections and meets its application.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// As Istio's `REDIRECT`: from 127.0.0.6 or `::6`.
+    Redirect,
+    /// As Istio's `TPROXY`: from the client's address, by the `original_src` filter.
+    Transparent,
+}
+
 /// A running proxy.
 pub struct Proxy {
     /// Envoy.
@@ -54,6 +63,7 @@ impl Proxy {
         place: ExecContext<'_>,
         envoy: &Path,
         directory: &Path,
+        mode: Mode,
     ) -> Result<Self> {
         fs::create_dir(directory)?;
         chown(directory, Some(PROXY), Some(PROXY))?;
@@ -61,10 +71,14 @@ impl Proxy {
         let configuration = directory.join("envoy.json");
         fs::write(
             &configuration,
-            serde_json::to_string_pretty(&bootstrap(&admin, &log))?,
+            serde_json::to_string_pretty(&bootstrap(&admin, &log, mode))?,
         )?;
+        let transparent = mode == Mode::Transparent;
         let place = ExecContext {
-            user: Some(PROXY),
+            // Where Istio selects TPROXY, the sidecar runs as root with its usual group.
+            user: Some(if transparent { 0 } else { PROXY }),
+            group: Some(PROXY),
+            transparent,
             ..place
         };
         let mut command = place.command(envoy)?;
@@ -140,29 +154,36 @@ impl Proxy {
 }
 
 /// Its configuration, with these files of its own.
-pub fn bootstrap(admin: &Path, log: &Path) -> Value {
+pub fn bootstrap(admin: &Path, log: &Path, mode: Mode) -> Value {
+    let (mut inbound_filters, sources) = match mode {
+        Mode::Redirect => (Vec::new(), [Some("127.0.0.6"), Some("::6")]),
+        Mode::Transparent => (vec![original_src()], [None, None]),
+    };
+    inbound_filters.push(original_dst());
     let any4 = json!([{ "address_prefix": "0.0.0.0", "prefix_len": 0 }]);
     let any6 = json!([{ "address_prefix": "::", "prefix_len": 0 }]);
     json!({
         "admin": { "address": { "pipe": { "path": admin } } },
         "static_resources": {
             "listeners": [
-                listener(OUTBOUND, 15001, &json!([chain(log, OUTBOUND, "passthrough")])),
-                listener(INBOUND, 15006, &json!([
+                listener(OUTBOUND, 15001, &[original_dst()], &json!([
+                    chain(log, OUTBOUND, "passthrough"),
+                ])),
+                with_transparency(mode, listener(INBOUND, 15006, &inbound_filters, &json!([
                     matching(chain(log, INBOUND, "application-v4"), &any4),
                     matching(chain(log, INBOUND, "application-v6"), &any6),
-                ])),
+                ]))),
             ],
             "clusters": [
                 cluster("passthrough", None),
-                cluster("application-v4", Some("127.0.0.6")),
-                cluster("application-v6", Some("::6")),
+                cluster("application-v4", sources[0]),
+                cluster("application-v6", sources[1]),
             ],
         },
     })
 }
 
-fn listener(name: &str, port: u16, chains: &Value) -> Value {
+fn listener(name: &str, port: u16, filters: &[Value], chains: &Value) -> Value {
     let at =
         |address: &str| json!({ "socket_address": { "address": address, "port_value": port } });
     json!({
@@ -170,13 +191,35 @@ fn listener(name: &str, port: u16, chains: &Value) -> Value {
         "stat_prefix": name,
         "address": at("0.0.0.0"),
         "additional_addresses": [{ "address": at("::") }],
-        "listener_filters": [{
-            "name": "envoy.filters.listener.original_dst",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
-            },
-        }],
+        "listener_filters": filters,
         "filter_chains": chains,
+    })
+}
+
+fn with_transparency(mode: Mode, mut listener: Value) -> Value {
+    if mode == Mode::Transparent {
+        listener["transparent"] = true.into();
+    }
+    listener
+}
+
+fn original_dst() -> Value {
+    json!({
+        "name": "envoy.filters.listener.original_dst",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+        },
+    })
+}
+
+/// With the mark that Istio's control plane configures.
+fn original_src() -> Value {
+    json!({
+        "name": "envoy.filters.listener.original_src",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
+            "mark": 1337,
+        },
     })
 }
 

@@ -13,8 +13,8 @@ use crate::Lab;
 
 const START: Duration = Duration::from_secs(10);
 /// Ports that every host of the lab serves, streams and datagrams.
-pub const SERVED: [u16; 11] = [
-    53, 80, 443, 8080, 8085, 9000, 9080, 15008, 15020, 15021, 15090,
+pub const SERVED: [u16; 12] = [
+    53, 80, 443, 5353, 8080, 8085, 9000, 9080, 15008, 15020, 15021, 15090,
 ];
 
 /// Starts a server of every port that the suite knows.

@@ -1,5 +1,4 @@
-//! A hierarchy of the lab's own, so that nothing else on the machine is touched by the programs. As on
-//! a node, the Pods are in a child of the root.
+//! A hierarchy of a test's own, so that nothing else on the machine is touched by its programs.
 
 use std::{
     fs, io,
@@ -8,85 +7,78 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
+
+use crate::mountinfo::cgroup2;
 
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A cgroup of the v2 hierarchy. Dropping it removes it if it is empty.
+/// A cgroup of the v2 hierarchy. Dropping it ends the processes in it, which a test started, and
+/// removes it with its descendants.
 pub struct Cgroup {
     path: PathBuf,
-    pods: PathBuf,
+    removed: bool,
 }
 
 impl Cgroup {
     /// Makes it at the top of the v2 hierarchy, wherever that is mounted.
     pub fn create(name: &str) -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let top = mount_point(&mounts).context("no cgroup2 file system is mounted")?;
-        let path = Path::new(top).join(name);
-        let pods = path.join("pods");
-        fs::create_dir_all(&pods).with_context(|| format!("cannot make {}", pods.display()))?;
-        Ok(Self { path, pods })
+        let path = cgroup2()?.join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self {
+            path,
+            removed: false,
+        })
     }
 
-    /// The root, which the daemon serves.
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The child in which processes run.
-    pub fn pods(&self) -> &Path {
-        &self.pods
+    /// Makes a descendant. On a node the Pods are in descendants of the root, not in the root itself.
+    pub fn child(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
     }
 
-    /// Removes it.
-    pub fn remove(self) -> Result<()> {
-        let mut last = None;
-        for _ in 0..TRIES {
-            let _ = fs::remove_dir(&self.pods);
-            match fs::remove_dir(&self.path) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // Processes that have just ended leave it a little later.
-                Err(error) => last = Some(error),
-            }
-            thread::sleep(PAUSE);
-        }
-        last.map_or(Ok(()), Err)
-            .with_context(|| format!("cannot remove {}", self.path.display()))
+    /// Removes it with its descendants. Fails if processes stay in it.
+    pub fn remove(mut self) -> Result<()> {
+        self.removed = true;
+        remove(&self.path).map(drop)
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.pods);
-        let _ = fs::remove_dir(&self.path);
+        if !self.removed {
+            let _ = fs::write(self.path.join("cgroup.kill"), "1");
+            let _ = remove(&self.path);
+        }
     }
 }
 
-/// Fields of a line: proc(5), `/proc/pid/mountinfo`.
-fn mount_point(mounts: &str) -> Option<&str> {
-    mounts
-        .lines()
-        .find(|line| {
-            line.split(" - ")
-                .nth(1)
-                .is_some_and(|rest| rest.starts_with("cgroup2 "))
-        })
-        .and_then(|line| line.split(' ').nth(4))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_v2_hierarchy_is_found_on_hybrid_machines() {
-        let mounts = "31 24 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-                      40 31 0:37 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw";
-        assert_eq!(mount_point(mounts), Some("/sys/fs/cgroup/unified"));
-        assert_eq!(mount_point("1 2 0:3 / / rw - ext4 /dev/vda rw"), None);
+/// Removes a cgroup with its descendants, deepest first; returns how many there were. Waits for processes
+/// that have just ended.
+pub fn remove(path: &Path) -> Result<usize> {
+    let mut count = 1;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            count += remove(&entry.path())?;
+        }
     }
+    let mut last = None;
+    for _ in 0..TRIES {
+        match fs::remove_dir(path) {
+            Ok(()) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(count),
+            Err(error) => last = Some(error),
+        }
+        thread::sleep(PAUSE);
+    }
+    last.map_or(Ok(count), Err)
+        .with_context(|| format!("cannot remove {}", path.display()))
 }

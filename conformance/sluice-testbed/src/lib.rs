@@ -20,6 +20,7 @@ pub mod cgroup;
 pub mod cni;
 pub mod http;
 pub mod interrupt;
+pub mod mountinfo;
 pub mod netns;
 pub mod process;
 pub mod terminal;

@@ -1,36 +1,41 @@
-//! Network namespaces with names, as `ip netns` makes them.
+//! Network namespaces with names, as `ip netns` makes them: what stands for Pods, nodes and hosts.
 
 use std::{
     fs::{self, File},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use netns_rs::NetNs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::{agent::ExecContext, process::output};
+use crate::process::output;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Where the user namespaces are mounted that own network namespaces of the lab.
 const USERS: &str = "/run/sluice-users";
 /// Users inside such a namespace, and outside: first inside, first outside, how many.
 const MAP: &str = "0 100000 65536";
+/// The host's ID of user 0 in such a namespace.
+pub const FIRST_USER: u32 = 100_000;
 
 /// A network namespace. Dropping it removes its name.
 pub struct Netns {
     name: String,
     path: PathBuf,
-    removed: bool,
+    /// Until the name is removed.
+    netns: Option<NetNs>,
 }
 
 impl Netns {
     /// Makes it, with `lo` up and addresses that are usable at once.
     pub fn create(name: String) -> Result<Self> {
-        output(Command::new("ip").args(["netns", "add", &name]), LIMIT)?;
-        Self::named(name).furnish()
+        let netns = NetNs::new(&name).with_context(|| format!("cannot make the netns {name}"))?;
+        Self::named(name, netns).configure()
     }
 
     /// The same, with users of its own, as of a Pod with `hostUsers: false`.
@@ -41,7 +46,7 @@ impl Netns {
         let made = Self::of(name, &mut holder);
         holder.kill()?;
         holder.wait()?;
-        made?.furnish()
+        made?.configure()
     }
 
     /// Names the namespaces of a process.
@@ -59,7 +64,8 @@ impl Netns {
         let pid = holder.id().to_string();
         let mut attach = Command::new("ip");
         output(attach.args(["netns", "attach", &name, &pid]), LIMIT)?;
-        let netns = Self::named(name);
+        let netns = NetNs::get(&name).with_context(|| format!("cannot open the netns {name}"))?;
+        let netns = Self::named(name, netns);
         fs::create_dir_all(USERS)?;
         let point = owner(&netns.path);
         File::create(&point)?;
@@ -73,33 +79,34 @@ impl Netns {
         Ok(netns)
     }
 
-    fn named(name: String) -> Self {
+    fn named(name: String, netns: NetNs) -> Self {
         Self {
             path: Path::new("/run/netns").join(&name),
             name,
-            removed: false,
+            netns: Some(netns),
         }
     }
 
-    fn furnish(self) -> Result<Self> {
+    fn configure(self) -> Result<Self> {
         let netns = self;
-        // Duplicate address detection would keep an IPv6 address unusable for two seconds.
-        // Applications, which are not root, serve low ports.
-        let quiet = "for conf in all default; do \
-                     echo 0 >/proc/sys/net/ipv6/conf/$conf/accept_dad; done; \
-                     echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start";
-        output(
-            netns
-                .place()
-                .command(Path::new("/bin/sh"))?
-                .args(["-c", quiet]),
-            LIMIT,
-        )?;
-        output(
-            Command::new("ip").args(["-n", &netns.name, "link", "set", "lo", "up"]),
-            LIMIT,
-        )?;
+        netns.run(|| {
+            // Duplicate address detection would keep an IPv6 address unusable for two seconds.
+            for conf in ["all", "default"] {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/accept_dad"), "0")?;
+            }
+            // Applications, which are not root, serve low ports.
+            fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
+        })??;
+        netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// Runs `work` inside, in a thread of its own: a panic leaves no thread of the caller there.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
+        let netns = self.netns.as_ref().context("the netns was removed")?;
+        let ran = thread::scope(|scope| scope.spawn(|| netns.run(|_| work())).join());
+        let ran = ran.unwrap_or_else(|panic| resume_unwind(panic));
+        ran.with_context(|| format!("cannot enter the netns {}", self.name))
     }
 
     /// Where it can be opened.
@@ -109,13 +116,12 @@ impl Netns {
 
     /// The content of a file below `/proc` as this namespace shows it; empty if it has none.
     pub fn read(&self, file: &str) -> Result<String> {
-        let script = format!("[ ! -e {file} ] || cat {file}");
-        output(
-            self.place()
-                .command(Path::new("/bin/sh"))?
-                .args(["-c", &script]),
-            LIMIT,
-        )
+        // `/proc/net` and `/proc/self` are those of the main thread, which stays outside.
+        let file = file.replacen("/proc/net/", "/proc/thread-self/net/", 1);
+        self.run(|| match fs::read_to_string(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.with_context(|| file.clone()),
+        })?
     }
 
     /// The network interfaces in it, without `lo`.
@@ -142,10 +148,11 @@ impl Netns {
 
     /// Lets it route between its links.
     pub fn forward(&self) -> Result<()> {
-        let script = "echo 1 >/proc/sys/net/ipv4/ip_forward; \
-                      echo 1 >/proc/sys/net/ipv6/conf/all/forwarding";
-        let mut command = self.place().command(Path::new("/bin/sh"))?;
-        output(command.args(["-ec", script]), LIMIT).map(drop)
+        self.run(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })?
+        .context("cannot forward")
     }
 
     /// What it is called.
@@ -158,15 +165,10 @@ impl Netns {
         self.delete()
     }
 
-    fn place(&self) -> ExecContext<'_> {
-        ExecContext {
-            netns: Some(&self.path),
-            ..ExecContext::default()
-        }
-    }
-
     fn delete(&mut self) -> Result<()> {
-        self.removed = true;
+        let Some(netns) = self.netns.take() else {
+            return Ok(());
+        };
         let users = owner(&self.path);
         if users.exists() {
             umount2(&users, MntFlags::MNT_DETACH)?;
@@ -174,11 +176,9 @@ impl Netns {
             // Another Pod's may be there still.
             let _ = fs::remove_dir(USERS);
         }
-        output(
-            Command::new("ip").args(["netns", "delete", &self.name]),
-            LIMIT,
-        )
-        .map(drop)
+        netns
+            .remove()
+            .with_context(|| format!("cannot remove the netns {}", self.name))
     }
 }
 
@@ -189,8 +189,44 @@ pub fn owner(netns: &Path) -> PathBuf {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if !self.removed {
-            let _ = self.delete();
-        }
+        let _ = self.delete();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn netns(test: &str) -> Result<Netns> {
+        Netns::create(format!("sluice-testbed-{test}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn closure_runs_inside_and_the_caller_stays_outside() -> Result<()> {
+        let netns = netns("run")?;
+        let here = || fs::read_link("/proc/thread-self/ns/net");
+        let before = here()?;
+        let inside = netns.run(here)??;
+        assert_ne!(inside, before);
+        assert_eq!(here()?, before);
+        assert!(netns.read("/proc/net/dev")?.contains("lo:"));
+        netns.remove()
+    }
+
+    #[test]
+    fn panic_inside_reaches_the_caller_outside() -> Result<()> {
+        let netns = netns("panic")?;
+        let before = fs::read_link("/proc/thread-self/ns/net")?;
+        let panicked = std::panic::catch_unwind(|| netns.run(|| resume_unwind(Box::new("inside"))));
+        assert!(panicked.is_err());
+        assert_eq!(fs::read_link("/proc/thread-self/ns/net")?, before);
+        Ok(())
+    }
+
+    #[test]
+    fn dropped_namespace_loses_its_name() -> Result<()> {
+        let path = netns("drop")?.path().to_owned();
+        assert!(!path.exists());
+        Ok(())
     }
 }

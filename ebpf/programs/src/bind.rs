@@ -5,20 +5,22 @@
 //! bound gets a mark in its storage, which `listen(2)` checks later.
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
-use sluice_abi::{ForeignKey, NetnsEntry, Port, Reason};
+use sluice_abi::{ForeignKey, ForeignUse, NetnsEntry, Port, Reason};
 
 use crate::{
     ALLOW, DENY,
     context::{self, TCP, UDP, read},
     count::count,
     endpoint,
-    maps::{self, FOREIGN_BINDS, PROXY_SOCKETS},
+    maps::{self, FOREIGN_BINDS, FOREIGN_FOUND, PROXY_SOCKETS},
+    order::Level,
     sk_storage::SocketStorage as _,
 };
 
-/// After a bind. A process outside every meshed Pod costs one hash lookup.
+/// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
+/// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
 #[inline(always)]
-pub(crate) fn bound(ctx: &SockContext) -> i32 {
+pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     let protocol = read!(ctx.sock, protocol);
     if protocol != TCP && protocol != UDP {
         return ALLOW;
@@ -32,8 +34,10 @@ pub(crate) fn bound(ctx: &SockContext) -> i32 {
     }
     let (uid, gid) = context::current_uid_gid();
     if !netns.pod.may_bind(uid, gid) {
-        report(netns, port, protocol, uid);
-        count(Reason::ForeignBind);
+        if !level.is_decided(ctx) {
+            report(netns, port, protocol, uid);
+            count(Reason::ForeignBind);
+        }
         return DENY;
     }
     // Without the mark it would look like a foreign socket.
@@ -49,7 +53,8 @@ pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
     PROXY_SOCKETS.load(sk).is_some()
 }
 
-/// Records a process that requested a port of the proxy, for operators.
+/// Records a process that requested a port of the proxy, for operators. The daemon is notified once for
+/// each user and port.
 #[inline(always)]
 pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
     let key = ForeignKey {
@@ -59,5 +64,21 @@ pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
         protocol: protocol as u16,
         pad: 0,
     };
-    let _full = FOREIGN_BINDS.insert(key, uid, 0);
+    let mut found = ForeignUse {
+        uid,
+        pad: 0,
+        count: 1,
+    };
+    if let Some(before) = FOREIGN_BINDS.get_ptr_mut(key) {
+        // SAFETY: an evicted entry may belong to another key before the program ends: a count is off.
+        unsafe {
+            if (*before).uid == uid {
+                (*before).count += 1;
+                return;
+            }
+            found.count += (*before).count;
+        }
+    }
+    let _full = FOREIGN_BINDS.insert(key, found, 0);
+    let _full = FOREIGN_FOUND.output(&netns.pod.cookie, 0);
 }

@@ -3,18 +3,19 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, PodFlags, Port, Reason, SockRole, decide::Verdict,
+    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole,
+    SourceVerdict, decide::Verdict,
 };
 
 use crate::{
-    ALLOW, DENY, accelerate, conn_rate,
+    ALLOW, DENY, accelerate, before_proxy, conn_rate,
     context::{self, Family},
     count::count,
     dns, dst_alias,
-    maps::{self, ORIGINAL_DST},
+    maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
     mptcp,
     order::Level,
-    outbound, pending,
+    original_source, outbound, pending,
     sk_storage::SocketStorage as _,
 };
 
@@ -39,7 +40,17 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         return ALLOW;
     }
     let dst = context::destination::<F>(ctx);
+    if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
+        return keep_source(ctx, netns, dst, verdict);
+    }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
+    if would_loop(&netns.pod, verdict) {
+        outbound::record(netns, dst, Reason::OutboundLoop);
+        return DENY;
+    }
+    if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
+        before_proxy::count(cookie);
+    }
     outbound::record(netns, dst, verdict.reason());
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
@@ -52,6 +63,44 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
     }
+}
+
+/// Carries out a decision about the proxy's connection to its own Pod. If the kernel does not route the
+/// socket over `lo`, the connection is refused.
+#[inline(always)]
+fn keep_source(
+    ctx: &SockAddrContext,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: SourceVerdict,
+) -> i32 {
+    let pod = &netns.pod;
+    if verdict == SourceVerdict::Refuse || !original_source::pin_to_loopback(ctx, pod.source_mark) {
+        outbound::record(netns, dst, Reason::OutboundToItself);
+        return DENY;
+    }
+    outbound::record(netns, dst, Reason::OutboundOriginalSource);
+    let sk = context::socket(ctx);
+    clear_orig_dst(sk);
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+        accelerate::clear_candidate(sk);
+    }
+    ALLOW
+}
+
+/// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
+/// its connection would return to it, again and again.
+#[inline(always)]
+fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
+    let Verdict::ToProxy(port, _) = verdict else {
+        return false;
+    };
+    if !port.const_eq(pod.outbound_port) {
+        return false;
+    }
+    // SAFETY: the value is copied at once.
+    let listener = unsafe { FOREIGN_LISTENERS.get(pod.cookie) }.copied();
+    listener == Some(context::current_uid_gid().0)
 }
 
 /// Clears stale storage from an earlier `connect(2)`. Only then can the MPTCP connection above have
@@ -161,7 +210,7 @@ fn redirect_with_storage<F: Family>(
 ) -> i32 {
     let sk = context::socket(ctx);
     let orig_dst = OrigDst {
-        dst,
+        dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::CLIENT,
     };
     if !ORIGINAL_DST.store(sk, orig_dst) {

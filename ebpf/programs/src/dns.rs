@@ -60,7 +60,7 @@ pub(crate) fn capture<F: Family>(
 #[inline(always)]
 fn redirect_query<F: Family>(ctx: &SockAddrContext, dst: Endpoint, port: Port) -> i32 {
     let orig_dst = OrigDst {
-        dst,
+        dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::DNS_CLIENT,
     };
     if !ORIGINAL_DST.store(context::socket(ctx), orig_dst) {

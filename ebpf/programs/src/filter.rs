@@ -2,13 +2,13 @@
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
 use sluice_abi::{
-    Addr, CidrKey, InterfaceKey, NetnsEntry, PodConfig, PodFlags, Port, PortKey, PortList,
-    maps::MAX_NETWORKS,
+    Addr, CidrKey, InterfaceKey, NetnsEntry, OwnerGroupKey, PodConfig, PodFlags, Port, PortKey,
+    PortList, maps::MAX_NETWORKS,
 };
 
 use crate::maps::{
-    self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, PORT_RANGES, PORTS,
-    PREFSRC_BY_DST,
+    self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, OWNER_GROUPS, PORT_RANGES,
+    PORTS, PREFSRC_BY_DST,
 };
 
 /// Whether an outbound port is excluded.
@@ -40,6 +40,20 @@ pub(crate) fn includes_port(pod: &PodConfig, port: Port) -> bool {
         && lists_port(pod, PortList::OutboundIncluded, port)
 }
 
+/// Whether a process's group is excluded, or not among the included groups.
+#[inline(always)]
+pub(crate) fn excludes_group(pod: &PodConfig, gid: u32) -> bool {
+    let listed = || {
+        OWNER_GROUPS
+            .get_ptr(OwnerGroupKey::new(pod.cookie, gid))
+            .is_some()
+    };
+    if pod.flags.has(PodFlags::OWNER_GROUP_ALLOWLIST) {
+        return !listed();
+    }
+    pod.flags.has(PodFlags::OWNER_GROUP_EXCLUDES) && listed()
+}
+
 /// Whether an address is in an included CIDR.
 #[inline(always)]
 pub(crate) fn includes(pod: &PodConfig, addr: Addr) -> bool {
@@ -61,7 +75,8 @@ pub(crate) fn bypasses_to(pod: &PodConfig, addr: Addr, interface: u32) -> bool {
 /// Whether traffic from an address through an interface bypasses all rules.
 #[inline(always)]
 pub(crate) fn bypasses_from(pod: &PodConfig, addr: Addr, interface: u32) -> bool {
-    (pod.flags.has(PodFlags::BYPASS) && bypasses_ifindex(pod, interface))
+    (pod.flags.has(PodFlags::IPV4_ONLY) && !addr.is_v4())
+        || (pod.flags.has(PodFlags::BYPASS) && bypasses_ifindex(pod, interface))
         || (pod.flags.has(PodFlags::BYPASS_INBOUND) && covers(&BYPASS_CIDRS, pod, addr))
 }
 

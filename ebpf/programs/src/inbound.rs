@@ -37,6 +37,9 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     if read!(ctx.lookup, protocol) != TCP {
         return SK_PASS;
     }
+    if is_lookup_of_helper(ctx) {
+        return SK_PASS;
+    }
     let (peer, dst) = (Ends::remote(ctx.lookup), Ends::local(ctx.lookup));
     let arrival = Arrival {
         from: peer.addr,
@@ -117,14 +120,29 @@ fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
     }
 }
 
+/// Whether no packet causes this lookup, but the helper `bpf_sk_lookup_tcp` of another program or
+/// `sock_diag`: only these have no interface. They ask for the listener of an address, such as Cilium for
+/// the backend of a local redirect policy. Before Linux 5.17 they are answered as for a packet.
+#[inline(always)]
+fn is_lookup_of_helper(ctx: &SkLookupContext) -> bool {
+    has_ingress() && read!(ctx.lookup, ingress_ifindex) == 0
+}
+
+/// Whether the kernel reports the ingress interface.
+#[inline(always)]
+fn has_ingress() -> bool {
+    // SAFETY: a constant of the object, which the daemon may have overwritten.
+    unsafe { (&raw const HAS_INGRESS_IFINDEX).read_volatile() != 0 }
+}
+
 /// The ingress interface index; zero, which no interface has, if it is not known.
 #[inline(always)]
 fn ingress(ctx: &SkLookupContext) -> u32 {
-    // SAFETY: a constant of the object, which the daemon may have overwritten.
-    if unsafe { (&raw const HAS_INGRESS_IFINDEX).read_volatile() } == 0 {
-        return 0;
+    if has_ingress() {
+        read!(ctx.lookup, ingress_ifindex)
+    } else {
+        0
     }
-    read!(ctx.lookup, ingress_ifindex)
 }
 
 /// Whether a connection from outside to this port of a Pod is redirected.

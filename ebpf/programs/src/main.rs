@@ -8,6 +8,7 @@
 #![no_main]
 
 mod accelerate;
+mod before_proxy;
 mod bind;
 mod conn_rate;
 mod connect;
@@ -24,8 +25,10 @@ mod maps;
 mod mptcp;
 mod order;
 mod orig_dst;
+mod original_source;
 mod outbound;
 mod pending;
+mod raw_socket;
 mod setsockopt;
 mod sk_storage;
 mod sockops;
@@ -75,13 +78,31 @@ fn root_connect6(ctx: SockAddrContext) -> i32 {
 /// After `bind(2)` on an `AF_INET` socket.
 #[cgroup_sock(post_bind4)]
 fn post_bind4(ctx: SockContext) -> i32 {
-    bind::bound(&ctx)
+    bind::bound(&ctx, Level::Child)
+}
+
+/// The root copy of `post_bind4`.
+#[cgroup_sock(post_bind4)]
+fn root_post_bind4(ctx: SockContext) -> i32 {
+    bind::bound(&ctx, Level::Root)
 }
 
 /// After `bind(2)` on an `AF_INET6` socket.
 #[cgroup_sock(post_bind6)]
 fn post_bind6(ctx: SockContext) -> i32 {
-    bind::bound(&ctx)
+    bind::bound(&ctx, Level::Child)
+}
+
+/// The root copy of `post_bind6`.
+#[cgroup_sock(post_bind6)]
+fn root_post_bind6(ctx: SockContext) -> i32 {
+    bind::bound(&ctx, Level::Root)
+}
+
+/// `socket(2)` in the families `AF_INET` and `AF_INET6`.
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    raw_socket::create(&ctx)
 }
 
 /// `getpeername(2)` on an `AF_INET` socket.
@@ -141,7 +162,7 @@ fn getsockopt(ctx: SockoptContext) -> i32 {
 /// Before the kernel's own `setsockopt(2)`.
 #[cgroup_sockopt(setsockopt)]
 fn setsockopt(ctx: SockoptContext) -> i32 {
-    setsockopt::deny_unsupported(&ctx)
+    setsockopt::set(&ctx)
 }
 
 /// TCP socket events.

@@ -9,13 +9,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow, ForeignKey,
-    InterfaceKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PortKey, RateWindow, Reason,
-    SockKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
+    ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
+    PodConfig, PortKey, RateWindow, Reason, SockKey,
     maps::{
-        DECIDED_SLOTS, EVENTS_RING_BYTES, MAX_ACCEL_FLOWS, MAX_ACCEL_SOCKS, MAX_ALIASES,
-        MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS,
-        MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
+        DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
+        MAX_ACCEL_SOCKS, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES,
+        MAX_LISTENERS, MAX_NETWORKS, MAX_OWNER_GROUPS, MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS,
+        MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
     },
 };
 
@@ -71,8 +72,22 @@ pub(crate) static LOOKUP_PROG: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "proxy_sockets")]
 pub(crate) static PROXY_SOCKETS: SkStorage<u8> = SkStorage::new();
 
+#[btf_map(name = "owner_groups")]
+pub(crate) static OWNER_GROUPS: HashMap<OwnerGroupKey, u8, MAX_OWNER_GROUPS, ON_DEMAND> =
+    HashMap::new();
+
 #[btf_map(name = "foreign_binds")]
-pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, u32, MAX_FOREIGN_BINDS> = LruHashMap::new();
+pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, ForeignUse, MAX_FOREIGN_BINDS> =
+    LruHashMap::new();
+
+#[btf_map(name = "foreign_found")]
+pub(crate) static FOREIGN_FOUND: RingBuf<u64, FOREIGN_FOUND_RING_BYTES> = RingBuf::new();
+
+#[btf_map(name = "foreign_listeners")]
+pub(crate) static FOREIGN_LISTENERS: HashMap<u64, u32, MAX_PODS, ON_DEMAND> = HashMap::new();
+
+#[btf_map(name = "before_proxy")]
+pub(crate) static BEFORE_PROXY: HashMap<u64, BeforeProxy, MAX_PODS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "alias_to_dst")]
 pub(crate) static ALIAS_TO_DST: HashMap<AliasKey, Endpoint, MAX_ALIASES, ON_DEMAND> =

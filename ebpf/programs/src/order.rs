@@ -8,7 +8,7 @@
 //! consumes it. Both run on one CPU, with the socket locked. If another task preempts the call in
 //! between and its socket has the same slot, the root copy decides again.
 
-use aya_ebpf::{helpers::bpf_get_socket_cookie, programs::SockAddrContext};
+use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie};
 use sluice_abi::maps::DECIDED_SLOTS;
 
 use crate::maps::DECIDED;
@@ -25,9 +25,9 @@ pub(crate) enum Level {
 impl Level {
     /// Whether the child copy has decided about this call. In the child copy this records the decision.
     #[inline(always)]
-    pub(crate) fn is_decided(self, ctx: &SockAddrContext) -> bool {
+    pub(crate) fn is_decided(self, ctx: &impl EbpfContext) -> bool {
         // SAFETY: the context is the kernel's, and alive during the call.
-        let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         #[expect(clippy::cast_possible_truncation, reason = "the index of a slot")]
         let index = cookie as u32 % DECIDED_SLOTS;
         let Some(slot) = DECIDED.get_ptr_mut(index) else {

@@ -8,6 +8,7 @@ use sluice_abi::{
 };
 
 use crate::{
+    before_proxy,
     context::{self, Family, read},
     count::count,
     events, filter,
@@ -47,6 +48,8 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         .with_opaque(Facts::CIDR_EXCLUDED, filter::excludes(pod, dst.addr))
         .with_opaque(Facts::PORT_INCLUDED, filter::includes_port(pod, dst.port))
         .with_opaque(Facts::CIDR_INCLUDED, filter::includes(pod, dst.addr))
+        .with_opaque(Facts::GROUP_EXCLUDED, filter::excludes_group(pod, gid))
+        .with_opaque(Facts::BEFORE_PROXY, before_proxy::is_open(pod))
         .with_opaque(
             Facts::BYPASS,
             filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),

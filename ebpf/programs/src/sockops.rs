@@ -15,12 +15,13 @@ use sluice_abi::{
 };
 
 use crate::{
-    accelerate, bind,
+    accelerate, before_proxy, bind,
     context::{self, AF_INET, AF_INET6, read},
     count::count,
     endpoint::Ends,
     inbound,
     maps::{self, DNS_CAPTURE, ORIGINAL_DST, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
+    original_source,
     sk_storage::SocketStorage as _,
 };
 
@@ -77,7 +78,7 @@ fn passive_established(ctx: &SockOpsContext) {
     if to_proxy && uses_orig_dst_storage(conn.server.addr) {
         take_orig_dst(ctx, conn);
     }
-    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {
+    if pod.flags.has(PodFlags::ACCELERATE_PROXIES) && !keeps_source(ctx, pod) {
         if is_intra_pod(netns, conn.client.addr) {
             if pod.flags.has(PodFlags::ACCELERATE_ALL) {
                 accelerate::add_server_to_sockhash(ctx.ops, conn);
@@ -86,6 +87,14 @@ fn passive_established(ctx: &SockOpsContext) {
             accelerate::add_server_to_sockhash(ctx.ops, ConnKey { cookie: 0, ..conn });
         }
     }
+}
+
+/// Whether the proxy opened this connection from its client's address: both ends are in the Pod, and the
+/// addresses are those of a connection between Pods.
+#[inline(always)]
+fn keeps_source(ctx: &SockOpsContext, pod: &PodConfig) -> bool {
+    let sk = read!(ctx.ops, __bindgen_anon_2.sk);
+    pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == pod.source_mark
 }
 
 /// Whether connections to this address keep their destination in socket storage: an alias address
@@ -165,9 +174,13 @@ fn register_listener(ctx: &SockOpsContext) {
     if port.const_eq(netns.pod.dns_port) {
         let _full = DNS_CAPTURE.insert(cookie, 0, 0);
     }
+    if port.const_eq(netns.pod.outbound_port) {
+        before_proxy::close(&netns.pod);
+    }
     if !port.const_eq(netns.pod.inbound_port) {
         return;
     }
+    original_source::mark_listener(ctx, &netns.pod);
     let family = if read!(ctx.ops, family) == u32::from(AF_INET) {
         AF_INET
     } else {

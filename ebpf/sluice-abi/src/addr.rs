@@ -83,6 +83,19 @@ impl Addr {
         a | b | d == 0 && (c == 0 || c == MAPPED)
     }
 
+    /// The address to which `connect(2)` connects: the loopback address of the family in place of the
+    /// unspecified address.
+    #[must_use]
+    pub const fn connected(self) -> Self {
+        if !self.is_unspecified() {
+            self
+        } else if self.is_v4() {
+            Self::V4_LOOPBACK
+        } else {
+            Self::V6_LOOPBACK
+        }
+    }
+
     /// Whether this is a loopback address: in `127.0.0.0/8`, or `::1`.
     ///
     /// The kernel drops a packet from another host with such a source. The unspecified address is not

@@ -52,13 +52,16 @@ impl OutboundConn {
     const fn all_facts(&self, pod: &PodConfig) -> Facts {
         let Self { dst, src, .. } = self;
         let via_lo = self.facts.has(Facts::LOCAL) || dst.addr.connects_to_loopback();
+        let from_loopback = src.is_v4() && src.is_loopback() && !via_lo;
         let by_user = self.uid == pod.proxy_uid || pod.mark_matches(self.mark);
         self.facts
             .with_if(Facts::VIA_LO, via_lo)
-            .with_if(Facts::TO_LOCALHOST, dst.addr.is_canonical_loopback())
+            .with_if(Facts::TO_APP_LOOPBACK, pod.is_app_loopback(dst.addr))
             .with_if(Facts::FROM_PASSTHROUGH, src.is_passthrough_source())
             .with_if(Facts::BY_USER, by_user)
             .with_if(Facts::BY_GROUP, self.gid == pod.proxy_gid)
+            .with_if(Facts::TO_IPV6, !dst.addr.is_v4())
+            .with_if(Facts::FROM_LOOPBACK, from_loopback)
             .with_if(Facts::TO_TUNNEL, dst.port.const_eq(pod.hbone_port))
     }
 }
@@ -67,7 +70,21 @@ impl OutboundConn {
 #[must_use]
 pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     let facts = to.all_facts(pod);
+    if pod.flags.has(PodFlags::IPV4_ONLY) && facts.has(Facts::TO_IPV6) {
+        return Verdict::Direct(Reason::OutboundBypass);
+    }
+    // The kernel fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet;
+    // redirected, it would succeed.
+    if facts.has(Facts::FROM_LOOPBACK) {
+        return Verdict::Direct(Reason::OutboundLoopbackSource);
+    }
     let verdict = output_chain(pod, facts);
+    if facts.has(Facts::BEFORE_PROXY)
+        && let Verdict::ToProxy(port, _) = verdict
+        && port.const_eq(pod.outbound_port)
+    {
+        return Verdict::Direct(Reason::OutboundBeforeProxy);
+    }
     // With TPROXY, the proxy's traffic to its own Pod also traverses the inbound rules, unless it was
     // already redirected.
     if matches!(verdict, Verdict::Direct(_))
@@ -87,7 +104,7 @@ const fn by_proxy(facts: Facts) -> bool {
 /// Whether `TPROXY` rules mark the packets of the socket.
 const fn tproxy_mark(pod: &PodConfig, facts: Facts) -> bool {
     // -A OUTPUT ! -d 127.0.0.1/32 -p tcp -o lo -m owner --uid-owner 1337 -j MARK --set-mark 1338
-    let excepted = Facts::TO_LOCALHOST
+    let excepted = Facts::TO_APP_LOOPBACK
         .with(Facts::DATAGRAM)
         .with(Facts::FROM_PASSTHROUGH);
     pod.flags.has(PodFlags::TPROXY)
@@ -119,8 +136,12 @@ const fn output_chain(pod: &PodConfig, facts: Facts) -> Verdict {
     if by_proxy(facts) {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
+    // -A ISTIO_OUTPUT -m owner --gid-owner GROUP -j RETURN
+    if facts.has(Facts::GROUP_EXCLUDED) {
+        return Verdict::Direct(Reason::OutboundGroupExcluded);
+    }
     // -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN
-    if facts.has(Facts::TO_LOCALHOST) {
+    if facts.has(Facts::TO_APP_LOOPBACK) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
     list_rules(pod, facts)
@@ -134,7 +155,7 @@ const fn dns_rules(pod: &PodConfig, facts: Facts) -> Verdict {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
     // Ambient: -A ISTIO_OUTPUT ! -o lo -p udp --dport 53 -j REDIRECT --to-ports 15053
-    let local_resolver = local && facts.has(Facts::DATAGRAM.with(Facts::TO_LOCALHOST));
+    let local_resolver = local && facts.has(Facts::DATAGRAM.with(Facts::TO_APP_LOOPBACK));
     if local_resolver && pod.flags.has(PodFlags::BYPASS_LOCAL_DNS) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
@@ -148,6 +169,10 @@ const fn dns_rules(pod: &PodConfig, facts: Facts) -> Verdict {
     // -A ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner --uid-owner 1337 -j RETURN
     if by_proxy(facts) {
         return Verdict::Direct(Reason::OutboundByProxy);
+    }
+    // -A ISTIO_OUTPUT -m owner --gid-owner GROUP -j RETURN
+    if facts.has(Facts::GROUP_EXCLUDED) {
+        return Verdict::Direct(Reason::OutboundGroupExcluded);
     }
     // -A ISTIO_OUTPUT_DNS -p tcp --dport 53 -j REDIRECT --to-ports 15053
     Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
@@ -166,7 +191,7 @@ const fn loopback_rules(pod: &PodConfig, facts: Facts) -> Option<Verdict> {
     }
     // -A ISTIO_OUTPUT -o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m owner --uid-owner 1337
     //   -j ISTIO_IN_REDIRECT
-    let excepted = facts.has(Facts::TO_LOCALHOST.with(Facts::TO_TUNNEL));
+    let excepted = facts.has(Facts::TO_APP_LOOPBACK.with(Facts::TO_TUNNEL));
     if by_proxy(facts) && !excepted && !pod.flags.has(PodFlags::NO_HAIRPIN) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin));
     }

@@ -31,11 +31,16 @@ impl Facts {
     pub const CIDR_EXCLUDED: Self = Self(1 << 7);
     /// The destination is in an included CIDR, or the Pod has no list of them.
     pub const CIDR_INCLUDED: Self = Self(1 << 8);
+    /// The process's group is excluded, or not among the included groups. Only used with
+    /// [`crate::PodFlags::OWNER_GROUP_EXCLUDES`] or [`crate::PodFlags::OWNER_GROUP_ALLOWLIST`].
+    pub const GROUP_EXCLUDED: Self = Self(1 << 15);
+    /// The Pod's proxy has not listened yet. Only used with [`crate::PodFlags::BEFORE_PROXY`].
+    pub const BEFORE_PROXY: Self = Self(1 << 16);
 
     /// The packets leave through `lo`.
     pub(crate) const VIA_LO: Self = Self(1 << 9);
-    /// The destination is the loopback address that the rules exclude even for the proxy.
-    pub(crate) const TO_LOCALHOST: Self = Self(1 << 10);
+    /// The destination is a loopback address that the rules exclude even for the proxy.
+    pub(crate) const TO_APP_LOOPBACK: Self = Self(1 << 10);
     /// The source is the one of the proxy's connections to its application.
     pub(crate) const FROM_PASSTHROUGH: Self = Self(1 << 11);
     /// The caller is the proxy's user, or its socket has the proxy's mark.
@@ -44,6 +49,10 @@ impl Facts {
     pub(crate) const BY_GROUP: Self = Self(1 << 13);
     /// The destination port is the port of tunnels between proxies.
     pub(crate) const TO_TUNNEL: Self = Self(1 << 14);
+    /// The destination is an IPv6 address.
+    pub(crate) const TO_IPV6: Self = Self(1 << 17);
+    /// The socket is bound to an IPv4 loopback address, and the destination is elsewhere.
+    pub(crate) const FROM_LOOPBACK: Self = Self(1 << 18);
 
     /// The empty set, whose content the verifier does not know. `unknown` is any number that the
     /// verifier does not know: combined with itself it is zero, which neither the verifier nor the
@@ -104,11 +113,15 @@ mod tests {
             Facts::CIDR_EXCLUDED,
             Facts::CIDR_INCLUDED,
             Facts::VIA_LO,
-            Facts::TO_LOCALHOST,
+            Facts::TO_APP_LOOPBACK,
             Facts::FROM_PASSTHROUGH,
             Facts::BY_USER,
             Facts::BY_GROUP,
             Facts::TO_TUNNEL,
+            Facts::GROUP_EXCLUDED,
+            Facts::BEFORE_PROXY,
+            Facts::TO_IPV6,
+            Facts::FROM_LOOPBACK,
         ];
         for fact in all {
             let one = Facts::opaque(42).with_opaque(fact, true);

@@ -208,6 +208,30 @@ impl InterfaceKey {
     }
 }
 
+/// Key of `owner_groups`: a group whose processes the Pod's rules name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OwnerGroupKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// The GID in the initial user namespace.
+    pub gid: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
+}
+
+impl OwnerGroupKey {
+    /// The key of one group of one Pod.
+    #[must_use]
+    pub const fn new(cookie: u64, gid: u32) -> Self {
+        Self {
+            cookie,
+            gid,
+            pad: 0,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

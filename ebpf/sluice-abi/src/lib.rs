@@ -14,6 +14,7 @@ mod filter;
 mod flow;
 mod kernel_offsets;
 pub mod maps;
+mod original_source;
 mod pod;
 mod reason;
 mod usage;
@@ -24,20 +25,23 @@ mod user;
 pub use addr::{Addr, Port};
 pub use event::{Event, RateWindow};
 pub use facts::Facts;
-pub use filter::{CidrKey, InterfaceKey, NetworkPrefix, PortBitmap, PortKey, PortList, PortPrefix};
+pub use filter::{
+    CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortBitmap, PortKey, PortList, PortPrefix,
+};
 pub use flow::{
     ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
 };
 pub use kernel_offsets::KernelOffsets;
+pub use original_source::{BoundCall, SourceVerdict, original_source};
 pub use pod::{
-    AliasKey, ConnKey, Endpoint, ForeignKey, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags,
-    SockRole,
+    AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,
+    PodConfig, PodFlags, SockRole,
 };
 pub use reason::Reason;
-pub use usage::AliasUsage;
+pub use usage::{AliasUsage, BeforeProxy};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
 /// layout of this number.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;

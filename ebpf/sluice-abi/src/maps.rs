@@ -42,9 +42,20 @@ pub const LOOKUP_NETNS: &str = "lookup_netns";
 pub const LOOKUP_PROG: &str = "lookup_prog";
 /// Socket → `u8` (unused): the proxy bound this socket to one of its ports.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
-/// [`ForeignKey`](crate::ForeignKey) → UID (`u32`, in the initial user namespace) of a process that was
-/// denied a port of the proxy. Written by `bind` and `listen`.
+/// [`OwnerGroupKey`](crate::OwnerGroupKey) → `u8` (unused): listed groups. Written by the daemon.
+pub const OWNER_GROUPS: &str = "owner_groups";
+/// [`ForeignKey`](crate::ForeignKey) → [`ForeignUse`](crate::ForeignUse): a process that was denied a
+/// port of the proxy. Written by `bind` and `listen`.
 pub const FOREIGN_BINDS: &str = "foreign_binds";
+/// Ring buffer of the network namespace cookies (`u64`) in which a process was denied a port of the
+/// proxy, once for each user and port. Written by `bind` and `listen`.
+pub const FOREIGN_FOUND: &str = "foreign_found";
+/// Network namespace cookie (`u64`) → UID (`u32`, in the initial user namespace) of a process that is
+/// not the proxy and listens on its outbound port. Written by the daemon.
+pub const FOREIGN_LISTENERS: &str = "foreign_listeners";
+/// Network namespace cookie (`u64`) → [`BeforeProxy`](crate::BeforeProxy). Written by the daemon when
+/// it enrolls the Pod, then by `connect` and `sock_ops`.
+pub const BEFORE_PROXY: &str = "before_proxy";
 /// [`AliasKey`](crate::AliasKey) → [`Endpoint`](crate::Endpoint): the original destination of the
 /// connections to an alias address. Written by `connect`; the daemon removes the entries of deleted
 /// Pods.
@@ -83,7 +94,7 @@ pub const DECIDED: &str = "decided";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 31] = [
+pub const ALL: [&str; 35] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -100,7 +111,11 @@ pub const ALL: [&str; 31] = [
     LOOKUP_NETNS,
     LOOKUP_PROG,
     PROXY_SOCKETS,
+    OWNER_GROUPS,
     FOREIGN_BINDS,
+    FOREIGN_FOUND,
+    FOREIGN_LISTENERS,
+    BEFORE_PROXY,
     ALIAS_TO_DST,
     ALIAS_USAGE,
     PAIR_ORIGINAL_DST,
@@ -126,6 +141,8 @@ pub const EVENTS_RING_BYTES: usize = 131_072;
 /// Ring size in bytes, which must be at least one page. The ring holds many more cookies than there are
 /// pending Pods.
 pub const NETNS_FOUND_RING_BYTES: usize = 4096;
+/// The same for `foreign_found`. A cookie that does not fit is found at the next resync.
+pub const FOREIGN_FOUND_RING_BYTES: usize = 4096;
 /// Listed ports of all Pods, and listed port ranges of all Pods.
 pub const MAX_PORTS: usize = 262_144;
 /// Listed CIDRs of all Pods, in each trie.
@@ -134,6 +151,8 @@ pub const MAX_NETWORKS: usize = 1_048_576;
 pub const MAX_INTERFACES: usize = 16_384;
 /// Listening sockets of all Pods.
 pub const MAX_LISTENERS: usize = 65_536;
+/// Listed groups of all Pods.
+pub const MAX_OWNER_GROUPS: usize = 65_536;
 /// Recorded denials of the proxies' ports, node-wide (LRU).
 pub const MAX_FOREIGN_BINDS: usize = 1024;
 /// Alias addresses of all Pods. Connections beyond use socket storage instead.
@@ -164,6 +183,8 @@ pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_SHARES;
 pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_NETWORK_SHARES;
 /// Excluded interfaces of one Pod: its entries of `exclude_ifindex`.
 pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_SHARES;
+/// Listed groups of one Pod.
+pub const OWNER_GROUPS_PER_POD: usize = MAX_OWNER_GROUPS / FULL_SHARES;
 /// Entries of one Pod in `alias_to_dst`. `connect` enforces the limit: connections beyond keep their
 /// destination in socket storage.
 pub const DESTINATIONS_PER_POD: u64 = 4096;

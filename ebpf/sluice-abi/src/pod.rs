@@ -53,6 +53,16 @@ impl PodFlags {
     /// The same for [`Addr::V6_ALIAS_NET`].
     pub const ALIAS_ROUTE_V6: Self = Self(1 << 17);
 
+    /// Connections of processes in a listed group are not redirected.
+    pub const OWNER_GROUP_EXCLUDES: Self = Self(1 << 18);
+    /// Only connections of processes in a listed group are redirected.
+    pub const OWNER_GROUP_ALLOWLIST: Self = Self(1 << 19);
+    /// The Pod's outbound connections bypass the proxy until it listens for the first time; see
+    /// [`BeforeProxy`](crate::BeforeProxy).
+    pub const BEFORE_PROXY: Self = Self(1 << 20);
+    /// Only IPv4 is redirected: IPv6 bypasses the proxy in both directions.
+    pub const IPV4_ONLY: Self = Self(1 << 21);
+
     /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -107,9 +117,33 @@ pub struct PodConfig {
     pub mark_mask: u32,
     /// Outbound ports that may be excluded.
     pub excluded: PortBitmap,
+    /// The mark of the proxy's connections to its own Pod from its client's address. A routing rule of
+    /// the Pod delivers packets with this mark over `lo`. Zero if there is no such rule.
+    pub source_mark: u32,
+    /// The network whose addresses count as `127.0.0.1`, in network byte order.
+    pub loopback_net: u32,
+    /// Its mask, likewise; zero if `127.0.0.1` alone counts.
+    pub loopback_mask: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
 }
 
 impl PodConfig {
+    /// The mark of the proxy's inbound listeners in Pods with [`PodConfig::source_mark`], unless the
+    /// proxy gave them one. Accepted sockets inherit it, and not the mark of the client's packet: the
+    /// rules of an init container may have set the source mark on that (`TPROXY`).
+    pub const LISTENER_MARK: u32 = 0x51ce_0000;
+
+    /// Whether connections to this loopback address reach the application, whichever process opens
+    /// them (Istio: `ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR`, and `::1`).
+    #[must_use]
+    pub const fn is_app_loopback(&self, addr: Addr) -> bool {
+        let [_, _, _, v4] = addr.words();
+        let listed =
+            self.loopback_mask != 0 && addr.is_v4() && v4 & self.loopback_mask == self.loopback_net;
+        listed || addr.is_canonical_loopback()
+    }
+
     /// Whether a port belongs to the proxy: over TCP the ports of its listeners and of its resolver,
     /// over UDP that of its resolver.
     #[must_use]
@@ -340,14 +374,27 @@ pub struct ForeignKey {
     pub pad: u32,
 }
 
+/// Value of `foreign_binds`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForeignUse {
+    /// The process's UID in the initial user namespace; [`Event::NO_UID`](crate::Event::NO_UID) if the
+    /// program does not know it.
+    pub uid: u32,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
+    /// How often the port was denied. Concurrent CPUs can lose a count.
+    pub count: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use core::mem::{align_of, size_of};
 
     use super::*;
     use crate::{
-        ABI_VERSION, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets, PortKey,
-        RateWindow, SockKey,
+        ABI_VERSION, BeforeProxy, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets,
+        OwnerGroupKey, PortKey, RateWindow, SockKey,
     };
 
     #[test]
@@ -368,12 +415,15 @@ mod tests {
             (size_of::<ListenerKey>(), align_of::<ListenerKey>()),
             (size_of::<ForeignKey>(), align_of::<ForeignKey>()),
             (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
+            (size_of::<OwnerGroupKey>(), align_of::<OwnerGroupKey>()),
+            (size_of::<ForeignUse>(), align_of::<ForeignUse>()),
+            (size_of::<BeforeProxy>(), align_of::<BeforeProxy>()),
             (size_of::<Event>(), align_of::<Event>()),
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
-            (40, 8),
-            (72, 8),
+            (48, 8),
+            (80, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -387,10 +437,13 @@ mod tests {
             (16, 8),
             (16, 8),
             (16, 8),
+            (16, 8),
+            (16, 8),
+            (16, 8),
             (64, 8),
             (16, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (7, recorded));
+        assert_eq!((ABI_VERSION, layout), (8, recorded));
     }
 
     const POD: PodConfig = PodConfig {
@@ -405,7 +458,31 @@ mod tests {
         mark: 0x539,
         mark_mask: 0,
         excluded: PortBitmap::EMPTY,
+        source_mark: 0,
+        pad: 0,
+        loopback_net: 0,
+        loopback_mask: 0,
     };
+
+    #[test]
+    fn loopback_network_counts_as_the_canonical_address() {
+        let octets = |octets: [u8; 4]| u32::from_ne_bytes(octets);
+        let wide = PodConfig {
+            loopback_net: octets([127, 0, 0, 0]),
+            loopback_mask: octets([255, 0, 0, 0]),
+            ..POD
+        };
+        for (addr, one, all) in [
+            (Addr::V4_LOOPBACK, true, true),
+            (Addr::V6_LOOPBACK, true, true),
+            (Addr::v4(octets([127, 0, 0, 2])), false, true),
+            (Addr::v4(octets([10, 0, 0, 5])), false, false),
+            (Addr::UNSPECIFIED, true, true),
+        ] {
+            let is = |pod: PodConfig| pod.is_app_loopback(addr);
+            assert_eq!((is(POD), is(wide)), (one, all), "{addr:?}");
+        }
+    }
 
     #[test]
     fn pod_reserves_the_ports_of_its_proxy_alone() {

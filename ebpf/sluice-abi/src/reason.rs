@@ -100,6 +100,25 @@ reasons! {
     ForeignBind = 26, "foreign_bind";
     /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
     ForeignListener = 27, "foreign_listener";
+    /// Outbound: the proxy connected to its own application from its client's address.
+    OutboundOriginalSource = 34, "outbound_original_source";
+    /// Outbound: refused. The proxy connected to its own Pod from a foreign address, and would have
+    /// accepted the connection itself.
+    OutboundToItself = 35, "outbound_to_itself";
+    /// Outbound: the process's group is excluded, or not among the included groups.
+    OutboundGroupExcluded = 28, "outbound_group_excluded";
+    /// Outbound: the Pod's proxy has not listened yet, and the Pod's connections may bypass it until
+    /// then.
+    OutboundBeforeProxy = 29, "outbound_before_proxy";
+    /// Outbound: refused, because the process itself listens on the proxy's outbound port and is not
+    /// the proxy's user: its connection would return to it.
+    OutboundLoop = 30, "outbound_loop";
+    /// Outbound: the socket is bound to a loopback address, so the kernel itself refuses the connection.
+    OutboundLoopbackSource = 31, "outbound_loopback_source";
+    /// A source route or a routing header was denied in a meshed Pod (`setsockopt(2)`).
+    SourceRouteDenied = 36, "source_route_denied";
+    /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
+    RawSocketDenied = 37, "raw_socket_denied";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

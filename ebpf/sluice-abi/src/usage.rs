@@ -23,6 +23,19 @@ impl AliasUsage {
     }
 }
 
+/// Value of `before_proxy`: outbound connections of a Pod before its proxy listens.
+///
+/// The daemon writes the entry when it enrolls the Pod. `sock_ops` closes it when the proxy listens for
+/// the first time, before `listen(2)` returns; nothing opens it again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BeforeProxy {
+    /// 1 while connections bypass the proxy, then 0.
+    pub open: u64,
+    /// Connections that bypassed the proxy. Concurrent CPUs can lose a count.
+    pub count: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,9 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, CidrKey, ConnKey, Endpoint, Event, ForeignKey, InterfaceKey,
-    KernelOffsets, ListenerKey, NetnsEntry, OrigDst, PodConfig, Port, PortKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, ForeignKey,
+    ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
+    PodConfig, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -33,6 +34,9 @@ pods!(
     KernelOffsets,
     ListenerKey,
     ForeignKey,
+    ForeignUse,
+    BeforeProxy,
+    OwnerGroupKey,
     AliasKey
 );
 

@@ -322,6 +322,9 @@ pub struct Status {
     /// The accelerated connections: `off`, `proxies` or `all`.
     #[serde(default)]
     pub acceleration: String,
+    /// The redirected address families: `as-the-proxy-listens`, `both` or `ipv4`.
+    #[serde(default)]
+    pub families: String,
     /// Release of the kernel.
     #[serde(default)]
     pub kernel: String,
@@ -331,6 +334,9 @@ pub struct Status {
     /// The programs, in the order of their names.
     #[serde(default)]
     pub programs: Vec<ProgramView>,
+    /// The connections of ztunnel, if the daemon is its agent on the node.
+    #[serde(default)]
+    pub ztunnel: Option<ZtunnelView>,
     /// Programs of other owners at hooks whose order matters.
     #[serde(default)]
     pub foreign_programs: Vec<ForeignProgramView>,
@@ -345,6 +351,19 @@ pub struct Status {
     /// Network namespaces that are intercepted and have no record.
     #[serde(default)]
     pub orphaned_netns: usize,
+}
+
+/// The connections of ztunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZtunnelView {
+    /// The socket that ztunnel connects to.
+    pub socket: String,
+    /// The number of connections. There are two during an upgrade of ztunnel.
+    pub connections: usize,
+    /// The number of Pods that ztunnel serves.
+    pub workloads: usize,
+    /// The number of Pods that ztunnel returned an error for.
+    pub failed: usize,
 }
 
 /// An optional kernel feature.
@@ -416,6 +435,24 @@ pub struct PodView {
     pub meshed: bool,
     /// A short explanation.
     pub reason: String,
+    /// The redirected address families of a meshed Pod: `both` or `ipv4`.
+    #[serde(default)]
+    pub families: Option<String>,
+    /// Outbound connections before the proxy listened, if they may bypass it.
+    #[serde(default)]
+    pub before_proxy: Option<BeforeProxyView>,
+    /// How often a port of the proxy was denied to a process that is not the proxy.
+    #[serde(default)]
+    pub foreign_uses: u64,
+}
+
+/// Outbound connections of a Pod before its proxy listened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeforeProxyView {
+    /// Whether the proxy has not listened yet: connections bypass it.
+    pub open: bool,
+    /// The number of connections that bypassed it.
+    pub connections: u64,
 }
 
 /// Body of every response with a status of 400 or more.

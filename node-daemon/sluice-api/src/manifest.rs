@@ -8,8 +8,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Manifest {
+    /// The Pod's Kubernetes namespace.
+    pub namespace: String,
     /// The Pod's labels.
     pub labels: BTreeMap<String, String>,
+    /// The labels of the Pod's Kubernetes namespace that select a mesh; absent if the mesh is not
+    /// selected by labels.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// The Pod's service account.
+    pub service_account: String,
     /// The Pod shares the node's network namespace.
     pub host_network: bool,
     /// Containers of every role, init containers first.

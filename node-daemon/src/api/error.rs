@@ -5,7 +5,7 @@ use std::error::Error as _;
 use hyper::{Method, StatusCode};
 use sluice_api::{ApiError, code, text::Printable};
 
-use crate::{kube, pods};
+use crate::{kube, pods, ztunnel};
 
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,10 @@ pub(super) enum Error {
     Unknown(#[source] kube::Error),
     #[error("the proxy's user is read from the Pod's spec, and that is not known")]
     NoManifest(#[source] kube::Error),
+    #[error("labels select the mesh's Pods, and the Pod's are not known")]
+    NoLabels(#[source] kube::Error),
+    #[error("the Pod was not enrolled in ambient mode")]
+    Ztunnel(#[from] ztunnel::Error),
     #[error("sluiced cannot accept Pods: {}", problems.join("; "))]
     NotReady { problems: Vec<String> },
     #[error(transparent)]
@@ -53,6 +57,8 @@ impl Error {
             | Self::Busy { .. }
             | Self::Unknown(_)
             | Self::NoManifest(_)
+            | Self::NoLabels(_)
+            | Self::Ztunnel(_)
             | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Answer(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Pods(error) => match error.api_error().code {
@@ -88,6 +94,8 @@ impl Error {
             | Self::Busy { .. }
             | Self::Unknown(_)
             | Self::NoManifest(_)
+            | Self::NoLabels(_)
+            | Self::Ztunnel(_)
             | Self::NotReady { .. } => code::TRY_AGAIN_LATER,
             Self::Body(_) | Self::BodyTimeout { .. } | Self::Answer(_) | Self::Peer { .. } => {
                 code::IO_FAILURE
@@ -111,6 +119,12 @@ impl Error {
             Self::Unknown(_) => format!("{causes}; {}", pods::HAND_OVER),
             Self::NoManifest(_) => format!(
                 "{causes}; give the daemon access to the API server, or set proxy-user to \"mesh\""
+            ),
+            Self::NoLabels(_) => {
+                format!("{causes}; give the daemon access to Pods and namespaces of the API server")
+            }
+            Self::Ztunnel(ztunnel::Error::Absent { .. } | ztunnel::Error::Timeout) => format!(
+                "{causes}; the ztunnel DaemonSet must run on this node and mount the socket's directory"
             ),
             _ => causes,
         }

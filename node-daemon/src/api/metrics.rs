@@ -80,6 +80,14 @@ impl Metrics {
             fallbacks.get_or_create(&labels).inc_by(*count);
         }
 
+        let denied = Family::<[Label; 2], Counter>::default();
+        for (pod, count) in &snapshot.foreign_uses {
+            let labels = [
+                ("namespace", text::label(&pod.namespace)),
+                ("pod", text::label(&pod.name)),
+            ];
+            denied.get_or_create(&labels).inc_by(*count);
+        }
         let foreign = Family::<[Label; 3], Gauge>::default();
         for program in &snapshot.foreign_programs {
             let order = if program.runs_first {
@@ -106,6 +114,8 @@ impl Metrics {
         registry.register("pending_pods", help, pending);
         let help = "Connections beyond a Pod's share of the map 'destinations'";
         registry.register("pod_alias_fallbacks", help, fallbacks);
+        let help = "Denials of the proxy's ports to processes that are not the proxy";
+        registry.register("pod_foreign_uses", help, denied);
         let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
         registry.register("foreign_programs", help, foreign);
         registry.register("repairs", "State that the daemon repaired", repairs);
@@ -161,7 +171,8 @@ mod tests {
             meshed: 2,
             bypassed: 1,
             pending: 3,
-            alias_fallbacks: vec![(pod, 5)],
+            alias_fallbacks: vec![(pod.clone(), 5)],
+            foreign_uses: vec![(pod, 4)],
             repairs,
             foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };

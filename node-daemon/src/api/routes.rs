@@ -13,12 +13,12 @@ use hyper::{
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
 use sluice_api::{
-    AddRequest, AddResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+    AddRequest, AddResponse, DelResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
 };
 use tokio::time::timeout;
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods};
+use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods, ztunnel::Ztunnels};
 
 /// Timeout for the whole body.
 pub(super) const BODY: Duration = Duration::from_secs(5);
@@ -95,6 +95,8 @@ pub(crate) struct Handler {
     cluster: Cluster,
     event_log: EventLog,
     proxy_user: ProxyUser,
+    /// The ztunnels of the node, if the daemon is their agent.
+    ztunnels: Option<Ztunnels>,
     pub(super) metrics: Metrics,
 }
 
@@ -105,12 +107,14 @@ impl Handler {
         cluster: Cluster,
         event_log: EventLog,
         proxy_user: ProxyUser,
+        ztunnels: Option<Ztunnels>,
     ) -> Self {
         Self {
             pods,
             cluster,
             event_log,
             proxy_user,
+            ztunnels,
             metrics: Metrics::new(),
         }
     }
@@ -121,18 +125,18 @@ impl Handler {
         let Asked { route, body } = asked;
         match route {
             Route::Add => Answer::json(&self.add(decode(&body)?).await?),
-            Route::Del => Answer::json(&pods.del(decode(&body)?).await?),
+            Route::Del => Answer::json(&self.deleted(pods.del(decode(&body)?).await?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
                 Ok(Answer::Nothing)
             }
-            Route::Gc => Answer::json(&pods.gc(decode(&body)?).await?),
+            Route::Gc => Answer::json(&self.deleted(pods.gc(decode(&body)?).await?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
-            Route::Status => Answer::json(&pods.status().await?),
+            Route::Status => Answer::json(&self.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Healthz => Ok(Answer::Text("alive\n")),
-            Route::Readyz => match pods.status().await? {
+            Route::Readyz => match self.status().await? {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
@@ -156,10 +160,54 @@ impl Handler {
         })
     }
 
+    /// The Pod manager's status, and ztunnel's.
+    async fn status(&self) -> Result<Status, Error> {
+        let mut status = self.pods.status().await?;
+        status.ztunnel = self.ztunnels.as_ref().map(Ztunnels::view);
+        if let Some(ztunnel) = &status.ztunnel
+            && ztunnel.connections == 0
+        {
+            let socket = &ztunnel.socket;
+            status.problems.push(format!(
+                "no ztunnel is connected at {socket}: ADDs of ambient Pods fail (does the ztunnel \
+                 DaemonSet run on this node, with that socket?)"
+            ));
+        }
+        Ok(status)
+    }
+
+    /// Withdraws deleted Pods from ztunnel. DEL does not wait for it.
+    async fn deleted(&self, deleted: DelResponse) -> Result<DelResponse, Error> {
+        if let Some(ztunnels) = &self.ztunnels {
+            ztunnels.refresh(&self.pods).await?;
+        }
+        Ok(deleted)
+    }
+
     /// Asks the API server here, where the wait blocks no other request.
     async fn add(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         // Labels and containers come from the API server alone.
         request.manifest = None;
+        let Some(ztunnels) = &self.ztunnels else {
+            return self.add_by_annotations(request).await;
+        };
+        self.cluster
+            .fetch_annotations(&mut request)
+            .await
+            .map_err(Error::NoLabels)?;
+        let added = self.pods.add(request.clone()).await?;
+        if added.meshed {
+            if let Err(error) = ztunnels.add(&self.pods, &request).await {
+                ztunnels.roll_back(&self.pods, request.attachment).await;
+                return Err(error.into());
+            }
+            let cluster = self.cluster.clone();
+            tokio::spawn(async move { cluster.annotate_enrolled(&request.pod).await });
+        }
+        Ok(added)
+    }
+
+    async fn add_by_annotations(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         let is_missing = request.annotations.is_none();
         if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
             let asked = match self.cluster.fetch_annotations(&mut request).await {

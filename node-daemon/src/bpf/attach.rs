@@ -17,8 +17,8 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use aya_obj::generated::bpf_attach_type::{
-    self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP,
-    BPF_SK_MSG_VERDICT,
+    self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
+    BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
 use sluice_abi::{KernelOffsets, maps};
 
@@ -44,9 +44,9 @@ const MPTCP: &str = "/proc/sys/net/mptcp";
 /// Name of the program that receives every message of an accelerated socket.
 pub(super) const SK_MSG_PROG: &str = "msg_verdict";
 
-/// The program that denies options which accelerated sockets do not support. It costs every process of
-/// the node at each `setsockopt`, so it is attached only if sockets of applications are accelerated.
-pub(super) const SETSOCKOPT_PROG: &str = "setsockopt";
+/// The program that denies raw sockets in meshed Pods. It costs every process of the node at each
+/// `socket`, so it is attached only if the configuration demands it.
+pub(super) const SOCK_CREATE_PROG: &str = "sock_create";
 
 /// Name of the `fentry` program for `splice(2)`.
 pub(super) const SPLICE_PROG: &str = "tcp_splice_read";
@@ -56,9 +56,10 @@ const LOAD_ATTEMPTS: u32 = 5;
 
 /// Programs that are attached to the root cgroup only, with their hooks: their order among other
 /// programs does not matter, and `sock_ops` must not run twice.
-const HOOKS: [(&str, bpf_attach_type); 3] = [
+const HOOKS: [(&str, bpf_attach_type); 4] = [
     ("getsockopt", BPF_CGROUP_GETSOCKOPT),
-    (SETSOCKOPT_PROG, BPF_CGROUP_SETSOCKOPT),
+    ("setsockopt", BPF_CGROUP_SETSOCKOPT),
+    (SOCK_CREATE_PROG, BPF_CGROUP_INET_SOCK_CREATE),
     ("sock_ops", BPF_CGROUP_SOCK_OPS),
 ];
 
@@ -151,18 +152,16 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
 /// The optional hooks that are enabled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EnabledHooks {
-    /// Acceleration is enabled on the node.
-    pub(super) accel: bool,
-    /// Acceleration of connections with applications is enabled.
-    pub(super) setsockopt: bool,
-    /// `splice(2)` of these applications can be detected.
+    /// Raw sockets are denied in meshed Pods.
+    pub(super) sock_create: bool,
+    /// Acceleration is enabled, and `splice(2)` of applications can be detected.
     pub(super) splice: bool,
 }
 
 impl EnabledHooks {
     pub(super) fn has(self, program: &str) -> bool {
         match program {
-            SETSOCKOPT_PROG => self.setsockopt,
+            SOCK_CREATE_PROG => self.sock_create,
             SPLICE_PROG => self.splice,
             _ => true,
         }

@@ -45,8 +45,8 @@ pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
     ("connect6", "root_connect6", BPF_CGROUP_INET6_CONNECT),
     ("getpeername4", "getpeername4", BPF_CGROUP_INET4_GETPEERNAME),
     ("getpeername6", "getpeername6", BPF_CGROUP_INET6_GETPEERNAME),
-    ("post_bind4", "post_bind4", BPF_CGROUP_INET4_POST_BIND),
-    ("post_bind6", "post_bind6", BPF_CGROUP_INET6_POST_BIND),
+    ("post_bind4", "root_post_bind4", BPF_CGROUP_INET4_POST_BIND),
+    ("post_bind6", "root_post_bind6", BPF_CGROUP_INET6_POST_BIND),
     ("recvmsg4", "recvmsg4", BPF_CGROUP_UDP4_RECVMSG),
     ("recvmsg6", "recvmsg6", BPF_CGROUP_UDP6_RECVMSG),
     ("sendmsg4", "root_sendmsg4", BPF_CGROUP_UDP4_SENDMSG),
@@ -169,12 +169,25 @@ pub(super) fn detach_pinned(pins: &Path, root: &Path) -> io::Result<()> {
             root.display()
         )));
     }
-    for (_, name, hook) in HOOKS {
-        if let Some(program) = pinned(&pins.join(name))? {
+    for (former, name, hook) in HOOKS {
+        // A daemon with one program for both levels pinned the child's copy.
+        for name in [former, name] {
             for (_, cgroup) in &cgroups {
-                detach(cgroup.as_fd(), program.as_fd(), hook)?;
+                detach_pin(&pins.join(name), cgroup.as_fd(), hook)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Detaches the program that is pinned at `pin`, if there is one. The pin stays.
+pub(super) fn detach_pin(
+    pin: &Path,
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<()> {
+    if let Some(program) = pinned(pin)? {
+        detach(cgroup, program.as_fd(), hook)?;
     }
     Ok(())
 }

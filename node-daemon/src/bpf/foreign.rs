@@ -1,12 +1,12 @@
 //! The map of foreign binds: processes that requested a port of a Pod's proxy and are not the proxy.
 
 use aya::Ebpf;
-use sluice_abi::{ForeignKey, maps};
+use sluice_abi::{ForeignKey, ForeignUse, maps};
 
 use super::{Error, typed_map::TypedMap};
 
 /// The map `foreign_binds`.
-pub(super) struct ForeignBinds(TypedMap<ForeignKey, u32>);
+pub(super) struct ForeignBinds(TypedMap<ForeignKey, ForeignUse>);
 
 impl ForeignBinds {
     /// Opens the map of the object.
@@ -14,8 +14,8 @@ impl ForeignBinds {
         TypedMap::open(object, maps::FOREIGN_BINDS).map(Self)
     }
 
-    /// Pod, port and UID of each recorded process (LRU).
-    pub(super) fn all(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
+    /// Pod, port, UID and number of denials of each recorded process (LRU).
+    pub(super) fn all(&self) -> Result<Vec<(ForeignKey, ForeignUse)>, Error> {
         self.0.all()
     }
 

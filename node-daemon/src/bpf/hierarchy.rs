@@ -65,8 +65,15 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Res
     if !generation.is_private() {
         detach_strays(object, generation, &cgroup);
     }
-    for (_, name, hook) in HOOKS {
+    for (former, name, hook) in HOOKS {
         attach_root(object, generation, &cgroup, (name, hook))?;
+        if former != name {
+            // A daemon with one program for both levels attached the child's copy to the root.
+            let pin = generation.root_program(former);
+            cgroup_prog::detach_pin(&pin, cgroup.directory.as_fd(), hook)
+                .and_then(|()| remove_if_present(&pin))
+                .map_err(|source| Error::attach(former, source))?;
+        }
     }
     attach_children(object, generation, root, true)
 }
@@ -142,10 +149,7 @@ fn attach_root(
         });
         let old = old.as_ref().map(std::os::fd::AsFd::as_fd);
         cgroup_prog::attach(root.directory.as_fd(), program, hook, old)?;
-        match fs::remove_file(&pin) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_present(&pin)?;
         cgroup_prog::pin(program, &pin)
     };
     done().map_err(|source| match exclusive(root, hook, &source) {
@@ -248,6 +252,13 @@ fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
                 );
             }
         }
+    }
+}
+
+fn remove_if_present(pin: &Path) -> io::Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

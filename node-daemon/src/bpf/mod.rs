@@ -31,9 +31,10 @@ use aya::{
     maps::{Array, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
+use serde::Deserialize;
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, Endpoint, Event, ForeignKey, KernelOffsets, NetnsEntry, PodConfig,
-    PodFlags, Reason, maps,
+    Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
+    KernelOffsets, NetnsEntry, PodConfig, Reason, maps,
 };
 use sluice_api::ProgramView;
 
@@ -54,6 +55,26 @@ pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
 use typed_map::TypedMap;
 
+/// The optional parts of the datapath.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// From [`kernel_offsets`]: sockets of the node may be accelerated.
+    pub(crate) kernel_offsets: Option<KernelOffsets>,
+    /// Raw sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
+}
+
+/// Whether processes of meshed Pods may create raw IP sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RawSockets {
+    /// Those with `CAP_NET_RAW` may.
+    #[default]
+    Allow,
+    /// No process may.
+    Deny,
+}
+
 /// Programs, links and maps.
 pub(crate) struct Datapath {
     pins: Pins,
@@ -71,6 +92,8 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    foreign_listeners: TypedMap<u64, u32>,
+    before_proxy: TypedMap<u64, BeforeProxy>,
     rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
@@ -78,28 +101,22 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// Adopts the pins of an earlier daemon, or builds the datapath: completely, or not at all. With
-    /// offsets, from [`kernel_offsets`], sockets of the node may be accelerated.
+    /// Adopts the pins of an earlier daemon, or builds the datapath: completely, or not at all.
     ///
     /// # Errors
     ///
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
-    pub(crate) fn open(
-        pins: Pins,
-        cgroup: &Path,
-        kernel_offsets: Option<KernelOffsets>,
-    ) -> Result<Self, Error> {
-        let accel = kernel_offsets.is_some();
-        let features = Features::probe(accel);
+    pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
+        let kernel_offsets = options.kernel_offsets;
+        let features = Features::probe(kernel_offsets.is_some());
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
         let mut programs = attach::load(&generation, features, kernel_offsets)?;
         let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
         let enabled_hooks = EnabledHooks {
-            accel,
-            setsockopt: accel && any_needs_setsockopt_hook(&netns_entries)?,
+            sock_create: options.raw_sockets == RawSockets::Deny,
             splice: features.splice == Some(true),
         };
         generation.set_root(cgroup)?;
@@ -126,6 +143,8 @@ impl Datapath {
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
             foreign_binds: ForeignBinds::open(&mut programs)?,
+            foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
+            before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut programs)?,
             netns_prog,
             counters: typed_map::open(&mut programs, maps::COUNTERS)?,
@@ -221,7 +240,7 @@ impl Datapath {
                 attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
                 attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
-                attach::SETSOCKOPT_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
+                attach::SOCK_CREATE_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
                     "cgroup",
                     usize::from(hierarchy::is_for_root(name) && is_there(name))
@@ -301,13 +320,6 @@ impl Datapath {
         cookie: u64,
         netns_entry: &NetnsEntry,
     ) -> Result<(), Error> {
-        let EnabledHooks {
-            accel, setsockopt, ..
-        } = self.enabled_hooks;
-        if accel && !setsockopt && needs_setsockopt_hook(netns_entry) {
-            self.enabled_hooks.setsockopt = true;
-            self.attach()?;
-        }
         self.netns_entries.set(cookie, *netns_entry)
     }
 
@@ -350,12 +362,63 @@ impl Datapath {
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
+        self.foreign_listeners.remove(cookie)?;
+        self.before_proxy.remove(cookie)?;
         self.dns_capture.remove(cookie)
     }
 
-    /// Denied binds of proxy ports: Pod, port and UID (LRU).
-    pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, u32)>, Error> {
+    /// Denied binds of proxy ports: Pod, port, UID and number (LRU).
+    pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, ForeignUse)>, Error> {
         self.foreign_binds.all()
+    }
+
+    /// The ring of Pods in which a process was denied a port of the proxy. Call it once, within a tokio
+    /// runtime.
+    pub(crate) fn foreign_found(&mut self) -> Result<Ring<u64>, Error> {
+        Ring::open(&mut self.programs, maps::FOREIGN_FOUND)
+    }
+
+    /// Writes the UID of a process that listens on a Pod's outbound port and is not the proxy, or that
+    /// there is none.
+    pub(crate) fn set_foreign_listener(
+        &mut self,
+        cookie: u64,
+        uid: Option<u32>,
+    ) -> Result<(), Error> {
+        match uid {
+            Some(uid) => self.foreign_listeners.set(cookie, uid),
+            None => self.foreign_listeners.remove(cookie),
+        }
+    }
+
+    /// That UID.
+    pub(crate) fn foreign_listener(&self, cookie: u64) -> Result<Option<u32>, Error> {
+        self.foreign_listeners.get(cookie)
+    }
+
+    /// Lets a Pod's outbound connections bypass its proxy until it listens. An entry that exists stays
+    /// unchanged: its proxy may have listened already.
+    pub(crate) fn open_before_proxy(&mut self, cookie: u64) -> Result<(), Error> {
+        if self.before_proxy.get(cookie)?.is_some() {
+            return Ok(());
+        }
+        self.before_proxy
+            .set(cookie, BeforeProxy { open: 1, count: 0 })
+    }
+
+    /// Ends that: the proxy listens.
+    pub(crate) fn close_before_proxy(&mut self, cookie: u64) -> Result<(), Error> {
+        match self.before_proxy.get(cookie)? {
+            Some(state) => self
+                .before_proxy
+                .set(cookie, BeforeProxy { open: 0, ..state }),
+            None => Ok(()),
+        }
+    }
+
+    /// A Pod's outbound connections before its proxy listened, if they may bypass it.
+    pub(crate) fn before_proxy(&self, cookie: u64) -> Result<Option<BeforeProxy>, Error> {
+        self.before_proxy.get(cookie)
     }
 
     /// Enables DNS capture for a Pod: its proxy answers queries.
@@ -409,19 +472,6 @@ impl Datapath {
         };
         Reason::ALL.iter().map(total).collect()
     }
-}
-
-/// Whether the `setsockopt` hook is necessary, because sockets of a Pod's applications may be
-/// accelerated.
-fn needs_setsockopt_hook(netns_entry: &NetnsEntry) -> bool {
-    netns_entry.pod.flags.has(PodFlags::ACCELERATE_ALL)
-}
-
-fn any_needs_setsockopt_hook(netns_entries: &TypedMap<u64, NetnsEntry>) -> Result<bool, Error> {
-    let all = netns_entries.all()?;
-    Ok(all
-        .iter()
-        .any(|(_, netns_entry)| needs_setsockopt_hook(netns_entry)))
 }
 
 #[cfg(test)]

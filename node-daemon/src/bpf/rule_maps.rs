@@ -7,7 +7,9 @@ use aya::{
         lpm_trie::{Key, LpmTrie},
     },
 };
-use sluice_abi::{Addr, CidrKey, InterfaceKey, NetworkPrefix, PortKey, PortPrefix, maps};
+use sluice_abi::{
+    Addr, CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortKey, PortPrefix, maps,
+};
 
 use super::{
     Error,
@@ -29,10 +31,12 @@ pub(crate) enum Rule {
     Prefsrc(NetworkPrefix, Addr),
     /// An interface that bypasses all rules.
     ExcludeInterface(InterfaceKey),
+    /// A group that the Pod's rules name.
+    OwnerGroup(OwnerGroupKey),
 }
 
-/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst`
-/// and `exclude_ifindex`.
+/// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst`,
+/// `exclude_ifindex` and `owner_groups`.
 pub(super) struct RuleMaps {
     ports: TypedMap<PortKey, u8>,
     ranges: Trie<PortKey, u8>,
@@ -41,6 +45,7 @@ pub(super) struct RuleMaps {
     bypass_cidrs: Trie<CidrKey, u8>,
     prefsrc_by_dst: Trie<CidrKey, Addr>,
     exclude_ifindex: TypedMap<InterfaceKey, u8>,
+    owner_groups: TypedMap<OwnerGroupKey, u8>,
 }
 
 /// A trie with its name for error messages.
@@ -59,6 +64,7 @@ impl Rule {
             | Self::BypassCidr(prefix)
             | Self::Prefsrc(prefix, _) => prefix.key.cookie,
             Self::ExcludeInterface(key) => key.cookie,
+            Self::OwnerGroup(key) => key.cookie,
         }
     }
 }
@@ -74,6 +80,7 @@ impl RuleMaps {
             bypass_cidrs: Trie::open(object, maps::BYPASS_CIDRS)?,
             prefsrc_by_dst: Trie::open(object, maps::PREFSRC_BY_DST)?,
             exclude_ifindex: TypedMap::open(object, maps::EXCLUDE_IFINDEX)?,
+            owner_groups: TypedMap::open(object, maps::OWNER_GROUPS)?,
         })
     }
 
@@ -89,6 +96,7 @@ impl RuleMaps {
                 self.prefsrc_by_dst.set(prefix.bits, prefix.key, *prefsrc)
             }
             Rule::ExcludeInterface(key) => self.exclude_ifindex.set(*key, 0),
+            Rule::OwnerGroup(key) => self.owner_groups.set(*key, 0),
         }
     }
 
@@ -102,6 +110,7 @@ impl RuleMaps {
             Rule::BypassCidr(prefix) => self.bypass_cidrs.remove(prefix.bits, prefix.key),
             Rule::Prefsrc(prefix, _) => self.prefsrc_by_dst.remove(prefix.bits, prefix.key),
             Rule::ExcludeInterface(key) => self.exclude_ifindex.remove(*key),
+            Rule::OwnerGroup(key) => self.owner_groups.remove(*key),
         }
     }
 
@@ -121,6 +130,7 @@ impl RuleMaps {
         let bypass_cidrs = self.bypass_cidrs.all()?.into_iter().map(network);
         let prefsrc_by_dst = self.prefsrc_by_dst.all()?.into_iter().map(source);
         let exclude_ifindex = self.exclude_ifindex.all()?.into_iter().map(|(key, _)| key);
+        let groups = self.owner_groups.all()?.into_iter().map(|(key, _)| key);
         Ok(ports
             .chain(ranges)
             .chain(include_cidrs.map(Rule::IncludeCidr))
@@ -128,6 +138,7 @@ impl RuleMaps {
             .chain(bypass_cidrs.map(Rule::BypassCidr))
             .chain(prefsrc_by_dst)
             .chain(exclude_ifindex.map(Rule::ExcludeInterface))
+            .chain(groups.map(Rule::OwnerGroup))
             .collect())
     }
 }

@@ -9,8 +9,12 @@ use serde::Deserialize;
 use sluice_api::owned;
 
 use crate::{
+    bpf::RawSockets,
     kube::daemonset,
-    pods::{Acceleration, Meshes, MissingAnnotations, OnExit},
+    pods::{
+        Acceleration, FamilyChoice, IstioValues, LinkerdValues, Mesh, MeshError, Meshes,
+        MissingAnnotations, NodeValues, OnExit, Selection,
+    },
 };
 
 /// The file that is read if none is named, and if it exists.
@@ -33,9 +37,19 @@ pub(crate) struct Config {
     pub(crate) missing_annotations: MissingAnnotations,
     /// The source of the proxies' user.
     pub(crate) proxy_user: ProxyUser,
-    /// Whether the mesh redirects IPv6. Istio without dual stack and Linkerd with `disableIPv6` do
-    /// not.
-    pub(crate) ipv6: bool,
+    /// The redirected address families.
+    pub(crate) families: FamilyChoice,
+    /// Whether DNS queries are captured once the proxy listens for them; by default as the mesh
+    /// does.
+    pub(crate) dns_capture: Option<bool>,
+    /// Settings of Istio for all Pods.
+    pub(crate) istio: IstioValues,
+    /// Settings of Linkerd for all Pods.
+    pub(crate) linkerd: LinkerdValues,
+    /// Raw IP sockets in meshed Pods.
+    pub(crate) raw_sockets: RawSockets,
+    /// Istio's ambient mode; only for the mesh `ambient`.
+    pub(crate) ambient: Ambient,
     /// The connection to the API server; by default the service account of the daemon's Pod.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The `DaemonSet` that runs the daemon on each node. After its deletion, the stopping daemon
@@ -52,7 +66,12 @@ impl Default for Config {
             meshes: Meshes::new(),
             missing_annotations: MissingAnnotations::default(),
             proxy_user: ProxyUser::default(),
-            ipv6: true,
+            families: FamilyChoice::default(),
+            dns_capture: None,
+            istio: IstioValues::default(),
+            linkerd: LinkerdValues::default(),
+            raw_sockets: RawSockets::default(),
+            ambient: Ambient::default(),
             kubeconfig: None,
             daemon_set: None,
         }
@@ -69,6 +88,39 @@ pub(crate) enum ProxyUser {
     /// The security context of the sidecar's container, or of the Pod: the daemon gets every Pod
     /// with a sidecar from the API server. `OpenShift` assigns uids per namespace.
     PodSpec,
+}
+
+/// Settings of Istio's ambient mode.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Ambient {
+    /// The agent that enrolls Pods and serves ztunnel.
+    pub(crate) node_agent: NodeAgent,
+    /// The socket that ztunnel connects to (its `INPOD_UDS`).
+    pub(crate) ztunnel_socket: PathBuf,
+    /// Kubernetes namespaces whose Pods are never enrolled.
+    pub(crate) excluded_namespaces: Vec<String>,
+}
+
+impl Default for Ambient {
+    fn default() -> Self {
+        Self {
+            node_agent: NodeAgent::default(),
+            ztunnel_socket: "/var/run/ztunnel/ztunnel.sock".into(),
+            excluded_namespaces: vec!["kube-system".to_owned()],
+        }
+    }
+}
+
+/// The agent of ambient mode on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NodeAgent {
+    /// The daemon: the label `istio.io/dataplane-mode` of a Pod or its namespace enrolls the Pod.
+    #[default]
+    Sluice,
+    /// istio-cni: its annotation `ambient.istio.io/redirection` enrolls the Pod.
+    IstioCni,
 }
 
 /// The configuration cannot be used.
@@ -95,6 +147,16 @@ pub(crate) enum Error {
 }
 
 impl Config {
+    /// The settings of the mesh for all Pods.
+    pub(crate) fn values(&self) -> NodeValues {
+        NodeValues {
+            families: self.families,
+            dns_capture: self.dns_capture,
+            istio: self.istio.clone(),
+            linkerd: self.linkerd.clone(),
+        }
+    }
+
     /// Reads `named`, which must exist, or the default file, which may be absent. A file that
     /// another user can change is refused: it decides which Pods are intercepted.
     pub(crate) fn read(named: Option<&Path>) -> Result<Self, Error> {
@@ -116,6 +178,22 @@ impl Config {
             path: path.into(),
             source: Box::new(source),
         })
+    }
+
+    /// The mesh of a name, or the configured one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mesh::choose`].
+    pub(crate) fn choose_mesh(&self, name: Option<&str>) -> Result<&'static Mesh, MeshError> {
+        let selection = match self.ambient.node_agent {
+            NodeAgent::IstioCni => Selection::Annotation,
+            NodeAgent::Sluice => Selection::Labels {
+                excluded_namespaces: self.ambient.excluded_namespaces.clone(),
+            },
+        };
+        let name = name.unwrap_or(&self.mesh);
+        Mesh::choose(name, self.meshes.clone(), self.values(), selection)
     }
 }
 

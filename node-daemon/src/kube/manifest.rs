@@ -6,25 +6,40 @@ use k8s_openapi::api::core::v1::{self, PodSpec, PodTemplateSpec, SecurityContext
 use sluice_api::{Container, ContainerRole, Manifest};
 
 /// Mesh containers whose arguments and environment determine the interception of a Pod.
-const OF_MESHES: [&str; 4] = [
+const OF_MESHES: [&str; 5] = [
     "istio-proxy",
     "istio-init",
     "istio-validation",
     "linkerd-init",
+    "linkerd-proxy",
 ];
 /// The environment variables that are read. Others may be secret, and records are files.
-const ENVIRONMENT: [&str; 2] = ["DISABLE_ENVOY", "ISTIO_META_INTERCEPTION_MODE"];
+const ENVIRONMENT: [&str; 4] = [
+    "DISABLE_ENVOY",
+    "ISTIO_DUAL_STACK",
+    "ISTIO_META_INTERCEPTION_MODE",
+    "LINKERD2_PROXY_INBOUND_LISTEN_ADDR",
+];
 
 /// A Pod's annotations, and the rest of its manifest.
 pub(crate) fn of(pod: PodTemplateSpec) -> (BTreeMap<String, String>, Manifest) {
     let metadata = pod.metadata.unwrap_or_default();
     let spec = pod.spec.unwrap_or_default();
     let manifest = Manifest {
+        namespace: metadata.namespace.unwrap_or_default(),
         labels: metadata.labels.unwrap_or_default(),
+        namespace_labels: BTreeMap::new(),
+        service_account: spec.service_account_name.clone().unwrap_or_default(),
         host_network: spec.host_network == Some(true),
         containers: containers(&spec),
     };
     (metadata.annotations.unwrap_or_default(), manifest)
+}
+
+/// The labels of a Kubernetes namespace that select a mesh.
+pub(crate) fn selecting(labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_selector = |(key, _): &(String, String)| key.starts_with("istio.io/");
+    labels.into_iter().filter(is_selector).collect()
 }
 
 fn containers(spec: &PodSpec) -> Vec<Container> {

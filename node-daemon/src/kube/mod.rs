@@ -7,4 +7,4 @@ mod pods;
 pub(crate) use pods::{Cluster, Error};
 
 /// The manifests that `sluiced decide` reads.
-pub(crate) use k8s_openapi::api::core::v1::PodTemplateSpec;
+pub(crate) use k8s_openapi::api::core::v1::{Namespace, PodTemplateSpec};

@@ -1,24 +1,25 @@
 //! Pods in the API server: one whose annotations the runtime does not pass, and at start the Pods
 //! of this node. No watch is needed: the relevant fields of a running Pod do not change.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use http_body_util::Limited;
 use hyper::Response;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodTemplateSpec};
 use kube::{
     Api, Client, Config,
-    api::ListParams,
+    api::{ListParams, Patch, PatchParams},
     client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use sluice_api::{AddRequest, PodName};
+use serde_json::json;
+use sluice_api::{AddRequest, PodName, text::Printable};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::MapResponseLayer;
 use tracing::{debug, info, warn};
 
 use super::manifest;
-use crate::pods::ListedPod;
+use crate::pods::{Annotations, ListedPod};
 
 /// Timeout of all requests for one Pod: less than the plugin's total of 5 s.
 const ADD_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,13 +32,17 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 16 << 20;
 /// The annotation of a static Pod's mirror object: the uid that the runtime knows.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Pods in one page of a list, which is the daemon's largest memory use.
+/// The annotation by which istiod knows an enrolled Pod of ambient mode.
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Objects in one page of a list, which is the daemon's largest memory use.
 const PART: u32 = 50;
 
 /// A handle of the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     kubeconfig: Option<PathBuf>,
+    /// Whether labels of Kubernetes namespaces are read as well.
+    namespaces: bool,
 }
 
 /// A request to the API server failed.
@@ -108,7 +113,18 @@ impl From<kube::Error> for Error {
 impl Cluster {
     /// Uses a kubeconfig, or the service account of the daemon's Pod.
     pub(crate) fn new(kubeconfig: Option<PathBuf>) -> Self {
-        Self { kubeconfig }
+        Self {
+            kubeconfig,
+            namespaces: false,
+        }
+    }
+
+    /// Also reads the labels of the Pods' Kubernetes namespaces.
+    pub(crate) fn with_namespaces(self) -> Self {
+        Self {
+            namespaces: true,
+            ..self
+        }
     }
 
     /// Adds the manifest, and the annotations if the runtime did not pass them.
@@ -126,20 +142,55 @@ impl Cluster {
             return Err(Error::NoName);
         }
         let found = retry_until(ADD_TIMEOUT, || async {
-            let pods: Api<Pod> = Api::namespaced(self.client().await?, namespace);
+            let client = self.client().await?;
+            let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
             let found = pods.get(name).await?;
             let known = self::uid(&found);
-            if uid.is_empty() || known.is_empty() || known == *uid {
-                Ok(found)
-            } else {
-                Err(Error::UidMismatch { uid: known })
+            if !uid.is_empty() && !known.is_empty() && known != *uid {
+                return Err(Error::UidMismatch { uid: known });
             }
+            let labels = if self.namespaces {
+                let found = Api::<Namespace>::all(client).get(namespace).await?;
+                found.metadata.labels.unwrap_or_default()
+            } else {
+                BTreeMap::new()
+            };
+            Ok((found, labels))
         });
-        let (annotations, manifest) = manifest::of(template(found.await?));
+        let (found, labels) = found.await?;
+        let known = self::uid(&found);
+        let (annotations, mut manifest) = manifest::of(template(found));
+        manifest.namespace_labels = manifest::selecting(labels);
         debug!(pod = %format_args!("{namespace}/{name}"), "the API server returned its manifest");
+        if request.pod.uid.is_empty() {
+            request.pod.uid = known;
+        }
         request.annotations.get_or_insert(annotations);
         request.manifest = Some(manifest);
         Ok(())
+    }
+
+    /// Marks a Pod as enrolled in ambient mode: istiod then announces it to other nodes as reachable
+    /// through HBONE. Retries for two minutes; nothing waits for it.
+    pub(crate) async fn annotate_enrolled(&self, pod: &PodName) {
+        let patch = json!({ "metadata": { "annotations": { REDIRECTION: "enabled" } } });
+        let done = retry_until(LIST_TIMEOUT, || async {
+            let pods: Api<Pod> = Api::namespaced(self.client().await?, &pod.namespace);
+            // The subresource needs fewer rights, and changes metadata as well.
+            let params = PatchParams::default();
+            pods.patch_status(&pod.name, &params, &Patch::Merge(&patch))
+                .await?;
+            Ok(())
+        });
+        match done.await {
+            Ok(()) | Err(Error::Refused { code: 404, .. }) => {}
+            Err(error) => warn!(
+                pod = %format_args!("{}/{}", Printable::new(&pod.namespace), Printable::new(&pod.name)),
+                error = &error as &dyn std::error::Error,
+                "failed to annotate an enrolled pod; other nodes reach it without HBONE (does the \
+                 service account have the verb patch on pods/status?)"
+            ),
+        }
     }
 
     /// The Pods of a node that have a netns of their own.
@@ -167,9 +218,38 @@ impl Cluster {
             .fields(&format!("spec.nodeName={node}"))
             .limit(PART);
         let mut found = Vec::new();
+        let labels = self.namespace_labels().await?;
         loop {
             let part = pods.list(&params).await?;
-            found.extend(part.items.into_iter().filter_map(listed_pod));
+            let listed = part.items.into_iter().filter_map(listed_pod);
+            found.extend(listed.map(|mut one| {
+                if let Some(manifest) = &mut one.manifest {
+                    let labels = labels.get(&one.pod.namespace).cloned();
+                    manifest.namespace_labels = labels.unwrap_or_default();
+                }
+                one
+            }));
+            params.continue_token = part.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The labels of each Kubernetes namespace that select a mesh.
+    async fn namespace_labels(&self) -> Result<BTreeMap<String, Annotations>, Error> {
+        let mut found = BTreeMap::new();
+        if !self.namespaces {
+            return Ok(found);
+        }
+        let namespaces: Api<Namespace> = Api::all(self.client().await?);
+        let mut params = ListParams::default().limit(PART);
+        loop {
+            let part = namespaces.list(&params).await?;
+            found.extend(part.items.into_iter().filter_map(|one| {
+                let labels = manifest::selecting(one.metadata.labels?);
+                Some((one.metadata.name?, labels))
+            }));
             params.continue_token = part.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
                 return Ok(found);
@@ -261,8 +341,6 @@ fn listed_pod(pod: Pod) -> Option<ListedPod> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn of(spec: &serde_json::Value, status: &serde_json::Value) -> Option<ListedPod> {

@@ -52,6 +52,15 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// A kernel setting of the namespace cannot be changed.
+    #[error("cannot change the setting {setting} of the network namespace")]
+    Setting {
+        /// Its name below `/proc/sys`.
+        setting: &'static str,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
+    },
     /// A listening socket of a process inside cannot be duplicated.
     #[error("the listening socket of process {pid} cannot be fetched")]
     Fetch {

@@ -162,6 +162,12 @@ impl ListenSockets {
         on_port.any(|one| one.is_of(proxy))
     }
 
+    /// The user of a socket on a port that is not the proxy's user, if there is one.
+    pub(crate) fn foreign_user_on(&self, port: u16, proxy: ProxyUser) -> Option<u32> {
+        let mut on_port = self.0.iter().filter(|one| one.port == port);
+        on_port.find(|one| !one.is_of(proxy)).map(|one| one.uid)
+    }
+
     /// The inodes of the sockets on a port that may be the proxy's, and the number of the others.
     /// The group of a socket is not known before it is duplicated.
     pub(super) fn candidates(&self, port: u16, proxy: ProxyUser) -> (BTreeSet<u64>, usize) {
@@ -179,6 +185,9 @@ impl ListenSockets {
 /// Duplicates the sockets with these inodes, and separates the proxy's from foreign ones. Processes
 /// that end meanwhile are skipped.
 ///
+/// The processes of the netns come first. A proxy that is known by a mark may run elsewhere and open
+/// its sockets in the Pod's netns: its sockets are then searched in every process.
+///
 /// # Errors
 ///
 /// If the kernel denies the duplication of a socket.
@@ -189,34 +198,42 @@ pub(super) fn dup_from_owner(
     mut inodes: BTreeSet<u64>,
 ) -> Result<Fetched, Error> {
     let mut found = Fetched::default();
-    let processes = fs::read_dir("/proc").map_err(|source| Error::Io {
-        what: "/proc",
-        source,
-    })?;
-    for process in processes.flatten() {
+    if inodes.is_empty() {
+        return Ok(found);
+    }
+    let is_inside = |pid: &i32| {
+        Inode::at(Path::new("/proc").join(pid.to_string()).join("ns/net")) == Some(netns.inode)
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) = processes()?.into_iter().partition(is_inside);
+    let elsewhere = outside.into_iter().filter(|_| proxy.mark_mask != 0);
+    for pid in inside.into_iter().chain(elsewhere) {
         if inodes.is_empty() {
             break;
         }
-        let path = process.path();
-        let pid = process.file_name().to_str().and_then(|n| n.parse().ok());
-        if let Some(pid) = pid
-            && Inode::at(path.join("ns/net")) == Some(netns.inode)
-        {
-            let duplicated = dup_from_process(&path, pid, netns, port, &mut inodes);
-            for listener in duplicated.map_err(|source| Error::Fetch { pid, source })? {
-                if listener.is_of(proxy) {
-                    found.listeners.push(listener);
-                } else {
-                    found.foreign += 1;
-                }
+        let duplicated = dup_from_process(pid, netns, port, &mut inodes);
+        for listener in duplicated.map_err(|source| Error::Fetch { pid, source })? {
+            if listener.is_of(proxy) {
+                found.listeners.push(listener);
+            } else {
+                found.foreign += 1;
             }
         }
     }
     Ok(found)
 }
 
+/// The ids of all processes.
+fn processes() -> Result<Vec<i32>, Error> {
+    let failed = |source| Error::Io {
+        what: "/proc",
+        source,
+    };
+    let entries = fs::read_dir("/proc").map_err(failed)?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.collect())
+}
+
 fn dup_from_process(
-    path: &Path,
     pid: i32,
     netns: Id,
     port: u16,
@@ -225,7 +242,7 @@ fn dup_from_process(
     let Some(process) = unless_gone(syscalls::pidfd_open(pid).map_err(Into::into))? else {
         return Ok(Vec::new());
     };
-    let Some(fds) = unless_gone(fs::read_dir(path.join("fd")))? else {
+    let Some(fds) = unless_gone(fs::read_dir(format!("/proc/{pid}/fd")))? else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();

@@ -20,7 +20,9 @@ mod listeners;
 mod netlink;
 mod routes;
 mod rules;
+mod source_routing;
 mod syscalls;
+mod sysctl;
 mod users;
 mod worker;
 
@@ -28,7 +30,7 @@ use std::{
     fs::{File, OpenOptions},
     net::IpAddr,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
@@ -45,6 +47,8 @@ pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::Interface;
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
+pub(crate) use source_routing::{Families, SourceRouting};
+pub(crate) use sysctl::Switches;
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::netns_with_own_userns;
@@ -111,6 +115,11 @@ impl Netns {
         self.id
     }
 
+    /// Its descriptor, for another process.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
+    }
+
     /// The path that was opened.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -149,6 +158,26 @@ impl Netns {
     /// The subset of these routes that is installed.
     pub(crate) fn installed(&self, routes: Vec<SourceRoute>) -> Result<Vec<SourceRoute>, Error> {
         self.run_in(move || routes::installed(&routes))?
+    }
+
+    /// The settings that [`SourceRouting`] needs and that are off.
+    pub(crate) fn switches_off(&self, families: Families) -> Result<Switches, Error> {
+        self.run_in(move || source_routing::switches_off(families))?
+    }
+
+    /// Installs the routing of connections that keep their source. Removes it again after an error.
+    pub(crate) fn install_source_routing(&self, routing: SourceRouting) -> Result<(), Error> {
+        self.run_in(move || source_routing::install(&routing))?
+    }
+
+    /// Removes it, and switches `switches` off.
+    pub(crate) fn remove_source_routing(&self, switches: Switches) -> Result<(), Error> {
+        self.run_in(move || source_routing::remove(switches))?
+    }
+
+    /// Whether it is installed as a whole.
+    pub(crate) fn has_source_routing(&self, routing: SourceRouting) -> Result<bool, Error> {
+        self.run_in(move || source_routing::is_installed(&routing))?
     }
 
     /// Adds an address to the loopback interface. `false` if it exists already.
@@ -202,6 +231,15 @@ impl Netns {
             Some(worker) => worker.run(work),
             None => worker::run_in(self.file.as_fd(), work),
         }
+    }
+}
+
+impl Id {
+    /// The identity of no namespace on this machine.
+    #[cfg(test)]
+    pub(crate) fn with_cookie(cookie: u64) -> Self {
+        let inode = Inode { dev: 0, ino: 0 };
+        Self { inode, cookie }
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     Error,
     links::{collect, failed, loopback, with_handle},
     netlink::Limit,
+    source_routing,
 };
 
 /// The limit of routes, of routing rules, and of networks whose source is looked up.
@@ -280,9 +281,11 @@ fn unless_refused<T: Default>(
     }
 }
 
-/// Whether a rule is not one of the default rules.
+/// Whether a rule is neither one of the default rules nor Sluice's own.
 fn is_custom_rule(rule: &RuleMessage) -> bool {
-    rule.header.action != RuleAction::ToTable || !DEFAULT_TABLES.contains(&rule.header.table)
+    let is_default =
+        rule.header.action == RuleAction::ToTable && DEFAULT_TABLES.contains(&rule.header.table);
+    !is_default && !source_routing::is_own(rule)
 }
 
 /// Every interface has a route to these, and the address's scope selects the interface.

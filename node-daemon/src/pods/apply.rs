@@ -1,8 +1,13 @@
 //! Executes the steps of a plan atomically: all of them, or none.
 
-use std::{cell::Cell, os::fd::AsFd as _};
+use std::{
+    cell::Cell,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use fail::fail_point;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt::Mark};
+use sluice_abi::{NetnsEntry, PodConfig};
 use tracing::{debug, warn};
 
 use super::{
@@ -13,7 +18,7 @@ use super::{
 };
 use crate::{
     bpf::{self, Datapath, Features},
-    netns::{Netns, ProxyUser, SourceRoute},
+    netns::{self, Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
 };
 
 /// The kernel state of one netns, as an owned value.
@@ -70,6 +75,15 @@ impl AppliedState {
                 Ok(())
             }
             Err(Error::RoutesRefused { refused }) => self.apply(target, desired.without(&refused)),
+            Err(Error::SourceRoutingRefused(source)) => {
+                warn!(
+                    cookie = self.cookie,
+                    error = one_line(&source),
+                    "source routing refused; the proxy's connections to the Pod from client addresses \
+                     are refused. Check that the kernel has policy routing and that lo is up"
+                );
+                self.apply(target, desired.without_source_routing())
+            }
             Err(error) => Err(error),
         }
     }
@@ -105,6 +119,12 @@ impl AppliedState {
             Error::RoutesRefused { refused } => Some(refused),
             _ => None,
         });
+        if errors
+            .iter()
+            .any(|error| matches!(error, Error::SourceRoutingRefused(_)))
+        {
+            return self.teardown(target, desired.without_source_routing());
+        }
         if let Some(refused) = unrouted {
             return self.teardown(target, desired.without(refused));
         }
@@ -146,6 +166,12 @@ impl AppliedState {
                     None => return Err(Error::Gone),
                 }
             }
+            Step::SetSourceRouting { from, to } => match netns {
+                Some(netns) => apply_source_routing(netns, *from, *to)?,
+                // The routes went with the namespace.
+                None if to.is_none() => {}
+                None => return Err(Error::Gone),
+            },
             Step::AttachSkLookup => {
                 datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?;
             }
@@ -159,9 +185,27 @@ impl AppliedState {
                     netns.remove_from_loopback(PASSTHROUGH)?;
                 }
             }
+            Step::OpenBeforeProxy => datapath.open_before_proxy(self.cookie)?,
             Step::AdoptListeners => self.adopt_listeners(datapath, netns.ok_or(Error::Gone)?)?,
         }
         Ok(())
+    }
+
+    /// Stores the user of a foreign listener on the outbound port, or that there is none.
+    pub(crate) fn find_foreign_listener(
+        &self,
+        datapath: &mut Datapath,
+        netns: &Netns,
+    ) -> Result<(), Error> {
+        let Some(NetnsEntry { pod, .. }) = datapath.netns_entry(self.cookie)? else {
+            return Ok(());
+        };
+        let (port, proxy) = (pod.outbound_port.get(), ProxyUser::of(&pod));
+        let sockets = netns.sockets()?;
+        let outbound = netns.dup_listeners(&sockets, port, proxy)?;
+        let uid = sockets.foreign_user_on(port, proxy);
+        let uid = uid.filter(|_| outbound.foreign > 0);
+        Ok(datapath.set_foreign_listener(self.cookie, uid)?)
     }
 
     fn adopt_listeners(&self, datapath: &mut Datapath, netns: &Netns) -> Result<(), Error> {
@@ -175,11 +219,18 @@ impl AppliedState {
         let inbound = netns.dup_listeners(&sockets, netns_entry.pod.inbound_port.get(), proxy)?;
         self.foreign_listeners
             .set(dns.foreign + outbound.foreign + inbound.foreign);
+        let loops = sockets.foreign_user_on(netns_entry.pod.outbound_port.get(), proxy);
+        let loops = loops.filter(|_| outbound.foreign > 0);
+        datapath.set_foreign_listener(self.cookie, loops)?;
+        if !outbound.listeners.is_empty() {
+            datapath.close_before_proxy(self.cookie)?;
+        }
         if !dns.listeners.is_empty() {
             datapath.capture_dns(self.cookie)?;
         }
         for listener in inbound.listeners {
             let socket = listener.socket.as_fd();
+            mark_listener(socket, &netns_entry.pod)?;
             match datapath.add_listener(self.cookie, listener.family, socket) {
                 Ok(()) => debug!(cookie = self.cookie, "proxy listener adopted"),
                 // The registered listeners serve the whole `SO_REUSEPORT` group.
@@ -210,4 +261,35 @@ fn apply_routes(
     }
     debug!(?refused, "alias routes refused; using bind() instead");
     Err(Error::RoutesRefused { refused })
+}
+
+/// Replaces the routing of connections that keep their source.
+fn apply_source_routing(
+    netns: &Netns,
+    from: Option<SourceRouting>,
+    to: Option<SourceRouting>,
+) -> Result<(), Error> {
+    if let Some(from) = from
+        && to.is_none_or(|to| to.families != from.families)
+    {
+        let kept = to.map_or_else(Switches::default, |to| to.switches);
+        netns.remove_source_routing(from.switches.without(kept))?;
+    }
+    to.map_or(Ok(()), |to| netns.install_source_routing(to))
+        .map_err(Error::SourceRoutingRefused)
+}
+
+/// Marks a listener as `sock_ops` marks the later ones: see [`PodConfig::LISTENER_MARK`].
+fn mark_listener(socket: BorrowedFd<'_>, pod: &PodConfig) -> Result<(), Error> {
+    if pod.source_mark == 0 {
+        return Ok(());
+    }
+    let marked = match getsockopt(&socket, Mark) {
+        Ok(0) => setsockopt(&socket, Mark, &PodConfig::LISTENER_MARK),
+        other => other.map(drop),
+    };
+    marked.map_err(|source| {
+        let call = "setsockopt(SO_MARK)";
+        netns::Error::Call { call, source }.into()
+    })
 }

@@ -9,7 +9,8 @@ use sluice_api::Manifest;
 use super::{
     Annotations, NodePolicy,
     bypass::IfacePattern,
-    policy::{self, Inbound, PodPolicy, Ports, Subject, UserSource, Verdict},
+    policy::{self, Inbound, PodPolicy, Subject, UserSource, Verdict},
+    settings::{Families, Ports},
 };
 
 /// The decision on a Pod, with its reason.
@@ -61,7 +62,9 @@ struct Shown {
     excluded_sources: Vec<IpNet>,
     excluded_interfaces: Vec<String>,
     tproxy: bool,
-    ipv6: bool,
+    families: Families,
+    /// Whether outbound connections bypass the proxy until it listens.
+    before_proxy_bypass: bool,
 }
 
 /// Decides on a Pod from its manifest, or from its annotations alone.
@@ -116,7 +119,8 @@ impl Shown {
                 .map(IfacePattern::to_string)
                 .collect(),
             tproxy: policy.tproxy,
-            ipv6: !policy.bypasses_ipv6(),
+            families: policy.families,
+            before_proxy_bypass: policy.bypass_before_proxy,
         }
     }
 }
@@ -194,7 +198,12 @@ impl fmt::Display for Shown {
                 "to no network",
             ),
             (self.tproxy, "TPROXY"),
-            (!self.ipv6, "IPv4 alone"),
+            (self.families == Families::Ipv4, "IPv4 alone"),
+            (
+                self.families == Families::FirstAddress,
+                "IPv4 alone if the Pod has an IPv4 address",
+            ),
+            (self.before_proxy_bypass, "direct until the proxy listens"),
         ] {
             if annotation {
                 write!(f, ", {label}")?;

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 
 use sluice_api::{ApiError, Attachment, code};
 
-use super::{addresses, bypass, policy, rule_set, store};
+use super::{addresses, bypass, rule_set, settings, store};
 use crate::{
     bpf,
     netns::{self, SourceRoute},
@@ -15,7 +15,7 @@ use crate::{
 pub(crate) enum Error {
     /// The Pod's annotations.
     #[error(transparent)]
-    Policy(#[from] policy::Error),
+    Policy(#[from] settings::Error),
     /// The Pod's netns.
     #[error(transparent)]
     Netns(#[from] netns::Error),
@@ -62,6 +62,9 @@ pub(crate) enum Error {
         /// The refused routes.
         refused: Vec<SourceRoute>,
     },
+    /// The netns refuses the routing of connections that keep their source.
+    #[error("the network namespace refuses the routing of connections that keep their source")]
+    SourceRoutingRefused(#[source] netns::Error),
     /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
@@ -103,13 +106,14 @@ const UNSUPPORTED: &str = "remove the annotation, or keep the Pod on the sidecar
 impl Error {
     /// Whether it is unknown if the Pod has a sidecar.
     pub(crate) fn is_unknown(&self) -> bool {
-        matches!(self, Self::Policy(policy::Error::NotHandedOver))
+        matches!(self, Self::Policy(settings::Error::NotHandedOver))
     }
 
     /// The error of the API contract.
     pub(crate) fn api_error(&self) -> ApiError {
         let code = match self {
-            Self::Policy(policy::Error::NotHandedOver) | Self::Stopping => code::TRY_AGAIN_LATER,
+            Self::Policy(settings::Error::NotHandedOver | settings::Error::NoLabels)
+            | Self::Stopping => code::TRY_AGAIN_LATER,
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
             | Self::Taken { .. } => code::ADDRESS_REFUSED,
@@ -124,6 +128,7 @@ impl Error {
             Self::Netns(_)
             | Self::Kernel(_)
             | Self::RoutesRefused { .. }
+            | Self::SourceRoutingRefused(_)
             | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,
@@ -138,8 +143,10 @@ impl Error {
 
     fn details(&self) -> String {
         match self {
-            Self::Policy(policy::Error::NotHandedOver) => HAND_OVER.to_owned(),
-            Self::Policy(policy::Error::Unsupported { .. } | policy::Error::NotKnown { .. })
+            Self::Policy(settings::Error::NotHandedOver) => HAND_OVER.to_owned(),
+            Self::Policy(
+                settings::Error::Unsupported { .. } | settings::Error::NotKnown { .. },
+            )
             | Self::Bypass(_) => UNSUPPORTED.to_owned(),
             Self::Share(rule_set::Error::AddRule { .. }) => SHORTEN.to_owned(),
             Self::Teardown { errors } => {

@@ -50,7 +50,7 @@ pub(crate) enum Doubt {
     NotLinked,
     /// It has more addresses than [`MAX_ADDRESSES`].
     TooManyAddresses,
-    /// No listed Pod has its addresses, and no proxy listens.
+    /// The proxy does not listen: without it, the Pod's connections would be refused.
     NoProxy,
 }
 
@@ -64,7 +64,7 @@ impl Evidence {
             (uid.is_some() && !is_named, Doubt::NotThePod),
             (!self.of_hosts_users && !is_named, Doubt::ForeignUsers),
             (kubelet && self.pods.is_empty(), Doubt::NotOfKubelet),
-            (self.listed.is_none() && !self.proxied, Doubt::NoProxy),
+            (!self.proxied, Doubt::NoProxy),
             (self.addresses == 0, Doubt::NotLinked),
             (self.addresses > MAX_ADDRESSES, Doubt::TooManyAddresses),
         ];
@@ -83,7 +83,7 @@ impl fmt::Display for Doubt {
             Self::NotOfKubelet => "none of its processes is in a Pod's cgroup",
             Self::NotLinked => "none of its addresses is on an interface that leads to the host",
             Self::TooManyAddresses => "it has more than 16 addresses",
-            Self::NoProxy => "no proxy listens in it",
+            Self::NoProxy => "its proxy does not listen",
         })
     }
 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_counted_and_proxies_wanted_of_unlisted_pods() {
+    fn addresses_are_counted_and_proxies_wanted() {
         let seen = evidence(true, Some(UID), Some(UID));
         for (addresses, expected) in [
             (0, Some(Doubt::NotLinked)),
@@ -152,7 +152,7 @@ mod tests {
             proxied: false,
             ..evidence(true, Some(UID), listed)
         };
-        assert_eq!(unproxied(Some(UID)).doubt(true), None);
+        assert_eq!(unproxied(Some(UID)).doubt(true), Some(Doubt::NoProxy));
         assert_eq!(unproxied(None).doubt(true), Some(Doubt::NoProxy));
     }
 

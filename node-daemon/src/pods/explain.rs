@@ -4,14 +4,15 @@ use std::{fmt::Display, net::IpAddr};
 
 use ipnet::IpNet;
 use sluice_abi::{
-    Addr, Endpoint, Facts, Port, Reason,
+    Addr, Endpoint, Facts, PodFlags, Port, Reason,
     decide::{self, Verdict},
 };
 use sluice_api::Connection;
 
 use super::{
     plan::KernelState,
-    policy::{Inbound, PodPolicy, Ports},
+    policy::{Inbound, PodPolicy},
+    settings::{OwnerGroups, Ports},
 };
 
 /// The port of DNS servers.
@@ -23,6 +24,8 @@ pub(super) struct Subject<'a> {
     pub(super) state: &'a KernelState,
     /// Whether its proxy answers DNS queries.
     pub(super) captures_dns: bool,
+    /// Whether its connections bypass the proxy until it listens.
+    pub(super) before_proxy: bool,
 }
 
 impl Subject<'_> {
@@ -38,46 +41,16 @@ impl Subject<'_> {
     /// The decision of the kernel programs.
     pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
         let pod = self.state.netns_entry?.pod;
-        let PodPolicy {
-            networks,
-            excluded_networks,
-            ..
-        } = self.policy;
         Some(match *connection {
             Connection::Outbound { to, uid, gid, udp } => {
                 let (ip, port) = (to.ip().to_canonical(), to.port());
-                let included = networks
-                    .as_ref()
-                    .is_none_or(|networks| covers(networks, ip).is_some());
-                let facts = Facts::default()
-                    .with_if(Facts::LOCAL, self.owns(ip))
-                    .with_if(
-                        Facts::BYPASS,
-                        covers(&self.policy.bypass.networks, ip).is_some(),
-                    )
-                    .with_if(Facts::DATAGRAM, udp)
-                    .with_if(Facts::CAPTURES_DNS, self.captures_dns && port == DNS)
-                    .with_if(Facts::INBOUND_LISTED, has(self.inbound(), port).is_some())
-                    .with_if(
-                        Facts::PORT_EXCLUDED,
-                        has(&self.policy.excluded_outbound, port).is_some(),
-                    )
-                    .with_if(
-                        Facts::PORT_INCLUDED,
-                        has(&self.policy.included_outbound, port).is_some(),
-                    )
-                    .with_if(
-                        Facts::CIDR_EXCLUDED,
-                        covers(excluded_networks, ip).is_some(),
-                    )
-                    .with_if(Facts::CIDR_INCLUDED, included);
                 let outbound = decide::OutboundConn {
                     uid,
                     gid,
                     mark: 0,
                     src: Addr::UNSPECIFIED,
                     dst: Endpoint::new(ip.into(), Port::new(port)),
-                    facts,
+                    facts: self.outbound_facts(ip, port, udp, gid),
                 };
                 decide::outbound(&pod, &outbound)
             }
@@ -85,16 +58,46 @@ impl Subject<'_> {
                 let from = from.to_canonical();
                 let addr = Addr::from(from);
                 let local = addr.is_loopback() || addr.is_passthrough_source() || self.owns(from);
+                let bypass = self.bypassed_source(from).is_some()
+                    || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6());
                 let inbound = decide::InboundConn {
                     port: Port::new(port),
                     facts: Facts::default()
                         .with_if(Facts::LOCAL, local)
-                        .with_if(Facts::BYPASS, self.bypassed_source(from).is_some())
+                        .with_if(Facts::BYPASS, bypass)
                         .with_if(Facts::INBOUND_LISTED, has(self.inbound(), port).is_some()),
                 };
                 decide::inbound(&pod, &inbound)
             }
         })
+    }
+
+    /// The facts of an outbound connection of a process with this group.
+    fn outbound_facts(&self, ip: IpAddr, port: u16, udp: bool, gid: u32) -> Facts {
+        let PodPolicy {
+            networks,
+            excluded_networks,
+            excluded_outbound,
+            included_outbound,
+            bypass,
+            ..
+        } = self.policy;
+        let in_networks = |networks: &[IpNet]| covers(networks, ip).is_some();
+        Facts::default()
+            .with_if(Facts::LOCAL, self.owns(ip))
+            .with_if(Facts::BYPASS, covers(&bypass.networks, ip).is_some())
+            .with_if(Facts::DATAGRAM, udp)
+            .with_if(Facts::CAPTURES_DNS, self.captures_dns && port == DNS)
+            .with_if(Facts::INBOUND_LISTED, has(self.inbound(), port).is_some())
+            .with_if(Facts::GROUP_EXCLUDED, self.excludes_group(gid))
+            .with_if(Facts::BEFORE_PROXY, self.before_proxy)
+            .with_if(Facts::PORT_EXCLUDED, has(excluded_outbound, port).is_some())
+            .with_if(Facts::PORT_INCLUDED, has(included_outbound, port).is_some())
+            .with_if(Facts::CIDR_EXCLUDED, in_networks(excluded_networks))
+            .with_if(
+                Facts::CIDR_INCLUDED,
+                networks.as_deref().is_none_or(in_networks),
+            )
     }
 
     /// The item of the Pod's settings that matches, if the decision is by a list.
@@ -136,6 +139,14 @@ impl Subject<'_> {
     fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
         covers(&self.policy.excluded_sources, ip)
             .or_else(|| covers(&self.policy.bypass.networks, ip))
+    }
+
+    fn excludes_group(&self, gid: u32) -> bool {
+        match &self.policy.owner_groups {
+            OwnerGroups::All => false,
+            OwnerGroups::Only(groups) => !groups.contains(&gid),
+            OwnerGroups::Except(groups) => groups.contains(&gid),
+        }
     }
 
     fn owns(&self, ip: IpAddr) -> bool {
@@ -180,7 +191,7 @@ fn list(items: &[impl Display]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{mesh::Mesh, plan};
+    use crate::pods::{mesh::Mesh, plan, store::Changes};
 
     fn explain(connection: &Connection) -> (&'static str, Option<String>) {
         let policy = PodPolicy {
@@ -189,11 +200,17 @@ mod tests {
             inbound: Inbound::Exclude([(15021, 15021)].into()),
             ..PodPolicy::of(Mesh::preset("istio"))
         };
-        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
+        let state = plan::desired(
+            7,
+            &policy,
+            &["10.0.0.5".parse().unwrap()],
+            Changes::PASSTHROUGH,
+        );
         let subject = Subject {
             policy: &policy,
             state: &state,
             captures_dns: true,
+            before_proxy: false,
         };
         let reason = subject.verdict(connection).unwrap().reason();
         (reason.label(), subject.matched(reason, connection))
@@ -211,7 +228,12 @@ mod tests {
     #[test]
     fn only_captured_dns_datagrams_are_intercepted() {
         let policy = PodPolicy::of(Mesh::preset("istio"));
-        let state = plan::desired(7, &policy, &["10.0.0.5".parse().unwrap()], true);
+        let state = plan::desired(
+            7,
+            &policy,
+            &["10.0.0.5".parse().unwrap()],
+            Changes::PASSTHROUGH,
+        );
         for (port, captures_dns, udp, passes) in [
             (53, true, true, false),
             (53, false, true, true),
@@ -222,6 +244,7 @@ mod tests {
                 policy: &policy,
                 state: &state,
                 captures_dns,
+                before_proxy: false,
             };
             let connection = Connection::Outbound {
                 to: ([192, 0, 2, 1], port).into(),

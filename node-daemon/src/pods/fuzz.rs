@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use super::{Acceleration, Mesh, MissingAnnotations, NodePolicy, plan, policy, store};
 use policy::{Inbound, Verdict};
+use store::Changes;
 
 pub(crate) fn annotations(text: &str) {
     // A mesh is never freed.
@@ -30,7 +31,7 @@ pub(crate) fn annotations(text: &str) {
     ] {
         assert!(ports.iter().all(|(low, high)| low <= high));
     }
-    let state = plan::desired(7, &policy, &[], true);
+    let state = plan::desired(7, &policy, &[], Changes::PASSTHROUGH);
     assert!(state.sk_lookup && state.netns_entry.is_some());
 }
 

@@ -3,6 +3,7 @@
 mod check;
 mod del;
 mod explain_request;
+mod foreign;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -35,15 +36,15 @@ use super::{
     policy::{self, PodPolicy, Subject, Verdict},
     rule_set,
     source_addr::PASSTHROUGH,
-    store::{Record, RecordId, Store},
+    store::{Changes, Record, RecordId, Store},
     survey::Lodging,
 };
 use crate::{
     bpf::{Datapath, Pins},
     limit::LogLimit,
-    netns::{self, Netns},
+    netns::{self, Families, Interface, Netns, Switches},
 };
-use found::is_reported;
+use found::{LeftPod, is_reported};
 use netns_policy::resolve_in_netns;
 
 /// Owns the kernel side and the registry of attachments.
@@ -66,6 +67,10 @@ pub(crate) struct PodManager {
     /// The number of namespaces that the last survey rejected, by reason, and of unprivileged
     /// users' namespaces.
     doubts: (BTreeMap<Doubt, usize>, usize),
+    /// Running Pods that were not adopted.
+    left: Vec<LeftPod>,
+    /// The users that were denied a port of a proxy and are logged, by cookie, port and protocol.
+    foreign_reported: BTreeMap<(u64, u16, u16), u32>,
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
     /// The foreign programs that were logged.
@@ -116,6 +121,8 @@ impl PodManager {
             listed: Vec::new(),
             pending: BTreeMap::new(),
             doubts: Default::default(),
+            left: Vec::new(),
+            foreign_reported: BTreeMap::new(),
             stranger_log: LogLimit::default(),
             foreign_log: ForeignLog::default(),
         }
@@ -176,7 +183,7 @@ impl PodManager {
             }
         }
         let record_id = self.store.new_record_id();
-        let record = self.store.record(request, None, false);
+        let record = self.store.record(request, None, Changes::default());
         self.store.put(record_id, &record)?;
         let status = MeshStatus::Bypassed { reason };
         self.record_attachment(record_id, record, status);
@@ -211,17 +218,41 @@ impl PodManager {
         {
             self.del(&request.attachment)?;
         }
-        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
-        let ours = |pod: &MeshedPod| pod.kernel.state().passthrough;
-        let passthrough = !there || self.pods.get(&id.cookie).is_some_and(ours);
+        let changes = self.own_changes(netns, &policy, &interfaces, &addresses);
         let status = MeshStatus::Meshed {
             cookie: id.cookie,
             mesh: &policy.mesh.name,
         };
-        let record = self.store.record(request, Some(id), passthrough);
+        let record = self.store.record(request, Some(id), changes);
         self.enroll_attachment(netns, policy, record, status)?;
         self.drop_pending_for(&addresses)?;
         Ok(status)
+    }
+
+    /// What Sluice changes inside the netns: what is absent now, and what it changed for an earlier
+    /// attachment.
+    fn own_changes(
+        &self,
+        netns: &Netns,
+        policy: &PodPolicy,
+        interfaces: &[Interface],
+        addresses: &[IpAddr],
+    ) -> Changes {
+        let earlier = self.pods.get(&netns.id().cookie);
+        let earlier = earlier.map_or_else(Changes::default, |pod| pod.kernel.state().changes());
+        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
+        let off = if policy.source_mark == 0 {
+            Switches::default()
+        } else {
+            // If they cannot be read, they cannot be switched on, and the routing is refused.
+            netns
+                .switches_off(Families::of(addresses))
+                .unwrap_or_default()
+        };
+        Changes {
+            passthrough: !there || earlier.passthrough,
+            switches: earlier.switches.or(off),
+        }
     }
 
     /// Checks that a netns does not belong to another Pod. All attachments of a Pod have the
@@ -287,7 +318,7 @@ impl PodManager {
             self.put_pod(netns.id().cookie, pod);
             return Err(error.into());
         }
-        let desired = plan::desired(netns.id().cookie, &policy, &all, record.passthrough);
+        let desired = plan::desired(netns.id().cookie, &policy, &all, record.changes());
 
         let before = self.attachments.get(&attachment);
         let before = before.map(|known| (known.record_id, known.record.clone()));

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use super::settings::{Families, InvalidValue, NodeValues, NodeWide, Ports};
+
 /// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
 
@@ -32,6 +34,9 @@ pub(crate) struct Mesh {
     /// The proxy's port for DNS queries, if it can answer them.
     #[serde(default)]
     pub(crate) dns_port: u16,
+    /// Whether DNS queries are captured, unless the Pod states otherwise. Only Pods of ambient mode can.
+    #[serde(default = "yes")]
+    pub(crate) dns_capture: bool,
     /// The port of inbound tunnels (HBONE), if any: its listener gets them directly.
     #[serde(default)]
     pub(crate) hbone_port: u16,
@@ -57,6 +62,11 @@ pub(crate) struct Mesh {
     /// The mask of the mark.
     #[serde(default)]
     pub(crate) mark_mask: u32,
+    /// The mark of the proxy's connections to the application from the client's address; zero if
+    /// the proxy does not keep that address. Where the Pod selects between `REDIRECT` and `TPROXY`,
+    /// only `TPROXY` keeps it.
+    #[serde(default)]
+    pub(crate) source_mark: u32,
     /// Whether queries to resolvers within the Pod are not intercepted.
     #[serde(default)]
     pub(crate) bypass_local_dns: bool,
@@ -67,9 +77,9 @@ pub(crate) struct Mesh {
     /// address, are intercepted as well.
     #[serde(default)]
     pub(crate) loopback_to_proxy: bool,
-    /// Whether the mesh redirects IPv4 alone: IPv6 bypasses the proxy in both directions.
+    /// The families that the mesh's rules redirect.
     #[serde(default)]
-    pub(crate) ipv4_only: bool,
+    pub(crate) families: Families,
     /// The annotation of a Pod with a sidecar.
     pub(crate) sidecar_annotation: String,
     /// Annotations whose value disables interception. A label of that name has precedence.
@@ -78,6 +88,9 @@ pub(crate) struct Mesh {
     /// The injector, which implies further rules beyond this data.
     #[serde(default)]
     pub(crate) injector: Injector,
+    /// The selection of the mesh's Pods.
+    #[serde(skip)]
+    pub(crate) selection: Selection,
     /// The name of the sidecar's container: a Pod without it has no sidecar.
     #[serde(default)]
     pub(crate) proxy_container: Option<String>,
@@ -97,6 +110,23 @@ pub(crate) struct Mesh {
     /// Strict prefixes: an unknown annotation with such a prefix rejects the Pod.
     #[serde(default)]
     pub(crate) strict_prefixes: Vec<String>,
+    /// The configuration's part.
+    #[serde(skip)]
+    pub(crate) node: NodeWide,
+}
+
+/// The selection of a mesh's Pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// By the injector's annotation.
+    #[default]
+    Annotation,
+    /// By the label `istio.io/dataplane-mode` of a Pod or its Kubernetes namespace, except in these
+    /// namespaces.
+    Labels {
+        /// The excluded Kubernetes namespaces.
+        excluded_namespaces: Vec<String>,
+    },
 }
 
 /// Injectors with rules beyond a mesh's data.
@@ -214,6 +244,9 @@ pub(crate) enum Error {
         /// The available meshes.
         known: String,
     },
+    /// A setting for all Pods is invalid.
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
     /// The description is invalid.
     #[error("[meshes.{name}]: {problem}")]
     Impossible {
@@ -226,12 +259,17 @@ pub(crate) enum Error {
 
 impl Mesh {
     /// The mesh of a name: one of `own`, which may override a preset, or a preset. It lives as long
-    /// as the process, because every Pod refers to it. Without `ipv6` it redirects IPv4 alone.
+    /// as the process, because every Pod refers to it. `values` are the configuration's.
     ///
     /// # Errors
     ///
     /// If no mesh has the name, or its description is invalid.
-    pub(crate) fn choose(name: &str, own: Meshes, ipv6: bool) -> Result<&'static Self, Error> {
+    pub(crate) fn choose(
+        name: &str,
+        own: Meshes,
+        values: NodeValues,
+        labels: Selection,
+    ) -> Result<&'static Self, Error> {
         let mut all: Meshes = toml::from_str(PRESETS)?;
         all.extend(own);
         let Some(mut mesh) = all.remove(name) else {
@@ -242,7 +280,14 @@ impl Mesh {
             });
         };
         name.clone_into(&mut mesh.name);
-        mesh.ipv4_only |= !ipv6;
+        mesh.node = match mesh.injector {
+            Injector::Istio => NodeWide::of_istio(values)?,
+            Injector::Linkerd => NodeWide::of_linkerd(values)?,
+            _ => NodeWide::of(&values),
+        };
+        if mesh.injector == Injector::Ambient {
+            mesh.selection = labels;
+        }
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -265,6 +310,11 @@ impl Mesh {
         if self.mark & !self.mark_mask != 0 {
             return Some("'mark' has bits that are not in 'mark-mask'");
         }
+        if self.source_mark != 0 && self.source_mark == self.mark {
+            return Some(
+                "'source-mark' must differ from 'mark', which other connections carry, too",
+            );
+        }
         let bypass = !self.bypass_cidrs.is_empty() || self.annotations.exclude_sources.is_some();
         if bypass && self.annotations.exclude_interfaces.is_some() {
             return Some(
@@ -275,6 +325,18 @@ impl Mesh {
             .then_some("'sidecar-annotation' must name an annotation")
     }
 
+    /// Inbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_inbound(&self) -> Ports {
+        let ports = || single(&self.excluded_inbound);
+        self.node.skip_inbound.clone().unwrap_or_else(ports)
+    }
+
+    /// Outbound ports that are excluded unless the Pod lists others.
+    pub(crate) fn skip_outbound(&self) -> Ports {
+        let ports = || single(&self.excluded_outbound);
+        self.node.skip_outbound.clone().unwrap_or_else(ports)
+    }
+
     /// The preset of a name.
     #[cfg(any(test, fuzzing))]
     #[expect(
@@ -282,8 +344,19 @@ impl Mesh {
         reason = "for tests, and for what throws random input"
     )]
     pub(crate) fn preset(name: &str) -> &'static Self {
-        Self::choose(name, Meshes::new(), true).expect("a preset")
+        Self::choose(
+            name,
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .expect("a preset")
     }
+}
+
+/// Single ports as ranges.
+pub(crate) fn single(ports: &[u16]) -> Ports {
+    ports.iter().map(|port| (*port, *port)).collect()
 }
 
 /// No socket has this id: `chown(2)` interprets it as "unchanged".
@@ -312,13 +385,25 @@ mod tests {
     #[test]
     fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
         let words = "[istio]\nuid = 7\noutbound-port = 1\ninbound-port = 2\nsidecar-annotation = 'mine/here'";
-        let own = Mesh::choose("istio", toml::from_str(words).unwrap(), true).unwrap();
+        let own = Mesh::choose(
+            "istio",
+            toml::from_str(words).unwrap(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .unwrap();
         assert_eq!((own.uid, own.gid, own.hairpin), (7, u32::MAX, true));
     }
 
     #[test]
     fn invalid_meshes_are_rejected() {
-        let unknown = Mesh::choose("isto", Meshes::new(), true).unwrap_err();
+        let unknown = Mesh::choose(
+            "isto",
+            Meshes::new(),
+            NodeValues::default(),
+            Selection::Annotation,
+        )
+        .unwrap_err();
         assert!(unknown.to_string().contains("istio, kuma"), "{unknown}");
         for (ports, expected) in [
             ("outbound-port = 0\ninbound-port = 2", "must not be 0"),
@@ -329,7 +414,9 @@ mod tests {
             ),
         ] {
             let words = format!("[mine]\nuid = 7\n{ports}\nsidecar-annotation = 'mine/here'");
-            let refused = Mesh::choose("mine", toml::from_str(&words).unwrap(), true).unwrap_err();
+            let own = toml::from_str(&words).unwrap();
+            let values = NodeValues::default();
+            let refused = Mesh::choose("mine", own, values, Selection::Annotation).unwrap_err();
             assert!(refused.to_string().contains(expected), "{refused}");
         }
         assert!(toml::from_str::<Meshes>("[mine]\nuids = 7").is_err());

@@ -21,9 +21,11 @@ mod plan;
 mod policy;
 mod repair_metrics;
 mod rule_set;
+mod settings;
 mod source_addr;
 mod store;
 mod survey;
+mod workload;
 
 use std::{
     collections::BTreeMap,
@@ -49,13 +51,15 @@ pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
-pub(crate) use mesh::{Mesh, Meshes};
+pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
 pub(crate) use pending_dels::PendingDels;
 pub(crate) use policy::MissingAnnotations;
 pub(crate) use repair_metrics::{Repair, Repairs};
+pub(crate) use settings::{FamilyChoice, IstioValues, LinkerdValues, NodeValues};
 use source_addr::PASSTHROUGH;
 pub(crate) use store::{Record, RecordId, Store};
 use survey::Survey;
+pub(crate) use workload::{Uid, Workload, Workloads};
 
 /// The queue length of requests to the manager. The socket admits fewer connections.
 const WAITING: usize = 128;
@@ -184,6 +188,7 @@ pub(crate) fn detach(
             && Some(netns.id()) == record.netns
         {
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
+            netns.remove_source_routing(record.switches)?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }
@@ -202,6 +207,11 @@ impl Pods {
     /// Deletes an attachment.
     pub(crate) async fn del(&self, attachment: Attachment) -> Result<DelResponse, Error> {
         self.ask(move |manager| manager.del(&attachment)).await?
+    }
+
+    /// The Pods that ztunnel serves.
+    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
+        self.ask(|manager| manager.workloads()).await
     }
 
     /// Compares the kernel state with the desired state.
@@ -244,6 +254,11 @@ impl Pods {
             manager.resolve_pending();
         })
         .await
+    }
+
+    /// Logs the processes that were denied a port of a proxy.
+    pub(crate) async fn report_foreign(&self) -> Result<(), Error> {
+        self.ask(PodManager::report_foreign).await
     }
 
     /// Surveys the node's namespaces. The manager serves requests meanwhile.

@@ -8,9 +8,13 @@ use std::{
 use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
 use super::{
-    acceleration::Acceleration, alias_routes, policy::PodPolicy, rule_set, source_addr::SourceAddrs,
+    acceleration::Acceleration, alias_routes, policy::PodPolicy, rule_set,
+    source_addr::SourceAddrs, store::Changes,
 };
-use crate::{bpf::Rule, netns::SourceRoute};
+use crate::{
+    bpf::Rule,
+    netns::{Families, SourceRoute, SourceRouting, Switches},
+};
 
 /// The kernel state of one netns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,9 @@ pub(crate) struct KernelState {
     pub(crate) passthrough: bool,
     /// The alias routes. The flags of `netns_entry` announce them to the programs.
     pub(crate) routes: Vec<SourceRoute>,
+    /// The routing of connections that keep their source. [`PodConfig::source_mark`] announces it to
+    /// the programs.
+    pub(crate) source_routing: Option<SourceRouting>,
 }
 
 /// The action on a netns when a daemon takes over.
@@ -72,6 +79,13 @@ pub(crate) enum Step {
         /// The routes after.
         to: Vec<SourceRoute>,
     },
+    /// Install or remove the routing of connections that keep their source.
+    SetSourceRouting {
+        /// The routing before.
+        from: Option<SourceRouting>,
+        /// The routing after.
+        to: Option<SourceRouting>,
+    },
     /// Attach the inbound hook.
     AttachSkLookup,
     /// Detach the inbound hook.
@@ -80,18 +94,21 @@ pub(crate) enum Step {
     AddPassthroughAddr,
     /// Remove `::6` again.
     RemovePassthroughAddr,
+    /// Let outbound connections bypass the proxy until it listens for the first time. Only once for
+    /// each netns.
+    OpenBeforeProxy,
     /// Register the existing listeners of the proxy.
     AdoptListeners,
 }
 
 /// The desired state of a Pod with these addresses. Its main addresses, the source of redirected
-/// connections, are those that the routes prefer, or else the first ones. `passthrough`: whether
-/// `lo` needs `::6` if the Pod has an IPv6 address.
+/// connections, are those that the routes prefer, or else the first ones. `changes`: whether `lo`
+/// needs `::6` if the Pod has an IPv6 address, and the settings that are off.
 pub(crate) fn desired(
     cookie: u64,
     policy: &PodPolicy,
     addresses: &[IpAddr],
-    passthrough: bool,
+    changes: Changes,
 ) -> KernelState {
     let SourceAddrs { v4, v6, others } = SourceAddrs::of(&policy.sources, addresses);
     let routes = if policy.mesh.proxy_listens_on_localhost_only {
@@ -102,6 +119,10 @@ pub(crate) fn desired(
     let more = addresses
         .iter()
         .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
+    let loopback = policy.mesh.node.loopback;
+    let [loopback_net, loopback_mask] = loopback.map_or([0, 0], |cidr| {
+        [cidr.network(), cidr.netmask()].map(|ip| u32::from_ne_bytes(ip.octets()))
+    });
     let pod = PodConfig {
         cookie,
         proxy_uid: policy.uid,
@@ -113,6 +134,10 @@ pub(crate) fn desired(
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
+        source_mark: policy.source_mark,
+        pad: 0,
+        loopback_net,
+        loopback_mask,
         flags: PodFlags::from_iter([
             (more, PodFlags::HAS_EXTRA_ADDRS),
             (
@@ -123,6 +148,8 @@ pub(crate) fn desired(
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
+            (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
+            (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
         ])
         .with(rule_set::flags_of(policy))
         .with(alias_routes::flags(&routes))
@@ -139,8 +166,13 @@ pub(crate) fn desired(
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         netns_entry: Some(NetnsEntry { v4, v6, pod }),
         sk_lookup: true,
-        passthrough: passthrough && addresses.iter().any(IpAddr::is_ipv6),
+        passthrough: changes.passthrough && addresses.iter().any(IpAddr::is_ipv6),
         routes,
+        source_routing: (policy.source_mark != 0).then(|| SourceRouting {
+            mark: policy.source_mark,
+            families: Families::of(addresses),
+            switches: changes.switches,
+        }),
     }
 }
 
@@ -150,14 +182,32 @@ impl KernelState {
     pub(crate) fn without(mut self, routes: &[SourceRoute]) -> Self {
         self.routes.retain(|route| !routes.contains(route));
         let flags = alias_routes::flags(routes);
-        let pods = self.addresses.values_mut();
+        self.update_config(|pod| pod.flags = pod.flags.without(flags))
+    }
+
+    /// The same state without the routing of connections that keep their source: the programs refuse
+    /// such connections.
+    pub(crate) fn without_source_routing(mut self) -> Self {
+        self.source_routing = None;
+        self.update_config(|pod| pod.source_mark = 0)
+    }
+
+    /// What Sluice changed inside the netns.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes {
+            passthrough: self.passthrough,
+            switches: self
+                .source_routing
+                .map_or_else(Switches::default, |one| one.switches),
+        }
+    }
+
+    fn update_config(mut self, update: impl Fn(&mut PodConfig)) -> Self {
         let own = self
             .netns_entry
             .iter_mut()
             .map(|netns_entry| &mut netns_entry.pod);
-        for pod in pods.chain(own) {
-            pod.flags = pod.flags.without(flags);
-        }
+        self.addresses.values_mut().chain(own).for_each(update);
         self
     }
 }
@@ -210,6 +260,17 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     } else {
         (routes, None)
     };
+    let source_routing =
+        (before.source_routing != after.source_routing).then_some(Step::SetSourceRouting {
+            from: before.source_routing,
+            to: after.source_routing,
+        });
+    // As with the alias routes, the mark announces only installed routing.
+    let (source_installed, source_removed) = if after.source_routing.is_some() {
+        (source_routing, None)
+    } else {
+        (None, source_routing)
+    };
     let begins = !before.sk_lookup && after.sk_lookup;
     let ends = before.sk_lookup && !after.sk_lookup;
 
@@ -218,12 +279,16 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
         (before.rule_set.difference(&after.rule_set)).partition(is_source);
 
     let mut steps = Vec::from_iter(routes_installed);
+    steps.extend(source_installed);
     steps.extend(sources.into_iter().map(|rule| Step::RemoveRule(*rule)));
     steps.extend((after.rule_set.difference(&before.rule_set)).map(|rule| Step::AddRule(*rule)));
     steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
         let from = before.addresses.get(addr).copied();
         address(*addr, from, Some(*pod))
     }));
+    let may_bypass = |entry: &NetnsEntry| entry.pod.flags.has(PodFlags::BEFORE_PROXY);
+    let opens = begins && after.netns_entry.as_ref().is_some_and(may_bypass);
+    steps.extend(opens.then_some(Step::OpenBeforeProxy));
     steps.extend(netns_entry_set);
     steps.extend(begins.then_some(Step::AttachSkLookup));
     steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
@@ -233,6 +298,7 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     steps.extend(ends.then_some(Step::DetachSkLookup));
     steps.extend(netns_entry_removed);
     steps.extend(routes_removed);
+    steps.extend(source_removed);
     let gone = before.addresses.iter();
     steps.extend(
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
@@ -259,10 +325,13 @@ impl Step {
             },
             Self::NetnsEntry { from, to } => Self::NetnsEntry { from: to, to: from },
             Self::SetAliasRoutes { from, to } => Self::SetAliasRoutes { from: to, to: from },
+            Self::SetSourceRouting { from, to } => Self::SetSourceRouting { from: to, to: from },
             Self::AttachSkLookup => Self::DetachSkLookup,
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
+            // The entry goes with that of the netns.
+            Self::OpenBeforeProxy => return None,
             // The kernel removes listeners when they close; without the hook no program reads them.
             Self::AdoptListeners => return None,
         })

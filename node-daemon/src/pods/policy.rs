@@ -3,17 +3,13 @@
 //! Pod, so no annotation is silently ignored.
 
 mod consul;
-mod error;
 mod istio;
 mod kuma;
 mod linkerd;
 mod osm;
-mod parse;
 mod pod_policy;
 mod stated;
 mod subject;
-
-use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -22,15 +18,12 @@ use super::{
     Annotations, NodePolicy,
     acceleration::Acceleration,
     bypass::{Bypass, IfacePattern},
-    mesh::{Injector, Mesh},
+    mesh::{Injector, Mesh, Selection},
+    settings::{Error, Families, OwnerGroups, Ports, parse},
 };
 use crate::netns::SourceRoute;
-pub(crate) use error::Error;
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
-
-/// The maximum number of items of one list: all Pods share the kernel's maps.
-pub(crate) const MAX_ITEMS: usize = sluice_abi::maps::MAX_NETWORKS / 64;
 
 /// The decision on a Pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,9 +33,6 @@ pub(crate) enum Verdict {
     /// It is not intercepted, for this reason.
     Bypass(&'static str),
 }
-
-/// Ports, as ranges from the lowest to the highest.
-pub(crate) type Ports = BTreeSet<(u16, u16)>;
 
 /// The inbound connections that are intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +92,12 @@ pub(crate) struct PodPolicy {
     pub(crate) excluded_networks: Vec<IpNet>,
     /// Source networks whose inbound connections bypass the proxy.
     pub(crate) excluded_sources: Vec<IpNet>,
-    /// Only IPv4 is redirected in this Pod: IPv6 bypasses the proxy in both directions.
-    pub(crate) ipv4_only: bool,
+    /// The redirected families.
+    pub(crate) families: Families,
+    /// The redirected groups; like [`PodPolicy::gid`] mapped by [`PodPolicy::map_to_host_ids`].
+    pub(crate) owner_groups: OwnerGroups,
+    /// Outbound connections bypass the proxy until it listens for the first time.
+    pub(crate) bypass_before_proxy: bool,
     /// Excluded interfaces.
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
     /// The traffic of the excluded interfaces that the Pod has.
@@ -112,6 +106,9 @@ pub(crate) struct PodPolicy {
     pub(crate) sources: Vec<SourceRoute>,
     /// The Pod requests `TPROXY`.
     pub(crate) tproxy: bool,
+    /// The mark of the proxy's connections to the Pod from its clients' addresses; zero until the
+    /// netns is known, and where the kernel does not support it.
+    pub(crate) source_mark: u32,
     /// The Pod's acceleration annotation, if any.
     pub(crate) acceleration: Option<Acceleration>,
 }
@@ -180,6 +177,12 @@ fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
 /// Why the mesh does not redirect a Pod's traffic, if so.
 fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
+    if let Selection::Labels {
+        excluded_namespaces,
+    } = &mesh.selection
+    {
+        return istio::not_selected_by_label(pod, excluded_namespaces);
+    }
     if !pod.annotations.contains_key(&mesh.sidecar_annotation) {
         return Ok(Some("no sidecar annotation"));
     }

@@ -4,11 +4,12 @@ mod ports;
 mod share;
 
 use ipnet::IpNet;
-use sluice_abi::{InterfaceKey, NetworkPrefix, PodFlags, PortBitmap, PortList};
+use sluice_abi::{InterfaceKey, NetworkPrefix, OwnerGroupKey, PodFlags, PortBitmap, PortList};
 
 use super::{
     bypass::Bypass,
-    policy::{Inbound, PodPolicy, Ports},
+    policy::{Inbound, PodPolicy},
+    settings::{OwnerGroups, Ports},
 };
 use crate::{bpf::Rule, netns::SourceRoute};
 use ports::prefixes;
@@ -39,9 +40,15 @@ pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
         ),
         (!policy.bypass.is_empty(), PodFlags::BYPASS),
         (
-            !policy.mesh.bypass_cidrs.is_empty()
-                || policy.bypasses_ipv6()
-                || !policy.excluded_sources.is_empty(),
+            matches!(policy.owner_groups, OwnerGroups::Only(_)),
+            PodFlags::OWNER_GROUP_ALLOWLIST,
+        ),
+        (
+            matches!(policy.owner_groups, OwnerGroups::Except(_)),
+            PodFlags::OWNER_GROUP_EXCLUDES,
+        ),
+        (
+            !policy.mesh.bypass_cidrs.is_empty() || !policy.excluded_sources.is_empty(),
             PodFlags::BYPASS_INBOUND,
         ),
     ])
@@ -77,6 +84,16 @@ pub(super) fn rules_of(cookie: u64, policy: &PodPolicy) -> impl Iterator<Item = 
         .chain(excluded.map(move |one| Rule::ExcludeCidr(prefix(cookie, one))))
         .chain((bypass.iter().chain(&policy.excluded_sources)).map(aside_entry))
         .chain(interfaces.iter().map(interface))
+        .chain(groups(policy).map(move |gid| Rule::OwnerGroup(OwnerGroupKey::new(cookie, *gid))))
+}
+
+/// The listed groups.
+fn groups(policy: &PodPolicy) -> impl Iterator<Item = &u32> {
+    let listed = match &policy.owner_groups {
+        OwnerGroups::All => None,
+        OwnerGroups::Only(groups) | OwnerGroups::Except(groups) => Some(groups),
+    };
+    listed.into_iter().flatten()
 }
 
 fn port_lists(policy: &PodPolicy) -> [(PortList, &Ports); 3] {

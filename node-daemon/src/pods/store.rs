@@ -16,7 +16,7 @@ use fail::fail_point;
 use serde::{Deserialize, Serialize};
 use sluice_api::{AddRequest, owned};
 
-use crate::netns;
+use crate::netns::{self, Switches};
 
 /// A UUID that changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -57,6 +57,18 @@ pub(crate) struct Record {
     pub(crate) netns: Option<netns::Id>,
     /// Whether Sluice added `::6` to `lo`, and removes it.
     pub(crate) passthrough: bool,
+    /// Settings of the netns that Sluice switched on, and switches off.
+    #[serde(default, skip_serializing_if = "Switches::is_empty")]
+    pub(crate) switches: Switches,
+}
+
+/// What Sluice changes inside a netns, because it was not there before, and undoes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// The address `::6` of `lo`.
+    pub(crate) passthrough: bool,
+    /// Settings that are switched on.
+    pub(crate) switches: Switches,
 }
 
 /// The slot of a record. Older attachments have smaller numbers.
@@ -72,7 +84,38 @@ pub(crate) struct Store {
     damaged: usize,
 }
 
+impl Changes {
+    /// The address alone.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) const PASSTHROUGH: Self = Self {
+        passthrough: true,
+        switches: Switches {
+            accept: false,
+            reflect_v4: false,
+            reflect_v6: false,
+        },
+    };
+
+    /// The changes that a Pod's records hold.
+    pub(crate) fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
+        records
+            .map(Record::changes)
+            .fold(Self::default(), |all, one| Self {
+                passthrough: all.passthrough || one.passthrough,
+                switches: all.switches.or(one.switches),
+            })
+    }
+}
+
 impl Record {
+    /// What Sluice changed inside the netns.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes {
+            passthrough: self.passthrough,
+            switches: self.switches,
+        }
+    }
+
     /// The Pod's addresses on this network.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         (self.request.addresses.iter()).map(|one| one.ip.to_canonical())
@@ -111,13 +154,14 @@ impl Store {
         &self,
         request: AddRequest,
         netns: Option<netns::Id>,
-        passthrough: bool,
+        changes: Changes,
     ) -> Record {
         Record {
             boot: self.boot.clone(),
             request,
             netns,
-            passthrough,
+            passthrough: changes.passthrough,
+            switches: changes.switches,
         }
     }
 
@@ -273,14 +317,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, none) = open(directory.path());
         assert_eq!(none, []);
-        let records = ["a", "b", "c"].map(|name| store.record(add(name), None, false));
+        let records = ["a", "b", "c"].map(|name| store.record(add(name), None, Changes::default()));
         let record_ids = records.each_ref().map(|record| {
             let record_id = store.new_record_id();
             store.put(record_id, record).unwrap();
             record_id
         });
         store.remove(record_ids[1]).unwrap();
-        let again = store.record(add("a2"), None, true);
+        let again = store.record(add("a2"), None, Changes::PASSTHROUGH);
         store.put(record_ids[0], &again).unwrap();
 
         let (mut next, found) = open(directory.path());
@@ -298,7 +342,7 @@ mod tests {
         store.boot = "yesterday".to_owned();
         let record_id = store.new_record_id();
         store
-            .put(record_id, &store.record(add("a"), None, false))
+            .put(record_id, &store.record(add("a"), None, Changes::default()))
             .unwrap();
         assert_eq!(open(directory.path()).1, []);
         assert_eq!(names(directory.path()), [""; 0]);
@@ -308,7 +352,7 @@ mod tests {
     fn damage_is_set_aside_and_costs_no_other_record() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = open(directory.path());
-        let record = store.record(add("a"), None, false);
+        let record = store.record(add("a"), None, Changes::default());
         let record_ids = [(); 2].map(|()| store.new_record_id());
         for record_id in record_ids {
             store.put(record_id, &record).unwrap();

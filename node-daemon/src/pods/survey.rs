@@ -42,10 +42,21 @@ pub(crate) struct Brief {
     /// Meshed Pods, with their reported addresses.
     pub(crate) meshed: Vec<Lodging>,
     /// The listed Pods, by address.
-    pub(crate) listed: BTreeMap<IpAddr, PodName>,
+    pub(crate) listed: BTreeMap<IpAddr, ListedProxy>,
     /// The outbound and the inbound port of the proxy.
     pub(crate) ports: [u16; 2],
     /// The proxy's user.
+    pub(crate) proxy: ProxyUser,
+}
+
+/// A listed Pod, and its proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct ListedProxy {
+    /// The Pod.
+    pub(crate) name: PodName,
+    /// The outbound and the inbound port of its proxy.
+    pub(crate) ports: [u16; 2],
+    /// The proxy's user, in the Pod's user namespace.
     pub(crate) proxy: ProxyUser,
 }
 
@@ -163,8 +174,11 @@ fn look_inside(
     let listed = addresses.iter().find_map(|one| brief.listed.get(&one.ip));
     let proxied = {
         let listening = netns.sockets()?;
-        let of_proxy = |port: &u16| listening.any_of_proxy_on(*port, brief.proxy);
-        brief.ports.iter().all(of_proxy)
+        let (ports, proxy) = listed.map_or((brief.ports, brief.proxy), |one| {
+            (one.ports, of_host(one.proxy, &netns))
+        });
+        let of_proxy = |port: &u16| listening.any_of_proxy_on(*port, proxy);
+        ports.iter().all(of_proxy)
     };
     if listed.is_none() && !proxied && !brief.found.contains(&netns.id()) {
         return Ok(None);
@@ -180,23 +194,35 @@ fn look_inside(
         brief
             .listed
             .get(&one.ip)
-            .is_none_or(|pod| Some(pod) == listed)
+            .is_none_or(|pod| listed.is_some_and(|listed| pod.name == listed.name))
     });
     let evidence = Evidence {
         of_hosts_users,
         pods,
-        listed: listed.map(|pod| pod.uid.clone()),
+        listed: listed.map(|pod| pod.name.uid.clone()),
         proxied,
         addresses: addresses.len(),
     };
     addresses.truncate(MAX_ADDRESSES);
     Ok(Some(Sight {
         diverted: netns.rewrites_own_connections()?,
-        listed: listed.cloned(),
+        listed: listed.map(|pod| pod.name.clone()),
         addresses,
         evidence,
         netns,
     }))
+}
+
+/// The proxy's user with the numbers of the initial user namespace, where they are known.
+fn of_host(proxy: ProxyUser, netns: &Netns) -> ProxyUser {
+    let Ok(users) = netns.users() else {
+        return proxy;
+    };
+    ProxyUser {
+        uid: users.user(proxy.uid).unwrap_or(u32::MAX),
+        gid: users.group(proxy.gid).unwrap_or(u32::MAX),
+        ..proxy
+    }
 }
 
 /// The addresses of an interface at which other hosts can reach the Pod.

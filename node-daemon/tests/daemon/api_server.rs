@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write},
+    io::{BufRead as _, BufReader, Read as _, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -32,6 +32,10 @@ struct State {
     certificate: String,
     token: Mutex<String>,
     pods: Mutex<Vec<Value>>,
+    /// The labels of the namespace `shop`.
+    labels: Mutex<Value>,
+    /// The paths and bodies of `PATCH` requests.
+    patches: Mutex<Vec<(String, String)>>,
     asked: AtomicUsize,
     ended: AtomicBool,
 }
@@ -55,6 +59,8 @@ impl ApiServer {
             certificate: cert.pem(),
             token: Mutex::new("first".to_owned()),
             pods: Mutex::new(pods),
+            labels: Mutex::new(json!({})),
+            patches: Mutex::default(),
             asked: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
@@ -101,6 +107,16 @@ impl ApiServer {
         token.clone_into(&mut self.state.token.lock().expect("the token"));
     }
 
+    /// Sets the labels of the namespace `shop`.
+    pub(crate) fn label_namespace(&self, labels: Value) {
+        *self.state.labels.lock().expect("labels") = labels;
+    }
+
+    /// The paths and bodies of `PATCH` requests so far.
+    pub(crate) fn patches(&self) -> Vec<(String, String)> {
+        self.state.patches.lock().expect("patches").clone()
+    }
+
     /// The number of requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.state.asked.load(Ordering::Relaxed)
@@ -135,10 +151,23 @@ impl State {
             return;
         };
         let mut stream = BufReader::new(StreamOwned::new(connection, stream));
-        while let Some((path, token)) = head(&mut stream) {
+        while let Some(Head {
+            method,
+            path,
+            token,
+            body,
+        }) = head(&mut stream)
+        {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let known = token == format!("Bearer {}", self.token.lock().expect("the token"));
-            let done = if known {
+            let done = if known && method == "PATCH" {
+                self.patches.lock().expect("patches").push((path, body));
+                send(
+                    stream.get_mut(),
+                    200,
+                    &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {} }),
+                )
+            } else if known {
                 self.answer(stream.get_mut(), &path)
             } else {
                 send(stream.get_mut(), 401, &json!({ "code": 401 }))
@@ -151,6 +180,21 @@ impl State {
 
     fn answer(&self, stream: &mut Stream, path: &str) -> std::io::Result<()> {
         let pods = self.pods.lock().expect("the Pods").clone();
+        let labels = self.labels.lock().expect("labels").clone();
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": "shop", "labels": labels },
+        });
+        if path == "/api/v1/namespaces/shop" {
+            return send(stream, 200, &namespace);
+        }
+        if path.starts_with("/api/v1/namespaces?") {
+            let list = json!({
+                "apiVersion": "v1", "kind": "NamespaceList", "metadata": {}, "items": [namespace],
+            });
+            return send(stream, 200, &list);
+        }
         let Some(name) = path.strip_prefix("/api/v1/namespaces/shop/pods/") else {
             let list =
                 json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": pods });
@@ -176,8 +220,16 @@ impl State {
     }
 }
 
-/// The path and authorization of the next request.
-fn head(stream: &mut BufReader<Stream>) -> Option<(String, String)> {
+/// A request.
+struct Head {
+    method: String,
+    path: String,
+    token: String,
+    body: String,
+}
+
+/// The next request.
+fn head(stream: &mut BufReader<Stream>) -> Option<Head> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -189,11 +241,17 @@ fn head(stream: &mut BufReader<Stream>) -> Option<(String, String)> {
         }
         lines.push(line.trim_end().to_owned());
     }
-    let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    let token = lines
-        .iter()
-        .find_map(|line| line.strip_prefix("authorization: "));
-    Some((path, token.unwrap_or_default().to_owned()))
+    let value = |name| lines.iter().find_map(|line| line.strip_prefix(name));
+    let length = value("content-length: ").map_or(0, |text| text.parse().expect("a length"));
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    let mut words = lines.first()?.split(' ').map(str::to_owned);
+    Some(Head {
+        method: words.next()?,
+        path: words.next()?,
+        token: value("authorization: ").unwrap_or_default().to_owned(),
+        body: String::from_utf8(body).expect("text"),
+    })
 }
 
 fn send(stream: &mut impl Write, status: u16, body: &Value) -> std::io::Result<()> {

@@ -15,6 +15,13 @@ use crate::{
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connects once, and prints the error or `open`.
+const CALL: &str = "
+try:
+    socket.create_connection(('10.1.0.9', 80), timeout=5)
+    print('open')
+except OSError as error:
+    print(error.strerror)";
 
 /// The report of a runtime that passes no annotations.
 fn unknown(name: &str, netns: &str, address: &str) -> AddRequest {
@@ -197,9 +204,8 @@ fn another_pod_of_the_same_name_is_not_taken_for_this_one() {
 }
 
 #[test]
-fn listed_running_pods_are_adopted() {
+fn listed_running_pods_are_adopted_once_their_proxies_listen() {
     let mut home = Pod::new("listed", &["10.1.0.1/24"]);
-    // No proxy listens yet.
     home.listen(&[8080]);
     let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     let server = ApiServer::start(vec![listed, pod("elsewhere", &["10.9.0.9"], &[INJECTED])]);
@@ -209,6 +215,16 @@ fn listed_running_pods_are_adopted() {
     daemon.restart();
     let pods = found(&daemon);
     assert_eq!(pods.len(), 1);
+    assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", false));
+    assert!(pods[0].reason.contains("user 1337"), "{pods:?}");
+    // Its connections are not refused: there is no route.
+    assert_eq!(home.run(&daemon, 1000, CALL), "Network is unreachable\n");
+    home.end();
+    home.listen(&[15001, 15006]);
+    home.join(&daemon);
+    daemon.crash();
+    daemon.restart();
+    let pods = found(&daemon);
     assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));
 }
 
@@ -240,7 +256,9 @@ fn adopted_pods_follow_the_later_list() {
     let end = Instant::now() + PATIENCE;
     let pods = loop {
         let pods: Vec<PodView> = daemon.get(path::PODS).ok();
-        let followed = pods.len() == 1 && pods[0].pod.name == "cart";
+        let (meshed, left): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| pod.meshed);
+        let pods = meshed;
+        let followed = pods.len() == 1 && pods[0].pod.name == "cart" && left.len() == 2;
         if followed || Instant::now() > end {
             break pods;
         }
@@ -264,26 +282,43 @@ fn pending_pod_is_resolved_by_its_first_connection() {
     let listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     let server = ApiServer::start(vec![listed]);
     let (daemon, _files) = daemon("learned", &server, "");
-    home.listen(&[8080]);
-    let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 && Instant::now() < end {
-        thread::sleep(Duration::from_millis(5));
-    }
+    home.listen(&[15001, 15006]);
+    wait_for_pending(&daemon, 1);
     // Only now can the survey find it.
     home.join(&daemon);
-    let refused = "
-try:
-    socket.socket().connect(('10.1.0.9', 80))
-    print('open')
-except ConnectionRefusedError:
-    print('refused')";
     assert_eq!(daemon.get(path::PODS).ok::<Vec<PodView>>(), []);
-    // There is no proxy: connections of an intercepted Pod fail.
-    assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
-    assert_eq!(home.run(&daemon, 1000, refused), "refused\n");
+    assert_eq!(home.run(&daemon, 1000, CALL), "open\n");
+    assert_eq!(home.run(&daemon, 1000, CALL), "open\n");
     let pods = found(&daemon);
     assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));
     assert_eq!(daemon.post(path::CHECK, &pods[0].attachment).status, 204);
+}
+
+#[test]
+fn pending_pod_without_proxy_is_released_by_its_first_connection() {
+    let mut home = Pod::new("released", &["10.1.0.1/24"]);
+    let server = ApiServer::start(vec![pod("cart", &["10.1.0.1"], &[INJECTED])]);
+    let (daemon, _files) = daemon("released", &server, "");
+    home.listen(&[8080]);
+    wait_for_pending(&daemon, 1);
+    home.join(&daemon);
+    // The program cannot know yet that no proxy listens.
+    assert_eq!(home.run(&daemon, 1000, CALL), "Connection refused\n");
+    wait_for_pending(&daemon, 0);
+    assert_eq!(home.run(&daemon, 1000, CALL), "Network is unreachable\n");
+    let pods: Vec<PodView> = daemon.get(path::PODS).ok();
+    assert!(
+        !pods[0].meshed && pods[0].reason.contains("15006"),
+        "{pods:?}"
+    );
+}
+
+fn wait_for_pending(daemon: &Daemon, count: usize) {
+    let end = Instant::now() + PATIENCE;
+    while daemon.get(path::STATUS).ok::<Status>().pending_pods != count {
+        assert!(Instant::now() < end, "not {count} pending Pods");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{
 const NEEDED: u64 = 1 << 2 | 1 << 12 | 1 << 19 | 1 << 21;
 
 /// A process for which all directories are read-only, except the test's own.
-const READ_ONLY: [&str; 8] = [
+pub(crate) const READ_ONLY: [&str; 8] = [
     "unshare",
     "--mount",
     // Later mounts of namespaces must propagate.

@@ -11,6 +11,7 @@ mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod hardening;
+mod keep_running;
 mod limits;
 mod monitor;
 mod namespaces;
@@ -19,4 +20,6 @@ mod order;
 mod pending_pod_envoy;
 mod plugin;
 mod pods;
+mod proxy_user;
 mod socket;
+mod ztunnel;

@@ -12,6 +12,7 @@ use sluice_api::{AddResponse, PodView, Status, code, path};
 
 use crate::{
     api_server::{ApiServer, pod},
+    hardening::READ_ONLY,
     node::{Daemon, Pod},
     pods::add,
 };
@@ -203,13 +204,25 @@ impl Drop for Stranger {
     }
 }
 
+/// Starts the daemon with the security context of the chart: a read-only root directory, the four
+/// capabilities, and no new privileges.
+fn confined() -> Vec<&'static str> {
+    let context = [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--bounding-set=-all,+dac_read_search,+net_admin,+sys_admin,+sys_ptrace",
+    ];
+    [&READ_ONLY[..], &context].concat()
+}
+
 fn pods(daemon: &Daemon) -> Vec<PodView> {
     daemon.get(path::PODS).ok()
 }
 
 /// Lets the owner of a user namespace attack the daemon while the daemon works on that namespace.
-fn attack(test: &str, rounds: usize) {
-    let mut daemon = Daemon::start(test);
+fn attack(launcher: &[&str], test: &str, rounds: usize) {
+    let mut daemon = Daemon::launched(launcher, test, "");
     // Each rejection is logged: a full pipe would block the daemon.
     let _drained = daemon.log();
     let mut stranger = Stranger::start(&CONTAINER_ROOT, ATTACK, &daemon.pid().to_string());
@@ -234,13 +247,24 @@ fn attack(test: &str, rounds: usize) {
 
 #[test]
 fn namespace_owner_obtains_nothing_of_the_daemon() {
-    attack("attack", 100);
+    attack(&[], "attack", 100);
+}
+
+#[test]
+fn namespace_owner_obtains_nothing_of_a_confined_daemon() {
+    attack(&confined(), "attack-confined", 100);
 }
 
 #[test]
 #[ignore = "takes a minute"]
 fn namespace_owner_obtains_nothing_in_a_thousand_rounds() {
-    attack("attack-long", 1000);
+    attack(&[], "attack-long", 1000);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn namespace_owner_obtains_nothing_of_a_confined_daemon_in_a_thousand_rounds() {
+    attack(&confined(), "attack-confined-long", 1000);
 }
 
 #[test]

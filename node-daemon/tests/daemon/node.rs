@@ -361,6 +361,8 @@ fn cgroup2() -> PathBuf {
 /// A netns that acts as a Pod: `eth0` with addresses. The peer is in the host's netns, and down.
 pub(crate) struct Pod {
     name: String,
+    /// The peer of `eth0` in the host's netns.
+    far: String,
     proxy: Option<Child>,
 }
 
@@ -371,14 +373,18 @@ impl Pod {
     pub(crate) fn new(test: &str, addresses: &[&str]) -> Self {
         let name = format!("sluiced-{test}-{}", std::process::id());
         ip(&["netns", "add", &name]);
-        let pod = Self { name, proxy: None };
-        pod.ip(&["link", "set", "lo", "up"]);
         // An interface name has at most 15 characters: `slPID-NUMBER`.
         let far = NUMBER.fetch_add(1, Ordering::Relaxed);
         let far = format!("sl{}-{far}", std::process::id());
+        let pod = Self {
+            name,
+            far,
+            proxy: None,
+        };
+        pod.ip(&["link", "set", "lo", "up"]);
         let host = std::process::id().to_string();
         pod.ip(&[
-            "link", "add", "eth0", "type", "veth", "peer", "name", &far, "netns", &host,
+            "link", "add", "eth0", "type", "veth", "peer", "name", &pod.far, "netns", &host,
         ]);
         pod.ip(&["link", "set", "eth0", "up"]);
         for address in addresses {
@@ -399,22 +405,21 @@ impl Pod {
 
     /// Likewise as another user.
     pub(crate) fn listen_as(&mut self, uid: u32, ports: &[u16]) {
-        let script = format!(
-            "import socket, time\n\
-             held = [socket.create_server((host, port), family=family) for port in {ports:?} \
-             for host, family in (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
-             print('listening', flush=True)\n\
-             time.sleep(60)"
-        );
+        let script = listen_script(ports);
         let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
         let user = ["setpriv", &user, &group, "--clear-groups"];
-        let mut process = Command::new("ip")
+        let process = Command::new("ip")
             .args(["netns", "exec", &self.name])
             .args(user)
             .args(["/usr/bin/python3", "-c", &script])
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process in the namespace");
+        self.keep(process);
+    }
+
+    /// Keeps a process that prints a line once it listens.
+    fn keep(&mut self, mut process: Child) {
         let mut line = String::new();
         let stdout = process.stdout.take().expect("its output");
         BufReader::new(stdout)
@@ -427,6 +432,27 @@ impl Pod {
     /// Moves the process into the daemon's cgroup.
     pub(crate) fn join(&self, daemon: &Daemon) {
         self.join_below(daemon, "");
+    }
+
+    /// The name of the interface's peer in the host's netns.
+    pub(crate) fn far(&self) -> &str {
+        &self.far
+    }
+
+    /// Sets a kernel parameter of the netns.
+    pub(crate) fn sysctl(&self, setting: &str) {
+        let network = format!("--net={}", self.path());
+        let mut command = Command::new("nsenter");
+        let status = command.args([&*network, "sysctl", "-qw", setting]).status();
+        assert!(status.expect("nsenter").success(), "{setting}");
+    }
+
+    /// Likewise as [`Pod::listen_as`], in the daemon's cgroup from the start.
+    pub(crate) fn listen_in(&mut self, daemon: &Daemon, uid: u32, ports: &[u16]) {
+        let script = listen_script(ports);
+        let mut command = self.command(daemon, uid, Path::new("/usr/bin/python3"));
+        command.args(["-c", &script]).stdout(Stdio::piped());
+        self.keep(command.spawn().expect("a process in the namespace"));
     }
 
     /// Moves the process into a new cgroup below the daemon's.
@@ -503,6 +529,17 @@ impl Pod {
     pub(crate) fn ip(&self, arguments: &[&str]) {
         ip(&[&["-n", &*self.name], arguments].concat());
     }
+}
+
+/// A program that listens on ports, with one socket per family.
+fn listen_script(ports: &[u16]) -> String {
+    format!(
+        "import socket, time\n\
+         held = [socket.create_server((host, port), family=family) for port in {ports:?} \
+         for host, family in (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
+         print('listening', flush=True)\n\
+         time.sleep(60)"
+    )
 }
 
 impl Drop for Pod {

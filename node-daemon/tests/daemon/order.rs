@@ -283,6 +283,31 @@ fn await_children(daemon: &Daemon, count: usize) {
     }
 }
 
+/// Some load balancers look up the listener of a backend in the caller's network namespace (Cilium's
+/// local redirect policies, by `bpf_sk_lookup_tcp`). `sock_diag` makes the same lookup without a packet.
+#[test]
+fn lookup_without_packet_finds_the_applications_listener() {
+    let daemon = Daemon::start("lookup");
+    let mut pod = Pod::new("lookup", &["10.1.0.1/24"]);
+    pod.listen(&[15001, 15006]);
+    meshed(&daemon, &pod);
+    let program = "
+import struct
+application = socket.create_server(('10.1.0.1', 8080))
+def lookup(port):
+    address = socket.inet_aton('10.1.0.1') + bytes(12)
+    name = struct.pack('!HH16s16s', port, 0, address, bytes(16))
+    any_interface_and_cookie = struct.pack('=III', 0, 0xffffffff, 0xffffffff)
+    body = struct.pack('=BBBBI', 2, 6, 0, 0, 0xffffffff) + name + any_interface_and_cookie
+    diag = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4)
+    diag.send(struct.pack('=IHHII', 16 + len(body), 20, 1, 1, 0) + body)
+    reply = diag.recv(4096)
+    found = struct.unpack('=H', reply[4:6])[0] == 20
+    return struct.unpack('!H', reply[20:22])[0] if found else None
+print(lookup(8080), lookup(9090))";
+    assert_eq!(pod.run(&daemon, APPLICATION, program), "8080 None\n");
+}
+
 #[test]
 fn new_cgroup_gets_programs_at_once() {
     let daemon = Daemon::start("newcgroup");
@@ -381,6 +406,35 @@ fn detach_without_the_hierarchy_fails_and_says_so() {
     // The pins are still there, so it can be repeated.
     assert!(daemon.detach().status.success());
     assert_eq!(clear(daemon.cgroup()), 0);
+}
+
+#[test]
+fn refused_bind_counts_once_at_two_levels() {
+    let mut daemon = Daemon::start("bind-once");
+    daemon.restart_with_child("pods");
+    let pod = Pod::new("bind-once", &["10.1.0.1/24"]);
+    meshed(&daemon, &pod);
+    let program = "
+import socket
+for family, at in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
+    for port in (15001, 15006):
+        try:
+            socket.socket(family).bind((at, port))
+        except PermissionError:
+            print('refused')
+";
+    for (below, count) in [("pods", 4), ("", 8)] {
+        let cgroup = daemon.cgroup().join(below);
+        let mut command = pod.command_in(&cgroup, APPLICATION, Path::new("/usr/bin/python3"));
+        let output = command.args(["-c", program]).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "refused\n".repeat(4)
+        );
+        let metrics = daemon.get("/metrics").body;
+        let counted = format!("sluice_decisions_total{{reason=\"foreign_bind\"}} {count}\n");
+        assert!(metrics.contains(&counted), "{below:?}: {metrics}");
+    }
 }
 
 #[test]

@@ -32,7 +32,8 @@ impl Drop for Running {
     }
 }
 
-fn envoy() -> PathBuf {
+/// The program.
+pub(crate) fn envoy() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/envoy");
     let found = std::env::var_os("ENVOY").map_or(built, Into::into);
     assert!(
@@ -88,6 +89,7 @@ fn start_sidecar(home: &Pod, daemon: &Daemon) -> (Running, impl Iterator<Item = 
     let program = "
 import socket, struct
 server = socket.create_server(('0.0.0.0', 15001))
+inbound = socket.create_server(('0.0.0.0', 15006))
 print('listens', flush=True)
 connection, _ = server.accept()
 port, ip = struct.unpack('!2xH4s8x', connection.getsockopt(socket.SOL_IP, 80, 16))

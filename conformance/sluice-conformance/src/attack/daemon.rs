@@ -3,27 +3,29 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::{fs::symlink, net::UnixStream},
     path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use serde_json::json;
-use sluice_lab::{
-    Lab,
-    pod_annotations::{self, PodAnnotations},
-};
+use serde_json::{Value, json};
+use sluice_lab::{Lab, pod_annotations::PodAnnotations};
 use sluice_testbed::{agent::ExecContext, http, interrupt::Interrupt, process::finish};
 
 use crate::{
-    attack::{Outcome, Saw},
+    attack::{Outcome, Saw, neighbours, pod, swap},
     suite::fixture::Fixture,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(6);
+/// The container of a reported Pod.
+pub(super) const CONTAINER: &str = "attacker";
+/// Its address.
+pub(super) const ADDRESS: &str = "10.77.250.250";
 /// A user of the node who has no part in the lab.
 const NOBODY: u32 = 65_534;
 /// What containerd and CRI-O give root in a container.
@@ -48,6 +50,14 @@ pub(crate) enum Deed {
     Text(&'static str, &'static str),
     /// A Pod with so many ports in its list. The goal is that the next Pod is refused.
     Ports(usize),
+    /// A Pod that connects to so many destinations. The goal is that the next Pod is refused, or that
+    /// its connections fail.
+    Destinations(u32),
+    /// The plugin's process: success of the script is the attacker's.
+    Plugin(&'static str),
+    /// A path that leads to a Pod's namespace and to the host's in turn. The goal is the host's
+    /// namespace in the list of Pods.
+    SwappedNetns(usize),
 }
 
 impl Deed {
@@ -60,12 +70,15 @@ impl Deed {
             Self::Connections(count, bytes) => Ok(occupy(&stage.lab, *count, bytes)),
             Self::Oversized { line, body } => oversize(&stage.lab, *line, *body),
             Self::Text(key, value) => forge(stage, key, value, interrupt),
-            Self::Ports(count) => fill(stage, *count, interrupt),
+            Self::Ports(count) => neighbours::fill_list(stage, *count, interrupt),
+            Self::Destinations(count) => neighbours::fill_aliases(stage, *count, interrupt),
+            Self::Plugin(script) => attack_plugin(&stage.lab, script),
+            Self::SwappedNetns(count) => swap::swap_netns(&stage.lab, *count),
         }
     }
 }
 
-fn socket(lab: &Lab) -> std::path::PathBuf {
+pub(super) fn socket(lab: &Lab) -> std::path::PathBuf {
     lab.file("sluiced.sock")
 }
 
@@ -74,7 +87,7 @@ fn daemon(lab: &Lab) -> Result<i32> {
     Ok(getsockopt(&stream, PeerCredentials)?.pid())
 }
 
-fn goal(reached: bool, detail: impl Into<String>) -> Saw {
+pub(super) fn goal(reached: bool, detail: impl Into<String>) -> Saw {
     let outcome = if reached {
         Outcome::Passed
     } else {
@@ -87,6 +100,27 @@ fn goal(reached: bool, detail: impl Into<String>) -> Saw {
 }
 
 fn run_script(lab: &Lab, script: &str, capabilities: Option<&str>) -> Result<Saw> {
+    attack_process(lab, script, capabilities, daemon(lab)?)
+}
+
+/// A plugin that waits for its standard input, as between its start and the runtime's request.
+fn attack_plugin(lab: &Lab, script: &str) -> Result<Saw> {
+    let plugin = std::env::var_os("SLUICE_CNI").context("SLUICE_CNI is not set")?;
+    let mut process = Command::new(plugin)
+        .env("CNI_COMMAND", "ADD")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let saw = i32::try_from(process.id())
+        .map_err(anyhow::Error::from)
+        .and_then(|pid| attack_process(lab, script, Some(DEFAULT), pid));
+    process.kill()?;
+    process.wait()?;
+    saw
+}
+
+fn attack_process(lab: &Lab, script: &str, capabilities: Option<&str>, target: i32) -> Result<Saw> {
     let pid = daemon(lab)?;
     let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
     let mut words = arguments.split('\0');
@@ -105,34 +139,33 @@ fn run_script(lab: &Lab, script: &str, capabilities: Option<&str>) -> Result<Saw
     };
     command
         .args(["-c", script])
-        .env("PID", pid.to_string())
+        .env("PID", target.to_string())
         .env("SOCK", socket(lab))
         .env("STATE", lab.file("sluiced-pods"))
         .env("NODE", lab.node().path())
         .env("PINS", pins.unwrap_or_default());
     let answer = finish(&mut command, "", LIMIT)?;
     let said = String::from_utf8_lossy(&answer.stderr);
-    Ok(goal(answer.status.success(), said.trim()))
+    Ok(pod::ended(answer.status, said.trim()))
 }
 
 /// Whether the daemon takes a Pod whose namespace is none, and answers afterwards.
 fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
     let (file, fifo) = (lab.file("a-file"), lab.file("a-fifo"));
+    let ring = lab.file("a-loop");
     fs::write(&file, "")?;
+    if fs::symlink_metadata(&ring).is_err() {
+        symlink(&ring, &ring)?;
+    }
     if !fifo.exists() {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
     }
     let netns = path
+        .replace("{loop}", &ring.to_string_lossy())
         .replace("{file}", &file.to_string_lossy())
         .replace("{fifo}", &fifo.to_string_lossy());
-    let body = json!({
-        "attachment": { "network": lab.name, "container_id": "attacker", "ifname": "eth0" },
-        "netns": netns,
-        "addresses": [{ "ip": "10.77.250.250", "interface": "eth0" }],
-        "annotations": { "sidecar.istio.io/status": "{}" },
-    });
     let begin = Instant::now();
-    let head = exchange(lab, "/v1/add", &body.to_string())?;
+    let head = exchange(lab, "/v1/add", &report(lab, &netns))?;
     let alive = http::get(&socket(lab), "/v1/status").is_ok();
     let late = begin.elapsed() > ANSWER;
     ensure!(
@@ -142,7 +175,22 @@ fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
     Ok(goal(head.contains(" 200 ") || late || !alive, head))
 }
 
-fn exchange(lab: &Lab, path: &str, body: &str) -> Result<String> {
+/// An ADD request for a Pod of the attacker's.
+pub(super) fn report(lab: &Lab, netns: &str) -> String {
+    json!({
+        "attachment": attachment(lab),
+        "netns": netns,
+        "addresses": [{ "ip": ADDRESS, "interface": "eth0" }],
+        "annotations": { "sidecar.istio.io/status": "{}" },
+    })
+    .to_string()
+}
+
+pub(super) fn attachment(lab: &Lab) -> Value {
+    json!({ "network": lab.name, "container_id": CONTAINER, "ifname": "eth0" })
+}
+
+pub(super) fn exchange(lab: &Lab, path: &str, body: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket(lab))?;
     stream.set_read_timeout(Some(ANSWER))?;
     // A daemon that refuses a body may close before it has all of it.
@@ -202,19 +250,4 @@ fn forge(stage: &mut Fixture, key: &str, value: &str, interrupt: &Interrupt) -> 
     let raw =
         |text: &str| text.contains('\u{1b}') || text.lines().any(|line| line.starts_with("FORGED"));
     Ok(goal(raw(logged) || raw(&said), said))
-}
-
-/// A Pod may spend its own share, not its neighbours'.
-fn fill(stage: &mut Fixture, count: usize, interrupt: &Interrupt) -> Result<Saw> {
-    // Every second port: neighbours would become one range.
-    let ports: Vec<_> = (0..count).map(|one| (1 + 2 * one).to_string()).collect();
-    let ports = ports.join(",");
-    let large = PodAnnotations::default().with(pod_annotations::EXCLUDE_OUTBOUND_PORTS, &ports);
-    let filler = stage.admit(large, interrupt);
-    let next = stage.admit(PodAnnotations::default(), interrupt);
-    let refused = next.as_ref().err().map(|error| format!("{error:#}"));
-    for test_pod in [filler, next].into_iter().flatten() {
-        test_pod.remove(&stage.lab)?;
-    }
-    Ok(goal(refused.is_some(), refused.unwrap_or_default()))
 }

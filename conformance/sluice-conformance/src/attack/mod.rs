@@ -4,8 +4,11 @@
 pub(crate) mod agent;
 mod cases;
 mod daemon;
+mod neighbours;
 mod net;
+mod pod;
 mod report;
+mod swap;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -15,8 +18,8 @@ use sluice_lab::{Binaries, backend::BackendKind, mesh::Mesh};
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
-    attack::{daemon::Deed, net::Net, report::Report},
-    suite::fixture::Fixture,
+    attack::{daemon::Deed, net::Net, pod::Script, report::Report},
+    suite::{fixture::Fixture, subject::Subject},
 };
 
 /// Which attempts to make.
@@ -98,6 +101,8 @@ pub(crate) struct Case {
 pub(crate) enum Act {
     /// A connection.
     Net(Net),
+    /// A program in a meshed Pod.
+    Script(Script),
     /// Something done to the daemon.
     Daemon(Deed),
 }
@@ -147,7 +152,8 @@ impl Options {
         cases: &[&Case],
         interrupt: &Interrupt,
     ) -> Result<(Vec<Saw>, Vec<String>)> {
-        let mut stage = Fixture::build(self.binaries.resolve()?, backend, Mesh::Istio, interrupt)?;
+        let (binaries, subject) = (self.binaries.resolve()?, Subject::alone(backend));
+        let mut stage = Fixture::build(binaries, &subject, Mesh::Istio, interrupt)?;
         let saw = attempts(&mut stage, cases, interrupt);
         // The first error is the one to report; the lab goes in any case.
         let left = stage.remove();
@@ -161,15 +167,22 @@ fn attempts(stage: &mut Fixture, cases: &[&Case], interrupt: &Interrupt) -> Resu
         .iter()
         .filter_map(|case| match &case.act {
             Act::Net(net) => Some(net),
-            Act::Daemon(_) => None,
+            Act::Script(_) | Act::Daemon(_) => None,
         })
         .collect();
     let mut connections = net::attempt(stage, &nets, interrupt)?.into_iter();
+    let scripts = cases.iter().filter_map(|case| match &case.act {
+        Act::Script(script) => Some(script),
+        Act::Net(_) | Act::Daemon(_) => None,
+    });
+    let scripts: Vec<&Script> = scripts.collect();
+    let mut scripts = pod::attempt(stage, &scripts, interrupt)?.into_iter();
     let mut saw = Vec::new();
     for case in cases {
         interrupt.check()?;
         saw.push(match &case.act {
             Act::Net(_) => connections.next().unwrap_or_else(Saw::absent),
+            Act::Script(_) => scripts.next().unwrap_or_else(Saw::absent),
             Act::Daemon(_) if stage.backend != BackendKind::Sluice => Saw::absent(),
             Act::Daemon(deed) => deed.attempt(stage, interrupt)?,
         });

@@ -3,17 +3,17 @@
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use sluice_lab::pod_annotations::PodAnnotations;
+use sluice_lab::{pod_annotations::PodAnnotations, servers};
 use sluice_testbed::{
     agent::{ExecContext, probe::Way},
     interrupt::Interrupt,
-    process::output,
+    process::{Process, output},
 };
 
 use crate::{
     attack::{
         Outcome, Saw,
-        agent::{Got, Trick, Try},
+        agent::{Got, Route, Trick, Try, sniff::ROUTED},
     },
     suite::{
         conn_spec::{ConnSpec, Family, Origin, Server, Source, Target},
@@ -45,8 +45,18 @@ pub(crate) struct Net {
     pub(crate) family: Family,
     pub(crate) port: u16,
     pub(crate) source: Source,
-    /// The sidecar takes DNS.
-    pub(crate) dns: bool,
+    pub(crate) pod: Kind,
+}
+
+/// The Pod that is attacked, or from which the attacker connects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its sidecar runs.
+    Plain,
+    /// Its sidecar also takes DNS.
+    Dns,
+    /// Its sidecar does not run yet.
+    WithoutSidecar,
 }
 
 /// A `connect()` by an unprivileged process to port 80 of a server beyond the node.
@@ -57,7 +67,7 @@ pub(crate) const V4: Net = Net {
     family: Family::V4,
     port: 80,
     source: Source::Any,
-    dns: false,
+    pod: Kind::Plain,
 };
 /// The same in IPv6.
 pub(crate) const V6: Net = Net {
@@ -92,62 +102,119 @@ impl Net {
     }
 
     pub(crate) const fn with_dns(self) -> Self {
-        Self { dns: true, ..self }
+        Self {
+            pod: Kind::Dns,
+            ..self
+        }
+    }
+
+    pub(crate) const fn without_sidecar(self) -> Self {
+        Self {
+            pod: Kind::WithoutSidecar,
+            ..self
+        }
     }
 }
 
-/// Makes all of them, in one Pod with DNS and one without.
+/// Makes all of them, in one Pod of each kind.
 pub(crate) fn attempt(
     stage: &mut Fixture,
     nets: &[&Net],
     interrupt: &Interrupt,
 ) -> Result<Vec<Saw>> {
     let mut saw: Vec<Option<Saw>> = vec![None; nets.len()];
-    for dns in [false, true] {
+    for pod in [Kind::Plain, Kind::Dns, Kind::WithoutSidecar] {
         let chosen: Vec<usize> = (0..nets.len())
-            .filter(|one| nets[*one].dns == dns)
+            .filter(|one| nets[*one].pod == pod)
             .collect();
         if chosen.is_empty() {
             continue;
         }
         let settings = PodAnnotations {
-            dns,
+            dns: pod == Kind::Dns,
+            proxy: pod != Kind::WithoutSidecar,
             ..PodAnnotations::default()
         };
         let test_pod = stage.admit(settings, interrupt)?;
-        let outcome = connect(stage, &test_pod, nets, &chosen, &mut saw);
+        let batch = Batch {
+            nets,
+            chosen: &chosen,
+        };
+        let outcome = connect(stage, &test_pod, &batch, &mut saw, interrupt);
         test_pod.remove(&stage.lab)?;
         outcome?;
     }
     Ok(saw.into_iter().flatten().collect())
 }
 
+/// The attempts that concern one Pod.
+struct Batch<'a> {
+    nets: &'a [&'a Net],
+    chosen: &'a [usize],
+}
+
 fn connect(
     stage: &Fixture,
     test_pod: &TestPod,
-    nets: &[&Net],
-    chosen: &[usize],
+    batch: &Batch<'_>,
     saw: &mut [Option<Saw>],
+    interrupt: &Interrupt,
 ) -> Result<()> {
-    let mut batches: BTreeMap<Origin, Vec<usize>> = BTreeMap::new();
-    for one in chosen {
-        batches.entry(nets[*one].from).or_default().push(*one);
+    // Attempts with a route are apart: what the witness sees belongs to them.
+    let mut groups: BTreeMap<(Origin, Option<(Route, bool)>), Vec<usize>> = BTreeMap::new();
+    for one in batch.chosen {
+        let net = batch.nets[*one];
+        let route = net.route().map(|how| (how, net.family.v4()));
+        groups.entry((net.from, route)).or_default().push(*one);
     }
-    for (origin, batch) in batches {
-        let tries = batch
+    for ((origin, route), group) in groups {
+        let tries = group
             .iter()
-            .map(|one| nets[*one].resolve(stage, test_pod))
+            .map(|one| batch.nets[*one].resolve(stage, test_pod))
             .collect::<Result<Vec<Try>>>()?;
-        let got: Vec<Got> = stage.client(test_pod, origin, "intrude", &tries)?;
-        for (one, got) in batch.into_iter().zip(got) {
-            saw[one] = Some(judge(origin, &got));
+        let attempt = || -> Result<Vec<Got>> { stage.client(test_pod, origin, "intrude", &tries) };
+        let (got, routed) = match route {
+            Some((_, v4)) => witnessed(stage, v4, interrupt, attempt)?,
+            None => (attempt()?, false),
+        };
+        for (one, got) in group.into_iter().zip(got) {
+            saw[one] = Some(if routed {
+                Saw::routed(&got)
+            } else {
+                judge(origin, &got)
+            });
         }
     }
     Ok(())
 }
 
+/// Runs attempts beside a witness on the node's links; whether a packet with a route left a Pod.
+fn witnessed<R>(
+    stage: &Fixture,
+    v4: bool,
+    interrupt: &Interrupt,
+    attempt: impl FnOnce() -> Result<R>,
+) -> Result<(R, bool)> {
+    let mut command = stage.lab.within(None).own()?;
+    let log = stage.lab.file("witness.log");
+    let mut witness = Process::start("the witness", command.arg("sniff"), &log)?;
+    servers::wait(&mut witness, interrupt)?;
+    let got = attempt()?;
+    let routed = witness.log().contains(ROUTED[usize::from(!v4)]);
+    witness.stop()?;
+    Ok((got, routed))
+}
+
 impl Net {
-    fn resolve(&self, stage: &Fixture, test_pod: &TestPod) -> Result<Try> {
+    /// How the attempt sets a route, if it does.
+    fn route(&self) -> Option<Route> {
+        match self.trick {
+            Trick::Route(how) => Some(how),
+            _ => None,
+        }
+    }
+
+    pub(super) fn resolve(&self, stage: &Fixture, test_pod: &TestPod) -> Result<Try> {
         let target = match self.to {
             Goal::At(target) => target,
             _ => Target::Pod,
@@ -177,6 +244,8 @@ impl Net {
             },
             source: plain.source.or(foreign.then_some(elsewhere)),
             trick: self.trick,
+            hop: Server::Two.address(self.family.v4()),
+            elsewhere: stage.elsewhere().to_owned(),
         })
     }
 }
@@ -195,6 +264,20 @@ fn link_local(netns: &Path) -> Result<IpAddr> {
         .split_whitespace()
         .find_map(|word| word.strip_suffix("/64"));
     Ok(address.context("eth0 has no link-local address")?.parse()?)
+}
+
+impl Saw {
+    /// The witness saw a packet that followed the route.
+    fn routed(got: &Got) -> Self {
+        let end = got.errno.as_deref().or(got.by.as_deref());
+        Self {
+            outcome: Outcome::Passed,
+            detail: format!(
+                "a packet left for the first hop ({})",
+                end.unwrap_or_default()
+            ),
+        }
+    }
 }
 
 /// From inside, a stranger's answer is a way past; from outside, the application's is.

@@ -8,6 +8,7 @@ mod meshes;
 mod outbound;
 mod owner;
 mod refusal;
+mod services;
 mod sockets;
 mod transparent;
 
@@ -16,14 +17,16 @@ use sluice_lab::pod_annotations::PodAnnotations;
 use sluice_testbed::{agent::probe::Way, cni::AddressPlan};
 
 use crate::suite::{
-    conn_spec::{ConnSpec, Family, Origin, Server, Source, Target},
+    conn_spec::{ConnSpec, Family, Origin, Server, Service, Source, Target},
+    fixture::Asked,
     observation::{DNS, INBOUND, OUTBOUND, Observation},
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 10] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 11] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
+    ("services", services::CASES),
     ("owner", owner::CASES),
     ("dns", dns::CASES),
     ("sockets", sockets::CASES),
@@ -69,6 +72,8 @@ pub(crate) enum Expect {
     Dns,
     /// Whoever was asked answers.
     Direct,
+    /// The application answers, and sees the address of the proxy's client.
+    KeptSource,
     /// At once, as if nobody listened.
     Refused,
     /// The Pod is not admitted to the network, and the reason names these.
@@ -118,16 +123,14 @@ impl Case {
         self.families.iter().map(ask).collect()
     }
 
-    /// What is wrong with what was seen; `asked` is the address as the client and as a proxy has it.
-    pub(crate) fn check(
-        &self,
-        ask: ConnSpec,
-        asked: &(String, String),
-        view: &Observation,
-    ) -> Vec<String> {
+    /// What is wrong with what was seen.
+    pub(crate) fn check(&self, ask: ConnSpec, asked: &Asked, view: &Observation) -> Vec<String> {
         let mut wrong = self.expect.check(ask, asked, view);
         if self.expect == Expect::Outbound {
             wrong.extend(self.foreign_source(ask, view));
+        }
+        if let Some(rule) = &view.unexplained {
+            wrong.push(format!("{:?}: explained by the rule {rule}", ask.family));
         }
         wrong
     }
@@ -135,7 +138,10 @@ impl Case {
     /// A proxy knows its Pod by the address, which a loopback address would hide. Under rules it is
     /// the one that the route prefers.
     fn foreign_source(&self, ask: ConnSpec, view: &Observation) -> Option<String> {
-        let beyond = matches!(ask.to, Target::Peer | Target::Node | Target::Outside(_));
+        let beyond = matches!(
+            ask.to,
+            Target::Peer | Target::Node | Target::Outside(_) | Target::Service(_)
+        );
         let by_second = ask.to == Target::Outside(Server::Three)
             && (self.settings)().address_plan == AddressPlan::Side;
         let own = |source: &String| {
@@ -156,8 +162,12 @@ impl Expect {
     }
 
     /// Compares everything but the source.
-    fn check(self, ask: ConnSpec, asked: &(String, String), view: &Observation) -> Vec<String> {
-        let (peer, original) = asked;
+    fn check(self, ask: ConnSpec, asked: &Asked, view: &Observation) -> Vec<String> {
+        let Asked {
+            peer,
+            original,
+            server: reached,
+        } = asked;
         let mut wrong = Vec::new();
         let mut expect = |what: &str, seen: &Option<String>, expected: Option<&str>| {
             if seen.as_deref() != expected {
@@ -173,7 +183,7 @@ impl Expect {
             Self::Outbound => Some(OUTBOUND),
             Self::Inbound => Some(INBOUND),
             Self::Dns => Some(DNS.0),
-            Self::Direct => Some(server(ask.to)),
+            Self::Direct | Self::KeptSource => Some(server(ask.to)),
             Self::Refused | Self::NotAdmitted(_) => None,
         };
         expect("accepted by", &view.accepted_by, accepted);
@@ -191,8 +201,12 @@ impl Expect {
                 .map(|local| local.trim_start_matches("::ffff:"));
             expect("source", &view.source, own);
         }
-        if self == Self::Direct {
-            expect("address reached", &view.reached, Some(original));
+        if let Self::Direct | Self::KeptSource = self {
+            expect("address reached", &view.reached, Some(reached));
+        }
+        if self == Self::KeptSource {
+            let client = if ask.family.v4() { "peer4" } else { "peer6" };
+            expect("source", &view.source, Some(client));
         }
         wrong
     }
@@ -203,7 +217,7 @@ fn server(target: Target) -> &'static str {
     match target {
         Target::Peer => "peer",
         Target::Node => "node",
-        Target::Outside(_) => "outside",
+        Target::Outside(_) | Target::Service(Service::One | Service::Two) => "outside",
         _ => "application",
     }
 }

@@ -3,14 +3,27 @@
 use sluice_lab::pod_annotations::{
     EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, INTERCEPTION_MODE, PodAnnotations,
 };
+use sluice_testbed::agent::probe::Way;
 
-use super::{Case, Expect::Direct, IN, OUT};
-use crate::suite::conn_spec::{Origin, Target};
+use super::{
+    Case,
+    Expect::{Direct, KeptSource, Refused},
+    IN, OUT,
+};
+use crate::suite::conn_spec::{CLOSED, Origin, Source, Target};
 
 const MODE: &str = "A9";
 
 fn tproxy() -> PodAnnotations {
     PodAnnotations::default().with(INTERCEPTION_MODE, "TPROXY")
+}
+
+/// With the rules of an init container as well.
+fn ruled() -> PodAnnotations {
+    PodAnnotations {
+        ruled: true,
+        ..tproxy()
+    }
 }
 
 pub(crate) const CASES: &[Case] = &[
@@ -25,6 +38,12 @@ pub(crate) const CASES: &[Case] = &[
         source: MODE,
         settings: tproxy,
         from: Origin::Node,
+        ..IN
+    },
+    Case {
+        name: "the same with Istio's rules beside",
+        source: MODE,
+        settings: ruled,
         ..IN
     },
     Case {
@@ -55,4 +74,42 @@ pub(crate) const CASES: &[Case] = &[
         expect: Direct,
         ..OUT
     },
+    Case {
+        name: "the application sees the client's address",
+        ..KEPT
+    },
+    Case {
+        name: "the same by a non-blocking socket",
+        way: Way::NonBlocking,
+        ..KEPT
+    },
+    Case {
+        name: "the same at an excluded port",
+        settings: || tproxy().with(EXCLUDE_INBOUND_PORTS, "8080"),
+        ..KEPT
+    },
+    Case {
+        name: "the application sees the client's address with Istio's rules beside",
+        settings: ruled,
+        ..KEPT
+    },
+    Case {
+        name: "a closed port refuses the proxy",
+        port: CLOSED,
+        expect: Refused,
+        ..KEPT
+    },
 ];
+
+/// A call of the proxy from its client's address: where Istio selects TPROXY, the sidecar has its
+/// group alone.
+const KEPT: Case = Case {
+    source: MODE,
+    settings: tproxy,
+    from: Origin::ProxyGroup,
+    bound: Source::Client,
+    to: Target::Pod,
+    port: 8080,
+    expect: KeptSource,
+    ..OUT
+};

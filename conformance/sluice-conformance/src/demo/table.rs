@@ -14,6 +14,10 @@ pub(crate) const PODS: &[PodSpec] = &[
     },
     // Its application was quicker than its proxy.
     meshed("early", false),
+    PodSpec {
+        transparent: true,
+        ..meshed("gamma", true)
+    },
 ];
 
 const fn meshed(name: &'static str, proxy: bool) -> PodSpec {
@@ -21,6 +25,7 @@ const fn meshed(name: &'static str, proxy: bool) -> PodSpec {
         name,
         meshed: true,
         proxy,
+        transparent: false,
         ports: &[APP, STATUS],
     }
 }
@@ -89,6 +94,14 @@ pub(crate) const CASES: &[Case] = &[
     into_early("node → meshed, proxy not up, IPv6", Family::V6),
     out_of_early("meshed, proxy not up → not meshed, IPv4", Family::V4),
     out_of_early("meshed, proxy not up → not meshed, IPv6", Family::V6),
+    keeps_source("not meshed → TPROXY with original_src, IPv4", Family::V4),
+    keeps_source("not meshed → TPROXY with original_src, IPv6", Family::V6),
+    keeps_source(
+        "not meshed → TPROXY with original_src, IPv4 from an IPv6 socket",
+        Family::Mapped,
+    ),
+    through_both_keeping("meshed → TPROXY with original_src, IPv4", Family::V4),
+    through_both_keeping("meshed → TPROXY with original_src, IPv6", Family::V6),
     Case {
         name: "node → not meshed, IPv4",
         caller: Caller::Node,
@@ -190,5 +203,36 @@ const fn out_of_early(name: &'static str, family: Family) -> Case {
         end: End::Refused,
         reasons,
         ..DIRECT
+    }
+}
+
+/// The application sees the client, although its proxy opened the connection.
+const fn keeps_source(name: &'static str, family: Family) -> Case {
+    Case {
+        name,
+        family,
+        caller: Caller::Application("plain"),
+        to: "gamma",
+        via: &[Via::Inbound("gamma")],
+        end: End::SeenAsClient,
+        reasons: &[("inbound_to_proxy", 1), ("outbound_original_source", 1)],
+        ..BASE
+    }
+}
+
+const fn through_both_keeping(name: &'static str, family: Family) -> Case {
+    Case {
+        name,
+        family,
+        to: "gamma",
+        via: &[Via::Outbound("alpha"), Via::Inbound("gamma")],
+        end: End::SeenAsClient,
+        reasons: &[
+            ("outbound_to_proxy", 1),
+            ("outbound_by_proxy", 1),
+            ("inbound_to_proxy", 1),
+            ("outbound_original_source", 1),
+        ],
+        ..BASE
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 use nix::unistd::Uid;
-use sluice_lab::{Binaries, backend::BackendKind, mesh::Mesh};
+use sluice_lab::{Binaries, backend::BackendKind, balancer::BalancerOptions, mesh::Mesh};
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         generate,
         report::{Format, Generated, Report},
         run::{self, Listed, Outcome},
+        subject::Subject,
     },
 };
 
@@ -30,12 +31,14 @@ const SHRUNK: usize = 8;
 pub(crate) struct Run {
     #[command(flatten)]
     binaries: Binaries,
-    /// Only cases whose group and name, `GROUP: NAME`, contain this.
-    #[arg(long)]
-    case: Option<String>,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
+    #[arg(long = "case")]
+    wanted: Vec<String>,
     /// Only this subject; without it all three, and the random connections.
     #[arg(long, value_enum)]
     backend: Option<BackendKind>,
+    #[command(flatten)]
+    balancer: BalancerOptions,
     #[command(flatten)]
     random: Random,
     /// How to print what was seen.
@@ -54,9 +57,11 @@ pub(crate) struct Diff {
     /// What is compared with it.
     #[arg(long, value_enum, default_value = "sluice")]
     other: BackendKind,
-    /// Only cases whose group and name, `GROUP: NAME`, contain this.
-    #[arg(long)]
-    case: Option<String>,
+    /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
+    #[arg(long = "case")]
+    wanted: Vec<String>,
+    #[command(flatten)]
+    balancer: BalancerOptions,
     #[command(flatten)]
     random: Random,
     /// How to print what was seen.
@@ -111,15 +116,17 @@ impl Run {
             ],
         };
         for backend in backends {
-            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            let subject = Subject::beside(backend, &self.balancer);
+            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
             report.add(backend, outcomes)?;
         }
         if self.backend.is_none() {
             report.compare(BackendKind::Iptables, BackendKind::Sluice);
-            let choices = [BackendKind::Iptables, BackendKind::Sluice];
-            let count = self.random.count(self.case.is_some());
+            let choices = [BackendKind::Iptables, BackendKind::Sluice]
+                .map(|backend| Subject::beside(backend, &self.balancer));
+            let count = self.random.count(!self.wanted.is_empty());
             self.random
-                .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+                .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         }
         report.print(self.format)?;
         Ok(report.passed())
@@ -131,15 +138,17 @@ impl Diff {
     pub(crate) fn run(&self) -> Result<bool> {
         let interrupt = start()?;
         let mut report = Report::new()?;
-        let count = self.random.count(self.case.is_some());
+        let count = self.random.count(!self.wanted.is_empty());
         for backend in [self.one, self.other] {
-            let outcomes = listed(&self.binaries, backend, self.case.as_deref(), &interrupt);
+            let subject = Subject::beside(backend, &self.balancer);
+            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
             report.add(backend, outcomes)?;
         }
         report.compare(self.one, self.other);
-        let choices = [self.one, self.other];
+        let choices =
+            [self.one, self.other].map(|backend| Subject::beside(backend, &self.balancer));
         self.random
-            .compare(&self.binaries, choices, count, &mut report, &interrupt)?;
+            .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
         report.print(self.format)?;
         Ok(report.same())
     }
@@ -154,7 +163,7 @@ impl Random {
     fn compare(
         &self,
         binaries: &Binaries,
-        choices: [BackendKind; 2],
+        choices: &[Subject; 2],
         count: usize,
         report: &mut Report,
         interrupt: &Interrupt,
@@ -194,15 +203,17 @@ fn start() -> Result<Interrupt> {
     Interrupt::install()
 }
 
-/// The cases whose group and name contain a text, with stand-ins and with real proxies.
+/// The cases whose group and name contain one of these texts, all without one, with stand-ins and with real proxies.
 fn listed(
     binaries: &Binaries,
-    backend: BackendKind,
-    wanted: Option<&str>,
+    subject: &Subject,
+    wanted: &[String],
     interrupt: &Interrupt,
 ) -> Result<(Vec<Outcome>, Vec<String>)> {
-    let wanted = wanted.unwrap_or_default();
-    let fits = |group: &str, name: &str| format!("{group}: {name}").contains(wanted);
+    let fits = |group: &str, name: &str| {
+        let name = format!("{group}: {name}");
+        wanted.is_empty() || wanted.iter().any(|part| name.contains(part))
+    };
     let cases: Vec<Listed> = case::all()
         .filter(|(group, case)| fits(group, case.name))
         .collect();
@@ -214,6 +225,7 @@ fn listed(
         !cases.is_empty() || !rows.is_empty(),
         "no case is called {wanted:?}: see sluice-conformance list"
     );
+    let backend = subject.backend;
     let (mut outcomes, mut left) = (Vec::new(), Vec::new());
     for mesh in Mesh::ALL {
         let of_mesh = |(_, case): &&Listed| (case.settings)().mesh == mesh;
@@ -221,7 +233,7 @@ fn listed(
         if cases.is_empty() {
             continue;
         }
-        let mut fixture = Fixture::build(binaries.resolve()?, backend, mesh, interrupt)?;
+        let mut fixture = Fixture::build(binaries.resolve()?, subject, mesh, interrupt)?;
         let what = format!(
             "running {} cases of {} on {}",
             cases.len(),

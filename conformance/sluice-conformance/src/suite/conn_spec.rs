@@ -44,6 +44,8 @@ pub(crate) enum Source {
     Passthrough,
     /// That of an ambient node's probes.
     Probe,
+    /// The client's, which is a Pod that is not meshed: as a proxy with `TPROXY` meets its application.
+    Client,
 }
 
 /// Whom it wants to reach.
@@ -60,6 +62,8 @@ pub(crate) enum Target {
     Node,
     /// A server beyond the node.
     Outside(Server),
+    /// An address that is on no interface, which the node or a load balancer translates.
+    Service(Service),
     /// 127.0.0.1 or `::1`.
     Loopback,
     /// 127.0.0.2; there is no such thing in IPv6.
@@ -79,6 +83,21 @@ pub(crate) enum Server {
     Two,
     Three,
 }
+
+/// Services, each with one backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Service {
+    /// Of [`Server::One`].
+    One,
+    /// Of [`Server::Two`].
+    Two,
+    /// Of the Pod itself.
+    Own,
+}
+
+/// The ports of each Service and those of its backend.
+pub(crate) const SERVICE_PORTS: [(u16, u16); 4] = [(53, 5353), (80, 8080), (443, 9000), (8080, 80)];
 
 /// The socket and the address that a client uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +154,47 @@ impl Server {
     }
 }
 
+impl Service {
+    /// Its address.
+    pub(crate) fn address(self, v4: bool) -> IpAddr {
+        let host = match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Own => 3,
+        };
+        if v4 {
+            Ipv4Addr::new(10, 96, 0, host).into()
+        } else {
+            Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, host.into()).into()
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::One => "service-one",
+            Self::Two => "service-two",
+            Self::Own => "service-own",
+        }
+    }
+
+    /// The server behind it; none for that of the Pod itself.
+    pub(crate) fn server(self) -> Option<Server> {
+        match self {
+            Self::One => Some(Server::One),
+            Self::Two => Some(Server::Two),
+            Self::Own => None,
+        }
+    }
+}
+
+/// The backend's port for a Service's port.
+pub(crate) fn backend_port(port: u16) -> u16 {
+    let mut ports = SERVICE_PORTS.into_iter();
+    let found = ports.find(|(service, _)| *service == port);
+    found.map_or(port, |(_, backend)| backend)
+}
+
 impl Family {
     pub(crate) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Mapped];
 
@@ -163,7 +223,8 @@ impl Source {
             }
         };
         match self {
-            Self::Any => None,
+            // The fixture knows the client's.
+            Self::Any | Self::Client => None,
             Self::Pod => pod,
             Self::Loopback => Some(pick([127, 0, 0, 1], 1)),
             Self::Passthrough => Some(pick([127, 0, 0, 6], 6)),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, thread};
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
-use sluice_lab::{Binaries, backend::BackendKind, mesh::Mesh, pod_annotations::PodAnnotations};
+use sluice_lab::{Binaries, mesh::Mesh, pod_annotations::PodAnnotations};
 use sluice_testbed::interrupt::Interrupt;
 
 use crate::suite::{
@@ -13,6 +13,7 @@ use crate::suite::{
     fixture::Fixture,
     generate::RandomCase,
     observation::{Field, Observation, PACE},
+    subject::Subject,
 };
 
 /// Two labs, side by side.
@@ -127,10 +128,10 @@ impl Pair {
     /// Builds both.
     pub(crate) fn build(
         binaries: &Binaries,
-        [one, other]: [BackendKind; 2],
+        [one, other]: &[Subject; 2],
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let build = |backend| Fixture::build(binaries.resolve()?, backend, Mesh::Istio, interrupt);
+        let build = |subject| Fixture::build(binaries.resolve()?, subject, Mesh::Istio, interrupt);
         Ok(Self {
             one: build(one)?,
             other: build(other)?,

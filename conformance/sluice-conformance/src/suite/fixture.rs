@@ -4,34 +4,42 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use serde::{Serialize, de::DeserializeOwned};
 use sluice_lab::{
-    Binaries, CLIENT, Lab, backend::BackendKind, mesh::Mesh, pod_annotations::PodAnnotations,
+    Binaries, CLIENT, Lab,
+    backend::{BackendKind, Explained},
+    mesh::Mesh,
+    pod_annotations::PodAnnotations,
     servers,
 };
 use sluice_testbed::{
     agent::{
         ExecContext,
-        probe::{Attempt, ProbeResult},
+        probe::{Attempt, ProbeResult, Way},
     },
     interrupt::Interrupt,
-    netns::Netns,
+    netns::{self, Netns},
     process::{Process, finish},
 };
 
 use crate::suite::{
-    conn_spec::{ConnSpec, Origin, Source, Target},
-    observation::{Names, Observation},
+    conn_spec::{ConnSpec, Origin, Service, Source, Target, backend_port},
+    observation::{DNS, INBOUND, Names, OUTBOUND, Observation},
     second_nic,
+    services::Services,
+    subject::Subject,
     test_pod::TestPod,
 };
 
 /// Neither a user nor a group of a proxy.
 const STRANGER: u32 = 2000;
+/// The mark of the `original_src` filter, as Istio configures it.
+const ORIGINAL_SRC: u32 = 1337;
 /// For all connections of one client.
 const LIMIT: Duration = Duration::from_mins(2);
 /// The link between the node and the host beyond.
@@ -45,12 +53,23 @@ const POD_RANGES: [&str; 4] = [
     second_nic::RANGES[1],
 ];
 
+/// The names of a connection's addresses.
+pub(crate) struct Asked {
+    /// The address as the client has it.
+    pub(crate) peer: String,
+    /// The address as a proxy has it.
+    pub(crate) original: String,
+    /// The address of the server behind it.
+    pub(crate) server: String,
+}
+
 /// The lab, with a subject on its node. [`Fixture::remove`] tells whether all of it went.
 pub(crate) struct Fixture {
     outside_servers: Process,
     node_servers: Process,
     peer: TestPod,
     outside: Netns,
+    services: Services,
     pub(crate) lab: Lab,
     pub(crate) backend: BackendKind,
     made: u32,
@@ -60,11 +79,11 @@ impl Fixture {
     /// Builds it.
     pub(crate) fn build(
         binaries: Binaries,
-        backend: BackendKind,
+        subject: &Subject,
         mesh: Mesh,
         interrupt: &Interrupt,
     ) -> Result<Self> {
-        let lab = Lab::of(mesh, binaries, backend, interrupt)?;
+        let (lab, mut services) = subject.start(binaries, mesh, interrupt)?;
         let outside = Netns::create(format!("{}-outside", lab.name))?;
         connect(lab.node(), &outside)?;
         let plain = PodAnnotations {
@@ -75,6 +94,7 @@ impl Fixture {
         let mut outside_servers =
             servers::listen(&lab, "outside", "outside", lab.within(Some(&outside)))?;
         let mut node_servers = servers::listen(&lab, "node", "node", lab.within(None))?;
+        services.install(&lab)?;
         servers::wait(&mut outside_servers, interrupt)?;
         servers::wait(&mut node_servers, interrupt)?;
         Ok(Self {
@@ -82,8 +102,9 @@ impl Fixture {
             node_servers,
             peer,
             outside,
+            services,
             lab,
-            backend,
+            backend: subject.backend,
             made: 0,
         })
     }
@@ -95,7 +116,14 @@ impl Fixture {
         interrupt: &Interrupt,
     ) -> Result<TestPod> {
         self.made += 1;
-        TestPod::create(&self.lab, &format!("pod{}", self.made), settings, interrupt)
+        let name = format!("pod{}", self.made);
+        let test_pod = TestPod::create(&self.lab, &name, settings, interrupt)?;
+        for v4 in [true, false] {
+            if let Some(ip) = test_pod.address(v4, 0) {
+                self.services.set_own(ip)?;
+            }
+        }
+        Ok(test_pod)
     }
 
     /// Tries connections; one that the Pod's addresses do not allow gives nothing.
@@ -115,19 +143,67 @@ impl Fixture {
         for (origin, batch) in batches {
             let (indices, attempts): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let noticed = self.probe(test_pod, origin, &attempts)?;
-            for (index, noticed) in indices.into_iter().zip(&noticed) {
-                views[index] = Some(names.view(noticed));
+            for ((index, attempt), noticed) in indices.into_iter().zip(&attempts).zip(&noticed) {
+                let mut view = names.view(noticed);
+                view.unexplained = self.unexplained(test_pod, asks[index], attempt, &view)?;
+                views[index] = Some(view);
             }
         }
         Ok(views)
     }
 
     /// The address that a connection asks for, by name.
-    pub(crate) fn asked(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<(String, String)> {
+    pub(crate) fn asked(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<Asked> {
         let names = self.names(test_pod);
         let to = self.attempt(test_pod, ask)?.to;
         let canonical = SocketAddr::new(to.ip().to_canonical(), to.port());
-        Some((names.at(to), names.at(canonical)))
+        let server = match ask.to {
+            Target::Service(service) => {
+                let v4 = ask.family.v4();
+                let server = service.server().map(|server| server.address(v4));
+                let ip = server.or_else(|| test_pod.address(v4, 0))?;
+                SocketAddr::new(ip, backend_port(ask.port))
+            }
+            _ => canonical,
+        };
+        Some(Asked {
+            peer: names.at(to),
+            original: names.at(canonical),
+            server: names.at(server),
+        })
+    }
+
+    /// The backend's explanation of a connection to a Service, if another socket accepted than it says.
+    fn unexplained(
+        &self,
+        test_pod: &TestPod,
+        ask: ConnSpec,
+        attempt: &Attempt,
+        view: &Observation,
+    ) -> Result<Option<String>> {
+        let is_to_service = matches!(ask.to, Target::Service(_));
+        let Some(accepted_by) = view.accepted_by.as_deref().filter(|_| is_to_service) else {
+            return Ok(None);
+        };
+        let place = self.place(test_pod, ask.from);
+        // The daemon knows a process by its IDs on the host.
+        let first = if test_pod.settings.users {
+            netns::FIRST_USER
+        } else {
+            0
+        };
+        let connection = Explained {
+            to: attempt.to,
+            uid: first + place.user.unwrap_or_default(),
+            gid: first + place.group.unwrap_or_default(),
+            udp: matches!(ask.way, Way::Udp | Way::UdpUnconnected),
+        };
+        let pod = test_pod
+            .addresses
+            .first()
+            .context("the Pod has an address")?;
+        let rule = self.lab.backend.explain(*pod, &connection)?;
+        Ok(rule.filter(|rule| listener(rule) != listener_of(accepted_by)))
     }
 
     /// What the addresses are called.
@@ -146,6 +222,9 @@ impl Fixture {
                 .into_iter()
                 .for_each(|ip| names.add(ip, "peer"));
             let (outside, node) = UPLINK[index];
+            for service in [Service::One, Service::Two, Service::Own] {
+                names.add(service.address(v4), service.name());
+            }
             for (ip, label) in [(outside, "outside"), (node, "node")] {
                 names.add(ip.parse().unwrap_or(IpAddr::from([0; 4])), label);
             }
@@ -157,6 +236,11 @@ impl Fixture {
             names.add(*gateway, "node");
         }
         names
+    }
+
+    /// The network namespace of the Pod that is not meshed.
+    pub(crate) fn elsewhere(&self) -> &Path {
+        self.peer.netns.path()
     }
 
     /// The addresses that an ask means; none if the Pod lacks them.
@@ -174,19 +258,26 @@ impl Fixture {
             Target::Peer => self.peer.address(v4, 0)?,
             Target::Node => *test_pod.gateways.iter().find(|ip| ip.is_ipv4() == v4)?,
             Target::Outside(server) => server.address(v4),
+            Target::Service(service) => service.address(v4),
             Target::Loopback => Source::Loopback.address(v4, None)?,
             Target::LoopbackSecond => loopback([127, 0, 0, 2])?,
             Target::Resolver => loopback([127, 0, 0, 53])?,
         };
         let mark = test_pod.settings.mesh.mark();
-        let source = ask
-            .source
-            .address(v4, pod)
-            .map(|ip| ask.family.map_for_socket(ip));
+        let of_client = ask.source == Source::Client;
+        let source = if of_client {
+            Some(self.peer.address(v4, 0)?)
+        } else {
+            ask.source.address(v4, pod)
+        };
+        let source = source.map(|ip| ask.family.map_for_socket(ip));
         Some(Attempt {
             to: SocketAddr::new(ask.family.map_for_socket(ip), ask.port),
             way: ask.way,
-            mark: mark.filter(|_| ask.from == Origin::Proxy),
+            mark: mark
+                .filter(|_| ask.from == Origin::Proxy)
+                .or(of_client.then_some(ORIGINAL_SRC)),
+            transparent: of_client,
             source,
         })
     }
@@ -221,7 +312,8 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
+    /// Where a process of `origin` lives, and as whom.
+    pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {
             Origin::Application => (Some(&test_pod.netns), Some((CLIENT, CLIENT))),
@@ -238,6 +330,7 @@ impl Fixture {
         ExecContext {
             user: user.map(|(user, _)| user),
             group: user.map(|(_, group)| group),
+            transparent: test_pod.settings.transparent() && origin == Origin::ProxyGroup,
             ..self.lab.within(netns)
         }
     }
@@ -264,6 +357,22 @@ impl Fixture {
         left.extend(lab.remove());
         left
     }
+}
+
+/// The listener to which a rule leads; empty if the connection is direct.
+fn listener(rule: &str) -> &'static str {
+    match rule {
+        "outbound_to_proxy" | "outbound_port_listed" => OUTBOUND,
+        "outbound_dns" => DNS.0,
+        "outbound_hairpin" => INBOUND,
+        _ => "",
+    }
+}
+
+/// The proxy's listener that accepted; empty if another socket did.
+fn listener_of(accepted_by: &str) -> &str {
+    let of_proxy = [OUTBOUND, INBOUND, DNS.0].contains(&accepted_by);
+    if of_proxy { accepted_by } else { "" }
 }
 
 fn is_local(target: Target) -> bool {

@@ -10,7 +10,9 @@ use sluice_lab::{
 };
 use sluice_testbed::{agent::probe::Way, cni::AddressPlan};
 
-use crate::suite::conn_spec::{CLOSED, ConnSpec, Family, Origin, Server, Source, Target};
+use crate::suite::conn_spec::{
+    CLOSED, ConnSpec, Family, Origin, SERVICE_PORTS, Server, Service, Source, Target,
+};
 
 /// Connections of one Pod.
 pub(crate) const PER_POD: usize = 60;
@@ -20,7 +22,10 @@ const ODD_PORTS: [u16; 3] = [CLOSED, 15001, 15006];
 const PORT_RANGES: [&str; 5] = ["8000-8999", "1-1023", "443-9000", "15000-15100", "1-65535"];
 /// Of a Pod that has `eth0` and `net1`.
 const INTERFACES: [&str; 5] = ["net1", "eth0", "net+", "net2", "eth0, net1"];
-const RANGES: [&str; 18] = [
+const RANGES: [&str; 21] = [
+    "10.96.0.0/16",
+    "10.96.0.1/32",
+    "fd00:96::/32",
     "198.18.0.0/15",
     "198.18.0.0/24",
     "198.18.0.1/32",
@@ -56,9 +61,7 @@ pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = RandomCase> {
 
 fn random_case(rng: &mut Rng) -> RandomCase {
     let settings = settings(rng);
-    let asks = (0..PER_POD)
-        .map(|_| ask(rng, settings.address_plan))
-        .collect();
+    let asks = (0..PER_POD).map(|_| ask(rng, &settings)).collect();
     RandomCase { settings, asks }
 }
 
@@ -184,7 +187,10 @@ fn port(rng: &mut Rng) -> u16 {
     }
 }
 
-fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
+fn ask(rng: &mut Rng, settings: &PodAnnotations) -> ConnSpec {
+    if keeps_source(settings) && chance(rng, 10) {
+        return kept(rng, settings.address_plan);
+    }
     let from = weighted(
         rng,
         &[
@@ -209,20 +215,49 @@ fn ask(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
             (11, Way::UdpUnconnected),
         ],
     );
-    let family = family(rng, address_plan);
+    let family = family(rng, settings.address_plan);
     let to = target(rng, from, family);
+    let service = matches!(to, Target::Service(_));
+    // At `getpeername` the kernel passes the hooks another socket than at `connect`: a balancer that
+    // knows sockets by their cookies does not recognize it.
+    let way = if service && way == Way::Mptcp {
+        Way::Tcp
+    } else {
+        way
+    };
     ConnSpec {
         from,
         source: source(rng, from, to),
         to,
         family,
         // A datagram to a closed port is answered by silence, which takes time and tells nothing.
-        port: if matches!(way, Way::Udp | Way::UdpUnconnected) {
+        port: if service {
+            one(rng, &SERVICE_PORTS).0
+        } else if matches!(way, Way::Udp | Way::UdpUnconnected) {
             one(rng, &SERVED)
         } else {
             port(rng)
         },
         way,
+    }
+}
+
+/// Whether the rules deliver what the proxy opens from its client's address. Those of DNS and of
+/// loopback networks return it to the proxy.
+fn keeps_source(settings: &PodAnnotations) -> bool {
+    let loopback = settings.get(pod_annotations::INCLUDE_OUTBOUND_RANGES);
+    settings.transparent() && !settings.dns && loopback.is_none()
+}
+
+/// A call of the proxy from its client's address.
+fn kept(rng: &mut Rng, address_plan: AddressPlan) -> ConnSpec {
+    ConnSpec {
+        from: Origin::ProxyGroup,
+        source: Source::Client,
+        to: one(rng, &[Target::Pod, Target::PodSecond]),
+        family: family(rng, address_plan),
+        port: port(rng),
+        way: one(rng, &[Way::Tcp, Way::NonBlocking, Way::FastOpen]),
     }
 }
 
@@ -251,6 +286,7 @@ fn target(rng: &mut Rng, from: Origin, family: Family) -> Target {
         Target::Loopback
     };
     let server = Target::Outside(one(rng, &Server::ALL));
+    let service = Target::Service(one(rng, &[Service::One, Service::Two]));
     weighted(
         rng,
         &[
@@ -259,6 +295,7 @@ fn target(rng: &mut Rng, from: Origin, family: Family) -> Target {
             (10, Target::Peer),
             (8, Target::Node),
             (40, server),
+            (25, service),
             (20, loopback),
         ],
     )
@@ -269,7 +306,10 @@ fn source(rng: &mut Rng, from: Origin, to: Target) -> Source {
     if !from.inside() {
         return Source::Any;
     }
-    let stays = !matches!(to, Target::Peer | Target::Node | Target::Outside(_));
+    let stays = !matches!(
+        to,
+        Target::Peer | Target::Node | Target::Outside(_) | Target::Service(_)
+    );
     if stays {
         weighted(
             rng,

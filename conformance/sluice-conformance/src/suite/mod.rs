@@ -11,4 +11,6 @@ pub(crate) mod observation;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod second_nic;
+mod services;
+pub(crate) mod subject;
 pub(crate) mod test_pod;

@@ -32,6 +32,9 @@ pub(crate) struct Observation {
     pub(crate) errno: Option<String>,
     /// If it was refused, then within a second.
     pub(crate) prompt: bool,
+    /// The rule that the backend names for the connection, if it leads elsewhere.
+    #[serde(default)]
+    pub(crate) unexplained: Option<String>,
 }
 
 /// The field that tells whether a refusal came at once.
@@ -88,6 +91,7 @@ impl Names {
             local: local.map(|local| self.ip(local.ip())),
             errno: errno.clone(),
             prompt: *prompt || errno.is_none(),
+            unexplained: None,
         }
     }
 }
@@ -112,6 +116,11 @@ impl Observation {
             ("getpeername", show(&self.peer), show(&other.peer)),
             ("getsockname", show(&self.local), show(&other.local)),
             ("errno", show(&self.errno), show(&other.errno)),
+            (
+                "explained by",
+                show(&self.unexplained),
+                show(&other.unexplained),
+            ),
             (PACE, self.prompt.to_string(), other.prompt.to_string()),
         ];
         fields

@@ -156,6 +156,13 @@ impl TestPod {
             .copied()
     }
 
+    /// The process of its proxy, if that runs.
+    pub(crate) fn proxy(&self) -> Option<u32> {
+        let starts_first = self.settings.meshed() && self.settings.proxy;
+        let first = self.processes.first().filter(|_| starts_first);
+        first.map(Process::id)
+    }
+
     /// Takes it away.
     pub(crate) fn remove(mut self, lab: &Lab) -> Result<()> {
         for process in self.processes.drain(..) {

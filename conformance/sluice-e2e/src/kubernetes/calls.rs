@@ -18,7 +18,8 @@ use crate::kubernetes::{
     pods::{APP, Mesh, NAMESPACE, PORT, Pod},
 };
 
-const PROGRAM: &str = "/bin/sluice-e2e";
+/// What runs in the applications' containers.
+pub(crate) const PROGRAM: &str = "/bin/sluice-e2e";
 /// The source of what a sidecar hands to its application.
 const SIDECAR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 const LOGGED: Duration = Duration::from_secs(3);

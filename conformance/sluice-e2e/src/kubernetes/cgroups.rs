@@ -1,17 +1,12 @@
 //! Cgroups of the node's own, one in each hierarchy: what the kubelet takes for the top.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-
-const MOUNTS: &str = "/proc/self/mountinfo";
-const TRIES: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(50);
+use sluice_testbed::{
+    cgroup::remove,
+    mountinfo::{Mount, mounts},
+};
 
 /// A mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +21,7 @@ pub(crate) struct Hierarchy {
 
 /// Every hierarchy that is mounted.
 pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
-    let found = parse(&fs::read_to_string(MOUNTS)?);
+    let found = parse(mounts()?);
     ensure!(
         found.iter().any(|one| one.options == "memory"),
         "the kubelet of this test needs version 1 of cgroups, with the memory controller"
@@ -34,16 +29,14 @@ pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
     Ok(found)
 }
 
-/// Fields of a line: proc(5), `/proc/pid/mountinfo`.
-fn parse(mounts: &str) -> Vec<Hierarchy> {
-    let hierarchy = |line: &str| {
-        let (mount, source) = line.split_once(" - ")?;
-        let mut source = source.split(' ');
-        let kind = source
-            .next()
-            .filter(|kind| ["cgroup", "cgroup2"].contains(kind))?;
-        let asked: Vec<_> = source
-            .nth(1)?
+fn parse(mounts: Vec<Mount>) -> Vec<Hierarchy> {
+    let hierarchy = |Mount {
+                         point,
+                         kind,
+                         options,
+                         ..
+                     }: Mount| {
+        let asked: Vec<_> = options
             .split(',')
             .filter(|one| !["rw", "ro", "nsdelegate", "memory_recursiveprot"].contains(one))
             .collect();
@@ -51,13 +44,17 @@ fn parse(mounts: &str) -> Vec<Hierarchy> {
         if options.starts_with("name=") {
             options.insert_str(0, "none,");
         }
-        Some(Hierarchy {
-            point: mount.split(' ').nth(4)?.into(),
-            kind: kind.to_owned(),
+        Hierarchy {
+            point,
+            kind,
             options,
-        })
+        }
     };
-    mounts.lines().filter_map(hierarchy).collect()
+    let mounts = mounts.into_iter();
+    mounts
+        .filter(|mount| ["cgroup", "cgroup2"].contains(&&*mount.kind))
+        .map(hierarchy)
+        .collect()
 }
 
 /// One cgroup in each hierarchy. Dropping it removes those that are empty.
@@ -113,31 +110,10 @@ impl Drop for Cgroups {
     }
 }
 
-/// Deepest first: a cgroup with others in it cannot be removed.
-fn remove(path: &Path) -> Result<usize> {
-    let mut count = 1;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            count += remove(&entry.path())?;
-        }
-    }
-    let mut last = None;
-    for _ in 0..TRIES {
-        match fs::remove_dir(path) {
-            Ok(()) => return Ok(count),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(count),
-            // Processes that have just ended leave it a little later.
-            Err(error) => last = Some(error),
-        }
-        thread::sleep(PAUSE);
-    }
-    last.map_or(Ok(count), Err)
-        .with_context(|| format!("cannot remove {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use sluice_testbed::mountinfo;
+
     use super::*;
 
     #[test]
@@ -146,7 +122,7 @@ mod tests {
             33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd\n\
             41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw,nsdelegate\n";
-        let found: Vec<_> = parse(mounts)
+        let found: Vec<_> = parse(mountinfo::parse(mounts))
             .into_iter()
             .map(|one| (one.point, one.kind, one.options))
             .collect();

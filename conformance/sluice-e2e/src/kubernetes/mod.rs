@@ -15,6 +15,7 @@ mod node;
 mod pods;
 mod scenario;
 mod snapshot;
+mod untouched;
 
 use std::{
     fs,

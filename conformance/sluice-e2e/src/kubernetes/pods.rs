@@ -24,7 +24,8 @@ pub(crate) const NAMESPACE: &str = "default";
 pub(crate) const PORT: u16 = 8080;
 /// The application's container.
 pub(crate) const APP: &str = "app";
-const IMAGE: &str = "sluice.test/pod:1";
+/// The image of every container.
+pub(crate) const IMAGE: &str = "sluice.test/pod:1";
 
 /// How a Pod is meshed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,8 @@ impl Pod {
     }
 }
 
-fn directory(name: &str) -> PathBuf {
+/// What a Pod's proxy shares with the node.
+pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(LAB).join("pods").join(name)
 }
 
@@ -154,14 +156,20 @@ fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
 }
 
 fn configure(directory: &Path) -> Result<()> {
+    let bootstrap = proxy::bootstrap(
+        Path::new("/shared/admin.sock"),
+        Path::new("/shared/access.log"),
+        proxy::Mode::Redirect,
+    );
+    configure_with(directory, &bootstrap)
+}
+
+/// Writes a proxy's configuration to the directory that it shares with the node.
+pub(crate) fn configure_with(directory: &Path, bootstrap: &Value) -> Result<()> {
     fs::create_dir_all(directory)?;
     chown(directory, Some(PROXY), Some(PROXY))?;
     // Its users differ: the sidecar writes, the rules are read as root.
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
-    let bootstrap = proxy::bootstrap(
-        Path::new("/shared/admin.sock"),
-        Path::new("/shared/access.log"),
-    );
     fs::write(directory.join("envoy.json"), bootstrap.to_string())?;
     Ok(())
 }

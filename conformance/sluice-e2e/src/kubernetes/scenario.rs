@@ -17,8 +17,12 @@ use crate::kubernetes::{
     node::{self, CNI_BIN, CNI_CONF, LAB},
     pods::{Mesh, NAMESPACE, Pod},
     snapshot::Snapshot,
+    untouched::Untouched,
 };
 
+/// Pods without redirection that run before the installation, and others that are added after it.
+const BEFORE: [&str; 4] = ["gateway-1", "grpc-1", "none-1", "custom-1"];
+const AFTER: [&str; 4] = ["gateway-2", "grpc-2", "none-2", "custom-2"];
 const SYSTEM: &str = "kube-system";
 const DAEMONSET: &str = "daemonset/sluice";
 /// What keeps the data path alive.
@@ -118,6 +122,7 @@ impl Scenario<'_> {
             calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
         })?;
         let [old, outside, early] = &first.context("they have started")?;
+        let before = untouched(kubectl, outside, checks, "before", BEFORE)?;
 
         checks.require("the chart is installed", || self.install("latest"))?;
         checks.check(
@@ -127,6 +132,11 @@ impl Scenario<'_> {
                 calls::all(kubectl, &[(early, Mesh::Early), (outside, Mesh::None)])
             },
         );
+        checks.check(
+            "the installation leaves Pods without redirection as they are",
+            || before.check(kubectl, outside),
+        );
+        let added = untouched(kubectl, outside, checks, "after", AFTER)?;
         let mut second = None;
         checks.require("Pods without rules go through their sidecars", || {
             let pods = Pod::start(
@@ -163,10 +173,12 @@ impl Scenario<'_> {
             self.upgrade(client, server, interrupt)
         });
         checks.check("after the upgrade all is as before", || {
-            calls::all(kubectl, &mixed)
+            calls::all(kubectl, &mixed)?;
+            before.check(kubectl, outside)?;
+            added.check(kubectl, outside)
         });
         checks.check("deleted Pods are forgotten", || {
-            let others = [early.name, "quiet", "waiting"];
+            let others = [&[early.name, "quiet", "waiting"][..], &BEFORE, &AFTER].concat();
             forget(
                 kubectl,
                 &[&[client.name, server.name], &others[..]].concat(),
@@ -318,6 +330,25 @@ impl Scenario<'_> {
             now.len()
         ))
     }
+}
+
+/// Starts Pods without redirection, and calls each.
+fn untouched(
+    kubectl: &Kubectl,
+    outside: &Pod,
+    checks: &mut Checks,
+    moment: &str,
+    names: [&'static str; 4],
+) -> Result<Untouched> {
+    let mut started = None;
+    checks.require(
+        &format!("a gateway and Pods without redirection work {moment} the installation"),
+        || {
+            let pods = started.insert(Untouched::start(kubectl, names)?);
+            pods.check(kubectl, outside)
+        },
+    )?;
+    started.context("they have started")
 }
 
 fn version(said: &str) -> String {

@@ -169,6 +169,7 @@ impl Node<'_> {
             to,
             way: Way::Tcp,
             source: None,
+            transparent: false,
             mark: None,
         }];
         let mut command = self.lab.within(None).own()?;

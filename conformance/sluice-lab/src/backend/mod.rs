@@ -6,6 +6,7 @@ pub mod sluice;
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
+use serde::Serialize;
 use serde_json::Value;
 use sluice_testbed::{agent::ExecContext, interrupt::Interrupt, process::output};
 
@@ -47,12 +49,30 @@ pub trait Backend: Send + Sync {
     fn pods(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())
     }
+    /// The rule that decides about a connection, as the backend explains it; `None` if it explains
+    /// nothing. `pod` is an address of the Pod.
+    fn explain(&self, _pod: IpAddr, _connection: &Explained) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// The BPF objects that must be gone once it has ended.
     fn bpf_objects(&self) -> Result<BpfObjects> {
         Ok(BpfObjects::default())
     }
     /// Ends it; fails if it still knows Pods.
     fn stop(self: Box<Self>) -> Result<()>;
+}
+
+/// A connection of a process in a Pod that a backend explains.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Explained {
+    /// Its destination.
+    pub to: SocketAddr,
+    /// The user of the process.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// A datagram.
+    pub udp: bool,
 }
 
 /// Which one.
@@ -88,7 +108,11 @@ impl BackendKind {
         Ok(match self {
             Self::Sluice => {
                 // More can go wrong with it than without.
-                let behaviour = format!("mesh = '{}'\nacceleration = 'proxies'\n", mesh.name());
+                let behaviour = format!(
+                    "mesh = '{}'\nacceleration = 'proxies'\nfamilies = 'both'\n\
+                     ambient.node-agent = 'istio-cni'\n",
+                    mesh.name()
+                );
                 Box::new(sluice::Sluice::start(
                     binaries, directory, cgroup, &behaviour, interrupt,
                 )?)

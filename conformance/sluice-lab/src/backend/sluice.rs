@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,12 +20,13 @@ use sluice_testbed::{
 
 use crate::{
     Binaries,
-    backend::{Backend, Counters, iptables::Iptables},
+    backend::{Backend, Counters, Explained, iptables::Iptables},
     bpf_objects::BpfObjects,
     pod_annotations::PodAnnotations,
 };
 
-const START: Duration = Duration::from_secs(20);
+/// An emulated machine needs most of it to verify the programs.
+const START: Duration = Duration::from_secs(120);
 const METRIC: &str = "sluice_decisions_total{reason=\"";
 
 /// A running daemon and the plugin that talks to it.
@@ -134,6 +136,13 @@ impl Backend for Sluice {
         let text = http::get(&self.socket, "/metrics")
             .with_context(|| format!("the daemon's log is {}", self.log.display()))?;
         Ok(Some(counters(&text)))
+    }
+
+    fn explain(&self, pod: IpAddr, connection: &Explained) -> Result<Option<String>> {
+        let question = json!({ "pod": pod, "connection": { "outbound": connection } });
+        let answer = http::post(&self.socket, "/v1/explain", &question.to_string())?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        Ok(answer["rule"].as_str().map(str::to_owned))
     }
 
     fn bpf_objects(&self) -> Result<BpfObjects> {

@@ -61,6 +61,9 @@ pub struct Attempt {
     pub way: Way,
     /// The address to bind before.
     pub source: Option<IpAddr>,
+    /// The source need not be an address of the host.
+    #[serde(default)]
+    pub transparent: bool,
     /// The mark of the socket.
     pub mark: Option<u32>,
 }
@@ -126,6 +129,10 @@ impl Attempt {
         socket.set_write_timeout(Some(PATIENCE))?;
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
+        }
+        if self.transparent {
+            // One flag for both families.
+            socket.set_ip_transparent_v4(true)?;
         }
         if let Some(source) = self.source {
             socket.bind(&SocketAddr::new(source, 0).into())?;

@@ -18,6 +18,10 @@ const POD: PodConfig = PodConfig {
     mark: 0,
     mark_mask: 0,
     excluded: PortBitmap::EMPTY,
+    source_mark: 0,
+    pad: 0,
+    loopback_net: 0,
+    loopback_mask: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,
 };
 
@@ -133,7 +137,6 @@ fn every_outbound_row_holds_in_every_family() {
     let table = [
         // caller,     source,            to,                port,  excluded, verdict
         (APP,         From::Anywhere,    To::World,         80,    false, proxy_out),
-        (APP,         From::Passthrough, To::World,         80,    false, proxy_out),
         (APP,         From::Anywhere,    To::World,         15020, true,  direct(OutboundPortExcluded)),
         (APP,         From::Anywhere,    To::OwnPod,        8080,  false, direct(OutboundLocal)),
         (APP,         From::Anywhere,    To::OwnPod,        15008, false, direct(OutboundLocal)),
@@ -360,3 +363,4 @@ fn no_hairpin_makes_own_pod_calls_direct() {
 
 mod arrivals;
 mod bypass;
+mod node;

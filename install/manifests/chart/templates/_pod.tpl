@@ -57,3 +57,8 @@ volumeMounts:
   - name: state
     mountPath: /var/lib/sluice
 {{- end }}
+
+{{/* Not empty if the daemon serves ztunnel. */}}
+{{- define "sluice.isZtunnelAgent" -}}
+{{- if and (eq .Values.config.mesh "ambient") (eq (index .Values.config.ambient "node-agent") "sluice") }}true{{ end }}
+{{- end }}

@@ -23,7 +23,10 @@ fn bind_udp(netns: &Netns, user: u32, at: &str) -> Result<UdpSocket, ErrorKind> 
 }
 
 fn refused(lab: &Lab) -> Vec<(ForeignKey, u32)> {
-    let mut all = lab.datapath.foreign_binds().unwrap();
+    let all = lab.datapath.foreign_binds().unwrap();
+    let mut all: Vec<_> = (all.into_iter())
+        .map(|(key, found)| (key, found.uid))
+        .collect();
     all.sort_by_key(|(key, _)| (key.port.get(), key.protocol));
     all
 }

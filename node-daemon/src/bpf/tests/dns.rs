@@ -168,3 +168,27 @@ fn until_the_resolver_listens_queries_are_left_alone() {
     assert_eq!(heard(&socket), to.parse().unwrap());
     assert_eq!(lab.count(Reason::OutboundDns), 0);
 }
+
+#[test]
+fn unspecified_server_is_shown_as_the_loopback_address() {
+    let servers = servers();
+    for (written, shown, index) in [
+        ("0.0.0.0:53", "127.0.0.1:53", 0),
+        ("[::]:53", "[::1]:53", 1),
+    ] {
+        let shown: SocketAddr = shown.parse().unwrap();
+        let socket = client(&servers.lab, written);
+        ask(&servers.lab, APP, &socket, Some(written));
+        assert!(
+            answer(&servers.dns_capture[index], SOON).is_some(),
+            "{written}"
+        );
+        assert_eq!(heard(&socket), shown, "{written}");
+        let (clone, to) = (socket.try_clone().unwrap(), written.to_owned());
+        servers
+            .lab
+            .pod
+            .run_as(APP, move || clone.connect(to).unwrap());
+        assert_eq!(canonical(socket.peer_addr().unwrap()), shown, "{written}");
+    }
+}

@@ -362,3 +362,23 @@ fn share_of_a_removed_pod_is_released() {
     assert_eq!(lab.datapath.remove_stale_aliases().unwrap(), 1);
     assert!(lab.datapath.alias_usage.keys().unwrap().is_empty());
 }
+
+#[test]
+fn socket_bound_to_loopback_is_refused_by_the_kernel() {
+    let lab = Lab::meshed();
+    let _proxy = listen(&lab.pod, "[::]:15001");
+    for (from, to) in [
+        ("127.0.0.1:0", format!("{}:80", WORLD[0])),
+        ("127.0.0.6:0", format!("{}:80", WORLD[0])),
+        ("[::ffff:127.0.0.1]:0", format!("[::ffff:{}]:80", WORLD[0])),
+    ] {
+        let error = lab.pod.run_as(APP, move || {
+            let [from, to] = [from, &to].map(|at| at.parse::<SocketAddr>().unwrap());
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&to.into()).unwrap_err().raw_os_error()
+        });
+        assert_eq!(error, Some(libc::EINVAL), "{from}");
+    }
+    assert_eq!(lab.count(Reason::OutboundToProxy), 0);
+}

@@ -19,7 +19,10 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
 
-use crate::bpf::{Datapath, Pins, PrivateBpffs, Rule, kernel_offsets};
+use crate::{
+    bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets, Rule, kernel_offsets},
+    netns::{Families, SourceRouting},
+};
 
 /// Maximum wait of a test. Only a failure takes so long; an emulated machine needs a large part.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -163,7 +166,7 @@ impl Lab {
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = PrivateBpffs::mount().expect("a BPF file system");
-        let datapath = open(&private, &cgroup, true);
+        let datapath = open(&private, &cgroup, options(true));
         Self {
             pod,
             world,
@@ -186,6 +189,24 @@ impl Lab {
         self.datapath
             .attach_sk_lookup(self.cookie, netns.as_fd())
             .unwrap();
+    }
+
+    /// Lets the Pod's proxy keep its clients' addresses, as the daemon does. A mark other than zero
+    /// identifies the proxy.
+    pub(super) fn keep_source(&mut self, source_mark: u32, proxy_mark: u32) {
+        let mut entry = self.datapath.netns_entry(self.cookie).unwrap().unwrap();
+        entry.pod.source_mark = source_mark;
+        entry.pod.mark = proxy_mark;
+        entry.pod.mark_mask = if proxy_mark == 0 { 0 } else { u32::MAX };
+        self.datapath.set_netns_entry(self.cookie, &entry).unwrap();
+        let netns = crate::netns::Netns::open(&self.pod.path).unwrap();
+        let families = Families { v4: true, v6: true };
+        let routing = SourceRouting {
+            mark: source_mark,
+            families,
+            switches: netns.switches_off(families).unwrap(),
+        };
+        netns.install_source_routing(routing).unwrap();
     }
 
     /// Enrolls the world as a meshed Pod, too.
@@ -216,6 +237,10 @@ impl Lab {
             mark: 0,
             mark_mask: 0,
             excluded: PortBitmap::FULL,
+            source_mark: 0,
+            pad: 0,
+            loopback_net: 0,
+            loopback_mask: 0,
             flags,
         };
         let [v4, v6] = addresses.map(|text| text.parse::<IpAddr>().unwrap().into());
@@ -233,9 +258,21 @@ impl Lab {
 
     /// Another daemon adopts the pins, with or without acceleration.
     pub(super) fn restart_as(self, accel: bool) -> Self {
+        self.restart_with(options(accel))
+    }
+
+    /// Another daemon, which denies raw sockets, adopts the pins.
+    pub(super) fn restart_without_raw_sockets(self) -> Self {
+        self.restart_with(Options {
+            raw_sockets: RawSockets::Deny,
+            ..options(true)
+        })
+    }
+
+    fn restart_with(self, options: Options) -> Self {
         drop(self.datapath);
         Self {
-            datapath: open(&self.pins, &self.cgroup, accel),
+            datapath: open(&self.pins, &self.cgroup, options),
             ..self
         }
     }
@@ -272,10 +309,16 @@ impl Lab {
     }
 }
 
-fn open(private: &PrivateBpffs, cgroup: &Cgroup, accel: bool) -> Datapath {
+fn options(accel: bool) -> Options {
+    Options {
+        kernel_offsets: accel.then(|| kernel_offsets().expect("this kernel's layout")),
+        ..Options::default()
+    }
+}
+
+fn open(private: &PrivateBpffs, cgroup: &Cgroup, options: Options) -> Datapath {
     let pins = Pins::open(&private.directory()).expect("a directory for pins");
-    let kernel_offsets = accel.then(|| kernel_offsets().expect("this kernel's layout"));
-    Datapath::open(pins, &cgroup.path, kernel_offsets).expect("the programs load")
+    Datapath::open(pins, &cgroup.path, options).expect("the programs load")
 }
 
 fn configure(addresses: &[&str; 2]) {
@@ -329,6 +372,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::BypassCidr(prefix)
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
         Rule::ExcludeInterface(key) => key.cookie = cookie,
+        Rule::OwnerGroup(key) => key.cookie = cookie,
     }
     rule
 }

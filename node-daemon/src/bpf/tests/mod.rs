@@ -9,7 +9,10 @@ mod filter;
 mod fuzz_accel;
 mod inbound;
 mod lab;
+mod original_source;
 mod pending;
+mod raw_socket;
+mod routes;
 mod sockets;
 mod syn;
 

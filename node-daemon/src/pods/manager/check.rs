@@ -118,6 +118,14 @@ impl PodManager {
             let there = addresses.any(|address| *address == PASSTHROUGH);
             same("::6 on the loopback interface", &true, &there)?;
         }
+        if let Some(routing) = state.source_routing {
+            let there = netns.has_source_routing(routing)?;
+            same(
+                "routing of connections that keep their source",
+                &true,
+                &there,
+            )?;
+        }
         let installed = netns.installed(state.routes.clone())?;
         same("routes to the proxy", &state.routes, &installed)
     }

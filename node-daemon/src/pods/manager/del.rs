@@ -58,8 +58,8 @@ impl PodManager {
         let desired = if rest.is_empty() {
             KernelState::default()
         } else {
-            let passthrough = pod.kernel.state().passthrough;
-            plan::desired(cookie, &pod.policy, &addresses, passthrough)
+            let changes = pod.kernel.state().changes();
+            plan::desired(cookie, &pod.policy, &addresses, changes)
         };
         let netns = pod.reopen();
         let mut target = Target {

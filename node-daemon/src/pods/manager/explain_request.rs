@@ -31,6 +31,10 @@ impl PodManager {
             policy: &pod.policy,
             state: pod.kernel.state(),
             captures_dns: self.datapath.captures_dns(cookie)?,
+            before_proxy: self
+                .datapath
+                .before_proxy(cookie)?
+                .is_some_and(|state| state.open != 0),
         };
         if subject.passes_as_datagram(&question.connection) {
             return Ok(ExplainResponse {

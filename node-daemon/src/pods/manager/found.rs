@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use sluice_api::{AddRequest, Attachment, PodName};
+use sluice_api::{AddRequest, Attachment, PodName, PodView};
 use tracing::{debug, error, info, warn};
 
 use super::{MeshedPod, PodManager, name};
@@ -16,8 +16,8 @@ use crate::{
         Error, ListedPod, Repair,
         error::one_line,
         evidence::{Doubt, MAX_FOUND},
-        policy::{self, Verdict},
-        survey::{Brief, Lodging, Sight, Survey},
+        policy::{self, PodPolicy, Verdict},
+        survey::{Brief, ListedProxy, Lodging, Sight, Survey},
     },
 };
 
@@ -30,8 +30,8 @@ impl PodManager {
         let found = self.pods.values().filter(|pod| pod.is_found());
         let listed = |pod: &ListedPod| {
             let addresses = pod.addresses.clone().into_iter();
-            let name = pod.pod.clone();
-            addresses.map(move |ip| (ip, name.clone()))
+            let one = self.listed_proxy(pod);
+            addresses.map(move |ip| (ip, one.clone()))
         };
         let lodging = |(cookie, pod): (&u64, &MeshedPod)| Lodging {
             id: pod.id,
@@ -45,12 +45,20 @@ impl PodManager {
             meshed: self.pods.iter().map(lodging).collect(),
             listed: self.listed.iter().flat_map(listed).collect(),
             ports: [mesh.outbound_port, mesh.inbound_port],
-            proxy: ProxyUser {
-                uid: mesh.uid,
-                gid: mesh.gid,
-                mark: mesh.mark,
-                mark_mask: mesh.mark_mask,
-            },
+            proxy: proxy_user(&PodPolicy::of(mesh)),
+        }
+    }
+
+    /// A listed Pod with the user and the ports of its proxy, if it is meshed, or else the mesh's.
+    fn listed_proxy(&self, pod: &ListedPod) -> ListedProxy {
+        let policy = match policy::decide(&self.node_policy, pod) {
+            Ok(Verdict::Intercept(policy)) => *policy,
+            _ => PodPolicy::of(self.node_policy.mesh),
+        };
+        ListedProxy {
+            name: pod.pod.clone(),
+            ports: [policy.ports.outbound, policy.ports.inbound],
+            proxy: proxy_user(&policy),
         }
     }
 
@@ -62,23 +70,55 @@ impl PodManager {
     /// Returns the addresses of the Pods that were found and not adopted.
     pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
         let (mut left, mut doubts) = (Vec::new(), BTreeMap::new());
+        self.left.clear();
         let kubelet = survey.kubelet;
         for sight in survey.sights {
             let cookie = sight.netns.id().cookie;
             if self.pods.contains_key(&cookie) || self.orphaned.contains_key(&cookie) {
                 continue;
             }
-            if let Some(doubt) = sight.evidence.doubt(kubelet) {
-                *doubts.entry(doubt).or_insert(0) += 1;
-            } else if sight.diverted {
-                debug!(netns = %sight.netns.path().display(), "pod has its own iptables rules; not adopted");
+            let doubt = sight.evidence.doubt(kubelet);
+            if let Some(reason) = self.reason_to_leave(&sight, doubt) {
+                self.left.extend(LeftPod::of(&sight, reason));
                 left.extend(sight.addresses.into_iter().map(|one| one.ip));
+            } else if let Some(doubt) = doubt {
+                *doubts.entry(doubt).or_insert(0) += 1;
             } else {
                 self.adopt_one(sight);
             }
         }
         self.note_doubts(&doubts, survey.strangers);
+        if let Err(error) = self.drop_pending_for(&left) {
+            error!(
+                error = one_line(&error),
+                "failed to remove the entries of Pods that stay as they are"
+            );
+        }
         left
+    }
+
+    /// Why a running Pod stays as it is, if so: as a meshed Pod its connections would be refused, or
+    /// redirected twice.
+    fn reason_to_leave(&self, sight: &Sight, doubt: Option<Doubt>) -> Option<String> {
+        let is_the_pod = doubt.is_none() || doubt == Some(Doubt::NoProxy);
+        if let Some(name) = sight.listed.as_ref().filter(|_| is_the_pod) {
+            let listed = self.listed.iter().find(|one| one.pod == *name)?;
+            match self.verdict(listed) {
+                Ok(Verdict::Bypass(reason)) => return Some(reason.to_owned()),
+                Err(error) => return Some(one_line(&error)),
+                Ok(Verdict::Intercept(policy)) if doubt == Some(Doubt::NoProxy) => {
+                    return Some(format!(
+                        "it ran before Sluice, and user {} does not listen on its proxy's ports {} \
+                         and {}",
+                        policy.uid, policy.ports.outbound, policy.ports.inbound
+                    ));
+                }
+                Ok(Verdict::Intercept(_)) => {}
+            }
+        }
+        (doubt.is_none() && sight.diverted).then(|| {
+            "it ran before Sluice, and its own netfilter rules redirect its traffic".to_owned()
+        })
     }
 
     fn adopt_one(&mut self, sight: Sight) {
@@ -156,7 +196,7 @@ impl PodManager {
             attachment: Attachment {
                 // No CNI network has this name: GC does not delete the Pod.
                 network: String::new(),
-                container_id: format!("netns-{}", sight.netns.id().cookie),
+                container_id: found_id(sight),
                 ifname: "eth0".to_owned(),
             },
             netns: sight.netns.path().display().to_string(),
@@ -238,6 +278,65 @@ impl PodManager {
             warn!(pod, %address, "address of an adopted Pod moved to a Pod that the runtime reported");
         }
         self.remove_pod(holder)
+    }
+}
+
+/// A running Pod that no runtime reported and that was not adopted.
+pub(super) struct LeftPod {
+    pod: PodName,
+    netns: PathBuf,
+    container_id: String,
+    addresses: Vec<IpAddr>,
+    reason: String,
+}
+
+impl LeftPod {
+    /// A Pod that the API server lists. Others have no name.
+    fn of(sight: &Sight, reason: String) -> Option<Self> {
+        Some(Self {
+            pod: sight.listed.clone()?,
+            netns: sight.netns.path().to_owned(),
+            container_id: found_id(sight),
+            addresses: sight.addresses.iter().map(|one| one.ip).collect(),
+            reason,
+        })
+    }
+
+    /// For the list of Pods.
+    pub(super) fn view(&self) -> PodView {
+        PodView {
+            attachment: Attachment {
+                network: String::new(),
+                container_id: self.container_id.clone(),
+                ifname: "eth0".to_owned(),
+            },
+            pod: self.pod.clone(),
+            netns: self.netns.display().to_string(),
+            addresses: self.addresses.clone(),
+            cookie: None,
+            listeners: 0,
+            aliases: 0,
+            alias_fallbacks: 0,
+            meshed: false,
+            reason: self.reason.clone(),
+            families: None,
+            before_proxy: None,
+            foreign_uses: 0,
+        }
+    }
+}
+
+fn found_id(sight: &Sight) -> String {
+    format!("netns-{}", sight.netns.id().cookie)
+}
+
+/// The identity of a proxy's sockets.
+fn proxy_user(policy: &PodPolicy) -> ProxyUser {
+    ProxyUser {
+        uid: policy.uid,
+        gid: policy.gid,
+        mark: policy.mesh.mark,
+        mark_mask: policy.mesh.mark_mask,
     }
 }
 

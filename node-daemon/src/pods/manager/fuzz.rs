@@ -16,7 +16,7 @@ use sluice_api::{AddRequest, Attachment, GcRequest, PodAddress, PodName, ValidAt
 
 use super::PodManager;
 use crate::{
-    bpf::{Datapath, Pins, PrivateBpffs},
+    bpf::{Datapath, Options, Pins, PrivateBpffs},
     cgroup,
     netns::{self, Netns},
     pods::{
@@ -271,7 +271,8 @@ impl Node {
     fn restart(&mut self) {
         self.manager = None;
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
-        let datapath = Datapath::open(pins, &self.cgroup, None).expect("the programs attach");
+        let datapath =
+            Datapath::open(pins, &self.cgroup, Options::default()).expect("the programs attach");
         let (store, records) = Store::open(self.state.path()).expect("a directory for records");
         let startup_state = StartupState {
             datapath,

@@ -16,6 +16,7 @@ use crate::{
         plan::{self, KernelState},
         policy::PodPolicy,
         rule_set, source_addr,
+        store::Changes,
     },
 };
 
@@ -27,7 +28,11 @@ pub(super) fn resolve_in_netns(
     interfaces: &[Interface],
     features: Features,
 ) -> Result<PodPolicy, Error> {
-    let policy = policy.map_to_host_ids(&netns.users()?)?;
+    let mut policy = policy.map_to_host_ids(&netns.users()?)?;
+    // Without the interface, the inbound hook cannot detect the Pod's own connections.
+    if features.ingress {
+        policy.source_mark = policy.mesh_source_mark();
+    }
     if !policy.excluded_interfaces.is_empty() && !features.ingress {
         return Err(bypass::Error::Kernel.into());
     }
@@ -84,8 +89,8 @@ impl PodManager {
         }
     }
 
-    /// Reinstalls missing alias routes, and retries refused ones: without them each connection is
-    /// bound separately.
+    /// Reinstalls missing routes inside the Pods, and retries refused ones: without alias routes each
+    /// connection is bound separately, and without source routing some are refused.
     pub(super) fn repair_alias_routes(&mut self) {
         let all: Vec<u64> = self.pods.keys().copied().collect();
         for cookie in all {
@@ -94,14 +99,14 @@ impl PodManager {
                 Ok(true) => {
                     self.repairs.count(Repair::AliasRoutes);
                     let pod = self.name_of(cookie);
-                    warn!(pod, "alias routes were missing; reinstalled");
+                    warn!(pod, "routes inside the Pod were missing; reinstalled");
                 }
                 Err(error) => {
                     let pod = self.name_of(cookie);
                     error!(
                         pod,
                         error = one_line(&error),
-                        "failed to reinstall alias routes"
+                        "failed to reinstall routes inside the Pod"
                     );
                 }
             }
@@ -118,14 +123,26 @@ impl PodManager {
             return Ok(false);
         };
         let before = pod.kernel.state().clone();
-        let desired = plan::desired(cookie, &pod.policy, &addresses, before.passthrough);
+        let known = pod
+            .attachments
+            .iter()
+            .filter_map(|one| self.attachments.get(one));
+        let changes = Changes::of(known.map(|known| &known.record));
+        let desired = plan::desired(cookie, &pod.policy, &addresses, changes);
         let installed = netns.installed(desired.routes.clone())?;
-        if installed == desired.routes && installed == before.routes {
+        let routing = match before.source_routing {
+            Some(routing) if netns.has_source_routing(routing)? => Some(routing),
+            _ => None,
+        };
+        let is_complete = installed == desired.routes && routing == desired.source_routing;
+        if is_complete && installed == before.routes {
             return Ok(false);
         }
-        let lost = before.routes.iter().any(|route| !installed.contains(route));
+        let lost = before.routes.iter().any(|route| !installed.contains(route))
+            || routing != before.source_routing;
         pod.kernel.mark_lost(|state| KernelState {
             routes: installed,
+            source_routing: routing,
             ..state
         });
         let mut target = Target {
@@ -159,7 +176,7 @@ impl PodManager {
             return Ok(false);
         }
         let state = pod.kernel.state();
-        let desired = plan::desired(cookie, &policy, &addresses, state.passthrough);
+        let desired = plan::desired(cookie, &policy, &addresses, state.changes());
         let mut target = Target {
             datapath: &mut self.datapath,
             netns: Some(&netns),

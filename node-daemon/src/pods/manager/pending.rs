@@ -15,6 +15,7 @@ use crate::pods::{
     error::one_line,
     plan::{self, KernelState},
     policy::{PodPolicy, Verdict},
+    store::Changes,
     survey::Survey,
 };
 
@@ -79,7 +80,7 @@ impl PodManager {
         }
         let cookie = self.pending.keys().next_back();
         let cookie = cookie.map_or(PROVISIONAL, |last| last + 1);
-        let desired = plan::desired(cookie, policy, &pod.addresses, false);
+        let desired = plan::desired(cookie, policy, &pod.addresses, Changes::default());
         let routes = desired.routes.clone();
         let desired = KernelState {
             sk_lookup: false,

@@ -8,14 +8,14 @@ use tracing::{error, info, warn};
 use super::{MeshStatus, MeshedPod, PodManager, netns_policy::resolve_in_netns};
 use crate::{
     cgroup,
-    netns::{self, Netns},
+    netns::{self, Netns, SourceRouting},
     pods::{
         Error, Repair, StartupState, alias_routes,
         apply::{AppliedState, Target},
         error::one_line,
         plan::{self, Action, KernelState},
         policy::{PodPolicy, Verdict},
-        store::{Record, RecordId},
+        store::{Changes, Record, RecordId},
     },
 };
 
@@ -62,7 +62,10 @@ impl PodManager {
         let desired = (found.iter()).map(|(cookie, pod)| (*cookie, pod.desired(*cookie)));
         let alive = |cookie| manager.datapath.has_sk_lookup(cookie);
         for (cookie, action) in plan::reconcile(desired.collect(), state.keys().copied(), alive) {
-            let state = state.remove(&cookie).unwrap_or_default();
+            let mut state = state.remove(&cookie).unwrap_or_default();
+            if let (Some(routing), Some(pod)) = (&mut state.source_routing, found.get(&cookie)) {
+                routing.switches = pod.changes().switches;
+            }
             let kernel = AppliedState::of(cookie, state);
             let done = match (action, found.remove(&cookie)) {
                 (Action::Converge(desired), Some(pod)) => manager.converge(kernel, *desired, pod),
@@ -122,6 +125,7 @@ impl PodManager {
         for (cookie, netns_entry) in self.datapath.all_netns_entries()? {
             let state = all.entry(cookie).or_default();
             state.routes = alias_routes::announced(&netns_entry);
+            state.source_routing = SourceRouting::announced(&netns_entry);
             state.netns_entry = Some(netns_entry);
         }
         for (addr, pod) in self.datapath.all_addresses()? {
@@ -195,7 +199,9 @@ impl PodManager {
                 };
                 let interfaces = netns.interfaces()?;
                 let features = self.datapath.features();
-                let policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
+                let mut policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
+                // Without an entry of this generation nothing shows that the proxy has not listened.
+                policy.bypass_before_proxy &= self.datapath.before_proxy(id.cookie)?.is_some();
                 Ok(RecordState::Meshed(netns, policy.into()))
             }
             (Verdict::Bypass(reason), None) if path.exists() => Ok(RecordState::Bypassed(reason)),
@@ -256,10 +262,13 @@ impl PodManager {
 }
 
 impl Found {
+    fn changes(&self) -> Changes {
+        Changes::of(self.members.iter().map(|(_, record)| record))
+    }
+
     fn desired(&self, cookie: u64) -> KernelState {
         let records = || self.members.iter().map(|(_, record)| record);
         let addresses: Vec<IpAddr> = records().flat_map(Record::addresses).collect();
-        let passthrough = records().any(|record| record.passthrough);
-        plan::desired(cookie, &self.policy, &addresses, passthrough)
+        plan::desired(cookie, &self.policy, &addresses, self.changes())
     }
 }

@@ -19,6 +19,7 @@ impl PodManager {
         self.remove_stale_aliases();
         self.adopt(survey);
         self.resolve_pending();
+        self.report_foreign();
     }
 
     /// Attaches programs to new children of the root cgroup.

@@ -4,6 +4,7 @@
 mod alias_routes;
 mod fixture;
 mod routes;
+mod source_routing;
 mod takeover;
 
 use std::{
@@ -197,7 +198,7 @@ fn a_step_that_fails_takes_those_before_it_back() {
     ) else {
         panic!("it is meshed");
     };
-    let desired = plan::desired(7, &policy, &[ip("10.1.0.1")], true);
+    let desired = plan::desired(7, &policy, &[ip("10.1.0.1")], Changes::PASSTHROUGH);
     let mut kernel = AppliedState::of(7, KernelState::default());
     let mut target = Target {
         datapath: &mut manager.datapath,
@@ -261,7 +262,15 @@ fn check_names_the_first_difference() {
     manager.survey_and_resync();
     let status = manager.status().unwrap();
     // The root of the test has no children.
-    let absent = ["connect4", "connect6", "sendmsg4", "sendmsg6", "setsockopt"];
+    let absent = [
+        "connect4",
+        "connect6",
+        "post_bind4",
+        "post_bind6",
+        "sendmsg4",
+        "sendmsg6",
+        "sock_create",
+    ];
     let hooked = |one: &ProgramView| one.attach_count == usize::from(!absent.contains(&&*one.name));
     assert!(status.ready && status.programs.iter().all(hooked));
     let repairs = manager.read().unwrap().repairs;

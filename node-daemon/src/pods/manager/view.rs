@@ -1,19 +1,16 @@
 //! The manager's answers to status, list and metrics requests.
 
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, AliasUsage, Event, ForeignKey, Reason};
-use sluice_api::{Attachment, Feature, ForeignProgramView, PodName, PodView, Status};
-
-use super::{AttachmentState, PodManager, name};
-use crate::{
-    bpf::{Features, ForeignProgram},
-    pods::{Acceleration, Error, Repairs, error::one_line},
+use sluice_abi::{ABI_VERSION, AliasUsage, PodFlags, Reason};
+use sluice_api::{
+    AddRequest, Attachment, BeforeProxyView, Feature, ForeignProgramView, PodName, PodView, Status,
 };
 
-/// The maximum number of denied foreign binds in the status.
-const FOREIGN_BINDS: usize = 8;
-/// `IPPROTO_UDP`.
-const UDP: u16 = 17;
+use super::{AttachmentState, PodManager};
+use crate::{
+    bpf::{Features, ForeignProgram},
+    pods::{Acceleration, Error, Repairs, Workload, Workloads, error::one_line},
+};
 
 /// The values of the metrics.
 #[derive(Clone, Debug)]
@@ -29,6 +26,8 @@ pub(crate) struct MetricsSnapshot {
     /// Connections without an alias address, because the Pod's share of alias addresses is used up.
     /// Only Pods with such connections.
     pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
+    /// Denials of a proxy's port to other users. Only Pods with denials.
+    pub(crate) foreign_uses: Vec<(PodName, u64)>,
     /// The repairs.
     pub(crate) repairs: Repairs,
     /// Programs of other owners at Sluice's hooks.
@@ -55,8 +54,10 @@ impl PodManager {
                 .collect(),
             mesh: self.node_policy.mesh.name.clone(),
             acceleration: self.node_policy.acceleration.name().to_owned(),
+            families: self.node_policy.mesh.node.families.name().to_owned(),
             features: features(&kernel, self.datapath.features()),
             kernel,
+            ztunnel: None,
             programs: self.datapath.programs()?,
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
             meshed_pods,
@@ -64,6 +65,35 @@ impl PodManager {
             pending_pods: self.pending.len(),
             orphaned_netns: self.orphaned.len(),
         })
+    }
+
+    /// The intercepted Pods with a uid, by which ztunnel knows them.
+    pub(in crate::pods) fn workloads(&self) -> Workloads {
+        let workload = |known: &AttachmentState| {
+            let pod = self
+                .pods
+                .get(&self.cookie_of(&known.record.request.attachment)?)?;
+            let AddRequest {
+                pod:
+                    PodName {
+                        namespace,
+                        name,
+                        uid,
+                    },
+                manifest,
+                ..
+            } = known.record.request.clone();
+            let service_account = manifest.map(|manifest| manifest.service_account);
+            let workload = Workload {
+                name,
+                namespace,
+                service_account: service_account.unwrap_or_default(),
+                netns: pod.id,
+                path: pod.path.clone(),
+            };
+            (!uid.is_empty()).then_some((uid, workload))
+        };
+        self.attachments.values().filter_map(workload).collect()
     }
 
     /// The reasons why an ADD would fail.
@@ -81,55 +111,8 @@ impl PodManager {
         hooks.into_iter().chain(records).collect()
     }
 
-    /// The users that were denied a bind to a proxy's port.
-    fn foreign_binds(&self) -> Result<Vec<String>, Error> {
-        let found = self.datapath.foreign_binds()?;
-        let more = found.len().saturating_sub(FOREIGN_BINDS);
-        let shown = found.iter().take(FOREIGN_BINDS);
-        let mut lines: Vec<_> = shown
-            .map(|(key, uid)| self.foreign_bind(*key, *uid))
-            .collect();
-        lines.extend((more > 0).then(|| format!("{more} more ports of proxies were refused")));
-        Ok(lines)
-    }
-
-    fn foreign_bind(&self, key: ForeignKey, uid: u32) -> String {
-        let is_it = |attachment: &&Attachment| self.cookie_of(attachment) == Some(key.cookie);
-        let found = self.attachments.keys().find(is_it);
-        let known = found.and_then(|attachment| self.attachments.get(attachment));
-        let pod = known.map_or_else(
-            || format!("of network namespace {}", key.cookie),
-            |known| name(&known.record.request.pod),
-        );
-        let user = match uid {
-            Event::NO_UID => "a socket bound before its Pod was known".to_owned(),
-            uid => format!("user {uid}, who is not the proxy's"),
-        };
-        let protocol = if key.protocol == UDP { "UDP" } else { "TCP" };
-        format!(
-            "Pod {pod}: the proxy's port {} ({protocol}) was refused to {user}",
-            key.port.get()
-        )
-    }
-
-    /// The foreign listeners on proxies' ports, in one sentence.
-    fn foreign_listeners(&self) -> Option<String> {
-        let count = |cookie: &u64| self.pods[cookie].kernel.foreign_listeners();
-        let mut found = self.pods.keys().filter(|cookie| count(cookie) > 0);
-        let first = found.next()?;
-        let more = match found.count() {
-            0 => String::new(),
-            more => format!(", and in {more} more Pods"),
-        };
-        Some(format!(
-            "{} sockets on the proxy's ports belong to another user than the proxy, in the Pod {}{more}: \
-             they get no traffic",
-            count(first),
-            self.name_of(*first)
-        ))
-    }
-
     pub(in crate::pods) fn list(&self) -> Result<Vec<PodView>, Error> {
+        let foreign = self.foreign_uses()?;
         let view = |(attachment, known): (&Attachment, &AttachmentState)| {
             let cookie = self.cookie_of(attachment);
             let listeners = cookie.map_or(Ok(0), |cookie| self.datapath.listeners(cookie))?;
@@ -145,9 +128,15 @@ impl PodManager {
                 addresses: known.record.addresses().collect(),
                 meshed: known.status.is_meshed(),
                 reason: known.status.reason(),
+                families: cookie.map(|cookie| self.families(cookie).to_owned()),
+                before_proxy: self.before_proxy(cookie)?,
+                foreign_uses: foreign.get(&cookie.unwrap_or(0)).copied().unwrap_or(0),
             })
         };
-        self.attachments.iter().map(view).collect()
+        let known = self.attachments.iter().map(view);
+        known
+            .chain(self.left.iter().map(|left| Ok(left.view())))
+            .collect()
     }
 
     pub(in crate::pods) fn read(&self) -> Result<MetricsSnapshot, Error> {
@@ -158,9 +147,28 @@ impl PodManager {
             bypassed,
             pending: self.pending.len(),
             alias_fallbacks: self.alias_fallbacks()?,
+            foreign_uses: self.foreign_uses_by_name()?,
             repairs: self.repairs,
             foreign_programs: self.datapath.foreign_programs()?,
         })
+    }
+
+    /// The redirected families of a meshed Pod.
+    fn families(&self, cookie: u64) -> &'static str {
+        let entry = (self.pods.get(&cookie)).and_then(|pod| pod.kernel.state().netns_entry);
+        match entry {
+            Some(entry) if entry.pod.flags.has(PodFlags::IPV4_ONLY) => "ipv4",
+            _ => "both",
+        }
+    }
+
+    fn before_proxy(&self, cookie: Option<u64>) -> Result<Option<BeforeProxyView>, Error> {
+        let state = cookie.map(|cookie| self.datapath.before_proxy(cookie));
+        let state = state.transpose()?.flatten();
+        Ok(state.map(|state| BeforeProxyView {
+            open: state.open != 0,
+            connections: state.count,
+        }))
     }
 
     fn alias_usage(&self, cookie: Option<u64>) -> Result<AliasUsage, Error> {

@@ -34,10 +34,15 @@ fn apply_step(state: &mut KernelState, step: &Step) {
             assert_eq!(&state.routes, from);
             state.routes.clone_from(to);
         }
+        Step::SetSourceRouting { from, to } => {
+            assert_eq!(&state.source_routing, from);
+            state.source_routing = *to;
+        }
         Step::AttachSkLookup => state.sk_lookup = true,
         Step::DetachSkLookup => state.sk_lookup = false,
         Step::AddPassthroughAddr => state.passthrough = true,
         Step::RemovePassthroughAddr => state.passthrough = false,
+        Step::OpenBeforeProxy => assert!(!state.sk_lookup),
         Step::AdoptListeners => assert!(state.sk_lookup),
     }
 }
@@ -52,15 +57,16 @@ fn policy(inbound: &[u16]) -> PodPolicy {
 
 fn of(addresses: &[&str]) -> KernelState {
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    desired(7, &policy(&[15021]), &addresses, true)
+    desired(7, &policy(&[15021]), &addresses, Changes::PASSTHROUGH)
 }
 
 fn any_held() -> impl Strategy<Value = KernelState> {
     let ports = prop::collection::vec(1_u16..6, 0..4);
     let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
     let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
-    prop::option::of((ports, addresses, routes)).prop_map(|pod| {
-        let Some((ports, addresses, routes)) = pod else {
+    let marks = prop::sample::select(&[0, 0x111, 1337][..]);
+    prop::option::of((ports, addresses, routes, marks)).prop_map(|pod| {
+        let Some((ports, addresses, routes, source_mark)) = pod else {
             return KernelState::default();
         };
         let route = |(to, from): (u8, u8)| SourceRoute {
@@ -79,9 +85,10 @@ fn any_held() -> impl Strategy<Value = KernelState> {
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
         let policy = PodPolicy {
             sources: routes.into_iter().map(route).collect(),
+            source_mark,
             ..policy(&ports)
         };
-        desired(7, &policy, &addresses, true)
+        desired(7, &policy, &addresses, Changes::PASSTHROUGH)
     })
 }
 
@@ -179,7 +186,12 @@ fn refused_routes_clear_their_flags() {
 #[test]
 fn localhost_only_proxies_need_no_alias_routes() {
     let policy = PodPolicy::of(Mesh::preset("linkerd"));
-    let state = desired(7, &policy, &["10.0.0.1".parse().unwrap()], true);
+    let state = desired(
+        7,
+        &policy,
+        &["10.0.0.1".parse().unwrap()],
+        Changes::PASSTHROUGH,
+    );
     assert_eq!(state.routes, []);
 }
 

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, Inbound, PodPolicy, parse, subject::PodAnnotations};
+use super::{Error, Families, Inbound, PodPolicy, parse, subject::PodAnnotations};
 
 const TRANSPARENT_PROXY: &str = "consul.hashicorp.com/transparent-proxy-status";
 const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
@@ -49,7 +49,7 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> 
 /// Applies the settings that the injector states for the CNI plugin.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
-        policy.ipv4_only = true;
+        policy.families = Families::Ipv4;
     }
     let Some(text) = pod.annotation(CONFIG) else {
         return Ok(());

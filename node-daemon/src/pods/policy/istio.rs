@@ -3,10 +3,17 @@
 
 use sluice_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
-use super::{Annotations, parse::port, subject::PodAnnotations};
+use super::{
+    Annotations, Error, Families, Inbound, PodPolicy, Ports, parse::port, subject::PodAnnotations,
+};
 
 const MODE: &str = "sidecar.istio.io/interceptionMode";
 const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
+const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+const REDIRECTION: &str = "ambient.istio.io/redirection";
+const AMBIENT: &str = "ambient";
+const DUAL_STACK: &str = "ISTIO_DUAL_STACK";
 const PROXY: &str = "istio-proxy";
 const INIT: &str = "istio-init";
 const VALIDATION: &str = "istio-validation";
@@ -49,6 +56,56 @@ pub(super) fn not_ambient(pod: &PodAnnotations<'_>) -> Option<&'static str> {
         .then_some("istio.io/dataplane-mode is none")
 }
 
+/// Why labels do not select a Pod for ambient mode, if so. The selectors are the defaults of istio-cni
+/// (`ambient.enablementSelectors`).
+pub(super) fn not_selected_by_label(
+    pod: &PodAnnotations<'_>,
+    excluded_namespaces: &[String],
+) -> Result<Option<&'static str>, Error> {
+    if pod.annotations.contains_key(ISTIO_STATUS) {
+        return Ok(Some(
+            "it carries a sidecar, which ambient mode leaves its traffic to",
+        ));
+    }
+    // An agent enrolled it when it started, or must not.
+    let enrolled = match pod.annotation(REDIRECTION) {
+        Some("disabled") => return Ok(Some("ambient.istio.io/redirection is disabled")),
+        annotation => annotation == Some("enabled"),
+    };
+    let Some(manifest) = pod.manifest else {
+        return if enrolled {
+            Ok(None)
+        } else {
+            Err(Error::NoLabels)
+        };
+    };
+    if excluded_namespaces.contains(&manifest.namespace) {
+        return Ok(Some("its Kubernetes namespace is excluded from the mesh"));
+    }
+    let mode = |labels: &'_ Annotations| labels.get(DATAPLANE_MODE).cloned();
+    Ok(match mode(&manifest.labels).as_deref() {
+        Some(AMBIENT) => None,
+        Some("none") => Some("its label istio.io/dataplane-mode is none"),
+        _ if enrolled || mode(&manifest.namespace_labels).as_deref() == Some(AMBIENT) => None,
+        _ => Some("neither it nor its namespace has the label istio.io/dataplane-mode=ambient"),
+    })
+}
+
+/// Applies the switches of an ambient Pod. As Istio's agent does, a value that Go's
+/// `strconv.ParseBool` rejects counts as absent.
+pub(super) fn adjust_ambient(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) {
+    let switch = |key| pod.annotations.get(key).and_then(|value| boolean(value));
+    let of_node = pod.mesh.dns_capture && !pod.mesh.node.no_dns_capture;
+    policy.ports.dns = if switch(DNS_CAPTURE).unwrap_or(of_node) {
+        pod.mesh.dns_port
+    } else {
+        0
+    };
+    if switch(BYPASS_INBOUND) == Some(true) {
+        policy.inbound = Inbound::Include(Ports::new());
+    }
+}
+
 /// The arguments of `istio-init`, by the names of the annotations that they override. They include
 /// mesh-wide values, which a Pod with an init container does not repeat in annotations.
 pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
@@ -88,6 +145,18 @@ pub(super) fn init_uid(pod: &PodAnnotations<'_>) -> Option<u32> {
         .ok()
 }
 
+/// The redirected families: without dual stack the rules follow the Pod's first address.
+pub(super) fn families(pod: &PodAnnotations<'_>) -> Families {
+    let env = pod.container(PROXY).map(|proxy| &proxy.env);
+    let stated = env.and_then(|env| env.get(DUAL_STACK));
+    let dual_stack = stated.map_or(pod.mesh.node.dual_stack, |value| is_true(Some(value)));
+    if dual_stack {
+        Families::Both
+    } else {
+        pod.mesh.families
+    }
+}
+
 /// The arguments of `istio-iptables`.
 struct Arguments<'a>(&'a [String]);
 
@@ -103,7 +172,15 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// The values of Go's `strconv.ParseBool`.
 fn is_true(value: Option<&String>) -> bool {
-    value.is_some_and(|value| ["1", "t", "T", "TRUE", "true", "True"].contains(&&**value))
+    value.and_then(|value| boolean(value)) == Some(true)
+}
+
+/// The values of Go's `strconv.ParseBool`.
+fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
 }

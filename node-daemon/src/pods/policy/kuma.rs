@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Error, Inbound, PodPolicy, Ports, parse, subject::PodAnnotations};
+use super::{Error, Families, Inbound, PodPolicy, Ports, parse, subject::PodAnnotations};
 
 const INJECTED: &str = "kuma.io/sidecar-injected";
 const CONFIG: &str = "traffic.kuma.io/transparent-proxy-config";
@@ -201,7 +201,7 @@ pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         .as_deref()
     {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => policy.ipv4_only = true,
+        Some("ipv4") => policy.families = Families::Ipv4,
         Some(other) => {
             return Err(unsupported(
                 "ipFamilyMode",
@@ -299,7 +299,7 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
     }
     match pod.annotation(FAMILIES) {
         None | Some("" | "dualstack") => {}
-        Some("ipv4") => policy.ipv4_only = true,
+        Some("ipv4") => policy.families = Families::Ipv4,
         Some(other) => {
             return Err(Error::Item {
                 key: FAMILIES,

@@ -1,13 +1,15 @@
 //! Linkerd's settings beyond single annotations: Pods of its control plane, and init containers
 //! whose arguments differ from the annotations.
 
-use super::{Error, Inbound, PodPolicy, parse, subject::PodAnnotations};
+use super::{Error, Families, Inbound, PodPolicy, parse, subject::PodAnnotations};
 
 const COMPONENT: &str = "linkerd.io/control-plane-component";
 const CREATED_BY: &str = "linkerd.io/created-by";
 const INJECT: &str = "linkerd.io/inject";
 const POLICY: &str = "config.linkerd.io/default-inbound-policy";
 const INIT: &str = "linkerd-init";
+const PROXY: &str = "linkerd-proxy";
+const LISTENER: &str = "LINKERD2_PROXY_INBOUND_LISTEN_ADDR";
 /// The ports of the API server, which the control plane reaches without its own proxy.
 const API_SERVER: [u16; 2] = [443, 6443];
 
@@ -17,6 +19,7 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
         let ports = API_SERVER.map(|port| (port, port));
         policy.excluded_outbound.extend(ports);
     }
+    policy.families = families(pod);
     let Some(init) = pod.container(INIT) else {
         return Ok(());
     };
@@ -44,13 +47,26 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
         Some(list) => parse::ports("--outbound-ports-to-ignore", list)?,
         None => super::Ports::new(),
     };
-    if let Some(list) = value("--subnets-to-ignore") {
-        policy.excluded_sources = parse::addresses("--subnets-to-ignore", list)?;
-    }
-    if init.args.iter().any(|one| one == "--ipv6=false") {
-        policy.ipv4_only = true;
-    }
+    policy.excluded_sources = match value("--subnets-to-ignore") {
+        Some(list) => parse::addresses("--subnets-to-ignore", list)?,
+        None => Vec::new(),
+    };
     Ok(())
+}
+
+/// A proxy without IPv6 listens for inbound connections on an IPv4 address, and its init container
+/// writes no rules for IPv6.
+fn families(pod: &PodAnnotations<'_>) -> Families {
+    let env = pod.container(PROXY).map(|proxy| &proxy.env);
+    let listener = env.and_then(|env| env.get(LISTENER));
+    let init = pod.container(INIT).map(|init| &init.args);
+    let is_off = |args: &Vec<String>| args.iter().any(|one| one == "--ipv6=false");
+    match (listener, init) {
+        (Some(at), _) if !at.starts_with('[') => Families::Ipv4,
+        (_, Some(args)) if is_off(args) => Families::Ipv4,
+        (None, None) => pod.mesh.families,
+        _ => Families::Both,
+    }
 }
 
 /// Without labels, annotations that only the chart writes identify the control plane's Pods: Helm

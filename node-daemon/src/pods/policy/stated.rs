@@ -2,12 +2,13 @@
 //! its mesh's injector.
 
 use super::{
-    Annotations, Error, Inbound, Injector, Mesh, PodAnnotations, PodPolicy, UserSource, consul,
-    istio, kuma, linkerd, parse, pod_policy::single,
+    Annotations, Error, Families, Inbound, Injector, Mesh, PodAnnotations, PodPolicy, UserSource,
+    consul, istio, kuma, linkerd, parse,
 };
 use crate::pods::{
     acceleration::{self, Acceleration},
     bypass::IfacePattern,
+    mesh::single,
 };
 
 /// Every port, or every network.
@@ -15,6 +16,10 @@ const ALL: &str = "*";
 /// The operator's annotations for the proxy's user and group.
 const UID: &str = "sluice.io/proxy-uid";
 const GID: &str = "sluice.io/proxy-gid";
+/// The operator's annotation for the redirected families.
+const FAMILIES: &str = "sluice.io/families";
+/// The operator's annotation for connections before the proxy listens.
+pub(super) const BEFORE_PROXY: &str = "sluice.io/before-proxy";
 
 /// The settings of an intercepted Pod.
 pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
@@ -27,12 +32,43 @@ pub(super) fn policy(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         Injector::Kuma if !kuma::is_stated_whole(pod) => kuma::adjust(pod, &mut policy)?,
         Injector::Linkerd => linkerd::adjust(pod, &mut policy)?,
         Injector::Consul => consul::adjust(pod, &mut policy)?,
+        Injector::Ambient => istio::adjust_ambient(pod, &mut policy),
         _ => {}
     }
     policy.acceleration = acceleration(pod.annotations)?;
     user(pod, &mut policy)?;
-    policy.apply_families()?;
+    overrides(pod, &mut policy)?;
     Ok(policy)
+}
+
+/// Applies the node's choice and the operator's annotations, which precede the mesh's.
+fn overrides(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
+    let node = &pod.mesh.node;
+    policy.families = node.families.or(policy.families);
+    policy.families = match pod.annotation(FAMILIES) {
+        None => policy.families,
+        Some("both") => Families::Both,
+        Some("ipv4") => Families::Ipv4,
+        Some(other) => return Err(item(FAMILIES, other, "both or ipv4")),
+    };
+    policy.bypass_before_proxy = match pod.annotation(BEFORE_PROXY) {
+        None | Some("refuse") => false,
+        Some("bypass") => true,
+        Some(other) => return Err(item(BEFORE_PROXY, other, "refuse or bypass")),
+    };
+    // The annotation of an ambient Pod precedes.
+    if node.no_dns_capture && pod.mesh.injector != Injector::Ambient {
+        policy.ports.dns = 0;
+    }
+    Ok(())
+}
+
+fn item(key: &'static str, item: &str, allowed: &'static str) -> Error {
+    Error::Item {
+        key,
+        item: item.to_owned(),
+        allowed,
+    }
 }
 
 /// A Pod with an init container states its settings in that container's arguments.
@@ -57,6 +93,7 @@ fn of_istio(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     policy.ports.outbound = outbound.unwrap_or(policy.ports.outbound);
     policy.ports.inbound = inbound.unwrap_or(policy.ports.inbound);
     policy.uid = istio::init_uid(pod).unwrap_or(policy.uid);
+    policy.families = istio::families(pod);
     Ok(policy)
 }
 
@@ -108,7 +145,6 @@ fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
     let Mesh {
         annotations: names,
         reserved_inbound_ports,
-        excluded_inbound,
         reserved_ports,
         ..
     } = pod.mesh;
@@ -117,7 +153,7 @@ fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
         .named_annotation(names.exclude_inbound_ports.as_ref())
         .is_none()
     {
-        except.extend(single(excluded_inbound));
+        except.extend(pod.mesh.skip_inbound());
     }
     if let Some((key, port)) = pod.named_annotation(names.status_port.as_ref()) {
         except.extend(parse::port_or_none(key, port)?.map(|port| (port, port)));

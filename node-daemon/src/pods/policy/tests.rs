@@ -3,9 +3,14 @@
 mod pod_policy;
 
 use proptest::prelude::*;
+use sluice_api::Manifest;
 
-use super::{parse::ports, pod_policy::single, *};
-use crate::pods::acceleration;
+use super::{parse::ports, *};
+use crate::pods::{
+    Meshes, acceleration,
+    mesh::single,
+    settings::{FamilyChoice, MAX_ITEMS, NodeValues},
+};
 
 const EXCLUDE_INBOUND: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
 const EXCLUDE_OUTBOUND: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
@@ -332,14 +337,55 @@ fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
     assert_eq!((policy.uid, policy.gid), (u32::MAX, u32::MAX));
     assert_eq!((policy.mesh.mark, policy.mesh.mark_mask), (0x539, 0xfff));
     assert_eq!(policy.bypass.networks.len(), 2);
-    for (key, value) in [
-        ("ambient.istio.io/bypass-inbound-capture", "true"),
-        ("ambient.istio.io/from-the-future", "1"),
-    ] {
-        let refused = within("ambient", &[(key, value)]);
-        assert!(
-            refused.is_err_and(|error| error.to_string().contains(key)),
-            "{key}"
-        );
-    }
+    let refused = within("ambient", &[("ambient.istio.io/from-the-future", "1")]);
+    assert!(refused.is_err_and(|error| error.to_string().contains("from-the-future")));
+}
+
+#[test]
+fn switches_of_ambient_pods_apply() {
+    let of = |key, value| meshed_by("ambient", &[(key, value)]);
+    let dns = |value| of("ambient.istio.io/dns-capture", value).ports.dns;
+    assert_eq!(["true", "f", "no"].map(dns), [15053, 0, 15053]);
+    let inbound = |value| of("ambient.istio.io/bypass-inbound-capture", value).inbound;
+    assert_eq!(inbound("true"), Inbound::Include(Ports::new()));
+    assert_eq!(inbound("false"), except(&[]));
+}
+
+#[test]
+fn labels_select_ambient_pods() {
+    let selection = Selection::Labels {
+        excluded_namespaces: vec!["kube-system".to_owned()],
+    };
+    let mesh = Mesh::choose("ambient", Meshes::new(), NodeValues::default(), selection).unwrap();
+    let labels = |mode: &str| match mode {
+        "" => Annotations::new(),
+        mode => [("istio.io/dataplane-mode".to_owned(), mode.to_owned())].into(),
+    };
+    let enrolled = |namespace: &str, of_namespace: &str, of_pod: &str, annotation: &str| {
+        let manifest = Manifest {
+            namespace: namespace.to_owned(),
+            labels: labels(of_pod),
+            namespace_labels: labels(of_namespace),
+            ..Manifest::default()
+        };
+        let annotations = match annotation {
+            "" => Annotations::new(),
+            value => [("ambient.istio.io/redirection".to_owned(), value.to_owned())].into(),
+        };
+        let subject = Subject {
+            annotations: Some(&annotations),
+            manifest: Some(&manifest),
+        };
+        let verdict = decide(&node_policy(mesh, MissingAnnotations::Deny), subject);
+        matches!(verdict.unwrap(), Verdict::Intercept(_))
+    };
+    assert!(enrolled("shop", "", "ambient", ""));
+    assert!(enrolled("shop", "ambient", "", ""));
+    assert!(enrolled("shop", "ambient", "other", ""));
+    assert!(enrolled("shop", "", "", "enabled"));
+    assert!(!enrolled("shop", "", "", ""));
+    assert!(!enrolled("shop", "ambient", "none", ""));
+    assert!(!enrolled("shop", "none", "none", "enabled"));
+    assert!(!enrolled("shop", "ambient", "ambient", "disabled"));
+    assert!(!enrolled("kube-system", "ambient", "ambient", ""));
 }

@@ -4,7 +4,7 @@ use std::iter;
 
 use sluice_abi::{PortList, PortPrefix};
 
-use crate::pods::policy::Ports;
+use crate::pods::settings::Ports;
 
 /// The minimal set of prefixes that cover a list, each port once.
 pub(super) fn prefixes(

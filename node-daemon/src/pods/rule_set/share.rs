@@ -5,7 +5,10 @@ use std::{collections::HashSet, fmt};
 use ipnet::IpNet;
 use sluice_abi::{
     PortList,
-    maps::{self, ADDRESSES_PER_POD, INTERFACES_PER_POD, NETWORKS_PER_POD, PORTS_PER_POD},
+    maps::{
+        self, ADDRESSES_PER_POD, INTERFACES_PER_POD, NETWORKS_PER_POD, OWNER_GROUPS_PER_POD,
+        PORTS_PER_POD,
+    },
 };
 
 use super::{port_lists, ports::prefixes};
@@ -107,7 +110,10 @@ pub(crate) fn check(policy: &PodPolicy) -> Result<(), Error> {
         within(list, map, needed, NETWORKS_PER_POD)?;
     }
     let count = policy.bypass.interfaces.len();
-    within(interfaces, maps::EXCLUDE_IFINDEX, count, INTERFACES_PER_POD)
+    within(interfaces, maps::EXCLUDE_IFINDEX, count, INTERFACES_PER_POD)?;
+    let count = super::groups(policy).count();
+    let of_mesh = Origin::Mesh(&mesh.name);
+    within(of_mesh, maps::OWNER_GROUPS, count, OWNER_GROUPS_PER_POD)
 }
 
 /// Rejects a Pod with too many addresses.
@@ -191,7 +197,7 @@ fn origin(mesh: &'static Mesh, key: Option<&'static String>) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{bypass::Bypass, policy::Ports};
+    use crate::pods::{bypass::Bypass, settings::Ports};
 
     fn istio() -> PodPolicy {
         PodPolicy::of(Mesh::preset("istio"))

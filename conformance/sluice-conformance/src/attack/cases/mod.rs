@@ -2,10 +2,13 @@
 
 mod dns;
 mod inbound;
+mod passing;
 mod process;
 mod protocols;
 mod requests;
 mod root;
+mod routes;
+mod sidecar;
 mod sources;
 mod ways;
 
@@ -18,10 +21,32 @@ const PEER: Goal = Goal::At(Target::Peer);
 const NODE: Goal = Goal::At(Target::Node);
 const POD: Goal = Goal::At(Target::Pod);
 
-const RAW: &str = "no socket hook sees a packet of a raw socket: drop CAP_NET_RAW";
+const RAW: &str =
+    "no socket hook sees a packet of a raw socket: set raw-sockets = \"deny\", or drop CAP_NET_RAW";
+const RAW_LINK: &str =
+    "neither a socket hook nor a rule sees a packet of a packet socket: drop CAP_NET_RAW";
+const COMPAT: &str = "the kernel runs no setsockopt hook for 32-bit system calls: deny them by seccomp, \
+                      or set ia32_emulation=0";
+const ELSEWHERE: &str = "the socket belongs to the other Pod: it has that Pod's address and policy, under rules as well";
 const SIDECAR: &str = "the sidecar's own connections are direct, under rules as well";
 const TCP_ONLY: &str =
     "a sidecar takes TCP and DNS alone, under rules as well: use a NetworkPolicy";
+
+/// Takes any of the first descriptors of `$PID`.
+const GETFD: &str = r#"[ -x /usr/bin/python3 ] || exit 99; exec /usr/bin/python3 -c '
+import ctypes, os, sys
+PIDFD_OPEN, PIDFD_GETFD = 434, 438
+call, pid = ctypes.CDLL(None).syscall, int(os.environ["PID"])
+pidfd = call(PIDFD_OPEN, pid, 0)
+sys.exit(not any(call(PIDFD_GETFD, pidfd, fd, 0) >= 0 for fd in range(32)))
+'"#;
+
+/// Traces `$PID`.
+const PTRACE: &str = r#"[ -x /usr/bin/python3 ] || exit 99; exec /usr/bin/python3 -c '
+import ctypes, os, sys
+SEIZE = 0x4206
+sys.exit(ctypes.CDLL(None).ptrace(SEIZE, int(os.environ["PID"]), 0, 0) != 0)
+'"#;
 
 /// In the order of the table.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
@@ -31,6 +56,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         protocols::CASES,
         dns::CASES,
         root::CASES,
+        routes::CASES,
+        passing::CASES,
+        sidecar::CASES,
         inbound::CASES,
         process::CASES,
         requests::CASES,

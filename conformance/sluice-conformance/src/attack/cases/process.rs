@@ -1,5 +1,6 @@
 //! Attempts on the daemon's process, files and socket.
 
+use super::{GETFD, PTRACE};
 use crate::attack::daemon::Deed;
 use crate::attack::{
     Act,
@@ -169,5 +170,41 @@ pub(crate) const CASES: &[Case] = &[
         LocalUser,
         "a local user leaves its cgroup",
         Act::Daemon(Deed::User("echo $$ >/sys/fs/cgroup/unified/cgroup.procs")),
+    ),
+    Case::stopped(
+        "user-pidfd-getfd",
+        LocalUser,
+        "a local user takes a descriptor of the daemon by pidfd_getfd()",
+        Act::Daemon(Deed::User(GETFD)),
+    ),
+    Case::stopped(
+        "user-ptrace",
+        LocalUser,
+        "a local user traces the daemon",
+        Act::Daemon(Deed::User(PTRACE)),
+    ),
+    Case::stopped(
+        "container-pidfd-getfd",
+        HostProc,
+        "a container's root with the host's /proc takes a descriptor of the daemon by pidfd_getfd()",
+        Act::Daemon(Deed::Container(GETFD)),
+    ),
+    Case::stopped(
+        "container-ptrace",
+        HostProc,
+        "a container's root with the host's /proc traces the daemon",
+        Act::Daemon(Deed::Container(PTRACE)),
+    ),
+    Case::stopped(
+        "plugin-pidfd-getfd",
+        HostProc,
+        "a container's root with the host's /proc takes a descriptor of the plugin",
+        Act::Daemon(Deed::Plugin(GETFD)),
+    ),
+    Case::stopped(
+        "plugin-ptrace",
+        HostProc,
+        "a container's root with the host's /proc traces the plugin",
+        Act::Daemon(Deed::Plugin(PTRACE)),
     ),
 ];

@@ -5,7 +5,7 @@ use sluice_lab::pod_annotations;
 use crate::attack::daemon::Deed;
 use crate::attack::{
     Act,
-    Attacker::{Annotations, Runtime},
+    Attacker::{Annotations, Process, Runtime},
     Case,
 };
 
@@ -147,5 +147,23 @@ pub(crate) const CASES: &[Case] = &[
         Annotations,
         "a list of 20,000 ports exhausts the node's map",
         Act::Daemon(Deed::Ports(20_000)),
+    ),
+    Case::stopped(
+        "netns-loop",
+        Runtime,
+        "reports a Pod whose path is a loop of links",
+        Act::Daemon(Deed::Netns("{loop}")),
+    ),
+    Case::stopped(
+        "netns-swapped",
+        Runtime,
+        "a link that leads to a Pod's namespace and to the host's in turn, 200 requests",
+        Act::Daemon(Deed::SwappedNetns(200)),
+    ),
+    Case::stopped(
+        "destinations-70000",
+        Process,
+        "a Pod connects to 70,000 destinations; its neighbour must work",
+        Act::Daemon(Deed::Destinations(70_000)),
     ),
 ];

@@ -3,7 +3,7 @@
 use sluice_lab::PROXY;
 
 use crate::attack::agent::Trick;
-use crate::attack::net::{V4, V6};
+use crate::attack::net::{MAPPED, V4, V6};
 use crate::attack::{Act, Attacker::Process, Case};
 use crate::suite::conn_spec::Source;
 
@@ -127,5 +127,23 @@ pub(crate) const CASES: &[Case] = &[
         Process,
         "SO_BINDTODEVICE to eth0, IPv6",
         Act::Net(V6.by(Trick::Device)),
+    ),
+    Case::stopped(
+        "bound-pod-mapped",
+        Process,
+        "a socket bound to the Pod's v4-mapped address",
+        Act::Net(MAPPED.bound(Source::Pod)),
+    ),
+    Case::stopped(
+        "bound-loopback-mapped",
+        Process,
+        "a socket bound to the v4-mapped loopback address",
+        Act::Net(MAPPED.bound(Source::Loopback)),
+    ),
+    Case::stopped(
+        "bound-passthrough-mapped",
+        Process,
+        "a socket bound to the sidecar's source, ::ffff:127.0.0.6",
+        Act::Net(MAPPED.bound(Source::Passthrough)),
     ),
 ];

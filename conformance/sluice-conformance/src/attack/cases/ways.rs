@@ -156,4 +156,22 @@ pub(crate) const CASES: &[Case] = &[
         "connect() to the Pod's own address, IPv6",
         Act::Net(V6.to(POD).at(8080)),
     ),
+    Case::stopped(
+        "io-uring-4",
+        Process,
+        "connect() and send() by io_uring, IPv4",
+        Act::Net(V4.by(Trick::IoUring)),
+    ),
+    Case::stopped(
+        "io-uring-6",
+        Process,
+        "connect() and send() by io_uring, IPv6",
+        Act::Net(V6.by(Trick::IoUring)),
+    ),
+    Case::stopped(
+        "io-uring-mapped",
+        Process,
+        "connect() and send() by io_uring, v4-mapped",
+        Act::Net(MAPPED.by(Trick::IoUring)),
+    ),
 ];

@@ -9,7 +9,7 @@ use crate::{
 const DIRECT_BYPASS: Verdict = Verdict::Direct(Reason::OutboundBypass);
 
 /// Runs for a connection and a captured query of the application to a destination of each family.
-fn each(to: To, check: impl Fn(OutboundConn, OutboundConn)) {
+pub(super) fn each(to: To, check: impl Fn(OutboundConn, OutboundConn)) {
     for family in FAMILIES {
         let both = conn(APP, to, 8080, family).zip(conn(APP, to, 53, family));
         if let Some((call, query)) = both {

@@ -12,7 +12,7 @@ use std::{
 use sluice_api::{AddRequest, Attachment, PodAddress, PodName};
 
 use crate::{
-    bpf::{Datapath, Pins, PrivateBpffs},
+    bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets},
     cgroup,
     netns::{self, Netns},
     pods::{
@@ -65,8 +65,11 @@ impl Node {
     /// Starts a daemon, which adopts the existing state.
     pub(super) fn start(&self) -> PodManager {
         let pins = Pins::open(&self.private.directory()).expect("a directory for pins");
-        let datapath = Datapath::open(pins, &self.cgroup.0, crate::bpf::kernel_offsets().ok())
-            .expect("the programs attach");
+        let options = Options {
+            kernel_offsets: crate::bpf::kernel_offsets().ok(),
+            raw_sockets: RawSockets::Allow,
+        };
+        let datapath = Datapath::open(pins, &self.cgroup.0, options).expect("the programs attach");
         let (store, records) = Store::open(self.state.path()).expect("a directory for records");
         let startup_state = StartupState {
             datapath,
@@ -134,6 +137,18 @@ impl Namespace {
             .args(arguments.split(' '))
             .status();
         assert!(done.expect("nsenter").success(), "{arguments}");
+    }
+
+    /// Runs a command inside, and returns its output.
+    pub(super) fn output(&self, command: &str) -> String {
+        let (this, file) = (std::process::id(), self.0.as_raw_fd());
+        let done = Command::new("nsenter")
+            .arg(format!("--net=/proc/{this}/fd/{file}"))
+            .args(command.split(' '))
+            .output()
+            .expect("nsenter");
+        assert!(done.status.success(), "{command}: {done:?}");
+        String::from_utf8(done.stdout).expect("text")
     }
 
     pub(super) fn has(&self, address: &str) -> bool {

@@ -8,6 +8,9 @@ pub(crate) enum Error {
     /// The runtime did not pass the annotations.
     #[error("the runtime did not pass the Pod's annotations")]
     NotHandedOver,
+    /// Labels select the mesh's Pods, and the manifest is not known.
+    #[error("the Pod's labels are not known, which select the mesh's Pods")]
+    NoLabels,
     /// An item of a list.
     #[error("annotation {key}: '{item}' is not {allowed}")]
     Item {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Error, MAX_ITEMS, Ports};
 
 /// A list of ports and ranges. A blank value is an empty list.
-pub(super) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
+pub(in crate::pods) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
     let ports: Ports = items(
         key,
         list,
@@ -20,14 +20,14 @@ pub(super) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
 }
 
 /// A list of networks. A blank value is an empty list.
-pub(super) fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
+pub(in crate::pods) fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
     items(key, list, NETWORK, |item| {
         item.parse().ok().filter(is_of_its_family)
     })
 }
 
 /// A list of networks and of single addresses. A blank value is an empty list.
-pub(super) fn addresses(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
+pub(in crate::pods) fn addresses(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
     let single = |item: &str| item.parse::<IpAddr>().ok().map(IpNet::from);
     let either = |item: &str| item.parse().ok().or_else(|| single(item));
     items(key, list, NETWORK, |item| {
@@ -45,7 +45,7 @@ fn is_of_its_family(network: &IpNet) -> bool {
     }
 }
 
-pub(super) fn items<T, All: FromIterator<T>>(
+pub(in crate::pods) fn items<T, All: FromIterator<T>>(
     key: &'static str,
     list: &str,
     allowed: &'static str,
@@ -79,13 +79,13 @@ fn range(item: &str) -> Option<(u16, u16)> {
 }
 
 /// Digits only: `u16::from_str` would accept a sign.
-pub(super) fn port(text: &str) -> Option<u16> {
+pub(in crate::pods) fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| digits)
 }
 
 /// Zero means none.
-pub(super) fn port_or_none(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
+pub(in crate::pods) fn port_or_none(key: &'static str, value: &str) -> Result<Option<u16>, Error> {
     match port(value.trim()) {
         Some(0) => Ok(None),
         Some(port) => Ok(Some(port)),
@@ -98,7 +98,7 @@ pub(super) fn port_or_none(key: &'static str, value: &str) -> Result<Option<u16>
 }
 
 /// One port.
-pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
+pub(in crate::pods) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
     port_or_none(key, value)?.ok_or_else(|| Error::Item {
         key,
         item: value.trim().to_owned(),
@@ -107,7 +107,7 @@ pub(super) fn a_port(key: &'static str, value: &str) -> Result<u16, Error> {
 }
 
 /// Both modes keep the client's address at the proxy here: no packet is rewritten.
-pub(super) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
+pub(in crate::pods) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
     match mode.trim() {
         "TPROXY" => Ok(true),
         // `NONE` occurs here only if the operator overrides it.
@@ -121,7 +121,7 @@ pub(super) fn is_tproxy(key: &'static str, mode: &str) -> Result<bool, Error> {
 }
 
 /// A user or group. The highest number means none.
-pub(super) fn parse_id(key: &'static str, value: &str) -> Result<u32, Error> {
+pub(in crate::pods) fn parse_id(key: &'static str, value: &str) -> Result<u32, Error> {
     let digits = value.trim().bytes().all(|byte| byte.is_ascii_digit());
     let id = value.trim().parse().ok();
     id.filter(|id| digits && *id != u32::MAX)

@@ -1,13 +1,17 @@
 //! The attacker in a namespace of the lab: one connection per attempt, each with its trick.
 
+pub(crate) mod flood;
+mod pass;
+mod raw;
+mod route;
+pub(crate) mod sniff;
+mod uring;
+
 use std::{
-    io::{self, IoSlice, IoSliceMut, Read, Write, stdin},
-    mem::MaybeUninit,
+    io::{self, IoSlice, Read, Write, stdin},
     net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket},
-    os::{
-        fd::{AsFd as _, AsRawFd as _},
-        unix::net::UnixStream,
-    },
+    os::fd::AsRawFd as _,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -30,8 +34,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const HELLO: &[u8] = b"who are you?\n";
 /// The host that was asked answered by its kernel.
 const ASKED: &str = "the asked host";
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
+/// The attacker has a listener of its own.
+const LISTENER: &str = "the attacker's listener";
 
 /// How the attacker makes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,18 @@ pub(crate) enum Trick {
     Thread,
     /// A TCP SYN by a raw socket. Only the asked host answers a closed port with RST.
     RawSyn,
+    /// The same by a packet socket.
+    PacketSyn,
+    /// `connect()` and `write()` by io_uring.
+    IoUring,
+    /// A source route or a routing header.
+    Route(Route),
+    /// A socket of this namespace that a thread in the namespace `elsewhere` connects.
+    ConnectedElsewhere,
+    /// A socket of the namespace `elsewhere` that this process connects.
+    Borrowed,
+    /// No connection: a listener on this port of the proxy.
+    Listen(u16),
     /// A connected datagram socket.
     Udp,
     /// `sendto()`.
@@ -81,10 +97,26 @@ pub(crate) enum Trick {
     UdpMany,
 }
 
+/// How a route is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Route {
+    /// Before `connect()`.
+    Early,
+    /// On the connection.
+    Late,
+    /// On the connection, by a 32-bit system call.
+    Compat,
+}
+
 /// One attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Try {
     pub(crate) to: SocketAddr,
+    /// The first hop of a route.
+    pub(crate) hop: IpAddr,
+    /// Another network namespace.
+    pub(crate) elsewhere: PathBuf,
     /// The address to bind before.
     pub(crate) source: Option<IpAddr>,
     pub(crate) trick: Trick,
@@ -107,7 +139,11 @@ pub(crate) fn run() -> Result<()> {
     let privileged = |one: &Try| {
         matches!(
             one.trick,
-            Trick::SetUid(_) | Trick::SetGid(_) | Trick::NestedNamespace
+            Trick::SetUid(_)
+                | Trick::SetGid(_)
+                | Trick::NestedNamespace
+                | Trick::ConnectedElsewhere
+                | Trick::Borrowed
         )
     };
     let got: Vec<Got> = thread::scope(|scope| {
@@ -133,7 +169,8 @@ impl Try {
     fn make(&self) -> Got {
         let answer = match self.trick {
             Trick::Udp | Trick::UdpUnconnected | Trick::UdpMany => self.datagram(),
-            Trick::RawSyn => self.raw(),
+            Trick::RawSyn | Trick::PacketSyn => raw::syn(self),
+            Trick::Listen(port) => self.listen(port),
             _ => self.stream(),
         };
         match answer {
@@ -174,7 +211,13 @@ impl Try {
             }
             _ => {}
         }
-        let socket = Socket::new(Domain::for_address(self.to), kind, protocol)?;
+        let domain = Domain::for_address(self.to);
+        let socket = match self.trick {
+            Trick::Borrowed => {
+                pass::within(&self.elsewhere, || Socket::new(domain, kind, protocol))?
+            }
+            _ => Socket::new(domain, kind, protocol)?,
+        };
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         match self.trick {
@@ -185,6 +228,7 @@ impl Try {
             Trick::Transparent if self.to.is_ipv4() => socket.set_ip_transparent_v4(true)?,
             Trick::Transparent => socket.set_ip_transparent_v6(true)?,
             Trick::FastOpenConnect => setsockopt(&socket, sockopt::TcpFastOpenConnect, &true)?,
+            Trick::Route(Route::Early) => route::set(&socket, self.hop, false)?,
             _ => {}
         }
         let port = match self.trick {
@@ -223,8 +267,16 @@ impl Try {
                 socket.connect(&to)?;
             }
             Trick::Passed => {
-                socket = passed(socket)?;
+                socket = pass::through_a_message(socket)?;
                 socket.connect(&to)?;
+            }
+            Trick::ConnectedElsewhere => pass::within(&self.elsewhere, || socket.connect(&to))?,
+            Trick::IoUring => uring::connect_and_write(&socket, &to, HELLO)?,
+            Trick::Route(how) => {
+                socket.connect(&to)?;
+                if how != Route::Early {
+                    route::set(&socket, self.hop, how == Route::Compat)?;
+                }
             }
             Trick::Thread => {
                 let connected = thread::scope(|scope| scope.spawn(|| socket.connect(&to)).join());
@@ -233,7 +285,7 @@ impl Try {
             _ => socket.connect(&to)?,
         }
         let mut stream = TcpStream::from(socket);
-        if self.trick != Trick::FastOpen {
+        if !matches!(self.trick, Trick::FastOpen | Trick::IoUring) {
             stream.write_all(HELLO)?;
         }
         let mut answer = Vec::new();
@@ -248,6 +300,21 @@ impl Try {
         }
         stream.read_to_end(&mut answer)?;
         by(&answer)
+    }
+
+    /// The goal is the listener itself: it would get the proxy's traffic.
+    fn listen(&self, port: u16) -> io::Result<String> {
+        let socket = self.socket(Type::STREAM)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        let any = if self.to.is_ipv4() {
+            IpAddr::from([0; 4])
+        } else {
+            IpAddr::from([0; 16])
+        };
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.listen(1)?;
+        Ok(LISTENER.to_owned())
     }
 
     fn datagram(&self) -> io::Result<String> {
@@ -276,38 +343,6 @@ impl Try {
         }
         outcome
     }
-
-    /// Whoever answers a SYN to a closed port by RST is the host that was asked: a proxy accepts.
-    fn raw(&self) -> io::Result<String> {
-        let port = 40_000 + u16::try_from(std::process::id() % 20_000).unwrap_or_default();
-        let socket = Socket::new(Domain::for_address(self.to), Type::RAW, Some(Protocol::TCP))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.connect(&SocketAddr::new(self.to.ip(), 0).into())?;
-        let from = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::AddrNotAvailable)?;
-        socket.send(&syn(from.ip(), self.to, port))?;
-        let end = Instant::now() + PATIENCE;
-        let mut socket = socket;
-        let mut packet = [0; 256];
-        while Instant::now() < end {
-            let length = socket.read(&mut packet)?;
-            let start = if self.to.is_ipv4() {
-                usize::from(packet[0] & 15) * 4
-            } else {
-                0
-            };
-            let Some(segment) = packet[..length].get(start..) else {
-                continue;
-            };
-            if segment.len() >= 20 && segment[2..4] == port.to_be_bytes() {
-                let reset = segment[13] & RST != 0;
-                return Ok(if reset { ASKED } else { "outbound" }.to_owned());
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
 }
 
 fn many(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
@@ -327,38 +362,6 @@ fn many(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends a socket through `SCM_RIGHTS` and takes it back.
-fn passed(socket: Socket) -> io::Result<Socket> {
-    use rustix::net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-    };
-    let (one, other) = UnixStream::pair()?;
-    {
-        let fds = [socket.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(
-            &one,
-            &[IoSlice::new(b"x")],
-            &mut control,
-            SendFlags::empty(),
-        )?;
-    }
-    drop(socket);
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut slices = [IoSliceMut::new(&mut byte)];
-    recvmsg(&other, &mut slices, &mut control, RecvFlags::empty())?;
-    let received = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    Ok(received.ok_or(io::ErrorKind::InvalidData)?.into())
-}
-
 /// A user namespace is for a process of one thread; a thread that was joined may still be there.
 fn alone() -> io::Result<()> {
     let end = Instant::now() + PATIENCE;
@@ -373,35 +376,6 @@ fn by(answer: &[u8]) -> io::Result<String> {
     let seen: ListenResult =
         serde_json::from_slice(answer).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(seen.by)
-}
-
-fn syn(from: IpAddr, to: SocketAddr, port: u16) -> Vec<u8> {
-    let mut segment = vec![0; 20];
-    segment[..2].copy_from_slice(&port.to_be_bytes());
-    segment[2..4].copy_from_slice(&to.port().to_be_bytes());
-    segment[12] = 5 << 4;
-    segment[13] = SYN;
-    segment[14..16].copy_from_slice(&u16::MAX.to_be_bytes());
-    let mut pseudo = Vec::new();
-    for ip in [from, to.ip()] {
-        match ip {
-            IpAddr::V4(v4) => pseudo.extend(v4.octets()),
-            IpAddr::V6(v6) => pseudo.extend(v6.octets()),
-        }
-    }
-    // The protocol and the length, each as a 16-bit word: their order does not change the sum.
-    pseudo.extend([0, 6, 0, 20]);
-    pseudo.extend(&segment);
-    let mut sum: u32 = pseudo
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let sum = !u16::try_from(sum).unwrap_or_default();
-    segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    segment
 }
 
 fn name(error: &io::Error) -> String {

@@ -1,0 +1,143 @@
+//! Switches below `/proc/sys/net` of the calling thread's netns.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::fd::OwnedFd,
+};
+
+use nix::{
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// A set of switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Switches {
+    /// `net.ipv4.tcp_fwmark_accept`, for both families: an accepted socket takes the mark of the
+    /// client's packet.
+    pub(crate) accept: bool,
+    /// `net.ipv4.fwmark_reflect`: resets and ICMP errors take the mark of the packet that they answer.
+    pub(crate) reflect_v4: bool,
+    /// The same for IPv6.
+    pub(crate) reflect_v6: bool,
+}
+
+impl Switches {
+    /// Whether none is in the set.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The switches in either set.
+    pub(crate) fn or(self, other: Self) -> Self {
+        self.zip(other, |one, another| one || another)
+    }
+
+    /// The switches that are not in `other`.
+    pub(crate) fn without(self, other: Self) -> Self {
+        self.zip(other, |one, another| one && !another)
+    }
+
+    fn zip(self, other: Self, both: impl Fn(bool, bool) -> bool) -> Self {
+        Self {
+            accept: both(self.accept, other.accept),
+            reflect_v4: both(self.reflect_v4, other.reflect_v4),
+            reflect_v6: both(self.reflect_v6, other.reflect_v6),
+        }
+    }
+
+    /// The subset whose value in the namespace is zero.
+    pub(super) fn off(self) -> Result<Self, Error> {
+        let mut off = Self::default();
+        if self.is_empty() {
+            return Ok(off);
+        }
+        let settings = Settings::open()?;
+        for (is_in, setting, found) in [
+            (self.accept, ACCEPT, &mut off.accept),
+            (self.reflect_v4, REFLECT_V4, &mut off.reflect_v4),
+            (self.reflect_v6, REFLECT_V6, &mut off.reflect_v6),
+        ] {
+            *found = is_in && settings.read(setting)? == OFF;
+        }
+        Ok(off)
+    }
+
+    /// Switches every member on or off. Skips members with that value.
+    pub(super) fn set(self, on: bool) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let settings = Settings::open()?;
+        for (is_in, setting) in [
+            (self.accept, ACCEPT),
+            (self.reflect_v4, REFLECT_V4),
+            (self.reflect_v6, REFLECT_V6),
+        ] {
+            if is_in && (settings.read(setting)? != OFF) != on {
+                settings.write(setting, on)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
+const REFLECT_V4: &str = "net/ipv4/fwmark_reflect";
+const REFLECT_V6: &str = "net/ipv6/fwmark_reflect";
+/// The value of a switch that is off.
+const OFF: &str = "0";
+
+/// `/proc/sys` on a mount of its own: runtimes mount that of a container read-only. The kernel resolves
+/// `net` in the netns of the thread that opens a file.
+struct Settings(OwnedFd);
+
+impl Settings {
+    fn open() -> Result<Self, Error> {
+        let mount = || {
+            let filesystem = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(&filesystem)?;
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        };
+        mount().map(Self).map_err(|source| Error::Io {
+            what: "a mount of procfs",
+            source: source.into(),
+        })
+    }
+
+    fn open_file(&self, setting: &'static str, access: OFlag) -> io::Result<File> {
+        let path = format!("sys/{setting}");
+        let file = openat(
+            &self.0,
+            path.as_str(),
+            access | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(file.into())
+    }
+
+    fn read(&self, setting: &'static str) -> Result<String, Error> {
+        let mut text = String::new();
+        self.open_file(setting, OFlag::O_RDONLY)
+            .and_then(|mut file| file.read_to_string(&mut text))
+            .map_err(|source| Error::Setting { setting, source })?;
+        text.truncate(text.trim_end().len());
+        Ok(text)
+    }
+
+    fn write(&self, setting: &'static str, on: bool) -> Result<(), Error> {
+        let value: &[u8] = if on { b"1" } else { b"0" };
+        self.open_file(setting, OFlag::O_WRONLY)
+            .and_then(|mut file| file.write_all(value))
+            .map_err(|source| Error::Setting { setting, source })
+    }
+}

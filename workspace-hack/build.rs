@@ -1,0 +1,3 @@
+//! Nothing: cargo resolves build-dependencies only of a package with a build script.
+
+fn main() {}
