@@ -422,8 +422,8 @@ mod tests {
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
         ];
         let recorded = [
-            (48, 8),
-            (80, 8),
+            (56, 8),
+            (88, 8),
             (20, 4),
             (16, 8),
             (24, 4),
