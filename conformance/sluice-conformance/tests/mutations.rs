@@ -180,7 +180,7 @@ const FAULTS: &[Fault] = &[
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
         from: "let mut policy = policy.map_to_host_ids(&netns.users()?)?;",
-        to: "let _ = netns.users()?;",
+        to: "let mut policy = policy; let _ = netns.users()?;",
         case: "host: its proxy goes out directly",
     },
 ];
