@@ -68,3 +68,28 @@ fn the_reference_does_not_differ_from_itself() {
 fn conformance(arguments: &[&str]) -> Command {
     workspace::command(env!("CARGO_BIN_EXE_sluice-conformance"), arguments)
 }
+
+/// Programs at the sockets that translate Services must change neither a decision nor what is seen,
+/// whenever and wherever they are attached.
+#[test]
+fn socket_balancer_changes_no_decision() {
+    for (order, place) in [("before", "root"), ("after", "root"), ("restart", "child")] {
+        let (report, output) = suite(&[
+            "diff",
+            "--balancer",
+            order,
+            "--balancer-at",
+            place,
+            "--case",
+            "services",
+            "--cases",
+            "300",
+            "--seed",
+            "5",
+            "--format",
+            "json",
+        ]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{order} {place}: {said}{report:#}");
+    }
+}

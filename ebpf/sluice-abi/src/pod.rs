@@ -394,7 +394,7 @@ mod tests {
     use super::*;
     use crate::{
         ABI_VERSION, BeforeProxy, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets,
-        OwnerGroupKey, PortKey, RateWindow, SockKey,
+        OwnerGroupKey, PodCounters, PortKey, RateWindow, SockKey,
     };
 
     #[test]
@@ -420,6 +420,7 @@ mod tests {
             (size_of::<BeforeProxy>(), align_of::<BeforeProxy>()),
             (size_of::<Event>(), align_of::<Event>()),
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
+            (size_of::<PodCounters>(), align_of::<PodCounters>()),
         ];
         let recorded = [
             (56, 8),
@@ -442,6 +443,7 @@ mod tests {
             (16, 8),
             (64, 8),
             (16, 8),
+            (40, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (8, recorded));
     }

@@ -6,10 +6,12 @@
 )]
 
 mod api_server;
+mod audit;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod doctor;
 mod hardening;
 mod keep_running;
 mod limits;
@@ -22,4 +24,5 @@ mod plugin;
 mod pods;
 mod proxy_user;
 mod socket;
+mod worst;
 mod ztunnel;

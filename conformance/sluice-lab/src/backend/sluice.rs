@@ -25,8 +25,8 @@ use crate::{
     pod_annotations::PodAnnotations,
 };
 
-/// An emulated machine needs most of it to verify the programs.
-const START: Duration = Duration::from_secs(120);
+/// An emulated machine needs minutes to verify the programs.
+const START: Duration = Duration::from_mins(10);
 const METRIC: &str = "sluice_decisions_total{reason=\"";
 
 /// A running daemon and the plugin that talks to it.
@@ -143,6 +143,18 @@ impl Backend for Sluice {
         let answer = http::post(&self.socket, "/v1/explain", &question.to_string())?;
         let answer: Value = serde_json::from_str(&answer)?;
         Ok(answer["rule"].as_str().map(str::to_owned))
+    }
+
+    fn audit(&self) -> Result<Vec<Value>> {
+        let mut answer: Value =
+            serde_json::from_str(&http::post(&self.socket, "/v1/audit", "{}")?)?;
+        let mut found = Vec::new();
+        for part in ["findings", "problems"] {
+            if let Value::Array(some) = answer[part].take() {
+                found.extend(some);
+            }
+        }
+        Ok(found)
     }
 
     fn bpf_objects(&self) -> Result<BpfObjects> {
