@@ -31,4 +31,5 @@ mod refused;
 mod scrape;
 mod socket;
 mod unit;
+mod worst;
 mod ztunnel;
