@@ -76,7 +76,7 @@ setup-demo:
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
 	@cni-plugin/build.sh
 
 # What is only tried is built once, in the profile and with the features of the tests.
@@ -113,9 +113,9 @@ safety: root setup
 
 test-kernels: root setup
 	@setup/packages.sh kernels
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --target $(HOST) -p workspace-hack -p sluiced
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --target $(HOST) -p sluiced --lib \
-		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/debug/sluiced"]' \
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --profile emulated --target $(HOST) -p workspace-hack -p sluiced
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --profile emulated --target $(HOST) -p sluiced --lib \
+		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/emulated/sluiced"]' \
 		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands
 
 SECONDS_EACH ?= 5
@@ -141,7 +141,7 @@ manifests:
 e2e: IMAGE := sluice.test/sluice:latest
 e2e: root image
 	@setup/kubernetes.sh
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e
+	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
 	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
 

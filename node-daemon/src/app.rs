@@ -22,8 +22,8 @@ use crate::{
     kube::{Cluster, daemonset},
     memory,
     pods::{
-        self, Acceleration, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection, StartupState,
-        Store,
+        self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
+        StartupState, Store, one_line,
     },
     privileges,
     ztunnel::{SocketError, Ztunnels},
@@ -78,6 +78,8 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         let (netns_found, events) = (datapath.netns_found()?, datapath.events()?);
         let foreign_found = datapath.foreign_found()?;
         info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+        let enrolled = datapath.all_netns_entries()?;
+        let enrolled = enrolled.into_iter().map(|(cookie, _)| cookie).collect();
         let (store, records) = Store::open(state)?;
         let startup_state = StartupState {
             datapath,
@@ -92,6 +94,7 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         };
         let (pods, owner) = pods::start(startup_state)?;
         info!(socket = %args.socket.display(), "ready");
+        let auditor = Auditor::new(pods.clone(), daemon_config.on_enrol, enrolled);
         let ztunnels = serve_ztunnel(mesh, &daemon_config.ambient)?;
         let mut cluster = Cluster::new(daemon_config.kubeconfig);
         if let Some(ztunnels) = &ztunnels {
@@ -100,15 +103,27 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
         }
         let event_log = EventLog::default();
         let upkeep = [
-            tokio::spawn(resync_loop(pods.clone(), ztunnels.clone())),
-            tokio::spawn(handle_netns_found(netns_found, pods.clone())),
+            tokio::spawn(resync_loop(pods.clone(), auditor.clone(), ztunnels.clone())),
+            tokio::spawn(handle_netns_found(
+                netns_found,
+                pods.clone(),
+                auditor.clone(),
+            )),
             tokio::spawn(report_foreign(foreign_found, pods.clone())),
             tokio::spawn(pump_events(events, event_log.clone())),
             tokio::spawn(attach_to_new_cgroups(cgroup, pods.clone())),
             tokio::spawn(list_node_pods(cluster.clone(), pods.clone())),
         ];
         let mut last = false;
-        let handler = Handler::new(pods, cluster, event_log, daemon_config.proxy_user, ztunnels);
+        // The manager ends with the last handle.
+        drop(pods);
+        let handler = Handler::new(
+            auditor,
+            cluster,
+            event_log,
+            daemon_config.proxy_user,
+            ztunnels,
+        );
         api::serve(&socket, handler, async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -170,12 +185,13 @@ async fn list_node_pods(cluster: Cluster, pods: Pods) {
 
 /// Resolves pending Pods from the kernel's reports, until the manager ends. Any process that
 /// assigns a pending Pod's address in its netns causes a report, so the rate is limited.
-async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods) {
+async fn handle_netns_found(mut netns_found: Ring<u64>, pods: Pods, auditor: Auditor) {
     while netns_found.next().await.is_ok() {
         let begin = Instant::now();
         if pods.resolve_pending().await.is_err() {
             return;
         }
+        auditor.note_enrolled();
         sleep(LEARN_PAUSE.max(10 * begin.elapsed())).await;
     }
 }
@@ -217,12 +233,24 @@ async fn pump_events(mut events: Ring<Event>, event_log: EventLog) {
     }
 }
 
-/// Runs until the manager ends.
-async fn resync_loop(pods: Pods, ztunnels: Option<Ztunnels>) {
+/// Repairs and audits until the manager ends. The first audit is immediate: it may have to reset
+/// connections of Pods that were adopted at the start.
+async fn resync_loop(pods: Pods, auditor: Auditor, ztunnels: Option<Ztunnels>) {
     let mut rounds = tokio::time::interval_at(Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        rounds.tick().await;
+        if let Err(error) = auditor.round().await {
+            debug!(error = one_line(&error), "audit ended early");
+        }
+        // The audit after a resync includes the Pods that it adopted.
+        loop {
+            tokio::select! {
+                _ = rounds.tick() => break,
+                done = auditor.reset_enrolled() => if let Err(error) = done {
+                    debug!(error = one_line(&error), "reset of new Pods' connections ended early");
+                },
+            }
+        }
         if pods.resync().await.is_err() {
             return;
         }

@@ -1,5 +1,8 @@
 //! The client commands: requests to a running daemon over its socket, and their output.
 
+mod audit;
+mod table;
+
 use std::{fmt::Write as _, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
@@ -8,12 +11,14 @@ use hyper::{Method, Request, body::Bytes, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use sluice_api::{
     ApiError, Connection, EventView, Events, ExplainRequest, ExplainResponse, Feature, PodView,
-    ProgramView, Status, path,
+    ProgramRuns, ProgramView, ProgramsRequest, Status, path,
     text::{self, Printable},
 };
 use tokio::{net::UnixStream, time::timeout};
 
-use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs};
+pub(crate) use audit::{audit, connections};
+
+use crate::config::{self, ClientArgs, ExplainArgs, MonitorArgs, StatusArgs};
 
 /// Timeout of the whole request.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,13 +26,44 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CELL: usize = 120;
 
 /// `sluiced status`.
-pub(crate) fn status(args: &ClientArgs) -> anyhow::Result<()> {
+pub(crate) fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let StatusArgs {
+        client: args,
+        programs,
+    } = args;
+    if let Some(seconds) = *programs {
+        return program_runs(args, seconds);
+    }
     let answer = get(&args.socket, path::STATUS)?;
     if args.json {
         return print_json(&answer);
     }
     let status: Status = serde_json::from_slice(&answer)?;
     print(page(&status).as_bytes())
+}
+
+/// `sluiced status --programs`.
+fn program_runs(args: &ClientArgs, seconds: u64) -> anyhow::Result<()> {
+    let body = serde_json::to_vec(&ProgramsRequest { seconds })?;
+    let answer = request(&args.socket, Method::POST, path::PROGRAMS, body)?;
+    if args.json {
+        return print_json(&answer);
+    }
+    let runs: Vec<ProgramRuns> = serde_json::from_slice(&answer)?;
+    let head = ["PROGRAM", "ID", "RUNS/S", "NS/RUN", "CPU"];
+    let row = |one: &ProgramRuns| {
+        let each = one.nanos.checked_div(one.runs);
+        // A second has 10^9 nanoseconds, and a percent 10^-2.
+        let millipercent = one.nanos / seconds / 10_000;
+        [
+            one.name.clone(),
+            one.id.to_string(),
+            (one.runs / seconds).to_string(),
+            each.map(|nanos| nanos.to_string()).unwrap_or_default(),
+            format!("{}.{:03} %", millipercent / 1000, millipercent % 1000),
+        ]
+    };
+    print(table::table(head, runs.iter().map(row)).as_bytes())
 }
 
 /// The status as text.
@@ -119,7 +155,7 @@ pub(crate) fn pods(args: &ClientArgs) -> anyhow::Result<()> {
         return print_json(&answer);
     }
     let pods: Vec<PodView> = serde_json::from_slice(&answer)?;
-    print(table(&pods).as_bytes())
+    print(pods_table(&pods).as_bytes())
 }
 
 /// `sluiced explain`.
@@ -159,7 +195,18 @@ pub(crate) fn explain(args: ExplainArgs) -> anyhow::Result<()> {
 
 /// `sluiced monitor`: until interrupted, or until its output is closed.
 pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
-    let config::MonitorArgs { client: to, pod } = args;
+    let config::MonitorArgs {
+        client: to,
+        pod,
+        reason,
+        uid,
+        dest,
+    } = args;
+    let is_wanted = |event: &EventView| {
+        (reason.is_empty() || reason.contains(&event.rule))
+            && uid.is_none_or(|uid| event.uid == Some(uid))
+            && dest.is_none_or(|dest| dest.includes(event.to))
+    };
     let mut cursor = None;
     if !to.json {
         print(HEAD.as_bytes())?;
@@ -177,7 +224,7 @@ pub(crate) fn monitor(args: MonitorArgs) -> anyhow::Result<()> {
                 batch.dropped
             );
         }
-        for event in &batch.events {
+        for event in batch.events.iter().filter(|event| is_wanted(event)) {
             let line = if to.json {
                 text::json(&serde_json::to_string(event)?)
             } else {
@@ -216,7 +263,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn table(pods: &[PodView]) -> String {
+fn pods_table(pods: &[PodView]) -> String {
     let head = [
         "POD",
         "CONTAINER",
@@ -227,25 +274,16 @@ fn table(pods: &[PodView]) -> String {
         "FAMILIES",
         "PROXY",
         "ALIASES",
+        "AGE",
+        "OUT PROXY/DIRECT",
+        "IN PROXY/DIRECT",
+        "REFUSED",
         "REASON",
     ];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(pods.iter().map(row));
-    let mut widths = [0; 10];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let line = |row: &[String; 10]| {
-        let cells = row.iter().zip(widths);
-        let padded = cells.map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    table::table(head, pods.iter().map(row))
 }
 
-fn row(view: &PodView) -> [String; 10] {
+fn row(view: &PodView) -> [String; 14] {
     let addresses: Vec<_> = view.addresses.iter().map(ToString::to_string).collect();
     let name = match (&*view.pod.namespace, &*view.pod.name) {
         ("", name) => name.to_owned(),
@@ -269,6 +307,11 @@ fn row(view: &PodView) -> [String; 10] {
         (true, 0) => view.aliases.to_string(),
         (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
     };
+    let counters = view.counters;
+    let counts = |proxy: u64, direct: u64| match view.meshed {
+        true => format!("{proxy}/{direct}"),
+        false => String::new(),
+    };
     let container = view.attachment.container_id.chars().take(13).collect();
     [
         name,
@@ -280,9 +323,26 @@ fn row(view: &PodView) -> [String; 10] {
         view.families.clone().unwrap_or_default(),
         proxy,
         aliases,
+        age(view.age_seconds),
+        counts(counters.outbound_to_proxy, counters.outbound_direct),
+        counts(counters.inbound_to_proxy, counters.inbound_direct),
+        if view.meshed {
+            counters.refused.to_string()
+        } else {
+            String::new()
+        },
         view.reason.clone(),
     ]
-    .map(|cell| printable(&cell))
+}
+
+/// An age in its two largest units, as `kubectl` prints it.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
 }
 
 /// Escapes control characters, which a runtime may have reported, and makes an empty cell visible.
@@ -298,7 +358,7 @@ fn print_json(answer: &[u8]) -> anyhow::Result<()> {
     print(text::json(&String::from_utf8_lossy(answer)).as_bytes())
 }
 
-fn print(text: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text)?;
     Ok(out.write_all(b"\n")?)
@@ -309,11 +369,22 @@ fn get(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
 }
 
 fn request(socket: &Path, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
+    call(socket, method, path, body, TIMEOUT)
+}
+
+/// Sends one request to the daemon. Returns the body of a successful answer.
+pub(crate) fn call(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+    time: Duration,
+) -> anyhow::Result<Bytes> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let answer = timeout(TIMEOUT, exchange(socket, method, path, body)).await;
+        let answer = timeout(time, exchange(socket, method, path, body)).await;
         answer.with_context(|| format!("no answer from {}", socket.display()))?
     })
 }
@@ -356,7 +427,7 @@ async fn exchange(
 
 #[cfg(test)]
 mod tests {
-    use sluice_api::{Attachment, PodName};
+    use sluice_api::{Attachment, PodCounters, PodName};
 
     use super::*;
 
@@ -378,6 +449,14 @@ mod tests {
             listeners: 0,
             aliases: 4096,
             alias_fallbacks: 17,
+            age_seconds: 3700,
+            counters: PodCounters {
+                outbound_to_proxy: 5,
+                outbound_direct: 6,
+                inbound_to_proxy: 7,
+                inbound_direct: 8,
+                refused: 9,
+            },
             addresses: vec!["10.0.0.1".parse().unwrap()],
             meshed: true,
             reason: String::new(),
@@ -389,8 +468,8 @@ mod tests {
             foreign_uses: 3,
         };
         let expected = "\
-POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 REASON
-shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  -";
-        assert_eq!(table(&[view]), expected);
+POD                 CONTAINER      NETWORK  INTERFACE  ADDRESSES  MESHED  FAMILIES  PROXY                                                      ALIASES                 AGE   OUT PROXY/DIRECT  IN PROXY/DIRECT  REFUSED  REASON
+shop/cart\\u{1b}[2J  0123456789abc  net      eth0       10.0.0.1   yes     ipv4      not listening, 2 direct before, 3 ports refused to others  4096 (+17 connections)  1h1m  5/6               7/8              9        -";
+        assert_eq!(pods_table(&[view]), expected);
     }
 }

@@ -8,9 +8,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
 use sluice_api::SOCKET;
 
-pub(crate) use file::{Ambient, Config, ProxyUser};
+pub(crate) use file::{Ambient, Config, DEFAULT, Error, ProxyUser};
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.
 #[derive(Debug, Parser)]
@@ -26,11 +27,19 @@ pub(crate) enum Command {
     /// Run the daemon.
     Run(RunArgs),
     /// Show daemon status.
-    Status(ClientArgs),
+    Status(StatusArgs),
     /// Show the Pods that the daemon knows.
     Pods(ClientArgs),
     /// Explain how a connection of a Pod is handled, and by which rule.
     Explain(ExplainArgs),
+    /// List the connections that go past their Pod's sidecar against the rules.
+    Audit(AuditArgs),
+    /// List the TCP connections of meshed Pods, and their paths.
+    Connections(ConnectionsArgs),
+    /// Check the node, and say what to do about each problem.
+    Doctor(DoctorArgs),
+    /// Write an archive with the state of the node, for a bug report.
+    BugReport(BugReportArgs),
     /// Print interception decisions as they happen, until interrupted.
     Monitor(MonitorArgs),
     /// Print the interception decision for each Pod of a file of manifests, with its settings. Needs
@@ -83,12 +92,124 @@ pub(crate) struct ClientArgs {
     pub(crate) json: bool,
 }
 
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Measure the time that each program takes, for this many seconds.
+    #[arg(
+        long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=sluice_api::MAX_MEASURE_SECONDS)
+    )]
+    pub(crate) programs: Option<u64>,
+}
+
 /// Options of `monitor`.
 #[derive(Debug, Args)]
 pub(crate) struct MonitorArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
     /// Only decisions of this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// Only decisions by this rule, as in the metrics. May be repeated.
+    #[arg(long, value_name = "RULE", value_parser = reasons())]
+    pub(crate) reason: Vec<String>,
+    /// Only decisions about processes of this UID, as numbered on the host.
+    #[arg(long, value_name = "UID")]
+    pub(crate) uid: Option<u32>,
+    /// Only connections to this address or network, with a port or without.
+    #[arg(long, value_name = "IP[/PREFIX][:PORT]", value_parser = destination)]
+    pub(crate) dest: Option<Destination>,
+}
+
+/// The names of all reasons.
+fn reasons() -> clap::builder::PossibleValuesParser {
+    let labels = sluice_abi::Reason::ALL.iter().map(|reason| reason.label());
+    clap::builder::PossibleValuesParser::new(labels)
+}
+
+/// The destinations of `monitor --dest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    network: IpNet,
+    port: Option<u16>,
+}
+
+impl Destination {
+    /// Whether it includes an endpoint.
+    pub(crate) fn includes(&self, to: SocketAddr) -> bool {
+        self.network.contains(&to.ip().to_canonical())
+            && self.port.is_none_or(|port| port == to.port())
+    }
+}
+
+/// `10.0.0.0/8`, `10.0.0.1:80`, `10.0.0.0/8:80`, `fd00::1`, `[fd00::1]:80` or `[fd00::/8]:80`.
+fn destination(text: &str) -> Result<Destination, String> {
+    let wrong = || format!("'{text}' is not an address or network, with a port or without");
+    let network = |text: &str| {
+        let plain = text.trim_start_matches('[').trim_end_matches(']');
+        let address = || plain.parse::<IpAddr>().ok().map(IpNet::from);
+        plain.parse::<IpNet>().ok().or_else(address)
+    };
+    if let Some(network) = network(text) {
+        return Ok(Destination {
+            network,
+            port: None,
+        });
+    }
+    let (before, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    Ok(Destination {
+        network: network(before).ok_or_else(wrong)?,
+        port: Some(port.parse().map_err(|_| wrong())?),
+    })
+}
+
+/// Options of `audit`.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
+    /// End the connections that are found.
+    #[arg(long)]
+    pub(crate) kill: bool,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    #[command(flatten)]
+    pub(crate) paths: Paths,
+    /// Cgroup whose processes are intercepted [default: the root of the cgroup2 hierarchy].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// The daemon's configuration [default: /etc/sluice/sluiced.toml, if it exists].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Options of `bug-report`.
+#[derive(Debug, Args)]
+pub(crate) struct BugReportArgs {
+    #[command(flatten)]
+    pub(crate) doctor: DoctorArgs,
+    /// The archive [default: sluice-bug-report-TIME.tar.gz in the current directory].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Options of `connections`.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectionsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only this Pod: NAMESPACE/NAME, an address, or a prefix of the container ID.
     #[arg(long, value_name = "POD")]
     pub(crate) pod: Option<String>,
 }
@@ -158,6 +279,28 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn destinations_are_networks_with_a_port_or_without() {
+        let includes =
+            |text: &str, to: &str| destination(text).unwrap().includes(to.parse().unwrap());
+        for (text, to, expected) in [
+            ("10.0.0.0/8", "10.1.2.3:80", true),
+            ("10.0.0.0/8", "11.1.2.3:80", false),
+            ("10.1.2.3", "[::ffff:10.1.2.3]:80", true),
+            ("10.1.2.3:80", "10.1.2.3:80", true),
+            ("10.1.2.3:80", "10.1.2.3:81", false),
+            ("10.0.0.0/8:80", "10.1.2.3:80", true),
+            ("fd00::1", "[fd00::1]:80", true),
+            ("[fd00::/8]:80", "[fd00::1]:80", true),
+            ("[fd00::1]:80", "[fd00::1]:443", false),
+        ] {
+            assert_eq!(includes(text, to), expected, "{text} {to}");
+        }
+        for text in ["", "shop", "10.0.0.0/40", "10.0.0.1:70000"] {
+            assert!(destination(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -7,6 +7,7 @@
 mod api;
 mod app;
 mod bpf;
+mod bug_report;
 mod cgroup;
 mod check_kernel;
 mod client;
@@ -15,6 +16,7 @@ mod decide;
 mod detach;
 #[cfg(test)]
 mod docs;
+mod doctor;
 mod event_log;
 #[cfg(feature = "failpoints")]
 mod failpoint;
@@ -45,6 +47,16 @@ pub fn main() -> ExitCode {
         Command::Pods(args) => client::pods(&args),
         Command::Explain(args) => client::explain(args),
         Command::Monitor(args) => client::monitor(args),
+        Command::Audit(args) => match client::audit(args) {
+            Ok(false) => return ExitCode::FAILURE,
+            done => done.map(drop),
+        },
+        Command::Doctor(args) => match doctor::run(&args) {
+            Ok(code) => return code,
+            failed => failed.map(drop),
+        },
+        Command::BugReport(args) => bug_report::run(&args),
+        Command::Connections(args) => client::connections(args),
         Command::Decide(decide) => decide::run(&decide),
         Command::Detach(paths) => detach::run(&paths),
         Command::CheckKernel(args) => check_kernel::run(args),

@@ -56,14 +56,20 @@ pub(crate) enum Error {
     Filter(#[from] seccompiler::Error),
 }
 
+/// The first needed capability that this process does not have, and its purpose.
+pub(crate) fn missing() -> Result<Option<(Capability, &'static str)>, Error> {
+    let held = caps::read(None, CapSet::Permitted)?;
+    let missing = NEEDED
+        .iter()
+        .find(|(capability, _)| !held.contains(capability));
+    Ok(missing.copied())
+}
+
 /// Drops unneeded privileges. The process must be single-threaded: capabilities and filters are per
 /// thread, and inherited by new threads.
 pub(crate) fn drop_privileges() -> Result<(), Error> {
-    let held = caps::read(None, CapSet::Permitted)?;
-    for (capability, reason) in NEEDED {
-        if !held.contains(&capability) {
-            return Err(Error::Missing { capability, reason });
-        }
+    if let Some((capability, reason)) = missing()? {
+        return Err(Error::Missing { capability, reason });
     }
     set_no_new_privs()?;
     forbid_exec()?;

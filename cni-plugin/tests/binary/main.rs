@@ -1,16 +1,13 @@
-//! The built binary, as a runtime runs it, against a daemon that answers as it is told.
+//! The built binary, as a runtime runs it, against a daemon with fixed answers.
 
 #![expect(clippy::unwrap_used, reason = "in a test, a surprise is a failure")]
 
+mod daemon;
 mod ends;
+mod input;
 mod node;
 
-use std::{
-    io::Write as _,
-    os::unix::net::UnixStream,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, process::Command};
 
 use node::{Daemon, Node, prev_result};
 use serde_json::{Value, json};
@@ -152,18 +149,6 @@ fn add_fails_if_its_result_cannot_be_written() {
 }
 
 #[test]
-fn input_that_never_ends_is_given_up_after_the_deadline() {
-    let started = Instant::now();
-    let mut plugin = Node::command("ADD").spawn().unwrap();
-    let mut stdin = plugin.stdin.take().unwrap();
-    stdin.write_all(b"{").unwrap();
-    assert!(!plugin.wait().unwrap().success());
-    let elapsed = started.elapsed();
-    assert!(elapsed < Duration::from_secs(8), "{elapsed:?}");
-    drop(stdin);
-}
-
-#[test]
 fn version_answers_an_empty_input() {
     for text in ["", " \n"] {
         let outcome = Node::without_daemon().run_text("VERSION", text, &[]);
@@ -233,159 +218,6 @@ fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
 }
 
 #[test]
-fn status_fails_without_daemon() {
-    let node = Node::without_daemon();
-    let conf = node.conf("1.1.0");
-    let nothing = [
-        ("CNI_CONTAINERID", ""),
-        ("CNI_NETNS", ""),
-        ("CNI_IFNAME", ""),
-    ];
-    node.run_with("STATUS", &conf, &nothing)
-        .fails_with(50, "daemon.sock");
-}
-
-#[test]
-fn status_of_a_damaged_data_path_warns_of_running_pods() {
-    let status = json!({
-        "version": "0", "abi": 1, "ready": false, "programs": [], "meshed_pods": 0,
-        "unmeshed_pods": 0, "problems": ["hooks of the cgroup are missing: connect4"],
-    });
-    let node = Node::with(Daemon::Answers(200, status));
-    let conf = node.conf("1.1.0");
-    node.run("STATUS", &conf).fails_with(51, "connect4");
-}
-
-#[test]
-fn add_without_daemon_needs_no_sidecar_annotation() {
-    let handed_over =
-        |annotations: Value| json!({ "io.kubernetes.cri.pod-annotations": annotations });
-    for (runtime, succeeds) in [
-        (handed_over(json!({"sidecar.istio.io/status": "{}"})), false),
-        (
-            handed_over(json!({"linkerd.io/proxy-version": "edge-25.8.1"})),
-            false,
-        ),
-        (handed_over(json!({})), true),
-        (handed_over(Value::Null), true),
-        (json!({}), false),
-    ] {
-        let node = Node::without_daemon();
-        let mut conf = node.conf("1.0.0");
-        conf["runtimeConfig"] = runtime;
-        let outcome = node.run("ADD", &conf);
-        if succeeds {
-            outcome.succeeds_with(&prev_result("1.0.0"));
-        } else {
-            outcome.fails_with(11, "DaemonSet");
-        }
-    }
-}
-
-#[test]
-fn malformed_daemon_responses_are_retryable() {
-    let nonsense: [&[u8]; 6] = [
-        b"",
-        b"hello",
-        b"HTTP/1.1 200 OK\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n",
-    ];
-    for bytes in nonsense {
-        let node = Node::with(Daemon::Says(bytes));
-        let conf = node.conf("1.0.0");
-        node.run("ADD", &conf)
-            .fails_with(11, "sluiced does not answer");
-    }
-}
-
-#[test]
-fn a_daemon_that_hangs_is_given_up_after_the_deadline() {
-    let node = Node::with(Daemon::Hangs);
-    let conf = node.conf("1.0.0");
-    let start = Instant::now();
-    node.run("ADD", &conf).fails_with(11, "timeoutSeconds");
-    assert!(
-        start.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
-}
-
-#[test]
-fn a_daemon_that_accepts_nobody_is_given_up_after_the_deadline() {
-    let node = Node::without_daemon();
-    let listener =
-        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    let address = socket2::SockAddr::unix(node.socket()).unwrap();
-    listener.bind(&address).unwrap();
-    listener.listen(0).unwrap();
-    let _first_in_the_queue = UnixStream::connect(node.socket()).unwrap();
-    let conf = node.conf("1.0.0");
-    let started = Instant::now();
-    node.run("ADD", &conf).fails_with(11, "does not answer");
-    assert!(started.elapsed() < Duration::from_secs(3));
-}
-
-#[test]
-fn a_refusal_of_the_daemon_is_the_plugins_error() {
-    let refusal = json!({"code": 102, "message": "10.1.0.5 is not on eth0", "details": "look"});
-    let node = Node::with(Daemon::Answers(422, refusal));
-    let conf = node.conf("0.4.0");
-    let outcome = node.run("ADD", &conf);
-    let expected = json!({
-        "cniVersion": "0.4.0", "code": 102, "msg": "10.1.0.5 is not on eth0", "details": "look",
-    });
-    assert!(!outcome.succeeded);
-    assert_eq!(outcome.stdout, expected);
-}
-
-#[test]
-fn invalid_input_is_rejected_locally() {
-    let rows: [(&str, &str, u64, &str); 5] = [
-        ("CNI_COMMAND", "MOVE", 4, "'MOVE'"),
-        ("CNI_CONTAINERID", "../x", 4, "CNI_CONTAINERID"),
-        ("CNI_IFNAME", "a/b", 4, "CNI_IFNAME"),
-        ("CNI_NETNS", "", 4, "CNI_NETNS"),
-        ("CNI_ARGS", "nonsense", 4, "CNI_ARGS"),
-    ];
-    for (variable, value, code, part) in rows {
-        let node = Node::adding();
-        let conf = node.conf("1.0.0");
-        let outcome = node.run_with("ADD", &conf, &[(variable, value)]);
-        outcome.fails_with(code, part);
-        assert_eq!(outcome.request, None);
-    }
-    let rows: [(&str, Value, u64, &str); 6] = [
-        (
-            "sokcet",
-            json!("/run/x"),
-            2,
-            "'sokcet' with the value \\\"/run/x\\\"",
-        ),
-        ("timeoutSeconds", json!("five"), 7, "timeoutSeconds"),
-        ("prevResult", Value::Null, 7, "after the main plugin"),
-        (
-            "prevResult",
-            json!({"ips": [{"address": "10.0.0.1"}]}),
-            7,
-            "ips[0].address",
-        ),
-        ("cniVersion", json!("2.0.0"), 1, "2.0.0"),
-        ("cniVersion", json!(1), 7, "cniVersion"),
-    ];
-    for (key, value, code, part) in rows {
-        let node = Node::adding();
-        let mut conf = node.conf("1.0.0");
-        conf[key] = value;
-        let outcome = node.run("ADD", &conf);
-        outcome.fails_with(code, part);
-        assert_eq!(outcome.request, None);
-    }
-}
-
-#[test]
 fn running_without_cni_command_prints_usage() {
     let output = Command::new(env!("CARGO_BIN_EXE_sluice-cni"))
         .env_clear()
@@ -393,57 +225,6 @@ fn running_without_cni_command_prints_usage() {
         .unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("CNI versions: 0.1.0"));
-}
-
-/// What text from outside is tried with.
-const HOSTILE: &str = "a\nERROR forged\u{1b}[2J\u{9b}\u{202e}\u{200b}";
-
-#[track_caller]
-fn is_one_safe_line(text: &str) {
-    let safe = |one| (' '..='~').contains(&one) || one == '…';
-    assert!(text.chars().all(safe), "{text:?}");
-    assert!(
-        text.chars().count() <= sluice_api::text::LONGEST,
-        "{}",
-        text.len()
-    );
-}
-
-#[test]
-fn error_objects_quote_hostile_text_in_one_line() {
-    let long = HOSTILE.repeat(1000);
-    let refusal = json!({"code": 100, "message": &long, "details": &long});
-    let refused = Node::with(Daemon::Answers(422, refusal));
-    let conf = refused.conf("1.1.0");
-    let refused = refused.run("ADD", &conf);
-
-    let node = Node::adding();
-    let mut conf = node.conf("1.1.0");
-    conf[&long] = json!(1);
-    let unknown_key = node.run("ADD", &conf);
-
-    let node = Node::adding();
-    let conf = node.conf("1.1.0");
-    let environment = [("CNI_CONTAINERID", HOSTILE), ("CNI_ARGS", HOSTILE)];
-    let environment = node.run_with("ADD", &conf, &environment);
-
-    let node = Node::adding();
-    let mut conf = node.conf("1.1.0");
-    conf["cniVersion"] = json!(long);
-    let version = node.run("ADD", &conf);
-
-    for outcome in [refused, unknown_key, environment, version] {
-        assert!(!outcome.succeeded);
-        let part = |key: &str| outcome.stdout[key].as_str().unwrap_or_default();
-        for text in ["msg", "details", "cniVersion"].map(part) {
-            is_one_safe_line(text);
-        }
-        assert!(
-            part("msg").contains("a\\nERROR forged\\u{1b}[2J"),
-            "{}",
-            outcome.text
-        );
-    }
 }
 
 #[test]

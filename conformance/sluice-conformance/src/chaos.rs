@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
+use serde_json::Value;
 use sluice_lab::{Binaries, CLIENT, Lab, backend::BackendKind, bpf_objects::BpfObjects};
 use sluice_testbed::{
     agent::load_gen::LoadResult, interrupt::Interrupt, process::Process, terminal::step,
@@ -56,6 +57,8 @@ struct Report {
     away_millis: [f64; 2],
     /// How often the kernel had other programs at its hooks than before.
     programs_replaced: u32,
+    /// Open connections that the daemon's audit found past a proxy.
+    bypassing: Vec<Value>,
     traffic: LoadResult,
     left_behind: Vec<String>,
 }
@@ -85,6 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let busy = u32::try_from(opened).is_ok_and(|opened| f64::from(opened) >= due);
     report.passed = failed == 0
         && bypassed == 0
+        && report.bypassing.is_empty()
         && kept == u64::from(options.open)
         && busy
         && report.programs_replaced == report.restarts + report.kills
@@ -119,6 +123,8 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         load.check()?;
         pause(PAUSE, interrupt)?;
     }
+    // The connections are open, and some are older than the daemon.
+    let bypassing = lab.backend.audit()?;
     load.end(Signal::SIGTERM)?;
     let log = load.log();
     let last = log.lines().last().context("the load said nothing")?;
@@ -130,6 +136,7 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         kills: options.kills,
         away_millis: [middle, away.last().copied().unwrap_or_default()],
         programs_replaced,
+        bypassing,
         traffic: serde_json::from_str(last)?,
         left_behind: Vec::new(),
     })
@@ -182,6 +189,7 @@ fn show(report: &Report, json: bool) -> Result<()> {
         kills,
         away_millis: [median, longest],
         programs_replaced,
+        bypassing,
         traffic,
         left_behind,
     } = report;
@@ -200,6 +208,7 @@ fn show(report: &Report, json: bool) -> Result<()> {
         "  {} failed or reset, {} went past a proxy",
         traffic.failed, traffic.bypassed
     );
+    println!("  {} findings of the daemon's audit", bypassing.len());
     for failure in traffic.failures.iter().chain(left_behind) {
         println!("    {failure}");
     }

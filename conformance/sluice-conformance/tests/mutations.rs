@@ -31,6 +31,7 @@ const VERSION: &str = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
 const DECIDE: &str = "ebpf/sluice-abi/src/decide.rs";
 const CONNECT: &str = "ebpf/programs/src/connect.rs";
 const OUTBOUND: &str = "ebpf/programs/src/outbound.rs";
+const ORIGINAL_SOURCE: &str = "ebpf/programs/src/original_source.rs";
 const INBOUND: &str = "ebpf/programs/src/inbound.rs";
 const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
 const THROUGH: &str = "outbound: a server is met through the proxy";
@@ -49,6 +50,20 @@ const FAULTS: &[Fault] = &[
         from: "if level.is_decided(ctx) {",
         to: "if level.is_decided(ctx) || read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
         case: THROUGH,
+    },
+    Fault {
+        what: "a proxy that keeps its client's address meets itself",
+        file: ORIGINAL_SOURCE,
+        from: "set_option(ctx, SO_MARK, &mut mark) && set_option(ctx, SO_BINDTODEVICE, &mut device)",
+        to: "set_option(ctx, SO_MARK, &mut mark) && device.len() == 4",
+        case: "transparent: the application sees the client's address",
+    },
+    Fault {
+        what: "connections that the proxy accepts take the mark of rules",
+        file: ORIGINAL_SOURCE,
+        from: "pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == 0",
+        to: "false && pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == 0",
+        case: "transparent: the same with Istio's rules beside",
     },
     Fault {
         what: "an excluded port is taken out",
@@ -227,7 +242,8 @@ impl Tree {
         let path = root.join("target/mutations");
         fs::create_dir_all(&path).unwrap();
         // With the times of the files, so that cargo builds again only what differs.
-        let copy = "tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
+        // Files that are no longer there must not stay.
+        let copy = "find \"$2\" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} + && tar -C \"$1\" --exclude=./target --exclude=./.git --exclude=target -cf - . | tar -C \"$2\" -xf -";
         let output = Command::new("sh")
             .args(["-ec", copy, "sh"])
             .arg(&root)

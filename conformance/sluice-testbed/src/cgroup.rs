@@ -63,6 +63,9 @@ impl Drop for Cgroup {
 /// Removes a cgroup with its descendants, deepest first; returns how many there were. Waits for processes
 /// that have just ended.
 pub fn remove(path: &Path) -> Result<usize> {
+    if !path.exists() {
+        return Ok(0);
+    }
     let mut count = 1;
     for entry in fs::read_dir(path)? {
         let entry = entry?;

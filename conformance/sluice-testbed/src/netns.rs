@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    mem,
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -27,15 +28,15 @@ pub const FIRST_USER: u32 = 100_000;
 pub struct Netns {
     name: String,
     path: PathBuf,
-    /// Until the name is removed.
-    netns: Option<NetNs>,
+    removed: bool,
 }
 
 impl Netns {
     /// Makes it, with `lo` up and addresses that are usable at once.
     pub fn create(name: String) -> Result<Self> {
-        let netns = NetNs::new(&name).with_context(|| format!("cannot make the netns {name}"))?;
-        Self::named(name, netns).configure()
+        // Not kept open: the namespace must go with its name and its last process.
+        drop(NetNs::new(&name).with_context(|| format!("cannot make the netns {name}"))?);
+        Self::named(name).configure()
     }
 
     /// The same, with users of its own, as of a Pod with `hostUsers: false`.
@@ -64,8 +65,7 @@ impl Netns {
         let pid = holder.id().to_string();
         let mut attach = Command::new("ip");
         output(attach.args(["netns", "attach", &name, &pid]), LIMIT)?;
-        let netns = NetNs::get(&name).with_context(|| format!("cannot open the netns {name}"))?;
-        let netns = Self::named(name, netns);
+        let netns = Self::named(name);
         fs::create_dir_all(USERS)?;
         let point = owner(&netns.path);
         File::create(&point)?;
@@ -79,11 +79,11 @@ impl Netns {
         Ok(netns)
     }
 
-    fn named(name: String, netns: NetNs) -> Self {
+    fn named(name: String) -> Self {
         Self {
             path: Path::new("/run/netns").join(&name),
             name,
-            netns: Some(netns),
+            removed: false,
         }
     }
 
@@ -103,10 +103,14 @@ impl Netns {
 
     /// Runs `work` inside, in a thread of its own: a panic leaves no thread of the caller there.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
-        let netns = self.netns.as_ref().context("the netns was removed")?;
+        let netns = self.open()?;
         let ran = thread::scope(|scope| scope.spawn(|| netns.run(|_| work())).join());
         let ran = ran.unwrap_or_else(|panic| resume_unwind(panic));
         ran.with_context(|| format!("cannot enter the netns {}", self.name))
+    }
+
+    fn open(&self) -> Result<NetNs> {
+        NetNs::get(&self.name).with_context(|| format!("cannot open the netns {}", self.name))
     }
 
     /// Where it can be opened.
@@ -166,9 +170,9 @@ impl Netns {
     }
 
     fn delete(&mut self) -> Result<()> {
-        let Some(netns) = self.netns.take() else {
+        if mem::replace(&mut self.removed, true) {
             return Ok(());
-        };
+        }
         let users = owner(&self.path);
         if users.exists() {
             umount2(&users, MntFlags::MNT_DETACH)?;
@@ -176,7 +180,7 @@ impl Netns {
             // Another Pod's may be there still.
             let _ = fs::remove_dir(USERS);
         }
-        netns
+        self.open()?
             .remove()
             .with_context(|| format!("cannot remove the netns {}", self.name))
     }

@@ -3,7 +3,8 @@
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason, SockRole, SourceVerdict,
+    Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodCounter, PodFlags, Port, Reason, SockRole,
+    SourceVerdict,
     decide::Verdict,
 };
 
@@ -44,13 +45,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
     if would_loop(&netns.pod, verdict) {
-        outbound::record(netns, dst, Reason::OutboundLoop);
+        outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
     }
     if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
         before_proxy::count(cookie);
     }
-    outbound::record(netns, dst, verdict.reason());
+    outbound::record_verdict(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => {
@@ -75,10 +76,15 @@ fn keep_source(
 ) -> i32 {
     let pod = &netns.pod;
     if verdict == SourceVerdict::Refuse || !original_source::pin_to_loopback(ctx, pod.source_mark) {
-        outbound::record(netns, dst, Reason::OutboundToItself);
+        outbound::record(netns, dst, Reason::OutboundToItself, PodCounter::Refused);
         return DENY;
     }
-    outbound::record(netns, dst, Reason::OutboundOriginalSource);
+    outbound::record(
+        netns,
+        dst,
+        Reason::OutboundOriginalSource,
+        PodCounter::OutboundDirect,
+    );
     let sk = context::socket(ctx);
     clear_orig_dst(sk);
     if pod.flags.has(PodFlags::ACCELERATE_PROXIES) {

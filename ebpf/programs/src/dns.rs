@@ -45,7 +45,7 @@ pub(crate) fn capture<F: Family>(
         return ALLOW;
     }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
-    outbound::record(netns, dst, verdict.reason());
+    outbound::record_verdict(netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => ALLOW,
         Verdict::ToProxy(port, _) => {

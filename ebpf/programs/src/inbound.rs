@@ -9,13 +9,13 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, Port, Reason,
+    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodCounter, Port, Reason,
     decide::{self, Arrival, InboundConn, Verdict},
 };
 
 use crate::{
     context::{AF_INET, AF_INET6, TCP, read, read_addr},
-    count::count,
+    count::{count, count_for_pod},
     events, filter,
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
 };
@@ -55,6 +55,7 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     };
     match decide::inbound(&netns.pod, &facts(netns, arrival, asked_port(ctx))) {
         Verdict::Direct(reason) => {
+            count_for_pod(netns.pod.cookie, PodCounter::InboundDirect);
             record(ctx, &netns.pod, arrival, reason);
             SK_PASS
         }
@@ -69,9 +70,11 @@ fn hand_over(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: R
     let assigned = (v4 && assign_listener(ctx, pod.cookie, AF_INET))
         || assign_listener(ctx, pod.cookie, AF_INET6);
     if assigned {
+        count_for_pod(pod.cookie, PodCounter::InboundToProxy);
         record(ctx, pod, arrival, reason);
         SK_PASS
     } else {
+        count_for_pod(pod.cookie, PodCounter::Refused);
         record(ctx, pod, arrival, Reason::InboundNoProxy);
         SK_DROP
     }

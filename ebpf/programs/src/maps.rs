@@ -3,15 +3,15 @@
 
 use aya_ebpf::{
     btf_maps::{
-        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage,
-        SockHash,
+        Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf,
+        SkStorage, SockHash,
     },
     macros::btf_map,
 };
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
     ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
-    PodConfig, PortKey, RateWindow, Reason, SockKey,
+    PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
         MAX_ACCEL_SOCKS, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES,
@@ -130,6 +130,10 @@ pub(crate) static EVENT_RATE: PerCpuArray<RateWindow, 1> = PerCpuArray::new();
 
 #[btf_map(name = "decided")]
 pub(crate) static DECIDED: PerCpuArray<u64, { DECIDED_SLOTS as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "pod_counters")]
+pub(crate) static POD_COUNTERS: PerCpuHashMap<u64, PodCounters, MAX_PODS, ON_DEMAND> =
+    PerCpuHashMap::new();
 
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();

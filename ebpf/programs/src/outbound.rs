@@ -3,14 +3,14 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, PodFlags, Port, Reason,
+    Addr, Endpoint, Event, NetnsEntry, PodCounter, PodFlags, Port, Reason,
     decide::{self, DNS, ListMatch, OutboundConn, Verdict},
 };
 
 use crate::{
     before_proxy,
     context::{self, Family, read},
-    count::count,
+    count::{count, count_for_pod},
     events, filter,
     maps::DNS_CAPTURE,
     opaque_flags::{Fact, OpaqueFlags},
@@ -78,10 +78,21 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
     }
 }
 
+/// Counts a verdict about a process in the Pod, and emits an event.
+#[inline(always)]
+pub(crate) fn record_verdict(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
+    let counter = match verdict {
+        Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
+        Verdict::Direct(_) => PodCounter::OutboundDirect,
+    };
+    record(netns, dst, verdict.reason(), counter);
+}
+
 /// Counts a decision about a process in the Pod, and emits an event.
 #[inline(always)]
-pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason) {
+pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason, counter: PodCounter) {
     count(reason);
+    count_for_pod(netns.pod.cookie, counter);
     if events::enabled() {
         let (uid, gid) = context::current_uid_gid();
         events::emit(&Event {

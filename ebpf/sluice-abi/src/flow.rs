@@ -125,6 +125,14 @@ pub enum SendVerdict {
 }
 
 impl Flow {
+    /// Whether messages of the connection are redirected now, in one direction or both.
+    #[must_use]
+    pub fn is_redirected(&self) -> bool {
+        let is_redirected = |one: &Direction| one.path == Path::REDIRECTED;
+        self.state == FlowState::ACTIVE
+            && (is_redirected(&self.from_client) || is_redirected(&self.from_server))
+    }
+
     /// A connection with a known client end: the kernel address of its socket.
     #[must_use]
     pub const fn new(socket: u64) -> Self {

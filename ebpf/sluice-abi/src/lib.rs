@@ -36,7 +36,7 @@ pub use pod::{
     PodConfig, PodFlags, SockRole,
 };
 pub use reason::Reason;
-pub use usage::{AliasUsage, BeforeProxy};
+pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///

@@ -90,11 +90,14 @@ pub const EVENT_RATE: &str = "event_rate";
 /// Slot → socket cookie (`u64`, per CPU): the child copy of `connect` or `sendmsg` has decided about
 /// the call, and the root copy has not run yet.
 pub const DECIDED: &str = "decided";
+/// Network namespace cookie (`u64`) → [`PodCounters`](crate::PodCounters) (per CPU). The daemon inserts
+/// and removes the entries; the programs count.
+pub const POD_COUNTERS: &str = "pod_counters";
 /// [`Reason`](crate::Reason) → `u64` (per CPU).
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 35] = [
+pub const ALL: [&str; 36] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -129,6 +132,7 @@ pub const ALL: [&str; 35] = [
     EVENTS,
     EVENT_RATE,
     DECIDED,
+    POD_COUNTERS,
     COUNTERS,
 ];
 

@@ -394,7 +394,7 @@ mod tests {
     use super::*;
     use crate::{
         ABI_VERSION, BeforeProxy, CidrKey, ConnRateKey, Event, Flow, InterfaceKey, KernelOffsets,
-        OwnerGroupKey, PortKey, RateWindow, SockKey,
+        OwnerGroupKey, PodCounters, PortKey, RateWindow, SockKey,
     };
 
     #[test]
@@ -420,10 +420,11 @@ mod tests {
             (size_of::<BeforeProxy>(), align_of::<BeforeProxy>()),
             (size_of::<Event>(), align_of::<Event>()),
             (size_of::<RateWindow>(), align_of::<RateWindow>()),
+            (size_of::<PodCounters>(), align_of::<PodCounters>()),
         ];
         let recorded = [
-            (48, 8),
-            (80, 8),
+            (56, 8),
+            (88, 8),
             (20, 4),
             (16, 8),
             (24, 4),
@@ -442,6 +443,7 @@ mod tests {
             (16, 8),
             (64, 8),
             (16, 8),
+            (40, 8),
         ];
         assert_eq!((ABI_VERSION, layout), (8, recorded));
     }

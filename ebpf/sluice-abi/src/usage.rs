@@ -1,4 +1,4 @@
-//! Usage of a shared map by one Pod.
+//! What one Pod uses of a shared map, and the number of its connections.
 
 /// Value of `alias_usage`: one Pod's usage of the map `alias_to_dst`.
 ///
@@ -20,6 +20,53 @@ impl AliasUsage {
     #[must_use]
     pub const fn is_full(&self) -> bool {
         self.held >= crate::maps::DESTINATIONS_PER_POD
+    }
+}
+
+/// The index of a count in [`PodCounters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodCounter {
+    /// Connections and DNS queries of the Pod that were redirected to the proxy.
+    OutboundToProxy = 0,
+    /// Those that were not redirected, the proxy's own included.
+    OutboundDirect = 1,
+    /// Connections to the Pod that the proxy got.
+    InboundToProxy = 2,
+    /// Those that the application got.
+    InboundDirect = 3,
+    /// Connections that were refused.
+    Refused = 4,
+}
+
+impl PodCounter {
+    /// The number of counts.
+    pub const COUNT: usize = 5;
+}
+
+/// Value of `pod_counters` (per CPU): the number of a Pod's decisions since it was enrolled.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodCounters([u64; PodCounter::COUNT]);
+
+impl PodCounters {
+    /// Counts one decision.
+    pub const fn add(&mut self, counter: PodCounter) {
+        self.0[counter as usize] += 1;
+    }
+
+    /// One count.
+    #[must_use]
+    pub const fn get(&self, counter: PodCounter) -> u64 {
+        self.0[counter as usize]
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+        self
     }
 }
 

@@ -4,9 +4,9 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, ForeignKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey,
     ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
-    PodConfig, Port, PortKey,
+    PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -23,9 +23,11 @@ pods!(
     Addr,
     AliasUsage,
     PodConfig,
+    PodCounters,
     NetnsEntry,
     Endpoint,
     Event,
+    Flow,
     OrigDst,
     ConnKey,
     PortKey,

@@ -8,6 +8,9 @@
 //! | `POST /v1/gc` | [`GcRequest`] | [`DelResponse`] |
 //! | `POST /v1/explain` | [`ExplainRequest`] | [`ExplainResponse`] |
 //! | `POST /v1/events` | [`EventsRequest`] | [`Events`], when there are some |
+//! | `POST /v1/audit` | [`AuditRequest`] | [`AuditResponse`] |
+//! | `POST /v1/connections` | [`ConnectionsRequest`] | [`Connections`] |
+//! | `POST /v1/programs` | [`ProgramsRequest`] | array of [`ProgramRuns`], after the measurement |
 //! | `GET /v1/status` | – | [`Status`] |
 //! | `GET /v1/pods` | – | array of [`PodView`] |
 //! | `GET /healthz`, `/readyz`, `/metrics` | – | text |
@@ -15,6 +18,7 @@
 //! Every answer with a status of 400 or more carries a [`ApiError`].
 #![forbid(unsafe_code)]
 
+mod audit;
 mod manifest;
 pub mod owned;
 mod sidecar;
@@ -28,6 +32,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use audit::{
+    AuditRequest, AuditResponse, ConnectionView, Connections, ConnectionsRequest, Finding,
+    FindingKind,
+};
 pub use manifest::{Container, ContainerRole, Manifest};
 pub use sidecar::{INTERCEPT, ISTIO_STATUS, has_no_sidecar_annotation, not_redirected_by_istio};
 
@@ -64,6 +72,12 @@ pub mod path {
     pub const EVENTS: &str = "/v1/events";
     /// `POST`: the verdict for a connection, and its rule.
     pub const EXPLAIN: &str = "/v1/explain";
+    /// `POST`: judge the existing connections of meshed Pods.
+    pub const AUDIT: &str = "/v1/audit";
+    /// `POST`: the existing connections of meshed Pods.
+    pub const CONNECTIONS: &str = "/v1/connections";
+    /// `POST`: the time that the programs take.
+    pub const PROGRAMS: &str = "/v1/programs";
     /// `GET`: readiness for ADD, and the daemon's findings.
     pub const STATUS: &str = "/v1/status";
     /// `GET`: the Pods.
@@ -340,6 +354,12 @@ pub struct Status {
     /// Programs of other owners at hooks whose order matters.
     #[serde(default)]
     pub foreign_programs: Vec<ForeignProgramView>,
+    /// ADDs for which the runtime passed annotations, since the daemon's start.
+    #[serde(default)]
+    pub adds_with_annotations: u64,
+    /// ADDs for which it passed none.
+    #[serde(default)]
+    pub adds_without_annotations: u64,
     /// Pods that are intercepted.
     pub meshed_pods: usize,
     /// Pods that are not intercepted.
@@ -429,6 +449,12 @@ pub struct PodView {
     /// reach the proxy through socket storage.
     #[serde(default)]
     pub alias_fallbacks: u64,
+    /// Seconds since the Pod was enrolled, or since its record was written last.
+    #[serde(default)]
+    pub age_seconds: u64,
+    /// The number of decisions about a meshed Pod since it was enrolled.
+    #[serde(default)]
+    pub counters: PodCounters,
     /// The Pod's addresses on this network.
     pub addresses: Vec<IpAddr>,
     /// Whether the Pod's traffic is intercepted.
@@ -453,6 +479,45 @@ pub struct BeforeProxyView {
     pub open: bool,
     /// The number of connections that bypassed it.
     pub connections: u64,
+}
+
+/// The number of decisions about a Pod. DNS queries over UDP are included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodCounters {
+    /// Of the Pod, redirected to the proxy.
+    pub outbound_to_proxy: u64,
+    /// Of the Pod, not redirected; the proxy's own connections are included.
+    pub outbound_direct: u64,
+    /// To the Pod, accepted by the proxy.
+    pub inbound_to_proxy: u64,
+    /// To the Pod, accepted by the application, as a rule allows.
+    pub inbound_direct: u64,
+    /// Refused.
+    pub refused: u64,
+}
+
+/// Body of `POST /v1/programs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramsRequest {
+    /// The duration of the measurement in seconds, at most [`MAX_MEASURE_SECONDS`].
+    pub seconds: u64,
+}
+
+/// Maximum duration of a measurement of programs in seconds.
+pub const MAX_MEASURE_SECONDS: u64 = 20;
+
+/// The runs of one program during a measurement. Element of the response to `POST /v1/programs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramRuns {
+    /// Its name.
+    pub name: String,
+    /// Its ID, as in `bpftool prog`.
+    pub id: u32,
+    /// Their number.
+    pub runs: u64,
+    /// Their duration in total, in nanoseconds.
+    pub nanos: u64,
 }
 
 /// Body of every response with a status of 400 or more.

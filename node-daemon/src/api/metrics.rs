@@ -1,16 +1,19 @@
 //! The daemon's metrics, in the `OpenMetrics` text format.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     encoding::text::encode,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use sluice_api::text;
+use sluice_api::{FindingKind, text};
 
 use super::error::Error;
-use crate::pods::MetricsSnapshot;
+use crate::pods::{AuditSummary, MetricsSnapshot};
 
 type Label = (&'static str, String);
 
@@ -50,7 +53,11 @@ impl Metrics {
         self.api_errors.get_or_create(&labels).inc();
     }
 
-    pub(super) fn encode(&self, snapshot: &MetricsSnapshot) -> Result<String, Error> {
+    pub(super) fn encode(
+        &self,
+        snapshot: &MetricsSnapshot,
+        audit: &AuditSummary,
+    ) -> Result<String, Error> {
         let decisions = Family::<[Label; 1], Counter>::default();
         for (reason, count) in &snapshot.decisions {
             let label = ("reason", reason.label().to_owned());
@@ -124,10 +131,43 @@ impl Metrics {
         registry.register("api_errors", help, self.api_errors.clone());
         let help = "Time from a request's header to its answer";
         registry.register("api_request_duration_seconds", help, self.seconds.clone());
+        register_audit(&mut registry, audit);
         let mut page = String::new();
         encode(&mut page, &registry).map_err(|error| Error::Answer(error.to_string()))?;
         Ok(page)
     }
+}
+
+/// The latest audit, if there was one.
+fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
+    let Some(at) = audit.at else {
+        return;
+    };
+    let findings = Family::<[Label; 1], Gauge>::default();
+    for kind in FindingKind::ALL {
+        let count = audit.findings.get(&kind).copied().unwrap_or_default();
+        let label = ("kind", kind.label().to_owned());
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        findings.get_or_create(&[label]).set(count);
+    }
+    let connections = Gauge::<i64>::default();
+    connections.set(i64::try_from(audit.connections).unwrap_or(i64::MAX));
+    let seconds = Gauge::<f64, AtomicU64>::default();
+    seconds.set(audit.took.as_secs_f64());
+    let timestamp = Gauge::<f64, AtomicU64>::default();
+    let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    timestamp.set(since_1970.as_secs_f64());
+    let help = "Connections past the proxy, against the rules";
+    registry.register("audit_findings", help, findings);
+    let help = "TCP connections of meshed Pods";
+    registry.register("audit_connections", help, connections);
+    registry.register(
+        "audit_duration_seconds",
+        "Duration of the latest audit",
+        seconds,
+    );
+    let help = "End of the latest audit, in seconds since 1970";
+    registry.register("audit_timestamp_seconds", help, timestamp);
 }
 
 #[cfg(test)]
@@ -176,7 +216,13 @@ mod tests {
             repairs,
             foreign_programs: vec![foreign_program(3), foreign_program(4)],
         };
-        metrics.encode(&snapshot).unwrap()
+        let audit = AuditSummary {
+            findings: [(FindingKind::Bypass, 2)].into(),
+            connections: 9,
+            took: Duration::from_millis(4),
+            at: Some(UNIX_EPOCH),
+        };
+        metrics.encode(&snapshot, &audit).unwrap()
     }
 
     #[test]
@@ -188,6 +234,10 @@ mod tests {
             "sluice_attachments{meshed=\"false\"} 1",
             "sluice_pending_pods 3",
             r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
+            "sluice_audit_findings{kind=\"bypass\"} 2",
+            "sluice_audit_findings{kind=\"proxy_user\"} 0",
+            "sluice_audit_connections 9",
+            "sluice_audit_duration_seconds 0.004",
             r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
             "sluice_repairs_total{type=\"hooks\"} 1",
             "sluice_repairs_total{type=\"stale_netns\"} 0",

@@ -2,6 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -13,12 +17,20 @@ use hyper::{
 use serde::de::DeserializeOwned;
 use sluice_abi::{Event, Reason};
 use sluice_api::{
-    AddRequest, AddResponse, DelResponse, EventView, Events, EventsRequest, MAX_BODY, Status, path,
+    AddRequest, AddResponse, DelResponse, EventView, Events, EventsRequest, MAX_BODY,
+    MAX_MEASURE_SECONDS, ProgramRuns, ProgramsRequest, Status, path,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{error::Error, metrics::Metrics, respond::Answer};
-use crate::{config::ProxyUser, event_log::EventLog, kube::Cluster, pods::Pods, ztunnel::Ztunnels};
+use crate::{
+    bpf::RunTime,
+    config::ProxyUser,
+    event_log::EventLog,
+    kube::Cluster,
+    pods::{Auditor, Pods},
+    ztunnel::Ztunnels,
+};
 
 /// Timeout for the whole body.
 pub(super) const BODY: Duration = Duration::from_secs(5);
@@ -35,6 +47,9 @@ pub(super) enum Route {
     Gc,
     Explain,
     Events,
+    Audit,
+    Connections,
+    Programs,
     Status,
     Pods,
     Healthz,
@@ -42,13 +57,16 @@ pub(super) enum Route {
     Metrics,
 }
 
-const ROUTES: [(&str, Method, Route); 11] = [
+const ROUTES: [(&str, Method, Route); 14] = [
     (path::ADD, Method::POST, Route::Add),
     (path::DEL, Method::POST, Route::Del),
     (path::CHECK, Method::POST, Route::Check),
     (path::GC, Method::POST, Route::Gc),
     (path::EXPLAIN, Method::POST, Route::Explain),
     (path::EVENTS, Method::POST, Route::Events),
+    (path::AUDIT, Method::POST, Route::Audit),
+    (path::CONNECTIONS, Method::POST, Route::Connections),
+    (path::PROGRAMS, Method::POST, Route::Programs),
     (path::STATUS, Method::GET, Route::Status),
     (path::PODS, Method::GET, Route::Pods),
     (path::HEALTHZ, Method::GET, Route::Healthz),
@@ -92,9 +110,12 @@ pub(super) struct Asked {
 #[derive(Clone)]
 pub(crate) struct Handler {
     pods: Pods,
+    auditor: Auditor,
     cluster: Cluster,
     event_log: EventLog,
     proxy_user: ProxyUser,
+    /// The number of ADDs with annotations of the runtime, and without.
+    adds: Arc<[AtomicU64; 2]>,
     /// The ztunnels of the node, if the daemon is their agent.
     ztunnels: Option<Ztunnels>,
     pub(super) metrics: Metrics,
@@ -103,17 +124,19 @@ pub(crate) struct Handler {
 impl Handler {
     /// A handler without any requests so far.
     pub(crate) fn new(
-        pods: Pods,
+        auditor: Auditor,
         cluster: Cluster,
         event_log: EventLog,
         proxy_user: ProxyUser,
         ztunnels: Option<Ztunnels>,
     ) -> Self {
         Self {
-            pods,
+            pods: auditor.pods().clone(),
+            auditor,
             cluster,
             event_log,
             proxy_user,
+            adds: Arc::default(),
             ztunnels,
             metrics: Metrics::new(),
         }
@@ -124,7 +147,11 @@ impl Handler {
         let Self { pods, metrics, .. } = self;
         let Asked { route, body } = asked;
         match route {
-            Route::Add => Answer::json(&self.add(decode(&body)?).await?),
+            Route::Add => {
+                let added = self.add(decode(&body)?).await?;
+                self.auditor.note_enrolled();
+                Answer::json(&added)
+            }
             Route::Del => Answer::json(&self.deleted(pods.del(decode(&body)?).await?).await?),
             Route::Check => {
                 pods.check(decode(&body)?).await?;
@@ -133,6 +160,9 @@ impl Handler {
             Route::Gc => Answer::json(&self.deleted(pods.gc(decode(&body)?).await?).await?),
             Route::Explain => Answer::json(&pods.explain(decode(&body)?).await?),
             Route::Events => Answer::json(&self.events(decode(&body)?).await?),
+            Route::Audit => Answer::json(&self.auditor.audit(decode(&body)?).await?),
+            Route::Connections => Answer::json(&self.auditor.connections(decode(&body)?).await?),
+            Route::Programs => Answer::json(&self.measure(decode(&body)?).await?),
             Route::Status => Answer::json(&self.status().await?),
             Route::Pods => Answer::json(&pods.list().await?),
             Route::Healthz => Ok(Answer::Text("alive\n")),
@@ -140,7 +170,9 @@ impl Handler {
                 status if status.ready => Ok(Answer::Text("ready\n")),
                 Status { problems, .. } => Err(Error::NotReady { problems }),
             },
-            Route::Metrics => metrics.encode(&pods.read().await?).map(Answer::Metrics),
+            Route::Metrics => metrics
+                .encode(&pods.read().await?, &self.auditor.last())
+                .map(Answer::Metrics),
         }
     }
 
@@ -160,9 +192,12 @@ impl Handler {
         })
     }
 
-    /// The Pod manager's status, and ztunnel's.
+    /// The Pod manager's status, ztunnel's, and what the API itself has counted.
     async fn status(&self) -> Result<Status, Error> {
         let mut status = self.pods.status().await?;
+        let [with, without] = &*self.adds;
+        status.adds_with_annotations = with.load(Ordering::Relaxed);
+        status.adds_without_annotations = without.load(Ordering::Relaxed);
         status.ztunnel = self.ztunnels.as_ref().map(Ztunnels::view);
         if let Some(ztunnel) = &status.ztunnel
             && ztunnel.connections == 0
@@ -174,6 +209,19 @@ impl Handler {
             ));
         }
         Ok(status)
+    }
+
+    /// Measures the programs. The kernel's statistics cost each run about 20 ns, only meanwhile.
+    async fn measure(&self, request: ProgramsRequest) -> Result<Vec<ProgramRuns>, Error> {
+        let seconds = request.seconds.clamp(1, MAX_MEASURE_SECONDS);
+        let stats = self.pods.enable_stats().await?;
+        let before = self.pods.run_times().await?;
+        sleep(Duration::from_secs(seconds)).await;
+        let after = self.pods.run_times().await?;
+        drop(stats);
+        let mut runs: Vec<_> = after.into_iter().map(|one| since(one, &before)).collect();
+        runs.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(runs)
     }
 
     /// Withdraws deleted Pods from ztunnel. DEL does not wait for it.
@@ -209,6 +257,7 @@ impl Handler {
 
     async fn add_by_annotations(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         let is_missing = request.annotations.is_none();
+        self.adds[usize::from(is_missing)].fetch_add(1, Ordering::Relaxed);
         if is_missing || (self.proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
             let asked = match self.cluster.fetch_annotations(&mut request).await {
                 Err(source) if !is_missing => return Err(Error::NoManifest(source)),
@@ -226,6 +275,18 @@ impl Handler {
 /// Whether a mesh may intercept the Pod, judged by its annotations.
 fn may_be_meshed(request: &AddRequest) -> bool {
     !(request.annotations.as_ref()).is_some_and(sluice_api::has_no_sidecar_annotation)
+}
+
+/// The runs of a program since the first measurement. A program that was replaced has another id.
+fn since(now: RunTime, before: &[RunTime]) -> ProgramRuns {
+    let earlier = before.iter().find(|one| one.id == now.id);
+    let (runs, time) = earlier.map_or((0, Duration::ZERO), |one| (one.runs, one.time));
+    ProgramRuns {
+        name: now.name,
+        id: now.id,
+        runs: now.runs.saturating_sub(runs),
+        nanos: u64::try_from(now.time.saturating_sub(time).as_nanos()).unwrap_or(u64::MAX),
+    }
 }
 
 fn view(time: SystemTime, event: &Event, names: &BTreeMap<u64, String>) -> EventView {

@@ -178,7 +178,7 @@ impl Connection {
         let Limits {
             answers, watches, ..
         } = &*self.limits;
-        if route == Route::Events {
+        if matches!(route, Route::Events | Route::Programs) {
             return watches.try_acquire().map_err(|_| Error::Busy {
                 what: "watches",
                 limit: WATCHES,

@@ -56,6 +56,11 @@ pub(crate) enum Error {
         /// Names and IDs of the programs there.
         holder: String,
     },
+    /// The kernel does not measure programs.
+    #[error(
+        "the kernel's statistics of programs cannot be enabled: that needs Linux 5.8 and CAP_SYS_ADMIN"
+    )]
+    Stats(#[source] io::Error),
     /// The ring buffer could not be used.
     #[error("cannot read the ring buffer of found network namespaces")]
     Listen(#[source] io::Error),

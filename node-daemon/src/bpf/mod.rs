@@ -8,6 +8,7 @@ mod attach;
 mod btf;
 mod cgroup_prog;
 mod error;
+mod fill;
 mod foreign;
 mod hierarchy;
 mod kernel_offsets;
@@ -16,12 +17,13 @@ mod listeners;
 mod netns_prog;
 mod pinned_link;
 mod pins;
+mod pod_counters;
 mod ring;
 mod rule_maps;
 mod typed_map;
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,8 +35,8 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, Endpoint, Event, ForeignKey, ForeignUse,
-    KernelOffsets, NetnsEntry, PodConfig, Reason, maps,
+    Addr, AliasKey, AliasUsage, BeforeProxy, ConnKey, Endpoint, Event, Flow, ForeignKey,
+    ForeignUse, KernelOffsets, NetnsEntry, PodConfig, PodCounters, Reason, maps,
 };
 use sluice_api::ProgramView;
 
@@ -43,6 +45,7 @@ pub(crate) use attach::Features;
 #[cfg(fuzzing)]
 pub(crate) use btf::fuzz as fuzz_btf;
 pub(crate) use error::Error;
+pub(crate) use fill::{Fill, dump, fill};
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
@@ -50,6 +53,7 @@ use listeners::Listeners;
 use netns_prog::NetnsProgram;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
+use pod_counters::CounterMap;
 pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
@@ -89,9 +93,11 @@ pub(crate) struct Datapath {
     dns_capture: TypedMap<u64, u8>,
     alias_to_dst: TypedMap<AliasKey, Endpoint>,
     alias_usage: TypedMap<u64, AliasUsage>,
+    accel_flows: TypedMap<ConnKey, Flow>,
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    pod_counters: CounterMap,
     foreign_listeners: TypedMap<u64, u32>,
     before_proxy: TypedMap<u64, BeforeProxy>,
     rule_maps: RuleMaps,
@@ -139,10 +145,12 @@ impl Datapath {
             dns_capture: TypedMap::open(&mut programs, maps::DNS_CAPTURE)?,
             alias_to_dst: TypedMap::open(&mut programs, maps::ALIAS_TO_DST)?,
             alias_usage: TypedMap::open(&mut programs, maps::ALIAS_USAGE)?,
+            accel_flows: TypedMap::open(&mut programs, maps::ACCEL_FLOWS)?,
             pending_pods: typed_map::open(&mut programs, maps::PENDING_PODS)?,
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
             foreign_binds: ForeignBinds::open(&mut programs)?,
+            pod_counters: CounterMap::open(&mut programs)?,
             foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
             before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut programs)?,
@@ -258,6 +266,32 @@ impl Datapath {
         Ok(views)
     }
 
+    /// Enables the kernel's statistics of programs until the descriptor is closed.
+    pub(crate) fn enable_stats() -> Result<OwnedFd, Error> {
+        aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .map_err(|source| Error::Stats(source.io_error))
+    }
+
+    /// The name and id of each program, with the number and duration of its runs while statistics were
+    /// enabled.
+    pub(crate) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        let time = |(name, program): (&str, &aya::programs::Program)| {
+            let info = program.info();
+            let info = info.map_err(|source| Error::program(name, source))?;
+            Ok(RunTime {
+                name: name.to_owned(),
+                id: info.id(),
+                runs: info.run_count(),
+                time: info.run_time(),
+            })
+        };
+        let is_loaded = |(name, _): &(&str, &aya::programs::Program)| {
+            *name != attach::SPLICE_PROG || self.enabled_hooks.has(name)
+        };
+        let loaded = self.programs.programs().filter(is_loaded);
+        loaded.map(time).collect()
+    }
+
     /// Attaches the inbound hook to a network namespace.
     pub(crate) fn attach_sk_lookup(
         &mut self,
@@ -320,6 +354,7 @@ impl Datapath {
         cookie: u64,
         netns_entry: &NetnsEntry,
     ) -> Result<(), Error> {
+        self.pod_counters.insert(cookie)?;
         self.netns_entries.set(cookie, *netns_entry)
     }
 
@@ -362,9 +397,15 @@ impl Datapath {
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
+        self.pod_counters.remove(cookie)?;
         self.foreign_listeners.remove(cookie)?;
         self.before_proxy.remove(cookie)?;
         self.dns_capture.remove(cookie)
+    }
+
+    /// The number of decisions about a Pod since it was enrolled.
+    pub(crate) fn pod_counters(&self, cookie: u64) -> Result<PodCounters, Error> {
+        self.pod_counters.get(cookie)
     }
 
     /// Denied binds of proxy ports: Pod, port, UID and number (LRU).
@@ -461,6 +502,36 @@ impl Datapath {
         self.rule_maps.remove(rule)
     }
 
+    /// The destination of an alias address of a Pod, if it is one.
+    pub(crate) fn alias_destination(
+        &self,
+        cookie: u64,
+        alias: Endpoint,
+    ) -> Result<Option<Endpoint>, Error> {
+        let key = AliasKey::from_addr(cookie, alias);
+        key.map_or(Ok(None), |key| self.alias_to_dst.get(key))
+    }
+
+    /// Whether sockmap redirection carries a connection of a Pod: within it, or to another Pod.
+    pub(crate) fn is_accelerated(
+        &self,
+        cookie: u64,
+        client: Endpoint,
+        server: Endpoint,
+    ) -> Result<bool, Error> {
+        for cookie in [cookie, 0] {
+            let key = ConnKey {
+                cookie,
+                client,
+                server,
+            };
+            if let Some(flow) = self.accel_flows.get(key)? {
+                return Ok(flow.is_redirected());
+            }
+        }
+        Ok(false)
+    }
+
     /// The count of each reason, over all CPUs, since the programs were loaded.
     pub(crate) fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
         let total = |reason: &Reason| {
@@ -472,6 +543,19 @@ impl Datapath {
         };
         Reason::ALL.iter().map(total).collect()
     }
+}
+
+/// The runs of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RunTime {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its id.
+    pub(crate) id: u32,
+    /// Their number.
+    pub(crate) runs: u64,
+    /// Their duration in total.
+    pub(crate) time: Duration,
 }
 
 #[cfg(test)]

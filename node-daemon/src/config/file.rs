@@ -13,12 +13,12 @@ use crate::{
     kube::daemonset,
     pods::{
         Acceleration, FamilyChoice, IstioValues, LinkerdValues, Mesh, MeshError, Meshes,
-        MissingAnnotations, NodeValues, OnExit, Selection,
+        MissingAnnotations, NodeValues, OnEnrol, OnExit, Selection,
     },
 };
 
 /// The file that is read if none is named, and if it exists.
-const DEFAULT: &str = "/etc/sluice/sluiced.toml";
+pub(crate) const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 
 /// The daemon's behavior. Every key has a default; an unknown key is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -26,6 +26,8 @@ const DEFAULT: &str = "/etc/sluice/sluiced.toml";
 pub(crate) struct Config {
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
+    /// What happens to the connections of a Pod from before its enrollment.
+    pub(crate) on_enrol: OnEnrol,
     /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
     /// The mesh of the Pods: the name of a preset, or of one of `meshes`.
@@ -61,6 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             on_exit: OnExit::default(),
+            on_enrol: OnEnrol::default(),
             acceleration: Acceleration::default(),
             mesh: "istio".to_owned(),
             meshes: Meshes::new(),

@@ -212,6 +212,11 @@ impl Cluster {
         found
     }
 
+    /// The number of Pods of a node, without retries and logs.
+    pub(crate) async fn try_list(&self, node: &str) -> Result<usize, Error> {
+        self.list(node).await.map(|pods| pods.len())
+    }
+
     async fn list(&self, node: &str) -> Result<Vec<ListedPod>, Error> {
         let pods: Api<Pod> = Api::all(self.client().await?);
         let mut params = ListParams::default()

@@ -76,6 +76,12 @@ pub(crate) enum Error {
          tmpfs) and CAP_SYS_ADMIN; without it, run the Pod with hostUsers: true"
     )]
     Users(#[source] io::Error),
+    /// The kernel cannot end sockets.
+    #[error(
+        "the kernel cannot end connections: it is built without CONFIG_INET_DIAG_DESTROY; restart the \
+         process that holds them"
+    )]
+    NoDestroy,
     /// More objects than a Pod may have.
     #[error("the network namespace has more than {limit} {what}, which no Pod needs")]
     TooMany {

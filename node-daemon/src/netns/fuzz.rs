@@ -1,6 +1,6 @@
 //! Fuzz target: untrusted bytes in place of the kernel's netlink replies.
 
-use super::{listeners, routes, rules};
+use super::{listeners, routes, rules, tcp_sockets};
 
 /// The first byte selects the protocol: `NETLINK_SOCK_DIAG`, `NETLINK_NETFILTER` or
 /// `NETLINK_ROUTE`.
@@ -9,7 +9,10 @@ pub(crate) fn netlink(reply: &[u8]) {
         return;
     };
     match protocol % 3 {
-        0 => listeners::fuzz(datagram),
+        0 => {
+            listeners::fuzz(datagram);
+            tcp_sockets::fuzz(datagram);
+        }
         1 => rules::fuzz(datagram),
         _ => routes::fuzz(datagram),
     }

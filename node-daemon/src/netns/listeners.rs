@@ -89,6 +89,12 @@ impl ProxyUser {
         }
     }
 
+    /// Whether a process with this user or this group may be the proxy. One that its mark identifies
+    /// may have any.
+    pub(crate) fn is_user_of(&self, uid: u32, gid: u32) -> bool {
+        uid == self.uid || gid == self.gid || self.mark_mask != 0
+    }
+
     fn has_mark(&self, mark: u32) -> bool {
         self.mark_mask != 0 && mark & self.mark_mask == self.mark
     }
@@ -153,6 +159,12 @@ impl ListenSockets {
     /// Whether a socket listens on a port.
     pub(crate) fn any_on(&self, port: u16) -> bool {
         self.0.iter().any(|one| one.port == port)
+    }
+
+    /// The inodes of the sockets that listen on a port.
+    pub(crate) fn inodes_on(&self, port: u16) -> impl Iterator<Item = u64> {
+        let on_port = self.0.iter().filter(move |one| one.port == port);
+        on_port.map(|one| one.inode)
     }
 
     /// Whether the proxy's user, or a socket with its mark, listens on a port. The group is not
@@ -313,7 +325,7 @@ impl ListenSocket {
 }
 
 /// `socket:[4711]` → `4711`.
-fn socket_inode(link: &str) -> Option<u64> {
+pub(super) fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?
         .strip_suffix(']')?
         .parse()

@@ -14,6 +14,7 @@
 mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod holders;
 mod inhabited;
 mod links;
 mod listeners;
@@ -23,6 +24,7 @@ mod rules;
 mod source_routing;
 mod syscalls;
 mod sysctl;
+mod tcp_sockets;
 mod users;
 mod worker;
 
@@ -43,12 +45,14 @@ use serde::{Deserialize, Serialize};
 use worker::NetnsWorker;
 
 pub(crate) use error::Error;
+pub(crate) use holders::{Holders, Process, ProcessTable};
 pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::Interface;
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use source_routing::{Families, SourceRouting};
 pub(crate) use sysctl::Switches;
+pub(crate) use tcp_sockets::{Side, SocketId, TcpSocket};
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::netns_with_own_userns;
@@ -193,6 +197,24 @@ impl Netns {
     /// Its listening TCP sockets.
     pub(crate) fn sockets(&self) -> Result<ListenSockets, Error> {
         self.run_in(ListenSockets::here)?
+    }
+
+    /// Passes each of its TCP sockets to `take`, the listening ones first. Returns `seen` as they left
+    /// it.
+    pub(crate) fn each_tcp_socket<T: Send + 'static>(
+        &self,
+        mut seen: T,
+        take: fn(&mut T, TcpSocket),
+    ) -> Result<T, Error> {
+        self.run_in(move || {
+            tcp_sockets::each(|socket| take(&mut seen, socket))?;
+            Ok(seen)
+        })?
+    }
+
+    /// Ends a connection. One that is gone is no error.
+    pub(crate) fn destroy(&self, socket: SocketId) -> Result<(), Error> {
+        self.run_in(move || tcp_sockets::destroy(socket))?
     }
 
     /// The interfaces with a peer in the host's netns.

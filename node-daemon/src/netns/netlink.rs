@@ -3,7 +3,7 @@
 
 use std::{io, time::Duration};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr};
 use nix::sys::{
     socket::{setsockopt, sockopt::ReceiveTimeout},
@@ -85,6 +85,16 @@ impl Request<'_> {
             false
         })
         .map_err(|source| self.failed(source))
+    }
+
+    /// Requests a change, and waits for the acknowledgement.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the kernel returns an error or does not reply.
+    pub(super) fn act(&self) -> Result<(), Error> {
+        self.exchange(NLM_F_REQUEST | NLM_F_ACK, &mut |_| false)
+            .map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: io::Error) -> Error {

@@ -159,7 +159,7 @@ impl Error {
 }
 
 /// An error with its sources, on one line.
-pub(super) fn one_line(error: &dyn StdError) -> String {
+pub(crate) fn one_line(error: &dyn StdError) -> String {
     match causes(error) {
         none if none.is_empty() => error.to_string(),
         causes => format!("{error}: {causes}"),

@@ -1,6 +1,9 @@
 //! Explains the decision on a connection: evaluates the kernel's rules on the Pod's settings. Pure.
 
-use std::{fmt::Display, net::IpAddr};
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use sluice_abi::{
@@ -19,6 +22,7 @@ use super::{
 const DNS: u16 = 53;
 
 /// The known facts about a meshed Pod.
+#[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) policy: &'a PodPolicy,
     pub(super) state: &'a KernelState,
@@ -26,6 +30,34 @@ pub(super) struct Subject<'a> {
     pub(super) captures_dns: bool,
     /// Whether its connections bypass the proxy until it listens.
     pub(super) before_proxy: bool,
+}
+
+/// The process that connects, and its socket before the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    /// Its user in the initial user namespace.
+    pub(super) uid: u32,
+    /// Its group, likewise.
+    pub(super) gid: u32,
+    /// The socket's mark.
+    pub(super) mark: u32,
+    /// The address that the socket is bound to, or unspecified.
+    pub(super) source: Addr,
+    /// The interface that the socket is bound to, or zero.
+    pub(super) interface: u32,
+}
+
+impl Caller {
+    /// A process with an ordinary socket.
+    pub(super) fn of(uid: u32, gid: u32) -> Self {
+        Self {
+            uid,
+            gid,
+            mark: 0,
+            source: Addr::UNSPECIFIED,
+            interface: 0,
+        }
+    }
 }
 
 impl Subject<'_> {
@@ -40,53 +72,61 @@ impl Subject<'_> {
 
     /// The decision of the kernel programs.
     pub(super) fn verdict(&self, connection: &Connection) -> Option<Verdict> {
-        let pod = self.state.netns_entry?.pod;
-        let PodPolicy {
-            networks,
-            excluded_networks,
-            ..
-        } = self.policy;
-        Some(match *connection {
+        match *connection {
             Connection::Outbound { to, uid, gid, udp } => {
-                let (ip, port) = (to.ip().to_canonical(), to.port());
-                let outbound = decide::OutboundConn {
-                    uid,
-                    gid,
-                    mark: 0,
-                    source: Addr::UNSPECIFIED,
-                    addr: ip.into(),
-                    port: Port::new(port),
-                    is_local_addr: self.owns(ip),
-                    bypass: covers(&self.policy.bypass.networks, ip).is_some(),
-                    excluded: has(&self.policy.excluded_outbound, port).is_some(),
-                    datagram: udp,
-                    captures_dns: self.captures_dns,
-                    inbound_listed: has(self.inbound(), port).is_some(),
-                    group_excluded: self.excludes_group(gid),
-                    before_proxy: self.before_proxy,
-                    list_match: ListMatch {
-                        excluded: covers(excluded_networks, ip).is_some(),
-                        port: has(&self.policy.included_outbound, port).is_some(),
-                        network: networks
-                            .as_ref()
-                            .is_none_or(|networks| covers(networks, ip).is_some()),
-                    },
-                };
-                decide::outbound(&pod, &outbound)
+                self.outbound(&Caller::of(uid, gid), to, udp)
             }
-            Connection::Inbound { from, port } => {
-                let from = from.to_canonical();
-                let addr = Addr::from(from);
-                let inbound = decide::InboundConn {
-                    port: Port::new(port),
-                    local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-                    bypass: self.bypassed_source(from).is_some()
-                        || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6()),
-                    listed: has(self.inbound(), port).is_some(),
-                };
-                decide::inbound(&pod, &inbound)
-            }
-        })
+            Connection::Inbound { from, port } => self.inbound(from, port),
+        }
+    }
+
+    /// The decision on a connection, or on a datagram, of a process in the Pod.
+    pub(super) fn outbound(&self, caller: &Caller, to: SocketAddr, udp: bool) -> Option<Verdict> {
+        let pod = self.state.netns_entry?.pod;
+        let policy = self.policy;
+        let (ip, port) = (to.ip().to_canonical(), to.port());
+        let bypass = match caller.interface {
+            0 => covers(&policy.bypass.networks, ip).is_some(),
+            bound => policy.bypass.interfaces.contains(&bound),
+        };
+        let outbound = decide::OutboundConn {
+            uid: caller.uid,
+            gid: caller.gid,
+            mark: caller.mark,
+            source: caller.source,
+            addr: ip.into(),
+            port: Port::new(port),
+            is_local_addr: self.owns(ip),
+            bypass,
+            excluded: has(&policy.excluded_outbound, port).is_some(),
+            datagram: udp,
+            captures_dns: self.captures_dns,
+            inbound_listed: has(self.listed_inbound(), port).is_some(),
+            group_excluded: self.excludes_group(caller.gid),
+            before_proxy: self.before_proxy,
+            list_match: ListMatch {
+                excluded: covers(&policy.excluded_networks, ip).is_some(),
+                port: has(&policy.included_outbound, port).is_some(),
+                network: (policy.networks.as_ref())
+                    .is_none_or(|networks| covers(networks, ip).is_some()),
+            },
+        };
+        Some(decide::outbound(&pod, &outbound))
+    }
+
+    /// The decision on a TCP connection to the Pod.
+    pub(super) fn inbound(&self, from: IpAddr, port: u16) -> Option<Verdict> {
+        let pod = self.state.netns_entry?.pod;
+        let from = from.to_canonical();
+        let addr = Addr::from(from);
+        let inbound = decide::InboundConn {
+            port: Port::new(port),
+            local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
+            bypass: self.bypassed_source(from).is_some()
+                || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6()),
+            listed: has(self.listed_inbound(), port).is_some(),
+        };
+        Some(decide::inbound(&pod, &inbound))
     }
 
     /// The item of the Pod's settings that matches, if the decision is by a list.
@@ -114,10 +154,10 @@ impl Subject<'_> {
             Reason::InboundBypass => self.bypassed_source(ip).map(network),
             Reason::OutboundByProxy => Some(format!("uid {uid} or gid {gid} is the proxy")),
             Reason::InboundPortExcluded | Reason::InboundToProxy => {
-                has(self.inbound(), port).map(ports)
+                has(self.listed_inbound(), port).map(ports)
             }
             Reason::InboundNotListed => {
-                let listed: Vec<_> = self.inbound().iter().copied().map(ports).collect();
+                let listed: Vec<_> = self.listed_inbound().iter().copied().map(ports).collect();
                 Some(format!("only {}", list(&listed)))
             }
             _ => None,
@@ -138,11 +178,12 @@ impl Subject<'_> {
         }
     }
 
-    fn owns(&self, ip: IpAddr) -> bool {
+    /// Whether an address belongs to the Pod.
+    pub(super) fn owns(&self, ip: IpAddr) -> bool {
         self.state.addresses.contains_key(&ip.into())
     }
 
-    fn inbound(&self) -> &Ports {
+    fn listed_inbound(&self) -> &Ports {
         let (Inbound::Exclude(listed) | Inbound::Include(listed)) = &self.policy.inbound;
         listed
     }

@@ -1,5 +1,6 @@
 //! The Pod manager: owns the registry of attachments and the kernel state of their Pods.
 
+mod audit_request;
 mod check;
 mod del;
 mod explain_request;

@@ -6,6 +6,7 @@ mod acceleration;
 mod addresses;
 mod alias_routes;
 mod apply;
+mod audit;
 mod bypass;
 mod decision;
 mod error;
@@ -30,12 +31,14 @@ mod workload;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     thread::{Builder, JoinHandle},
     time::Duration,
 };
 
 use serde::Deserialize;
+use sluice_abi::Endpoint;
 use sluice_api::{
     AddRequest, AddResponse, Attachment, Check, DelResponse, ExplainRequest, ExplainResponse,
     GcRequest, Manifest, PodName, PodView, Status,
@@ -43,12 +46,14 @@ use sluice_api::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    bpf::{Datapath, Pins},
+    bpf::{Datapath, Pins, RunTime},
     netns::Netns,
 };
 pub(crate) use acceleration::Acceleration;
+pub(crate) use audit::{Auditor, OnEnrol, Summary as AuditSummary};
+use audit::{Details, Target};
 pub(crate) use decision::{Decision, decide};
-pub(crate) use error::{Error, HAND_OVER};
+pub(crate) use error::{Error, HAND_OVER, one_line};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
 pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};
@@ -282,6 +287,39 @@ impl Pods {
     ) -> Result<BTreeMap<u64, String>, Error> {
         self.ask(move |manager| manager.enable_events(pod.as_deref(), time))
             .await?
+    }
+
+    /// The netns cookies of all meshed Pods, or of one.
+    async fn meshed(&self, pod: Option<String>) -> Result<Vec<u64>, Error> {
+        self.ask(move |manager| manager.meshed(pod.as_deref()))
+            .await?
+    }
+
+    /// The description of a meshed Pod for an audit.
+    async fn target(&self, cookie: u64) -> Result<Option<Target>, Error> {
+        self.ask(move |manager| manager.target(cookie)).await?
+    }
+
+    /// The state of connections in the programs' maps.
+    async fn details(
+        &self,
+        cookie: u64,
+        connections: Vec<(Endpoint, Endpoint)>,
+    ) -> Result<Vec<Details>, Error> {
+        self.ask(move |manager| manager.details(cookie, &connections))
+            .await?
+    }
+
+    /// Enables the kernel's statistics of programs until the descriptor is closed.
+    pub(crate) async fn enable_stats(&self) -> Result<OwnedFd, Error> {
+        self.ask(|_| Datapath::enable_stats())
+            .await?
+            .map_err(Into::into)
+    }
+
+    /// The runs of the programs.
+    pub(crate) async fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        self.ask(|manager| manager.run_times()).await?
     }
 
     /// The daemon's status.

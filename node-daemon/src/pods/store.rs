@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use fail::fail_point;
@@ -218,6 +219,13 @@ impl Store {
         }
         fail_point!("crash", |_| crate::failpoint::now());
         Ok(())
+    }
+
+    /// The time since a record was written; zero if the file is gone or from the future.
+    pub(crate) fn age(&self, record_id: RecordId) -> Duration {
+        let written = fs::metadata(self.path(record_id)).and_then(|file| file.modified());
+        let age = written.ok().and_then(|written| written.elapsed().ok());
+        age.unwrap_or_default()
     }
 
     fn path(&self, RecordId(number): RecordId) -> PathBuf {

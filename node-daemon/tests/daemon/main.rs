@@ -6,10 +6,12 @@
 )]
 
 mod api_server;
+mod audit;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod doctor;
 mod hardening;
 mod keep_running;
 mod limits;

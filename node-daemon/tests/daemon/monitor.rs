@@ -11,7 +11,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sluice_api::{AddResponse, EventView, Events, EventsRequest, path};
+use sluice_api::{
+    AddResponse, DelResponse, EventView, Events, EventsRequest, PodCounters, PodView, ProgramRuns,
+    ProgramsRequest, path,
+};
 
 use crate::{
     node::{Daemon, Pod},
@@ -101,7 +104,16 @@ fn monitor_prints_events_until_terminated() {
     for json in [false, true] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
         command
-            .args(["monitor", "--pod", "shop/pod-one", "--socket"])
+            .args([
+                "monitor",
+                "--pod",
+                "shop/pod-one",
+                "--uid",
+                "1000",
+                "--dest",
+                "10.1.0.9:8080",
+            ])
+            .args(["--reason", "outbound_to_proxy", "--socket"])
             .arg(&daemon.socket)
             .args(json.then_some("--json"))
             .stdout(Stdio::piped());
@@ -135,4 +147,48 @@ fn monitor_prints_events_until_terminated() {
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         monitor.wait().unwrap();
     }
+}
+
+#[test]
+fn pods_show_their_connections_by_path() {
+    let daemon = Daemon::start("pod-counters");
+    let pod = Pod::new("pod-counters", &["10.1.0.1/24"]);
+    let request = add("one", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let counters = || daemon.get(path::PODS).ok::<Vec<PodView>>()[0].counters;
+    assert_eq!(counters(), PodCounters::default());
+    for uid in [1000, 1000, 1337] {
+        assert_eq!(pod.run(&daemon, uid, CONNECT), "tried\n");
+    }
+    let expected = PodCounters {
+        outbound_to_proxy: 2,
+        outbound_direct: 1,
+        ..PodCounters::default()
+    };
+    assert_eq!(counters(), expected);
+    assert!(daemon.ask(&["pods"]).contains("2/1"));
+    // A new enrollment starts at zero.
+    let _deleted: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    assert_eq!(counters(), PodCounters::default());
+}
+
+#[test]
+fn status_measures_the_programs() {
+    let daemon = Daemon::start("programs");
+    let pod = Pod::new("programs", &["10.1.0.1/24"]);
+    let request = add("one", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let two = ProgramsRequest { seconds: 2 };
+    let runs: Vec<ProgramRuns> = thread::scope(|scope| {
+        let measured = scope.spawn(|| daemon.post(path::PROGRAMS, &two).ok());
+        while !measured.is_finished() {
+            assert_eq!(pod.run(&daemon, 1000, CONNECT), "tried\n");
+        }
+        measured.join().unwrap()
+    });
+    let connect = runs.iter().find(|one| one.name == "root_connect4").unwrap();
+    assert!(connect.runs > 0 && connect.nanos > 0, "{runs:?}");
+    let printed = daemon.ask(&["status", "--programs", "1"]);
+    assert!(printed.contains("root_connect4"), "{printed}");
 }

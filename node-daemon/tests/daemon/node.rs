@@ -3,10 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::fs::PermissionsExt as _,
-    },
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -21,8 +18,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use sluice_abi::{ABI_VERSION, NetnsEntry};
+use sluice_testbed::{bpffs::Bpffs, cgroup, mountinfo, netns::Netns};
 use tempfile::TempDir;
 
 use crate::client::{self, Reply};
@@ -51,24 +48,6 @@ impl Log {
     }
 }
 
-/// A private bpffs, which ends with this process.
-struct Bpffs(OwnedFd);
-
-impl Bpffs {
-    fn mount() -> Self {
-        let filesystem = fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC).expect("this test needs root");
-        fsconfig_create(&filesystem).expect("a BPF file system");
-        let (flags, attributes) = (FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
-        Self(fsmount(&filesystem, flags, attributes).expect("a mount"))
-    }
-
-    /// The path of a directory in it for another process.
-    fn directory(&self) -> PathBuf {
-        let (pid, fd) = (std::process::id(), self.0.as_raw_fd());
-        format!("/proc/{pid}/fd/{fd}/sluice").into()
-    }
-}
-
 impl Daemon {
     pub(crate) fn start(test: &str) -> Self {
         Self::configured(test, "")
@@ -82,7 +61,8 @@ impl Daemon {
     /// Starts a daemon by a program that executes it, with the test's directory as `$DIRECTORY`.
     pub(crate) fn launched(launcher: &[&str], test: &str, daemon_config: &str) -> Self {
         assert!(geteuid().is_root(), "this test must run as root");
-        let cgroup = cgroup2().join(format!("sluiced-{test}-{}", std::process::id()));
+        let cgroup2 = mountinfo::cgroup2().expect("a cgroup2 mount");
+        let cgroup = cgroup2.join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
         let directory = tempfile::Builder::new()
             .permissions(fs::Permissions::from_mode(0o755))
@@ -90,7 +70,7 @@ impl Daemon {
             .expect("a directory for the socket");
         let socket = directory.path().join("run/sluiced.sock");
         fs::write(directory.path().join(CONFIG), daemon_config).expect("a file");
-        let pins = Bpffs::mount();
+        let pins = Bpffs::mount().expect("a BPF file system");
         let daemon = Self {
             process: command(launcher, directory.path(), &cgroup, &pins)
                 .spawn()
@@ -186,6 +166,15 @@ impl Daemon {
             .collect()
     }
 
+    /// Makes every record older.
+    pub(crate) fn age_records(&self, by: Duration) {
+        for record in fs::read_dir(self.directory.path().join(STATE)).expect("records") {
+            let file = fs::File::open(record.expect("a record").path()).expect("a record");
+            let earlier = std::time::SystemTime::now() - by;
+            file.set_modified(earlier).expect("its time");
+        }
+    }
+
     /// Kills it, as a crash would.
     pub(crate) fn crash(&mut self) {
         self.process.kill().expect("it runs");
@@ -242,7 +231,7 @@ impl Daemon {
     }
 
     pub(crate) fn pins(&self) -> PathBuf {
-        self.pins.directory()
+        self.pins.pins()
     }
 
     fn another(&self) -> Command {
@@ -277,6 +266,22 @@ impl Daemon {
         client::send(&self.socket, "POST", path, &body)
     }
 
+    /// `sluiced doctor` or `sluiced bug-report` for this daemon.
+    pub(crate) fn examine(&self, command: &str) -> Command {
+        let mut examine = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+        examine
+            .arg(command)
+            .arg("--socket")
+            .arg(&self.socket)
+            .arg("--bpffs")
+            .arg(self.pins())
+            .arg("--cgroup")
+            .arg(&self.cgroup)
+            .arg("--config")
+            .arg(self.directory.path().join(CONFIG));
+        examine
+    }
+
     /// Runs the daemon's own client.
     pub(crate) fn ask(&self, arguments: &[&str]) -> String {
         let output = Command::new(env!("CARGO_BIN_EXE_sluiced"))
@@ -308,19 +313,10 @@ impl Drop for Daemon {
         }
         // Processes that the test started there and that still run.
         drop(fs::write(self.cgroup.join("cgroup.kill"), "1"));
-        while !remove(&self.cgroup) && Instant::now() < end {
+        while cgroup::remove(&self.cgroup).is_err() && Instant::now() < end {
             sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// Removes a cgroup with its descendants. `false` if it still has processes.
-fn remove(cgroup: &Path) -> bool {
-    let below = fs::read_dir(cgroup).into_iter().flatten().flatten();
-    for path in below.map(|entry| entry.path()).filter(|path| path.is_dir()) {
-        remove(&path);
-    }
-    fs::remove_dir(cgroup).is_ok()
 }
 
 fn command(launcher: &[&str], directory: &Path, cgroup: &Path, pins: &Bpffs) -> Command {
@@ -337,7 +333,7 @@ fn command(launcher: &[&str], directory: &Path, cgroup: &Path, pins: &Bpffs) -> 
         .arg("--config")
         .arg(directory.join(CONFIG))
         .arg("--bpffs")
-        .arg(pins.directory())
+        .arg(pins.pins())
         .arg("--cgroup")
         .arg(cgroup)
         .stderr(Stdio::piped());
@@ -349,21 +345,14 @@ fn terminate(process: &Child) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
 }
 
-fn cgroup2() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-    let mut lines = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mount = lines.find(|fields| fields.get(2) == Some(&"cgroup2"));
-    mount.expect("a cgroup2 mount")[1].into()
-}
-
 /// A netns that acts as a Pod: `eth0` with addresses. The peer is in the host's netns, and down.
 pub(crate) struct Pod {
     name: String,
     /// The peer of `eth0` in the host's netns.
     far: String,
     proxy: Option<Child>,
+    /// Removes the name.
+    _netns: Netns,
 }
 
 /// Numbers the Pods' interfaces in the host's netns.
@@ -372,7 +361,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 impl Pod {
     pub(crate) fn new(test: &str, addresses: &[&str]) -> Self {
         let name = format!("sluiced-{test}-{}", std::process::id());
-        ip(&["netns", "add", &name]);
+        let netns = Netns::create(name.clone()).expect("a network namespace");
         // An interface name has at most 15 characters: `slPID-NUMBER`.
         let far = NUMBER.fetch_add(1, Ordering::Relaxed);
         let far = format!("sl{}-{far}", std::process::id());
@@ -380,8 +369,8 @@ impl Pod {
             name,
             far,
             proxy: None,
+            _netns: netns,
         };
-        pod.ip(&["link", "set", "lo", "up"]);
         let host = std::process::id().to_string();
         pod.ip(&[
             "link", "add", "eth0", "type", "veth", "peer", "name", &pod.far, "netns", &host,
@@ -391,6 +380,21 @@ impl Pod {
             pod.ip(&["address", "add", address, "dev", "eth0", "noprefixroute"]);
         }
         pod
+    }
+
+    /// Replaces `eth0` by a link to the `eth0` of another Pod, with one address at each end.
+    pub(crate) fn link(&self, address: &str, peer: &Pod, peers: &str) {
+        for pod in [self, peer] {
+            pod.configure("link delete eth0");
+        }
+        self.configure(&format!(
+            "link add eth0 type veth peer name eth0 netns {}",
+            peer.name
+        ));
+        for (pod, address) in [(self, address), (peer, peers)] {
+            pod.configure(&format!("address add {address} dev eth0 nodad"));
+            pod.configure("link set eth0 up");
+        }
     }
 
     pub(crate) fn path(&self) -> String {
@@ -545,11 +549,6 @@ fn listen_script(ports: &[u16]) -> String {
 impl Drop for Pod {
     fn drop(&mut self) {
         self.end();
-        drop(
-            Command::new("ip")
-                .args(["netns", "del", &self.name])
-                .status(),
-        );
     }
 }
 

@@ -30,13 +30,13 @@ const BACKEND_PORT: u16 = 8080;
 const APPLICATION: u32 = 1000;
 
 /// A `connect4` program at a cgroup, without a link, as load balancers attach theirs.
-struct Balancer {
+pub(crate) struct Balancer {
     program: OwnedFd,
     cgroup: File,
 }
 
 impl Balancer {
-    fn attach(cgroup: &Path) -> Self {
+    pub(crate) fn attach(cgroup: &Path) -> Self {
         Self::attach_with(cgroup, BPF_F_ALLOW_MULTI)
     }
 
@@ -138,7 +138,7 @@ fn number(fd: &impl std::os::fd::AsFd) -> u32 {
 
 /// Detaches every socket address program from a cgroup, as an agent does that clears the root.
 /// Returns their number.
-fn clear(cgroup: &Path) -> usize {
+pub(crate) fn clear(cgroup: &Path) -> usize {
     use bpf_attach_type::*;
     const HOOKS: [bpf_attach_type; 10] = [
         BPF_CGROUP_INET4_CONNECT,

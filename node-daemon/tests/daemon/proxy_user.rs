@@ -34,7 +34,7 @@ try:
     socket.create_server(('0.0.0.0', 15001))
     print('bound')
 except OSError as error:
-    print(error.strerror)
+    print(os.strerror(error.errno))
 try:
     socket.create_connection(('10.1.0.9', 80), timeout=5)
     print('open')
@@ -76,8 +76,9 @@ fn sidecar_under_another_user_is_named_at_once() {
     let words = [
         "shop/pod-a",
         "port=15001",
-        "uid=\"1000629999\"",
-        "proxy_uid=\"1337\"",
+        "1000629999",
+        "proxy_uid",
+        "1337",
         "pod-spec",
         "sluice.io/proxy-uid",
     ];

@@ -12,10 +12,10 @@ use sluice_testbed::agent::probe::Way;
 
 use super::{
     BOTH, Case,
-    Expect::{Direct, Dns, Inbound},
+    Expect::{Direct, Dns, Inbound, KeptSource, Refused},
     IN, OUT, V4,
 };
-use crate::suite::conn_spec::{Origin, Server, Source, Target};
+use crate::suite::conn_spec::{CLOSED, Origin, Server, Source, Target};
 
 fn ambient() -> PodAnnotations {
     PodAnnotations::of(Mesh::Ambient)
@@ -49,6 +49,15 @@ const AMBIENT_IN: Case = Case {
     source: AMBIENT.source,
     settings: ambient,
     ..IN
+};
+/// What ztunnel opens from its client's address.
+const AMBIENT_KEPT: Case = Case {
+    from: Origin::Proxy,
+    bound: Source::Client,
+    to: Target::Pod,
+    port: 8080,
+    expect: KeptSource,
+    ..AMBIENT
 };
 const QUERY: Case = Case {
     settings: resolving,
@@ -125,6 +134,24 @@ pub(crate) const CASES: &[Case] = &[
         families: BOTH,
         expect: Direct,
         ..AMBIENT
+    },
+    Case {
+        name: "ambient: the application sees the client's address",
+        ..AMBIENT_KEPT
+    },
+    Case {
+        name: "ambient: the same with Istio's rules beside",
+        settings: || PodAnnotations {
+            ruled: true,
+            ..ambient()
+        },
+        ..AMBIENT_KEPT
+    },
+    Case {
+        name: "ambient: a closed port refuses the proxy",
+        port: CLOSED,
+        expect: Refused,
+        ..AMBIENT_KEPT
     },
     Case {
         name: "ambient: the Pod's own address is direct",

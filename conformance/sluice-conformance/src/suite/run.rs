@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::Serialize;
+use serde_json::Value;
 use sluice_lab::{Binaries, Lab, backend::BackendKind, pod_annotations::PodAnnotations};
 use sluice_testbed::interrupt::Interrupt;
 
@@ -87,6 +88,12 @@ fn together(
     };
     let asks: Vec<_> = cases.iter().map(|(_, case)| case.asks()).collect();
     let mut views = fixture.observe(&test_pod, &asks.concat())?.into_iter();
+    let bypassing = fixture.lab.backend.audit()?;
+    ensure!(
+        bypassing.is_empty(),
+        "connections past the proxy: {}",
+        Value::from(bypassing)
+    );
     let mut outcomes = Vec::new();
     for (listed, asks) in cases.iter().zip(&asks) {
         let views: Vec<_> = views.by_ref().take(asks.len()).collect();

@@ -1,7 +1,7 @@
 //! The cluster's administrator.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
@@ -48,6 +48,24 @@ impl Kubectl {
             bail!("kubectl {}: {}", arguments.join(" "), said.trim());
         }
         Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+
+    /// Runs `kubectl sluice`, with the plugin from a directory. Returns its exit code and output.
+    pub(crate) fn sluice(
+        &self,
+        plugins: &Path,
+        arguments: &[&str],
+    ) -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("sluice")
+            .args(arguments)
+            .env("PATH", plugins)
+            .env("KUBECONFIG", &self.access);
+        let output = finish(&mut command, "", LIMIT)?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        Ok((output.status.code(), said))
     }
 
     /// An answer of the API server as it came.

@@ -63,6 +63,13 @@ pub(crate) struct Options {
     /// The directory with bridge, host-local and portmap.
     #[arg(long, env = "CNI_PLUGINS", default_value = "/usr/lib/cni")]
     cni_plugins: PathBuf,
+    /// The directory with the plugin of kubectl.
+    #[arg(
+        long,
+        env = "KUBECTL_PLUGINS",
+        default_value = "target/x86_64-unknown-linux-gnu/release"
+    )]
+    kubectl_plugins: PathBuf,
     /// Where the logs of the cluster go.
     #[arg(long, default_value = "target/e2e")]
     logs: PathBuf,
@@ -84,17 +91,19 @@ impl Options {
             manifests: find(&self.manifests)?,
             helm: find(&self.helm)?,
             cni_plugins: find(&self.cni_plugins)?,
+            kubectl_plugins: find(&self.kubectl_plugins)?,
             logs: find(&self.logs)?,
         })
     }
 
-    fn arguments(&self) -> [(&'static str, &Path); 6] {
+    fn arguments(&self) -> [(&'static str, &Path); 7] {
         [
             ("--kubernetes", &self.kubernetes),
             ("--images", &self.images),
             ("--manifests", &self.manifests),
             ("--helm", &self.helm),
             ("--cni-plugins", &self.cni_plugins),
+            ("--kubectl-plugins", &self.kubectl_plugins),
             ("--logs", &self.logs),
         ]
     }

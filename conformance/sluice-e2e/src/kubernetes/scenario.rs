@@ -147,6 +147,9 @@ impl Scenario<'_> {
             calls::all(kubectl, &[(client, Mesh::Plugin), (server, Mesh::Plugin)])
         })?;
         let [client, server] = &second.context("they have started")?;
+        checks.check("kubectl sluice asks the daemon of the node", || {
+            self.plugin(client)
+        });
         let mixed = [
             (old, Mesh::Rules),
             (outside, Mesh::None),
@@ -199,6 +202,34 @@ impl Scenario<'_> {
             )
         });
         Ok(())
+    }
+
+    /// `kubectl sluice`, as an administrator runs it. Its output is kept with the logs.
+    fn plugin(&self, client: &Pod) -> Result<String> {
+        let pod = format!("{NAMESPACE}/{}", client.name);
+        let explain = ["explain", &pod, "--to", "198.51.100.1:80", "--as", "1000"];
+        let mut page = String::new();
+        // The exit codes of doctor for warnings and problems: the cluster's node has no clock of its
+        // own, for example.
+        for (arguments, codes, part) in [
+            (&["status"][..], &[0][..], "ready"),
+            (&["pods", &pod], &[0], &*pod),
+            (&explain, &[0], "outbound_to_proxy"),
+            (&["audit"], &[0], "0 past the sidecar"),
+            (&["connections", &pod], &[0], "PATH"),
+            (&["doctor"], &[0, 1, 4], "checks skipped"),
+        ] {
+            let plugins = &self.options.kubectl_plugins;
+            let (code, said) = self.cluster.kubectl.sluice(plugins, arguments)?;
+            let line = arguments.join(" ");
+            ensure!(
+                code.is_some_and(|code| codes.contains(&code)) && said.contains(part),
+                "kubectl sluice {line}: exit code {code:?}\n{said}"
+            );
+            page.push_str(&format!("$ kubectl sluice {line}\n{said}\n"));
+        }
+        fs::write(self.options.logs.join("kubectl-sluice.txt"), page)?;
+        Ok("status, pods, explain, audit, connections and doctor".to_owned())
     }
 
     /// The chart for each platform.

@@ -49,6 +49,10 @@ pub trait Backend: Send + Sync {
     fn pods(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())
     }
+    /// The connections that go past a proxy against a rule, if it looks for them.
+    fn audit(&self) -> Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
     /// The rule that decides about a connection, as the backend explains it; `None` if it explains
     /// nothing. `pod` is an address of the Pod.
     fn explain(&self, _pod: IpAddr, _connection: &Explained) -> Result<Option<String>> {

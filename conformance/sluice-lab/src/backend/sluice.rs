@@ -145,6 +145,18 @@ impl Backend for Sluice {
         Ok(answer["rule"].as_str().map(str::to_owned))
     }
 
+    fn audit(&self) -> Result<Vec<Value>> {
+        let mut answer: Value =
+            serde_json::from_str(&http::post(&self.socket, "/v1/audit", "{}")?)?;
+        let mut found = Vec::new();
+        for part in ["findings", "problems"] {
+            if let Value::Array(some) = answer[part].take() {
+                found.extend(some);
+            }
+        }
+        Ok(found)
+    }
+
     fn bpf_objects(&self) -> Result<BpfObjects> {
         BpfObjects::of(self.pid()?, &self.pins.pins())
     }

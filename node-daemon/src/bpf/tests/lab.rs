@@ -404,12 +404,7 @@ impl Cgroup {
     }
 
     fn enter() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = mounts
-            .lines()
-            .find(|line| line.contains(" - cgroup2 "))
-            .expect("cgroup2");
-        let root = PathBuf::from(mount.split(' ').nth(4).unwrap());
+        let root = sluice_testbed::mountinfo::cgroup2().unwrap();
         let mine = fs::read_to_string("/proc/self/cgroup").unwrap();
         let mine = mine
             .lines()

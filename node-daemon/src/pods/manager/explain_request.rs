@@ -31,10 +31,7 @@ impl PodManager {
             policy: &pod.policy,
             state: pod.kernel.state(),
             captures_dns: self.datapath.captures_dns(cookie)?,
-            before_proxy: self
-                .datapath
-                .before_proxy(cookie)?
-                .is_some_and(|state| state.open != 0),
+            before_proxy: self.is_before_proxy(cookie)?,
         };
         if subject.passes_as_datagram(&question.connection) {
             return Ok(ExplainResponse {
@@ -69,6 +66,12 @@ impl PodManager {
         })
     }
 
+    /// Whether connections of a Pod bypass the proxy, because it does not listen yet.
+    pub(super) fn is_before_proxy(&self, cookie: u64) -> Result<bool, Error> {
+        let state = self.datapath.before_proxy(cookie)?;
+        Ok(state.is_some_and(|state| state.open != 0))
+    }
+
     /// Enables the events of the programs for a while. Returns the names of the Pods by netns
     /// cookie: of all Pods, or of the requested one.
     pub(in crate::pods) fn enable_events(
@@ -94,7 +97,7 @@ impl PodManager {
     }
 
     /// The Pod with this name, address or container.
-    fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
+    pub(super) fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
         let address: Option<IpAddr> = what.parse().ok();
         let has =
             |known: &AttachmentState| known.record.addresses().any(|one| Some(one) == address);

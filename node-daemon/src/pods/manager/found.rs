@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use sluice_api::{AddRequest, Attachment, PodName, PodView};
+use sluice_api::{AddRequest, Attachment, PodCounters, PodName, PodView};
 use tracing::{debug, error, info, warn};
 
 use super::{MeshedPod, PodManager, name};
@@ -317,6 +317,8 @@ impl LeftPod {
             listeners: 0,
             aliases: 0,
             alias_fallbacks: 0,
+            age_seconds: 0,
+            counters: PodCounters::default(),
             meshed: false,
             reason: self.reason.clone(),
             families: None,

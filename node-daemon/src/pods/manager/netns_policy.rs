@@ -28,11 +28,17 @@ pub(super) fn resolve_in_netns(
     interfaces: &[Interface],
     features: Features,
 ) -> Result<PodPolicy, Error> {
-    let mut policy = policy.map_to_host_ids(&netns.users()?)?;
+    let policy = policy.map_to_host_ids(&netns.users()?)?;
     // Without the interface, the inbound hook cannot detect the Pod's own connections.
-    if features.ingress {
-        policy.source_mark = policy.mesh_source_mark();
-    }
+    let source_mark = if features.ingress {
+        policy.mesh_source_mark()
+    } else {
+        0
+    };
+    let policy = PodPolicy {
+        source_mark,
+        ..policy
+    };
     if !policy.excluded_interfaces.is_empty() && !features.ingress {
         return Err(bypass::Error::Kernel.into());
     }

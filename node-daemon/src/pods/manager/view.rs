@@ -1,14 +1,15 @@
 //! The manager's answers to status, list and metrics requests.
 
 use nix::sys::utsname::uname;
-use sluice_abi::{ABI_VERSION, AliasUsage, PodFlags, Reason};
+use sluice_abi::{ABI_VERSION, AliasUsage, PodCounter, PodFlags, Reason};
 use sluice_api::{
-    AddRequest, Attachment, BeforeProxyView, Feature, ForeignProgramView, PodName, PodView, Status,
+    AddRequest, Attachment, BeforeProxyView, Feature, ForeignProgramView, PodCounters, PodName,
+    PodView, Status,
 };
 
 use super::{AttachmentState, PodManager};
 use crate::{
-    bpf::{Features, ForeignProgram},
+    bpf::{Features, ForeignProgram, RunTime},
     pods::{Acceleration, Error, Repairs, Workload, Workloads, error::one_line},
 };
 
@@ -60,6 +61,8 @@ impl PodManager {
             ztunnel: None,
             programs: self.datapath.programs()?,
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
+            adds_with_annotations: 0,
+            adds_without_annotations: 0,
             meshed_pods,
             unmeshed_pods,
             pending_pods: self.pending.len(),
@@ -125,6 +128,8 @@ impl PodManager {
                 listeners,
                 aliases: held,
                 alias_fallbacks: fallbacks,
+                age_seconds: self.store.age(known.record_id).as_secs(),
+                counters: cookie.map_or(Ok(PodCounters::default()), |one| self.counters(one))?,
                 addresses: known.record.addresses().collect(),
                 meshed: known.status.is_meshed(),
                 reason: known.status.reason(),
@@ -137,6 +142,22 @@ impl PodManager {
         known
             .chain(self.left.iter().map(|left| Ok(left.view())))
             .collect()
+    }
+
+    fn counters(&self, cookie: u64) -> Result<PodCounters, Error> {
+        let counts = self.datapath.pod_counters(cookie)?;
+        Ok(PodCounters {
+            outbound_to_proxy: counts.get(PodCounter::OutboundToProxy),
+            outbound_direct: counts.get(PodCounter::OutboundDirect),
+            inbound_to_proxy: counts.get(PodCounter::InboundToProxy),
+            inbound_direct: counts.get(PodCounter::InboundDirect),
+            refused: counts.get(PodCounter::Refused),
+        })
+    }
+
+    /// The runs of the programs.
+    pub(in crate::pods) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
+        Ok(self.datapath.run_times()?)
     }
 
     pub(in crate::pods) fn read(&self) -> Result<MetricsSnapshot, Error> {

@@ -28,6 +28,8 @@ use rules::{Family, V4, V6};
 const LIMIT: Duration = Duration::from_secs(10);
 /// Packets with the mark of the transparent proxy are delivered locally, whatever their address.
 const TPROXY_TABLE: &str = "133";
+/// The same in ambient mode, for what ztunnel opens from its client's address.
+const AMBIENT_LOOKUP: (&str, &str) = ("0x111/0xfff", "100");
 
 /// Real rules.
 pub struct Iptables;
@@ -55,14 +57,15 @@ impl Backend for Iptables {
         for (program, family) in [("iptables-restore", V4), ("ip6tables-restore", V6)] {
             write(&place, program, &text(settings, &family)?)?;
         }
-        if transparent {
+        let lookup = match settings.mesh {
+            Mesh::Ambient => Some(AMBIENT_LOOKUP),
+            _ => transparent.then_some((rules::MARK, TPROXY_TABLE)),
+        };
+        if let Some((mark, table)) = lookup {
             for family in ["-4", "-6"] {
+                ip(&format!("{family} rule add fwmark {mark} lookup {table}"))?;
                 ip(&format!(
-                    "{family} rule add fwmark {} lookup {TPROXY_TABLE}",
-                    rules::MARK
-                ))?;
-                ip(&format!(
-                    "{family} route add local default dev lo table {TPROXY_TABLE}"
+                    "{family} route add local default dev lo table {table}"
                 ))?;
             }
         }

@@ -1,0 +1,62 @@
+//! The manager's part of an audit: it describes the Pods, and reads the programs' maps.
+
+use sluice_abi::Endpoint;
+
+use super::PodManager;
+use crate::pods::{
+    Error,
+    audit::{Details, Target},
+    plan::KernelState,
+};
+
+impl PodManager {
+    /// The netns cookies of all meshed Pods, or of one.
+    pub(in crate::pods) fn meshed(&self, pod: Option<&str>) -> Result<Vec<u64>, Error> {
+        let Some(pod) = pod else {
+            return Ok(self.pods.keys().copied().collect());
+        };
+        let nobody = || Error::NoSuchPod(pod.to_owned());
+        let (attachment, _) = self.find_pod(pod).ok_or_else(nobody)?;
+        Ok(self.cookie_of(attachment).into_iter().collect())
+    }
+
+    /// The description of a meshed Pod, if it is still there.
+    pub(in crate::pods) fn target(&self, cookie: u64) -> Result<Option<Target>, Error> {
+        let Some(pod) = self.pods.get(&cookie) else {
+            return Ok(None);
+        };
+        let first = pod.attachments.first();
+        let known = first.and_then(|one| self.attachments.get(one));
+        let state = pod.kernel.state();
+        Ok(Some(Target {
+            pod: known
+                .map(|known| known.record.request.pod.clone())
+                .unwrap_or_default(),
+            id: pod.id,
+            path: pod.path.clone(),
+            policy: pod.policy.clone(),
+            state: KernelState {
+                addresses: state.addresses.clone(),
+                netns_entry: state.netns_entry,
+                ..KernelState::default()
+            },
+            captures_dns: self.datapath.captures_dns(cookie)?,
+            before_proxy: self.is_before_proxy(cookie)?,
+        }))
+    }
+
+    /// The state of connections in the programs' maps. Each has the client's end first.
+    pub(in crate::pods) fn details(
+        &self,
+        cookie: u64,
+        connections: &[(Endpoint, Endpoint)],
+    ) -> Result<Vec<Details>, Error> {
+        let details = |(client, server): &(Endpoint, Endpoint)| {
+            Ok(Details {
+                to: self.datapath.alias_destination(cookie, *server)?,
+                accelerated: self.datapath.is_accelerated(cookie, *client, *server)?,
+            })
+        };
+        connections.iter().map(details).collect()
+    }
+}
