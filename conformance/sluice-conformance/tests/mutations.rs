@@ -68,29 +68,29 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "an excluded port is taken out",
         file: OUTBOUND,
-        from: "excluded: facts.has(Fact::PortExcluded)",
-        to: "excluded: false && facts.has(Fact::PortExcluded)",
+        from: "filter::excludes_port(pod, dst.port)",
+        to: "false && filter::excludes_port(pod, dst.port)",
         case: "outbound: an excluded port is direct",
     },
     Fault {
         what: "an excluded port is taken in",
         file: DECIDE,
-        from: "(from.listed && !only_listed)",
+        from: "(listed && !only_listed)",
         to: "false",
         case: "inbound: an excluded port is left alone",
     },
     Fault {
         what: "tunnels are taken in",
         file: DECIDE,
-        from: "let tunnel = from.port.const_eq(pod.hbone_port)",
-        to: "let tunnel = false && from.port.const_eq(pod.hbone_port)",
+        from: "let tunnel = facts.has(Facts::TO_TUNNEL)",
+        to: "let tunnel = false && facts.has(Facts::TO_TUNNEL)",
         case: "inbound: 15008 reaches the application",
     },
     Fault {
         what: "the proxy that calls its own Pod goes past itself",
         file: DECIDE,
-        from: "if own && by_proxy && !to.port.const_eq(pod.hbone_port)",
-        to: "if false && own && by_proxy && !to.port.const_eq(pod.hbone_port)",
+        from: "if by_proxy(facts) && !excepted",
+        to: "if false && by_proxy(facts) && !excepted",
         case: "owner: the proxy that calls its own Pod is taken in",
     },
     Fault {
@@ -103,15 +103,15 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "what leaves by an excluded interface is taken out",
         file: DECIDE,
-        from: "if to.bypass && !local {",
-        to: "if false && to.bypass && !local {",
+        from: "if facts.has(Facts::BYPASS) && !facts.has(Facts::VIA_LO) {",
+        to: "if false && facts.has(Facts::BYPASS) && !facts.has(Facts::VIA_LO) {",
         case: "interfaces: what leaves by an excluded interface is direct",
     },
     Fault {
         what: "what comes by an excluded interface is taken in",
         file: DECIDE,
-        from: "if from.bypass {",
-        to: "if false && from.bypass {",
+        from: "if from.facts.has(Facts::BYPASS) {",
+        to: "if false && from.facts.has(Facts::BYPASS) {",
         case: "interfaces: what comes by an excluded interface is left alone",
     },
     Fault {
@@ -131,8 +131,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the proxy's address does not tell the destination",
         file: "ebpf/programs/src/orig_dst.rs",
-        from: "dst_alias::lookup(ctx, local_endpoint(sk))",
-        to: "dst_alias::lookup(ctx, remote_endpoint(sk))",
+        from: "dst_alias::lookup(ctx, Ends::local(sk))",
+        to: "dst_alias::lookup(ctx, Ends::remote(sk))",
         case: THROUGH,
     },
     Fault {
@@ -173,8 +173,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "what is excluded is looked at after what is included",
         file: DECIDE,
-        from: "if list_match.excluded {",
-        to: "if list_match.excluded && !list_match.network {",
+        from: "if facts.has(Facts::CIDR_EXCLUDED) {",
+        to: "if facts.has(Facts::CIDR_EXCLUDED) && !facts.has(Facts::CIDR_INCLUDED) {",
         case: "outbound: an excluded address inside an included range is direct",
     },
     Fault {
@@ -194,8 +194,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
-        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
-        to: "let _ = netns.users()?;",
+        from: "let mut policy = policy.map_to_host_ids(&netns.users()?)?;",
+        to: "let mut policy = policy; let _ = netns.users()?;",
         case: "host: its proxy goes out directly",
     },
 ];

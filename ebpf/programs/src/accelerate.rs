@@ -27,8 +27,7 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::{
-        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sk_storage_delete, bpf_sk_storage_get,
-        bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
     },
     programs::{FEntryContext, SkMsgContext},
 };
@@ -39,19 +38,19 @@ use crate::{
     count::count,
     kread,
     maps::{self, ACCEL_FLOWS, ACCEL_SOCK, SOCK_PAIR_MAP, SPLICE_NETNS},
+    sk_storage::SocketStorage as _,
 };
 
 /// Marks a connecting socket as a candidate. The addresses of its connection are not known yet.
 #[inline(always)]
 pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
-    set_sock_key(sk, SockKey::pending(cookie));
+    ACCEL_SOCK.store(sk, SockKey::pending(cookie));
 }
 
 /// Removes the candidate mark, if there is one.
 #[inline(always)]
 pub(crate) fn clear_candidate(sk: *mut bpf_sock) {
-    // SAFETY: `sk` comes from a context; the helper accepts absent storage.
-    let _absent = unsafe { bpf_sk_storage_delete(accel_sock(), sk.cast()) };
+    ACCEL_SOCK.remove(sk);
 }
 
 /// The client end is established: adds it to the sockhash if it is a suitable candidate that has sent
@@ -62,7 +61,7 @@ pub(crate) fn add_client_to_sockhash(
     conn_in: impl FnOnce(u64) -> Option<ConnKey>,
 ) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(sock_key) = sock_key(sk.cast()).filter(|_| kread::offsets_valid()) else {
+    let Some(sock_key) = ACCEL_SOCK.load(sk).filter(|_| kread::offsets_valid()) else {
         return;
     };
     // Data in the SYN (TCP Fast Open) went through TCP.
@@ -113,7 +112,7 @@ fn add_to_sockhash(
     (sk, own): (*mut bpf_sock, u64),
     mut sock_key: SockKey,
 ) -> bool {
-    if kread::has_so_zerocopy(own) || !set_sock_key(sk, sock_key) {
+    if kread::has_so_zerocopy(own) || !ACCEL_SOCK.store(sk, sock_key) {
         return false;
     }
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
@@ -143,7 +142,7 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     if !kread::offsets_valid() {
         return SK_PASS;
     }
-    let Some(sock_key) = sock_key(read!(ctx.msg, __bindgen_anon_3.sk).cast()) else {
+    let Some(sock_key) = ACCEL_SOCK.load(read!(ctx.msg, __bindgen_anon_3.sk)) else {
         return SK_PASS;
     };
     let Some(flow) = maps::flow(sock_key.conn) else {
@@ -252,7 +251,7 @@ pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
         return;
     }
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(sock_key) = sock_key(sk.cast()) else {
+    let Some(sock_key) = ACCEL_SOCK.load(sk) else {
         return;
     };
     let Some(flow) = maps::flow(sock_key.conn) else {
@@ -298,7 +297,7 @@ pub(crate) fn on_splice_read(ctx: &FEntryContext) {
         return;
     }
     let sk = kread::sock_from_socket(ctx.arg::<*const c_void>(0));
-    let Some(sock_key) = sock_key(sk) else {
+    let Some(sock_key) = ACCEL_SOCK.load(sk) else {
         return;
     };
     if sock_key.is_intra_pod() {
@@ -326,49 +325,13 @@ pub(crate) fn netns_splices(cookie: u64) -> bool {
 /// Whether a socket is an end of an accelerated connection.
 #[inline(always)]
 pub(crate) fn is_in_sockhash(sk: *mut bpf_sock) -> bool {
-    sock_key(sk.cast()).is_some_and(|sock_key| sock_key.conn.is_complete())
+    ACCEL_SOCK
+        .load(sk)
+        .is_some_and(|sock_key| sock_key.conn.is_complete())
 }
 
 /// The kernel address of a socket.
 #[inline(always)]
 fn sock_addr(sk: *mut bpf_sock) -> u64 {
     sk.expose_provenance() as u64
-}
-
-/// The sockhash key of a socket, if it has one.
-#[inline(always)]
-fn sock_key(sk: *mut c_void) -> Option<SockKey> {
-    if sk.is_null() {
-        return None;
-    }
-    // SAFETY: the storage belongs to the socket, which outlives the program.
-    unsafe {
-        let found = bpf_sk_storage_get(accel_sock(), sk, core::ptr::null_mut(), 0);
-        found.cast::<SockKey>().as_ref().copied()
-    }
-}
-
-/// Stores the sockhash key of a socket. `false` if there is no memory.
-#[inline(always)]
-fn set_sock_key(sk: *mut bpf_sock, sock_key: SockKey) -> bool {
-    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
-    if sk.is_null() {
-        return false;
-    }
-    let mut initial = sock_key;
-    // SAFETY: as in `sock_key`; the helper copies `initial`.
-    unsafe {
-        let value = (&raw mut initial).cast::<c_void>();
-        let slot = bpf_sk_storage_get(accel_sock(), sk.cast(), value, CREATE).cast::<SockKey>();
-        let Some(slot) = slot.as_mut() else {
-            return false;
-        };
-        *slot = sock_key;
-    }
-    true
-}
-
-#[inline(always)]
-fn accel_sock() -> *mut c_void {
-    (&raw const ACCEL_SOCK).cast_mut().cast()
 }

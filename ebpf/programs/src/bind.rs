@@ -4,17 +4,17 @@
 //! bound one would receive the proxy's traffic. The bind fails with `EPERM`. A socket that the proxy
 //! bound gets a mark in its storage, which `listen(2)` checks later.
 
-use aya_ebpf::{
-    bindings::bpf_sock, cty::c_void, helpers::bpf_sk_storage_get, programs::SockContext,
-};
+use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
 use sluice_abi::{ForeignKey, ForeignUse, NetnsEntry, Port, Reason};
 
 use crate::{
     ALLOW, DENY,
     context::{self, TCP, UDP, read},
     count::count,
+    endpoint,
     maps::{self, FOREIGN_BINDS, FOREIGN_FOUND, PROXY_SOCKETS},
     order::Level,
+    sk_storage::SocketStorage as _,
 };
 
 /// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
@@ -28,11 +28,7 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a port, in host byte order"
-    )]
-    let port = Port::new(read!(ctx.sock, src_port) as u16);
+    let port = endpoint::host_port(read!(ctx.sock, src_port));
     if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
@@ -44,7 +40,8 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
         }
         return DENY;
     }
-    if !mark(ctx.sock) {
+    // Without the mark it would look like a foreign socket.
+    if !PROXY_SOCKETS.store(ctx.sock, 0) {
         return DENY;
     }
     ALLOW
@@ -53,9 +50,7 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
 /// Whether the proxy bound this socket after its Pod was enrolled. `sk` may be null.
 #[inline(always)]
 pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
-    // SAFETY: `sk` comes from a context; the storage belongs to the socket.
-    !sk.is_null()
-        && !unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0) }.is_null()
+    PROXY_SOCKETS.load(sk).is_some()
 }
 
 /// Records a process that requested a port of the proxy, for operators. The daemon is notified once for
@@ -86,19 +81,4 @@ pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
     }
     let _full = FOREIGN_BINDS.insert(key, found, 0);
     let _full = FOREIGN_FOUND.output(&netns.pod.cookie, 0);
-}
-
-/// Marks the socket as bound by the proxy. `false` if there is no memory: without the mark it would
-/// look like a foreign socket.
-#[inline(always)]
-fn mark(sk: *mut bpf_sock) -> bool {
-    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
-    // SAFETY: as in `is_by_proxy`; the helper initializes a new value with zero.
-    let slot = unsafe { bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), CREATE) };
-    !slot.is_null()
-}
-
-#[inline(always)]
-fn storage() -> *mut c_void {
-    (&raw const PROXY_SOCKETS).cast_mut().cast()
 }

@@ -13,10 +13,11 @@ use crate::{
     context::{self, Family},
     count::count,
     dns, dst_alias,
-    maps::{self, FOREIGN_LISTENERS},
+    maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
     mptcp,
     order::Level,
     original_source, outbound, pending,
+    sk_storage::SocketStorage as _,
 };
 
 /// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
@@ -112,13 +113,13 @@ fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
 /// some, too; this lookup is cheaper than that one.
 #[inline(always)]
 fn clear_orig_dst(sk: *mut bpf_sock) {
-    if context::orig_dst(sk).is_none() {
+    if ORIGINAL_DST.load(sk).is_none() {
         return;
     }
-    context::clear_orig_dst(sk);
+    ORIGINAL_DST.remove(sk);
     let connection = mptcp::connection(sk);
     if !connection.is_null() {
-        context::clear_orig_dst(connection);
+        ORIGINAL_DST.remove(connection);
     }
 }
 
@@ -218,12 +219,12 @@ fn redirect_with_storage<F: Family>(
         dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::CLIENT,
     };
-    if !context::set_orig_dst(sk, orig_dst) {
+    if !ORIGINAL_DST.store(sk, orig_dst) {
         count(Reason::OutboundOrigDstStoreFailed);
         return DENY;
     }
     // `getpeername` on an MPTCP socket sees the MPTCP connection.
-    let _is_no_subflow = context::set_orig_dst(mptcp::connection(sk), orig_dst);
+    let _is_no_subflow = ORIGINAL_DST.store(mptcp::connection(sk), orig_dst);
     bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);
     // Hairpin connections arrive where iptables' REDIRECT would send them: Istio's validation listens
     // at 127.0.0.1 only and connects to 127.0.0.6 before the Pod starts.

@@ -1,4 +1,4 @@
-//! Access to the kernel's contexts and to socket storage, with the common address form.
+//! Access to the kernel's contexts, with the common address form.
 //!
 //! Each access is volatile and to one field. The verifier translates context accesses field by field;
 //! LLVM would merge neighbouring accesses or compute on the pointer first, and the verifier rejects
@@ -7,16 +7,10 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{bpf_sock, bpf_sock_addr, bpf_sockopt, sockaddr},
-    cty::c_void,
-    helpers::{
-        bpf_bind, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_sk_storage_delete,
-        bpf_sk_storage_get,
-    },
+    helpers::{bpf_bind, bpf_get_current_uid_gid, bpf_get_netns_cookie},
     programs::SockAddrContext,
 };
-use sluice_abi::{Addr, Endpoint, OrigDst, Port};
-
-use crate::maps::ORIGINAL_DST;
+use sluice_abi::{Addr, Endpoint, Port};
 
 /// `AF_INET`.
 pub(crate) const AF_INET: u16 = 2;
@@ -279,50 +273,4 @@ pub(crate) fn set_destination<F: Family>(ctx: &SockAddrContext, to: Endpoint) {
 #[inline(always)]
 pub(crate) fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     read!(ctx.sock_addr, __bindgen_anon_1.sk)
-}
-
-/// The stored original destination of a socket. `sk` may be null (`sock_ops` without a full socket).
-#[inline(always)]
-pub(crate) fn orig_dst(sk: *mut bpf_sock) -> Option<OrigDst> {
-    if sk.is_null() {
-        return None;
-    }
-    // SAFETY: `sk` comes from a context; the storage belongs to the socket, which outlives the program.
-    unsafe {
-        let found = bpf_sk_storage_get(storage(), sk.cast(), core::ptr::null_mut(), 0);
-        found.cast::<OrigDst>().as_ref().copied()
-    }
-}
-
-/// Stores the original destination of a socket. `false` if there is no memory.
-#[inline(always)]
-pub(crate) fn set_orig_dst(sk: *mut bpf_sock, orig: OrigDst) -> bool {
-    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
-    if sk.is_null() {
-        return false;
-    }
-    let mut initial = orig;
-    // SAFETY: as in `orig_dst`; the helper copies `initial`.
-    unsafe {
-        let value = (&raw mut initial).cast::<c_void>();
-        let slot = bpf_sk_storage_get(storage(), sk.cast(), value, CREATE).cast::<OrigDst>();
-        let Some(slot) = slot.as_mut() else {
-            return false;
-        };
-        // A socket that connects again already has storage.
-        *slot = orig;
-    }
-    true
-}
-
-/// Removes the original destination of a socket, if there is one.
-#[inline(always)]
-pub(crate) fn clear_orig_dst(sk: *mut bpf_sock) {
-    // SAFETY: as in `orig_dst`.
-    let _absent = unsafe { bpf_sk_storage_delete(storage(), sk.cast()) };
-}
-
-#[inline(always)]
-fn storage() -> *mut c_void {
-    (&raw const ORIGINAL_DST).cast_mut().cast()
 }

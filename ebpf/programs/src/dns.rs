@@ -11,9 +11,10 @@ use crate::{
     ALLOW, DENY,
     context::{self, Family},
     count::count,
-    maps,
+    maps::{self, ORIGINAL_DST},
     order::Level,
     outbound,
+    sk_storage::SocketStorage as _,
 };
 
 /// `sendmsg(2)` with a destination address.
@@ -62,7 +63,7 @@ fn redirect_query<F: Family>(ctx: &SockAddrContext, dst: Endpoint, port: Port) -
         dst: Endpoint::new(dst.addr.connected(), dst.port),
         role: SockRole::DNS_CLIENT,
     };
-    if !context::set_orig_dst(context::socket(ctx), orig_dst) {
+    if !ORIGINAL_DST.store(context::socket(ctx), orig_dst) {
         count(Reason::OutboundOrigDstStoreFailed);
         return DENY;
     }
@@ -84,7 +85,7 @@ pub(crate) fn recvmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     if !from.addr.is_loopback() {
         return ALLOW;
     }
-    let Some(orig_dst) = context::orig_dst(context::socket(ctx)) else {
+    let Some(orig_dst) = ORIGINAL_DST.load(context::socket(ctx)) else {
         return ALLOW;
     };
     let netns = maps::netns_entry(context::netns_cookie(ctx));

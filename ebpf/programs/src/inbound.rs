@@ -9,13 +9,14 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use sluice_abi::{
-    Endpoint, Event, ListenerKey, NetnsEntry, PodConfig, PodCounter, Port, Reason,
+    Endpoint, Event, Facts, ListenerKey, NetnsEntry, PodConfig, PodCounter, Port, Reason,
     decide::{self, Arrival, InboundConn, Verdict},
 };
 
 use crate::{
-    context::{AF_INET, AF_INET6, TCP, read, read_addr},
+    context::{AF_INET, AF_INET6, TCP, read},
     count::{count, count_for_pod},
+    endpoint::Ends,
     events, filter,
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
 };
@@ -39,7 +40,12 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     if is_lookup_of_helper(ctx) {
         return SK_PASS;
     }
-    let arrival = arrival(ctx);
+    let (peer, dst) = (Ends::remote(ctx.lookup), Ends::local(ctx.lookup));
+    let arrival = Arrival {
+        from: peer.addr,
+        to: dst.addr,
+        interface: ingress(ctx),
+    };
     if arrival.is_foreign_to_meeting() {
         return SK_DROP;
     }
@@ -53,52 +59,47 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
         count(Reason::InboundNoPod);
         return SK_DROP;
     };
-    match decide::inbound(&netns.pod, &facts(netns, arrival, asked_port(ctx))) {
+    match decide::inbound(&netns.pod, &facts(netns, arrival, dst.port)) {
         Verdict::Direct(reason) => {
             count_for_pod(netns.pod.cookie, PodCounter::InboundDirect);
-            record(ctx, &netns.pod, arrival, reason);
+            record(&netns.pod, peer, dst, reason);
             SK_PASS
         }
-        Verdict::ToProxy(_, reason) => hand_over(ctx, &netns.pod, arrival, reason),
+        Verdict::ToProxy(_, reason) => hand_over(ctx, &netns.pod, (peer, dst), reason),
     }
 }
 
 /// Assigns the proxy's listener. Without one, the peer gets a reset.
 #[inline(always)]
-fn hand_over(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) -> u32 {
+fn hand_over(
+    ctx: &SkLookupContext,
+    pod: &PodConfig,
+    (peer, dst): (Endpoint, Endpoint),
+    reason: Reason,
+) -> u32 {
     let v4 = read!(ctx.lookup, family) == u32::from(AF_INET);
     let assigned = (v4 && assign_listener(ctx, pod.cookie, AF_INET))
         || assign_listener(ctx, pod.cookie, AF_INET6);
     if assigned {
         count_for_pod(pod.cookie, PodCounter::InboundToProxy);
-        record(ctx, pod, arrival, reason);
+        record(pod, peer, dst, reason);
         SK_PASS
     } else {
         count_for_pod(pod.cookie, PodCounter::Refused);
-        record(ctx, pod, arrival, Reason::InboundNoProxy);
+        record(pod, peer, dst, Reason::InboundNoProxy);
         SK_DROP
-    }
-}
-
-#[inline(always)]
-fn arrival(ctx: &SkLookupContext) -> Arrival {
-    Arrival {
-        from: read_addr!(ctx.lookup, remote_ip4, remote_ip6),
-        to: read_addr!(ctx.lookup, local_ip4, local_ip6),
-        interface: ingress(ctx),
     }
 }
 
 /// Counts a decision, and emits an event.
 #[inline(always)]
-fn record(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reason) {
+fn record(pod: &PodConfig, peer: Endpoint, dst: Endpoint, reason: Reason) {
     count(reason);
     if events::enabled() {
-        let peer = Port::from_be(read!(ctx.lookup, remote_port));
         events::emit(&Event {
             cookie: pod.cookie,
-            from: Endpoint::new(arrival.from, peer),
-            to: Endpoint::new(arrival.to, asked_port(ctx)),
+            from: peer,
+            to: dst,
             reason: reason as u32,
             uid: Event::NO_UID,
             gid: Event::NO_UID,
@@ -107,25 +108,18 @@ fn record(ctx: &SkLookupContext, pod: &PodConfig, arrival: Arrival, reason: Reas
     }
 }
 
-/// The destination port.
-#[inline(always)]
-fn asked_port(ctx: &SkLookupContext) -> Port {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a port, in host byte order"
-    )]
-    Port::new(read!(ctx.lookup, local_port) as u16)
-}
-
 /// The inputs of the inbound rules.
 #[inline(always)]
 fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
     let pod = &netns.pod;
+    let local = arrival.is_local(filter::is_pod_addr(netns, arrival.from));
+    let bypass = filter::bypasses_from(pod, arrival.from, arrival.interface);
     InboundConn {
         port,
-        local: arrival.is_local(filter::is_pod_addr(netns, arrival.from)),
-        bypass: filter::bypasses_from(pod, arrival.from, arrival.interface),
-        listed: filter::lists_inbound_port(pod, port),
+        facts: Facts::default()
+            .with_if(Facts::LOCAL, local)
+            .with_if(Facts::BYPASS, bypass)
+            .with_if(Facts::INBOUND_LISTED, filter::lists_inbound_port(pod, port)),
     }
 }
 
@@ -157,12 +151,9 @@ fn ingress(ctx: &SkLookupContext) -> u32 {
 /// Whether a connection from outside to this port of a Pod is redirected.
 #[inline(always)]
 pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
-    let from = InboundConn {
-        port,
-        local: false,
-        bypass: false,
-        listed: filter::lists_inbound_port(pod, port),
-    };
+    let listed = filter::lists_inbound_port(pod, port);
+    let facts = Facts::default().with_if(Facts::INBOUND_LISTED, listed);
+    let from = InboundConn { port, facts };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }
 

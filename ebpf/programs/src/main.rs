@@ -16,13 +16,13 @@ mod context;
 mod count;
 mod dns;
 mod dst_alias;
+mod endpoint;
 mod events;
 mod filter;
 mod inbound;
 mod kread;
 mod maps;
 mod mptcp;
-mod opaque_flags;
 mod order;
 mod orig_dst;
 mod original_source;
@@ -30,6 +30,7 @@ mod outbound;
 mod pending;
 mod raw_socket;
 mod setsockopt;
+mod sk_storage;
 mod sockops;
 
 use aya_ebpf::{

@@ -9,9 +9,12 @@ use sluice_abi::{Endpoint, Port, Reason, SockRole};
 
 use crate::{
     ALLOW,
-    context::{self, AF_INET, AF_INET6, Family, TCP, read, read_addr},
+    context::{self, AF_INET, AF_INET6, Family, TCP, read},
     count::count,
-    dst_alias, maps,
+    dst_alias,
+    endpoint::Ends,
+    maps::{self, ORIGINAL_DST},
+    sk_storage::SocketStorage as _,
 };
 
 /// `SOL_IP`.
@@ -38,7 +41,7 @@ pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
 /// The original destination of a connection that this socket opened.
 #[inline(always)]
 fn client_orig_dst(sk: *mut bpf_sock) -> Option<Endpoint> {
-    let orig_dst = context::orig_dst(sk)?;
+    let orig_dst = ORIGINAL_DST.load(sk)?;
     (!orig_dst.role.const_eq(SockRole::SERVER)).then_some(orig_dst.dst)
 }
 
@@ -76,16 +79,16 @@ fn original_dst(ctx: &SockoptContext) -> Option<Endpoint> {
         return None;
     }
     count(Reason::OrigDstFromSockaddr);
-    Some(local_endpoint(sk))
+    Some(Ends::local(sk))
 }
 
 /// From the alias address, which is the proxy's local address and the client's peer; or from socket
 /// storage.
 #[inline(always)]
 fn stored_dst(ctx: &SockoptContext, sk: *mut bpf_sock) -> Option<Endpoint> {
-    dst_alias::lookup(ctx, local_endpoint(sk))
-        .or_else(|| dst_alias::lookup(ctx, remote_endpoint(sk)))
-        .or_else(|| context::orig_dst(sk).map(|orig_dst| orig_dst.dst))
+    dst_alias::lookup(ctx, Ends::local(sk))
+        .or_else(|| dst_alias::lookup(ctx, Ends::remote(sk)))
+        .or_else(|| ORIGINAL_DST.load(sk).map(|orig_dst| orig_dst.dst))
 }
 
 /// Whether the caller is the proxy of a meshed Pod: only the proxy accepts connections that `sk_lookup`
@@ -98,23 +101,6 @@ fn caller_is_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
     let (uid, gid) = context::current_uid_gid();
     let pod = &netns.pod;
     uid == pod.proxy_uid || gid == pod.proxy_gid || pod.mark_matches(read!(sk, mark))
-}
-
-#[inline(always)]
-fn local_endpoint(sk: *const bpf_sock) -> Endpoint {
-    let addr = read_addr!(sk, src_ip4, src_ip6);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a port, in host byte order"
-    )]
-    let port = Port::new(read!(sk, src_port) as u16);
-    Endpoint::new(addr, port)
-}
-
-#[inline(always)]
-fn remote_endpoint(sk: *const bpf_sock) -> Endpoint {
-    let addr = read_addr!(sk, dst_ip4, dst_ip6);
-    Endpoint::new(addr, Port::from_be(read!(sk, dst_port)))
 }
 
 /// `struct sockaddr_in`: 16 bytes, the padding zero.

@@ -3,8 +3,8 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use sluice_abi::{
-    Addr, Endpoint, Event, NetnsEntry, PodCounter, PodFlags, Port, Reason,
-    decide::{self, DNS, ListMatch, OutboundConn, Verdict},
+    Addr, Endpoint, Event, Facts, NetnsEntry, PodCounter, PodFlags, Port, Reason,
+    decide::{self, DNS, OutboundConn, Verdict},
 };
 
 use crate::{
@@ -13,7 +13,6 @@ use crate::{
     count::{count, count_for_pod},
     events, filter,
     maps::DNS_CAPTURE,
-    opaque_flags::{Fact, OpaqueFlags},
 };
 
 /// The verdict for a socket's connection, or for its datagram to a DNS server.
@@ -40,41 +39,28 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
     let sk = context::socket(ctx);
     let inbound_listed =
         || pod.flags.has(PodFlags::TPROXY) && filter::lists_inbound_port(pod, dst.port);
-    let facts = OpaqueFlags::new(uid.into())
-        .set_if(Fact::LocalAddr, filter::is_pod_addr(netns, dst.addr))
-        .set_if(Fact::PortExcluded, filter::excludes_port(pod, dst.port))
-        .set_if(Fact::Datagram, context::is_udp(ctx))
-        .set_if(Fact::CapturesDns, captures_dns(netns, dst.port))
-        .set_if(Fact::InboundListed, inbound_listed())
-        .set_if(Fact::NetworkExcluded, filter::excludes(pod, dst.addr))
-        .set_if(Fact::PortListed, filter::includes_port(pod, dst.port))
-        .set_if(Fact::NetworkListed, filter::includes(pod, dst.addr))
-        .set_if(Fact::GroupExcluded, filter::excludes_group(pod, gid))
-        .set_if(Fact::BeforeProxy, before_proxy::is_open(pod))
-        .set_if(
-            Fact::Bypass,
+    let facts = Facts::opaque(uid.into())
+        .with_opaque(Facts::LOCAL, filter::is_pod_addr(netns, dst.addr))
+        .with_opaque(Facts::PORT_EXCLUDED, filter::excludes_port(pod, dst.port))
+        .with_opaque(Facts::DATAGRAM, context::is_udp(ctx))
+        .with_opaque(Facts::CAPTURES_DNS, captures_dns(netns, dst.port))
+        .with_opaque(Facts::INBOUND_LISTED, inbound_listed())
+        .with_opaque(Facts::CIDR_EXCLUDED, filter::excludes(pod, dst.addr))
+        .with_opaque(Facts::PORT_INCLUDED, filter::includes_port(pod, dst.port))
+        .with_opaque(Facts::CIDR_INCLUDED, filter::includes(pod, dst.addr))
+        .with_opaque(Facts::GROUP_EXCLUDED, filter::excludes_group(pod, gid))
+        .with_opaque(Facts::BEFORE_PROXY, before_proxy::is_open(pod))
+        .with_opaque(
+            Facts::BYPASS,
             filter::bypasses_to(pod, dst.addr, read!(sk, bound_dev_if)),
         );
     OutboundConn {
         uid,
         gid,
         mark: read!(sk, mark),
-        source: F::source(sk),
-        addr: dst.addr,
-        port: dst.port,
-        is_local_addr: facts.has(Fact::LocalAddr),
-        bypass: facts.has(Fact::Bypass),
-        excluded: facts.has(Fact::PortExcluded),
-        datagram: facts.has(Fact::Datagram),
-        captures_dns: facts.has(Fact::CapturesDns),
-        inbound_listed: facts.has(Fact::InboundListed),
-        group_excluded: facts.has(Fact::GroupExcluded),
-        before_proxy: facts.has(Fact::BeforeProxy),
-        list_match: ListMatch {
-            excluded: facts.has(Fact::NetworkExcluded),
-            port: facts.has(Fact::PortListed),
-            network: facts.has(Fact::NetworkListed),
-        },
+        src: F::source(sk),
+        dst,
+        facts,
     }
 }
 

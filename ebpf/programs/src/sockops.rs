@@ -10,17 +10,19 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use sluice_abi::{
-    Addr, ConnKey, Endpoint, Event, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags, Port,
-    Reason, SockRole,
+    Addr, ConnKey, Event, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags, Port, Reason,
+    SockRole,
 };
 
 use crate::{
     accelerate, before_proxy, bind,
-    context::{self, AF_INET, AF_INET6, read, read_addr},
+    context::{self, AF_INET, AF_INET6, read},
     count::count,
+    endpoint::Ends,
     inbound,
-    maps::{self, DNS_CAPTURE, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
+    maps::{self, DNS_CAPTURE, ORIGINAL_DST, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
     original_source,
+    sk_storage::SocketStorage as _,
 };
 
 /// Dispatches every call of the `sock_ops` program.
@@ -40,17 +42,17 @@ pub(crate) fn handle(ctx: &SockOpsContext) {
 /// destination under the connection's addresses.
 #[inline(always)]
 fn publish_orig_dst(ctx: &SockOpsContext) {
-    let server = remote(ctx.ops);
+    let server = Ends::remote(ctx.ops);
     // Almost every connection of the node returns here.
     if !uses_orig_dst_storage(server.addr) {
         return;
     }
-    let Some(orig_dst) = context::orig_dst(read!(ctx.ops, __bindgen_anon_2.sk)) else {
+    let Some(orig_dst) = ORIGINAL_DST.load(read!(ctx.ops, __bindgen_anon_2.sk)) else {
         return;
     };
     let conn = ConnKey {
         cookie: context::netns_cookie(ctx),
-        client: local(ctx.ops),
+        client: Ends::local(ctx.ops),
         server,
     };
     let _full = PAIR_ORIGINAL_DST.insert(conn, orig_dst.dst, 0);
@@ -65,8 +67,8 @@ fn passive_established(ctx: &SockOpsContext) {
     };
     let conn = ConnKey {
         cookie,
-        client: remote(ctx.ops),
-        server: local(ctx.ops),
+        client: Ends::remote(ctx.ops),
+        server: Ends::local(ctx.ops),
     };
     let pod = &netns.pod;
     let port = conn.server.port;
@@ -122,8 +124,8 @@ fn active_established(ctx: &SockOpsContext) {
     accelerate::add_client_to_sockhash(ctx.ops, |cookie| {
         let conn = ConnKey {
             cookie,
-            client: local(ctx.ops),
-            server: remote(ctx.ops),
+            client: Ends::local(ctx.ops),
+            server: Ends::remote(ctx.ops),
         };
         let own = cookie != 0
             || maps::netns_entry(context::netns_cookie(ctx))
@@ -145,7 +147,7 @@ fn take_orig_dst(ctx: &SockOpsContext, conn: ConnKey) {
         dst: to,
         role: SockRole::SERVER,
     };
-    if context::set_orig_dst(read!(ctx.ops, __bindgen_anon_2.sk), orig_dst) {
+    if ORIGINAL_DST.store(read!(ctx.ops, __bindgen_anon_2.sk), orig_dst) {
         let _absent = PAIR_ORIGINAL_DST.remove(conn);
     }
 }
@@ -159,7 +161,7 @@ fn register_listener(ctx: &SockOpsContext) {
     let Some(netns) = maps::netns_entry(cookie) else {
         return;
     };
-    let port = local(ctx.ops).port;
+    let port = Ends::local(ctx.ops).port;
     if !netns.pod.reserves(port, false) {
         return;
     }
@@ -201,24 +203,4 @@ fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
     let status =
         unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_NOEXIST)) };
     status == 0
-}
-
-#[inline(always)]
-fn local(ops: *const bpf_sock_ops) -> Endpoint {
-    let addr = read_addr!(ops, local_ip4, local_ip6);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a port, in host byte order"
-    )]
-    let port = Port::new(read!(ops, local_port) as u16);
-    Endpoint::new(addr, port)
-}
-
-#[inline(always)]
-fn remote(ops: *const bpf_sock_ops) -> Endpoint {
-    let addr = read_addr!(ops, remote_ip4, remote_ip6);
-    // Network byte order as 32 bits: the port is in the upper half on little-endian machines.
-    #[expect(clippy::cast_possible_truncation, reason = "the other half is zero")]
-    let port = Port::new(u32::from_be(read!(ops, remote_port)) as u16);
-    Endpoint::new(addr, port)
 }

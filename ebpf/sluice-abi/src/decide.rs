@@ -1,8 +1,10 @@
 //! The interception rules, as pure functions: every input is an argument.
 //!
 //! They follow the iptables rules of Istio's sidecar, in the order of the chains; the first match wins.
+//! Each branch cites its rule, with Istio's ports, user and group in place of the Pod's.
+//! `docs/reference/rules.md` numbers the rules.
 
-use crate::{Addr, PodConfig, PodFlags, Port, Reason};
+use crate::{Addr, Endpoint, Facts, PodConfig, PodFlags, Port, Reason};
 
 /// The port of DNS servers.
 pub const DNS: Port = Port::new(53);
@@ -28,10 +30,6 @@ impl Verdict {
 
 /// An outbound connection of a socket in a meshed Pod.
 #[derive(Clone, Copy, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts that do not depend on each other"
-)]
 pub struct OutboundConn {
     /// The caller's UID in the initial user namespace.
     pub uid: u32,
@@ -40,75 +38,48 @@ pub struct OutboundConn {
     /// The socket's mark.
     pub mark: u32,
     /// The address that the socket is bound to, or unspecified.
-    pub source: Addr,
-    /// The destination address.
-    pub addr: Addr,
-    /// The destination port.
-    pub port: Port,
-    /// `addr` is an address of the caller's Pod.
-    pub is_local_addr: bool,
-    /// Packets to `addr` leave through an excluded interface, or `addr` is in a bypass CIDR. Only used
-    /// with [`PodFlags::BYPASS`].
-    pub bypass: bool,
-    /// The Pod excludes `port`.
-    pub excluded: bool,
-    /// The socket is a UDP socket.
-    pub datagram: bool,
-    /// The Pod's proxy answers DNS queries.
-    pub captures_dns: bool,
-    /// The port is in the Pod's list of inbound ports. Only used with [`PodFlags::TPROXY`].
-    pub inbound_listed: bool,
-    /// The process's group is excluded, or not among the included groups. Only used with
-    /// [`PodFlags::OWNER_GROUP_EXCLUDES`] or [`PodFlags::OWNER_GROUP_ALLOWLIST`].
-    pub group_excluded: bool,
-    /// The Pod's proxy has not listened yet. Only used with [`PodFlags::BEFORE_PROXY`].
-    pub before_proxy: bool,
-    /// The Pod's CIDR lists and its list of included ports.
-    pub list_match: ListMatch,
+    pub src: Addr,
+    /// The destination.
+    pub dst: Endpoint,
+    /// What the Pod's lists say about the destination.
+    pub facts: Facts,
 }
 
 impl OutboundConn {
-    /// A matching mark is equivalent to the proxy's user.
-    const fn by_user(&self, pod: &PodConfig) -> bool {
-        self.uid == pod.proxy_uid || pod.mark_matches(self.mark)
+    /// Every fact of the connection. The rules test nothing else but the Pod's flags: a test of an
+    /// address or an id in a rule would double the paths that the verifier explores after it.
+    #[inline(always)]
+    const fn all_facts(&self, pod: &PodConfig) -> Facts {
+        let Self { dst, src, .. } = self;
+        let via_lo = self.facts.has(Facts::LOCAL) || dst.addr.connects_to_loopback();
+        let from_loopback = src.is_v4() && src.is_loopback() && !via_lo;
+        let by_user = self.uid == pod.proxy_uid || pod.mark_matches(self.mark);
+        self.facts
+            .with_if(Facts::VIA_LO, via_lo)
+            .with_if(Facts::TO_APP_LOOPBACK, pod.is_app_loopback(dst.addr))
+            .with_if(Facts::FROM_PASSTHROUGH, src.is_passthrough_source())
+            .with_if(Facts::BY_USER, by_user)
+            .with_if(Facts::BY_GROUP, self.gid == pod.proxy_gid)
+            .with_if(Facts::TO_IPV6, !dst.addr.is_v4())
+            .with_if(Facts::FROM_LOOPBACK, from_loopback)
+            .with_if(Facts::TO_TUNNEL, dst.port.const_eq(pod.hbone_port))
     }
-
-    const fn by_group(&self, pod: &PodConfig) -> bool {
-        self.gid == pod.proxy_gid
-    }
-}
-
-/// The match of a destination in the Pod's lists. A Pod without lists includes everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListMatch {
-    /// The address is in an excluded CIDR.
-    pub excluded: bool,
-    /// The port is redirected regardless of the address.
-    pub port: bool,
-    /// The address is in an included CIDR.
-    pub network: bool,
-}
-
-impl ListMatch {
-    /// The result for a Pod without lists.
-    pub const NO_LISTS: Self = Self {
-        excluded: false,
-        port: false,
-        network: true,
-    };
 }
 
 /// The verdict for a TCP connection from a socket in `pod`, or for a datagram to a DNS server.
 #[must_use]
 pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
-    if pod.flags.has(PodFlags::IPV4_ONLY) && !to.addr.is_v4() {
+    let facts = to.all_facts(pod);
+    if pod.flags.has(PodFlags::IPV4_ONLY) && facts.has(Facts::TO_IPV6) {
         return Verdict::Direct(Reason::OutboundBypass);
     }
-    if has_loopback_source(to) {
+    // The kernel fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet;
+    // redirected, it would succeed.
+    if facts.has(Facts::FROM_LOOPBACK) {
         return Verdict::Direct(Reason::OutboundLoopbackSource);
     }
-    let verdict = output_chain(pod, to);
-    if to.before_proxy
+    let verdict = output_chain(pod, facts);
+    if facts.has(Facts::BEFORE_PROXY)
         && let Verdict::ToProxy(port, _) = verdict
         && port.const_eq(pod.outbound_port)
     {
@@ -116,117 +87,130 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     }
     // With TPROXY, the proxy's traffic to its own Pod also traverses the inbound rules, unless it was
     // already redirected.
-    if matches!(verdict, Verdict::Direct(_)) && tproxy_mark(pod, to) {
-        let from = InboundConn {
-            port: to.port,
-            local: false,
-            bypass: false,
-            listed: to.inbound_listed,
-        };
-        if matches!(inbound(pod, &from), Verdict::ToProxy(..)) {
-            return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
-        }
+    if matches!(verdict, Verdict::Direct(_))
+        && tproxy_mark(pod, facts)
+        && matches!(inbound_chain(pod, facts), Verdict::ToProxy(..))
+    {
+        return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
     }
     verdict
 }
 
-/// Whether the socket is bound to an IPv4 loopback address and the destination is elsewhere. The kernel
-/// fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet; redirected, it
-/// would succeed.
-const fn has_loopback_source(to: &OutboundConn) -> bool {
-    let local = to.is_local_addr || to.addr.connects_to_loopback();
-    to.source.is_v4() && to.source.is_loopback() && !local
+/// Whether the proxy's user or group is the caller.
+const fn by_proxy(facts: Facts) -> bool {
+    facts.has(Facts::BY_USER.with(Facts::BY_GROUP))
 }
 
 /// Whether `TPROXY` rules mark the packets of the socket.
-const fn tproxy_mark(pod: &PodConfig, to: &OutboundConn) -> bool {
-    let own = (to.is_local_addr || to.addr.connects_to_loopback()) && !pod.is_app_loopback(to.addr);
-    let by_proxy = to.by_user(pod) || to.by_group(pod);
+const fn tproxy_mark(pod: &PodConfig, facts: Facts) -> bool {
+    // -A OUTPUT ! -d 127.0.0.1/32 -p tcp -o lo -m owner --uid-owner 1337 -j MARK --set-mark 1338
+    let excepted = Facts::TO_APP_LOOPBACK
+        .with(Facts::DATAGRAM)
+        .with(Facts::FROM_PASSTHROUGH);
     pod.flags.has(PodFlags::TPROXY)
-        && own
-        && by_proxy
-        && !to.datagram
-        && !to.source.is_passthrough_source()
+        && facts.has(Facts::VIA_LO)
+        && by_proxy(facts)
+        && !facts.has(excepted)
 }
 
 /// The rules of the outbound chain, in their order.
-const fn output_chain(pod: &PodConfig, to: &OutboundConn) -> Verdict {
-    let local = to.is_local_addr || to.addr.connects_to_loopback();
-    if to.bypass && !local {
+const fn output_chain(pod: &PodConfig, facts: Facts) -> Verdict {
+    // -A OUTPUT -o INTERFACE -j RETURN
+    if facts.has(Facts::BYPASS) && !facts.has(Facts::VIA_LO) {
         return Verdict::Direct(Reason::OutboundBypass);
     }
-    if to.excluded {
+    // -A ISTIO_OUTPUT -p tcp --dport PORT -j RETURN
+    if facts.has(Facts::PORT_EXCLUDED) {
         return Verdict::Direct(Reason::OutboundPortExcluded);
     }
-    let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if to.captures_dns && to.port.const_eq(DNS) {
-        return dns_rules(pod, to, by_proxy);
+    if facts.has(Facts::CAPTURES_DNS) {
+        return dns_rules(pod, facts);
     }
-    if local && let Some(verdict) = loopback_rules(pod, to) {
+    if facts.has(Facts::VIA_LO)
+        && let Some(verdict) = loopback_rules(pod, facts)
+    {
         return verdict;
     }
-    if by_proxy {
+    // -A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN
+    // -A ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN
+    if by_proxy(facts) {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
-    if to.group_excluded {
+    // -A ISTIO_OUTPUT -m owner --gid-owner GROUP -j RETURN
+    if facts.has(Facts::GROUP_EXCLUDED) {
         return Verdict::Direct(Reason::OutboundGroupExcluded);
     }
-    if pod.is_app_loopback(to.addr) {
+    // -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN
+    if facts.has(Facts::TO_APP_LOOPBACK) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
-    list_rules(pod, to.list_match)
+    list_rules(pod, facts)
 }
 
 /// The rules for DNS queries. They include a resolver on a loopback address.
-const fn dns_rules(pod: &PodConfig, to: &OutboundConn, by_proxy: bool) -> Verdict {
-    let local = to.is_local_addr || to.addr.connects_to_loopback();
-    if local && to.source.is_passthrough_source() {
+const fn dns_rules(pod: &PodConfig, facts: Facts) -> Verdict {
+    let local = facts.has(Facts::VIA_LO);
+    // -A ISTIO_OUTPUT -o lo -s 127.0.0.6/32 -j RETURN
+    if local && facts.has(Facts::FROM_PASSTHROUGH) {
         return Verdict::Direct(Reason::OutboundPassthrough);
     }
-    let local_resolver = local && (to.datagram || pod.is_app_loopback(to.addr));
+    // Ambient: -A ISTIO_OUTPUT ! -o lo -p udp --dport 53 -j REDIRECT --to-ports 15053
+    let local_resolver = local && facts.has(Facts::DATAGRAM.with(Facts::TO_APP_LOOPBACK));
     if local_resolver && pod.flags.has(PodFlags::BYPASS_LOCAL_DNS) {
         return Verdict::Direct(Reason::OutboundLocal);
     }
-    // The exception applies to the proxy's user only.
-    let by_group = to.by_group(pod) && !to.by_user(pod) && !pod.flags.has(PodFlags::NO_HAIRPIN);
-    if local && by_group && !to.datagram && !pod.is_app_loopback(to.addr) {
+    // -A ISTIO_OUTPUT -o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m owner --gid-owner 1337
+    //   -j ISTIO_IN_REDIRECT
+    // The rule of the user has `! --dport 53`.
+    let by_group = facts.has(Facts::BY_GROUP) && !facts.has(Facts::BY_USER);
+    if local && by_group && !local_resolver && !pod.flags.has(PodFlags::NO_HAIRPIN) {
         return Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin);
     }
-    if by_proxy {
+    // -A ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner --uid-owner 1337 -j RETURN
+    if by_proxy(facts) {
         return Verdict::Direct(Reason::OutboundByProxy);
     }
-    if to.group_excluded {
+    // -A ISTIO_OUTPUT -m owner --gid-owner GROUP -j RETURN
+    if facts.has(Facts::GROUP_EXCLUDED) {
         return Verdict::Direct(Reason::OutboundGroupExcluded);
     }
+    // -A ISTIO_OUTPUT_DNS -p tcp --dport 53 -j REDIRECT --to-ports 15053
     Verdict::ToProxy(pod.dns_port, Reason::OutboundDns)
 }
 
 /// The rules for packets that leave through `lo`. The chain tests the proxy's user before its group:
 /// other users have left the chain by then.
-const fn loopback_rules(pod: &PodConfig, to: &OutboundConn) -> Option<Verdict> {
-    if to.source.is_passthrough_source() {
+const fn loopback_rules(pod: &PodConfig, facts: Facts) -> Option<Verdict> {
+    // -A ISTIO_OUTPUT -o lo -s 127.0.0.6/32 -j RETURN
+    if facts.has(Facts::FROM_PASSTHROUGH) {
         return Some(Verdict::Direct(Reason::OutboundPassthrough));
     }
-    let own = !pod.flags.has(PodFlags::NO_HAIRPIN) && !pod.is_app_loopback(to.addr);
-    if !to.by_user(pod) && !pod.flags.has(PodFlags::LOOPBACK_INCLUDED) {
+    // -A ISTIO_OUTPUT -o lo -m owner ! --uid-owner 1337 -j RETURN
+    if !facts.has(Facts::BY_USER) && !pod.flags.has(PodFlags::LOOPBACK_INCLUDED) {
         return Some(Verdict::Direct(Reason::OutboundLocal));
     }
-    let by_proxy = to.by_user(pod) || to.by_group(pod);
-    if own && by_proxy && !to.port.const_eq(pod.hbone_port) {
+    // -A ISTIO_OUTPUT -o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m owner --uid-owner 1337
+    //   -j ISTIO_IN_REDIRECT
+    let excepted = facts.has(Facts::TO_APP_LOOPBACK.with(Facts::TO_TUNNEL));
+    if by_proxy(facts) && !excepted && !pod.flags.has(PodFlags::NO_HAIRPIN) {
         return Some(Verdict::ToProxy(pod.inbound_port, Reason::OutboundHairpin));
     }
     None
 }
 
 /// The rules from the Pod's own lists.
-const fn list_rules(pod: &PodConfig, list_match: ListMatch) -> Verdict {
-    if list_match.excluded {
+const fn list_rules(pod: &PodConfig, facts: Facts) -> Verdict {
+    if facts.has(Facts::CIDR_EXCLUDED) {
+        // -A ISTIO_OUTPUT -d CIDR -j RETURN
         Verdict::Direct(Reason::OutboundNetworkExcluded)
-    } else if list_match.port {
+    } else if facts.has(Facts::PORT_INCLUDED) {
+        // -A ISTIO_OUTPUT -p tcp --dport PORT -j ISTIO_REDIRECT
         Verdict::ToProxy(pod.outbound_port, Reason::OutboundPortListed)
-    } else if list_match.network {
+    } else if facts.has(Facts::CIDR_INCLUDED) {
+        // -A ISTIO_OUTPUT -d CIDR -j ISTIO_REDIRECT
         Verdict::ToProxy(pod.outbound_port, Reason::OutboundToProxy)
     } else {
+        // -A ISTIO_OUTPUT -j RETURN
         Verdict::Direct(Reason::OutboundNotListed)
     }
 }
@@ -284,32 +268,39 @@ impl Arrival {
 pub struct InboundConn {
     /// The destination port.
     pub port: Port,
-    /// The peer is the Pod itself: the packet came over `lo`.
-    pub local: bool,
-    /// The packet arrived on an excluded interface or from a bypass CIDR.
-    pub bypass: bool,
-    /// `port` is in the Pod's list: of the included ports if it has such a list
-    /// ([`PodFlags::INBOUND_ALLOWLIST`]), otherwise of the excluded ports.
-    pub listed: bool,
+    /// [`Facts::LOCAL`], [`Facts::BYPASS`] and [`Facts::INBOUND_LISTED`].
+    pub facts: Facts,
 }
 
 /// The verdict for a TCP connection to `pod`.
 #[must_use]
 pub const fn inbound(pod: &PodConfig, from: &InboundConn) -> Verdict {
-    if from.local {
+    // -A PREROUTING -p tcp -j ISTIO_INBOUND: new connections over `lo` do not pass PREROUTING.
+    if from.facts.has(Facts::LOCAL) {
         return Verdict::Direct(Reason::InboundLocal);
     }
-    if from.bypass {
+    // -A PREROUTING -i INTERFACE -j RETURN
+    if from.facts.has(Facts::BYPASS) {
         return Verdict::Direct(Reason::InboundBypass);
     }
+    let to_tunnel = from.port.const_eq(pod.hbone_port);
+    inbound_chain(pod, from.facts.with_if(Facts::TO_TUNNEL, to_tunnel))
+}
+
+/// The rules of the inbound chain, in their order.
+const fn inbound_chain(pod: &PodConfig, facts: Facts) -> Verdict {
     let only_listed = pod.flags.has(PodFlags::INBOUND_ALLOWLIST);
-    let tunnel = from.port.const_eq(pod.hbone_port) && !pod.flags.has(PodFlags::TPROXY);
-    if tunnel || (from.listed && !only_listed) {
+    let listed = facts.has(Facts::INBOUND_LISTED);
+    // -A ISTIO_INBOUND -p tcp --dport 15008 -j RETURN
+    let tunnel = facts.has(Facts::TO_TUNNEL) && !pod.flags.has(PodFlags::TPROXY);
+    // -A ISTIO_INBOUND -p tcp --dport PORT -j RETURN
+    if tunnel || (listed && !only_listed) {
         return Verdict::Direct(Reason::InboundPortExcluded);
     }
-    if only_listed && !from.listed {
+    if only_listed && !listed {
         return Verdict::Direct(Reason::InboundNotListed);
     }
+    // -A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT
     Verdict::ToProxy(pod.inbound_port, Reason::InboundToProxy)
 }
 

@@ -9,6 +9,7 @@
 mod addr;
 pub mod decide;
 mod event;
+mod facts;
 mod filter;
 mod flow;
 mod kernel_offsets;
@@ -23,6 +24,7 @@ mod user;
 
 pub use addr::{Addr, Port};
 pub use event::{Event, RateWindow};
+pub use facts::Facts;
 pub use filter::{
     CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortBitmap, PortKey, PortList, PortPrefix,
 };

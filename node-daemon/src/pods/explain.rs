@@ -7,8 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 use sluice_abi::{
-    Addr, PodFlags, Port, Reason,
-    decide::{self, ListMatch, Verdict},
+    Addr, Endpoint, Facts, PodFlags, Port, Reason,
+    decide::{self, Verdict},
 };
 use sluice_api::Connection;
 
@@ -83,33 +83,14 @@ impl Subject<'_> {
     /// The decision on a connection, or on a datagram, of a process in the Pod.
     pub(super) fn outbound(&self, caller: &Caller, to: SocketAddr, udp: bool) -> Option<Verdict> {
         let pod = self.state.netns_entry?.pod;
-        let policy = self.policy;
         let (ip, port) = (to.ip().to_canonical(), to.port());
-        let bypass = match caller.interface {
-            0 => covers(&policy.bypass.networks, ip).is_some(),
-            bound => policy.bypass.interfaces.contains(&bound),
-        };
         let outbound = decide::OutboundConn {
             uid: caller.uid,
             gid: caller.gid,
             mark: caller.mark,
-            source: caller.source,
-            addr: ip.into(),
-            port: Port::new(port),
-            is_local_addr: self.owns(ip),
-            bypass,
-            excluded: has(&policy.excluded_outbound, port).is_some(),
-            datagram: udp,
-            captures_dns: self.captures_dns,
-            inbound_listed: has(self.listed_inbound(), port).is_some(),
-            group_excluded: self.excludes_group(caller.gid),
-            before_proxy: self.before_proxy,
-            list_match: ListMatch {
-                excluded: covers(&policy.excluded_networks, ip).is_some(),
-                port: has(&policy.included_outbound, port).is_some(),
-                network: (policy.networks.as_ref())
-                    .is_none_or(|networks| covers(networks, ip).is_some()),
-            },
+            src: caller.source,
+            dst: Endpoint::new(ip.into(), Port::new(port)),
+            facts: self.outbound_facts(caller, ip, port, udp),
         };
         Some(decide::outbound(&pod, &outbound))
     }
@@ -119,14 +100,55 @@ impl Subject<'_> {
         let pod = self.state.netns_entry?.pod;
         let from = from.to_canonical();
         let addr = Addr::from(from);
+        let local = addr.is_loopback() || addr.is_passthrough_source() || self.owns(from);
+        let bypass = self.bypassed_source(from).is_some()
+            || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6());
         let inbound = decide::InboundConn {
             port: Port::new(port),
-            local: addr.is_loopback() || addr.is_passthrough_source() || self.owns(from),
-            bypass: self.bypassed_source(from).is_some()
-                || (pod.flags.has(PodFlags::IPV4_ONLY) && from.is_ipv6()),
-            listed: has(self.listed_inbound(), port).is_some(),
+            facts: Facts::default()
+                .with_if(Facts::LOCAL, local)
+                .with_if(Facts::BYPASS, bypass)
+                .with_if(
+                    Facts::INBOUND_LISTED,
+                    has(self.listed_inbound(), port).is_some(),
+                ),
         };
         Some(decide::inbound(&pod, &inbound))
+    }
+
+    /// The facts of an outbound connection of a process.
+    fn outbound_facts(&self, caller: &Caller, ip: IpAddr, port: u16, udp: bool) -> Facts {
+        let PodPolicy {
+            networks,
+            excluded_networks,
+            excluded_outbound,
+            included_outbound,
+            bypass,
+            ..
+        } = self.policy;
+        let in_networks = |networks: &[IpNet]| covers(networks, ip).is_some();
+        let bypass = match caller.interface {
+            0 => in_networks(&bypass.networks),
+            bound => bypass.interfaces.contains(&bound),
+        };
+        Facts::default()
+            .with_if(Facts::LOCAL, self.owns(ip))
+            .with_if(Facts::BYPASS, bypass)
+            .with_if(Facts::DATAGRAM, udp)
+            .with_if(Facts::CAPTURES_DNS, self.captures_dns && port == DNS)
+            .with_if(
+                Facts::INBOUND_LISTED,
+                has(self.listed_inbound(), port).is_some(),
+            )
+            .with_if(Facts::GROUP_EXCLUDED, self.excludes_group(caller.gid))
+            .with_if(Facts::BEFORE_PROXY, self.before_proxy)
+            .with_if(Facts::PORT_EXCLUDED, has(excluded_outbound, port).is_some())
+            .with_if(Facts::PORT_INCLUDED, has(included_outbound, port).is_some())
+            .with_if(Facts::CIDR_EXCLUDED, in_networks(excluded_networks))
+            .with_if(
+                Facts::CIDR_INCLUDED,
+                networks.as_deref().is_none_or(in_networks),
+            )
     }
 
     /// The item of the Pod's settings that matches, if the decision is by a list.

@@ -224,8 +224,13 @@ fn listed_running_pods_are_adopted_once_their_proxies_listen() {
     home.join(&daemon);
     daemon.crash();
     daemon.restart();
-    let pods = found(&daemon);
-    assert_eq!((&*pods[0].pod.name, pods[0].meshed), ("cart", true));
+    // Until the list arrives, the Pod has no name.
+    let end = Instant::now() + PATIENCE;
+    let is_adopted = |pod: &PodView| pod.pod.name == "cart" && pod.meshed;
+    while !found(&daemon).iter().any(is_adopted) {
+        assert!(Instant::now() < end, "{:?}", found(&daemon));
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

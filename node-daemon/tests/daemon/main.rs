@@ -24,4 +24,5 @@ mod plugin;
 mod pods;
 mod proxy_user;
 mod socket;
+mod worst;
 mod ztunnel;

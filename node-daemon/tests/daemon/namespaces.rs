@@ -408,7 +408,7 @@ fn path_that_is_no_namespace_is_refused_at_once() {
 }
 
 /// The sorted durations of a request, in microseconds.
-fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
+pub(crate) fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     let mut times: Vec<_> = (0..count)
         .map(|_| {
             let begin = Instant::now();

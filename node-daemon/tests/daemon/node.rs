@@ -542,7 +542,7 @@ fn listen_script(ports: &[u16]) -> String {
          held = [socket.create_server((host, port), family=family) for port in {ports:?} \
          for host, family in (('0.0.0.0', socket.AF_INET), ('::', socket.AF_INET6))]\n\
          print('listening', flush=True)\n\
-         time.sleep(60)"
+         time.sleep(300)"
     )
 }
 

@@ -87,14 +87,16 @@ fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
 /// Starts a sidecar that answers one connection, and prints its original destination.
 fn start_sidecar(home: &Pod, daemon: &Daemon) -> (Running, impl Iterator<Item = String>) {
     let program = "
-import socket, struct
+import socket, struct, time
 server = socket.create_server(('0.0.0.0', 15001))
 inbound = socket.create_server(('0.0.0.0', 15006))
 print('listens', flush=True)
 connection, _ = server.accept()
 port, ip = struct.unpack('!2xH4s8x', connection.getsockopt(socket.SOL_IP, 80, 16))
 print(f'{socket.inet_ntoa(ip)}:{port}', flush=True)
-connection.sendall(b'through the sidecar')";
+connection.sendall(b'through the sidecar')
+# It is adopted only while it listens.
+time.sleep(300)";
     let mut command = home.command(daemon, SIDECAR, Path::new("/usr/bin/python3"));
     let mut process = command
         .args(["-c", program])

@@ -4,8 +4,8 @@ extern crate std;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::string::String;
 
-use super::{InboundConn, ListMatch, OutboundConn, Verdict, inbound, outbound};
-use crate::{Addr, PodConfig, PodFlags, Port, PortBitmap, Reason};
+use super::{InboundConn, OutboundConn, Verdict, inbound, outbound};
+use crate::{Addr, Endpoint, Facts, PodConfig, PodFlags, Port, PortBitmap, Reason};
 
 const POD: PodConfig = PodConfig {
     cookie: 7,
@@ -86,6 +86,42 @@ fn destination(to: To, family: Family) -> Option<Addr> {
     })
 }
 
+/// The facts of a destination without lists.
+const NO_LISTS: Facts = Facts::CIDR_INCLUDED;
+
+/// A connection of `caller`, if the family has such a destination.
+fn conn(caller: (u32, u32), to: To, port: u16, family: Family) -> Option<OutboundConn> {
+    let (uid, gid) = caller;
+    Some(OutboundConn {
+        uid,
+        gid,
+        mark: 0,
+        src: Addr::UNSPECIFIED,
+        dst: Endpoint::new(destination(to, family)?, Port::new(port)),
+        facts: NO_LISTS.with_if(Facts::LOCAL, to == To::OwnPod),
+    })
+}
+
+/// A connection to a port of the Pod.
+fn arrival(port: u16, facts: Facts) -> InboundConn {
+    let port = Port::new(port);
+    InboundConn { port, facts }
+}
+
+impl OutboundConn {
+    fn src(self, from: From, family: Family) -> Self {
+        let src = source(from, family);
+        Self { src, ..self }
+    }
+
+    fn fact(self, fact: Facts, is_true: bool) -> Self {
+        let facts = self.facts.with_if(fact, is_true);
+        Self { facts, ..self }
+    }
+}
+
+const FAMILIES: [Family; 3] = [Family::V4, Family::V6, Family::Mapped];
+
 const APP: (u32, u32) = (1000, 1000);
 const PROXY: (u32, u32) = (1337, 1337);
 const PROXY_GROUP: (u32, u32) = (1000, 1337);
@@ -122,32 +158,12 @@ fn every_outbound_row_holds_in_every_family() {
         (PROXY,       From::Passthrough, To::Loopback,      8080,  false, direct(OutboundPassthrough)),
     ];
     for (caller, from, to, port, excluded, verdict) in table {
-        for family in [Family::V4, Family::V6, Family::Mapped] {
-            let Some(addr) = destination(to, family) else {
+        for family in FAMILIES {
+            let Some(asked) = conn(caller, to, port, family) else {
                 continue;
             };
-            let source = source(from, family);
-            let (uid, gid) = caller;
-            let is_local_addr = to == To::OwnPod;
-            let port = Port::new(port);
-            let asked = OutboundConn {
-                uid,
-                gid,
-                source,
-                addr,
-                port,
-                is_local_addr,
-                excluded,
-                datagram: false,
-                captures_dns: false,
-                bypass: false,
-                mark: 0,
-                inbound_listed: false,
-                group_excluded: false,
-                before_proxy: false,
-                list_match: ListMatch::NO_LISTS,
-            };
-            let row: String = std::format!("{caller:?} {from:?} {to:?} {} {family:?}", port.get());
+            let asked = asked.src(from, family).fact(Facts::PORT_EXCLUDED, excluded);
+            let row: String = std::format!("{caller:?} {from:?} {to:?} {port} {family:?}");
             assert_eq!(outbound(&POD, &asked), verdict, "{row}");
         }
     }
@@ -183,12 +199,10 @@ fn every_inbound_row_holds() {
         (15021, true,  true,  local),
     ];
     for (port, local, listed, verdict) in table {
-        let from = InboundConn {
-            port: Port::new(port),
-            local,
-            bypass: false,
-            listed,
-        };
+        let facts = Facts::default()
+            .with_if(Facts::LOCAL, local)
+            .with_if(Facts::INBOUND_LISTED, listed);
+        let from = arrival(port, facts);
         assert_eq!(inbound(&POD, &from), verdict, "{from:?}");
     }
 }
@@ -200,24 +214,22 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
         ..POD
     };
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
-    for (port, local, listed, verdict) in [
-        (80, false, true, proxy),
-        (81, false, false, Verdict::Direct(Reason::InboundNotListed)),
+    let direct = Verdict::Direct;
+    for (port, facts, verdict) in [
+        (80, Facts::INBOUND_LISTED, proxy),
+        (81, Facts::default(), direct(Reason::InboundNotListed)),
         (
             15008,
-            false,
-            true,
-            Verdict::Direct(Reason::InboundPortExcluded),
+            Facts::INBOUND_LISTED,
+            direct(Reason::InboundPortExcluded),
         ),
-        (80, true, true, Verdict::Direct(Reason::InboundLocal)),
+        (
+            80,
+            Facts::INBOUND_LISTED.with(Facts::LOCAL),
+            direct(Reason::InboundLocal),
+        ),
     ] {
-        let port = Port::new(port);
-        let from = InboundConn {
-            port,
-            local,
-            bypass: false,
-            listed,
-        };
+        let from = arrival(port, facts);
         assert_eq!(inbound(&pod, &from), verdict, "{from:?}");
     }
 }
@@ -225,10 +237,11 @@ fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
 #[test]
 fn lists_decide_in_the_order_of_the_chain_in_every_family() {
     use Reason::*;
-    let listed = |excluded, port, network| ListMatch {
-        excluded,
-        port,
-        network,
+    let listed = |excluded, port, network| {
+        Facts::default()
+            .with_if(Facts::CIDR_EXCLUDED, excluded)
+            .with_if(Facts::PORT_INCLUDED, port)
+            .with_if(Facts::CIDR_INCLUDED, network)
     };
     let to_proxy = |reason| Verdict::ToProxy(Port::new(15001), reason);
     let loopback = PodFlags::LOOPBACK_INCLUDED;
@@ -250,33 +263,18 @@ fn lists_decide_in_the_order_of_the_chain_in_every_family() {
         (PROXY, To::OwnPod,        loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundHairpin)),
         (PROXY_GROUP, To::OwnPod,  loopback, listed(true, true, true),   Verdict::ToProxy(Port::new(15006), OutboundHairpin)),
     ];
-    for ((uid, gid), to, flags, listed, verdict) in table {
-        for family in [Family::V4, Family::V6, Family::Mapped] {
-            let Some(addr) = destination(to, family) else {
+    for (caller, to, flags, listed, verdict) in table {
+        for family in FAMILIES {
+            let Some(asked) = conn(caller, to, 80, family) else {
                 continue;
             };
-            let asked = OutboundConn {
-                uid,
-                gid,
-                source: Addr::UNSPECIFIED,
-                addr,
-                port: Port::new(80),
-                is_local_addr: to == To::OwnPod,
-                group_excluded: false,
-                before_proxy: false,
-                excluded: false,
-                datagram: false,
-                captures_dns: false,
-                bypass: false,
-                mark: 0,
-                inbound_listed: false,
-                list_match: listed,
-            };
+            let facts = listed.with_if(Facts::LOCAL, to == To::OwnPod);
             let pod = PodConfig { flags, ..POD };
+            let row = std::format!("{to:?} {family:?} {listed:?}");
             assert_eq!(
-                outbound(&pod, &asked),
+                outbound(&pod, &OutboundConn { facts, ..asked }),
                 verdict,
-                "{to:?} {family:?} {listed:?}"
+                "{row}"
             );
         }
     }
@@ -305,28 +303,15 @@ fn dns_queries_to_loopback_are_captured() {
         (PROXY_GROUP, from,              To::Loopback,      53,   false, direct(OutboundByProxy)),
         (PROXY,       From::Passthrough, To::OwnPod,        53,   false, direct(OutboundPassthrough)),
     ];
-    for ((uid, gid), from, to, port, excluded, verdict) in table {
-        for family in [Family::V4, Family::V6, Family::Mapped] {
-            let Some(addr) = destination(to, family) else {
+    for (caller, from, to, port, excluded, verdict) in table {
+        for family in FAMILIES {
+            let Some(asked) = conn(caller, to, port, family) else {
                 continue;
             };
-            let asked = OutboundConn {
-                uid,
-                gid,
-                source: source(from, family),
-                addr,
-                port: Port::new(port),
-                is_local_addr: to == To::OwnPod,
-                excluded,
-                datagram: false,
-                captures_dns: true,
-                bypass: false,
-                mark: 0,
-                inbound_listed: false,
-                group_excluded: false,
-                before_proxy: false,
-                list_match: ListMatch::NO_LISTS,
-            };
+            let asked = asked
+                .src(from, family)
+                .fact(Facts::CAPTURES_DNS, port == 53);
+            let asked = asked.fact(Facts::PORT_EXCLUDED, excluded);
             assert_eq!(outbound(&POD, &asked), verdict, "{to:?} {family:?}");
         }
     }
@@ -348,38 +333,17 @@ fn tproxy_redirects_proxy_calls_to_own_pod() {
     };
     let own = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
     let direct = Verdict::Direct(Reason::OutboundByProxy);
-    for (uid, gid) in [PROXY, PROXY_USER, PROXY_GROUP] {
+    for caller in [PROXY, PROXY_USER, PROXY_GROUP] {
         for (port, captures_dns) in [(80, false), (15008, false), (53, true)] {
             for (to, verdict) in [(To::OwnPod, own), (To::World, direct)] {
-                let asked = OutboundConn {
-                    uid,
-                    gid,
-                    source: Addr::UNSPECIFIED,
-                    addr: destination(to, Family::V4).unwrap(),
-                    port: Port::new(port),
-                    is_local_addr: to == To::OwnPod,
-                    group_excluded: false,
-                    before_proxy: false,
-                    excluded: false,
-                    datagram: false,
-                    captures_dns,
-                    bypass: false,
-                    mark: 0,
-                    inbound_listed: false,
-                    list_match: ListMatch::NO_LISTS,
-                };
-                assert_eq!(outbound(&pod, &asked), verdict, "{uid} {gid} {port} {to:?}");
+                let asked = conn(caller, to, port, Family::V4).unwrap();
+                let asked = asked.fact(Facts::CAPTURES_DNS, captures_dns);
+                assert_eq!(outbound(&pod, &asked), verdict, "{caller:?} {port} {to:?}");
             }
         }
     }
-    let from = InboundConn {
-        port: Port::new(15008),
-        local: false,
-        bypass: false,
-        listed: false,
-    };
     let proxy = Verdict::ToProxy(Port::new(15006), Reason::InboundToProxy);
-    assert_eq!(inbound(&pod, &from), proxy);
+    assert_eq!(inbound(&pod, &arrival(15008, Facts::default())), proxy);
 }
 
 #[test]
@@ -388,28 +352,8 @@ fn no_hairpin_makes_own_pod_calls_direct() {
         flags: PodFlags::NO_HAIRPIN,
         ..POD
     };
-    for (family, address) in [
-        (Family::V4, destination(To::OwnPod, Family::V4)),
-        (Family::V6, destination(To::OwnPod, Family::V6)),
-        (Family::Mapped, destination(To::OwnPod, Family::Mapped)),
-    ] {
-        let to = OutboundConn {
-            uid: 1337,
-            gid: 0,
-            source: Addr::UNSPECIFIED,
-            addr: address.unwrap(),
-            port: Port::new(8080),
-            is_local_addr: true,
-            group_excluded: false,
-            before_proxy: false,
-            excluded: false,
-            datagram: false,
-            captures_dns: false,
-            bypass: false,
-            mark: 0,
-            inbound_listed: false,
-            list_match: ListMatch::NO_LISTS,
-        };
+    for family in FAMILIES {
+        let to = conn((1337, 0), To::OwnPod, 8080, family).unwrap();
         let direct = Verdict::Direct(Reason::OutboundByProxy);
         assert_eq!(outbound(&pod, &to), direct, "{family:?}");
         let diverted = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
@@ -417,6 +361,6 @@ fn no_hairpin_makes_own_pod_calls_direct() {
     }
 }
 
-mod arrival;
+mod arrivals;
 mod bypass;
 mod node;

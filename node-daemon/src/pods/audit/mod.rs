@@ -361,7 +361,11 @@ impl Connection {
             path: path.to_owned(),
             rule: rule.to_owned(),
             accelerated: details.accelerated,
-            sent: socket.bytes.0,
+            // The kernel counts the acknowledgement of a SYN as one byte.
+            sent: socket
+                .bytes
+                .0
+                .saturating_sub(u64::from(self.side == Side::Client)),
             received: socket.bytes.1,
             uid: socket.uid,
             pid: process.as_ref().map(|one| one.pid),

@@ -1,55 +1,28 @@
 //! Tests of Pods with bypassed CIDRs or interfaces, and of proxies with a mark.
 
-use super::{Family, POD, To, destination};
+use super::{APP, FAMILIES, POD, PROXY, To, arrival, conn};
 use crate::{
-    Addr, PodConfig, PodFlags, Port, Reason,
-    decide::{InboundConn, ListMatch, OutboundConn, Verdict, inbound, outbound},
+    Facts, PodConfig, PodFlags, Port, Reason,
+    decide::{OutboundConn, Verdict, inbound, outbound},
 };
 
 const DIRECT_BYPASS: Verdict = Verdict::Direct(Reason::OutboundBypass);
 
-pub(super) fn call(addr: Addr) -> OutboundConn {
-    OutboundConn {
-        uid: 1000,
-        gid: 1000,
-        mark: 0,
-        source: Addr::UNSPECIFIED,
-        addr,
-        port: Port::new(8080),
-        is_local_addr: false,
-        bypass: false,
-        group_excluded: false,
-        before_proxy: false,
-        excluded: false,
-        datagram: false,
-        captures_dns: false,
-        inbound_listed: false,
-        list_match: ListMatch::NO_LISTS,
-    }
-}
-
-pub(super) fn query(addr: Addr) -> OutboundConn {
-    OutboundConn {
-        port: Port::new(53),
-        captures_dns: true,
-        ..call(addr)
-    }
-}
-
-/// Runs for a destination of each family.
-pub(super) fn each(to: To, check: impl Fn(Addr)) {
-    for family in [Family::V4, Family::V6, Family::Mapped] {
-        if let Some(addr) = destination(to, family) {
-            check(addr);
+/// Runs for a connection and a captured query of the application to a destination of each family.
+pub(super) fn each(to: To, check: impl Fn(OutboundConn, OutboundConn)) {
+    for family in FAMILIES {
+        let both = conn(APP, to, 8080, family).zip(conn(APP, to, 53, family));
+        if let Some((call, query)) = both {
+            check(call, query.fact(Facts::CAPTURES_DNS, true));
         }
     }
 }
 
 #[test]
 fn bypassed_outbound_traffic_is_direct() {
-    each(To::World, |addr| {
-        for to in [call(addr), query(addr)] {
-            let bypassed = OutboundConn { bypass: true, ..to };
+    each(To::World, |call, query| {
+        for to in [call, query] {
+            let bypassed = to.fact(Facts::BYPASS, true);
             assert_eq!(outbound(&POD, &bypassed), DIRECT_BYPASS, "{bypassed:?}");
         }
     });
@@ -57,28 +30,20 @@ fn bypassed_outbound_traffic_is_direct() {
 
 #[test]
 fn local_traffic_is_never_bypassed() {
-    each(To::OwnPod, |addr| {
-        let hairpin = OutboundConn {
-            uid: 1337,
-            is_local_addr: true,
-            bypass: true,
-            ..call(addr)
-        };
-        let to_inbound = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
-        assert_eq!(outbound(&POD, &hairpin), to_inbound);
-    });
+    let to_inbound = Verdict::ToProxy(Port::new(15006), Reason::OutboundHairpin);
+    for family in FAMILIES {
+        let hairpin = conn(PROXY, To::OwnPod, 8080, family).unwrap();
+        assert_eq!(
+            outbound(&POD, &hairpin.fact(Facts::BYPASS, true)),
+            to_inbound
+        );
+    }
 }
 
 #[test]
 fn bypassed_inbound_traffic_is_direct() {
-    let from = InboundConn {
-        port: Port::new(8080),
-        local: false,
-        bypass: true,
-        listed: false,
-    };
     let direct = Verdict::Direct(Reason::InboundBypass);
-    assert_eq!(inbound(&POD, &from), direct);
+    assert_eq!(inbound(&POD, &arrival(8080, Facts::BYPASS)), direct);
 }
 
 /// A proxy without a process in the Pod.
@@ -95,14 +60,14 @@ const MARKED: PodConfig = PodConfig {
 fn sockets_with_the_proxy_mark_are_direct() {
     let to_outbound = Verdict::ToProxy(Port::new(15001), Reason::OutboundToProxy);
     let direct = Verdict::Direct(Reason::OutboundByProxy);
-    each(To::World, |addr| {
+    each(To::World, |call, _| {
         for (mark, verdict) in [
             (0, to_outbound),
             (0x539, direct),
             (0x1_0539, direct),
             (0x538, to_outbound),
         ] {
-            let to = OutboundConn { mark, ..call(addr) };
+            let to = OutboundConn { mark, ..call };
             assert_eq!(outbound(&MARKED, &to), verdict, "{mark:#x}");
             assert_eq!(outbound(&POD, &to), to_outbound, "{mark:#x}, by user");
         }
@@ -111,12 +76,9 @@ fn sockets_with_the_proxy_mark_are_direct() {
 
 #[test]
 fn marked_proxy_reaches_its_own_pod_directly() {
-    each(To::OwnPod, |addr| {
-        let to = OutboundConn {
-            mark: 0x539,
-            is_local_addr: true,
-            ..call(addr)
-        };
+    each(To::OwnPod, |call, _| {
+        let mark = 0x539;
+        let to = OutboundConn { mark, ..call };
         let direct = Verdict::Direct(Reason::OutboundByProxy);
         assert_eq!(outbound(&MARKED, &to), direct);
     });
@@ -134,11 +96,8 @@ fn local_dns_is_bypassed_if_configured() {
         (To::OtherLoopback, true, kept),
         (To::OtherLoopback, false, captured),
     ] {
-        each(to, |addr| {
-            let query = OutboundConn {
-                datagram,
-                ..query(addr)
-            };
+        each(to, |_, query| {
+            let query = query.fact(Facts::DATAGRAM, datagram);
             assert_eq!(outbound(&MARKED, &query), verdict, "{to:?} {datagram}");
         });
     }
