@@ -40,17 +40,14 @@ async fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Pods { pod: None } => nodes::each(&cluster, cli::sluiced("pods", &[])).await,
         Command::Audit { pod, kill } => {
             let kill = kill.then(|| "--kill".to_owned());
-            match pod {
-                Some(pod) => {
-                    let mut command = cli::sluiced("audit", &["--pod", &pod]);
-                    command.extend(kill);
-                    one_node(&cluster, command, pod).await
-                }
-                None => {
-                    let mut command = cli::sluiced("audit", &[]);
-                    command.extend(kill);
-                    nodes::each(&cluster, command).await
-                }
+            if let Some(pod) = pod {
+                let mut command = cli::sluiced("audit", &["--pod", &pod]);
+                command.extend(kill);
+                one_node(&cluster, command, pod).await
+            } else {
+                let mut command = cli::sluiced("audit", &[]);
+                command.extend(kill);
+                nodes::each(&cluster, command).await
             }
         }
         Command::Doctor => nodes::each(&cluster, cli::sluiced("doctor", &[])).await,

@@ -1,6 +1,7 @@
 //! The daemon's metrics, in the `OpenMetrics` text format.
 
 use std::{
+    fmt::Write as _,
     sync::atomic::AtomicU64,
     time::{Duration, UNIX_EPOCH},
 };
@@ -224,7 +225,7 @@ pub(super) fn classic(page: &str) -> String {
                 } else {
                     ""
                 };
-                lines.push_str(&format!("# {kind} {name}{suffix} {rest}\n"));
+                let _ = writeln!(lines, "# {kind} {name}{suffix} {rest}");
             }
             (Some("#"), ..) => {}
             _ => {

@@ -56,7 +56,10 @@ const ROUTES: [(&str, Route); 3] = [
 
 /// The latest answer of each route.
 #[derive(Default)]
-struct Cache([Mutex<Option<(Instant, Arc<Answered>)>>; ROUTES.len()]);
+struct Cache([Mutex<Option<Kept>>; ROUTES.len()]);
+
+/// An answer, and its time.
+type Kept = (Instant, Arc<Answered>);
 
 /// An answer that can be given twice.
 type Answered = Result<Answer, Error>;

@@ -68,14 +68,13 @@ fn entries<K: aya::Pod, V: aya::Pod>(map: Map) -> Result<usize, MapError> {
     let map: HashMap<MapData, K, V> = map.try_into()?;
     // A key that is removed meanwhile restarts the walk.
     let keys = map.keys().take(maps::MAX_NETWORKS);
-    Ok(keys.filter(Result::is_ok).count())
+    Ok(keys.flatten().count())
 }
 
 fn tries(map: Map) -> Result<usize, MapError> {
     let map: LpmTrie<MapData, CidrKey, u8> = map.try_into()?;
     let keys = map.keys().take(maps::MAX_NETWORKS);
-    let keys = keys.filter(|key: &Result<Key<CidrKey>, _>| key.is_ok());
-    Ok(keys.count())
+    Ok(keys.flatten().count())
 }
 
 /// Some entries of the maps that describe Pods, as text.

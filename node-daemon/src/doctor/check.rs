@@ -41,6 +41,10 @@ impl Level {
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the key of the JSON that the documentation states"
+)]
 pub(crate) struct Check {
     /// The subject.
     pub(crate) check: &'static str,

@@ -241,14 +241,14 @@ pub(super) fn map_fill(directory: &Path) -> Check {
     };
     let is_full = |one: &&bpf::Fill| one.used as u64 * 100 >= one.limit as u64 * NEARLY;
     let words = |one: &bpf::Fill| format!("{} {}/{}", one.map, one.used, one.limit);
-    let full: Vec<_> = fill.iter().filter(is_full).map(words).collect();
-    if full.is_empty() {
+    let crowded: Vec<_> = fill.iter().filter(is_full).map(words).collect();
+    if crowded.is_empty() {
         let used: Vec<_> = fill.iter().filter(|one| one.used > 0).map(words).collect();
         return Check::ok("map fill", used.join(", "));
     }
     Check::problem(
         "map fill",
-        format!("maps are nearly full: {}", full.join(", ")),
+        format!("maps are nearly full: {}", crowded.join(", ")),
         "new Pods may be refused: fewer Pods on this node, or shorter lists in their annotations",
     )
 }

@@ -107,7 +107,7 @@ impl Process {
         let text = String::from_utf8_lossy(status);
         let field = |name: &str| {
             let mut lines = text.lines();
-            lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(":\t")?))
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"))
         };
         let first = |name: &str| field(name)?.split('\t').next()?.parse().ok();
         Some(Self {

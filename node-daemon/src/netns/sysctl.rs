@@ -30,8 +30,8 @@ pub(crate) struct Switches {
 
 impl Switches {
     /// Whether none is in the set.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::default()
     }
 
     /// The switches in either set.

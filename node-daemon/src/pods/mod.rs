@@ -325,7 +325,7 @@ impl Pods {
 
     /// The daemon's status.
     pub(crate) async fn status(&self) -> Result<Status, Error> {
-        self.ask(|manager| manager.status()).await?
+        self.ask(manager::PodManager::status).await?
     }
 
     /// Answers when the manager's thread has done all earlier work.

@@ -330,10 +330,9 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
-            // The entry goes with that of the netns.
-            Self::OpenBeforeProxy => return None,
-            // The kernel removes listeners when they close; without the hook no program reads them.
-            Self::AdoptListeners => return None,
+            // The entry before the proxy goes with that of the netns. The kernel removes listeners when
+            // they close; without the hook no program reads them.
+            Self::OpenBeforeProxy | Self::AdoptListeners => return None,
         })
     }
 }

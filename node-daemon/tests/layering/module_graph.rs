@@ -141,11 +141,8 @@ fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<ItemPath>) -> &'a st
         "super" => base[..base.len().saturating_sub(1)].to_vec(),
         _ => [base, &[name.to_owned()]].concat(),
     };
-    match rest.strip_prefix("::") {
-        Some(below) => tree(below, &path, found),
-        None => {
-            found.push(path);
-            rest
-        }
+    if let Some(below) = rest.strip_prefix("::") { tree(below, &path, found) } else {
+        found.push(path);
+        rest
     }
 }

@@ -330,7 +330,7 @@ impl Connection {
     }
 
     /// Both ends, the client's first.
-    fn from_client(&self) -> (Endpoint, Endpoint) {
+    fn client_and_server(&self) -> (Endpoint, Endpoint) {
         match self.side {
             Side::Client => (self.socket.local, self.socket.remote),
             Side::Server => (self.socket.remote, self.socket.local),

@@ -79,7 +79,7 @@ pub(crate) enum Trick {
     RawSyn,
     /// The same by a packet socket.
     PacketSyn,
-    /// `connect()` and `write()` by io_uring.
+    /// `connect()` and `write()` by `io_uring`.
     IoUring,
     /// A source route or a routing header.
     Route(Route),

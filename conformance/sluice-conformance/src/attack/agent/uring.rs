@@ -1,4 +1,4 @@
-//! A connection that is made by io_uring.
+//! A connection that is made by `io_uring`.
 #![expect(unsafe_code, reason = "operations on a ring")]
 
 use std::{io, os::fd::AsRawFd as _};
