@@ -113,7 +113,9 @@ fn pod_in(path: &str) -> Option<String> {
         let name = level.strip_suffix(".slice").unwrap_or(level);
         name == "kubepods" || (name != *level && name.ends_with("-kubepods"))
     };
-    let slices = levels.iter().take_while(|level| level.ends_with(".slice"));
+    let slices = levels
+        .iter()
+        .take_while(|level| level.strip_suffix(".slice").is_some());
     let reach = slices.count().max(2);
     let kubelets = levels.iter().take(reach).position(is_kubelets)?;
     // A QoS class may precede the Pod.

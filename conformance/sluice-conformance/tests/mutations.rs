@@ -194,8 +194,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
-        from: "let mut policy = policy.map_to_host_ids(&netns.users()?)?;",
-        to: "let mut policy = policy; let _ = netns.users()?;",
+        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
+        to: "let _ = netns.users()?;",
         case: "host: its proxy goes out directly",
     },
 ];

@@ -48,6 +48,10 @@ pub struct OutboundConn {
 impl OutboundConn {
     /// Every fact of the connection. The rules test nothing else but the Pod's flags: a test of an
     /// address or an id in a rule would double the paths that the verifier explores after it.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     const fn all_facts(&self, pod: &PodConfig) -> Facts {
         let Self { dst, src, .. } = self;

@@ -60,6 +60,10 @@ impl Facts {
     ///
     /// The verifier explores every combination of known facts, so a decision that depends on n facts
     /// takes up to 2 to the n paths. Opaque facts take one path.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     #[must_use]
     pub fn opaque(unknown: u64) -> Self {
@@ -67,6 +71,10 @@ impl Facts {
     }
 
     /// The facts of both sets, which have none in common.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -74,6 +82,10 @@ impl Facts {
     }
 
     /// Adds one fact, which is not in the set, if it is true.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     #[must_use]
     pub const fn with_if(self, fact: Self, is_true: bool) -> Self {
@@ -82,6 +94,10 @@ impl Facts {
 
     /// As [`Facts::with_if`], for a set that stays opaque: otherwise the compiler collects the facts as
     /// constants, which the verifier knows, and adds them to the set last.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     #[must_use]
     pub fn with_opaque(self, fact: Self, is_true: bool) -> Self {
@@ -89,6 +105,10 @@ impl Facts {
     }
 
     /// Whether one of the facts in `any` is true.
+    #[expect(
+        clippy::inline_always,
+        reason = "the verifier follows a call for each fact otherwise"
+    )]
     #[inline(always)]
     #[must_use]
     pub const fn has(self, any: Self) -> bool {

@@ -67,17 +67,15 @@ fn backends(v4: bool) -> Vec<(SocketAddr, SocketAddr)> {
 
 /// The rules of the node for one family.
 fn rules(v4: bool) -> String {
-    let mut text = String::from("*nat\n");
-    for (service, backend) in backends(v4) {
-        for protocol in ["tcp", "udp"] {
-            text += &format!(
-                "-A PREROUTING -d {} -p {protocol} --dport {} -j DNAT --to-destination {backend}\n",
-                service.ip(),
-                service.port()
-            );
-        }
-    }
-    text + "COMMIT\n"
+    let rule = |protocol: &str, service: SocketAddr, backend: SocketAddr| {
+        let (ip, port) = (service.ip(), service.port());
+        format!(
+            "-A PREROUTING -d {ip} -p {protocol} --dport {port} -j DNAT --to-destination {backend}\n"
+        )
+    };
+    let both = |(service, backend)| ["tcp", "udp"].map(|protocol| rule(protocol, service, backend));
+    let rules: String = backends(v4).into_iter().flat_map(both).collect();
+    format!("*nat\n{rules}COMMIT\n")
 }
 
 fn restore(lab: &Lab, program: &str, rules: &str) -> Result<()> {
