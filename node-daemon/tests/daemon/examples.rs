@@ -13,8 +13,18 @@ use crate::{
     pods::add,
 };
 
-/// Commands that run until they are stopped, write into the system, or need files of the reader.
-const NOT_RUN: [&str; 6] = ["run", "monitor", "detach", "check-kernel", "man", "decide"];
+/// Commands that run until they are stopped, write into the system, examine the whole node, or need
+/// files of the reader.
+const NOT_RUN: [&str; 8] = [
+    "run",
+    "monitor",
+    "detach",
+    "check-kernel",
+    "man",
+    "decide",
+    "doctor",
+    "bug-report",
+];
 
 /// Every page.
 fn pages() -> Vec<PathBuf> {
