@@ -327,7 +327,13 @@ fn row(view: &PodView) -> [String; 14] {
         (true, beyond) => format!("{} (+{beyond} connections)", view.aliases),
     };
     let counters = view.counters;
-    let counts = |proxy: u64, direct: u64| if view.meshed { format!("{proxy}/{direct}") } else { String::new() };
+    let counts = |proxy: u64, direct: u64| {
+        if view.meshed {
+            format!("{proxy}/{direct}")
+        } else {
+            String::new()
+        }
+    };
     let container = view.attachment.container_id.chars().take(13).collect();
     [
         name,

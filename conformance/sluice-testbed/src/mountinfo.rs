@@ -100,6 +100,10 @@ mod tests {
     #[test]
     fn this_machine_has_a_root_mount() {
         let mounts = mounts().unwrap_or_default();
-        assert!(mounts.iter().any(|mount| mount.point == PathBuf::from("/")));
+        assert!(
+            mounts
+                .iter()
+                .any(|mount| mount.point == std::path::Path::new("/"))
+        );
     }
 }

@@ -80,5 +80,5 @@ pub(crate) fn report(netns: &NetnsEntry, port: Port, protocol: u32, uid: u32) {
         }
     }
     let _full = FOREIGN_BINDS.insert(key, found, 0);
-    let _full = FOREIGN_FOUND.output(&netns.pod.cookie, 0);
+    let _full = FOREIGN_FOUND.output(netns.pod.cookie, 0);
 }

@@ -4,8 +4,7 @@
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodCounter, PodFlags, Port, Reason, SockRole,
-    SourceVerdict,
-    decide::Verdict,
+    SourceVerdict, decide::Verdict,
 };
 
 use crate::{

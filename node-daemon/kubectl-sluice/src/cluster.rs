@@ -124,8 +124,8 @@ impl Cluster {
         let mut process = self.exec(daemon, command).await?;
         let streams = (process.stdout(), process.stderr());
         let (stdout, stderr) = futures_util::future::join(
-            copy(streams.0, tokio::io::stdout()),
-            copy(streams.1, tokio::io::stderr()),
+            Box::pin(copy(streams.0, tokio::io::stdout())),
+            Box::pin(copy(streams.1, tokio::io::stderr())),
         )
         .await;
         stdout?;

@@ -99,8 +99,8 @@ fn row(node: &str, status: Result<&Status, &anyhow::Error>) -> Row {
         Ok(status) => status,
         Err(error) => {
             let mut row = Row::default();
-            row[0] = node.to_owned();
-            row[1] = "no answer".to_owned();
+            node.clone_into(&mut row[0]);
+            "no answer".clone_into(&mut row[1]);
             row[7] = format!("{error:#}");
             return row;
         }

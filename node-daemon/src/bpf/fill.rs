@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, path::Path};
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, CidrKey, Endpoint, InterfaceKey, NetnsEntry, PodConfig, PortKey,
     maps,

@@ -94,7 +94,7 @@ pub(crate) fn connections(args: ConnectionsArgs) -> anyhow::Result<()> {
     ];
     let mut page = table(head, connections.iter().map(connection));
     if more > 0 {
-        page.push_str("\n");
+        page.push('\n');
         page.push_str(&more.to_string());
         page.push_str(" more are not listed: name a Pod with --pod");
     }

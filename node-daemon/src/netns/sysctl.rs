@@ -30,8 +30,12 @@ pub(crate) struct Switches {
 
 impl Switches {
     /// Whether none is in the set.
-    pub(crate) fn is_empty(self) -> bool {
-        self == Self::default()
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     /// The switches in either set.

@@ -20,7 +20,7 @@ use crate::{
     pods::add,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Minutes of the evaluated time: longer than any alert waits.
 const MINUTES: u32 = 45;
 
@@ -133,8 +133,11 @@ fn fires(alert: &str, series: &[Value]) -> bool {
     write("test.json", &test);
     let file = directory.path().join("test.json");
     let output = promtool(&["test", "rules", file.to_str().unwrap()], "");
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success() || text.contains("got:"), "{text}");
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(
+        output.status.success() || printed.contains("got:"),
+        "{printed}"
+    );
     output.status.success()
 }
 

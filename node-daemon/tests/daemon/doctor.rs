@@ -24,6 +24,7 @@ use crate::{
 };
 
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the keys of the JSON")]
 struct Check {
     check: String,
     level: String,
@@ -105,7 +106,7 @@ fn crashed_sidecar_is_named() {
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     named(&daemon, "sidecars", "warning", "shop/pod-a");
     // The Pod's record is older than the grace period.
-    daemon.age_records(Duration::from_secs(600));
+    daemon.age_records(Duration::from_mins(10));
     named(&daemon, "sidecars", "problem", "shop/pod-a");
     daemon.stop();
 }

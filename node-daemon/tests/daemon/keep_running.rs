@@ -97,8 +97,11 @@ impl Running {
 
     fn line(&mut self) -> String {
         let stdout = self.process.stdout.as_mut().expect("its output");
-        let bytes = stdout.bytes().map_while(std::result::Result::ok);
-        let line: Vec<u8> = bytes.take_while(|byte| *byte != b'\n').collect();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stdout.read(&mut byte).expect("its output") == 1 && byte != *b"\n" {
+            line.extend(byte);
+        }
         String::from_utf8(line).expect("text")
     }
 

@@ -1,6 +1,7 @@
 //! Integration tests: the built daemon, driven over its socket.
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "tests say what they expect by failing"
 )]

@@ -26,7 +26,7 @@ impl MemoryCgroup {
     /// `limit` is in bytes.
     fn create(test: &str, limit: u64) -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let fields = mounts
+        let mut fields = mounts
             .lines()
             .map(|line| line.split(' ').collect::<Vec<_>>());
         let root = |fields: Vec<&str>| match fields[2] {
@@ -42,7 +42,7 @@ impl MemoryCgroup {
             }
             _ => None,
         };
-        let (root, is_v1) = fields.filter_map(root).next().expect("a memory controller");
+        let (root, is_v1) = fields.find_map(root).expect("a memory controller");
         let path = Path::new(&root).join(format!("sluiced-{test}-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
         let cgroup = Self { path, is_v1 };

@@ -16,7 +16,7 @@ use crate::{
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A user that OpenShift assigns to a sidecar, and one of an application.
+/// A user that `OpenShift` assigns to a sidecar, and one of an application.
 const OPENSHIFT: u32 = 1_000_629_999;
 const APPLICATION: u32 = 1000;
 

@@ -141,7 +141,9 @@ fn tree<'a>(text: &'a str, base: &[String], found: &mut Vec<ItemPath>) -> &'a st
         "super" => base[..base.len().saturating_sub(1)].to_vec(),
         _ => [base, &[name.to_owned()]].concat(),
     };
-    if let Some(below) = rest.strip_prefix("::") { tree(below, &path, found) } else {
+    if let Some(below) = rest.strip_prefix("::") {
+        tree(below, &path, found)
+    } else {
         found.push(path);
         rest
     }

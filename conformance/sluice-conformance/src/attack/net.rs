@@ -161,7 +161,7 @@ fn connect(
     interrupt: &Interrupt,
 ) -> Result<()> {
     // Attempts with a route are apart: what the witness sees belongs to them.
-    let mut groups: BTreeMap<(Origin, Option<(Route, bool)>), Vec<usize>> = BTreeMap::new();
+    let mut groups = BTreeMap::<_, Vec<usize>>::new();
     for one in batch.chosen {
         let net = batch.nets[*one];
         let route = net.route().map(|how| (how, net.family.v4()));

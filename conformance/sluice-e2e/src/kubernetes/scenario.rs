@@ -226,7 +226,7 @@ impl Scenario<'_> {
                 code.is_some_and(|code| codes.contains(&code)) && said.contains(part),
                 "kubectl sluice {line}: exit code {code:?}\n{said}"
             );
-            page.push_str(&format!("$ kubectl sluice {line}\n{said}\n"));
+            page.extend(["$ kubectl sluice ", &line, "\n", &said, "\n"]);
         }
         fs::write(self.options.logs.join("kubectl-sluice.txt"), page)?;
         Ok("status, pods, explain, audit, connections and doctor".to_owned())

@@ -55,7 +55,13 @@ pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint]) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
     let accepts =
         |one: &Endpoint| one.port == port && (one.addr == addr || one.addr.is_unspecified());
-    let by_listener = || if listeners.iter().any(accepts) { Side::Server } else { Side::Client };
+    let by_listener = || {
+        if listeners.iter().any(accepts) {
+            Side::Server
+        } else {
+            Side::Client
+        }
+    };
     socket.side.unwrap_or_else(by_listener)
 }
 
@@ -153,7 +159,11 @@ fn inbound(
     let own = subject.owns(from.into());
     if arrival.is_over_loopback() || arrival.is_local(own) || local.addr.is_alias() {
         let at_proxy = pod.reserves(local.port, false) && is_proxys(pod, socket, owner);
-        return Some(if at_proxy { Path::Proxied } else { Path::Direct(Reason::InboundLocal) });
+        return Some(if at_proxy {
+            Path::Proxied
+        } else {
+            Path::Direct(Reason::InboundLocal)
+        });
     }
     Some(match subject.inbound(from.into(), local.port.get())? {
         Verdict::Direct(reason) => Path::Direct(reason),

@@ -210,7 +210,7 @@ impl Auditor {
             let (mut kept, total) = (examined.kept, examined.connections);
             kept.truncate(CONNECTIONS - listed.connections.len());
             listed.more += total - kept.len() as u64;
-            let ends = kept.iter().map(Connection::from_client).collect();
+            let ends = kept.iter().map(Connection::client_and_server).collect();
             let details = pods.details(cookie, ends).await?;
             let views = kept.iter().zip(details);
             (listed.connections).extend(views.map(|(one, details)| one.view(&name, details)));

@@ -88,7 +88,10 @@ pub(crate) struct IstioValues {
 /// Linkerd's values for its init container and its CNI plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(clippy::struct_field_names, reason = "the keys are Linkerd's annotations")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the keys are Linkerd's annotations"
+)]
 pub(crate) struct LinkerdValues {
     /// `ignoreInboundPorts`, unless the Pod lists others.
     pub(crate) skip_inbound_ports: Option<String>,

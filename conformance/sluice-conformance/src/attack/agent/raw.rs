@@ -78,7 +78,7 @@ fn send_on_link(from: IpAddr, to: IpAddr, segment: &[u8]) -> io::Result<()> {
     let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
     // SAFETY: an integer structure, for which zero is a valid value.
     let mut link: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    link.sll_family = libc::AF_PACKET.unsigned_abs() as u16;
+    link.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
     link.sll_protocol = IPV4.to_be();
     link.sll_ifindex = i32::try_from(if_nametoindex("eth0")?).map_err(io::Error::other)?;
     link.sll_halen = 6;
