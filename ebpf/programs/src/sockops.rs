@@ -10,8 +10,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use sluice_abi::{
-    Addr, ConnKey, Event, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags, Reason,
-    SockRole,
+    Addr, ConnKey, Event, ListenerKey, NetnsEntry, OrigDst, PodConfig, PodFlags, Reason, SockRole,
 };
 
 use crate::{
