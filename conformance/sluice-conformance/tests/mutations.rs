@@ -250,11 +250,12 @@ impl Tree {
             .arg(&path)
             .output();
         succeed("the copy of the sources", &output.unwrap());
-        let manifest = path.join("Cargo.toml");
-        let original = fs::read_to_string(&manifest).unwrap();
-        let renumbered = original.replacen(VERSION, "version = \"0.0.0\"", 1);
-        assert_ne!(renumbered, original);
-        fs::write(&manifest, renumbered).unwrap();
+        renumber(&path.join("Cargo.toml"), "");
+        // The kernel programs have a lock file of their own, and use one crate of the workspace.
+        renumber(
+            &path.join("ebpf/programs/Cargo.lock"),
+            "name = \"sluice-abi\"\n",
+        );
         // What an earlier run built of them may have its last fault.
         for Fault { file, .. } in FAULTS {
             let file = fs::File::options().append(true).open(path.join(file));
@@ -303,6 +304,15 @@ impl Tree {
         fs::write(&file, sound).unwrap();
         daemon
     }
+}
+
+/// Gives the packages of a manifest, or one package of a lock file, another version.
+fn renumber(file: &Path, package: &str) {
+    let original = fs::read_to_string(file).unwrap();
+    let version = |version: &str| format!("{package}{version}");
+    let renumbered = original.replacen(&version(VERSION), &version("version = \"0.0.0\""), 1);
+    assert_ne!(renumbered, original, "{}", file.display());
+    fs::write(file, renumbered).unwrap();
 }
 
 /// Those of the cases that fail on this daemon. Removes it.
