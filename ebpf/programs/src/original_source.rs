@@ -52,6 +52,7 @@ pub(crate) fn decide<F: Family>(
         to_loopback,
         redirected: inbound::would_redirect(pod, dst.port)
             && !filter::bypasses_from(pod, source, 0),
+        to_listener: dst.port.const_eq(pod.inbound_port),
     };
     original_source(pod, &call)
 }

@@ -27,6 +27,8 @@ pub struct BoundCall {
     pub to_loopback: bool,
     /// The inbound rules redirect connections from this source to this port.
     pub redirected: bool,
+    /// The destination port is that of the proxy's inbound listener.
+    pub to_listener: bool,
 }
 
 /// The decision on such a connection.
@@ -45,6 +47,9 @@ pub const fn original_source(pod: &PodConfig, call: &BoundCall) -> Option<Source
         return None;
     }
     let from_client = call.foreign_source && (call.to_own || call.to_loopback);
+    if from_client && call.to_listener {
+        return Some(SourceVerdict::Refuse);
+    }
     if pod.source_mark != 0 && (call.marked || from_client) {
         return Some(SourceVerdict::Keep);
     }
@@ -65,6 +70,7 @@ mod tests {
         to_own: true,
         to_loopback: false,
         redirected: true,
+        to_listener: false,
     };
 
     fn verdict(source_mark: u32, call: BoundCall) -> Option<SourceVerdict> {
@@ -99,6 +105,17 @@ mod tests {
         ] {
             assert_eq!(verdict(1337, call), marked_pod, "{call:?}");
             assert_eq!(verdict(0, call), other_pod, "{call:?}");
+        }
+    }
+
+    #[test]
+    fn call_to_the_own_listener_from_a_foreign_source_is_refused() {
+        let call = BoundCall {
+            to_listener: true,
+            ..CALL
+        };
+        for mark in [0, 1337] {
+            assert_eq!(verdict(mark, call), Some(SourceVerdict::Refuse));
         }
     }
 

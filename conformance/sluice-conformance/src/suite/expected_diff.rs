@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sluice_lab::pod_annotations::PodAnnotations;
 
-use crate::suite::conn_spec::ConnSpec;
+use crate::suite::conn_spec::{ConnSpec, Source, Target};
 
 /// A difference that is meant. The comparison leaves it out.
 pub(crate) struct Global {
@@ -51,6 +51,15 @@ pub(crate) const EXCEPTIONS: &[PerPod] = &[
         what: "with TPROXY and no proxy, what would enter it is refused at once, as with REDIRECT, where \
                the rules lose packets",
         applies: |settings, _| settings.transparent() && !settings.proxy,
+    },
+    PerPod {
+        what: "the proxy's connection from a client's address to its own inbound listener is refused: it would \
+               return to the proxy, again and again",
+        applies: |settings, ask| {
+            ask.source == Source::Client
+                && matches!(ask.to, Target::Pod | Target::PodSecond | Target::Loopback)
+                && ask.port == settings.mesh.ports().inbound
+        },
     },
 ];
 

@@ -137,6 +137,7 @@ fn kept_source(
         to_own: subject.owns(to.addr.into()),
         to_loopback: to.addr.connects_to_loopback(),
         redirected: matches!(inbound, Verdict::ToProxy(..)),
+        to_listener: to.port.const_eq(pod.inbound_port),
     };
     Some(match original_source(pod, &call)? {
         SourceVerdict::Keep => Path::Direct(Reason::OutboundOriginalSource),
