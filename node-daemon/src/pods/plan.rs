@@ -290,9 +290,11 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     let opens = begins && after.netns_entry.as_ref().is_some_and(may_bypass);
     steps.extend(opens.then_some(Step::OpenBeforeProxy));
     steps.extend(netns_entry_set);
-    steps.extend(begins.then_some(Step::AttachSkLookup));
     steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
+    // From the netns entry on, `sock_ops` registers new listeners. Those of a running proxy come before
+    // the hook, which refuses a connection without a listener.
     steps.extend(begins.then_some(Step::AdoptListeners));
+    steps.extend(begins.then_some(Step::AttachSkLookup));
 
     steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthroughAddr));
     steps.extend(ends.then_some(Step::DetachSkLookup));

@@ -1,6 +1,6 @@
 //! Tests of the daemon's privileges, and of attacks on it.
 
-use sluice_api::{AddResponse, PodView, code, path};
+use sluice_api::{AddResponse, PodCounters, PodView, code, path};
 
 use crate::{
     node::{Daemon, Pod},
@@ -137,11 +137,13 @@ fn connections_from_pods_cannot_change_enrollment() {
     let thief = Pod::new("tricks-thief", &["10.1.0.1/24", "fd00::1/64"]);
     let request = add("a", &victim.path(), &["10.1.0.1", "fd00::1"]);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
-    // The victim's connections use alias addresses.
+    // The victim's connections use alias addresses, and are counted.
     let pods = || {
         let mut pods: Vec<PodView> = daemon.get(path::PODS).ok();
         for pod in &mut pods {
             pod.aliases = 0;
+            pod.age_seconds = 0;
+            pod.counters = PodCounters::default();
         }
         pods
     };

@@ -43,7 +43,9 @@ fn apply_step(state: &mut KernelState, step: &Step) {
         Step::AddPassthroughAddr => state.passthrough = true,
         Step::RemovePassthroughAddr => state.passthrough = false,
         Step::OpenBeforeProxy => assert!(!state.sk_lookup),
-        Step::AdoptListeners => assert!(state.sk_lookup),
+        Step::AdoptListeners => {
+            assert!(state.netns_entry.is_some() && !state.sk_lookup);
+        }
     }
 }
 
@@ -145,7 +147,7 @@ fn hooks_begin_last_and_end_first() {
     let begin = steps(&nothing, &state);
     assert_eq!(
         begin[begin.len() - 2..],
-        [Step::AttachSkLookup, Step::AdoptListeners]
+        [Step::AdoptListeners, Step::AttachSkLookup]
     );
     assert_eq!(steps(&state, &nothing)[0], Step::DetachSkLookup);
 }
