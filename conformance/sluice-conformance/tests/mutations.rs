@@ -48,7 +48,7 @@ const FAULTS: &[Fault] = &[
         what: "v4-mapped addresses are not folded",
         file: CONNECT,
         from: "if level.is_decided(ctx) {",
-        to: "if level.is_decided(ctx) || read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
+        to: "if level.is_decided(ctx) || context::read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
         case: THROUGH,
     },
     Fault {
