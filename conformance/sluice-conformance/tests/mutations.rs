@@ -77,7 +77,7 @@ const FAULTS: &[Fault] = &[
         file: DECIDE,
         from: "(listed && !only_listed)",
         to: "false",
-        case: "inbound: an excluded port is left alone",
+        case: "inbound: an excluded port is not redirected",
     },
     Fault {
         what: "tunnels are taken in",

@@ -25,7 +25,7 @@ fn send(socket: &Path, method: &str, path: &str, body: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket)
         .with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // Envoy refuses HTTP/1.0. Nobody here reads a body that could come in chunks.
+    // Envoy refuses HTTP/1.0. No reader here expects a body in chunks.
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\

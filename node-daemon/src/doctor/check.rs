@@ -13,7 +13,7 @@ pub(crate) enum Level {
     Ok,
     /// The check is not possible here.
     Skipped,
-    /// Pods work; somebody should look at it.
+    /// Pods work; a person should look at it.
     Warning,
     /// Pods do not start, are refused connections, or go past their sidecars.
     Problem,

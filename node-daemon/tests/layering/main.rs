@@ -65,7 +65,7 @@ fn restricted_apis_are_used_in_one_module() {
                 file.display()
             );
         }
-        assert!(count > 0, "nobody uses {words:?}");
+        assert!(count > 0, "no module uses {words:?}");
     }
 }
 

@@ -97,7 +97,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an excluded port is left alone",
+        name: "an excluded port is not redirected",
         source: EXCLUDE,
         settings: || exclude("9000, 8080"),
         expect: Direct,

@@ -47,7 +47,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an excluded port is left alone",
+        name: "an excluded port is not redirected",
         source: MODE,
         settings: || tproxy().with(EXCLUDE_INBOUND_PORTS, "8080"),
         expect: Direct,

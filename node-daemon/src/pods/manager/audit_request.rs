@@ -15,8 +15,8 @@ impl PodManager {
         let Some(pod) = pod else {
             return Ok(self.pods.keys().copied().collect());
         };
-        let nobody = || Error::NoSuchPod(pod.to_owned());
-        let (attachment, _) = self.find_pod(pod).ok_or_else(nobody)?;
+        let unknown = || Error::NoSuchPod(pod.to_owned());
+        let (attachment, _) = self.find_pod(pod).ok_or_else(unknown)?;
         Ok(self.cookie_of(attachment).into_iter().collect())
     }
 

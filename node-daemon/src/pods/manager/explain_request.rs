@@ -13,8 +13,8 @@ impl PodManager {
         &self,
         question: &ExplainRequest,
     ) -> Result<ExplainResponse, Error> {
-        let nobody = || Error::NoSuchPod(question.pod.clone());
-        let (attachment, known) = self.find_pod(&question.pod).ok_or_else(nobody)?;
+        let unknown = || Error::NoSuchPod(question.pod.clone());
+        let (attachment, known) = self.find_pod(&question.pod).ok_or_else(unknown)?;
         let explained = |outcome: &str| ExplainResponse {
             pod: known.record.request.pod.clone(),
             container_id: attachment.container_id.clone(),
@@ -26,7 +26,7 @@ impl PodManager {
         let MeshStatus::Meshed { cookie, .. } = known.status else {
             return Ok(explained("not intercepted, like all traffic of this Pod"));
         };
-        let pod = self.pods.get(&cookie).ok_or_else(nobody)?;
+        let pod = self.pods.get(&cookie).ok_or_else(unknown)?;
         let subject = Subject {
             policy: &pod.policy,
             state: pod.kernel.state(),
@@ -41,7 +41,7 @@ impl PodManager {
                 ..explained("direct, past the proxy")
             });
         }
-        let verdict = subject.verdict(&question.connection).ok_or_else(nobody)?;
+        let verdict = subject.verdict(&question.connection).ok_or_else(unknown)?;
         let outcome = match (verdict, &question.connection) {
             (Verdict::Direct(_), Connection::Outbound { .. }) => {
                 "direct, past the proxy".to_owned()
@@ -83,8 +83,8 @@ impl PodManager {
         let named =
             |cookie: u64, known: &AttachmentState| (cookie, name(&known.record.request.pod));
         if let Some(pod) = pod {
-            let nobody = || Error::NoSuchPod(pod.to_owned());
-            let (attachment, known) = self.find_pod(pod).ok_or_else(nobody)?;
+            let unknown = || Error::NoSuchPod(pod.to_owned());
+            let (attachment, known) = self.find_pod(pod).ok_or_else(unknown)?;
             let cookie = self.cookie_of(attachment);
             return Ok(cookie
                 .map(|cookie| named(cookie, known))

@@ -19,7 +19,7 @@ const RST: u8 = 0x04;
 /// `ETH_P_IP`.
 const IPV4: u16 = 0x0800;
 
-/// Whoever answers a SYN to a closed port by RST is the host that was asked: a proxy accepts.
+/// A RST in answer to a SYN to a closed port comes from the addressed host: a proxy accepts.
 pub(super) fn syn(attempt: &Try) -> io::Result<String> {
     let by_packet = attempt.trick == Trick::PacketSyn;
     let port = 40_000 + 2 * u16::try_from(std::process::id() % 10_000).unwrap_or_default();
