@@ -19,6 +19,7 @@ mod netns_prog;
 mod pinned_link;
 mod pins;
 mod pod_counters;
+mod reroute_prog;
 mod ring;
 mod rule_maps;
 mod typed_map;
@@ -56,6 +57,7 @@ use netns_prog::NetnsProgram;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
 use pod_counters::CounterMap;
+use reroute_prog::RerouteProgram;
 pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
@@ -105,6 +107,7 @@ pub(crate) struct Datapath {
     rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
+    reroute_prog: RerouteProgram,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -130,6 +133,7 @@ impl Datapath {
         generation.set_root(cgroup)?;
         attach::attach(&programs, &generation, cgroup, enabled_hooks)?;
         let netns_prog = NetnsProgram::open(&mut programs)?;
+        let reroute_prog = RerouteProgram::open(&mut programs)?;
         let generation = if adopted {
             generation
         } else {
@@ -157,6 +161,7 @@ impl Datapath {
             before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut programs)?,
             netns_prog,
+            reroute_prog,
             counters: typed_map::open(&mut programs, maps::COUNTERS)?,
             programs,
         })
@@ -249,6 +254,9 @@ impl Datapath {
             let (attach_type, attach_count) = match name {
                 attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
+                name if reroute_prog::PROGRAMS.contains(&name) => {
+                    ("tc", self.rule_maps.virtual_interfaces()?)
+                }
                 attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
                 attach::SOCK_CREATE_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
@@ -302,6 +310,12 @@ impl Datapath {
     ) -> Result<(), Error> {
         let program = self.netns_prog.load(cookie)?;
         attach::attach_sk_lookup(program.as_fd(), netns, &self.generation.pod(cookie))
+    }
+
+    /// Loads the programs of a virtual interface, for packets from and to the hosts behind it.
+    /// `link_header`: the length of the link's header, in bytes.
+    pub(crate) fn load_reroute(&self, cookie: u64, link_header: u8) -> Result<[OwnedFd; 2], Error> {
+        self.reroute_prog.load(cookie, link_header)
     }
 
     /// Detaches the inbound hook of a network namespace, if it is attached.

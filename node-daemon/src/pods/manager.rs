@@ -13,6 +13,7 @@ mod pending;
 mod restore;
 mod resync;
 mod view;
+mod virtual_interfaces;
 
 use std::{
     collections::BTreeMap,

@@ -371,7 +371,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::ExcludeCidr(prefix)
         | Rule::BypassCidr(prefix)
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
-        Rule::ExcludeInterface(key) => key.cookie = cookie,
+        Rule::ExcludeInterface(key) | Rule::VirtualInterface(key) => key.cookie = cookie,
         Rule::OwnerGroup(key) => key.cookie = cookie,
     }
     rule

@@ -79,6 +79,7 @@ fn nat(plan: &Plan, family: &Family) -> String {
             "ISTIO_OUTPUT_DNS",
         ],
     );
+    forwarded(&mut table, plan, family);
     skip_interfaces(&mut table, plan);
     table.add(format!("ISTIO_INBOUND -p tcp --dport {HBONE} -j RETURN"));
     table.add(format!(
@@ -109,6 +110,27 @@ fn nat(plan: &Plan, family: &Family) -> String {
     }
     destinations(&mut table, plan, family);
     table.end()
+}
+
+/// Istio inserts these before all others, each before the one before.
+fn forwarded(table: &mut Table, plan: &Plan, family: &Family) {
+    for interface in &plan.virtual_interfaces {
+        match &plan.include_ranges {
+            Ranges::Every => {
+                table.add(format!("PREROUTING -i {interface} -j ISTIO_REDIRECT"));
+            }
+            Ranges::Only(ranges) => {
+                for Range { address, prefix } in ranges.iter().filter(|one| family.has(one)) {
+                    table.add(format!(
+                        "PREROUTING -i {interface} -d {address}/{prefix} -j ISTIO_REDIRECT"
+                    ));
+                }
+            }
+        }
+    }
+    for interface in &plan.virtual_interfaces {
+        table.add(format!("PREROUTING -i {interface} -j RETURN"));
+    }
 }
 
 fn skip_interfaces(table: &mut Table, plan: &Plan) {
