@@ -6,6 +6,7 @@ mod host;
 mod inbound;
 mod interfaces;
 mod meshes;
+mod node_wide;
 mod outbound;
 mod owner;
 mod refusal;
@@ -24,7 +25,7 @@ use crate::suite::{
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 12] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 13] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
     ("services", services::CASES),
@@ -35,6 +36,7 @@ pub(crate) const GROUPS: [(&str, &[Case]); 12] = [
     ("transparent", transparent::CASES),
     ("interfaces", interfaces::CASES),
     ("forwarded", forwarded::CASES),
+    ("node-wide", node_wide::CASES),
     ("meshes", meshes::CASES),
     ("refusal", refusal::CASES),
 ];

@@ -88,6 +88,11 @@ impl Netns {
         })
     }
 
+    /// The path of its file.
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     pub(super) fn cookie(&self) -> u64 {
         self.run(|| {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::pod_annotations::{self, PodAnnotations};
+use crate::{
+    mesh::NodeWide,
+    pod_annotations::{self, PodAnnotations},
+};
 
 /// Never taken in, whatever the annotations say: status, health, metrics.
 const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
@@ -12,7 +15,6 @@ const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
 const DIRECT_BY_DEFAULT: &str = "15020";
 
 /// What rules are written from.
-#[derive(Debug)]
 pub(super) struct Plan {
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -25,6 +27,7 @@ pub(super) struct Plan {
     pub(super) include_ranges: Ranges,
     pub(super) exclude_interfaces: Vec<String>,
     pub(super) virtual_interfaces: Vec<String>,
+    pub(super) node_wide: Option<NodeWide>,
 }
 
 /// Which ports are taken in.
@@ -86,6 +89,7 @@ impl Plan {
             include_ranges,
             exclude_interfaces: interfaces(settings)?,
             virtual_interfaces: virtual_interfaces(settings)?,
+            node_wide: settings.mesh.node_wide(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! The rules themselves, in the order in which Istio writes them: the first that matches wins.
 
 use super::plan::{Inbound, Plan, Ports, Range, Ranges};
+use crate::mesh::NodeWide;
 
 /// The mark of packets that a transparent proxy takes.
 pub(super) const MARK: &str = "1337";
@@ -57,6 +58,13 @@ impl Table {
 
 /// What `iptables-restore` reads.
 pub(super) fn rules(plan: &Plan, family: &Family) -> String {
+    let loopback = plan.node_wide.as_ref().map(|node| node.loopback);
+    let family = &Family {
+        loopback: loopback
+            .filter(|_| family.v4)
+            .unwrap_or(family.loopback),
+        ..*family
+    };
     let mut rules = String::new();
     if plan.transparent {
         rules += &mangle(plan, family);
@@ -105,6 +113,7 @@ fn nat(plan: &Plan, family: &Family) -> String {
         family.passthrough
     ));
     owners(&mut table, plan, family);
+    groups(&mut table, plan);
     if plan.dns {
         dns(&mut table, plan);
     }
@@ -181,6 +190,19 @@ fn owners(table: &mut Table, plan: &Plan, Family { loopback, .. }: &Family) {
             ));
         }
         table.add(format!("ISTIO_OUTPUT -m owner {by} {owner} -j RETURN"));
+    }
+}
+
+/// Whose calls are redirected, on a node with such a setting.
+fn groups(table: &mut Table, plan: &Plan) {
+    if let Some(NodeWide {
+        group, included, ..
+    }) = &plan.node_wide
+    {
+        let negated = if *included { "! " } else { "" };
+        table.add(format!(
+            "ISTIO_OUTPUT -m owner {negated}--gid-owner {group} -j RETURN"
+        ));
     }
 }
 
