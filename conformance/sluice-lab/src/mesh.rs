@@ -132,7 +132,11 @@ impl Mesh {
         Some(NodeWide {
             group: CLIENT,
             included,
-            loopback: if included { "127.0.0.1/32" } else { "127.0.0.0/8" },
+            loopback: if included {
+                "127.0.0.1/32"
+            } else {
+                "127.0.0.0/8"
+            },
             dual_stack: included,
         })
     }

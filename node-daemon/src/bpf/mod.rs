@@ -25,7 +25,7 @@ mod rule_maps;
 mod typed_map;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -62,6 +62,9 @@ pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
 use typed_map::TypedMap;
+
+/// `AF_INET6`, in keys of the programs.
+const AF_INET6: u16 = 10;
 
 /// The optional parts of the datapath.
 #[derive(Clone, Copy, Debug, Default)]
@@ -368,6 +371,11 @@ impl Datapath {
     /// The number of registered listeners of each Pod's proxy, by netns cookie. Absent means none.
     pub(crate) fn all_listeners(&self) -> Result<BTreeMap<u64, usize>, Error> {
         self.listeners.counts()
+    }
+
+    /// The netns cookies of the Pods whose proxy has a registered IPv6 listener.
+    pub(crate) fn with_ipv6_listener(&self) -> Result<BTreeSet<u64>, Error> {
+        self.listeners.of_family(AF_INET6)
     }
 
     /// Writes the entry of a network namespace, and replaces an existing one.

@@ -184,7 +184,7 @@ impl Fixture {
         attempt: &Attempt,
         view: &Observation,
     ) -> Result<Option<String>> {
-        let is_to_service = matches!(ask.to, Target::Service(_));
+        let is_to_service = matches!(ask.to, Target::Service(_)) && ask.from != Origin::Behind;
         let Some(accepted_by) = view.accepted_by.as_deref().filter(|_| is_to_service) else {
             return Ok(None);
         };

@@ -18,7 +18,12 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_testbed::{agent::ExecContext, interrupt::Interrupt, process::output};
 
-use crate::{Binaries, bpf_objects::BpfObjects, mesh::{Mesh, NodeWide}, pod_annotations::PodAnnotations};
+use crate::{
+    Binaries,
+    bpf_objects::BpfObjects,
+    mesh::{Mesh, NodeWide},
+    pod_annotations::PodAnnotations,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 

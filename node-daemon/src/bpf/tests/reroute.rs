@@ -156,10 +156,15 @@ fn interface_without_its_programs_forwards_no_connection() {
     assert!(!netns.has_rerouting(none).unwrap());
     let left = lab.pod.run(|| {
         let show = |words: &str| {
-            let shown = std::process::Command::new("ip").args(words.split(' ')).output();
+            let shown = std::process::Command::new("ip")
+                .args(words.split(' '))
+                .output();
             String::from_utf8(shown.unwrap().stdout).unwrap()
         };
         [show("rule"), show("-6 rule"), show("link show dev eth0")].concat()
     });
-    assert!(!left.contains("prohibit") && !left.contains("clsact"), "{left}");
+    assert!(
+        !left.contains("prohibit") && !left.contains("clsact"),
+        "{left}"
+    );
 }

@@ -21,6 +21,7 @@ impl PodManager {
         self.adopt(survey);
         self.resolve_pending();
         self.report_foreign();
+        self.log_ipv6_unserved();
     }
 
     /// Attaches programs to new children of the root cgroup.

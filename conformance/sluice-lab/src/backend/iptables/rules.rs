@@ -60,9 +60,7 @@ impl Table {
 pub(super) fn rules(plan: &Plan, family: &Family) -> String {
     let loopback = plan.node_wide.as_ref().map(|node| node.loopback);
     let family = &Family {
-        loopback: loopback
-            .filter(|_| family.v4)
-            .unwrap_or(family.loopback),
+        loopback: loopback.filter(|_| family.v4).unwrap_or(family.loopback),
         ..*family
     };
     let mut rules = String::new();
