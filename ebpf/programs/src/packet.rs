@@ -17,7 +17,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
-/// The maximum number of extension headers; a packet with more is [`Ip::TOO_LONG`].
+/// The maximum number of extension headers; a packet with more is [`Ip::UNREADABLE`].
 const MAX_EXTENSIONS: u32 = 6;
 /// More fragments, and the offset, of an IPv4 header.
 const IPV4_FRAGMENT: u16 = 0x3fff;
@@ -66,8 +66,8 @@ pub(crate) enum End {
 }
 
 impl Ip {
-    /// The protocol of a packet with too many extension headers (reserved, RFC 5237).
-    const TOO_LONG: u8 = 255;
+    /// The protocol of a packet whose protocol is not read (reserved, RFC 5237).
+    const UNREADABLE: u8 = 255;
 
     /// Reads the header at an offset. `None` if this is no complete IP packet.
     #[inline(always)]
@@ -108,12 +108,17 @@ impl Ip {
             at,
             payload: at + 40,
         };
+        if packet.src.is_v4() || packet.dst.is_v4() {
+            // No host has a v4-mapped address on the wire; the rest of this program would take it for IPv4.
+            packet.protocol = Self::UNREADABLE;
+            return Some(packet);
+        }
         for _ in 0..MAX_EXTENSIONS {
             if !packet.skip_extension(ctx)? {
                 return Some(packet);
             }
         }
-        packet.protocol = Self::TOO_LONG;
+        packet.protocol = Self::UNREADABLE;
         Some(packet)
     }
 
@@ -146,7 +151,7 @@ impl Ip {
     /// Whether this may be a TCP segment.
     #[inline(always)]
     pub(crate) fn may_be_tcp(&self) -> bool {
-        u32::from(self.protocol) == TCP || self.protocol == Self::TOO_LONG || self.hides_protocol()
+        u32::from(self.protocol) == TCP || self.protocol == Self::UNREADABLE || self.hides_protocol()
     }
 
     /// Whether the protocol cannot be read.

@@ -15,7 +15,7 @@ use rtnetlink::{
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
-use sluice_abi::REROUTE_MARK;
+use sluice_abi::{NetnsEntry, PodFlags, REROUTE_MARK};
 
 use super::{
     Error, Families,
@@ -39,6 +39,18 @@ pub(crate) struct Rerouting {
     pub(crate) families: Families,
     /// Those that exist.
     pub(crate) links: Vec<VirtualLink>,
+}
+
+impl Rerouting {
+    /// That of a Pod whose entry of `process_ip` says that it has some. It equals none that is desired, so it
+    /// is installed again.
+    pub(crate) fn announced(entry: &NetnsEntry) -> Option<Self> {
+        (entry.pod.flags.has(PodFlags::REROUTES)).then(|| Self {
+            names: Vec::new(),
+            families: Families::default(),
+            links: Vec::new(),
+        })
+    }
 }
 
 /// Installs the rules, then the programs, in the order of the links.

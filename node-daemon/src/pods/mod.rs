@@ -244,7 +244,8 @@ impl Pods {
 
     /// Attaches programs to new virtual interfaces. `true` if a Pod may have some.
     pub(crate) async fn follow_virtual_interfaces(&self) -> Result<bool, Error> {
-        self.ask(PodManager::follow_virtual_interfaces).await
+        self.ask(|manager| manager.follow_virtual_interfaces(false))
+            .await
     }
 
     /// Attaches programs to new children of the root cgroup.

@@ -16,7 +16,7 @@ impl PodManager {
         self.replay_pending_dels();
         self.refresh_routes();
         self.repair_alias_routes();
-        self.follow_virtual_interfaces();
+        self.follow_virtual_interfaces(true);
         self.remove_stale_aliases();
         self.adopt(survey);
         self.resolve_pending();

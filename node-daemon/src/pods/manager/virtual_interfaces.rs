@@ -16,16 +16,16 @@ use crate::pods::{
 };
 
 impl PodManager {
-    /// Attaches programs to new virtual interfaces, and reinstalls missing parts. `true` if a Pod may
-    /// have virtual interfaces.
-    pub(in crate::pods) fn follow_virtual_interfaces(&mut self) -> bool {
+    /// Attaches programs to new virtual interfaces; with `verify`, reinstalls missing parts as well. `true`
+    /// if a Pod may have virtual interfaces.
+    pub(in crate::pods) fn follow_virtual_interfaces(&mut self, verify: bool) -> bool {
         let names = |policy: &PodPolicy| !policy.virtual_interfaces.is_empty();
         let all: Vec<u64> = (self.pods.iter())
             .filter(|(_, pod)| names(&pod.policy))
             .map(|(cookie, _)| *cookie)
             .collect();
         for cookie in &all {
-            let done = self.follow_in_pod(*cookie);
+            let done = self.follow_in_pod(*cookie, verify);
             let pod = || self.name_of(*cookie);
             match done {
                 Ok(false) => {}
@@ -42,7 +42,7 @@ impl PodManager {
     }
 
     /// `true` if something changed.
-    fn follow_in_pod(&mut self, cookie: u64) -> Result<bool, Error> {
+    fn follow_in_pod(&mut self, cookie: u64, verify: bool) -> Result<bool, Error> {
         let addresses = self.addresses_of(cookie);
         let features = self.datapath.features();
         let Some(pod) = self.pods.get_mut(&cookie) else {
@@ -64,8 +64,8 @@ impl PodManager {
             ..pod.kernel.state().clone()
         };
         let is_missing = match &pod.kernel.state().rerouting {
-            Some(installed) => !netns.has_rerouting(installed.clone())?,
-            None => false,
+            Some(installed) if verify => !netns.has_rerouting(installed.clone())?,
+            _ => false,
         };
         if desired == *pod.kernel.state() && !is_missing {
             return Ok(false);
