@@ -57,9 +57,8 @@ impl Rerouting {
 pub(super) fn install(rerouting: &Rerouting, programs: Vec<[OwnedFd; 2]>) -> Result<(), Error> {
     set_rules(Some(rerouting))?;
     for (link, programs) in rerouting.links.iter().zip(programs) {
-        let before = tc::label(link.index, Hook::In)?;
-        let is_changed = sysctl::enable_route_localnet(&link.name)?;
-        let label = if is_changed || before.as_deref() == Some(LABEL_SETTING) {
+        let is_own = has_own_setting(link)?;
+        let label = if sysctl::enable_route_localnet(&link.name)? || is_own {
             LABEL_SETTING
         } else {
             LABEL
@@ -74,13 +73,24 @@ pub(super) fn install(rerouting: &Rerouting, programs: Vec<[OwnedFd; 2]>) -> Res
 /// Detaches the programs of interfaces that are not virtual any more, or gone.
 pub(super) fn detach(links: &[VirtualLink]) -> Result<(), Error> {
     for link in links {
-        let label = tc::label(link.index, Hook::In)?;
+        let is_own = has_own_setting(link)?;
         tc::detach(link.index)?;
-        if label.as_deref() == Some(LABEL_SETTING) {
+        if is_own {
             sysctl::disable_route_localnet(&link.name)?;
         }
     }
     Ok(())
+}
+
+/// Whether Sluice enabled `route_localnet` of an interface, as the label of either filter says: another
+/// program may have removed one.
+fn has_own_setting(link: &VirtualLink) -> Result<bool, Error> {
+    for hook in Hook::BOTH {
+        if tc::label(link.index, hook)?.as_deref() == Some(LABEL_SETTING) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes everything that is there.

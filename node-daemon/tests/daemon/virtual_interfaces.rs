@@ -106,7 +106,7 @@ fn removed_programs_let_no_connection_pass() {
     await_open(&daemon, &guest);
     daemon.crash();
     assert_eq!(guest.run(&daemon, 0, CALL), "open\n");
-    shown(&home, "tc qdisc del dev vm0 clsact");
+    shown(&home, "tc filter del dev vm0 ingress");
     assert_eq!(guest.run(&daemon, 0, CALL), "No route to host\n");
     daemon.restart();
     assert_eq!(guest.run(&daemon, 0, CALL), "open\n");

@@ -217,7 +217,7 @@ fn virtual_interfaces_are_whole_names() {
     let current = "istio.io/reroute-virtual-interfaces";
     let earlier = "traffic.sidecar.istio.io/kubevirtInterfaces";
     let names = |annotations: &[(&str, &str)]| meshed(annotations).virtual_interfaces;
-    assert_eq!(*names(&[(earlier, "tap0, docker0,")]), ["tap0", "docker0"]);
+    assert_eq!(*names(&[(earlier, "tap0, docker0")]), ["tap0", "docker0"]);
     assert_eq!(
         *names(&[(earlier, "tap0"), (current, "k6t-eth0")]),
         ["k6t-eth0"]
