@@ -49,24 +49,24 @@ impl RerouteProgram {
     /// `link_header`: the length of the link's header, in bytes.
     pub(super) fn load(&self, cookie: u64, link_header: u8) -> Result<[OwnedFd; 2], Error> {
         let map = self.0.as_raw_fd();
-        let load = |slot: usize| {
+        let load = |slot: u8| {
             let code = code(cookie, link_header, map, slot);
             link::load_program(BPF_PROG_TYPE_SCHED_CLS, None, c"sluice_reroute", &code)
-                .map_err(|source| Error::attach(PROGRAMS[slot], source))
+                .map_err(|source| Error::attach(PROGRAMS[usize::from(slot)], source))
         };
         Ok([load(0)?, load(1)?])
     }
 }
 
 /// The instructions. Without a program in `reroute_progs`, they drop the packet.
-fn code(cookie: u64, link_header: u8, map: i32, slot: usize) -> [u64; 12] {
+fn code(cookie: u64, link_header: u8, map: i32, slot: u8) -> [u64; 12] {
     /// `BPF_PSEUDO_MAP_FD`.
     const MAP: u64 = 1;
     const TAIL_CALL: i32 = 12;
     /// `TC_ACT_SHOT`.
     const DROP: i32 = 2;
-    #[expect(clippy::cast_possible_truncation, reason = "two halves; one bit")]
-    let [low, high, slot] = [cookie as i32, (cookie >> 32) as i32, slot as i32];
+    #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+    let [low, high] = [cookie as u32, (cookie >> 32) as u32].map(u32::cast_signed);
     [
         // cb = [cookie (low), cookie (high), link_header]
         one(0xb4, 2, 0, 0, low),
@@ -78,7 +78,7 @@ fn code(cookie: u64, link_header: u8, map: i32, slot: usize) -> [u64; 12] {
         // tail call (ctx, reroute_progs, slot)
         one(0x18, 2, MAP, 0, map),
         0,
-        one(0xb7, 3, 0, 0, slot),
+        one(0xb7, 3, 0, 0, slot.into()),
         one(0x85, 0, 0, 0, TAIL_CALL),
         // return TC_ACT_SHOT
         one(0xb7, 0, 0, 0, DROP),

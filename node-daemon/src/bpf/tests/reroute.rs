@@ -24,8 +24,8 @@ const FAMILIES: Families = Families { v4: true, v6: true };
 /// A Pod with a virtual interface. `with`: flags of the Pod.
 fn lab(with: PodFlags) -> Lab {
     let mut lab = Lab::bare();
-    let routed = PodFlags::ALIAS_ROUTE_V4.with(PodFlags::ALIAS_ROUTE_V6);
-    lab.enroll_with(PodFlags::REROUTES.with(routed).with(with));
+    let announced = PodFlags::ALIAS_ROUTE_V4.with(PodFlags::ALIAS_ROUTE_V6);
+    lab.enroll_with(PodFlags::REROUTES.with(announced).with(with));
     let routes = [("127.64.0.0/10", POD[0]), ("100::7f40:0/106", POD[1])];
     let routes = routes.map(|(dst, prefsrc)| SourceRoute {
         dst: dst.parse().unwrap(),
