@@ -99,10 +99,11 @@ impl Ip {
     fn read_v6(ctx: &TcContext, at: u32) -> Option<Self> {
         let header: [u32; 10] = load(ctx, at)?;
         let [_, _, next, _] = header[1].to_ne_bytes();
-        let [_, _, a, b, c, d, e, f, g, h] = header;
+        let addr =
+            |at: usize| Addr::v6([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let mut packet = Self {
-            src: Addr::v6([a, b, c, d]),
-            dst: Addr::v6([e, f, g, h]),
+            src: addr(2),
+            dst: addr(6),
             is_fragment: false,
             protocol: next,
             at,
@@ -151,7 +152,9 @@ impl Ip {
     /// Whether this may be a TCP segment.
     #[inline(always)]
     pub(crate) fn may_be_tcp(&self) -> bool {
-        u32::from(self.protocol) == TCP || self.protocol == Self::UNREADABLE || self.hides_protocol()
+        u32::from(self.protocol) == TCP
+            || self.protocol == Self::UNREADABLE
+            || self.hides_protocol()
     }
 
     /// Whether the protocol cannot be read.

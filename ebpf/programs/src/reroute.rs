@@ -24,7 +24,7 @@ use crate::{
 /// Other programs of the interface and the kernel continue with the packet.
 const PASS: i32 = TC_ACT_UNSPEC;
 /// The packet is dropped.
-const DROP: i32 = TC_ACT_SHOT as i32;
+const DROP: i32 = TC_ACT_SHOT;
 /// The packet is for another host: the interface is promiscuous (`PACKET_OTHERHOST`).
 const OTHER_HOST: u32 = 3;
 /// The bits of a VLAN tag with the VLAN's number.

@@ -239,8 +239,11 @@ fn virtual_interfaces_are_whole_names() {
 
 #[test]
 fn unsupported_annotations_reject_the_pod() {
-    for (key, value) in [("traffic.sidecar.istio.io/fromTheFuture", "1")] {
-        let refused = with(&[(key, value)]);
+    for (mesh, key, value) in [
+        ("istio", "traffic.sidecar.istio.io/fromTheFuture", "1"),
+        ("ambient", "istio.io/reroute-virtual-interfaces", "net1"),
+    ] {
+        let refused = within(mesh, &[(key, value)]);
         let is_named = matches!(
             refused,
             Err(Error::Unsupported { .. } | Error::NotKnown { .. })
