@@ -171,7 +171,9 @@ impl PodManager {
         let mut verdict = policy::decide(&self.node_policy, pod)?;
         if let Verdict::Intercept(policy) = &mut verdict {
             rule_set::check(policy)?;
-            policy.acceleration = Some(self.node_policy.acceleration.of_pod(policy.acceleration));
+            let detects_splice = self.datapath.features().splice == Some(true);
+            let wanted = self.node_policy.acceleration.of_pod(policy.acceleration);
+            policy.acceleration = Some(wanted.limited(detects_splice));
         }
         Ok(verdict)
     }
