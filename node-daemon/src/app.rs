@@ -264,7 +264,7 @@ fn limit_acceleration(wanted: Acceleration, datapath: &Datapath) -> Acceleration
             "kernel lacks a feature"
         );
     }
-    let limited = wanted.limited(found.splice == Some(true));
+    let limited = wanted.limited(pods::allow_all(found));
     if limited != wanted {
         warn!(
             configured = wanted.name(),

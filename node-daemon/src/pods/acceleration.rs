@@ -58,11 +58,11 @@ impl Acceleration {
         }
     }
 
-    /// The most that is safe: without detection of `splice(2)`, an application could read past bytes that
-    /// were redirected to it, so only the proxies' sockets are accelerated.
-    pub(crate) fn limited(self, detects_splice: bool) -> Self {
+    /// The most that the kernel allows: if an application's `splice(2)` is not detected, it could read past
+    /// bytes that were redirected to it, so only the proxies' sockets are accelerated.
+    pub(crate) fn limited(self, allows_all: bool) -> Self {
         match self {
-            Self::All if !detects_splice => Self::Proxies,
+            Self::All if !allows_all => Self::Proxies,
             safe => safe,
         }
     }
@@ -137,14 +137,14 @@ mod tests {
     #[test]
     fn all_is_limited_to_proxies_without_splice_detection() {
         use Acceleration::{All, Off, Proxies};
-        for (wanted, detects_splice, expected) in [
+        for (wanted, allows_all, expected) in [
             (All, true, All),
             (All, false, Proxies),
             (Proxies, false, Proxies),
             (Off, false, Off),
         ] {
-            let limited = wanted.limited(detects_splice);
-            assert_eq!(limited, expected, "{wanted:?} {detects_splice}");
+            let limited = wanted.limited(allows_all);
+            assert_eq!(limited, expected, "{wanted:?} {allows_all}");
         }
     }
 

@@ -5,6 +5,15 @@ use sluice_api::Feature;
 use super::Acceleration;
 use crate::{bpf::Features, kernel::Release};
 
+/// Where kernels before 6.4 have no fentry: there `all` needs detection of `splice(2)`. Elsewhere a kernel lacks it
+/// by its configuration, and the node's owner decides.
+const ALL_NEEDS_SPLICE: bool = cfg!(target_arch = "aarch64");
+
+/// Whether acceleration `all` may be used.
+pub(crate) fn allow_all(found: Features) -> bool {
+    !ALL_NEEDS_SPLICE || found.splice == Some(true)
+}
+
 /// The features that were probed, and the impact of those that are missing. Detection of `splice(2)` is not
 /// listed where nothing is accelerated.
 pub(crate) fn describe(release: &Release, found: Features) -> Vec<Feature> {
@@ -35,7 +44,11 @@ pub(crate) fn describe(release: &Release, found: Features) -> Vec<Feature> {
         feature(
             "splice detection",
             found,
-            "acceleration 'all' is limited to 'proxies' (fentry on tcp_splice_read: on arm64, Linux 6.4)",
+            if ALL_NEEDS_SPLICE {
+                "acceleration 'all' is limited to 'proxies': on arm64 it needs Linux 6.4"
+            } else {
+                "with acceleration 'all', applications must not splice"
+            },
         )
     }));
     all

@@ -171,9 +171,9 @@ impl PodManager {
         let mut verdict = policy::decide(&self.node_policy, pod)?;
         if let Verdict::Intercept(policy) = &mut verdict {
             rule_set::check(policy)?;
-            let detects_splice = self.datapath.features().splice == Some(true);
             let wanted = self.node_policy.acceleration.of_pod(policy.acceleration);
-            policy.acceleration = Some(wanted.limited(detects_splice));
+            let limited = wanted.limited(super::allow_all(self.datapath.features()));
+            policy.acceleration = Some(limited);
         }
         Ok(verdict)
     }
