@@ -19,7 +19,7 @@ foreign_apt() {
     local architecture=$1 command=$2 state=$DEBIAN/$1
     shift 2
     "$command" -o "Dir::Etc::SourceList=$DEBIAN/sources.list" -o Dir::Etc::SourceParts=- -o Dir::Etc::Preferences=- \
-        -o Dir::Etc::PreferencesParts=- -o "Dir::State=$state" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state/cache" \
+        -o "Dir::Etc::PreferencesParts=$state/lists/partial" -o "Dir::State=$state" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state/cache" \
         -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture" -o APT::Sandbox::User=root \
         -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }

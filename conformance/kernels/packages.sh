@@ -5,7 +5,7 @@ source "$ROOT/setup/debian.sh"
 # Releases with a kernel of some row. The user space is of the machine's own, as what runs in it is built here.
 KERNEL_RELEASES=(bullseye bookworm trixie trixie-backports)
 # What Debian builds as modules. `init` loads them in this order.
-MODULES=(veth llc stp bridge inet_diag tcp_diag udp_diag)
+MODULES=(veth sch_ingress cls_bpf llc stp bridge inet_diag tcp_diag udp_diag)
 USER_SPACE=(busybox-static iproute2 util-linux containernetworking-plugins libgcc-s1)
 
 # kernel_packages SERIES ARCHITECTURE: the newest kernel of a series, as `linux-binary-VERSION-ARCH` beside
