@@ -8,6 +8,9 @@ SHELL := bash
 CARGO ?= cargo
 TARGET := $(CURDIR)/target
 HOST := x86_64-unknown-linux-gnu
+ARM64 := aarch64-unknown-linux-gnu
+# Static binaries, in which the names of sources do not depend on this directory.
+STATIC = -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/sluice --remap-path-prefix=$(CARGO_HOME)=/cargo
 
 # rustup's cargo comes first: Debian's rustc, installed for the BPF programs, must not shadow it.
 CARGO_HOME ?= $(HOME)/.cargo
@@ -22,9 +25,13 @@ export CNI_PLUGINS := /usr/lib/cni
 export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
+# Its architectures.
+ARCHITECTURES ?= amd64 arm64
+# What is built for it, beside the plugin, and for a release.
+SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
-.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
-	clean distclean
+.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels test-kernels-quick fuzz image-root \
+	image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
 
 help:
 	@echo 'Sluice: service-mesh traffic redirection with eBPF instead of iptables'
@@ -38,7 +45,8 @@ help:
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
 	@echo '  make safety        200,000 random accelerated connections, every byte compared'
-	@echo '  make test-kernels  load, attach and test the programs on an older kernel, in QEMU'
+	@echo '  make test-kernels  twelve kernels of two architectures in QEMU; ROWS='"'6.1 6.12-arm64'"' chooses some'
+	@echo '  make test-kernels-quick  load, attach and test some programs on Linux 6.1 only'
 	@echo '  make setup         only the tools, which other targets install by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
 	@echo
@@ -50,7 +58,10 @@ help:
 	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
 	@echo
 	@echo 'Ship'
-	@echo '  make image         the container image, below target/image/; IMAGE=REGISTRY/sluice:0.1.0 names it'
+	@echo '  make image         the container image for amd64 and arm64, below target/image/;'
+	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES=amd64 leaves one out'
+	@echo '  make release       everything that a release has, below target/release-VERSION/'
+	@echo '  make test-release  the same twice, in two directories: equal byte for byte'
 	@echo '  make manifests     the plain manifest and the table of values, from the chart'
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo
@@ -76,7 +87,7 @@ setup-demo:
 # explicitly keeps that flag away from build scripts and proc macros.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
+	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
 	@cni-plugin/build.sh
 
 # What is only tried is built once, in the profile and with the features of the tests.
@@ -114,10 +125,17 @@ safety: root setup
 
 test-kernels: root setup
 	@setup/packages.sh kernels
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --profile emulated --target $(HOST) -p workspace-hack -p sluiced
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --profile emulated --target $(HOST) -p sluiced --lib \
-		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/emulated/sluiced"]' \
-		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands bpf::tests::reroute
+	@setup/arm64.sh
+	@setup/cnitool.sh arm64
+	@conformance/kernels/binaries.sh emulated amd64
+	@conformance/kernels/binaries.sh emulated arm64
+	@conformance/kernels/run.sh $(ROWS)
+
+# With the binaries of `make test`.
+test-kernels-quick: root setup
+	@setup/packages.sh kernels
+	@conformance/kernels/binaries.sh debug amd64
+	@conformance/kernels/run.sh quick
 
 SECONDS_EACH ?= 5
 fuzz: setup
@@ -125,10 +143,21 @@ fuzz: setup
 	@fuzz/run.sh $(SECONDS_EACH)
 
 # The container image: static binaries and nothing else.
-image-root: setup
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluiced -p sluice-install
+image-amd64: setup
+	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --locked --target $(HOST) $(SHIPPED)
 	@cni-plugin/build.sh
-	@install/manifests/tree.sh $(IMAGES)/sluice $(TARGET)/$(HOST)/release/{sluiced,sluice-install} $(SLUICE_CNI)
+	@install/manifests/tree.sh $(IMAGES)/sluice/amd64 $(TARGET)/$(HOST)/release/{sluiced,sluice-install} $(SLUICE_CNI)
+
+image-arm64: setup
+	@setup/arm64.sh
+	@setup/cross-cargo.sh build --release --locked $(SHIPPED)
+	@cni-plugin/build.sh arm64
+	@install/manifests/tree.sh $(IMAGES)/sluice/arm64 $(TARGET)/$(ARM64)/release/{sluiced,sluice-install} \
+		$(TARGET)/aarch64-unknown-linux-musl/release/sluice-cni
+
+image-root:
+	@rm -rf $(IMAGES)/sluice
+	@$(MAKE) --no-print-directory $(addprefix image-,$(ARCHITECTURES))
 
 image: image-root
 	@install/manifests/image.sh $(IMAGES)/sluice.tar $(IMAGE) $(IMAGES)/sluice /bin/sluiced
@@ -139,10 +168,19 @@ manifests:
 	@$(TARGET)/tools/manifests/bin/python install/manifests/render.py >install/manifests/sluice.yaml
 	@$(TARGET)/tools/manifests/bin/python install/manifests/values.py
 
+release: image
+	@setup/cargo-sbom.sh
+	@install/release.sh $(IMAGES)/sluice.tar
+
+# A second build, elsewhere, must give the same bytes. It takes as long as the first.
+test-release: release
+	@install/test-release.sh
+
 e2e: IMAGE := sluice.test/sluice:latest
+e2e: ARCHITECTURES := amd64
 e2e: root image
 	@setup/kubernetes.sh
-	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(HOST) -p sluice-e2e -p kubectl-sluice
+	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --target $(HOST) -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
 	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
 
@@ -151,7 +189,7 @@ lint: setup
 	@.ci/lint
 
 clean:
-	@find $(TARGET) -mindepth 1 -maxdepth 1 ! -name tools ! -name setup ! -name kernels -exec rm -rf {} +
+	@find $(TARGET) -mindepth 1 -maxdepth 1 ! -name tools ! -name setup ! -name kernels ! -name debian -exec rm -rf {} +
 
 distclean:
 	@rm -rf $(TARGET)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the plugin as it is copied onto hosts, whatever C library they have: static, with musl.
+# build.sh [amd64|arm64]: builds the plugin as it is copied onto hosts, whatever C library they have: static, with musl.
 #
 # Before its first line a program with glibc asks some 40 times what the processor can do, and in a
 # virtual machine each CPUID is a way out of it and back: half of what starting and ending it takes.
@@ -8,19 +8,26 @@
 # needs to have built for musl then.
 source "${BASH_SOURCE[0]%/*}/../setup/lib.sh"
 
-TRIPLE=x86_64-unknown-linux-musl
-MUSL=/usr/lib/x86_64-linux-musl
+source "$ROOT/setup/debian.sh"
+
+case ${1:-amd64} in
+    amd64) MACHINE=x86_64 GCC=gcc MUSL=/usr/lib/x86_64-linux-musl ;;
+    arm64) MACHINE=aarch64 GCC=aarch64-linux-gnu-gcc MUSL=$DEBIAN/musl-arm64/usr/lib/aarch64-linux-musl ;;
+    *) die "usage: cni-plugin/build.sh [amd64|arm64]" ;;
+esac
+TRIPLE=$MACHINE-unknown-linux-musl
 STUB=$ROOT/target/$TRIPLE/unwind
 
 RUSTC=$(rustc_with_sources)
 
 mkdir -p "$STUB"
-gcc -O2 -ffreestanding -c "$ROOT/cni-plugin/unwind.c" -o "$STUB/unwind.o"
+"$GCC" -O2 -ffreestanding -c "$ROOT/cni-plugin/unwind.c" -o "$STUB/unwind.o"
 ar rcs "$STUB/libunwind.a" "$STUB/unwind.o"
 
 flags=(
+    "${REMAP[@]}"
     -Ctarget-feature=+crt-static
-    -Clinker=gcc
+    "-Clinker=$GCC"
     # Debian's musl in place of one that would come with the compiler.
     -Clink-self-contained=no
     "-Zpre-link-args=-nostartfiles $MUSL/rcrt1.o $MUSL/crti.o"

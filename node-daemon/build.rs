@@ -61,14 +61,11 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
     }
     // One directory for all profiles, so that `core` is compiled once.
     let built = root.join("target/bpf");
-    let status = cargo(
-        &root.join("ebpf/programs"),
-        &root.join("target/tools/bin/bpf-linker"),
-    )?
-    .arg("--target-dir")
-    .arg(&built)
-    .status()
-    .context("cargo does not start")?;
+    let status = cargo(root, &root.join("target/tools/bin/bpf-linker"))?
+        .arg("--target-dir")
+        .arg(&built)
+        .status()
+        .context("cargo does not start")?;
     ensure!(
         status.success(),
         "the BPF programs do not build: 'make setup' installs the BPF toolchain, and {OBJECT}=FILE \
@@ -78,17 +75,22 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The inner cargo, without the host settings of the outer one.
-fn cargo(programs: &Path, own_linker: &Path) -> anyhow::Result<Command> {
+fn cargo(root: &Path, own_linker: &Path) -> anyhow::Result<Command> {
     let linker = if own_linker.exists() {
         own_linker
     } else {
         Path::new("bpf-linker")
     };
-    let flags = [
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-        &format!("-Clinker={}", linker.display()),
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let mut flags = vec![
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.display()),
+        // The object has the names of its sources: those of every directory are the same.
+        format!("--remap-path-prefix={}=/sluice", root.display()),
     ];
+    flags.extend(home.map(|home| format!("--remap-path-prefix={}=/cargo", home.display())));
     let mut cargo = Command::new(env::var("CARGO")?);
     for (name, _) in env::vars() {
         if name.starts_with("RUST") || name.starts_with("CARGO_") && name != "CARGO_HOME" {
@@ -96,7 +98,7 @@ fn cargo(programs: &Path, own_linker: &Path) -> anyhow::Result<Command> {
         }
     }
     cargo
-        .current_dir(programs)
+        .current_dir(root.join("ebpf/programs"))
         .args(["build", "--release", "--locked", "-Zbuild-std=core", "--target", TARGET])
         .env("RUSTC", rustc()?)
         // Debian's rustc is a stable release; -Zbuild-std is the only unstable feature here.

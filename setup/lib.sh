@@ -8,6 +8,8 @@ LOGS=$ROOT/target/setup
 # rustup's cargo comes first: Debian's rustc, installed for the BPF programs, must not shadow it.
 export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$TOOLS/bin:$PATH
 export DEBIAN_FRONTEND=noninteractive
+# Binaries name sources in panics: with these flags the names are the same wherever the sources are.
+REMAP=("--remap-path-prefix=$ROOT=/sluice" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
 mkdir -p "$TOOLS/bin" "$LOGS"
 
 die() {

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# image.sh OUT NAME:TAG DIRECTORY COMMAND [ARGUMENT...]: makes an image of one layer.
+# image.sh OUT NAME:TAG DIRECTORY COMMAND [ARGUMENT...]: makes an image of one layer for each architecture.
 #
-# Needs no container engine. OUT is a tar that `ctr images import`, `podman load`, `docker load`
-# and skopeo read. The same directory gives the same bytes: names are sorted, times and owners
-# are fixed.
+# DIRECTORY has a root file system for each, named as OCI names architectures: amd64, arm64. A directory without these
+# is one for this machine's own architecture.
+#
+# Needs no container engine. OUT is a tar with an OCI index, which `ctr images import`, `podman load`, `docker load` and
+# skopeo read. The same directory gives the same bytes: names are sorted, times and owners are fixed.
 set -euo pipefail
 
 (($# >= 4)) || { echo "usage: ${0##*/} OUT NAME:TAG DIRECTORY COMMAND [ARGUMENT...]" >&2; exit 64; }
@@ -31,25 +33,37 @@ blob() {
     mv "$file" "$blobs/$digest"
 }
 
+# manifest ARCHITECTURE ROOT COMMAND [ARGUMENT...]: one image. Prints its descriptor, with the platform.
+manifest() {
+    local architecture=$1 root=$2 layer config
+    shift 2
+    # Uncompressed, so the layer's digest is also the digest of its content ("diff id").
+    layer=$(archive "$root" . | blob $type.layer.v1.tar)
+    config=$(jq -nc --arg architecture "$architecture" --argjson layer "$layer" '{
+        architecture: $architecture, os: "linux", created: "1970-01-01T00:00:00Z",
+        config: {Entrypoint: $ARGS.positional, Env: ["PATH=/bin"]},
+        rootfs: {type: "layers", diff_ids: [$layer.digest]}
+    }' --args "$@" | blob $type.config.v1+json)
+    jq -nc --arg type $type.manifest.v1+json --argjson config "$config" --argjson layer "$layer" \
+        '{schemaVersion: 2, mediaType: $type, config: $config, layers: [$layer]}' | blob $type.manifest.v1+json |
+        jq -c --arg architecture "$architecture" '. + {platform: {architecture: $architecture, os: "linux"}}'
+}
+
 type=application/vnd.oci.image
-# Uncompressed, so the layer's digest is also the digest of its content ("diff id").
-layer=$(archive "$directory" . | blob $type.layer.v1.tar)
-config=$(jq -nc --argjson layer "$layer" '{
-    architecture: "amd64", os: "linux", created: "1970-01-01T00:00:00Z",
-    config: {Entrypoint: $ARGS.positional, Env: ["PATH=/bin"]},
-    rootfs: {type: "layers", diff_ids: [$layer.digest]}
-}' --args "$@" | blob $type.config.v1+json)
-manifest=$(jq -nc --arg type $type.manifest.v1+json --argjson config "$config" --argjson layer "$layer" \
-    '{schemaVersion: 2, mediaType: $type, config: $config, layers: [$layer]}' | blob $type.manifest.v1+json)
+manifests=$(
+    for architecture in amd64 arm64; do
+        [[ ! -d $directory/$architecture ]] || manifest "$architecture" "$directory/$architecture" "$@"
+    done
+)
+[[ $manifests ]] || manifests=$(manifest "$(dpkg --print-architecture)" "$directory" "$@")
+index=$(jq -nc --arg type $type.index.v1+json --argjson manifests "$(jq -sc . <<<"$manifests")" \
+    '{schemaVersion: 2, mediaType: $type, manifests: $manifests}' | blob $type.index.v1+json)
 
 echo '{"imageLayoutVersion":"1.0.0"}' >"$work/oci-layout"
-jq -nc --argjson manifest "$manifest" --arg name "$name" '{schemaVersion: 2, manifests: [$manifest + {annotations: {
-    "io.containerd.image.name": $name, "org.opencontainers.image.ref.name": ($name | split(":") | last)
-}}]}' >"$work/index.json"
-# For engines that read only Docker's archives.
-jq -nc --argjson config "$config" --argjson layer "$layer" --arg name "$name" '
-    def path: "blobs/" + sub(":"; "/");
-    [{Config: ($config.digest | path), RepoTags: [$name], Layers: [$layer.digest | path]}]' >"$work/manifest.json"
-
-archive "$work" oci-layout index.json manifest.json blobs >"$out.part"
+jq -nc --arg type $type.index.v1+json --argjson index "$index" --arg name "$name" '{
+    schemaVersion: 2, mediaType: $type, manifests: [$index + {annotations: {
+        "io.containerd.image.name": $name, "org.opencontainers.image.ref.name": ($name | split(":") | last)
+    }}]
+}' >"$work/index.json"
+archive "$work" oci-layout index.json blobs >"$out.part"
 mv "$out.part" "$out"

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
 use tokio::{
@@ -23,6 +22,7 @@ use crate::{
     cgroup,
     config::{Ambient, Config, Paths, RunArgs},
     event_log::EventLog,
+    kernel::{self, Release},
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
     log::Log,
     memory,
@@ -138,12 +138,13 @@ fn start_pods(
     cgroup: &Path,
 ) -> anyhow::Result<(Rings, Auditor, pods::Thread)> {
     let Paths { bpffs, state } = &args.paths;
-    let (acceleration, kernel_offsets) = acceleration(config.acceleration)?;
+    let (acceleration, kernel_offsets) = acceleration(config.acceleration);
     let options = Options {
         kernel_offsets,
         raw_sockets: config.raw_sockets,
     };
-    let mut datapath = Datapath::open(Pins::open(bpffs)?, cgroup, options)?;
+    let mut datapath = kernel::open_datapath(Pins::open(bpffs)?, cgroup, options)?;
+    let acceleration = limit_acceleration(acceleration, &datapath);
     let rings = Rings {
         netns_found: datapath.netns_found()?,
         foreign_found: datapath.foreign_found()?,
@@ -245,20 +246,39 @@ fn node_name() -> Option<String> {
 }
 
 /// The acceleration that this kernel supports, and its struct offsets.
-fn acceleration(wanted: Acceleration) -> anyhow::Result<(Acceleration, Option<KernelOffsets>)> {
+fn acceleration(wanted: Acceleration) -> (Acceleration, Option<KernelOffsets>) {
     if wanted == Acceleration::Off {
-        return Ok((Acceleration::Off, None));
+        return (Acceleration::Off, None);
     }
-    let kernel = uname().context("uname")?;
-    Ok(
-        match Acceleration::kernel_offsets(&kernel.release().to_string_lossy()) {
-            Ok(kernel_offsets) => (wanted, Some(kernel_offsets)),
-            Err(reason) => {
-                warn!("{reason}");
-                (Acceleration::Off, None)
-            }
-        },
-    )
+    match Acceleration::kernel_offsets(&Release::running()) {
+        Ok(kernel_offsets) => (wanted, Some(kernel_offsets)),
+        Err(reason) => {
+            warn!("{reason}");
+            (Acceleration::Off, None)
+        }
+    }
+}
+
+/// The acceleration that is safe with the features of this kernel. What it lacks is logged once, here.
+fn limit_acceleration(wanted: Acceleration, datapath: &Datapath) -> Acceleration {
+    let found = datapath.features();
+    let missing = pods::describe_features(&Release::running(), found);
+    for feature in missing.into_iter().filter(|one| !one.found) {
+        info!(
+            feature = feature.name,
+            impact = feature.impact_if_missing,
+            "kernel lacks a feature"
+        );
+    }
+    let limited = wanted.limited(pods::allow_all(found));
+    if limited != wanted {
+        warn!(
+            configured = wanted.name(),
+            used = limited.name(),
+            "acceleration is limited: this kernel cannot detect splice(2) of applications"
+        );
+    }
+    limited
 }
 
 /// Applies the API server's list of running Pods.

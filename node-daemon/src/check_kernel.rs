@@ -1,75 +1,77 @@
-//! `sluiced check-kernel`: checks whether this kernel accepts the programs.
+//! `sluiced check-kernel`: finds out whether this kernel has what Sluice needs, by loading and trying.
 
-use std::{io::Write as _, os::fd::AsFd as _};
+use std::{io::Write, os::fd::AsFd as _, path::PathBuf};
 
 use anyhow::Context as _;
-use nix::sys::utsname::uname;
 
 use crate::{
-    bpf::{self, Datapath, Features, Options, Pins, PrivateBpffs, RawSockets},
+    bpf::{self, Datapath, Options, Pins, PrivateBpffs, RawSockets},
     cgroup,
     config::CheckKernelArgs,
+    kernel::{self, Release},
     netns,
+    pods::{Acceleration, describe_features},
 };
 
 /// Loads and attaches every program, to the cgroup and to a temporary netns. The pins are in a
 /// private bpffs that ends with this process, and so do the hooks.
 pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
+    let CheckKernelArgs { cgroup, verbose } = args;
     let mut out = std::io::stdout().lock();
-    let kernel = uname().context("uname")?;
-    let release = kernel.release().to_string_lossy().into_owned();
-    writeln!(out, "kernel release {release}")?;
-
-    let cgroup = cgroup::choose(args.cgroup)?;
-    writeln!(out, "cgroup {}", cgroup.display())?;
-    let private = PrivateBpffs::mount().context("a BPF file system cannot be mounted")?;
-    let pins = Pins::open(&private.directory())?;
-    let kernel_offsets = bpf::kernel_offsets();
-    match &kernel_offsets {
-        Ok(_) => writeln!(out, "feature acceleration yes")?,
-        Err(error) => writeln!(out, "feature acceleration no: {error}")?,
+    let checked = check(&mut out, cgroup);
+    let log = checked.as_ref().err().and_then(verifier_log);
+    if let (Some(log), true) = (log, verbose) {
+        writeln!(out, "{log}")?;
     }
+    checked
+}
+
+fn check(out: &mut impl Write, cgroup: Option<PathBuf>) -> anyhow::Result<()> {
+    let release = Release::running();
+    writeln!(out, "kernel   {release}")?;
+    let cgroup = cgroup::choose(cgroup)?;
+    writeln!(out, "cgroup   {}", cgroup.display())?;
+    let private = PrivateBpffs::mount().context("a BPF file system cannot be mounted")?;
     let options = Options {
-        kernel_offsets: kernel_offsets.ok(),
+        kernel_offsets: Acceleration::kernel_offsets(&release).ok(),
         raw_sockets: RawSockets::Deny,
     };
-    let mut datapath = Datapath::open(pins, &cgroup, options)?;
-    let Features {
-        mptcp,
-        ingress,
-        splice,
-    } = datapath.features();
-    writeln!(out, "feature mptcp {}", yes(mptcp))?;
-    writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
-    writeln!(
-        out,
-        "feature splice detection {}",
-        yes(splice == Some(true))
-    )?;
+    let mut datapath = kernel::open_datapath(Pins::open(&private.directory())?, &cgroup, options)?;
+    print_features(out, &release, &datapath)?;
+    writeln!(out, "\nPROGRAM                ATTACHES TO")?;
     for program in datapath.programs()? {
-        writeln!(out, "program {} loads", program.name)?;
+        writeln!(out, "{:<23}{}", program.name, program.attach_type)?;
     }
-    writeln!(out, "the cgroup's programs attach")?;
-
     let namespace = netns::new_netns()?;
     datapath.attach_sk_lookup(1, namespace.as_fd())?;
-    writeln!(out, "the inbound hook attaches to a network namespace")?;
-    writeln!(
-        out,
-        "kernel {}: all programs load and attach",
-        series(&release)
-    )?;
+    writeln!(out, "\nkernel {release}: all programs load and attach")?;
     Ok(())
 }
 
-fn yes(found: bool) -> &'static str {
-    if found { "yes" } else { "no" }
+/// The same features as `sluiced status` has, as a table.
+fn print_features(
+    out: &mut impl Write,
+    release: &Release,
+    datapath: &Datapath,
+) -> std::io::Result<()> {
+    writeln!(out, "\nFEATURE                FOUND  IMPACT")?;
+    writeln!(out, "socket diagnostics     yes")?;
+    for feature in describe_features(release, datapath.features()) {
+        let (found, impact) = if feature.found {
+            ("yes", "")
+        } else {
+            ("no", &*feature.impact_if_missing)
+        };
+        let line = format!("{:<23}{found:<7}{impact}", feature.name);
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
 }
 
-/// `6.1.0-18-amd64` → `6.1`.
-fn series(release: &str) -> String {
-    let numbers = release.split(|c: char| !c.is_ascii_digit());
-    numbers.take(2).collect::<Vec<_>>().join(".")
+/// The verifier's log of the program that it rejected.
+fn verifier_log(error: &anyhow::Error) -> Option<&str> {
+    let mut causes = error.chain();
+    causes.find_map(|cause| cause.downcast_ref::<bpf::Error>()?.verifier_log())
 }
 
 #[cfg(test)]
@@ -77,8 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_series_is_the_first_two_numbers() {
-        assert_eq!(series("6.1.0-18-amd64"), "6.1");
-        assert_eq!(series("6.18.44-fc"), "6.18");
+    fn verifier_log_is_no_part_of_the_message() {
+        let error = bpf::Error::rejected_for_test("connect4", "0: R1=ctx\n1: unknown func");
+        let error = anyhow::Error::new(error).context("the kernel is too old");
+        assert_eq!(verifier_log(&error), Some("0: R1=ctx\n1: unknown func"));
+        let message = format!("{error:#}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(
+            message.contains("connect4") && message.contains("--verbose"),
+            "{message}"
+        );
     }
 }

@@ -320,6 +320,9 @@ pub(crate) struct CheckKernelArgs {
     /// Cgroup to attach to [default: the root of the cgroup2 hierarchy].
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
+    /// Also print the verifier's log of a rejected program.
+    #[arg(long)]
+    pub(crate) verbose: bool,
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod exit;
 mod failpoint;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod kernel;
 mod kube;
 mod limit;
 mod log;

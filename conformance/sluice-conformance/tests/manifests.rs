@@ -316,6 +316,48 @@ fn the_chart_knows_the_keys_of_the_daemons_configuration() {
     assert_eq!(offered, known);
 }
 
+/// The OCI layout of an image's archive, unpacked: a blob by its digest.
+fn blob(layout: &Path, descriptor: &Value) -> Value {
+    let digest = descriptor["digest"].as_str().unwrap();
+    let path = layout.join("blobs").join(digest.replace(':', "/"));
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn image_has_a_manifest_for_each_architecture() {
+    let work = tempfile::tempdir().unwrap();
+    let roots = work.path().join("roots");
+    for architecture in ["amd64", "arm64"] {
+        let bin = roots.join(architecture).join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(bin.join("sluiced"), architecture).unwrap();
+    }
+    let archive = work.path().join("image.tar");
+    let mut make = Command::new(manifests().join("image.sh"));
+    make.arg(&archive)
+        .arg("sluice:1")
+        .arg(&roots)
+        .arg("/bin/sluiced");
+    assert!(make.status().unwrap().success());
+    let layout = work.path().join("layout");
+    fs::create_dir(&layout).unwrap();
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xf").arg(&archive).arg("-C").arg(&layout);
+    assert!(unpack.status().unwrap().success());
+    let top: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let index = blob(&layout, &top["manifests"][0]);
+    let mut layers = BTreeSet::new();
+    for (at, architecture) in ["amd64", "arm64"].into_iter().enumerate() {
+        let descriptor = &index["manifests"][at];
+        assert_eq!(descriptor["platform"]["architecture"], architecture);
+        let manifest = blob(&layout, descriptor);
+        let config = blob(&layout, &manifest["config"]);
+        assert_eq!(config["architecture"], architecture);
+        layers.insert(manifest["layers"][0]["digest"].to_string());
+    }
+    assert_eq!(layers.len(), 2);
+}
+
 #[test]
 fn an_image_is_made_of_the_same_bytes_each_time() {
     let work = tempfile::tempdir().unwrap();

@@ -11,11 +11,9 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The object with maps and programs was rejected.
-    #[error(
-        "the kernel rejected the BPF object: is CAP_BPF missing, or the kernel older than 5.15?"
-    )]
+    #[error("the kernel rejected the BPF object: is CAP_BPF missing?")]
     Object(#[source] EbpfError),
-    /// A program was rejected. The source has the verifier's log.
+    /// A program could not be loaded or used.
     #[error("the kernel rejected the program '{program}'")]
     Program {
         /// Its name in the object.
@@ -23,6 +21,19 @@ pub(crate) enum Error {
         /// The kernel's error.
         #[source]
         source: ProgramError,
+    },
+    /// The verifier rejected a program.
+    #[error(
+        "the kernel rejected the program '{program}' ('sluiced check-kernel --verbose' prints the verifier's log)"
+    )]
+    Verifier {
+        /// Its name in the object.
+        program: String,
+        /// The verifier's log, of many lines.
+        log: String,
+        /// The kernel's error.
+        #[source]
+        source: io::Error,
     },
     /// The cgroup for the programs could not be opened.
     #[error("cannot open the cgroup {}", path.display())]
@@ -126,9 +137,43 @@ impl Error {
     }
 
     pub(super) fn program(name: &str, source: ProgramError) -> Self {
-        Self::Program {
-            program: name.to_owned(),
-            source,
+        let program = name.to_owned();
+        match source {
+            ProgramError::LoadError {
+                io_error: source,
+                verifier_log,
+            } => Self::Verifier {
+                program,
+                log: verifier_log.to_string(),
+                source,
+            },
+            source => Self::Program { program, source },
+        }
+    }
+
+    /// Whether the kernel rejected the object or a program of it.
+    pub(crate) fn is_rejection(&self) -> bool {
+        matches!(
+            self,
+            Self::Object(_) | Self::Program { .. } | Self::Verifier { .. }
+        )
+    }
+
+    /// The verifier's log, if it rejected a program.
+    pub(crate) fn verifier_log(&self) -> Option<&str> {
+        match self {
+            Self::Verifier { log, .. } => Some(log),
+            _ => None,
+        }
+    }
+
+    /// The verifier's rejection of a program.
+    #[cfg(test)]
+    pub(crate) fn rejected_for_test(program: &str, log: &str) -> Self {
+        Self::Verifier {
+            program: program.to_owned(),
+            log: log.to_owned(),
+            source: io::Error::from_raw_os_error(libc::EACCES),
         }
     }
 

@@ -2,6 +2,10 @@
 
 use std::{fs, io};
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use sluice_abi::KernelOffsets;
 
 use super::{btf::Btf, link};
@@ -24,6 +28,12 @@ pub(crate) enum Error {
     /// The BTF is truncated, or its format is newer than this daemon.
     #[error("the BTF of this kernel ({VMLINUX}) cannot be parsed")]
     Strange,
+    /// The kernel does not let programs read its memory.
+    #[error(
+        "the kernel does not let programs read its memory (bpf_probe_read_kernel): 'confidentiality' in \
+         /sys/kernel/security/lockdown forbids it"
+    )]
+    Forbidden,
     /// The kernel lacks a function or member.
     #[error("this kernel has no '{what}'")]
     Missing {
@@ -35,6 +45,12 @@ pub(crate) enum Error {
 /// Reads the offsets of the running kernel.
 pub(crate) fn of_this_kernel() -> Result<KernelOffsets, Error> {
     let bytes = fs::read(VMLINUX).map_err(|source| Error::Absent { source })?;
+    // An error of the probe itself says nothing about the helper.
+    if let Ok(false) =
+        is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_probe_read_kernel)
+    {
+        return Err(Error::Forbidden);
+    }
     read(&Btf::parse(&bytes).ok_or(Error::Strange)?)
 }
 

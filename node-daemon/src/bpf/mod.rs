@@ -119,7 +119,7 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel rejects it;
+    /// [`Error::Object`], [`Error::Program`] or [`Error::Verifier`] if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
     pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
         let kernel_offsets = options.kernel_offsets;

@@ -7,10 +7,7 @@ use std::{
 };
 
 use nix::{
-    sys::{
-        statfs::{BPF_FS_MAGIC, statfs},
-        utsname::uname,
-    },
+    sys::statfs::{BPF_FS_MAGIC, statfs},
     unistd::geteuid,
 };
 use sluice_abi::ABI_VERSION;
@@ -19,11 +16,10 @@ use super::check::Check;
 use crate::{
     bpf, cgroup,
     config::{self, Config},
+    kernel::{self, Release},
     privileges,
 };
 
-/// The oldest kernel that has every helper that the programs need.
-const OLDEST: (u32, u32) = (5, 15);
 /// The share of a limit, in percent, from which memory or a map is nearly used up.
 const NEARLY: u64 = 90;
 /// The part of the node's memory that should be available: one in 20.
@@ -47,18 +43,23 @@ pub(super) fn privileges() -> Check {
 }
 
 pub(super) fn kernel() -> Check {
-    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
-    let release = release.unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|number| number.parse().ok());
-    match (next(), next()) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST => Check::problem(
+    let release = Release::running();
+    if let Err(error) = kernel::require_socket_diagnostics() {
+        return Check::problem(
             "kernel",
-            format!("Linux {release} is too old"),
-            "use Linux 5.15 or later",
-        ),
-        _ => Check::ok("kernel", format!("Linux {release}")),
+            format!("Linux {release}: {error}"),
+            "the daemon does not start without it",
+        );
     }
+    if release.is_before(kernel::OLDEST) {
+        // A distribution's kernel may have what the programs need all the same.
+        return Check::warning(
+            "kernel",
+            format!("Linux {release} is older than 5.15"),
+            "'sluiced check-kernel' finds out whether it has what the programs need",
+        );
+    }
+    Check::ok("kernel", format!("Linux {release}"))
 }
 
 pub(super) fn cgroup(named: Option<PathBuf>) -> Check {

@@ -140,19 +140,7 @@ impl ListenSockets {
     /// The sockets of this thread's netns.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let mut body = [0; REQUEST];
-            body[0] = u8::try_from(family).unwrap_or_default();
-            body[1] = TCP;
-            body[4..8].copy_from_slice(&LISTENING.to_ne_bytes());
-            let request = Request {
-                family: "NETLINK_SOCK_DIAG",
-                protocol: NETLINK_SOCK_DIAG,
-                kind: BY_FAMILY,
-                body: &body,
-            };
-            request.dump(SOCKETS, |body| found.extend(Described::parse(body)))?;
-        }
+        dump(LISTENING, |body| found.extend(Described::parse(body)))?;
         Ok(Self(found))
     }
 
@@ -192,6 +180,34 @@ impl ListenSockets {
             beyond,
         )
     }
+}
+
+/// Passes each TCP socket in one of these states (bits `1 << TCP_…`) to `take`.
+fn dump(states: u32, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut body = [0; REQUEST];
+        body[0] = u8::try_from(family).unwrap_or_default();
+        body[1] = TCP;
+        body[4..8].copy_from_slice(&states.to_ne_bytes());
+        let request = Request {
+            family: "NETLINK_SOCK_DIAG",
+            protocol: NETLINK_SOCK_DIAG,
+            kind: BY_FAMILY,
+            body: &body,
+        };
+        request.dump(SOCKETS, &mut take)?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel lists TCP sockets: `inet_diag` and `tcp_diag` are built in, loaded, or loaded by this request.
+///
+/// # Errors
+///
+/// [`Error::Io`] with the kernel's error if it does not.
+pub(crate) fn probe_socket_diagnostics() -> Result<(), Error> {
+    // No socket is in none of the states: the list is empty.
+    dump(0, |_| {})
 }
 
 /// Duplicates the sockets with these inodes, and separates the proxy's from foreign ones. Processes

@@ -50,7 +50,7 @@ pub(crate) use error::Error;
 pub(crate) use holders::{Holders, Process, ProcessTable};
 pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::{Interface, VirtualLink};
-pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
+pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser, probe_socket_diagnostics};
 pub(crate) use rerouting::Rerouting;
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use source_routing::{Families, SourceRouting};

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use sluice_abi::{KernelOffsets, PodFlags};
 
-use crate::bpf;
+use crate::{bpf, kernel::Release};
 
 /// The Pod annotation that selects the setting.
 pub(crate) const ANNOTATION: &str = "sluice.io/acceleration";
@@ -58,12 +58,21 @@ impl Acceleration {
         }
     }
 
+    /// The most that the kernel allows: if an application's `splice(2)` is not detected, it could read past
+    /// bytes that were redirected to it, so only the proxies' sockets are accelerated.
+    pub(crate) fn limited(self, allows_all: bool) -> Self {
+        match self {
+            Self::All if !allows_all => Self::Proxies,
+            safe => safe,
+        }
+    }
+
     /// The struct offsets of this kernel that the programs need for acceleration.
     ///
     /// # Errors
     ///
     /// Why acceleration is not available on this kernel.
-    pub(crate) fn kernel_offsets(release: &str) -> Result<KernelOffsets, String> {
+    pub(crate) fn kernel_offsets(release: &Release) -> Result<KernelOffsets, String> {
         // Read once: the kernel's BTF has megabytes, and every status request needs the result.
         static LAYOUT: LazyLock<Result<KernelOffsets, String>> = LazyLock::new(|| {
             bpf::kernel_offsets().map_err(|error| format!("acceleration is off: {error}"))
@@ -82,16 +91,14 @@ impl Acceleration {
     }
 }
 
-fn is_new_enough(release: &str) -> Result<(), String> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
-    let (major, minor) = FIRST;
-    match (number(), number()) {
-        (Some(a), Some(b)) if (a, b) >= FIRST => Ok(()),
-        _ => Err(format!(
-            "acceleration is off: Linux {release} is older than {major}.{minor}"
-        )),
+fn is_new_enough(release: &Release) -> Result<(), String> {
+    if release.is_since(FIRST) {
+        return Ok(());
     }
+    let (major, minor) = FIRST;
+    Err(format!(
+        "acceleration is off: Linux {release} is older than {major}.{minor}"
+    ))
 }
 
 #[cfg(test)]
@@ -116,14 +123,28 @@ mod tests {
     #[test]
     fn old_kernels_and_unknown_ones_are_refused_with_the_reason() {
         for release in ["6.1.0-56-amd64", "6.18.44-fc", "7.0", "10.2.1"] {
-            assert_eq!(is_new_enough(release), Ok(()), "{release}");
+            assert_eq!(is_new_enough(&Release::named(release)), Ok(()), "{release}");
         }
         for release in ["5.15.0", "6.0.9", "", "linux"] {
-            let reason = is_new_enough(release).unwrap_err();
+            let reason = is_new_enough(&Release::named(release)).unwrap_err();
             assert!(
                 reason.contains(release) && reason.contains("6.1"),
                 "{reason}"
             );
+        }
+    }
+
+    #[test]
+    fn all_is_limited_to_proxies_without_splice_detection() {
+        use Acceleration::{All, Off, Proxies};
+        for (wanted, allows_all, expected) in [
+            (All, true, All),
+            (All, false, Proxies),
+            (Proxies, false, Proxies),
+            (Off, false, Off),
+        ] {
+            let limited = wanted.limited(allows_all);
+            assert_eq!(limited, expected, "{wanted:?} {allows_all}");
         }
     }
 

@@ -176,7 +176,9 @@ impl PodManager {
         let mut verdict = policy::decide(&self.node_policy, pod)?;
         if let Verdict::Intercept(policy) = &mut verdict {
             rule_set::check(policy)?;
-            policy.acceleration = Some(self.node_policy.acceleration.of_pod(policy.acceleration));
+            let wanted = self.node_policy.acceleration.of_pod(policy.acceleration);
+            let limited = wanted.limited(super::allow_all(self.datapath.features()));
+            policy.acceleration = Some(limited);
         }
         Ok(verdict)
     }

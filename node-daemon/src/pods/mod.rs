@@ -12,6 +12,7 @@ mod decision;
 mod error;
 mod evidence;
 mod explain;
+mod features;
 mod foreign_log;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -56,6 +57,7 @@ pub(crate) use audit::{Auditor, OnEnrol, Summary as AuditSummary};
 use audit::{Details, Target};
 pub(crate) use decision::{Decision, decide};
 pub(crate) use error::{Error, HAND_OVER, one_line};
+pub(crate) use features::{allow_all, describe as describe_features};
 pub(crate) use manager::MetricsSnapshot;
 use manager::PodManager;
 pub(crate) use mesh::{Error as MeshError, Mesh, Meshes, Selection};

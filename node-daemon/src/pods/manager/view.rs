@@ -5,17 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::utsname::uname;
 use sluice_abi::{ABI_VERSION, AliasUsage, PodCounter, PodFlags, Reason};
 use sluice_api::{
-    AddRequest, Attachment, BeforeProxyView, Feature, ForeignProgramView, PodCounters, PodName,
-    PodView, Status,
+    AddRequest, Attachment, BeforeProxyView, ForeignProgramView, PodCounters, PodName, PodView,
+    Status,
 };
 
 use super::{AttachmentState, PodManager};
 use crate::{
-    bpf::{Features, ForeignProgram, RunTime},
-    pods::{Acceleration, Error, Repairs, Workload, Workloads, error::one_line, silent},
+    bpf::{ForeignProgram, RunTime},
+    kernel::Release,
+    pods::{Error, Repairs, Workload, Workloads, error::one_line, features, silent},
 };
 
 /// The values of the metrics.
@@ -52,8 +52,7 @@ impl PodManager {
         let foreign = self.foreign_binds()?;
         let programs = self.datapath.foreign_programs()?;
         let ipv6 = self.ipv6_problem()?;
-        let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
-        let kernel = kernel.unwrap_or_default();
+        let kernel = Release::running();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
@@ -69,8 +68,8 @@ impl PodManager {
             mesh: self.node_policy.mesh.name.clone(),
             acceleration: self.node_policy.acceleration.name().to_owned(),
             families: self.node_policy.mesh.node.families.name().to_owned(),
-            features: features(&kernel, self.datapath.features()),
-            kernel,
+            features: features::describe(&kernel, self.datapath.features()),
+            kernel: kernel.to_string(),
             ztunnel: None,
             programs: self.datapath.programs()?,
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
@@ -281,30 +280,4 @@ fn foreign_program(program: ForeignProgram) -> ForeignProgramView {
         cgroup: program.cgroup.display().to_string(),
         runs_first: program.runs_first,
     }
-}
-
-/// The kernel's missing features, in a few words.
-fn features(release: &str, found: Features) -> Vec<Feature> {
-    let acceleration = Acceleration::kernel_offsets(release);
-    let feature = |name: &str, found, impact_if_missing: String| Feature {
-        name: name.to_owned(),
-        found,
-        impact_if_missing,
-    };
-    let impact_if_missing =
-        "getpeername of an MPTCP socket returns the proxy address when no alias is used".to_owned();
-    let ingress = "a Pod with excludeInterfaces is refused".to_owned();
-    let splice = "with acceleration 'all', applications must not splice".to_owned();
-    let mut all = vec![
-        feature(
-            "acceleration",
-            acceleration.is_ok(),
-            acceleration.err().unwrap_or_default(),
-        ),
-        feature("mptcp", found.mptcp, impact_if_missing),
-        feature("excluded interfaces", found.ingress, ingress),
-    ];
-    let found = (found.splice).map(|found| feature("splice detection", found, splice));
-    all.extend(found);
-    all
 }

@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Sourced: kernels and the user space of the virtual machines, out of Debian's packages.
+source "$ROOT/setup/debian.sh"
+
+# Releases with a kernel of some row. The user space is of the machine's own, as what runs in it is built here.
+KERNEL_RELEASES=(bullseye bookworm trixie trixie-backports)
+# What Debian builds as modules. `init` loads them in this order.
+MODULES=(veth sch_ingress cls_bpf llc stp bridge inet_diag tcp_diag udp_diag)
+USER_SPACE=(busybox-static iproute2 util-linux containernetworking-plugins libgcc-s1)
+
+# kernel_packages SERIES ARCHITECTURE: the newest kernel of a series, as `linux-binary-VERSION-ARCH` beside
+# `linux-modules-VERSION-ARCH` if Debian has it split, or as `linux-image-VERSION-ARCH`.
+kernel_packages() {
+    local series=$1 architecture=$2 all version kind
+    [[ $series != newest ]] || series='[0-9]*'
+    all=$(foreign_apt "$architecture" apt-cache pkgnames linux- |
+        grep -E "^linux-(image|binary|modules)-[0-9][0-9.+a-z-]*-$architecture\$" | grep -vE -- '-(rt|cloud|[0-9]+k)-')
+    version=$(sed -n "s/^linux-image-\($series[.+-].*\)-$architecture\$/\1/p" <<<"$all" | sort -V | tail -n 1)
+    [[ $version ]] || { echo "no kernel of the series $series for $architecture" >&2; return 1; }
+    if grep -qx -e "linux-binary-$version-$architecture" <<<"$all"; then kind=binary; else kind=image; fi
+    grep -x -e "linux-\($kind\|modules\)-$version-$architecture" <<<"$all"
+}
+
+# fetch_kernel SERIES ARCHITECTURE: `vmlinuz` and the modules below the work directory.
+fetch_kernel() {
+    local directory=$WORK/kernels/$1-$2 architecture=$2 part=$WORK/part modules="${MODULES[*]}" packages deb
+    rm -rf "$part"
+    mkdir -p "$part/modules" "$WORK/kernels"
+    packages=$(kernel_packages "$1" "$architecture")
+    cd "$part"
+    # shellcheck disable=SC2086
+    foreign_apt "$architecture" apt-get download $packages
+    for deb in *.deb; do
+        dpkg-deb --fsys-tarfile "$deb" >whole.tar
+        tar --list --file whole.tar | grep -E "/(vmlinuz-[^/]*|(${modules// /|})\.ko(\.xz)?)\$" >wanted || continue
+        tar --extract --file whole.tar --files-from wanted --transform 's,.*/,,'
+    done
+    rm -f ./*.deb whole.tar wanted
+    mv ./*.ko* modules
+    mv vmlinuz-* vmlinuz
+    # From 6.12 on they are compressed, and busybox loads none of those.
+    ! compgen -G 'modules/*.xz' >/dev/null || xz --decompress modules/*.xz
+    rm -rf "$directory"
+    mv "$part" "$directory"
+}
+
+# fetch_user_space ARCHITECTURE: the programs that tests call, with their libraries.
+fetch_user_space() {
+    local architecture=$1 directory=$WORK/user-$1 archives=$DEBIAN/$1/cache/archives deb
+    rm -rf "$directory.part"
+    mkdir -p "$directory.part"
+    rm -f "$archives"/*.deb
+    foreign_apt "$architecture" apt-get install --download-only -y --no-install-recommends \
+        --target-release "$(machine_release)" "${USER_SPACE[@]}"
+    for deb in "$archives"/*.deb; do dpkg-deb --extract "$deb" "$directory.part"; done
+    rm -f "$archives"/*.deb
+    rm -rf "$directory.part/usr/share" "$directory"
+    mv "$directory.part" "$directory"
+}
