@@ -71,6 +71,7 @@ impl PodManager {
             kernel,
             ztunnel: None,
             programs: self.datapath.programs()?,
+            programs_adopted: self.datapath.programs_are_adopted(),
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
             adds_with_annotations: 0,
             adds_without_annotations: 0,
