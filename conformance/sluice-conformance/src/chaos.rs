@@ -89,13 +89,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     // Half of the rate at least: a machine that cannot keep up shows nothing.
     let due = seconds * f64::from(options.rate) / 2.0;
     let busy = u32::try_from(opened).is_ok_and(|opened| f64::from(opened) >= due);
+    let daemons = report.restarts + report.kills;
     report.passed = failed == 0
         && bypassed == 0
         && report.bypassing.is_empty()
         && kept == u64::from(options.open)
         && busy
-        && report.programs_replaced == (report.restarts + report.kills).div_ceil(2)
-        && report.programs_adopted == (report.restarts + report.kills) / 2
+        && report.programs_replaced == daemons.div_ceil(2)
+        && report.programs_adopted == daemons / 2
         && report.left_behind.is_empty();
     show(&report, options.json)?;
     Ok(report.passed)
@@ -209,7 +210,9 @@ fn show(report: &Report, json: bool) -> Result<()> {
         traffic.seconds
     );
     println!("  {median:.0} ms without a daemon each (median; {longest:.0} ms at most)");
-    println!("  {programs_replaced} times the programs were replaced, {programs_adopted} times adopted");
+    println!(
+        "  {programs_replaced} times the programs were replaced, {programs_adopted} times adopted"
+    );
     println!(
         "  {} connections kept, with {} requests",
         traffic.kept, traffic.requests
