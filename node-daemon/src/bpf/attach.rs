@@ -31,6 +31,7 @@ use super::{
     loaded::Loaded,
     pinned_link::{attach_one, put, replace},
     pins::{self, Generation},
+    reroute_prog,
 };
 
 /// Name of the program that decides about inbound connections of every meshed Pod.
@@ -117,6 +118,7 @@ pub(super) fn load(
 pub(super) fn program_names(features: Features) -> Vec<&'static str> {
     let mut names: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
     names.extend([SK_LOOKUP_PROG, SK_MSG_PROG]);
+    names.extend(reroute_prog::PROGRAMS);
     names.extend(
         cgroup_prog::HOOKS
             .iter()
@@ -183,6 +185,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         Program::SkMsg(program) => program.load(),
         Program::FEntry(program) => program.load(SPLICE_FN, &Btf::from_sys_fs()?),
         _ => Err(ProgramError::UnexpectedProgramType),

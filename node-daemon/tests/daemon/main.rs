@@ -33,5 +33,6 @@ mod restart;
 mod scrape;
 mod socket;
 mod unit;
+mod virtual_interfaces;
 mod worst;
 mod ztunnel;
