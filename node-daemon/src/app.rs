@@ -150,7 +150,12 @@ fn start_pods(
         foreign_found: datapath.foreign_found()?,
         events: datapath.events()?,
     };
-    info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+    info!(
+        cgroup = %cgroup.display(),
+        programs = datapath.programs()?.len(),
+        adopted = datapath.programs_are_adopted(),
+        "attached"
+    );
     let enrolled = datapath.all_netns_entries()?;
     let enrolled = enrolled.into_iter().map(|(cookie, _)| cookie).collect();
     let (store, records) = Store::open(state)?;

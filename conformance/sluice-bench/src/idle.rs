@@ -59,7 +59,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
     for round in 0..rounds {
         for variant in rotated(&VARIANTS, round) {
             let sidecar = Sidecar::Minimal;
-            let topology = Topology::build(&options.binaries, variant, sidecar, interrupt)?;
+            let topology = Topology::build(options, variant, sidecar, interrupt)?;
             stages.push((round, variant, topology));
         }
     }

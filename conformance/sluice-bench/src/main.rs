@@ -7,6 +7,7 @@ mod control_plane;
 mod cpu;
 mod envoy;
 mod idle;
+mod limit;
 mod matrix;
 mod noop_program;
 mod plot;
@@ -33,7 +34,9 @@ use matrix::{Sidecar, Variant};
 use results::Results;
 
 const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
-const VARIANTS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
+const VARIANTS: [&str; 7] = [
+    "direct", "explicit", "iptables", "off", "proxies", "all", "limit",
+];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
 #[derive(Parser)]
@@ -67,6 +70,13 @@ struct Options {
     /// Who takes part.
     #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
     variants: Vec<Variant>,
+    /// The object of the contender `limit`, which is built with the daemon.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/bpf/bpfel-unknown-none/release/limit"
+    )]
+    limit_object: PathBuf,
     /// Which proxies.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
     sidecars: Vec<Sidecar>,

@@ -19,6 +19,9 @@ pub(super) enum Variant {
     Proxies,
     /// Sluice; those between proxy and application, too.
     All,
+    /// Sluice without acceleration, beside a program that redirects each message and checks nothing: the
+    /// limit of acceleration on this machine.
+    Limit,
 }
 
 impl Variant {
@@ -31,6 +34,7 @@ impl Variant {
             Self::Off => "sluice off",
             Self::Proxies => "sluice proxies",
             Self::All => "sluice all",
+            Self::Limit => "limit",
         }
     }
 
@@ -38,7 +42,7 @@ impl Variant {
     pub(super) fn acceleration(self) -> Option<&'static str> {
         match self {
             Self::Direct | Self::Explicit | Self::Iptables => None,
-            Self::Off => Some("off"),
+            Self::Off | Self::Limit => Some("off"),
             Self::Proxies => Some("proxies"),
             Self::All => Some("all"),
         }

@@ -20,8 +20,10 @@ use sluice_testbed::{
 };
 
 use crate::{
+    Options,
     cpu::{niced, on_cpu, pin},
     envoy::{self, Route},
+    limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
     tools,
 };
@@ -43,6 +45,7 @@ pub(super) const CONGESTION: &str = "reno";
 pub(super) struct Topology {
     // Processes end before what they live in.
     processes: Vec<(Role, Process)>,
+    limit: Option<Limit>,
     lab: Lab,
     target: SocketAddr,
 }
@@ -68,15 +71,20 @@ impl Role {
 impl Topology {
     /// Builds it, and waits until it serves.
     pub(super) fn build(
-        binaries: &Binaries,
+        options: &Options,
         variant: Variant,
         sidecar: Sidecar,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        let binaries = &options.binaries;
         let lab = lab(binaries.resolve()?, variant, interrupt)?;
+        let limit = (variant == Variant::Limit)
+            .then(|| Limit::attach(&options.limit_object, lab.cgroup()))
+            .transpose()?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut topology = Self {
             processes: Vec::new(),
+            limit,
             lab,
             target: nowhere,
         };
@@ -124,12 +132,18 @@ impl Topology {
 
     /// Removes it; returns what went wrong or was left behind.
     pub(super) fn remove(self) -> Vec<String> {
-        let Self { processes, lab, .. } = self;
+        let Self {
+            processes,
+            limit,
+            lab,
+            ..
+        } = self;
         let ended = processes.into_iter().map(|(_, process)| process.stop());
         let mut left: Vec<_> = ended
             .filter_map(Result::err)
             .map(|error| format!("{error:#}"))
             .collect();
+        drop(limit);
         left.extend(lab.remove());
         left
     }

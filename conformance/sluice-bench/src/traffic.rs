@@ -106,7 +106,7 @@ impl Plan {
             progress.show(&format!("{}: starting", sidecar.name()));
             let mut stages = Vec::new();
             for variant in &self.variants {
-                let topology = Topology::build(&options.binaries, *variant, sidecar, interrupt)?;
+                let topology = Topology::build(options, *variant, sidecar, interrupt)?;
                 stages.push((*variant, topology));
             }
             let measured = self.measure(sidecar, (round, &stages), progress, interrupt);

@@ -3,7 +3,7 @@
 /// Byte offsets of members of kernel structures, from the kernel's BTF. A constant of the object that
 /// the daemon sets before it loads the programs.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct KernelOffsets {
     /// One if all offsets are known; otherwise zero, which disables acceleration.
     pub valid: u32,

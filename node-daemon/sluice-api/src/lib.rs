@@ -356,6 +356,9 @@ pub struct Status {
     /// The programs, in the order of their names.
     #[serde(default)]
     pub programs: Vec<ProgramView>,
+    /// Whether an earlier daemon loaded the programs, and this one found them unchanged.
+    #[serde(default)]
+    pub programs_adopted: bool,
     /// The connections of ztunnel, if the daemon is its agent on the node.
     #[serde(default)]
     pub ztunnel: Option<ZtunnelView>,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, EbpfLoader,
     maps::Map,
     programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
@@ -23,11 +23,15 @@ use aya_obj::generated::bpf_attach_type::{
 use sluice_abi::{KernelOffsets, maps};
 
 use super::{
-    Error, accel_maps, hierarchy,
+    Error, accel_maps,
+    cgroup_prog::{self, ProgramInfo},
+    hierarchy,
     kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
-    pinned_link::{attach_one, program, put, replace},
+    loaded::Loaded,
+    pinned_link::{attach_one, put, replace},
     pins::{self, Generation},
+    reroute_prog,
 };
 
 /// Name of the program that decides about inbound connections of every meshed Pod.
@@ -64,7 +68,7 @@ const HOOKS: [(&str, bpf_attach_type); 4] = [
 ];
 
 /// Optional kernel features that the programs use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(crate) struct Features {
     /// The helper `bpf_skc_to_mptcp_sock` exists (Linux 5.19).
     pub(crate) mptcp: bool,
@@ -85,7 +89,7 @@ pub(super) fn load(
     generation: &Generation,
     features: Features,
     offsets: Option<KernelOffsets>,
-) -> Result<Ebpf, Error> {
+) -> Result<Loaded, Error> {
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
     let kernel_offsets = offsets.unwrap_or_default();
@@ -107,10 +111,44 @@ pub(super) fn load(
             load_retrying(program).map_err(|source| Error::program(name, source))?;
         }
     }
-    Ok(object)
+    Loaded::new(object, &program_names(features))
+}
+
+/// The names of the programs that are loaded on a kernel with these features.
+pub(super) fn program_names(features: Features) -> Vec<&'static str> {
+    let mut names: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
+    names.extend([SK_LOOKUP_PROG, SK_MSG_PROG]);
+    names.extend(reroute_prog::PROGRAMS);
+    names.extend(
+        cgroup_prog::HOOKS
+            .iter()
+            .flat_map(|(child, root, _)| [*child, *root]),
+    );
+    if features.splice == Some(true) {
+        names.push(SPLICE_PROG);
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 impl Features {
+    /// Every result that a probe could have, with or without acceleration.
+    pub(super) fn possible(accel: bool) -> impl Iterator<Item = Self> {
+        let splice: &[_] = if accel {
+            &[Some(true), Some(false)]
+        } else {
+            &[None]
+        };
+        (splice.iter()).flat_map(|splice| {
+            (0..4).map(|bits| Self {
+                mptcp: bits & 1 != 0,
+                ingress: bits & 2 != 0,
+                splice: *splice,
+            })
+        })
+    }
+
     /// Probes the kernel. A failed probe counts as a missing feature.
     pub(super) fn probe(accel: bool) -> Self {
         let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
@@ -183,7 +221,7 @@ fn hooks(enabled_hooks: EnabledHooks) -> impl Iterator<Item = (&'static str, bpf
 /// Attaches this object's programs to every cgroup hook: pinned links get the new program, missing
 /// links are created. Links of disabled programs are removed.
 pub(super) fn attach(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     cgroup: &Path,
     enabled_hooks: EnabledHooks,
@@ -195,7 +233,7 @@ pub(super) fn attach(
     }
     let (directory, id) = open(cgroup)?;
     for (name, hook) in hooks(enabled_hooks) {
-        let program = program(object, name)?;
+        let program = object.program(name)?;
         let pin = generation.hook(name);
         let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
         if !replace(program, &pin, there).map_err(|source| Error::attach(name, source))? {
@@ -221,31 +259,27 @@ pub(super) fn attach(
 
 /// Attaches the `splice(2)` program, unless it is attached: the kernel does not accept it twice, and
 /// such a link cannot be updated.
-fn attach_splice_read(object: &Ebpf, pin: &Path) -> Result<(), Error> {
-    let found = object
-        .program(SPLICE_PROG)
-        .ok_or(Error::Missing { name: SPLICE_PROG })?;
-    let info = found.info();
-    let own = info
-        .map_err(|source| Error::program(SPLICE_PROG, source))?
-        .id();
-    let there = Link::open(pin).and_then(|link| link.program());
-    if there.is_ok_and(|there| there == own) {
-        return Ok(());
-    }
-    Link::attach_tracing(program(object, SPLICE_PROG)?)
-        .and_then(|link| put(&link, pin))
-        .map_err(|source| Error::attach(SPLICE_PROG, source))
+fn attach_splice_read(object: &Loaded, pin: &Path) -> Result<(), Error> {
+    let program = object.program(SPLICE_PROG)?;
+    let attach = || {
+        let own = ProgramInfo::of(program)?.id;
+        let there = Link::open(pin).and_then(|link| link.program());
+        if there.is_ok_and(|there| there == own) {
+            return Ok(());
+        }
+        put(&Link::attach_tracing(program)?, pin)
+    };
+    attach().map_err(|source| Error::attach(SPLICE_PROG, source))
 }
 
 /// Attaches the `sk_msg` program to the sockhash.
-fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
+fn attach_sk_msg(object: &Loaded) -> Result<(), Error> {
     let name = maps::SOCK_PAIR_MAP;
     let Some(Map::SockHash(map)) = object.map(name) else {
         return Err(Error::Missing { name });
     };
     link::attach_to_map(
-        program(object, SK_MSG_PROG)?,
+        object.program(SK_MSG_PROG)?,
         map.fd().as_fd(),
         BPF_SK_MSG_VERDICT,
     )
@@ -254,7 +288,7 @@ fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
 
 /// Names of the programs that are no longer attached to the root cgroup.
 pub(super) fn missing(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     cgroup: &Path,
     enabled_hooks: EnabledHooks,
@@ -299,26 +333,18 @@ pub(super) fn has_sk_lookup(pin: &Path) -> bool {
 mod tests {
     use aya_obj::Object;
 
-    use super::{
-        super::{cgroup_prog, reroute_prog},
-        *,
-    };
+    use super::*;
 
     #[test]
     fn every_program_of_the_object_has_a_hook() {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
-        let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
-        hooked.extend([SK_LOOKUP_PROG, SK_MSG_PROG, SPLICE_PROG]);
-        hooked.extend(reroute_prog::PROGRAMS);
-        hooked.extend(
-            cgroup_prog::HOOKS
-                .iter()
-                .flat_map(|(child, root, _)| [*child, *root]),
-        );
         programs.sort_unstable();
-        hooked.sort_unstable();
-        hooked.dedup();
+        let hooked = program_names(Features {
+            mptcp: true,
+            ingress: true,
+            splice: Some(true),
+        });
         assert_eq!(programs, hooked);
     }
 

@@ -4,6 +4,7 @@
 //! the next daemon adopts them.
 
 mod accel_maps;
+mod adoption;
 mod aliases;
 mod attach;
 mod btf;
@@ -15,6 +16,7 @@ mod hierarchy;
 mod kernel_offsets;
 mod link;
 mod listeners;
+mod loaded;
 mod netns_prog;
 mod pinned_link;
 mod pins;
@@ -31,10 +33,7 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, PerCpuArray},
-};
+use aya::maps::{Array, MapData, PerCpuArray};
 use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use sluice_abi::{
@@ -47,12 +46,14 @@ use attach::EnabledHooks;
 pub(crate) use attach::Features;
 #[cfg(fuzzing)]
 pub(crate) use btf::fuzz as fuzz_btf;
+use cgroup_prog::ProgramInfo;
 pub(crate) use error::Error;
 pub(crate) use fill::{Fill, dump, fill};
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
+use loaded::Loaded;
 use netns_prog::NetnsProgram;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
@@ -94,7 +95,7 @@ pub(crate) struct Datapath {
     enabled_hooks: EnabledHooks,
     cgroup: PathBuf,
     features: Features,
-    programs: Ebpf,
+    loaded: Loaded,
     addresses: TypedMap<Addr, PodConfig>,
     netns_entries: TypedMap<u64, NetnsEntry>,
     dns_capture: TypedMap<u64, u8>,
@@ -122,21 +123,20 @@ impl Datapath {
     /// [`Error::Object`], [`Error::Program`] or [`Error::Verifier`] if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
     pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
-        let kernel_offsets = options.kernel_offsets;
-        let features = Features::probe(kernel_offsets.is_some());
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
-        let mut programs = attach::load(&generation, features, kernel_offsets)?;
-        let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
-        let enabled_hooks = EnabledHooks {
+        let enabled_hooks = |features: Features| EnabledHooks {
             sock_create: options.raw_sockets == RawSockets::Deny,
             splice: features.splice == Some(true),
         };
         generation.set_root(cgroup)?;
-        attach::attach(&programs, &generation, cgroup, enabled_hooks)?;
-        let netns_prog = NetnsProgram::open(&mut programs)?;
-        let reroute_prog = RerouteProgram::open(&mut programs)?;
+        let (mut loaded, features) =
+            adoption::adopt_or_load(&generation, options.kernel_offsets, |loaded, features| {
+                attach::attach(loaded, &generation, cgroup, enabled_hooks(features))
+            })?;
+        let netns_prog = NetnsProgram::open(&loaded)?;
+        let reroute_prog = RerouteProgram::open(&loaded)?;
         let generation = if adopted {
             generation
         } else {
@@ -146,27 +146,27 @@ impl Datapath {
             pins,
             generation,
             adopted,
-            enabled_hooks,
+            enabled_hooks: enabled_hooks(features),
             cgroup: cgroup.into(),
             features,
-            addresses: TypedMap::open(&mut programs, maps::LOCAL_POD_IPS)?,
-            netns_entries,
-            dns_capture: TypedMap::open(&mut programs, maps::DNS_CAPTURE)?,
-            alias_to_dst: TypedMap::open(&mut programs, maps::ALIAS_TO_DST)?,
-            alias_usage: TypedMap::open(&mut programs, maps::ALIAS_USAGE)?,
-            accel_flows: TypedMap::open(&mut programs, maps::ACCEL_FLOWS)?,
-            pending_pods: typed_map::open(&mut programs, maps::PENDING_PODS)?,
-            monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
-            rule_maps: RuleMaps::open(&mut programs)?,
-            foreign_binds: ForeignBinds::open(&mut programs)?,
-            pod_counters: CounterMap::open(&mut programs)?,
-            foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
-            before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
-            listeners: Listeners::open(&mut programs)?,
+            addresses: TypedMap::open(&mut loaded, maps::LOCAL_POD_IPS)?,
+            netns_entries: TypedMap::open(&mut loaded, maps::PROCESS_IP)?,
+            dns_capture: TypedMap::open(&mut loaded, maps::DNS_CAPTURE)?,
+            alias_to_dst: TypedMap::open(&mut loaded, maps::ALIAS_TO_DST)?,
+            alias_usage: TypedMap::open(&mut loaded, maps::ALIAS_USAGE)?,
+            accel_flows: TypedMap::open(&mut loaded, maps::ACCEL_FLOWS)?,
+            pending_pods: typed_map::open(&mut loaded, maps::PENDING_PODS)?,
+            monitor_until: typed_map::open(&mut loaded, maps::MONITOR_UNTIL)?,
+            rule_maps: RuleMaps::open(&mut loaded)?,
+            foreign_binds: ForeignBinds::open(&mut loaded)?,
+            pod_counters: CounterMap::open(&mut loaded)?,
+            foreign_listeners: TypedMap::open(&mut loaded, maps::FOREIGN_LISTENERS)?,
+            before_proxy: TypedMap::open(&mut loaded, maps::BEFORE_PROXY)?,
+            listeners: Listeners::open(&mut loaded)?,
             netns_prog,
             reroute_prog,
-            counters: typed_map::open(&mut programs, maps::COUNTERS)?,
-            programs,
+            counters: typed_map::open(&mut loaded, maps::COUNTERS)?,
+            loaded,
         })
     }
 
@@ -187,29 +187,29 @@ impl Datapath {
 
     /// Attaches to new children of the root cgroup.
     pub(crate) fn attach_new_children(&self) -> Result<(), Error> {
-        hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)
+        hierarchy::attach_children(&self.loaded, &self.generation, &self.cgroup, false)
     }
 
     /// Programs of other owners at the hooks whose order matters.
     pub(crate) fn foreign_programs(&self) -> Result<Vec<ForeignProgram>, Error> {
-        hierarchy::foreign(&self.programs, &self.cgroup)
+        hierarchy::foreign(&self.loaded, &self.cgroup)
     }
 
     fn attach(&self) -> Result<(), Error> {
         let Self {
-            programs,
+            loaded,
             generation,
             cgroup,
             enabled_hooks,
             ..
         } = self;
-        attach::attach(programs, generation, cgroup, *enabled_hooks)
+        attach::attach(loaded, generation, cgroup, *enabled_hooks)
     }
 
     /// Names of the programs that are no longer attached to the cgroup.
     pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
         attach::missing(
-            &self.programs,
+            &self.loaded,
             &self.generation,
             &self.cgroup,
             self.enabled_hooks,
@@ -224,6 +224,11 @@ impl Datapath {
     /// Whether the pins of an earlier daemon were adopted.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Whether an earlier daemon loaded the programs, and they are unchanged.
+    pub(crate) fn programs_are_adopted(&self) -> bool {
+        self.loaded.are_adopted()
     }
 
     /// The root cgroup, whose processes are served.
@@ -248,12 +253,8 @@ impl Datapath {
         let is_there =
             |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
         let mut views = Vec::new();
-        for (name, program) in self.programs.programs() {
-            if name == attach::SPLICE_PROG && !self.enabled_hooks.has(name) {
-                continue;
-            }
-            let info = program.info();
-            let info = info.map_err(|source| Error::program(name, source))?;
+        for (name, program) in self.loaded.programs() {
+            let info = ProgramInfo::of(program).map_err(|source| Error::attach(name, source))?;
             let (attach_type, attach_count) = match name {
                 attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
@@ -270,7 +271,7 @@ impl Datapath {
             };
             views.push(ProgramView {
                 name: name.to_owned(),
-                id: info.id(),
+                id: info.id,
                 attach_type: attach_type.to_owned(),
                 attach_count,
             });
@@ -288,21 +289,17 @@ impl Datapath {
     /// The name and id of each program, with the number and duration of its runs while statistics were
     /// enabled.
     pub(crate) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
-        let time = |(name, program): (&str, &aya::programs::Program)| {
-            let info = program.info();
-            let info = info.map_err(|source| Error::program(name, source))?;
+        let time = |(name, program): (&'static str, BorrowedFd<'_>)| {
+            let read = || Ok((ProgramInfo::of(program)?.id, cgroup_prog::runs(program)?));
+            let (id, (runs, time)) = read().map_err(|source| Error::attach(name, source))?;
             Ok(RunTime {
                 name: name.to_owned(),
-                id: info.id(),
-                runs: info.run_count(),
-                time: info.run_time(),
+                id,
+                runs,
+                time,
             })
         };
-        let is_loaded = |(name, _): &(&str, &aya::programs::Program)| {
-            *name != attach::SPLICE_PROG || self.enabled_hooks.has(name)
-        };
-        let loaded = self.programs.programs().filter(is_loaded);
-        loaded.map(time).collect()
+        self.loaded.programs().map(time).collect()
     }
 
     /// Attaches the inbound hook to a network namespace.
@@ -402,13 +399,13 @@ impl Datapath {
 
     /// The ring of resolved pending Pods. Call it once, within a tokio runtime.
     pub(crate) fn netns_found(&mut self) -> Result<Ring<u64>, Error> {
-        Ring::open(&mut self.programs, maps::NETNS_FOUND)
+        Ring::open(&mut self.loaded, maps::NETNS_FOUND)
     }
 
     /// The ring of events, which the programs fill while a monitor is active. Call it once, within a
     /// tokio runtime.
     pub(crate) fn events(&mut self) -> Result<Ring<Event>, Error> {
-        Ring::open(&mut self.programs, maps::EVENTS)
+        Ring::open(&mut self.loaded, maps::EVENTS)
     }
 
     /// Enables events for a duration from now on.
@@ -446,7 +443,7 @@ impl Datapath {
     /// The ring of Pods in which a process was denied a port of the proxy. Call it once, within a tokio
     /// runtime.
     pub(crate) fn foreign_found(&mut self) -> Result<Ring<u64>, Error> {
-        Ring::open(&mut self.programs, maps::FOREIGN_FOUND)
+        Ring::open(&mut self.loaded, maps::FOREIGN_FOUND)
     }
 
     /// Writes the UID of a process that listens on a Pod's outbound port and is not the proxy, or that

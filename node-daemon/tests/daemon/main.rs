@@ -29,6 +29,7 @@ mod plugin;
 mod pods;
 mod proxy_user;
 mod refused;
+mod restart;
 mod scrape;
 mod socket;
 mod unit;

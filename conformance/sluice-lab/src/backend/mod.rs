@@ -50,6 +50,10 @@ pub trait Backend: Send + Sync {
     fn restart(&mut self, _signal: Signal, _interrupt: &Interrupt) -> Result<()> {
         bail!("this subject has no daemon")
     }
+    /// Makes the next daemon load its programs, as if they differed from those in the kernel.
+    fn forget_programs(&self) -> Result<()> {
+        bail!("this subject has no daemon")
+    }
     /// The Pods that it knows.
     fn pods(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())

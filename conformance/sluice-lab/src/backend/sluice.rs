@@ -167,6 +167,13 @@ impl Backend for Sluice {
         self.run(interrupt)
     }
 
+    fn forget_programs(&self) -> Result<()> {
+        for generation in fs::read_dir(self.pins.pins())? {
+            fs::remove_file(generation?.path().join("programs/seal"))?;
+        }
+        Ok(())
+    }
+
     fn stop(self: Box<Self>) -> Result<()> {
         let Self {
             daemon,

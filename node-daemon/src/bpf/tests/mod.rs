@@ -1,6 +1,7 @@
 //! Tests of the programs on the running kernel, with real sockets in real namespaces.
 
 mod accelerate;
+mod adoption;
 mod bind;
 mod dns;
 mod dst_alias;

@@ -72,6 +72,7 @@ impl PodManager {
             kernel: kernel.to_string(),
             ztunnel: None,
             programs: self.datapath.programs()?,
+            programs_adopted: self.datapath.programs_are_adopted(),
             foreign_programs: programs.into_iter().map(foreign_program).collect(),
             adds_with_annotations: 0,
             adds_without_annotations: 0,
