@@ -104,7 +104,7 @@ scale: root build
 # The plugin is the one that is shipped: static, with musl.
 test: export SLUICED := $(TARGET)/debug/sluiced
 test: root setup
-	@setup/packages.sh metrics
+	@setup/prometheus.sh
 	@cni-plugin/build.sh
 	@.ci/tests
 

@@ -261,6 +261,57 @@ fn enrollment_resets_earlier_connections_if_configured() {
     assert_eq!(audit(&daemon, false).findings, []);
 }
 
+/// Both ends are nonblocking, which acceleration needs. Both directions exchange enough to start.
+const PROXY_ANSWERS: &str = "
+socket.setdefaulttimeout(20)
+listeners = [socket.create_server(('0.0.0.0', port)) for port in (15001, 15006)]
+print('listening', flush=True)
+held, _ = listeners[0].accept()
+for _ in range(3):
+    asked = 0
+    while asked < 700:
+        asked += len(held.recv(65536))
+    held.sendall(bytes(9000))";
+const CLIENT_ASKS: &str = "
+socket.setdefaulttimeout(20)
+held = socket.create_connection(('10.1.0.9', 80))
+for _ in range(3):
+    held.sendall(bytes(700))
+    answered = 0
+    while answered < 9000:
+        answered += len(held.recv(65536))";
+
+#[test]
+fn connections_show_whether_they_are_accelerated() {
+    for (mode, accelerated) in [("all", true), ("off", false)] {
+        let test = format!("audit-accel-{mode}");
+        let daemon = Daemon::configured(&test, &format!("acceleration = '{mode}'"));
+        let (pod, peer) = (Pod::new(&test, &[]), Pod::new(&format!("{test}-peer"), &[]));
+        pod.link("10.1.0.1/24", &peer, "10.1.0.9/24");
+        mesh(&daemon, &pod);
+        let mut proxy = Process::start(&pod, &daemon, PROXY, PROXY_ANSWERS);
+        assert_eq!(proxy.line(), "listening");
+        let client = Process::start(&pod, &daemon, APPLICATION, CLIENT_ASKS).done();
+        let listed: Connections = daemon
+            .post(path::CONNECTIONS, &ConnectionsRequest { pod: None })
+            .ok();
+        let pid = i32::try_from(client.0.id()).ok();
+        let own = (listed.connections.iter()).find(|one| one.pid == pid && !one.accepted);
+        let own = own.expect("the client's connection");
+        assert_eq!((&*own.path, own.accelerated), ("sidecar", accelerated));
+        assert_eq!(
+            own.peer.map(|peer| peer.to_string()),
+            Some("10.1.0.9:80".into())
+        );
+        let printed = daemon.ask(&["connections"]);
+        let line = printed
+            .lines()
+            .find(|line| line.contains("-> ") && line.contains("sidecar"));
+        let column = if accelerated { " yes " } else { " no " };
+        assert!(line.is_some_and(|line| line.contains(column)), "{printed}");
+    }
+}
+
 /// The figures in docs/operations.md come from a release build.
 #[test]
 #[ignore = "opens 50,000 sockets"]

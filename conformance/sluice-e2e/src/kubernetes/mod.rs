@@ -8,10 +8,12 @@
 
 mod calls;
 mod cgroups;
+mod chart;
 mod checks;
 mod cluster;
 mod kubectl;
 mod node;
+mod plugin;
 mod pods;
 mod scenario;
 mod snapshot;
@@ -39,7 +41,7 @@ use sluice_testbed::interrupt::Interrupt;
 use crate::kubernetes::{cgroups::Cgroups, checks::Checks, node::SYSCTLS};
 
 /// For everything but building.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(20);
 
 /// What the end-to-end test is made of.
 #[derive(Args, Clone)]
