@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_testbed::process::finish;
 
-const LIMIT: Duration = Duration::from_mins(2);
+/// Above what the commands wait for.
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// kubectl with full access.
 #[derive(Clone)]

@@ -32,11 +32,11 @@ const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 40;
 /// For the daemon to read the list of Pods.
-const TOLD: Duration = Duration::from_secs(20);
+const TOLD: Duration = Duration::from_mins(1);
 /// For the kubelet to try a Pod, and to say that it was refused.
-const REFUSED: Duration = Duration::from_secs(40);
+const REFUSED: Duration = Duration::from_mins(2);
 /// For a Pod to end and the plugin to be told.
-const DELETED: Duration = Duration::from_mins(1);
+const DELETED: Duration = Duration::from_mins(2);
 const RENDER: Duration = Duration::from_secs(30);
 
 /// Whether everything was as it should be.
@@ -207,7 +207,7 @@ impl Scenario<'_> {
             "--namespace",
             SYSTEM,
             DAEMONSET,
-            "--timeout=60s",
+            "--timeout=180s",
         ];
         if let Err(error) = kubectl.run(&wait, "") {
             return Err(error.context(why(kubectl)));
@@ -274,7 +274,7 @@ impl Scenario<'_> {
                 "--for=delete",
                 "pod",
                 selector,
-                "--timeout=90s",
+                "--timeout=180s",
             ],
             "",
         )?;
