@@ -1,4 +1,4 @@
-//! Tests of the chart's dashboard: its structure is Grafana's, its expressions are PromQL over metrics that the
+//! Tests of the chart's dashboard: its structure is Grafana's, its expressions are `PromQL` over metrics that the
 //! daemon serves.
 
 use std::{
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::alerts::promtool;
 
-/// The parts of Grafana's dashboard kind (kinds/dashboard/dashboard_kind.cue) that the dashboard uses. An unknown
+/// The parts of Grafana's dashboard kind (`kinds/dashboard/dashboard_kind.cue`) that the dashboard uses. An unknown
 /// key is an error, as in the kind.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -40,7 +40,7 @@ use sluice_testbed::interrupt::Interrupt;
 
 use crate::kubernetes::{cgroups::Cgroups, checks::Checks, node::SYSCTLS};
 
-/// For everything but building. Waits end with their condition: on an idle machine the test takes four minutes.
+/// For everything but building. Waits end with their condition: on an idle machine the test takes five minutes.
 const LIMIT: Duration = Duration::from_mins(30);
 
 /// What the end-to-end test is made of.

@@ -32,7 +32,7 @@ pub(crate) fn ask(
         (&explain, &[0], "outbound_to_proxy"),
         (&["audit"], &[0], "0 past the sidecar"),
         (&["connections", &pod], &[0], "PATH"),
-        (&["doctor"], &[0, 1, 4], "checks skipped"),
+        (&["doctor"], &[0, 1, 4], "ok       CNI chain "),
     ] {
         let (code, said) = kubectl.sluice(&options.kubectl_plugins, arguments)?;
         let line = arguments.join(" ");

@@ -30,7 +30,7 @@ const DAEMONSET: &str = "daemonset/sluice";
 /// What keeps the data path alive.
 const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
-const LOAD_SECONDS: u64 = 40;
+const LOAD_SECONDS: u64 = 90;
 /// For the daemon to read the list of Pods.
 const TOLD: Duration = Duration::from_mins(1);
 /// For the kubelet to try a Pod, and to say that it was refused.
