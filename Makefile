@@ -55,7 +55,7 @@ help:
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
 	@echo '  make chaos         restart and kill the daemon under load'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
-	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
+	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
 	@echo
 	@echo 'Ship'
 	@echo '  make image         the container image for amd64 and arm64, below target/image/;'
@@ -111,11 +111,12 @@ bench: root build
 
 scale: root build
 	@$(TARGET)/release/sluice-conformance scale
+	@$(CARGO) test --release -p sluiced --test daemon -- --ignored --nocapture --test-threads 1 audit_judges daemon_with
 
 # The plugin is the one that is shipped: static, with musl.
 test: export SLUICED := $(TARGET)/debug/sluiced
 test: root setup
-	@setup/packages.sh metrics
+	@setup/prometheus.sh
 	@cni-plugin/build.sh
 	@.ci/tests
 

@@ -33,7 +33,7 @@ pub const APPLICATION: u32 = 1000;
 /// The user of the clients.
 pub const CLIENT: u32 = 1001;
 
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where a call comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,7 +19,8 @@ use crate::{
     proxy::{Hop, Mode, Proxy},
 };
 
-const START: Duration = Duration::from_secs(10);
+/// The wait ends with the condition: the limit is for an emulated processor.
+const START: Duration = Duration::from_mins(1);
 
 /// How a Pod is made.
 #[derive(Clone, Copy)]

@@ -15,7 +15,8 @@ use sluice_testbed::{agent::ExecContext, http, interrupt::Interrupt, process::Pr
 
 use crate::{PROXY, backend::Counters};
 
-const START: Duration = Duration::from_secs(20);
+/// The wait ends with the condition: the limit is for an emulated processor.
+const START: Duration = Duration::from_mins(1);
 /// Name of the listener for what the Pod opens.
 pub const OUTBOUND: &str = "outbound";
 /// Name of the listener for what enters the Pod.

@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod dashboard;
 mod doctor;
 mod examples;
 mod hardening;

@@ -167,6 +167,17 @@ fn pods_show_their_connections_by_path() {
     };
     assert_eq!(counters(), expected);
     assert!(daemon.ask(&["pods"]).contains("2/1"));
+    let page = daemon.get(path::METRICS).body;
+    for (result, count) in [
+        ("outbound_to_proxy", 2),
+        ("outbound_direct", 1),
+        ("refused", 0),
+    ] {
+        let series = format!(
+            r#"sluice_pod_decisions_total{{namespace="shop",pod="pod-one",result="{result}"}} {count}"#
+        );
+        assert!(page.lines().any(|line| line == series), "{series}\n{page}");
+    }
     // A new enrollment starts at zero.
     let _deleted: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);

@@ -163,7 +163,8 @@ impl PodManager {
             .collect())
     }
 
-    fn attachment_in(&self, cookie: u64) -> Option<(&PodName, &Attachment)> {
+    /// The Pod in a netns, and its first attachment.
+    pub(super) fn attachment_in(&self, cookie: u64) -> Option<(&PodName, &Attachment)> {
         let first = self.pods.get(&cookie)?.attachments.first()?;
         let known = self.attachments.get(first)?;
         Some((&known.record.request.pod, first))

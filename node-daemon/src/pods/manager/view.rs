@@ -36,6 +36,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) alias_fallbacks: Vec<(PodName, u64)>,
     /// Denials of a proxy's port to other users. Only Pods with denials.
     pub(crate) foreign_uses: Vec<(PodName, u64)>,
+    /// Decisions about each intercepted Pod.
+    pub(crate) pod_counters: Vec<(PodName, PodCounters)>,
     /// The repairs.
     pub(crate) repairs: Repairs,
     /// Programs of other owners at Sluice's hooks.
@@ -205,6 +207,7 @@ impl PodManager {
             without_listener: self.without_listener()?.len(),
             alias_fallbacks: self.alias_fallbacks()?,
             foreign_uses: self.foreign_uses_by_name()?,
+            pod_counters: self.counters_by_name()?,
             repairs: self.repairs,
             foreign_programs: self.datapath.foreign_programs()?,
         })
@@ -245,6 +248,15 @@ impl PodManager {
             }
         }
         Ok(found)
+    }
+
+    /// The decisions about each intercepted Pod. The attachments of one netns are one Pod.
+    fn counters_by_name(&self) -> Result<Vec<(PodName, PodCounters)>, Error> {
+        let named = |cookie: &u64| {
+            let (pod, _) = self.attachment_in(*cookie)?;
+            Some(self.counters(*cookie).map(|counts| (pod.clone(), counts)))
+        };
+        self.pods.keys().filter_map(named).collect()
     }
 
     /// The number of intercepted attachments, and of others.
