@@ -32,6 +32,7 @@ pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
     let options = Options {
         kernel_offsets: kernel_offsets.ok(),
         raw_sockets: RawSockets::Deny,
+        bypassing_node: None,
     };
     let mut datapath = Datapath::open(pins, &cgroup, options)?;
     let Features {

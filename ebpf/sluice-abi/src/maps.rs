@@ -66,6 +66,9 @@ pub const ALIAS_USAGE: &str = "alias_usage";
 /// [`ConnKey`](crate::ConnKey) → [`Endpoint`](crate::Endpoint): the original destination between
 /// connect and accept.
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
+/// [`ConnKey`](crate::ConnKey) of the client's netns → `u8` (unused): open connections of the node's
+/// processes to Pods that do not intercept them. Written by `sock_ops`.
+pub const NODE_CONNS: &str = "node_conns";
 /// Socket → [`OrigDst`](crate::OrigDst): the original destination of the connection.
 pub const ORIGINAL_DST: &str = "original_dst";
 /// [`SockKey`](crate::SockKey) → socket: ends of accelerated connections.
@@ -97,7 +100,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 36] = [
+pub const ALL: [&str; 37] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -122,6 +125,7 @@ pub const ALL: [&str; 36] = [
     ALIAS_TO_DST,
     ALIAS_USAGE,
     PAIR_ORIGINAL_DST,
+    NODE_CONNS,
     ORIGINAL_DST,
     SOCK_PAIR_MAP,
     ACCEL_SOCK,
@@ -163,6 +167,9 @@ pub const MAX_FOREIGN_BINDS: usize = 1024;
 pub const MAX_ALIASES: usize = 262_144;
 /// Connections between `connect` and `accept`, node-wide (LRU).
 pub const MAX_PENDING_ORIG_DSTS: usize = 32_768;
+/// Open connections of the node's processes to Pods that do not intercept them, node-wide (LRU). An
+/// evicted one is intercepted if the Pod has not accepted it yet.
+pub const MAX_NODE_CONNS: usize = 8192;
 /// Accelerated connections, node-wide (LRU). An evicted connection continues on TCP.
 pub const MAX_ACCEL_FLOWS: usize = 32_768;
 /// Sockets of accelerated connections.

@@ -63,6 +63,9 @@ impl PodFlags {
     /// Only IPv4 is redirected: IPv6 bypasses the proxy in both directions.
     pub const IPV4_ONLY: Self = Self(1 << 21);
 
+    /// Connections that processes in the node's netns open to the Pod are not redirected.
+    pub const BYPASS_NODE: Self = Self(1 << 22);
+
     /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -294,11 +297,11 @@ impl SockRole {
     }
 }
 
-/// Key of `pair_original_dst`: a connection within one network namespace, from the client's side.
+/// Key of `pair_original_dst` and `node_conns`: a connection, from the client's side.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnKey {
-    /// Cookie of the network namespace of both ends.
+    /// Cookie of the client's network namespace. In `pair_original_dst` both ends are there.
     pub cookie: u64,
     /// The connecting end.
     pub client: Endpoint,
@@ -445,7 +448,7 @@ mod tests {
             (16, 8),
             (40, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (8, recorded));
+        assert_eq!((ABI_VERSION, layout), (9, recorded));
     }
 
     const POD: PodConfig = PodConfig {

@@ -16,6 +16,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod netns_prog;
+mod node_conns;
 mod pinned_link;
 mod pins;
 mod pod_counters;
@@ -53,6 +54,7 @@ pub(crate) use hierarchy::ForeignProgram;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
 use netns_prog::NetnsProgram;
+pub(crate) use node_conns::NodeConns;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
 use pod_counters::CounterMap;
@@ -68,6 +70,9 @@ pub(crate) struct Options {
     pub(crate) kernel_offsets: Option<KernelOffsets>,
     /// Raw sockets in meshed Pods.
     pub(crate) raw_sockets: RawSockets,
+    /// The cookie of the node's netns, if the connections of its processes pass to some Pods
+    /// ([`PodFlags::BYPASS_NODE`](sluice_abi::PodFlags::BYPASS_NODE)).
+    pub(crate) bypassing_node: Option<u64>,
 }
 
 /// Whether processes of meshed Pods may create raw IP sockets.
@@ -99,6 +104,7 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    node_conns: NodeConns,
     pod_counters: CounterMap,
     foreign_listeners: TypedMap<u64, u32>,
     before_proxy: TypedMap<u64, BeforeProxy>,
@@ -116,12 +122,11 @@ impl Datapath {
     /// [`Error::Object`] or [`Error::Program`], with the verifier's log, if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
     pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
-        let kernel_offsets = options.kernel_offsets;
-        let features = Features::probe(kernel_offsets.is_some());
+        let features = Features::probe(options.kernel_offsets.is_some());
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
-        let mut programs = attach::load(&generation, features, kernel_offsets)?;
+        let mut programs = attach::load(&generation, features, options)?;
         let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
         let enabled_hooks = EnabledHooks {
             sock_create: options.raw_sockets == RawSockets::Deny,
@@ -152,6 +157,7 @@ impl Datapath {
             monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut programs)?,
             foreign_binds: ForeignBinds::open(&mut programs)?,
+            node_conns: NodeConns::open(&mut programs, options.bypassing_node)?,
             pod_counters: CounterMap::open(&mut programs)?,
             foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
             before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
@@ -322,6 +328,11 @@ impl Datapath {
     /// Every entry of `process_ip`.
     pub(crate) fn all_netns_entries(&self) -> Result<Vec<(u64, NetnsEntry)>, Error> {
         self.netns_entries.all()
+    }
+
+    /// Open connections of the node that pass to Pods. A shared handle.
+    pub(crate) fn node_conns(&self) -> NodeConns {
+        self.node_conns.clone()
     }
 
     /// Every entry of `local_pod_ips`.

@@ -147,6 +147,7 @@ pub(crate) fn desired(
             (policy.tproxy, PodFlags::TPROXY),
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
+            (policy.mesh.bypasses_node(), PodFlags::BYPASS_NODE),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
             (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
             (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),

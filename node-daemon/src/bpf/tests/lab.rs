@@ -154,6 +154,21 @@ impl Lab {
 
     /// A bare lab with these addresses.
     pub(super) fn at(pod_at: [&'static str; 2], world_at: [&'static str; 2]) -> Self {
+        Self::with(pod_at, world_at, |_| options(true))
+    }
+
+    /// The world is the node, whose connections pass to Pods with the flag.
+    pub(super) fn bypassing_node(flags: PodFlags) -> Self {
+        let mut lab = Self::with(POD, WORLD, bypassed_by);
+        lab.enroll_with(flags);
+        lab
+    }
+
+    fn with(
+        pod_at: [&'static str; 2],
+        world_at: [&'static str; 2],
+        options: impl FnOnce(&Netns) -> Options,
+    ) -> Self {
         let (pod, world) = (Netns::new(), Netns::new());
         let other = world.tid();
         pod.run(move || {
@@ -166,7 +181,7 @@ impl Lab {
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = PrivateBpffs::mount().expect("a BPF file system");
-        let datapath = open(&private, &cgroup, options(true));
+        let datapath = open(&private, &cgroup, options(&world));
         Self {
             pod,
             world,
@@ -261,6 +276,12 @@ impl Lab {
         self.restart_with(options(accel))
     }
 
+    /// Another daemon adopts the pins; the world is the node.
+    pub(super) fn restart_bypassing_node(self) -> Self {
+        let options = bypassed_by(&self.world);
+        self.restart_with(options)
+    }
+
     /// Another daemon, which denies raw sockets, adopts the pins.
     pub(super) fn restart_without_raw_sockets(self) -> Self {
         self.restart_with(Options {
@@ -313,6 +334,13 @@ fn options(accel: bool) -> Options {
     Options {
         kernel_offsets: accel.then(|| kernel_offsets().expect("this kernel's layout")),
         ..Options::default()
+    }
+}
+
+fn bypassed_by(node: &Netns) -> Options {
+    Options {
+        bypassing_node: Some(node.cookie()),
+        ..options(true)
     }
 }
 

@@ -4,10 +4,9 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{IoSlice, IoSliceMut},
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
@@ -17,84 +16,18 @@ use std::{
 };
 
 use nix::{
-    cmsg_space,
     sched::{CloneFlags, setns},
     sys::socket::{
-        AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
-        connect, recvmsg, sendmsg, shutdown, socket,
+        AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
     },
 };
-use prost::Message;
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::messages::{Ack, Add, Del, Hello, Info, Keep, Request, Response, receive, send};
 
 const MARK: u32 = 0x539;
 const PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What ztunnel reads, with its own view of the schema.
-#[derive(Clone, PartialEq, Message)]
-struct Request {
-    #[prost(message, optional, tag = "1")]
-    add: Option<Add>,
-    #[prost(message, optional, tag = "2")]
-    del: Option<Del>,
-    #[prost(message, optional, tag = "3")]
-    snapshot_sent: Option<Nothing>,
-    #[prost(message, optional, tag = "5")]
-    keep: Option<Keep>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Add {
-    #[prost(string, tag = "1")]
-    uid: String,
-    #[prost(message, optional, tag = "2")]
-    info: Option<Info>,
-}
-
-/// The identity of a Pod.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub(crate) struct Info {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(string, tag = "2")]
-    pub(crate) namespace: String,
-    #[prost(string, tag = "3")]
-    pub(crate) service_account: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Del {
-    #[prost(string, tag = "2")]
-    uid: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Keep {
-    #[prost(string, tag = "1")]
-    uid: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Nothing {}
-
-#[derive(Clone, PartialEq, Message)]
-struct Response {
-    #[prost(message, optional, tag = "1")]
-    ack: Option<Ack>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Ack {
-    #[prost(string, tag = "1")]
-    error: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Hello {
-    #[prost(int32, tag = "1")]
-    version: i32,
-}
 
 /// A message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,44 +205,4 @@ fn listen(netns: File) -> Vec<Socket> {
         PORTS.iter().map(listen).collect()
     };
     thread::spawn(inside).join().expect("listeners")
-}
-
-fn send(stream: &OwnedFd, message: &impl Message) -> nix::Result<()> {
-    let bytes = message.encode_to_vec();
-    sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(&bytes)],
-        &[],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map(drop)
-}
-
-/// The next message, with its descriptor.
-fn receive(stream: &OwnedFd) -> Option<(Request, Option<OwnedFd>)> {
-    let mut buffer = [0; 1024];
-    let mut space = cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let received = recvmsg::<()>(
-        stream.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .ok()?;
-    let bytes = received.bytes;
-    let rights = received
-        .cmsgs()
-        .expect("control messages")
-        .find_map(|message| match message {
-            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-            _ => None,
-        });
-    // SAFETY: the kernel made this descriptor for this process, and nothing else owns it.
-    let netns = rights.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    if bytes == 0 {
-        return None;
-    }
-    Some((Request::decode(&buffer[..bytes]).expect("a request"), netns))
 }
