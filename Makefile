@@ -23,7 +23,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
+.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
 	clean distclean
 
 help:
@@ -45,7 +45,8 @@ help:
 	@echo 'Compare and measure'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
-	@echo '  make chaos         restart and kill the daemon under load'
+	@echo '  make proxies       the rows of a mesh with its real proxy; ZTUNNEL=FILE names the binary'
+	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
 	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
 	@echo
@@ -91,8 +92,14 @@ conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
 	@$(TARGET)/release/sluice-e2e runtimes
 
+# No registry has these proxies: without the name of a binary its rows are skipped.
+proxies: export ZTUNNEL := $(ZTUNNEL)
+proxies: root setup
+	@$(CARGO) test -p sluiced --test daemon ztunnel::real -- --nocapture
+
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos
+	@$(CARGO) test -p sluiced --test daemon hundred_pods -- --include-ignored
 
 bench: root build
 	@setup/packages.sh bench

@@ -173,6 +173,9 @@ fn register_listener(ctx: &SockOpsContext) {
     if !netns.pod.reserves(port, false) {
         return;
     }
+    if bind::is_by_validator(read!(ctx.ops, __bindgen_anon_2.sk)) {
+        return;
+    }
     if !bind::is_by_proxy(read!(ctx.ops, __bindgen_anon_2.sk)) {
         // The socket was bound before its Pod was enrolled, or the kernel selected the port.
         bind::report(netns, port, context::TCP, Event::NO_UID);

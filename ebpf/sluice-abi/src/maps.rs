@@ -40,7 +40,8 @@ pub const PROXY_LISTENERS: &str = "proxy_listeners";
 pub const LOOKUP_NETNS: &str = "lookup_netns";
 /// 0 → the `inbound_lookup` program (program array). Written by the daemon.
 pub const LOOKUP_PROG: &str = "lookup_prog";
-/// Socket → `u8` (unused): the proxy bound this socket to one of its ports.
+/// Socket → `u8`: who bound this socket to a port of the proxy: 0 for the proxy, 1 for a container that
+/// validates the redirection.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
 /// [`OwnerGroupKey`](crate::OwnerGroupKey) → `u8` (unused): listed groups. Written by the daemon.
 pub const OWNER_GROUPS: &str = "owner_groups";

@@ -42,6 +42,10 @@ pub(crate) struct Mesh {
     /// The proxy's group, if it identifies the proxy.
     #[serde(default = "no_id")]
     pub(crate) gid: u32,
+    /// The user of a container that listens on the outbound port before the proxy does, to validate the
+    /// redirection; zero if there is none.
+    #[serde(default)]
+    pub(crate) validator_uid: u32,
     /// The proxy's port for connections of the application.
     pub(crate) outbound_port: u16,
     /// The proxy's port for connections to the Pod.

@@ -135,7 +135,7 @@ pub(crate) fn desired(
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
         source_mark: policy.source_mark,
-        pad: 0,
+        validator_uid: policy.validator_uid,
         loopback_net,
         loopback_mask,
         flags: PodFlags::from_iter([

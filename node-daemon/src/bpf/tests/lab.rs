@@ -32,6 +32,9 @@ pub(super) const APP: u32 = 1000;
 /// The proxy's user.
 pub(super) const PROXY: u32 = 1337;
 
+/// The user of a container that validates the redirection.
+pub(super) const VALIDATOR: u32 = 65_534;
+
 /// A provisional cookie.
 pub(super) const PROVISIONAL: u64 = 1 << 63;
 
@@ -253,7 +256,7 @@ impl Lab {
             mark_mask: 0,
             excluded: PortBitmap::FULL,
             source_mark: 0,
-            pad: 0,
+            validator_uid: VALIDATOR,
             loopback_net: 0,
             loopback_mask: 0,
             flags,

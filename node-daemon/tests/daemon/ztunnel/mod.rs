@@ -1,5 +1,8 @@
 //! Tests of ambient mode without istio-cni: the daemon as the agent of ztunnel.
 
+mod chaos;
+mod listeners;
+mod load;
 mod messages;
 mod probes;
 mod real;

@@ -13,7 +13,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use sluice_api::{AddResponse, AuditRequest, AuditResponse, path};
 
-use super::{Node, PATIENCE, Ztunnel, labelled, request};
+use super::{Node, PATIENCE, Ztunnel, labelled, listeners::SERVED, request};
 use crate::node::{Daemon, Pod};
 
 const PORT: u16 = 8080;
@@ -36,14 +36,12 @@ fn serve(home: &Pod) {
     });
 }
 
-/// A program that connects, and prints what the peer serves within a moment. The proxy serves nothing.
+/// A program that connects, and prints what it was served.
 fn client(to: &str) -> String {
     format!(
         "import socket\n\
          peer = socket.create_connection(('{to}', {PORT}), 10)\n\
-         peer.settimeout(0.3)\n\
-         try: print(peer.recv(16).decode(), end='')\n\
-         except TimeoutError: print('proxy', end='')"
+         print(peer.recv(16).decode(), end='', flush=True)"
     )
 }
 
@@ -128,7 +126,7 @@ fn node_reaches_application_and_pods_reach_ztunnel() {
         pod.configure(&format!("address add {address} dev eth9"));
         pod.configure("link set eth9 up");
     }
-    assert_eq!(other.run(&node.daemon, 1000, &client("10.99.0.2")), "proxy");
+    assert_eq!(other.run(&node.daemon, 1000, &client("10.99.0.2")), SERVED);
     assert_eq!(count(&node.daemon, "inbound_to_proxy"), 1);
 
     // Without a daemon, and with the next one.

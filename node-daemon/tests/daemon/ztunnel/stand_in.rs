@@ -2,9 +2,8 @@
 //! listeners are in the Pods' network namespaces, with ztunnel's mark.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
@@ -15,18 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::socket::{
-        AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
-    },
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
 };
-use socket2::{Domain, Protocol, Socket, Type};
 
-use super::messages::{Ack, Add, Del, Hello, Info, Keep, Request, Response, receive, send};
+use super::{
+    listeners::{Listener, Place},
+    messages::{Ack, Add, Del, Hello, Info, Keep, Request, Response, receive, send},
+};
 
-const MARK: u32 = 0x539;
-const PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A message that arrived.
@@ -48,6 +44,8 @@ pub(crate) struct Ztunnel {
 struct State {
     path: PathBuf,
     version: i32,
+    /// Makes its listeners.
+    place: Place,
     /// The error for each ADD, if any.
     error: Mutex<String>,
     seen: Mutex<Vec<Seen>>,
@@ -61,11 +59,21 @@ impl Ztunnel {
         Self::of_version(path, 1)
     }
 
+    /// Likewise with sockets in a cgroup, as those of a process there. `members` is the cgroup's file.
+    pub(crate) fn start_in(path: &Path, members: &str) -> Self {
+        Self::in_place(path, 1, Place::of_cgroup(members))
+    }
+
     /// Likewise with another version of the protocol.
     pub(crate) fn of_version(path: &Path, version: i32) -> Self {
+        Self::in_place(path, version, Place::default())
+    }
+
+    fn in_place(path: &Path, version: i32, place: Place) -> Self {
         let state = Arc::new(State {
             path: path.into(),
             version,
+            place,
             error: Mutex::default(),
             seen: Mutex::default(),
             connection: Mutex::default(),
@@ -94,6 +102,19 @@ impl Ztunnel {
     /// Every message so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().expect("a list").clone()
+    }
+
+    /// The Pods that it serves, by uid.
+    pub(super) fn pods(&self) -> Vec<String> {
+        let mut served = BTreeSet::new();
+        for seen in self.seen() {
+            match seen {
+                Seen::Add(uid, ..) => served.insert(uid),
+                Seen::Del(uid) => served.remove(&uid),
+                Seen::Keep(_) | Seen::Snapshot => continue,
+            };
+        }
+        served.into_iter().collect()
     }
 
     /// Waits until a message has arrived.
@@ -161,7 +182,7 @@ impl State {
         &self,
         request: Request,
         netns: Option<OwnedFd>,
-        pods: &mut BTreeMap<String, Vec<Socket>>,
+        pods: &mut BTreeMap<String, Vec<Listener>>,
     ) -> String {
         let mut error = String::new();
         let seen = if let Some(Add { uid, info }) = request.add {
@@ -169,7 +190,8 @@ impl State {
             error.clone_from(&self.error.lock().expect("a text"));
             let inode = netns.metadata().expect("an inode").ino();
             if error.is_empty() {
-                pods.entry(uid.clone()).or_insert_with(|| listen(netns));
+                pods.entry(uid.clone())
+                    .or_insert_with(|| self.place.listen(netns));
             }
             Seen::Add(uid, info.expect("an identity"), inode)
         } else if let Some(Del { uid }) = request.del {
@@ -184,25 +206,4 @@ impl State {
         self.seen.lock().expect("a list").push(seen);
         error
     }
-}
-
-/// Listens in a namespace as ztunnel does.
-fn listen(netns: File) -> Vec<Socket> {
-    let inside = move || {
-        setns(netns, CloneFlags::CLONE_NEWNET).expect("the namespace");
-        let listen = |port: &u16| {
-            let socket =
-                Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-            socket.set_mark(MARK).expect("the mark");
-            socket.set_reuse_port(true).expect("shared ports");
-            let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, *port, 0, 0);
-            socket
-                .bind(&SocketAddr::from(address).into())
-                .expect("a free port");
-            socket.listen(128).expect("a listener");
-            socket
-        };
-        PORTS.iter().map(listen).collect()
-    };
-    thread::spawn(inside).join().expect("listeners")
 }

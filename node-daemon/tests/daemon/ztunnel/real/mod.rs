@@ -32,7 +32,8 @@ fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
 
 #[test]
 fn ztunnel_rows_equal_those_of_istio_rules() {
-    let Some(ztunnel) = env::var_os("ZTUNNEL").map(PathBuf::from) else {
+    let named = env::var_os("ZTUNNEL").filter(|name| !name.is_empty());
+    let Some(ztunnel) = named.map(PathBuf::from) else {
         println!("skipped: ZTUNNEL names no ztunnel; make proxies ZTUNNEL=FILE");
         return;
     };

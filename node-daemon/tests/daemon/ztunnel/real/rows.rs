@@ -1,11 +1,11 @@
 //! The rows: one connection or query each, and its outcome in words.
 
 use std::{
-    process::Stdio,
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use super::super::load::{DIAL, Load};
 use super::network::{CLIENT, Network, OUTSIDE, PORT, SERVER, VIPS, address};
 
 /// One row.
@@ -77,18 +77,6 @@ fn loopback(v6: bool) -> &'static str {
     if v6 { "::1" } else { "127.0.0.1" }
 }
 
-/// A function that connects, and describes what the application saw.
-const DIAL: &str = "import socket, time\n\
-    def dial(to, port):\n\
-    \x20   try:\n\
-    \x20       peer = socket.create_connection((to, port), 2)\n\
-    \x20       seen = peer.recv(64).decode()\n\
-    \x20       return 'seen as ' + seen if seen else 'closed'\n\
-    \x20   except TimeoutError: return 'timeout'\n\
-    \x20   except ConnectionRefusedError: return 'refused'\n\
-    \x20   except ConnectionResetError: return 'reset'\n\
-    \x20   except OSError as error: return error.strerror\n";
-
 /// Connects from a Pod: the application's view of the source, and the transport that ztunnel logs.
 fn by(network: &Network, from: usize, to: &str, port: u16) -> String {
     let before = network.logs().len();
@@ -156,31 +144,13 @@ fn resolve(network: &Network, v6: bool, over_tcp: bool) -> String {
 
 /// Connects again and again while another ztunnel starts and the first one ends.
 fn replaced(network: &Network, v6: bool) -> String {
-    let to = vip(v6);
-    let program = format!(
-        "{DIAL}import collections, signal\n\
-         end = []\n\
-         signal.signal(signal.SIGTERM, lambda *_: end.append(1))\n\
-         outcomes = collections.Counter()\n\
-         while not end: outcomes[dial('{to}', 80)] += 1\n\
-         total = sum(outcomes.values())\n\
-         good = outcomes.pop('seen as {}', 0)\n\
-         print(good > 0, sum(outcomes.values()), 'failed', dict(outcomes), end='')",
-        address(CLIENT, v6)
-    );
-    let mut command = network.command(CLIENT, &program);
-    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let seen = address(CLIENT, v6);
+    let place = |program: &str| network.command(CLIENT, program);
+    let load = Load::start(place, (vip(v6), 80), &seen);
     sleep(Duration::from_millis(500));
     network.start_ztunnel();
     let first = network.ztunnels.borrow_mut().remove(0);
     first.stop();
     sleep(Duration::from_secs(1));
-    let pid = i32::try_from(child.id()).unwrap();
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8(output.stdout).unwrap()
+    load.finish()
 }
