@@ -45,7 +45,7 @@ help:
 	@echo 'Compare and measure'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
-	@echo '  make proxies       the rows of a mesh with its real proxy; ZTUNNEL=FILE names the binary'
+	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE'
 	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
 	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
@@ -94,8 +94,10 @@ conformance: root build
 
 # No registry has these proxies: without the name of a binary its rows are skipped.
 proxies: export ZTUNNEL := $(ZTUNNEL)
+proxies: export LINKERD2_PROXY := $(LINKERD2_PROXY)
+proxies: export NETWORK_VALIDATOR := $(NETWORK_VALIDATOR)
 proxies: root setup
-	@$(CARGO) test -p sluiced --test daemon ztunnel::real -- --nocapture
+	@$(CARGO) test -p sluiced --test daemon -- ztunnel::real network_validator --nocapture
 
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos

@@ -23,7 +23,7 @@ use crate::{client, node::Pod};
 /// Threads that add and remove Pods: as many as a runtime starts at once.
 const WORKERS: usize = 8;
 /// The time that one request may take over all its attempts.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A size of the test.
 struct Size {

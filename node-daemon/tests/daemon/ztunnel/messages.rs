@@ -34,7 +34,7 @@ pub(super) struct Add {
 
 /// The identity of a Pod.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub(super) struct Info {
+pub(crate) struct Info {
     #[prost(string, tag = "1")]
     pub(super) name: String,
     #[prost(string, tag = "2")]

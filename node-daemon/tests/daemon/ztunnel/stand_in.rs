@@ -143,7 +143,7 @@ impl Drop for Ztunnel {
 
 impl State {
     /// One connection, from hello to its end.
-    fn serve(&self, pods: &mut BTreeMap<String, Vec<Socket>>) {
+    fn serve(&self, pods: &mut BTreeMap<String, Vec<Listener>>) {
         let made = socket(
             AddressFamily::Unix,
             SockType::SeqPacket,

@@ -1,7 +1,10 @@
-//! The rows of ambient mode with the real ztunnel: without interception, with Istio's rules, and with
-//! Sluice. `make proxies` names the binary.
+//! The rows of a mesh with its real proxy: without interception, with the mesh's rules, and with Sluice.
+//! `make proxies` names the binaries.
 
 mod agent;
+mod ambient;
+mod certify;
+mod linkerd;
 mod network;
 mod process;
 mod rows;
@@ -9,15 +12,15 @@ mod rules;
 
 use std::{env, path::PathBuf};
 
-use network::Network;
+use ambient::Ambient;
 use rows::{ROWS, Row};
 
 /// What redirects the connections of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
-    /// Nothing: the control. ztunnel listens in the Pods, and gets no connection.
+    /// Nothing: the control. The proxy listens in the Pods, and gets no connection.
     None,
-    /// The rules of Istio's agent.
+    /// The rules of the mesh.
     Rules,
     /// The daemon, which is ztunnel's agent, too.
     Sluice,
@@ -25,8 +28,8 @@ enum Subject {
 
 /// The outcomes of all rows for both families.
 fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
-    let network = Network::start(subject, ztunnel);
-    let outcome = |row: &Row| [false, true].map(|v6| (row.run)(&network, v6));
+    let ambient = Ambient::start(subject, ztunnel);
+    let outcome = |row: &Row| [false, true].map(|v6| (row.run)(&ambient, v6));
     ROWS.iter().map(outcome).collect()
 }
 

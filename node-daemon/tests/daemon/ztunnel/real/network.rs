@@ -1,27 +1,9 @@
 //! Three Pods on one bridge: a client and a server in the mesh, and one outside it.
 
-use std::{
-    cell::RefCell,
-    fs::File,
-    io::Write as _,
-    net::TcpListener,
-    path::PathBuf,
-    process::Command,
-    thread::{self, sleep},
-    time::{Duration, Instant},
-};
+use std::{fs::File, io::Write as _, net::TcpListener, process::Command, thread};
 
 use nix::sched::{CloneFlags, setns};
-use sluice_api::{AddResponse, path};
-use tempfile::TempDir;
 
-use super::{
-    super::{Node, labelled, request},
-    Subject,
-    agent::{self, Workload},
-    process::Process,
-    rules,
-};
 use crate::node::Pod;
 
 /// The Pods, by index.
@@ -32,19 +14,14 @@ pub(super) const OUTSIDE: usize = 2;
 /// The addresses of the server's Service.
 pub(super) const VIPS: [&str; 2] = ["10.96.0.77", "fd96::77"];
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the applications listen.
 pub(super) const PORT: u16 = 8080;
 
-/// The Pods with a ztunnel.
+/// The Pods.
 pub(super) struct Network {
     pub(super) pods: [Pod; 3],
-    pub(super) ztunnels: RefCell<Vec<Process>>,
-    binary: PathBuf,
-    socket: PathBuf,
-    members: String,
-    node: Option<Node>,
-    directory: TempDir,
+    /// The file of the cgroup in which processes of the Pods run.
+    pub(super) members: String,
     _switch: Pod,
 }
 
@@ -58,98 +35,25 @@ pub(super) fn address(index: usize, v6: bool) -> String {
 }
 
 impl Network {
-    pub(super) fn start(subject: Subject, binary: PathBuf) -> Self {
-        let test = format!("real-{subject:?}").to_lowercase();
+    /// Its processes run in the cgroup of the test.
+    pub(super) fn new(test: &str) -> Self {
         let switch = Pod::new(&format!("{test}-switch"), &[]);
         switch.configure("link add br0 type bridge");
         switch.configure("address add 10.77.0.1/24 dev br0");
         switch.configure("address add fd77::1/64 dev br0 nodad");
         switch.configure("link set br0 up");
-        let pods = [CLIENT, SERVER, OUTSIDE].map(|index| join(&test, &switch, index));
-        let directory = tempfile::tempdir().unwrap();
-        let node = (subject == Subject::Sluice).then(|| {
-            let pods = NAMES[..OUTSIDE]
-                .iter()
-                .map(|name| labelled(name, Some("ambient")));
-            Node::start(&test, pods.collect())
-        });
-        let socket = match &node {
-            Some(node) => node.socket.clone(),
-            None => directory.path().join("ztunnel.sock"),
-        };
-        let members = node
-            .as_ref()
-            .map_or_else(|| "/dev/null".to_owned(), |node| node.daemon.members());
-        if node.is_none() {
-            let workloads = pods[..OUTSIDE]
-                .iter()
-                .zip(NAMES)
-                .map(|(home, name)| Workload {
-                    name,
-                    netns: File::open(home.path()).unwrap(),
-                });
-            agent::serve(&socket, workloads.collect());
-        }
-        if subject == Subject::Rules {
-            pods[..OUTSIDE].iter().for_each(rules::write);
-        }
-        let network = Self {
-            pods,
-            ztunnels: RefCell::default(),
-            binary,
-            socket,
-            members,
-            node,
-            directory,
+        Self {
+            pods: [CLIENT, SERVER, OUTSIDE].map(|index| join(test, &switch, index)),
+            members: "/dev/null".to_owned(),
             _switch: switch,
-        };
-        network.start_ztunnel();
-        network
-    }
-
-    /// Starts another ztunnel, and waits until it serves the Pods.
-    pub(super) fn start_ztunnel(&self) {
-        let before = self.listeners(SERVER);
-        let directory = self.directory.path();
-        let process = Process::start(&self.binary, directory, &self.socket, &self.members);
-        self.ztunnels.borrow_mut().push(process);
-        self.enroll();
-        let end = Instant::now() + PATIENCE;
-        while self.listeners(SERVER) == before || self.listeners(CLIENT) == before {
-            let logs = || self.logs();
-            assert!(Instant::now() < end, "ztunnel does not listen: {}", logs());
-            sleep(Duration::from_millis(20));
-        }
-        // Both families listen by then, and the acknowledgement follows.
-        sleep(Duration::from_millis(500));
-    }
-
-    /// Adds the Pods once; a repeated ADD changes nothing.
-    fn enroll(&self) {
-        let Some(node) = &self.node else {
-            return;
-        };
-        node.await_ztunnels(self.ztunnels.borrow().len());
-        for (index, home) in self.pods[..OUTSIDE].iter().enumerate() {
-            let mut request = request(NAMES[index], &home.path(), &address(index, false));
-            let mut second = request.addresses[0].clone();
-            second.ip = address(index, true).parse().unwrap();
-            request.addresses.push(second);
-            let answer: AddResponse = node.daemon.post(path::ADD, &request).ok();
-            assert!(answer.meshed);
         }
     }
 
-    /// The logs of all ztunnels that run.
-    pub(super) fn logs(&self) -> String {
-        self.ztunnels.borrow().iter().map(Process::log).collect()
-    }
-
-    /// The number of ztunnel's outbound listeners in a Pod.
-    fn listeners(&self, index: usize) -> usize {
+    /// The number of listeners on a port in a Pod.
+    pub(super) fn listeners(&self, index: usize, port: u16) -> usize {
         let network = format!("--net={}", self.pods[index].path());
         let output = Command::new("nsenter")
-            .args([&*network, "ss", "-Hltn", "sport = :15001"])
+            .args([&*network, "ss", "-Hltn", &format!("sport = :{port}")])
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap().lines().count()
@@ -164,13 +68,20 @@ impl Network {
 
     /// A Python program in a Pod.
     pub(super) fn command(&self, index: usize, program: &str) -> Command {
+        let mut command = self.command_as(index, 1000);
+        command.args(["/usr/bin/python3", "-c", program]);
+        command
+    }
+
+    /// A program in a Pod as a user, without its name so far.
+    pub(super) fn command_as(&self, index: usize, uid: u32) -> Command {
         let network = format!("--net={}", self.pods[index].path());
         let join = "echo 0 >\"$1\"; shift; exec \"$@\"";
+        let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
         let mut command = Command::new("nsenter");
         command
             .args([&*network, "sh", "-c", join, "sh", &self.members])
-            .args(["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"])
-            .args(["/usr/bin/python3", "-c", program]);
+            .args(["setpriv", &user, &group, "--clear-groups"]);
         command
     }
 }
@@ -209,8 +120,7 @@ fn serve(home: &Pod) {
     };
     let listener = thread::spawn(bind).join().unwrap();
     thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let mut stream = stream;
+        for mut stream in listener.incoming().flatten() {
             if let Ok(peer) = stream.peer_addr() {
                 let _gone = stream.write_all(peer.ip().to_canonical().to_string().as_bytes());
             }

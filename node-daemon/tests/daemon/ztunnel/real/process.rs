@@ -15,7 +15,7 @@ use nix::{
 
 use super::network::{NAMES, VIPS, address};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running ztunnel.
 pub(super) struct Process {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::super::load::{DIAL, Load};
-use super::network::{CLIENT, Network, OUTSIDE, PORT, SERVER, VIPS, address};
+use super::{
+    ambient::Ambient,
+    network::{CLIENT, OUTSIDE, PORT, SERVER, VIPS, address},
+};
 
 /// One row.
 pub(super) struct Row {
@@ -14,7 +17,7 @@ pub(super) struct Row {
     /// Without interception the outcome is another one.
     pub(super) needs_proxy: bool,
     /// Whether the family is IPv6 is the second argument.
-    pub(super) run: fn(&Network, bool) -> String,
+    pub(super) run: fn(&Ambient, bool) -> String,
 }
 
 /// A port without an application.
@@ -61,7 +64,7 @@ pub(super) const ROWS: [Row; 14] = [
     row("ztunnel replaced under load", true, replaced),
 ];
 
-const fn row(name: &'static str, needs_proxy: bool, run: fn(&Network, bool) -> String) -> Row {
+const fn row(name: &'static str, needs_proxy: bool, run: fn(&Ambient, bool) -> String) -> Row {
     Row {
         name,
         needs_proxy,
@@ -78,13 +81,13 @@ fn loopback(v6: bool) -> &'static str {
 }
 
 /// Connects from a Pod: the application's view of the source, and the transport that ztunnel logs.
-fn by(network: &Network, from: usize, to: &str, port: u16) -> String {
-    let before = network.logs().len();
+fn by(ambient: &Ambient, from: usize, to: &str, port: u16) -> String {
+    let before = ambient.logs().len();
     let program = format!("{DIAL}print(dial('{to}', {port}), end='')");
-    let seen = network.run(from, &program);
+    let seen = ambient.network.run(from, &program);
     let end = Instant::now() + Duration::from_millis(600);
     loop {
-        let logs = network.logs();
+        let logs = ambient.logs();
         let lines: Vec<_> = (logs[before..].lines())
             .filter(|line| line.contains("connection complete"))
             .collect();
@@ -114,7 +117,7 @@ fn by(network: &Network, from: usize, to: &str, port: u16) -> String {
 }
 
 /// Asks a resolver outside the Pod for the Service's name.
-fn resolve(network: &Network, v6: bool, over_tcp: bool) -> String {
+fn resolve(ambient: &Ambient, v6: bool, over_tcp: bool) -> String {
     let resolver = address(OUTSIDE, v6);
     let (family, kind) = if v6 { ("AF_INET6", 28) } else { ("AF_INET", 1) };
     let socket = if over_tcp {
@@ -139,17 +142,17 @@ fn resolve(network: &Network, v6: bool, over_tcp: bool) -> String {
          except OSError as error: print(type(error).__name__, end='')",
         tcp = if over_tcp { "True" } else { "False" },
     );
-    network.run(CLIENT, &program)
+    ambient.network.run(CLIENT, &program)
 }
 
 /// Connects again and again while another ztunnel starts and the first one ends.
-fn replaced(network: &Network, v6: bool) -> String {
+fn replaced(ambient: &Ambient, v6: bool) -> String {
     let seen = address(CLIENT, v6);
-    let place = |program: &str| network.command(CLIENT, program);
+    let place = |program: &str| ambient.network.command(CLIENT, program);
     let load = Load::start(place, (vip(v6), 80), &seen);
     sleep(Duration::from_millis(500));
-    network.start_ztunnel();
-    let first = network.ztunnels.borrow_mut().remove(0);
+    ambient.start_ztunnel();
+    let first = ambient.ztunnels.borrow_mut().remove(0);
     first.stop();
     sleep(Duration::from_secs(1));
     load.finish()

@@ -1,4 +1,4 @@
-//! The rules that Istio's agent writes into the network namespace of an ambient Pod.
+//! The rules that Istio's agent and Linkerd write into the network namespace of a Pod.
 
 use std::{
     io::Write as _,
@@ -7,8 +7,8 @@ use std::{
 
 use crate::node::Pod;
 
-/// Writes the rules of both families, and the route of connections that keep their source.
-pub(super) fn write(home: &Pod) {
+/// Writes the rules of Istio's agent for both families, and the route of connections that keep their source.
+pub(super) fn write_ambient(home: &Pod) {
     let families = [
         ("iptables-restore", "127.0.0.1/32", "169.254.7.127"),
         (
@@ -46,6 +46,22 @@ fn text(loopback: &str, node: &str) -> String {
          -A OUTPUT ! -d {loopback} -p tcp {not_own} -j REDIRECT --to-ports 15001\n\
          COMMIT\n"
     )
+}
+
+/// Writes the rules of `linkerd2-proxy-init`, for IPv6 as well if `v6`.
+pub(super) fn write_linkerd(home: &Pod, v6: bool) {
+    let rules = "*nat\n\
+        -A PREROUTING -p tcp --match multiport --dports 4190,4191,4567,4568 -j RETURN\n\
+        -A PREROUTING -p tcp -j REDIRECT --to-ports 4143\n\
+        -A OUTPUT -m owner --uid-owner 2102 -j RETURN\n\
+        -A OUTPUT -o lo -j RETURN\n\
+        -A OUTPUT -p tcp --match multiport --dports 4567,4568 -j RETURN\n\
+        -A OUTPUT -p tcp -j REDIRECT --to-ports 4140\n\
+        COMMIT\n";
+    restore(home, "iptables-restore", rules);
+    if v6 {
+        restore(home, "ip6tables-restore", rules);
+    }
 }
 
 fn restore(home: &Pod, program: &str, rules: &str) {
