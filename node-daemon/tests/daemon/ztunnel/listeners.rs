@@ -73,7 +73,7 @@ impl Place {
     }
 
     /// Listens in a namespace.
-    pub(super) fn listen(&self, netns: File) -> Vec<Listener> {
+    pub(super) fn listen(&self, netns: &File) -> Vec<Listener> {
         let stream = self.stream.lock().expect("a stream");
         let descriptors = [netns.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];

@@ -98,7 +98,7 @@ fn connect_node(home: &Pod) -> [(String, String); 2] {
 #[test]
 fn node_reaches_application_and_pods_reach_ztunnel() {
     let mut node = Node::start("zds-probes", vec![labelled("cart", Some("ambient"))]);
-    let _ztunnel = Ztunnel::start(&node.socket);
+    let _ztunnel = Ztunnel::start_in(&node.socket, &node.daemon.members());
     node.await_ztunnels(1);
     let home = Pod::new("zds-probes", &[]);
     let ends = connect_node(&home);

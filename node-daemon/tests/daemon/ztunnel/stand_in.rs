@@ -191,7 +191,7 @@ impl State {
             let inode = netns.metadata().expect("an inode").ino();
             if error.is_empty() {
                 pods.entry(uid.clone())
-                    .or_insert_with(|| self.place.listen(netns));
+                    .or_insert_with(|| self.place.listen(&netns));
             }
             Seen::Add(uid, info.expect("an identity"), inode)
         } else if let Some(Del { uid }) = request.del {

@@ -128,9 +128,9 @@ fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
     let mut network = Network::new(&test);
     let meshed = &network.pods[..OUTSIDE];
     if subject == Subject::Rules {
-        meshed
-            .iter()
-            .for_each(|home| rules::write_linkerd(home, v6));
+        for home in meshed {
+            rules::write_linkerd(home, v6);
+        }
     }
     let families = if v6 { "families = 'both'\n" } else { "" };
     let daemon = (subject == Subject::Sluice)
