@@ -124,6 +124,15 @@ reasons! {
     /// A connection of the node to a Pod was established after its entry had been evicted; without the
     /// entry, the Pod intercepts it.
     NodeConnEvicted = 39, "node_conn_evicted";
+    /// Forwarded: a connection that arrived on a virtual interface, redirected to the proxy's outbound
+    /// listener.
+    ForwardedToProxy = 50, "forwarded_to_proxy";
+    /// Forwarded: the connection arrived on a virtual interface, and its destination is in no included
+    /// network.
+    ForwardedDirect = 51, "forwarded_direct";
+    /// Forwarded: a packet that arrived on a virtual interface was dropped, because it has a loopback
+    /// address, is a fragment, or no alias address was free.
+    ForwardedRefused = 52, "forwarded_refused";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

@@ -13,6 +13,7 @@ mod node_conns;
 mod original_source;
 mod pending;
 mod raw_socket;
+mod reroute;
 mod routes;
 mod sockets;
 mod syn;
