@@ -30,8 +30,8 @@ ARCHITECTURES ?= amd64 arm64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
-.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels test-kernels-quick fuzz image-root \
-	image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
+.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety test-kernels test-kernels-quick fuzz \
+	image-root image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
 
 help:
 	@echo 'Sluice: service-mesh traffic redirection with eBPF instead of iptables'
@@ -53,7 +53,8 @@ help:
 	@echo 'Compare and measure'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
-	@echo '  make chaos         restart and kill the daemon under load'
+	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE'
+	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
 	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
 	@echo
@@ -102,8 +103,16 @@ conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
 	@$(TARGET)/release/sluice-e2e runtimes
 
+# No registry has these proxies: without the name of a binary its rows are skipped.
+proxies: export ZTUNNEL := $(ZTUNNEL)
+proxies: export LINKERD2_PROXY := $(LINKERD2_PROXY)
+proxies: export NETWORK_VALIDATOR := $(NETWORK_VALIDATOR)
+proxies: root setup
+	@$(CARGO) test -p sluiced --test daemon -- ztunnel::real network_validator --nocapture
+
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos
+	@$(CARGO) test -p sluiced --test daemon hundred_pods -- --include-ignored
 
 bench: root build
 	@setup/packages.sh bench

@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, Release},
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
     log::Log,
-    memory,
+    memory, netns,
     pods::{
         self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
         StartupState, Store, one_line,
@@ -142,6 +142,7 @@ fn start_pods(
     let options = Options {
         kernel_offsets,
         raw_sockets: config.raw_sockets,
+        bypassing_node: (mesh.bypasses_node().then(netns::node_cookie)).transpose()?,
     };
     let mut datapath = kernel::open_datapath(Pins::open(bpffs)?, cgroup, options)?;
     let acceleration = limit_acceleration(acceleration, &datapath);

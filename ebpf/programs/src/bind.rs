@@ -17,6 +17,10 @@ use crate::{
     sk_storage::SocketStorage as _,
 };
 
+/// Values of `proxy_sockets`: the owner of a socket on a port of the proxy.
+const OF_PROXY: u8 = 0;
+const OF_VALIDATOR: u8 = 1;
+
 /// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
 /// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
 #[inline(always)]
@@ -33,15 +37,19 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
         return ALLOW;
     }
     let (uid, gid) = context::current_uid_gid();
-    if !netns.pod.may_bind(uid, gid) {
+    let owner = if netns.pod.may_bind(uid, gid) {
+        OF_PROXY
+    } else if netns.pod.may_validate(uid, port) {
+        OF_VALIDATOR
+    } else {
         if !level.is_decided(ctx) {
             report(netns, port, protocol, uid);
             count(Reason::ForeignBind);
         }
         return DENY;
-    }
+    };
     // Without the mark it would look like a foreign socket.
-    if !PROXY_SOCKETS.store(ctx.sock, 0) {
+    if !PROXY_SOCKETS.store(ctx.sock, owner) {
         return DENY;
     }
     ALLOW
@@ -50,7 +58,13 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
 /// Whether the proxy bound this socket after its Pod was enrolled. `sk` may be null.
 #[inline(always)]
 pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
-    PROXY_SOCKETS.load(sk).is_some()
+    PROXY_SOCKETS.load(sk) == Some(OF_PROXY)
+}
+
+/// Whether a container that validates the redirection bound this socket. `sk` may be null.
+#[inline(always)]
+pub(crate) fn is_by_validator(sk: *mut bpf_sock) -> bool {
+    PROXY_SOCKETS.load(sk) == Some(OF_VALIDATOR)
 }
 
 /// Records a process that requested a port of the proxy, for operators. The daemon is notified once for

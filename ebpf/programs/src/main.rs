@@ -23,6 +23,7 @@ mod inbound;
 mod kread;
 mod maps;
 mod mptcp;
+mod node_conn;
 mod order;
 mod orig_dst;
 mod original_source;

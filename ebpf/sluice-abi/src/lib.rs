@@ -44,4 +44,4 @@ pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
 /// layout of this number.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;

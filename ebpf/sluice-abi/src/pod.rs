@@ -65,6 +65,9 @@ impl PodFlags {
     /// The Pod has virtual interfaces, whose connections the proxy gets ([`crate::decide::forwarded`]).
     pub const REROUTES: Self = Self(1 << 22);
 
+    /// Connections that processes in the node's netns open to the Pod are not redirected.
+    pub const BYPASS_NODE: Self = Self(1 << 23);
+
     /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -131,8 +134,9 @@ pub struct PodConfig {
     pub loopback_net: u32,
     /// Its mask, likewise; zero if `127.0.0.1` alone counts.
     pub loopback_mask: u32,
-    /// Always zero: keeps the size a multiple of the alignment.
-    pub pad: u32,
+    /// The UID, in the initial user namespace, of a container that listens on the outbound port before
+    /// the proxy does, to validate the redirection (Linkerd). Zero if there is none.
+    pub validator_uid: u32,
 }
 
 impl PodConfig {
@@ -168,6 +172,13 @@ impl PodConfig {
     #[must_use]
     pub const fn may_bind(&self, uid: u32, gid: u32) -> bool {
         uid == self.proxy_uid || gid == self.proxy_gid || (self.mark_mask != 0 && uid == 0)
+    }
+
+    /// Whether a process with this UID may bind a port to validate the redirection. Its socket is not
+    /// the proxy's.
+    #[must_use]
+    pub const fn may_validate(&self, uid: u32, port: Port) -> bool {
+        self.validator_uid != 0 && uid == self.validator_uid && port.const_eq(self.outbound_port)
     }
 
     /// Whether a socket with this mark is the proxy's.
@@ -301,11 +312,11 @@ impl SockRole {
     }
 }
 
-/// Key of `pair_original_dst`: a connection within one network namespace, from the client's side.
+/// Key of `pair_original_dst` and `node_conns`: a connection, from the client's side.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnKey {
-    /// Cookie of the network namespace of both ends.
+    /// Cookie of the client's network namespace. In `pair_original_dst` both ends are there.
     pub cookie: u64,
     /// The connecting end.
     pub client: Endpoint,
@@ -452,7 +463,7 @@ mod tests {
             (16, 8),
             (40, 8),
         ];
-        assert_eq!((ABI_VERSION, layout), (8, recorded));
+        assert_eq!((ABI_VERSION, layout), (9, recorded));
     }
 
     const POD: PodConfig = PodConfig {
@@ -468,7 +479,7 @@ mod tests {
         mark_mask: 0,
         excluded: PortBitmap::EMPTY,
         source_mark: 0,
-        pad: 0,
+        validator_uid: 65_534,
         loopback_net: 0,
         loopback_mask: 0,
     };
@@ -529,6 +540,19 @@ mod tests {
         ] {
             assert_eq!(POD.may_bind(uid, gid), may, "{uid}:{gid}");
             assert_eq!(marked.may_bind(uid, gid), may_marked, "{uid}:{gid}");
+        }
+        let none = PodConfig {
+            validator_uid: 0,
+            ..POD
+        };
+        for (uid, port, may) in [
+            (65_534, 15001, true),
+            (65_534, 15006, false),
+            (1000, 15001, false),
+            (0, 15001, false),
+        ] {
+            assert_eq!(POD.may_validate(uid, Port::new(port)), may, "{uid} {port}");
+            assert!(!none.may_validate(uid, Port::new(port)));
         }
     }
 

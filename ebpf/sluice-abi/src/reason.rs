@@ -119,6 +119,11 @@ reasons! {
     SourceRouteDenied = 36, "source_route_denied";
     /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
     RawSocketDenied = 37, "raw_socket_denied";
+    /// Inbound: a process of the node opened the connection, and the Pod does not intercept such ones.
+    InboundFromNode = 38, "inbound_from_node";
+    /// A connection of the node to a Pod was established after its entry had been evicted; without the
+    /// entry, the Pod intercepts it.
+    NodeConnEvicted = 39, "node_conn_evicted";
     /// Forwarded: a connection that arrived on a virtual interface, redirected to the proxy's outbound
     /// listener.
     ForwardedToProxy = 50, "forwarded_to_proxy";

@@ -15,10 +15,10 @@ use std::{
 };
 
 use aya::maps::MapInfo;
-use sluice_abi::{KernelOffsets, maps};
+use sluice_abi::maps;
 
 use super::{
-    Error,
+    Error, Options,
     attach::{self, Features},
     cgroup_prog::{self, ProgramInfo},
     loaded::Loaded,
@@ -29,18 +29,18 @@ use super::{
 /// Returns the features of the kernel as well.
 pub(super) fn adopt_or_load(
     generation: &Generation,
-    offsets: Option<KernelOffsets>,
+    options: Options,
     attach: impl Fn(&Loaded, Features) -> Result<(), Error>,
 ) -> Result<(Loaded, Features), Error> {
-    if let Some((loaded, features)) = adopt(generation, offsets) {
+    if let Some((loaded, features)) = adopt(generation, options) {
         attach(&loaded, features)?;
         return Ok((loaded, features));
     }
-    let features = Features::probe(offsets.is_some());
+    let features = Features::probe(options.kernel_offsets.is_some());
     unseal(generation)?;
-    let loaded = attach::load(generation, features, offsets)?;
+    let loaded = attach::load(generation, features, options)?;
     attach(&loaded, features)?;
-    seal(generation, &code(features, offsets), &loaded)?;
+    seal(generation, &code(features, options), &loaded)?;
     Ok((loaded, features))
 }
 
@@ -49,11 +49,11 @@ pub(super) fn adopt_or_load(
 /// says.
 ///
 /// Pins do not outlive the kernel, so the features need no probe: the seal has been computed with them.
-fn adopt(generation: &Generation, offsets: Option<KernelOffsets>) -> Option<(Loaded, Features)> {
+fn adopt(generation: &Generation, options: Options) -> Option<(Loaded, Features)> {
     let seal = fs::read_link(generation.seal()).ok()?;
     let (code, state) = seal.to_str()?.split_once('-')?;
-    let features = (Features::possible(offsets.is_some()))
-        .find(|features| self::code(*features, offsets) == code)?;
+    let features = (Features::possible(options.kernel_offsets.is_some()))
+        .find(|features| self::code(*features, options) == code)?;
     let loaded = Loaded::open(generation, &attach::program_names(features))?;
     (self::state(generation, &loaded).ok()? == state).then_some((loaded, features))
 }
@@ -81,9 +81,10 @@ fn seal(generation: &Generation, code: &str, loaded: &Loaded) -> Result<(), Erro
 
 /// A hash of the programs that this daemon would load: the object, and the constants that depend on the
 /// kernel and the configuration.
-fn code(features: Features, offsets: Option<KernelOffsets>) -> String {
+fn code(features: Features, options: Options) -> String {
     let mut hasher = DefaultHasher::new();
-    (env!("SLUICE_OBJECT_HASH"), features, offsets).hash(&mut hasher);
+    let constants = (options.kernel_offsets, options.bypassing_node);
+    (env!("SLUICE_OBJECT_HASH"), features, constants).hash(&mut hasher);
     text(hasher.finish())
 }
 

@@ -20,10 +20,10 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
-use sluice_abi::{KernelOffsets, maps};
+use sluice_abi::maps;
 
 use super::{
-    Error, accel_maps,
+    Error, Options, accel_maps,
     cgroup_prog::{self, ProgramInfo},
     hierarchy,
     kernel_offsets::{self, SPLICE_FN},
@@ -40,6 +40,8 @@ pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 /// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";
 const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
+/// Constant of the object with the cookie of the node's netns.
+const NODE_NETNS: &str = "NODE_NETNS";
 /// Constant of the object with the offsets of kernel structure members for acceleration.
 const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
 /// Exists if the kernel is built with MPTCP. A kernel without MPTCP has the helper, but not its type.
@@ -84,15 +86,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 
 /// Loads every program. Reuses the maps that are pinned in `generation`; creates and pins the others.
 ///
-/// Without offsets no socket is accelerated.
+/// Without offsets in `options` no socket is accelerated.
 pub(super) fn load(
     generation: &Generation,
     features: Features,
-    offsets: Option<KernelOffsets>,
+    options: Options,
 ) -> Result<Loaded, Error> {
+    let offsets = options.kernel_offsets;
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
     let kernel_offsets = offsets.unwrap_or_default();
+    let node_netns = options.bypassing_node.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     // The object needs no relocation against the kernel's types, which take 10 MiB as long as the loader
     // has them: more than all else in this process.
@@ -100,7 +104,8 @@ pub(super) fn load(
     loader
         .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)
-        .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true);
+        .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true)
+        .override_global(NODE_NETNS, &node_netns, true);
     accel_maps::prepare(&mut loader, generation, offsets.is_some())?;
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));

@@ -18,6 +18,7 @@ mod link;
 mod listeners;
 mod loaded;
 mod netns_prog;
+mod node_conns;
 mod pinned_link;
 mod pins;
 mod pod_counters;
@@ -55,6 +56,7 @@ pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
 use loaded::Loaded;
 use netns_prog::NetnsProgram;
+pub(crate) use node_conns::NodeConns;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
 use pod_counters::CounterMap;
@@ -74,6 +76,9 @@ pub(crate) struct Options {
     pub(crate) kernel_offsets: Option<KernelOffsets>,
     /// Raw sockets in meshed Pods.
     pub(crate) raw_sockets: RawSockets,
+    /// The cookie of the node's netns, if the connections of its processes pass to some Pods
+    /// ([`PodFlags::BYPASS_NODE`](sluice_abi::PodFlags::BYPASS_NODE)).
+    pub(crate) bypassing_node: Option<u64>,
 }
 
 /// Whether processes of meshed Pods may create raw IP sockets.
@@ -105,6 +110,7 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    node_conns: NodeConns,
     pod_counters: CounterMap,
     foreign_listeners: TypedMap<u64, u32>,
     before_proxy: TypedMap<u64, BeforeProxy>,
@@ -132,7 +138,7 @@ impl Datapath {
         };
         generation.set_root(cgroup)?;
         let (mut loaded, features) =
-            adoption::adopt_or_load(&generation, options.kernel_offsets, |loaded, features| {
+            adoption::adopt_or_load(&generation, options, |loaded, features| {
                 attach::attach(loaded, &generation, cgroup, enabled_hooks(features))
             })?;
         let netns_prog = NetnsProgram::open(&loaded)?;
@@ -159,6 +165,7 @@ impl Datapath {
             monitor_until: typed_map::open(&mut loaded, maps::MONITOR_UNTIL)?,
             rule_maps: RuleMaps::open(&mut loaded)?,
             foreign_binds: ForeignBinds::open(&mut loaded)?,
+            node_conns: NodeConns::open(&mut loaded, options.bypassing_node)?,
             pod_counters: CounterMap::open(&mut loaded)?,
             foreign_listeners: TypedMap::open(&mut loaded, maps::FOREIGN_LISTENERS)?,
             before_proxy: TypedMap::open(&mut loaded, maps::BEFORE_PROXY)?,
@@ -336,6 +343,11 @@ impl Datapath {
     /// Every entry of `process_ip`.
     pub(crate) fn all_netns_entries(&self) -> Result<Vec<(u64, NetnsEntry)>, Error> {
         self.netns_entries.all()
+    }
+
+    /// Open connections of the node that pass to Pods. A shared handle.
+    pub(crate) fn node_conns(&self) -> NodeConns {
+        self.node_conns.clone()
     }
 
     /// Every entry of `local_pod_ips`.

@@ -1,14 +1,29 @@
 //! The descriptions of service meshes: their differences are data, not code.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::settings::{Families, InvalidValue, NodeValues, NodeWide, Ports};
 
 /// The presets, in the configuration's format for further meshes.
 const PRESETS: &str = include_str!("meshes.toml");
+
+/// The source addresses that Istio's agent gives to the node's connections. Without that agent, only
+/// another host would use them.
+const AGENT_PROBES: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 7, 127), 32)),
+    IpNet::V6(Ipv6Net::new_assert(
+        Ipv6Addr::new(
+            0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff,
+        ),
+        128,
+    )),
+];
 
 /// One mesh's sidecar, and its annotations.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -27,6 +42,10 @@ pub(crate) struct Mesh {
     /// The proxy's group, if it identifies the proxy.
     #[serde(default = "no_id")]
     pub(crate) gid: u32,
+    /// The user of a container that listens on the outbound port before the proxy does, to validate the
+    /// redirection; zero if there is none.
+    #[serde(default)]
+    pub(crate) validator_uid: u32,
     /// The proxy's port for connections of the application.
     pub(crate) outbound_port: u16,
     /// The proxy's port for connections to the Pod.
@@ -294,6 +313,10 @@ impl Mesh {
         if mesh.injector == Injector::Ambient {
             mesh.selection = labels;
         }
+        if mesh.bypasses_node() {
+            mesh.bypass_cidrs
+                .retain(|cidr| !AGENT_PROBES.contains(cidr));
+        }
         if let Some(problem) = mesh.problem() {
             let name = mesh.name;
             return Err(Error::Impossible { name, problem });
@@ -329,6 +352,12 @@ impl Mesh {
         }
         (self.sidecar_annotation.is_empty())
             .then_some("'sidecar-annotation' must name an annotation")
+    }
+
+    /// Whether connections of processes in the node's netns are not intercepted: the daemon is the agent
+    /// of ambient mode, and Istio's agent lets them pass, too.
+    pub(crate) fn bypasses_node(&self) -> bool {
+        matches!(self.selection, Selection::Labels { .. })
     }
 
     /// Inbound ports that are excluded unless the Pod lists others.

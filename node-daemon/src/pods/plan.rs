@@ -144,7 +144,7 @@ pub(crate) fn desired(
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
         source_mark: policy.source_mark,
-        pad: 0,
+        validator_uid: policy.validator_uid,
         loopback_net,
         loopback_mask,
         flags: PodFlags::from_iter([
@@ -156,6 +156,7 @@ pub(crate) fn desired(
             (policy.tproxy, PodFlags::TPROXY),
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
+            (policy.mesh.bypasses_node(), PodFlags::BYPASS_NODE),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
             (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
             (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),

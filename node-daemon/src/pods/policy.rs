@@ -77,6 +77,9 @@ pub(crate) struct PodPolicy {
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
+    /// The user of a container that validates the redirection before the proxy starts, likewise; zero if
+    /// there is none.
+    pub(crate) validator_uid: u32,
     /// The source of the proxy's user.
     pub(crate) user_from: UserSource,
     /// The proxy's ports.

@@ -23,6 +23,7 @@ mod manners;
 mod memory;
 mod monitor;
 mod namespaces;
+mod network_validator;
 mod node;
 mod order;
 mod pending_pod_envoy;

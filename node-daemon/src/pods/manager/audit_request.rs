@@ -42,6 +42,7 @@ impl PodManager {
             },
             captures_dns: self.datapath.captures_dns(cookie)?,
             before_proxy: self.is_before_proxy(cookie)?,
+            node_conns: self.datapath.node_conns(),
         }))
     }
 

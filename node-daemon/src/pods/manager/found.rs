@@ -339,6 +339,7 @@ fn proxy_user(policy: &PodPolicy) -> ProxyUser {
         gid: policy.gid,
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
+        validator: (policy.validator_uid != 0).then_some(policy.validator_uid),
     }
 }
 

@@ -20,6 +20,7 @@ impl PodPolicy {
             mesh,
             uid: mesh.uid,
             gid: mesh.gid,
+            validator_uid: mesh.validator_uid,
             user_from: UserSource::Mesh,
             ports: ProxyPorts {
                 outbound: mesh.outbound_port,
@@ -64,12 +65,16 @@ impl PodPolicy {
     }
 
     /// The settings with the proxy's user and group of the initial user namespace. A group without
-    /// a mapping there is none.
+    /// a mapping there is none, and likewise the validator's user.
     pub(crate) fn map_to_host_ids(self, users: &Users) -> Result<Self, Error> {
         let uid = users
             .user(self.uid)
             .ok_or(Error::NoUser { uid: self.uid })?;
         let gid = users.group(self.gid).unwrap_or(u32::MAX);
+        let validator_uid = match self.validator_uid {
+            0 => 0,
+            uid => users.user(uid).unwrap_or_default(),
+        };
         let mapped = |groups: BTreeSet<u32>| {
             let groups = groups.into_iter();
             groups.filter_map(|gid| users.group(gid)).collect()
@@ -82,6 +87,7 @@ impl PodPolicy {
         Ok(Self {
             uid,
             gid,
+            validator_uid,
             owner_groups,
             ..self
         })

@@ -381,6 +381,7 @@ fn labels_select_ambient_pods() {
         excluded_namespaces: vec!["kube-system".to_owned()],
     };
     let mesh = Mesh::choose("ambient", Meshes::new(), NodeValues::default(), selection).unwrap();
+    assert!(mesh.bypass_cidrs.is_empty(), "{:?}", mesh.bypass_cidrs);
     let labels = |mode: &str| match mode {
         "" => Annotations::new(),
         mode => [("istio.io/dataplane-mode".to_owned(), mode.to_owned())].into(),
