@@ -23,7 +23,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 
-.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels fuzz image-root image manifests e2e lint \
+.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety crowd test-kernels fuzz image-root image manifests e2e lint \
 	clean distclean
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
 	@echo '  make safety        200,000 random accelerated connections, every byte compared'
+	@echo '  make crowd         5,000 namespaces of unprivileged users beside a Pod; NAMESPACES=N'
 	@echo '  make test-kernels  load, attach and test the programs on an older kernel, in QEMU'
 	@echo '  make setup         only the tools, which other targets install by themselves'
 	@echo '  make clean         remove what was built; distclean also removes the tools'
@@ -55,7 +56,7 @@ help:
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo
 	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
-	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with rustup.'
+	@echo 'demo, conformance, chaos, scale, test, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -111,6 +112,13 @@ test: root setup
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup
 	@$(CARGO) test -p sluiced --lib fuzz_accel -- --include-ignored --nocapture
+
+# So many namespaces with the proxy's listeners and a pending Pod's address: status, ADD and log keep
+# their limits.
+NAMESPACES ?= 5000
+crowd: root setup
+	@SLUICE_NAMESPACES=$(NAMESPACES) $(CARGO) test --release -p sluiced --test daemon -- --include-ignored --nocapture \
+		five_thousand_namespaces
 
 test-kernels: root setup
 	@setup/packages.sh kernels

@@ -38,6 +38,7 @@ pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
         mptcp,
         ingress,
         splice,
+        creds,
     } = datapath.features();
     writeln!(out, "feature mptcp {}", yes(mptcp))?;
     writeln!(out, "feature excluded interfaces {}", yes(ingress))?;
@@ -46,6 +47,7 @@ pub(crate) fn run(args: CheckKernelArgs) -> anyhow::Result<()> {
         "feature splice detection {}",
         yes(splice == Some(true))
     )?;
+    writeln!(out, "feature socket creators {}", yes(creds.valid != 0))?;
     for program in datapath.programs()? {
         writeln!(out, "program {} loads", program.name)?;
     }

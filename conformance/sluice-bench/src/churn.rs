@@ -10,10 +10,10 @@ use sluice_testbed::{interrupt::Interrupt, process::Process};
 use crate::{
     Options,
     agent::churn::ChurnResult,
+    check::{Bound, Check},
     cpu::on_cpu,
     matrix::Variant,
     progress::Progress,
-    thresholds::{Bound, Check},
     topology::{self, settle, start},
 };
 

@@ -9,9 +9,9 @@ use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
     Options,
+    check::{Bound, Check},
     progress::Progress,
     statistics::{Estimate, Summary},
-    thresholds::{Bound, Check},
 };
 use footprint::Footprint;
 use node::Node;
@@ -94,7 +94,7 @@ fn timings(node: &Node, rounds: u16, interrupt: &Interrupt) -> Result<Vec<Timing
     let progress = Progress::start(usize::from(rounds) * runs.len());
     let mut timings = Vec::new();
     for round in 0..rounds {
-        // Who comes after whom would tell: caches are warm after the plugin.
+        // The order would matter: caches are warm after the plugin.
         fastrand::Rng::with_seed(round.into()).shuffle(&mut runs);
         for run in &runs {
             interrupt.check()?;

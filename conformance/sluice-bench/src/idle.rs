@@ -9,10 +9,10 @@ use sluice_testbed::interrupt::Interrupt;
 
 use crate::{
     Options,
+    check::{Bound, Check},
     matrix::{Sidecar, Variant, rotated},
     progress::Progress,
     statistics::{Estimate, Summary},
-    thresholds::{Bound, Check},
     topology::Topology,
 };
 
@@ -152,7 +152,7 @@ fn objects(slabinfo: &str) -> u64 {
     slabinfo.lines().filter_map(bytes).sum()
 }
 
-/// What comes and goes with files, whatever they are read by; a socket's inode is not of these.
+/// Slab caches that change with any read of files; a socket's inode has its own.
 fn of_files(cache: &str) -> bool {
     let begins = [
         "buffer_head",

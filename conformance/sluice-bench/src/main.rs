@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod check;
 mod churn;
 mod control_plane;
 mod cpu;
@@ -154,7 +155,7 @@ fn run(options: &Options) -> Result<bool> {
     for part in &options.parts {
         complaints.extend(part.run(options, &mut results, &interrupt)?);
     }
-    results.judge();
+    thresholds::judge(&mut results);
     fs::create_dir_all(&options.output)?;
     let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
     write("samples.json", &serde_json::to_string_pretty(&results)?)?;

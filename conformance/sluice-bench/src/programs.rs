@@ -17,12 +17,12 @@ use sluice_testbed::{interrupt::Interrupt, process::output};
 
 use crate::{
     Options,
+    check::{Bound, Check},
     cpu::on_cpu,
     matrix::rotated,
     noop_program::{self, NoopProgram},
     progress::Progress,
     statistics::Estimate,
-    thresholds::{Bound, Check},
 };
 
 const ROUNDS: usize = 9;

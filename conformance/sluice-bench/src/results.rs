@@ -7,13 +7,13 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::{
+    check::Check,
     churn::Churn,
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, Load, Sample, Sidecar, Variant},
     programs::Programs,
     statistics::{Estimate, Summary},
-    thresholds::{self, Check},
 };
 
 /// All that was measured.
@@ -57,20 +57,6 @@ impl Results {
             processors: thread::available_parallelism()?.get(),
             ..Self::default()
         })
-    }
-
-    /// Compares what was measured with what is promised.
-    pub(super) fn judge(&mut self) {
-        let all = thresholds::all();
-        let mut checks: Vec<_> = all
-            .iter()
-            .filter_map(|threshold| threshold.check(self))
-            .collect();
-        checks.extend(self.control.iter().flat_map(ControlPlane::checks));
-        checks.extend(self.programs.iter().flat_map(Programs::checks));
-        checks.extend(self.churn.iter().flat_map(Churn::checks));
-        checks.extend(self.idle.iter().flat_map(Idle::checks));
-        self.checks = checks;
     }
 
     /// A figure's value in each round.

@@ -291,7 +291,7 @@ fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     };
     let inbound = Route {
         port: INBOUND,
-        // The Pod's address, and from where sidecars call it, whoever sends them what they get.
+        // The Pod's address, and the source addresses of its sidecar's calls.
         to: explicit.then_some(server),
         from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };

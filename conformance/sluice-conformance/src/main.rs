@@ -3,10 +3,8 @@
 #![deny(unsafe_code)]
 
 mod attack;
-mod case;
 mod chaos;
 mod demo;
-mod report;
 mod scale;
 mod suite;
 mod who;

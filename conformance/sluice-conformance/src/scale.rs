@@ -14,7 +14,7 @@ use sluice_testbed::{
     bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, process::footprint, terminal::step,
 };
 
-/// Restarts whose median is told. Odd.
+/// Restarts, whose median is reported. Odd.
 const RESTARTS: u32 = 5;
 /// Pods at either end whose medians are compared.
 const ENDS: usize = 50;

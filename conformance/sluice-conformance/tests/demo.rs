@@ -22,7 +22,7 @@ fn demo(subject: &str) -> Value {
     assert_eq!(
         report["passed"],
         output.status.success(),
-        "the exit status tells the outcome"
+        "the exit status shows the outcome"
     );
     report
 }

@@ -75,7 +75,7 @@ impl Mesh {
         }
     }
 
-    /// The mark of its proxies' sockets, where that tells them from others.
+    /// The mark of its proxies' sockets, where the mark identifies them.
     pub fn mark(self) -> Option<u32> {
         (self == Self::Ambient).then_some(0x539)
     }

@@ -82,7 +82,7 @@ impl Pod {
         })
     }
 
-    /// What the runtime is told of it.
+    /// The sandbox for the runtime.
     pub fn sandbox(&self) -> Sandbox<'_> {
         Sandbox {
             name: self.spec.name,
@@ -155,14 +155,14 @@ impl Pod {
         found.with_context(|| format!("{} lacks an address of a family", self.spec.name))
     }
 
-    /// What its proxy carried so far.
+    /// Connections of its proxy so far.
     pub fn hops(&self) -> Result<Vec<Hop>> {
         self.proxy
             .as_ref()
             .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.spec.name))
     }
 
-    /// What its proxy's listeners accepted so far.
+    /// Accepted connections of its proxy's listeners so far.
     pub fn accepted(&self) -> Result<Counters> {
         self.proxy
             .as_ref()

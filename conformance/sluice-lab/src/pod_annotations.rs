@@ -1,4 +1,4 @@
-//! What a Pod is told about the interception of its traffic.
+//! Settings of a Pod for the interception of its traffic.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +71,7 @@ impl PodAnnotations {
     }
 
     /// What the runtime hands over: rules learn the proxy's ids from its container, of which a
-    /// plugin is told nothing.
+    /// plugin gets nothing.
     pub fn handed_over(&self) -> BTreeMap<String, String> {
         let ids = [
             ("sluice.io/proxy-uid", self.uid),

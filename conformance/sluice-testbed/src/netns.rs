@@ -164,7 +164,7 @@ impl Netns {
         &self.name
     }
 
-    /// Removes the name. The namespace goes with its last process.
+    /// Removes the name. The namespace ends with its last process.
     pub fn remove(mut self) -> Result<()> {
         self.delete()
     }

@@ -27,6 +27,7 @@ mod order;
 mod orig_dst;
 mod original_source;
 mod outbound;
+mod owner;
 mod pending;
 mod raw_socket;
 mod setsockopt;

@@ -20,7 +20,8 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
-use sluice_abi::{KernelOffsets, maps};
+use sluice_abi::{CredOffsets, KernelOffsets, maps};
+use tracing::warn;
 
 use super::{
     Error, accel_maps, hierarchy,
@@ -38,6 +39,8 @@ const HAS_MPTCP: &str = "HAS_MPTCP";
 const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
 /// Constant of the object with the offsets of kernel structure members for acceleration.
 const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
+/// Constant of the object with the offsets on the way to the credentials of a socket's creator.
+const CRED_OFFSETS: &str = "CRED_OFFSETS";
 /// Exists if the kernel is built with MPTCP. A kernel without MPTCP has the helper, but not its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
@@ -73,6 +76,8 @@ pub(crate) struct Features {
     /// An `fentry` program can detect `splice(2)`. Not probed without acceleration: the probe takes
     /// longer than all other steps.
     pub(crate) splice: Option<bool>,
+    /// Where the credentials of a socket's creator are; all zero on a kernel without BTF.
+    pub(crate) creds: CredOffsets,
 }
 
 /// The eBPF object, which the build script builds from `ebpf/programs`.
@@ -95,6 +100,7 @@ pub(super) fn load(
     loader.btf(None);
     loader
         .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
+        .override_global(CRED_OFFSETS, &features.creds, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)
         .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true);
     accel_maps::prepare(&mut loader, generation, offsets.is_some())?;
@@ -121,6 +127,10 @@ impl Features {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
             splice: accel.then(kernel_offsets::can_trace_splice),
+            creds: kernel_offsets::of_creds().unwrap_or_else(|error| {
+                warn!(%error, "creators of sockets are unknown; owner rules judge the caller alone");
+                CredOffsets::default()
+            }),
         }
     }
 }

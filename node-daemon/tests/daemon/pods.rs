@@ -388,13 +388,13 @@ print('tried')"
             "{explained:?}"
         );
     }
-    let nobody = ExplainRequest {
+    let unknown = ExplainRequest {
         pod: "shop/cart".to_owned(),
         connection: Connection::Inbound {
             from: "10.1.0.9".parse().unwrap(),
             port: 80,
         },
     };
-    let api_error = daemon.post(path::EXPLAIN, &nobody).api_error(404);
+    let api_error = daemon.post(path::EXPLAIN, &unknown).api_error(404);
     assert!(api_error.message.contains("shop/cart"));
 }

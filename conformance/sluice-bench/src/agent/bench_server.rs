@@ -20,7 +20,7 @@ pub(crate) const BULK: u8 = b'B';
 /// First byte of a client that speaks HTTP. Everybody else gets back what they send.
 const HTTP: u8 = b'G';
 
-/// Serve HTTP, echo and bulk, told apart by the first byte.
+/// Serve HTTP, echo and bulk, selected by the first byte.
 #[derive(Args)]
 pub(crate) struct BenchServer {
     #[arg(long = "port", required = true)]

@@ -12,9 +12,9 @@ use sluice_testbed::{cgroup::Cgroup, interrupt::Interrupt};
 use tempfile::TempDir;
 
 use crate::{
+    check::{Bound, Check},
     control_plane::{Verb, node::Node},
     statistics::median,
-    thresholds::{Bound, Check},
 };
 
 /// How often each is tried. Odd.
@@ -42,7 +42,7 @@ impl Footprint {
     pub(super) fn of(node: &Node, binaries: &Binaries, interrupt: &Interrupt) -> Result<Self> {
         Ok(Self {
             plugin_bytes: fs::metadata(&binaries.sluice_cni)?.len().try_into()?,
-            plugin_kib: tried(|| resident(node))?.context("no memory told")?,
+            plugin_kib: tried(|| resident(node))?.context("no peak memory reported")?,
             plugin_instructions: tried(|| instructions(node))?,
             start_millis: tried(|| start(binaries, interrupt).map(Some))?.context("no start")?,
             daemon_kib: node.daemons()?,
@@ -94,7 +94,7 @@ fn tried(mut once: impl FnMut() -> Result<Option<f64>>) -> Result<Option<f64>> {
     Ok(tries.and_then(|tries| median(&tries)))
 }
 
-/// The peak as wait4(2) tells it, in KiB.
+/// The peak of resident memory from wait4(2), in KiB.
 fn resident(node: &Node) -> Result<Option<f64>> {
     let said = launched(node, TIME, &["-f", "%M"])?;
     Ok(said.trim().parse().ok())

@@ -105,7 +105,7 @@ impl Node {
         self.levels.iter().map(of).collect()
     }
 
-    /// A file that goes with the node.
+    /// A file that is removed with the node.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

@@ -8,6 +8,7 @@ mod neighbours;
 mod net;
 mod pod;
 mod report;
+mod request;
 mod swap;
 
 use anyhow::{Result, ensure};
@@ -54,11 +55,11 @@ pub(crate) enum Attacker {
     Host,
     /// A local user of the node without privilege.
     LocalUser,
-    /// Whoever writes a Pod's annotations.
+    /// An author of a Pod's annotations.
     Annotations,
-    /// Whoever has taken over a sidecar.
+    /// A compromised sidecar.
     Sidecar,
-    /// A runtime, or whoever has taken over the plugin, that names a false namespace.
+    /// A runtime, or a compromised plugin, that reports a false namespace.
     Runtime,
 }
 
@@ -190,6 +191,19 @@ fn attempts(stage: &mut Fixture, cases: &[&Case], interrupt: &Interrupt) -> Resu
     Ok(saw)
 }
 
+/// The outcome of an attempt that reached its goal, or did not.
+fn goal(reached: bool, detail: impl Into<String>) -> Saw {
+    let outcome = if reached {
+        Outcome::Passed
+    } else {
+        Outcome::Stopped
+    };
+    Saw {
+        outcome,
+        detail: detail.into(),
+    }
+}
+
 impl Case {
     /// An attempt that Sluice must stop.
     const fn stopped(name: &'static str, who: Attacker, what: &'static str, act: Act) -> Self {
@@ -202,17 +216,11 @@ impl Case {
         }
     }
 
-    /// An attempt that may pass Sluice, and why.
-    const fn passed(
-        name: &'static str,
-        who: Attacker,
-        what: &'static str,
-        act: Act,
-        reason: &'static str,
-    ) -> Self {
+    /// A connection.
+    const fn net(name: &'static str, who: Attacker, what: &'static str, net: Net) -> Self {
         Self {
-            reason: Some(reason),
-            ..Self::stopped(name, who, what, act)
+            reason: net.reason,
+            ..Self::stopped(name, who, what, Act::Net(net))
         }
     }
 }

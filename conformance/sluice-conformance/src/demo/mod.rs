@@ -1,5 +1,6 @@
 //! The demonstration: build the lab, make every call, remove the lab, judge.
 
+mod report;
 pub(crate) mod row;
 mod table;
 
@@ -11,7 +12,7 @@ use nix::unistd::Uid;
 use sluice_lab::{Binaries, Lab, backend::BackendKind, bpf_objects::BpfObjects};
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
-use crate::report::{Report, Sink};
+use report::{Report, Sink};
 pub(crate) use table::{CASES, PODS};
 
 /// Odd, so that the median is one of them.

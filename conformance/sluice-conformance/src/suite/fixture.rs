@@ -37,7 +37,7 @@ use crate::suite::{
 };
 
 /// Neither a user nor a group of a proxy.
-const STRANGER: u32 = 2000;
+const OTHER_USER: u32 = 2000;
 /// The mark of the `original_src` filter, as Istio configures it.
 const ORIGINAL_SRC: u32 = 1337;
 /// For all connections of one client.
@@ -63,7 +63,7 @@ pub(crate) struct Asked {
     pub(crate) server: String,
 }
 
-/// The lab, with a subject on its node. [`Fixture::remove`] tells whether all of it went.
+/// The lab, with a subject on its node. [`Fixture::remove`] reports remains.
 pub(crate) struct Fixture {
     outside_servers: Process,
     node_servers: Process,
@@ -321,8 +321,8 @@ impl Fixture {
             // One that is known by a mark must be allowed to give it to its sockets.
             Origin::Proxy if mesh.mark().is_some() => (Some(&test_pod.netns), None),
             Origin::Proxy => (Some(&test_pod.netns), Some((uid, gid))),
-            Origin::ProxyUser => (Some(&test_pod.netns), Some((uid, STRANGER))),
-            Origin::ProxyGroup => (Some(&test_pod.netns), Some((STRANGER, gid))),
+            Origin::ProxyUser => (Some(&test_pod.netns), Some((uid, OTHER_USER))),
+            Origin::ProxyGroup => (Some(&test_pod.netns), Some((OTHER_USER, gid))),
             Origin::Peer => (Some(&self.peer.netns), Some((CLIENT, CLIENT))),
             Origin::Node => (None, None),
             Origin::Outside => (Some(&self.outside), None),

@@ -230,7 +230,7 @@ fn ask(rng: &mut Rng, settings: &PodAnnotations) -> ConnSpec {
         source: source(rng, from, to),
         to,
         family,
-        // A datagram to a closed port is answered by silence, which takes time and tells nothing.
+        // A datagram to a closed port gets no answer, which takes time and shows nothing.
         port: if service {
             one(rng, &SERVICE_PORTS).0
         } else if matches!(way, Way::Udp | Way::UdpUnconnected) {

@@ -37,7 +37,7 @@ pub(crate) struct Observation {
     pub(crate) unexplained: Option<String>,
 }
 
-/// The field that tells whether a refusal came at once.
+/// The field for a refusal that came at once.
 pub(crate) const PACE: &str = "prompt";
 
 /// What two views differ in, with both values.
@@ -54,7 +54,7 @@ impl Names {
         self.0.insert(ip, format!("{name}{family}"));
     }
 
-    /// An address as a reader knows it; a v4-mapped one is told from an IPv4 one.
+    /// An address by its name; v4-mapped and IPv4 addresses differ.
     pub(crate) fn ip(&self, ip: IpAddr) -> String {
         let canonical = ip.to_canonical();
         let mapped = if canonical == ip { "" } else { "::ffff:" };

@@ -9,12 +9,16 @@ use sluice_lab::{Binaries, Lab, backend::BackendKind, pod_annotations::PodAnnota
 use sluice_testbed::interrupt::Interrupt;
 
 use crate::{
-    case::{Case, Expect},
     demo::{
         self,
         row::{self, Row},
     },
-    suite::{diff::Difference, fixture::Fixture, observation::Observation},
+    suite::{
+        case::{Case, Expect},
+        diff::Difference,
+        fixture::Fixture,
+        observation::Observation,
+    },
 };
 
 /// The group of the cases with real proxies.

@@ -16,7 +16,7 @@ pub(crate) const RANGES: [&str; 2] = ["172.31.9.0/24", "fd00:31::/64"];
 /// What the Pod reaches that way: the network of the third server.
 const BEYOND: [&str; 2] = ["203.0.113.0/24", "2001:db8:2::/48"];
 
-/// Gives it to a Pod, before it joins its network. It goes with the Pod's namespace.
+/// Gives it to a Pod, before it joins its network. It is removed with the Pod's namespace.
 pub(crate) fn create(node: &Netns, pod: &Netns) -> Result<()> {
     // The kernel may still be taking down the namespace of the Pod before, and its link with it.
     node.ip(&format!("link delete {AT_NODE}")).ok();

@@ -214,6 +214,10 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
             original: None,
         })?)
     };
+    let send = |text: &str, from: ControlMessage<'_>| {
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg(fd, &text, &[from], MsgFlags::empty(), Some(&client))
+    };
     match reached {
         Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
             let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
@@ -222,15 +226,7 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
                 ipi_spec_dst: info.ipi_addr,
                 ..info
             };
-            let text = seen(ip.into())?;
-            let from = [ControlMessage::Ipv4PacketInfo(&own)];
-            sendmsg(
-                fd,
-                &[IoSlice::new(text.as_bytes())],
-                &from,
-                MsgFlags::empty(),
-                Some(&client),
-            )?;
+            send(&seen(ip.into())?, ControlMessage::Ipv4PacketInfo(&own))?;
         }
         Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
             let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
@@ -238,15 +234,7 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
                 ipi6_ifindex: 0,
                 ..info
             };
-            let text = seen(ip.into())?;
-            let from = [ControlMessage::Ipv6PacketInfo(&own)];
-            sendmsg(
-                fd,
-                &[IoSlice::new(text.as_bytes())],
-                &from,
-                MsgFlags::empty(),
-                Some(&client),
-            )?;
+            send(&seen(ip.into())?, ControlMessage::Ipv6PacketInfo(&own))?;
         }
         _ => anyhow::bail!("a datagram without its destination"),
     }

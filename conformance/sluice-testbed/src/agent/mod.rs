@@ -22,7 +22,7 @@ pub enum Job {
     /// Be the application of a Pod.
     #[command(hide = true)]
     Serve(serve::Serve),
-    /// Check that traffic is diverted, as Istio does before a Pod starts.
+    /// Check that traffic is redirected, as Istio does before a Pod starts.
     #[command(hide = true)]
     Validate(validate::Validate),
     /// Be a client: one connection, one request.

@@ -117,7 +117,7 @@ fn answer(mut stream: TcpStream, pod: String) -> Result<()> {
     Ok(())
 }
 
-/// Reads the head of a request, and tells whether it asks for the end. `None` if none comes.
+/// Reads the head of a request: whether it asks for the end. `None` if none comes.
 fn request(reader: &mut impl BufRead) -> Result<Option<bool>> {
     let mut last = false;
     let mut line = String::new();

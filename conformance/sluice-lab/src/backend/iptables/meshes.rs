@@ -1,5 +1,5 @@
 //! The rules of other meshes, as their documents have them. They share what Istio's have not: few
-//! annotations, and one owner or mark that tells the proxy.
+//! annotations, and one owner or mark that identifies the proxy.
 
 use anyhow::Result;
 

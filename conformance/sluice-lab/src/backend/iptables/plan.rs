@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::pod_annotations::{self, PodAnnotations};
 
-/// Never taken in, whatever the annotations say: status, health, metrics.
+/// Never redirected inbound, for any annotations: status, health, metrics.
 const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
-/// Not taken out unless an annotation says otherwise.
+/// Not redirected outbound by default.
 const DIRECT_BY_DEFAULT: &str = "15020";
 
 /// What rules are written from.
@@ -26,7 +26,7 @@ pub(super) struct Plan {
     pub(super) exclude_interfaces: Vec<String>,
 }
 
-/// Which ports are taken in.
+/// Inbound ports that are redirected.
 #[derive(Debug)]
 pub(super) enum Inbound {
     /// All but these.
@@ -35,7 +35,7 @@ pub(super) enum Inbound {
     Only(Vec<Ports>),
 }
 
-/// Which destinations are taken out.
+/// Outbound destinations that are redirected.
 #[derive(Debug)]
 pub(super) enum Ranges {
     /// All.
@@ -94,7 +94,7 @@ impl Plan {
         })
     }
 
-    /// A range of loopback addresses is taken out.
+    /// A range of loopback addresses is redirected.
     pub(super) fn takes_loopback(&self) -> bool {
         matches!(&self.include_ranges, Ranges::Only(ranges)
             if ranges.iter().any(|range| range.address.is_loopback()))

@@ -1,5 +1,7 @@
 //! What the suite saw: a table, JSON, or `JUnit`'s XML.
 
+mod junit;
+
 use std::{
     collections::BTreeMap,
     io::{IsTerminal as _, stdout},
@@ -13,7 +15,6 @@ use sluice_testbed::terminal::{GREEN, RED, paint};
 
 use crate::suite::{
     diff::{Comparison, Difference},
-    junit,
     run::Outcome,
 };
 

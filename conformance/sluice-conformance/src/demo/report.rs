@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sluice_lab::{Lab, Pod, backend::Counters};
 use sluice_testbed::terminal::{BOLD, DIM, GREEN, RED, paint};
 
-use crate::demo::{CASES, row::Row};
+use super::{row::Row, table::CASES};
 
 /// Everything that was observed.
 #[derive(Serialize, Deserialize)]
