@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::statistics::Estimate;
 
-/// What a figure must reach.
+/// The limit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Bound {
     AtLeast(f64),
@@ -27,7 +27,7 @@ impl Bound {
     }
 }
 
-/// A promise, and what a run showed of it.
+/// A promised limit, and the result of a run.
 #[derive(Serialize)]
 pub(super) struct Check {
     /// Of what, under what, by which figure.

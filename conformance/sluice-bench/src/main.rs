@@ -1,4 +1,4 @@
-//! How fast Sluice is, compared round by round on one machine with what it replaces.
+//! Compares the speed of Sluice round by round with iptables on one machine.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -84,7 +84,7 @@ struct Options {
 enum Part {
     /// Rates and times of the path of the data.
     Traffic,
-    /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
+    /// The plugin's part of ADD and DEL, and the resources of plugin and daemon.
     #[value(name = "control")]
     ControlPlane,
     /// What each program costs, as the kernel counts it.
@@ -96,7 +96,7 @@ enum Part {
 }
 
 impl Part {
-    /// Measures it. Returns what the removal complains about.
+    /// Measures it. Returns failures of the removal.
     fn run(
         self,
         options: &Options,

@@ -1,4 +1,4 @@
-//! Every sample of a run, and what is drawn from them.
+//! Every sample of a run, and their summaries.
 
 use std::{fs, thread};
 
@@ -31,11 +31,11 @@ pub(super) struct Results {
     pub(super) programs: Option<Programs>,
     pub(super) churn: Vec<Churn>,
     pub(super) idle: Option<Idle>,
-    /// What was promised, as far as it was measured.
+    /// The checks of measured figures.
     pub(super) checks: Vec<Check>,
 }
 
-/// A sample and what it is of.
+/// A sample with its contender and load.
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) round: usize,
@@ -99,7 +99,7 @@ impl Results {
         Estimate::ratio(&of(variant), &of(base))
     }
 
-    /// Who and what is in it, in order.
+    /// Its contenders and loads, in order.
     pub(super) fn contents(&self) -> (Vec<Variant>, Vec<(Sidecar, Load)>) {
         let mut variants: Vec<_> = self.samples.iter().map(|one| one.variant).collect();
         let mut matters: Vec<_> = self

@@ -21,7 +21,7 @@ struct Threshold {
     bound: Bound,
 }
 
-/// Compares the measurements of a run with what is promised.
+/// Compares the measurements of a run with the promised limits.
 pub(super) fn judge(results: &mut Results) {
     let all = all();
     let mut checks: Vec<_> = all
@@ -90,7 +90,7 @@ fn all() -> Vec<Threshold> {
 }
 
 impl Threshold {
-    /// What a run showed. Without both contenders in it there is nothing to judge.
+    /// The check of a run; none if a contender is missing.
     fn check(&self, results: &Results) -> Option<Check> {
         let Self {
             variant,

@@ -47,7 +47,7 @@ pub(super) struct Topology {
     target: SocketAddr,
 }
 
-/// What a process is in its Pod.
+/// The role of a process in its Pod.
 #[derive(Clone, Copy)]
 struct Role {
     pod: &'static str,
@@ -280,7 +280,7 @@ pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -
     })
 }
 
-/// What the two sidecars do.
+/// The work of the two sidecars.
 fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     let explicit = variant == Variant::Explicit;
     let inbound = SocketAddr::new(server.ip(), INBOUND);

@@ -47,7 +47,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Serialize)]
 struct Report {
     passed: bool,

@@ -1,4 +1,4 @@
-//! Many Pods on one node: what an ADD costs the last of them, and what the daemon needs.
+//! Many Pods on one node: the cost of the last ADD, and the resources of the daemon.
 
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What was measured. Times are in milliseconds.
+/// The measurements. Times are in milliseconds.
 #[derive(Serialize)]
 struct Report {
     pods: u16,

@@ -28,7 +28,7 @@ use crate::{
 
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where a call comes from.
+/// The origin of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// An application in this Pod.
@@ -118,7 +118,7 @@ impl Lab {
         })
     }
 
-    /// Makes a Pod, joins it to the network and starts what runs in it.
+    /// Makes a Pod, adds it to the network and starts its processes.
     pub fn add(&mut self, spec: PodSpec) -> Result<()> {
         self.pods.push(Pod::create(spec, &self.name)?);
         let pod = self.pods.last_mut().context("a Pod was pushed")?;
@@ -162,7 +162,7 @@ impl Lab {
         )?)?)
     }
 
-    /// Where a user's process lives in a Pod.
+    /// The context of a user's process in a Pod.
     pub fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> ExecContext<'a> {
         ExecContext {
             netns: Some(pod.netns.path()),

@@ -23,7 +23,7 @@ pub enum Mesh {
     Osm,
 }
 
-/// Where its proxies listen.
+/// The ports of its proxies.
 #[derive(Clone, Copy)]
 pub struct Ports {
     /// For connections that the Pod opens.
@@ -80,7 +80,7 @@ impl Mesh {
         (self == Self::Ambient).then_some(0x539)
     }
 
-    /// Where its proxies listen.
+    /// The ports of its proxies.
     pub fn ports(self) -> Ports {
         let (outbound, inbound) = match self {
             Self::Istio | Self::Ambient | Self::Kuma => (15001, 15006),
@@ -90,7 +90,7 @@ impl Mesh {
         Ports { outbound, inbound }
     }
 
-    /// Its proxies take what leaves the Pod at the loopback address alone.
+    /// Its proxies accept outbound connections at the loopback address alone.
     pub fn listens_on_loopback(self) -> bool {
         self == Self::Linkerd
     }

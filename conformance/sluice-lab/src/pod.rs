@@ -93,7 +93,7 @@ impl Pod {
         }
     }
 
-    /// Starts what runs in it; [`Pod::wait`] waits for it.
+    /// Starts its processes; [`Pod::wait`] waits for them.
     pub fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
         let PodSpec {
             name,
@@ -133,7 +133,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Waits until what runs in it serves.
+    /// Waits until its processes serve.
     pub fn wait(&mut self, interrupt: &Interrupt) -> Result<()> {
         if let Some(application) = &mut self.application {
             let ready = interrupt.wait(START, || {
@@ -169,7 +169,7 @@ impl Pod {
             .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.spec.name))
     }
 
-    /// Ends what runs in it.
+    /// Ends its processes.
     pub fn stop(&mut self) -> Result<()> {
         let proxy = self.proxy.take().map(|proxy| proxy.process);
         for process in proxy.into_iter().chain(self.application.take()) {

@@ -16,7 +16,7 @@ use crate::mesh::Mesh;
 pub struct PodAnnotations {
     /// Of the node and its Pods.
     pub mesh: Mesh,
-    /// What an operator wrote.
+    /// The annotations by an operator.
     pub annotations: BTreeMap<String, String>,
     /// The sidecar takes DNS: its port 15053 is open.
     pub dns: bool,
@@ -65,7 +65,7 @@ impl PodAnnotations {
         self
     }
 
-    /// What an annotation says.
+    /// The value of an annotation.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
     }

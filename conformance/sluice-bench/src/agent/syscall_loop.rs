@@ -16,7 +16,7 @@ pub(crate) struct SyscallLoop {
     /// What leads to the listener.
     #[arg(long)]
     to: Option<SocketAddr>,
-    /// Where it listens.
+    /// The address of its listener.
     #[arg(long, default_value_t = 0)]
     listen: u16,
     #[arg(long)]

@@ -19,7 +19,7 @@ use crate::{
 
 /// How often each is tried. Odd.
 const TRIES: usize = 5;
-/// A small parent: at exec the kernel counts the memory of what was there before.
+/// A small parent: at exec the kernel counts the memory of the program before.
 const TIME: &str = "/usr/bin/time";
 const PERF: &str = "/usr/bin/perf";
 
@@ -49,7 +49,7 @@ impl Footprint {
         })
     }
 
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> [Check; 2] {
         let bytes = f64::from(self.plugin_bytes);
         let judge = |figure, limit, bytes: f64| {
@@ -111,7 +111,7 @@ fn counted(said: &str) -> Option<f64> {
     line.split(',').next()?.parse().ok()
 }
 
-/// What a program that starts the plugin says of its ADD in the file given with `-o`.
+/// The report about an ADD, in the file of `-o`, by the program that starts the plugin.
 fn launched(node: &Node, program: &str, arguments: &[&str]) -> Result<String> {
     let said = node.file("said");
     let mut launcher = Command::new(program);

@@ -1,4 +1,4 @@
-//! What an attacker does to the daemon: its process, its socket, its files, its requests.
+//! Attempts on the daemon: its process, its socket, its files, its requests.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ const LOCAL_USER: u32 = 65_534;
 const DEFAULT: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
                        +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 
-/// What is done.
+/// The attempt.
 #[derive(Clone, Copy)]
 pub(crate) enum Deed {
     /// A shell script of a local user; success is the attacker's.

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Only attempts whose name contains this.
     #[arg(long, default_value = "")]
     case: String,
-    /// Print the attempts and what must hold, run nothing.
+    /// Print the attempts, run nothing.
     #[arg(long)]
     list: bool,
     /// Print JSON instead of the table.
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Who makes an attempt.
+/// The attacker of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Attacker {
@@ -63,7 +63,7 @@ pub(crate) enum Attacker {
     Runtime,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -97,7 +97,7 @@ pub(crate) struct Case {
     pub(crate) reason: Option<&'static str>,
 }
 
-/// How the attempt is made.
+/// The form of an attempt.
 #[derive(Clone, Copy)]
 pub(crate) enum Act {
     /// A connection.
@@ -108,11 +108,11 @@ pub(crate) enum Act {
     Daemon(Deed),
 }
 
-/// What was seen of one attempt on one subject.
+/// The observation of one attempt on one subject.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Saw {
     pub(crate) outcome: Outcome,
-    /// Who answered, the error, or what a command printed.
+    /// The answering server, the error, or the output of a command.
     pub(crate) detail: String,
 }
 

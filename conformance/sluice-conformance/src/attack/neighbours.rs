@@ -1,4 +1,4 @@
-//! A Pod that uses up what its neighbours need.
+//! A Pod that exhausts the resources of its neighbours.
 
 use std::time::{Duration, Instant};
 

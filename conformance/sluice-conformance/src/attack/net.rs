@@ -25,7 +25,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the attacker connects to.
+/// The destination of the attacker.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     /// A host that the lab knows.

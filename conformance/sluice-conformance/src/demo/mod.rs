@@ -26,7 +26,7 @@ const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 pub(crate) struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// What diverts the traffic.
+    /// The backend that redirects the traffic.
     #[arg(long, value_enum, default_value = "sluice")]
     backend: BackendKind,
     /// Print the report as JSON.
@@ -94,7 +94,7 @@ fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) 
     Ok(())
 }
 
-/// The Pods of the demonstration, with what runs in them.
+/// The Pods of the demonstration, with their processes.
 pub(crate) fn add_pods(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
     step("adding the Pods", || {
         for spec in PODS {

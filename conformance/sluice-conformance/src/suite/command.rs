@@ -70,7 +70,7 @@ struct Common {
 /// Random Pods and connections.
 #[derive(Args)]
 struct Random {
-    /// Where they start, once for each time this is given; else anywhere. It is printed.
+    /// Seed of the random connections; may be repeated. Without one, a random seed, which is printed.
     #[arg(long = "seed")]
     seeds: Vec<u64>,
     /// How many connections for each seed [default: 2000, or none if cases are chosen].

@@ -169,7 +169,7 @@ impl Service {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::One => "service-one",

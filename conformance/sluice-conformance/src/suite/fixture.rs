@@ -44,7 +44,7 @@ const ORIGINAL_SRC: u32 = 1337;
 const LIMIT: Duration = Duration::from_mins(2);
 /// The link between the node and the host beyond.
 const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
-/// What the host beyond answers for, and where the Pods are.
+/// The networks that the host beyond serves, and those of the Pods.
 const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
 const POD_RANGES: [&str; 4] = [
     "10.77.0.0/16",
@@ -206,7 +206,7 @@ impl Fixture {
         Ok(rule.filter(|rule| listener(rule) != listener_of(accepted_by)))
     }
 
-    /// What the addresses are called.
+    /// The names of the addresses.
     pub(crate) fn names(&self, test_pod: &TestPod) -> Names {
         let mut names = Names::default();
         for v4 in [true, false] {
@@ -312,7 +312,7 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    /// Where a process of `origin` lives, and as whom.
+    /// The namespace and the user of a process of `origin`.
     pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {

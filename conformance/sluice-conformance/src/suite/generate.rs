@@ -46,7 +46,7 @@ const RANGES: [&str; 21] = [
     "::1/128",
 ];
 
-/// A Pod and what is tried with it.
+/// A Pod and its connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RandomCase {
     pub(crate) settings: PodAnnotations,
@@ -123,7 +123,7 @@ fn settings(rng: &mut Rng) -> PodAnnotations {
     made
 }
 
-/// How often an annotation is there, and what it says then.
+/// The frequency of an annotation, and its values.
 type Annotation = (u32, &'static str, fn(&mut Rng) -> String);
 
 const ANNOTATIONS: [Annotation; 8] = [
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn every_annotation_and_every_way_to_connect_is_tried() {
+    fn generator_covers_annotations_and_connections() {
         let scenes: Vec<_> = scenes(1).take(100).collect();
         for (_, key, _) in ANNOTATIONS {
             assert!(

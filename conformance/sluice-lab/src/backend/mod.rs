@@ -91,7 +91,7 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sluice => "sluice",

@@ -1,5 +1,5 @@
 //! Everything that listens in the lab's small world: the stand-in for a proxy, applications, and
-//! servers elsewhere. Each answer says who gave it and what it saw, so that a client knows all.
+//! servers elsewhere. Each answer has the server's name and its observations, so that a client knows all.
 
 use std::{
     io::{BufRead, BufReader, IoSlice, IoSliceMut, Write},
@@ -25,7 +25,7 @@ use crate::agent::serve::READY;
 const PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 128;
 
-/// Listen on some ports, of both families, and say who was reached.
+/// Listen on some ports, of both families, and answer with the server's name.
 #[derive(Args)]
 pub struct EchoServer {
     /// A listener, as NAME=PORT.
@@ -45,19 +45,19 @@ pub struct EchoServer {
     mark: Option<u32>,
 }
 
-/// A port and what its listener is called.
+/// A port and the name of its listener.
 #[derive(Clone, Debug)]
 pub struct Door {
-    /// What the reports call it.
+    /// Its name in the reports.
     pub name: String,
     /// Its port, in each family.
     pub port: u16,
 }
 
-/// What a listener says.
+/// The answer of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenResult {
-    /// Who was reached.
+    /// The server that was reached.
     pub by: String,
     /// The client.
     pub source: SocketAddr,

@@ -68,7 +68,7 @@ pub struct Attempt {
     pub mark: Option<u32>,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ProbeResult {
     /// The answer.

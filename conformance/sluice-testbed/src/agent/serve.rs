@@ -1,4 +1,4 @@
-//! The application of a Pod: says who it is and whom it sees.
+//! The application of a Pod: reports its name and its peer.
 
 use std::{
     io::{BufRead, BufReader, Write},

@@ -10,6 +10,7 @@ mod fuzz_accel;
 mod inbound;
 mod lab;
 mod original_source;
+mod owner;
 mod pending;
 mod raw_socket;
 mod routes;

@@ -46,7 +46,7 @@ fn namespace_of_another_user_is_never_a_pod() {
 }
 
 #[test]
-fn process_of_a_pod_is_not_the_pod_in_a_namespace_of_its_own() {
+fn nested_namespace_of_a_pod_is_not_the_pod() {
     let mut listed = pod("cart", &["10.1.0.1"], &[INJECTED]);
     listed["metadata"]["uid"] = UID.into();
     let server = ApiServer::start(vec![listed]);
@@ -66,7 +66,7 @@ fn process_of_a_pod_is_not_the_pod_in_a_namespace_of_its_own() {
 }
 
 #[test]
-fn kubelets_cgroup_decides_where_there_is_a_kubelet() {
+fn kubelet_cgroup_decides_on_nodes_with_a_kubelet() {
     let mut daemon = Daemon::start("kubelet");
     let mut homes = [("in", "10.1.0.1/24"), ("out", "10.1.0.2/24")]
         .map(|(name, address)| Pod::new(&format!("kubelet-{name}"), &[address]));
@@ -123,7 +123,7 @@ fn reported_pod_takes_its_address_from_a_found_one() {
 }
 
 #[test]
-fn namespace_without_address_and_process_gives_its_address_up() {
+fn idle_namespace_releases_its_address() {
     let daemon = Daemon::start("forgotten");
     let mut forgotten = Pod::new("forgotten", &["10.1.0.1/24"]);
     let heir = Pod::new("forgotten-heir", &["10.1.0.1/24"]);

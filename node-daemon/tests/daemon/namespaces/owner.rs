@@ -116,6 +116,6 @@ fn namespace_owner_obtains_nothing_in_a_thousand_rounds() {
 
 #[test]
 #[ignore = "takes a minute"]
-fn namespace_owner_obtains_nothing_of_a_confined_daemon_in_a_thousand_rounds() {
+fn namespace_owner_obtains_nothing_confined_thousand_rounds() {
     attack(&confined(), "attack-confined-long", 1000);
 }

@@ -125,10 +125,10 @@ pub(crate) struct Try {
     pub(crate) trick: Trick,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Got {
-    /// Who answered.
+    /// The answering server.
     pub(crate) by: Option<String>,
     /// Name of the error, such as `ECONNREFUSED`.
     pub(crate) errno: Option<String>,

@@ -7,7 +7,6 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::TcpStream,
-    path::Path,
     thread,
 };
 

@@ -1,4 +1,4 @@
-//! What enters the Pod.
+//! Inbound connections.
 
 use sluice_lab::pod_annotations::{
     EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, PodAnnotations, STATUS_PORT,

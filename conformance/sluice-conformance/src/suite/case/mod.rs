@@ -64,9 +64,9 @@ pub(crate) struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Expect {
-    /// The proxy's listener for what leaves the Pod accepts and learns the destination.
+    /// The proxy's outbound listener accepts and learns the destination.
     Outbound,
-    /// The proxy's listener for what enters the Pod accepts and learns the destination.
+    /// The proxy's inbound listener accepts and learns the destination.
     Inbound,
     /// The proxy's resolver answers in the name of the asked one.
     Dns,

@@ -1,4 +1,4 @@
-//! What leaves the Pod.
+//! Outbound connections.
 
 use sluice_lab::pod_annotations::{
     EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_RANGES, INCLUDE_OUTBOUND_PORTS,

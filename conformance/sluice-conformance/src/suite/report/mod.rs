@@ -1,4 +1,4 @@
-//! What the suite saw: a table, JSON, or `JUnit`'s XML.
+//! The report of the suite: a table, JSON, or `JUnit`'s XML.
 
 mod junit;
 
@@ -39,7 +39,7 @@ pub(crate) struct Report {
     /// Listed cases that two subjects do not show alike.
     pub(crate) listed: Vec<Difference>,
     pub(crate) generated: Vec<Generated>,
-    /// What the removal of the labs did not remove.
+    /// Remains of the labs.
     pub(crate) left_behind: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! From annotations to what the rules are made of, with Istio's defaults.
+//! From annotations to the plan of the rules, with Istio's defaults.
 
 use std::net::IpAddr;
 
