@@ -232,7 +232,7 @@ fn kubelet() -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        // A client that reaches this kubelet is in its network namespace already.
+        // Whoever reaches this kubelet is in its network namespace already.
         "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
         "authorization": { "mode": "AlwaysAllow" },
         "cgroupDriver": "cgroupfs",
