@@ -35,7 +35,7 @@ pub use kernel_offsets::{CredOffsets, KernelOffsets};
 pub use original_source::{BoundCall, SourceVerdict, original_source};
 pub use pod::{
     AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,
-    PodConfig, PodFlags, SockRole,
+    PodConfig, PodFlags, REROUTE_MARK, SockRole,
 };
 pub use reason::Reason;
 pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};

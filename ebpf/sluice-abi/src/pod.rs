@@ -62,6 +62,8 @@ impl PodFlags {
     pub const BEFORE_PROXY: Self = Self(1 << 20);
     /// Only IPv4 is redirected: IPv6 bypasses the proxy in both directions.
     pub const IPV4_ONLY: Self = Self(1 << 21);
+    /// The Pod has virtual interfaces, whose connections the proxy gets ([`crate::decide::forwarded`]).
+    pub const REROUTES: Self = Self(1 << 22);
 
     /// The union of both sets.
     #[must_use]
@@ -89,6 +91,11 @@ impl FromIterator<(bool, PodFlags)> for PodFlags {
         selected.fold(Self::default(), |all, (_, flag)| all.with(flag))
     }
 }
+
+/// The bit in the mark of TCP packets from a virtual interface that are not for the proxy. A routing rule
+/// of the Pod refuses such packets without it: no connection bypasses the proxy while the program of the
+/// interface is missing.
+pub const REROUTE_MARK: u32 = 0x0800_0000;
 
 /// Configuration of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
 #[repr(C)]

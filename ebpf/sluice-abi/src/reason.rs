@@ -119,6 +119,15 @@ reasons! {
     SourceRouteDenied = 36, "source_route_denied";
     /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
     RawSocketDenied = 37, "raw_socket_denied";
+    /// Forwarded: a connection that arrived on a virtual interface, redirected to the proxy's outbound
+    /// listener.
+    ForwardedToProxy = 50, "forwarded_to_proxy";
+    /// Forwarded: the connection arrived on a virtual interface, and its destination is in no included
+    /// network.
+    ForwardedDirect = 51, "forwarded_direct";
+    /// Forwarded: a packet that arrived on a virtual interface was dropped, because it has a loopback
+    /// address, is a fragment, or no alias address was free.
+    ForwardedRefused = 52, "forwarded_refused";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

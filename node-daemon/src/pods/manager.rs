@@ -8,14 +8,16 @@ mod foreign;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod ipv6_listeners;
 mod netns_policy;
 mod pending;
 mod restore;
 mod resync;
 mod view;
+mod virtual_interfaces;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -76,6 +78,8 @@ pub(crate) struct PodManager {
     /// The rate limit of log lines that unprivileged users can cause.
     stranger_log: LogLimit,
     silent_proxies: SilentProxies,
+    /// The Pods that are logged because IPv6 bypasses a proxy with an IPv6 listener.
+    ipv6_reported: BTreeSet<u64>,
     /// The foreign programs that were logged.
     foreign_log: ForeignLog,
 }
@@ -128,6 +132,7 @@ impl PodManager {
             foreign_reported: BTreeMap::new(),
             stranger_log: LogLimit::default(),
             silent_proxies: SilentProxies::default(),
+            ipv6_reported: BTreeSet::new(),
             foreign_log: ForeignLog::default(),
         }
     }

@@ -10,6 +10,7 @@ mod osm;
 mod pod_policy;
 mod stated;
 mod subject;
+mod virtual_interfaces;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use super::{
     mesh::{Injector, Mesh, Selection},
     settings::{Error, Families, OwnerGroups, Ports, parse},
 };
-use crate::netns::SourceRoute;
+use crate::netns::{SourceRoute, VirtualLink};
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
 
@@ -102,6 +103,10 @@ pub(crate) struct PodPolicy {
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
     /// The traffic of the excluded interfaces that the Pod has.
     pub(crate) bypass: Bypass,
+    /// Names of virtual interfaces, whose connections the proxy gets.
+    pub(crate) virtual_interfaces: Box<[String]>,
+    /// Those that the Pod has.
+    pub(crate) virtual_links: Vec<VirtualLink>,
     /// The preferred source address of each network, if the Pod has several addresses.
     pub(crate) sources: Vec<SourceRoute>,
     /// The Pod requests `TPROXY`.

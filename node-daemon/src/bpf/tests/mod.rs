@@ -13,6 +13,7 @@ mod original_source;
 mod owner;
 mod pending;
 mod raw_socket;
+mod reroute;
 mod routes;
 mod sockets;
 mod syn;

@@ -15,7 +15,7 @@ use crate::{
         error::one_line,
         plan::{self, KernelState},
         policy::PodPolicy,
-        rule_set, source_addr,
+        rerouting, rule_set, source_addr,
         store::Changes,
     },
 };
@@ -42,6 +42,10 @@ pub(super) fn resolve_in_netns(
     if !policy.excluded_interfaces.is_empty() && !features.ingress {
         return Err(bypass::Error::Kernel.into());
     }
+    let policy = PodPolicy {
+        virtual_links: rerouting::links(&policy, netns, features)?,
+        ..policy
+    };
     routed(policy, netns, interfaces)
 }
 

@@ -51,6 +51,7 @@ impl PodManager {
         let faults = self.faults();
         let foreign = self.foreign_binds()?;
         let programs = self.datapath.foreign_programs()?;
+        let ipv6 = self.ipv6_problem()?;
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
@@ -62,6 +63,7 @@ impl PodManager {
                 .chain(foreign)
                 .chain(self.foreign_listeners())
                 .chain(self.silent(&silent))
+                .chain(ipv6)
                 .chain(programs.iter().filter_map(runs_first))
                 .collect(),
             mesh: self.node_policy.mesh.name.clone(),

@@ -4,7 +4,10 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pods::{mesh::Mesh, policy::Inbound};
+use crate::{
+    netns::VirtualLink,
+    pods::{mesh::Mesh, policy::Inbound},
+};
 
 /// The kernel state after a step.
 fn apply_step(state: &mut KernelState, step: &Step) {
@@ -38,6 +41,10 @@ fn apply_step(state: &mut KernelState, step: &Step) {
             assert_eq!(&state.source_routing, from);
             state.source_routing = *to;
         }
+        Step::SetRerouting { from, to } => {
+            assert_eq!(&state.rerouting, from);
+            state.rerouting.clone_from(to);
+        }
         Step::AttachSkLookup => state.sk_lookup = true,
         Step::DetachSkLookup => state.sk_lookup = false,
         Step::AddPassthroughAddr => state.passthrough = true,
@@ -67,8 +74,9 @@ fn any_held() -> impl Strategy<Value = KernelState> {
     let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
     let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
     let marks = prop::sample::select(&[0, 0x111, 1337][..]);
-    prop::option::of((ports, addresses, routes, marks)).prop_map(|pod| {
-        let Some((ports, addresses, routes, source_mark)) = pod else {
+    let links = prop::collection::btree_set(2_u32..5, 0..3);
+    prop::option::of((ports, addresses, routes, marks, links)).prop_map(|pod| {
+        let Some((ports, addresses, routes, source_mark, links)) = pod else {
             return KernelState::default();
         };
         let route = |(to, from): (u8, u8)| SourceRoute {
@@ -82,12 +90,19 @@ fn any_held() -> impl Strategy<Value = KernelState> {
                 [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*n)].into()
             }
         };
+        let link = |index: u32| VirtualLink {
+            index,
+            name: format!("tap{index}"),
+            header: 14,
+        };
         let addresses: Vec<_> = addresses.iter().map(address).collect();
         // A network has one route.
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
         let policy = PodPolicy {
             sources: routes.into_iter().map(route).collect(),
             source_mark,
+            virtual_interfaces: links.iter().map(|index| format!("tap{index}")).collect(),
+            virtual_links: links.into_iter().map(link).collect(),
             ..policy(&ports)
         };
         desired(7, &policy, &addresses, Changes::PASSTHROUGH)

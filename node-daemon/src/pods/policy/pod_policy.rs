@@ -44,6 +44,8 @@ impl PodPolicy {
                 networks: mesh.bypass_cidrs.clone(),
                 ..Bypass::default()
             },
+            virtual_interfaces: Box::default(),
+            virtual_links: Vec::new(),
             sources: Vec::new(),
             tproxy: false,
             source_mark: 0,

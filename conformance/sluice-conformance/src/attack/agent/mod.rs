@@ -162,7 +162,7 @@ impl Try {
                 socket.connect(&to)?;
             }
             Trick::Passed => {
-                socket = pass::through_a_message(socket)?;
+                socket = pass::through_a_message(&socket)?;
                 socket.connect(&to)?;
             }
             Trick::IoUring => uring::connect_and_write(&socket, &to, HELLO)?,

@@ -21,12 +21,12 @@ use rustix::{
 use socket2::Socket;
 
 /// Sends a socket through `SCM_RIGHTS` and receives it again.
-pub(super) fn through_a_message(socket: Socket) -> io::Result<Socket> {
+pub(super) fn through_a_message(socket: &Socket) -> io::Result<Socket> {
     receive(&send(socket)?)
 }
 
-/// Sends a socket to the reader of the returned Unix socket, and closes it here.
-fn send(socket: Socket) -> io::Result<UnixStream> {
+/// Sends a socket to the reader of the returned Unix socket.
+fn send(socket: &Socket) -> io::Result<UnixStream> {
     let (one, other) = UnixStream::pair()?;
     let fds = [socket.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -93,6 +93,6 @@ impl<'a> OtherProcess<'a> {
         &self,
         make: impl FnOnce() -> io::Result<Socket> + Send,
     ) -> io::Result<UnixStream> {
-        self.run(|| send(make()?))
+        self.run(|| send(&make()?))
     }
 }
