@@ -30,7 +30,7 @@ ARCHITECTURES ?= amd64 arm64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
-.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety test-kernels test-kernels-quick fuzz \
+.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety crowd test-kernels test-kernels-quick fuzz \
 	image-root image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
 	@echo '  make safety        200,000 random accelerated connections, every byte compared'
+	@echo '  make crowd         5,000 namespaces of unprivileged users beside a Pod; NAMESPACES=N'
 	@echo '  make test-kernels  twelve kernels of two architectures in QEMU; ROWS='"'6.1 6.12-arm64'"' chooses some'
 	@echo '  make test-kernels-quick  load, attach and test some programs on Linux 6.1 only'
 	@echo '  make setup         only the tools, which other targets install by themselves'
@@ -67,7 +68,7 @@ help:
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo
 	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
-	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with rustup.'
+	@echo 'demo, conformance, chaos, scale, test, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -132,6 +133,13 @@ test: root setup
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup
 	@$(CARGO) test -p sluiced --lib fuzz_accel -- --include-ignored --nocapture
+
+# So many namespaces with the proxy's listeners and a pending Pod's address: status, ADD and log keep
+# their limits.
+NAMESPACES ?= 5000
+crowd: root setup
+	@SLUICE_NAMESPACES=$(NAMESPACES) $(CARGO) test --release -p sluiced --test daemon -- --include-ignored --nocapture \
+		five_thousand_namespaces
 
 test-kernels: root setup
 	@setup/packages.sh kernels

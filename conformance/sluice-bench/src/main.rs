@@ -1,7 +1,8 @@
-//! How fast Sluice is, compared round by round on one machine with what it replaces.
+//! Compares the speed of Sluice round by round with iptables on one machine.
 #![forbid(unsafe_code)]
 
 mod agent;
+mod check;
 mod churn;
 mod control_plane;
 mod cpu;
@@ -93,7 +94,7 @@ struct Options {
 enum Part {
     /// Rates and times of the path of the data.
     Traffic,
-    /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
+    /// The plugin's part of ADD and DEL, and the resources of plugin and daemon.
     #[value(name = "control")]
     ControlPlane,
     /// What each program costs, as the kernel counts it.
@@ -105,7 +106,7 @@ enum Part {
 }
 
 impl Part {
-    /// Measures it. Returns what the removal complains about.
+    /// Measures it. Returns failures of the removal.
     fn run(
         self,
         options: &Options,
@@ -164,7 +165,7 @@ fn run(options: &Options) -> Result<bool> {
     for part in &options.parts {
         complaints.extend(part.run(options, &mut results, &interrupt)?);
     }
-    results.judge();
+    thresholds::judge(&mut results);
     fs::create_dir_all(&options.output)?;
     let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
     write("samples.json", &serde_json::to_string_pretty(&results)?)?;

@@ -50,7 +50,7 @@ pub(super) struct Topology {
     target: SocketAddr,
 }
 
-/// What a process is in its Pod.
+/// The role of a process in its Pod.
 #[derive(Clone, Copy)]
 struct Role {
     pod: &'static str,
@@ -294,7 +294,7 @@ pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -
     })
 }
 
-/// What the two sidecars do.
+/// The work of the two sidecars.
 fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     let explicit = variant == Variant::Explicit;
     let inbound = SocketAddr::new(server.ip(), INBOUND);
@@ -305,7 +305,7 @@ fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     };
     let inbound = Route {
         port: INBOUND,
-        // The Pod's address, and from where sidecars call it, whoever sends them what they get.
+        // The Pod's address, and the source addresses of its sidecar's calls.
         to: explicit.then_some(server),
         from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(900);
 pub(crate) struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// How often the daemon is told to end, and started again.
+    /// Restarts of the daemon by SIGTERM.
     #[arg(long, default_value_t = 20)]
     restarts: u32,
     /// How often the daemon is killed, and started again.
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Serialize)]
 struct Report {
     passed: bool,

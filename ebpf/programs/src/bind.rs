@@ -1,7 +1,8 @@
 //! `bind(2)`: reserves the proxy's ports in a meshed Pod.
 //!
 //! Sluice redirects connections and DNS queries to the sockets on these ports, so another process that
-//! bound one would receive the proxy's traffic. The bind fails with `EPERM`. A socket that the proxy
+//! bound one would receive the proxy's traffic. The bind fails with `EPERM`, also if another process
+//! made the socket. A socket that the proxy
 //! bound gets a mark in its storage, which `listen(2)` checks later.
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
@@ -14,6 +15,7 @@ use crate::{
     endpoint,
     maps::{self, FOREIGN_BINDS, FOREIGN_FOUND, PROXY_SOCKETS},
     order::Level,
+    owner,
     sk_storage::SocketStorage as _,
 };
 
@@ -36,10 +38,13 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
-    let (uid, gid) = context::current_uid_gid();
-    let owner = if netns.pod.may_bind(uid, gid) {
+    let pod = &netns.pod;
+    let (uid, gid) = owner::judged(ctx.sock, |uid, gid| {
+        pod.may_bind(uid, gid) || pod.may_validate(uid, port)
+    });
+    let owner = if pod.may_bind(uid, gid) {
         OF_PROXY
-    } else if netns.pod.may_validate(uid, port) {
+    } else if pod.may_validate(uid, port) {
         OF_VALIDATOR
     } else {
         if !level.is_decided(ctx) {

@@ -28,6 +28,7 @@ mod order;
 mod orig_dst;
 mod original_source;
 mod outbound;
+mod owner;
 mod packet;
 mod pending;
 mod raw_socket;

@@ -31,7 +31,7 @@ pub use filter::{
 pub use flow::{
     ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
 };
-pub use kernel_offsets::KernelOffsets;
+pub use kernel_offsets::{CredOffsets, KernelOffsets};
 pub use original_source::{BoundCall, SourceVerdict, original_source};
 pub use pod::{
     AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,

@@ -171,7 +171,13 @@ impl PodConfig {
     /// they listen (ztunnel).
     #[must_use]
     pub const fn may_bind(&self, uid: u32, gid: u32) -> bool {
-        uid == self.proxy_uid || gid == self.proxy_gid || (self.mark_mask != 0 && uid == 0)
+        self.is_proxy_owner(uid, gid) || (self.mark_mask != 0 && uid == 0)
+    }
+
+    /// Whether the proxy's sockets belong to this UID or this GID, both in the initial user namespace.
+    #[must_use]
+    pub const fn is_proxy_owner(&self, uid: u32, gid: u32) -> bool {
+        uid == self.proxy_uid || gid == self.proxy_gid
     }
 
     /// Whether a process with this UID may bind a port to validate the redirection. Its socket is not

@@ -4,9 +4,9 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey,
-    ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
-    PodConfig, PodCounters, Port, PortKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, CredOffsets, Endpoint, Event, Flow,
+    ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
+    OwnerGroupKey, PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -34,6 +34,7 @@ pods!(
     CidrKey,
     InterfaceKey,
     KernelOffsets,
+    CredOffsets,
     ListenerKey,
     ForeignKey,
     ForeignUse,

@@ -84,7 +84,7 @@ fn seal(generation: &Generation, code: &str, loaded: &Loaded) -> Result<(), Erro
 fn code(features: Features, options: Options) -> String {
     let mut hasher = DefaultHasher::new();
     let constants = (options.kernel_offsets, options.bypassing_node);
-    (env!("SLUICE_OBJECT_HASH"), features, constants).hash(&mut hasher);
+    (env!("SLUICE_OBJECT_HASH"), features.found(), constants).hash(&mut hasher);
     text(hasher.finish())
 }
 

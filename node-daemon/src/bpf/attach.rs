@@ -20,7 +20,7 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
-use sluice_abi::maps;
+use sluice_abi::{CredOffsets, maps};
 
 use super::{
     Error, Options, accel_maps,
@@ -44,6 +44,8 @@ const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
 const NODE_NETNS: &str = "NODE_NETNS";
 /// Constant of the object with the offsets of kernel structure members for acceleration.
 const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
+/// Constant of the object with the offsets on the way to the credentials of a socket's creator.
+const CRED_OFFSETS: &str = "CRED_OFFSETS";
 /// Exists if the kernel is built with MPTCP. A kernel without MPTCP has the helper, but not its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
@@ -70,7 +72,7 @@ const HOOKS: [(&str, bpf_attach_type); 4] = [
 ];
 
 /// Optional kernel features that the programs use.
-#[derive(Clone, Copy, Debug, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Features {
     /// The helper `bpf_skc_to_mptcp_sock` exists (Linux 5.19).
     pub(crate) mptcp: bool,
@@ -79,6 +81,8 @@ pub(crate) struct Features {
     /// An `fentry` program can detect `splice(2)`. Not probed without acceleration: the probe takes
     /// longer than all other steps.
     pub(crate) splice: Option<bool>,
+    /// Where the credentials of a socket's creator are; all zero on a kernel without BTF.
+    pub(crate) creds: CredOffsets,
 }
 
 /// The eBPF object, which the build script builds from `ebpf/programs`.
@@ -103,6 +107,7 @@ pub(super) fn load(
     loader.btf(None);
     loader
         .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
+        .override_global(CRED_OFFSETS, &features.creds, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)
         .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true)
         .override_global(NODE_NETNS, &node_netns, true);
@@ -138,7 +143,8 @@ pub(super) fn program_names(features: Features) -> Vec<&'static str> {
 }
 
 impl Features {
-    /// Every result that a probe could have, with or without acceleration.
+    /// Every result that a probe could have, with or without acceleration. Without offsets: they are the
+    /// same as long as the kernel runs.
     pub(super) fn possible(accel: bool) -> impl Iterator<Item = Self> {
         let splice: &[_] = if accel {
             &[Some(true), Some(false)]
@@ -146,12 +152,21 @@ impl Features {
             &[None]
         };
         (splice.iter()).flat_map(|splice| {
-            (0..4).map(|bits| Self {
+            (0..8).map(|bits| Self {
                 mptcp: bits & 1 != 0,
                 ingress: bits & 2 != 0,
                 splice: *splice,
+                creds: CredOffsets {
+                    valid: bits >> 2,
+                    ..CredOffsets::default()
+                },
             })
         })
+    }
+
+    /// What distinguishes the results of probes on one kernel.
+    pub(super) fn found(self) -> (bool, bool, Option<bool>, bool) {
+        (self.mptcp, self.ingress, self.splice, self.creds.valid != 0)
     }
 
     /// Probes the kernel. A failed probe counts as a missing feature.
@@ -164,6 +179,7 @@ impl Features {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
             splice: accel.then(kernel_offsets::can_trace_splice),
+            creds: kernel_offsets::of_creds().unwrap_or_default(),
         }
     }
 }

@@ -355,7 +355,7 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
-            // The entry before the proxy goes with that of the netns. The kernel removes listeners when
+            // The entry before the proxy is removed with that of the netns. The kernel removes listeners when
             // they close; without the hook no program reads them.
             Self::OpenBeforeProxy | Self::AdoptListeners => return None,
         })

@@ -18,7 +18,7 @@ use crate::{
 use ports::prefixes;
 pub(super) use share::{Error, check, check_addresses, check_routes};
 
-/// The flags that tell the programs which lists to look up.
+/// The flags for the lists that the programs look up.
 pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
     let networks = policy.networks.as_deref();
     let loopback = |network: &IpNet| network.network().is_loopback();

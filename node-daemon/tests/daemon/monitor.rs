@@ -87,12 +87,12 @@ fn events_are_filtered_by_pod() {
         assert_eq!(all.join().unwrap(), [first, second.clone()]);
         assert_eq!(some.join().unwrap(), [second]);
     });
-    let nobody = EventsRequest {
+    let unknown = EventsRequest {
         cursor: None,
-        pod: Some("shop/nobody".to_owned()),
+        pod: Some("shop/unknown".to_owned()),
     };
-    let api_error = daemon.post(path::EVENTS, &nobody).api_error(404);
-    assert!(api_error.message.contains("shop/nobody"));
+    let api_error = daemon.post(path::EVENTS, &unknown).api_error(404);
+    assert!(api_error.message.contains("shop/unknown"));
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn meshed(daemon: &Daemon, pod: &Pod) {
 }
 
 #[test]
-fn proxy_learns_the_service_whoever_attached_first() {
+fn proxy_learns_the_service_in_any_attach_order() {
     let mut daemon = Daemon::start("order");
     daemon.restart_with_child("pods");
     let pod = Pod::new("order", &["10.1.0.1/24"]);

@@ -120,7 +120,7 @@ impl Backend for Sluice {
         Some(self.plugin.clone())
     }
 
-    /// The plugin has enrolled it. What an init container writes comes after.
+    /// The plugin has enrolled it. The rules of an init container come after.
     fn enroll(&self, netns: &Path, settings: &PodAnnotations) -> Result<()> {
         if settings.ruled {
             Iptables.enroll(netns, settings)?;

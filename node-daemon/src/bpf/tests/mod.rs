@@ -12,6 +12,7 @@ mod inbound;
 mod lab;
 mod node_conns;
 mod original_source;
+mod owner;
 mod pending;
 mod raw_socket;
 mod reroute;

@@ -1,4 +1,4 @@
-//! Tests of the routing of connections that keep their source: it comes with the Pod, and goes with it.
+//! Tests of the routing of connections that keep their source: it is added and removed with the Pod.
 
 use sluice_api::{AddRequest, Attachment};
 

@@ -44,7 +44,7 @@ fn the_next_daemon_takes_over_what_the_kernel_and_the_records_hold() {
 
 #[test]
 fn lost_kernel_state_is_restored() {
-    let node = Node::new("mend");
+    let node = Node::new("repair");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1"]);
     let mut manager = node.start();

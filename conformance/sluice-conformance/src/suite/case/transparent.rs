@@ -41,7 +41,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "the same with Istio's rules beside",
+        name: "the same with Istio's rules in the Pod",
         source: MODE,
         settings: ruled,
         ..IN
@@ -54,14 +54,14 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "only included ports are taken",
+        name: "only included ports are redirected",
         source: MODE,
         settings: || tproxy().with(INCLUDE_INBOUND_PORTS, "9000"),
         expect: Direct,
         ..IN
     },
     Case {
-        name: "what leaves the Pod is taken as ever",
+        name: "outbound connections are redirected as in REDIRECT mode",
         source: MODE,
         settings: tproxy,
         ..OUT
@@ -89,7 +89,7 @@ pub(crate) const CASES: &[Case] = &[
         ..KEPT
     },
     Case {
-        name: "the application sees the client's address with Istio's rules beside",
+        name: "the application sees the client's address with Istio's rules in the Pod",
         settings: ruled,
         ..KEPT
     },

@@ -1,4 +1,4 @@
-//! What enters the Pod.
+//! Inbound connections.
 
 use sluice_lab::pod_annotations::{
     EXCLUDE_INBOUND_PORTS, INCLUDE_INBOUND_PORTS, PodAnnotations, STATUS_PORT,
@@ -24,7 +24,7 @@ fn exclude(value: &str) -> PodAnnotations {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a Pod's port is taken by the proxy",
+        name: "a connection to a Pod's port is redirected",
         source: ROW3,
         ..IN
     },
@@ -41,7 +41,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "a port that the application does not serve is taken too",
+        name: "a closed port is redirected as well",
         source: ROW3,
         port: CLOSED,
         ..IN
@@ -54,35 +54,35 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "15020 is never taken in",
+        name: "15020 is never redirected",
         source: ROW2,
         port: 15020,
         expect: Direct,
         ..IN
     },
     Case {
-        name: "15021 is never taken in",
+        name: "15021 is never redirected",
         source: ROW2,
         port: 15021,
         expect: Direct,
         ..IN
     },
     Case {
-        name: "15090 is never taken in",
+        name: "15090 is never redirected",
         source: ROW2,
         port: 15090,
         expect: Direct,
         ..IN
     },
     Case {
-        name: "datagrams are not taken in",
+        name: "datagrams are not redirected",
         source: ROW3,
         way: Way::Udp,
         expect: Direct,
         ..IN
     },
     Case {
-        name: "the proxy's own ports are taken like others",
+        name: "the proxy's own ports are redirected",
         source: ROW3,
         port: 15001,
         ..IN
@@ -104,21 +104,21 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "a port beside an excluded one is taken",
+        name: "a port next to an excluded one is redirected",
         source: EXCLUDE,
         settings: || exclude("9000, 8080"),
         port: 8085,
         ..IN
     },
     Case {
-        name: "an excluded range of ports is left alone",
+        name: "an excluded range of ports is not redirected",
         source: "A7",
         settings: || exclude("8000-8999"),
         expect: Direct,
         ..IN
     },
     Case {
-        name: "a port above an excluded range is taken",
+        name: "a port above an excluded range is redirected",
         source: "A7",
         settings: || exclude("8000-8999"),
         port: 9000,
@@ -133,13 +133,13 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an included port is taken",
+        name: "an included port is redirected",
         source: INCLUDE,
         settings: || include("8080,9000"),
         ..IN
     },
     Case {
-        name: "a port beside the included ones is left alone",
+        name: "a port outside the include list is not redirected",
         source: INCLUDE,
         settings: || include("8080,9000"),
         port: 80,
@@ -147,7 +147,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an included range is taken",
+        name: "an included range is redirected",
         source: "A7",
         settings: || include("8000-8999"),
         ..IN
@@ -166,20 +166,20 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an empty include list takes nothing in",
+        name: "an empty include list redirects no port",
         source: INCLUDE,
         settings: || include(""),
         expect: Direct,
         ..IN
     },
     Case {
-        name: "a star takes every port in",
+        name: "an include list of * redirects every port",
         source: INCLUDE,
         settings: || include("*"),
         ..IN
     },
     Case {
-        name: "another status port is left alone",
+        name: "a configured status port is not redirected",
         source: "A3",
         settings: || PodAnnotations::default().with(STATUS_PORT, "9080"),
         port: 9080,

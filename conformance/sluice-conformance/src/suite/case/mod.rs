@@ -1,4 +1,4 @@
-//! The listed cases: one behaviour each, the rules that it shows, and what must be seen.
+//! The listed cases: one behaviour each, the rules that it shows, and the expected outcome.
 
 mod dns;
 mod forwarded;
@@ -64,21 +64,21 @@ pub(crate) struct Case {
     pub(crate) expect: Expect,
 }
 
-/// What must be seen.
+/// The expected outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Expect {
-    /// The proxy's listener for what leaves the Pod accepts and learns the destination.
+    /// The proxy's outbound listener accepts and learns the destination.
     Outbound,
-    /// The proxy's listener for what enters the Pod accepts and learns the destination.
+    /// The proxy's inbound listener accepts and learns the destination.
     Inbound,
     /// The proxy's resolver answers in the name of the asked one.
     Dns,
-    /// Whoever was asked answers.
+    /// The destination itself answers.
     Direct,
     /// The application answers, and sees the address of the proxy's client.
     KeptSource,
-    /// At once, as if nobody listened.
+    /// Refused at once, as without a listener.
     Refused,
     /// The Pod is not admitted to the network, and the reason names these.
     NotAdmitted(&'static [&'static str]),
@@ -114,7 +114,7 @@ pub(crate) const IN: Case = Case {
 };
 
 impl Case {
-    /// What is to be tried.
+    /// Its connections, one for each family.
     pub(crate) fn asks(&self) -> Vec<ConnSpec> {
         let ask = |family: &Family| ConnSpec {
             from: self.from,
@@ -127,7 +127,7 @@ impl Case {
         self.families.iter().map(ask).collect()
     }
 
-    /// What is wrong with what was seen.
+    /// Differences between the observation and the expectation.
     pub(crate) fn check(&self, ask: ConnSpec, asked: &Asked, view: &Observation) -> Vec<String> {
         let mut wrong = self.expect.check(ask, asked, view);
         if self.expect == Expect::Outbound {
@@ -163,7 +163,7 @@ impl Case {
 }
 
 impl Expect {
-    /// It cannot be seen unless something diverts or refuses.
+    /// Not observable without interception.
     pub(crate) fn needs_interception(self) -> bool {
         self != Self::Direct
     }
@@ -219,7 +219,7 @@ impl Expect {
     }
 }
 
-/// Who serves there.
+/// The name of the server at a target.
 fn server(target: Target) -> &'static str {
     match target {
         Target::Peer => "peer",

@@ -59,7 +59,7 @@ pub(crate) const CASES: &[Case] = &[
         ..ONLY
     },
     Case {
-        name: "another group is not",
+        name: "another group is not redirected",
         from: Origin::Root,
         expect: Direct,
         ..ONLY
@@ -73,7 +73,7 @@ pub(crate) const CASES: &[Case] = &[
         ..ONLY
     },
     Case {
-        name: "queries of another group over TCP are not",
+        name: "queries of another group over TCP are not captured",
         settings: || with_dns(only()),
         from: Origin::Root,
         port: 53,
@@ -88,7 +88,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "the proxy's call to its own Pod is inbound, whatever the groups",
+        name: "the proxy's call to its own Pod is inbound for any group",
         from: Origin::Proxy,
         to: Target::Pod,
         port: 8080,

@@ -39,20 +39,20 @@ fn ruled() -> PodAnnotations {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a Pod with users of its own goes out through the proxy",
+        name: "a Pod with a user namespace connects through the proxy",
         source: USERS,
         settings: with_users,
         ..OUT
     },
     Case {
-        name: "root of such a Pod is no exception",
+        name: "root of a Pod with a user namespace is no exception",
         source: USERS,
         settings: with_users,
         from: Origin::Root,
         ..OUT
     },
     Case {
-        name: "its proxy goes out directly",
+        name: "the proxy of a Pod with a user namespace connects directly",
         source: USERS,
         settings: with_users,
         from: Origin::Proxy,
@@ -60,7 +60,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "so does who has the proxy's group",
+        name: "a process with the proxy's group in a Pod with a user namespace connects directly",
         source: USERS,
         settings: with_users,
         from: Origin::ProxyGroup,
@@ -68,20 +68,20 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a Pod with users of its own is entered through the proxy",
+        name: "a Pod with a user namespace is reached through the proxy",
         source: USERS,
         settings: with_users,
         ..IN
     },
     Case {
-        name: "an IPv4 Pod goes out through the proxy",
+        name: "an IPv4 Pod connects through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::V4),
         families: V4,
         ..OUT
     },
     Case {
-        name: "an IPv4 Pod is entered through the proxy",
+        name: "an IPv4 Pod is reached through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::V4),
         families: V4,
@@ -89,14 +89,14 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "an IPv6 Pod goes out through the proxy",
+        name: "an IPv6 Pod connects through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::V6),
         families: V6,
         ..OUT
     },
     Case {
-        name: "an IPv6 Pod is entered through the proxy",
+        name: "an IPv6 Pod is reached through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::V6),
         families: V6,
@@ -104,20 +104,20 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "a Pod with two addresses of a family goes out through the proxy",
+        name: "a Pod with two addresses of a family connects through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::Twice),
         ..OUT
     },
     Case {
-        name: "the first of two addresses is entered through the proxy",
+        name: "the first of two addresses is reached through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Node,
         ..IN
     },
     Case {
-        name: "the second of two addresses is entered through the proxy",
+        name: "the second of two addresses is reached through the proxy",
         source: SHAPES,
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Node,
@@ -134,7 +134,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "the proxy that calls its Pod's first address is taken in, from that address",
+        name: "the proxy that calls its Pod's first address is redirected, from that address",
         source: "O3",
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
@@ -145,7 +145,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "the proxy that calls its Pod's second address is taken in, from that address",
+        name: "the proxy that calls its Pod's second address is redirected, from that address",
         source: "O3",
         settings: || shaped(AddressPlan::Twice),
         from: Origin::Proxy,
@@ -156,33 +156,33 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a Pod on a routed link goes out through the proxy",
+        name: "a Pod on a routed link connects through the proxy",
         source: ROUTED,
         settings: || shaped(AddressPlan::Routed),
         ..OUT
     },
     Case {
-        name: "a Pod on a routed link is entered through the proxy",
+        name: "a Pod on a routed link is reached through the proxy",
         source: ROUTED,
         settings: || shaped(AddressPlan::Routed),
         from: Origin::Node,
         ..IN
     },
     Case {
-        name: "a Pod on two networks goes out through the proxy",
+        name: "a Pod on two networks connects through the proxy",
         source: MULTUS,
         settings: || shaped(AddressPlan::Both),
         ..OUT
     },
     Case {
-        name: "a Pod on two networks is entered through the proxy",
+        name: "a Pod on two networks is reached through the proxy",
         source: MULTUS,
         settings: || shaped(AddressPlan::Both),
         from: Origin::Node,
         ..IN
     },
     Case {
-        name: "it is entered through the proxy on its second network, too",
+        name: "a Pod on two networks is reached through the proxy on the second",
         source: MULTUS,
         settings: || shaped(AddressPlan::Both),
         from: Origin::Node,
@@ -199,20 +199,20 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "beside an init container's rules a server is met through the proxy",
+        name: "with an init container's rules, a server is reached through the proxy",
         source: RULED,
         settings: ruled,
         ..OUT
     },
     Case {
-        name: "beside an init container's rules a peer is taken in",
+        name: "with an init container's rules, a peer is redirected",
         source: RULED,
         settings: ruled,
         from: Origin::Peer,
         ..IN
     },
     Case {
-        name: "beside an init container's rules the proxy goes out directly",
+        name: "with an init container's rules, the proxy connects directly",
         source: RULED,
         settings: ruled,
         from: Origin::Proxy,
@@ -220,7 +220,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "beside an init container's rules the proxy that calls its own Pod is taken in",
+        name: "with an init container's rules, the proxy that calls its own Pod is redirected",
         source: RULED,
         settings: ruled,
         from: Origin::Proxy,
@@ -231,7 +231,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "beside an init container's rules queries are captured",
+        name: "with an init container's rules, queries are captured",
         source: RULED,
         settings: || PodAnnotations {
             dns: true,
@@ -243,7 +243,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a Pod that is not meshed goes out directly",
+        name: "a Pod that is not meshed connects directly",
         source: "A11",
         settings: || PodAnnotations {
             annotations: std::collections::BTreeMap::new(),

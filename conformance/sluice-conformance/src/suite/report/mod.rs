@@ -1,4 +1,6 @@
-//! What the suite saw: a table, JSON, or `JUnit`'s XML.
+//! The report of the suite: a table, JSON, or `JUnit`'s XML.
+
+mod junit;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +15,6 @@ use sluice_testbed::terminal::{GREEN, RED, paint};
 
 use crate::suite::{
     diff::{Comparison, Difference},
-    junit,
     run::Outcome,
 };
 
@@ -38,7 +39,7 @@ pub(crate) struct Report {
     /// Listed cases that two subjects do not show alike.
     pub(crate) listed: Vec<Difference>,
     pub(crate) generated: Vec<Generated>,
-    /// What the removal of the labs did not remove.
+    /// Remains of the labs.
     pub(crate) left_behind: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What was observed, for people and as JSON.
+//! The report of the demonstration, for people and as JSON.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sluice_lab::{Lab, Pod, backend::Counters};
 use sluice_testbed::terminal::{BOLD, DIM, GREEN, RED, paint};
 
-use crate::demo::{CASES, row::Row};
+use super::{row::Row, table::CASES};
 
 /// Everything that was observed.
 #[derive(Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub(crate) struct Report {
     pub(crate) failure: Option<String>,
     /// BPF programs, maps and links that came with the lab.
     pub(crate) bpf_objects: usize,
-    /// What the removal did not remove.
+    /// Remains of the lab.
     pub(crate) left_behind: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Report {
     }
 }
 
-/// Where the report goes while it grows.
+/// The output of the report while it grows.
 pub(crate) struct Sink {
     json: bool,
     colours: bool,
@@ -229,7 +229,7 @@ fn call(row: &Row) -> String {
     format!("{caller} → {asked}: {end} ({:.1} ms)", heard.millis)
 }
 
-/// What was counted, or what to say if nothing was.
+/// The counters, or a remark if there are none.
 fn counts(counters: &Counters, nothing: &str) -> String {
     let count = |(name, n): (&String, &u64)| match n {
         1 => name.clone(),

@@ -112,7 +112,7 @@ const OSM_IN: Case = Case {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "ambient: a server is met through the proxy",
+        name: "ambient: a server is reached through the proxy",
         ..AMBIENT
     },
     Case {
@@ -121,7 +121,7 @@ pub(crate) const CASES: &[Case] = &[
         ..AMBIENT
     },
     Case {
-        name: "ambient: a socket with the mark goes out directly",
+        name: "ambient: a socket with the mark connects directly",
         from: Origin::Proxy,
         expect: Direct,
         ..AMBIENT
@@ -140,7 +140,7 @@ pub(crate) const CASES: &[Case] = &[
         ..AMBIENT_KEPT
     },
     Case {
-        name: "ambient: the same with Istio's rules beside",
+        name: "ambient: the same with Istio's rules in the Pod",
         settings: || PodAnnotations {
             ruled: true,
             ..ambient()
@@ -166,11 +166,11 @@ pub(crate) const CASES: &[Case] = &[
         ..AMBIENT
     },
     Case {
-        name: "ambient: a peer is taken in",
+        name: "ambient: a peer is redirected",
         ..AMBIENT_IN
     },
     Case {
-        name: "ambient: the node is taken in",
+        name: "ambient: the node is redirected",
         from: Origin::Node,
         ..AMBIENT_IN
     },
@@ -188,7 +188,7 @@ pub(crate) const CASES: &[Case] = &[
         ..AMBIENT_IN
     },
     Case {
-        name: "ambient: tunnels reach whoever listens for them",
+        name: "ambient: tunnels reach their listener",
         port: 15008,
         expect: Direct,
         ..AMBIENT_IN
@@ -203,7 +203,7 @@ pub(crate) const CASES: &[Case] = &[
         ..QUERY
     },
     Case {
-        name: "ambient: the proxy's queries do not",
+        name: "ambient: the proxy's queries are direct",
         from: Origin::Proxy,
         expect: Direct,
         ..QUERY
@@ -216,11 +216,11 @@ pub(crate) const CASES: &[Case] = &[
         ..QUERY
     },
     Case {
-        name: "linkerd: a server is met through the proxy",
+        name: "linkerd: a server is reached through the proxy",
         ..LINKERD
     },
     Case {
-        name: "linkerd: the proxy goes out directly",
+        name: "linkerd: the proxy connects directly",
         from: Origin::Proxy,
         expect: Direct,
         ..LINKERD
@@ -252,7 +252,7 @@ pub(crate) const CASES: &[Case] = &[
         ..LINKERD
     },
     Case {
-        name: "linkerd: a peer is taken in",
+        name: "linkerd: a peer is redirected",
         ..LINKERD_IN
     },
     Case {
@@ -267,22 +267,22 @@ pub(crate) const CASES: &[Case] = &[
         ..LINKERD_IN
     },
     Case {
-        name: "linkerd: a server in a skipped network is met through the proxy",
+        name: "linkerd: a server in a skipped network is reached through the proxy",
         settings: || linkerd().with(SKIP_SUBNETS, "0.0.0.0/0,::/0"),
         ..LINKERD
     },
     Case {
-        name: "linkerd: a skipped inbound port is left alone",
+        name: "linkerd: a skipped inbound port is not redirected",
         settings: || linkerd().with(SKIP_INBOUND_PORTS, "8080"),
         expect: Direct,
         ..LINKERD_IN
     },
     Case {
-        name: "kuma: a server is met through the proxy",
+        name: "kuma: a server is reached through the proxy",
         ..KUMA
     },
     Case {
-        name: "kuma: the proxy goes out directly",
+        name: "kuma: the proxy connects directly",
         from: Origin::Proxy,
         expect: Direct,
         ..KUMA
@@ -293,7 +293,7 @@ pub(crate) const CASES: &[Case] = &[
         ..KUMA
     },
     Case {
-        name: "kuma: the proxy that calls its own Pod is taken in",
+        name: "kuma: the proxy that calls its own Pod is redirected",
         from: Origin::Proxy,
         to: Target::Pod,
         port: 8080,
@@ -323,13 +323,13 @@ pub(crate) const CASES: &[Case] = &[
         ..KUMA_QUERY
     },
     Case {
-        name: "kuma: the proxy's queries do not",
+        name: "kuma: the proxy's queries are direct",
         from: Origin::Proxy,
         expect: Direct,
         ..KUMA_QUERY
     },
     Case {
-        name: "kuma: a peer is taken in",
+        name: "kuma: a peer is redirected",
         ..KUMA_IN
     },
     Case {
@@ -338,23 +338,23 @@ pub(crate) const CASES: &[Case] = &[
         ..KUMA_IN
     },
     Case {
-        name: "kuma: an excluded inbound port is left alone",
+        name: "kuma: an excluded inbound port is not redirected",
         settings: || kuma().with(KUMA_EXCLUDE_INBOUND_PORTS, "8080"),
         expect: Direct,
         ..KUMA_IN
     },
     Case {
-        name: "osm: a server is met through the proxy",
+        name: "osm: a server is reached through the proxy",
         ..OSM
     },
     Case {
-        name: "osm: the proxy goes out directly",
+        name: "osm: the proxy connects directly",
         from: Origin::Proxy,
         expect: Direct,
         ..OSM
     },
     Case {
-        name: "osm: the proxy that calls its own Pod is taken in",
+        name: "osm: the proxy that calls its own Pod is redirected",
         from: Origin::Proxy,
         to: Target::Pod,
         port: 8080,
@@ -374,19 +374,19 @@ pub(crate) const CASES: &[Case] = &[
         ..OSM
     },
     Case {
-        name: "osm: an included range is met through the proxy",
+        name: "osm: an included range is reached through the proxy",
         settings: || osm().with(OSM_INCLUDE_RANGES, "198.18.0.0/24"),
         ..OSM
     },
     Case {
-        name: "osm: beside an included range all is direct",
+        name: "osm: a server outside the included range is direct",
         settings: || osm().with(OSM_INCLUDE_RANGES, "198.18.0.0/24"),
         to: Target::Outside(Server::Three),
         expect: Direct,
         ..OSM
     },
     Case {
-        name: "osm: a peer is taken in",
+        name: "osm: a peer is redirected",
         ..OSM_IN
     },
     Case {
@@ -395,7 +395,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OSM_IN
     },
     Case {
-        name: "osm: an excluded inbound port is left alone",
+        name: "osm: an excluded inbound port is not redirected",
         settings: || osm().with(OSM_EXCLUDE_INBOUND_PORTS, "8080"),
         expect: Direct,
         ..OSM_IN

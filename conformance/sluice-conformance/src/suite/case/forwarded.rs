@@ -83,7 +83,7 @@ pub(crate) const CASES: &[Case] = &[
         ..FROM
     },
     Case {
-        name: "another network is not",
+        name: "another network is not redirected",
         settings: some,
         to: Target::Outside(Server::Two),
         expect: Direct,
@@ -126,7 +126,7 @@ pub(crate) const CASES: &[Case] = &[
         ..FROM
     },
     Case {
-        name: "the application of such a Pod",
+        name: "the application of a Pod with a virtual interface",
         from: Origin::Application,
         ..FROM
     },

@@ -1,4 +1,4 @@
-//! `excludeInterfaces`: what leaves or comes by these interfaces is left alone.
+//! `excludeInterfaces`: connections over these interfaces are not redirected.
 
 use sluice_lab::pod_annotations::{EXCLUDE_INTERFACES, INCLUDE_OUTBOUND_PORTS, PodAnnotations};
 use sluice_testbed::{agent::probe::Way, cni::AddressPlan};
@@ -40,11 +40,11 @@ const BY_SECOND: Case = Case {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "what leaves by an excluded interface is direct",
+        name: "a connection over an excluded interface is direct",
         ..BY_SECOND
     },
     Case {
-        name: "a query that leaves so is not captured",
+        name: "a query over an excluded interface is not captured",
         settings: || PodAnnotations {
             dns: true,
             ..second()
@@ -54,7 +54,7 @@ pub(crate) const CASES: &[Case] = &[
         ..BY_SECOND
     },
     Case {
-        name: "another interface's queries are captured",
+        name: "a query over another interface is captured",
         settings: || PodAnnotations {
             dns: true,
             ..second()
@@ -66,42 +66,42 @@ pub(crate) const CASES: &[Case] = &[
         ..BY_SECOND
     },
     Case {
-        name: "a listed port changes nothing there",
+        name: "an included port over an excluded interface is direct",
         settings: || second().with(INCLUDE_OUTBOUND_PORTS, "80"),
         ..BY_SECOND
     },
     Case {
-        name: "what leaves by another interface is taken",
+        name: "a connection over another interface is redirected",
         to: Target::Outside(Server::One),
         expect: Outbound,
         ..BY_SECOND
     },
     Case {
-        name: "a longer route by another interface is taken",
+        name: "a longer prefix over another interface is redirected",
         settings: || without("eth0"),
         to: Target::Outside(Server::One),
         ..BY_SECOND
     },
     Case {
-        name: "the beginning of a name and a + mean all that begin so",
+        name: "a name that ends in + matches every name with the prefix",
         settings: || without("dummy0, net+"),
         ..BY_SECOND
     },
     Case {
-        name: "an interface that is not there is none",
+        name: "a missing interface has no effect",
         settings: || without("net2"),
         to: Target::Outside(Server::One),
         expect: Outbound,
         ..BY_SECOND
     },
     Case {
-        name: "what leaves by a second interface is taken unless that is excluded",
+        name: "a connection over a second interface is redirected unless excluded",
         settings: two,
         expect: Outbound,
         ..BY_SECOND
     },
     Case {
-        name: "what comes by an excluded interface is left alone",
+        name: "a connection from an excluded interface is not redirected",
         source: SOURCE,
         settings: second,
         from: Origin::Outside,
@@ -109,7 +109,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "what comes by another interface is taken in",
+        name: "a connection from another interface is redirected",
         source: SOURCE,
         settings: || without("eth0"),
         from: Origin::Outside,
@@ -117,7 +117,7 @@ pub(crate) const CASES: &[Case] = &[
         ..IN
     },
     Case {
-        name: "the proxy that calls its own Pod is taken in",
+        name: "the proxy that calls its own Pod is redirected",
         source: SOURCE,
         settings: || without("eth0,net1"),
         from: Origin::Proxy,

@@ -32,49 +32,49 @@ const CALLS_POD: Case = Case {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "the proxy goes out directly",
+        name: "the proxy connects directly",
         source: ROW5,
         from: Origin::Proxy,
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "a process with the proxy's user goes out directly",
+        name: "a process with the proxy's user connects directly",
         source: ROW5,
         from: Origin::ProxyUser,
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "a process with the proxy's group goes out directly",
+        name: "a process with the proxy's group connects directly",
         source: ROW5,
         from: Origin::ProxyGroup,
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "the proxy that calls its own Pod is taken in",
+        name: "the proxy that calls its own Pod is redirected",
         source: ROW3,
         from: Origin::Proxy,
         expect: Inbound,
         ..CALLS_POD
     },
     Case {
-        name: "a process with the proxy's user that calls its own Pod is taken in",
+        name: "a process with the proxy's user that calls its own Pod is redirected",
         source: ROWS,
         from: Origin::ProxyUser,
         expect: Inbound,
         ..CALLS_POD
     },
     Case {
-        name: "a process with only the proxy's group that calls its own Pod is not",
+        name: "a process with only the proxy's group that calls its own Pod is not redirected",
         source: ROWS,
         from: Origin::ProxyGroup,
         expect: Direct,
         ..CALLS_POD
     },
     Case {
-        name: "the proxy that calls 15008 of its own Pod is not taken in",
+        name: "the proxy that calls 15008 of its own Pod is not redirected",
         source: ROW3,
         from: Origin::Proxy,
         port: 15008,
@@ -82,7 +82,7 @@ pub(crate) const CASES: &[Case] = &[
         ..CALLS_POD
     },
     Case {
-        name: "the proxy that calls 15021 of its own Pod is taken in",
+        name: "the proxy that calls 15021 of its own Pod is redirected",
         source: ROW3,
         from: Origin::Proxy,
         port: 15021,
@@ -98,7 +98,7 @@ pub(crate) const CASES: &[Case] = &[
         ..CALLS_POD
     },
     Case {
-        name: "the proxy that calls 127.0.0.2 is taken in",
+        name: "the proxy that calls 127.0.0.2 is redirected",
         source: ROW3,
         from: Origin::Proxy,
         to: Target::LoopbackSecond,
@@ -107,7 +107,7 @@ pub(crate) const CASES: &[Case] = &[
         ..CALLS_POD
     },
     Case {
-        name: "the proxy with its source towards the application is not taken in",
+        name: "the proxy that calls its own Pod from its passthrough source is not redirected",
         source: ROW2,
         from: Origin::Proxy,
         bound: Source::Passthrough,
@@ -115,7 +115,7 @@ pub(crate) const CASES: &[Case] = &[
         ..CALLS_POD
     },
     Case {
-        name: "a proxy with other ids goes out directly",
+        name: "a proxy with other ids connects directly",
         source: "A14",
         settings: custom,
         from: Origin::Proxy,
@@ -123,7 +123,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a proxy with other ids that calls its own Pod is taken in",
+        name: "a proxy with other ids that calls its own Pod is redirected",
         source: "A14",
         settings: custom,
         from: Origin::Proxy,
@@ -131,7 +131,7 @@ pub(crate) const CASES: &[Case] = &[
         ..CALLS_POD
     },
     Case {
-        name: "beside a proxy with other ids the application is taken out",
+        name: "the application of a proxy with other ids is redirected",
         source: "A14",
         settings: custom,
         ..OUT

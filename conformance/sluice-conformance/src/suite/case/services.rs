@@ -44,24 +44,24 @@ fn dns() -> PodAnnotations {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a Service is met through the proxy",
+        name: "a Service is reached through the proxy",
         source: "O10",
         ..CALL
     },
     Case {
-        name: "a non-blocking socket meets a Service through the proxy",
+        name: "a non-blocking socket reaches a Service through the proxy",
         source: "O10",
         way: Way::NonBlocking,
         ..CALL
     },
     Case {
-        name: "a socket that connects again meets a Service through the proxy",
+        name: "a socket that connects again reaches a Service through the proxy",
         source: "O10",
         way: Way::Again,
         ..CALL
     },
     Case {
-        name: "the Pod's own Service is met through the proxy",
+        name: "the Pod's own Service is reached through the proxy",
         source: "O10",
         to: Target::Service(Service::Own),
         ..CALL
@@ -133,24 +133,24 @@ pub(crate) const CASES: &[Case] = &[
         ..CALL
     },
     Case {
-        name: "a question to a Service is captured over TCP",
+        name: "a query to a Service is captured over TCP",
         source: "O6",
         ..ASK
     },
     Case {
-        name: "a question to a Service is captured from a connected socket",
+        name: "a query to a Service is captured from a connected socket",
         source: "O6",
         way: Way::Udp,
         ..ASK
     },
     Case {
-        name: "a question to a Service is captured from an unconnected socket",
+        name: "a query to a Service is captured from an unconnected socket",
         source: "O6",
         way: Way::UdpUnconnected,
         ..ASK
     },
     Case {
-        name: "the proxy's own question to a Service is direct",
+        name: "the proxy's own query to a Service is direct",
         source: "O5",
         from: Origin::Proxy,
         way: Way::UdpUnconnected,

@@ -1,4 +1,4 @@
-//! What leaves the Pod.
+//! Outbound connections.
 
 use sluice_lab::pod_annotations::{
     EXCLUDE_OUTBOUND_PORTS, EXCLUDE_OUTBOUND_RANGES, INCLUDE_OUTBOUND_PORTS,
@@ -50,7 +50,7 @@ fn thousands() -> PodAnnotations {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a server is met through the proxy",
+        name: "a server is reached through the proxy",
         source: ROW10,
         ..OUT
     },
@@ -61,19 +61,19 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "another Pod is met through the proxy",
+        name: "another Pod is reached through the proxy",
         source: ROW10,
         to: Target::Peer,
         ..OUT
     },
     Case {
-        name: "the node is met through the proxy",
+        name: "the node is reached through the proxy",
         source: ROW10,
         to: Target::Node,
         ..OUT
     },
     Case {
-        name: "a closed port is met through the proxy",
+        name: "a closed port is reached through the proxy",
         source: ROW10,
         port: CLOSED,
         ..OUT
@@ -125,7 +125,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a port above an excluded range is taken",
+        name: "a port above an excluded range is redirected",
         source: "A7",
         settings: || without_ports("8000-8999"),
         port: 9000,
@@ -173,7 +173,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a loopback range that is included takes 127.0.0.2",
+        name: "an included loopback range redirects 127.0.0.2",
         source: "O4",
         settings: || ranges("127.0.0.0/8"),
         to: Target::LoopbackSecond,
@@ -198,7 +198,7 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a server beside an excluded range is taken",
+        name: "a server outside an excluded range is redirected",
         source: ROW8,
         settings: || without("198.18.7.0/24, 2001:db8:1:7::/64"),
         ..OUT
@@ -234,21 +234,21 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "5,000 ranges: the one that matters is found",
+        name: "5,000 ranges: the one with the address is found",
         source: "A8",
         settings: thousands,
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "5,000 ranges: what none of them has is taken",
+        name: "5,000 ranges: an address in none of them is redirected",
         source: "A8",
         settings: thousands,
         to: THREE,
         ..OUT
     },
     Case {
-        name: "an included port is taken outside the included ranges",
+        name: "an included port is redirected outside the included ranges",
         source: ROW9,
         settings: || ranges("198.18.7.0/24").with(INCLUDE_OUTBOUND_PORTS, "9000,80"),
         ..OUT
@@ -262,21 +262,21 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "an included range is taken",
+        name: "an included range is redirected",
         source: ROW10,
         settings: || ranges("198.18.7.0/24,2001:db8:1:7::/64"),
         to: TWO,
         ..OUT
     },
     Case {
-        name: "a server beside the included ranges is direct",
+        name: "a server outside the included ranges is direct",
         source: ROW10,
         settings: || ranges("198.18.7.0/24,2001:db8:1:7::/64"),
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "a list of IPv4 ranges leaves IPv6 alone",
+        name: "a list of IPv4 ranges redirects no IPv6 address",
         source: ROW10,
         settings: || ranges("198.18.7.0/24"),
         families: super::V6,
@@ -285,14 +285,14 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "an empty list of ranges takes nothing out",
+        name: "an empty list of ranges redirects nothing",
         source: "A4",
         settings: || ranges(""),
         expect: Direct,
         ..OUT
     },
     Case {
-        name: "a star takes every range out",
+        name: "a list of * redirects every range",
         source: "A4",
         settings: || ranges("*"),
         ..OUT

@@ -9,38 +9,38 @@ const FACTS: &str = "S1";
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a non-blocking connect is diverted",
+        name: "a non-blocking connect is redirected",
         source: FACTS,
         way: Way::NonBlocking,
         ..OUT
     },
     Case {
-        name: "data in the SYN is diverted",
+        name: "outbound data in the SYN is redirected",
         source: FACTS,
         way: Way::FastOpen,
         ..OUT
     },
     Case {
-        name: "an MPTCP socket is diverted",
+        name: "an MPTCP socket is redirected",
         source: FACTS,
         way: Way::Mptcp,
         ..OUT
     },
     Case {
-        name: "a socket bound to the Pod's address is diverted",
+        name: "a socket bound to the Pod's address is redirected",
         source: FACTS,
         bound: Source::Pod,
         families: EVERY,
         ..OUT
     },
     Case {
-        name: "a socket that was diverted to another port before is diverted",
+        name: "a socket that was redirected from another port before is redirected",
         source: FACTS,
         way: Way::Again,
         ..OUT
     },
     Case {
-        name: "a socket that was diverted before may be direct",
+        name: "a socket that was redirected before can be direct",
         source: FACTS,
         way: Way::Again,
         port: 15020,
@@ -48,19 +48,19 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "a non-blocking client is taken in",
+        name: "a non-blocking client is redirected",
         source: FACTS,
         way: Way::NonBlocking,
         ..IN
     },
     Case {
-        name: "data in the SYN is taken in",
+        name: "inbound data in the SYN is redirected",
         source: FACTS,
         way: Way::FastOpen,
         ..IN
     },
     Case {
-        name: "an MPTCP client is taken in",
+        name: "an MPTCP client is redirected",
         source: FACTS,
         way: Way::Mptcp,
         ..IN

@@ -30,18 +30,18 @@ const ASK: Case = Case {
 
 pub(crate) const CASES: &[Case] = &[
     Case {
-        name: "a question over TCP is captured",
+        name: "a query over TCP is captured",
         source: ROW6,
         ..ASK
     },
     Case {
-        name: "a question from a connected socket is captured",
+        name: "a query from a connected socket is captured",
         source: ROW6,
         way: Way::Udp,
         ..ASK
     },
     Case {
-        name: "a question from an unconnected socket is captured",
+        name: "a query from an unconnected socket is captured",
         source: ROW6,
         way: Way::UdpUnconnected,
         ..ASK
@@ -62,7 +62,7 @@ pub(crate) const CASES: &[Case] = &[
         ..ASK
     },
     Case {
-        name: "the proxy's own questions are direct",
+        name: "the proxy's own queries are direct",
         source: "O5",
         from: Origin::Proxy,
         way: Way::Udp,
@@ -70,14 +70,14 @@ pub(crate) const CASES: &[Case] = &[
         ..ASK
     },
     Case {
-        name: "the proxy's own questions over TCP are direct",
+        name: "the proxy's own queries over TCP are direct",
         source: "O5",
         from: Origin::Proxy,
         expect: Direct,
         ..ASK
     },
     Case {
-        name: "the proxy that asks port 53 of its own Pod is not taken in",
+        name: "the proxy that asks port 53 of its own Pod is not redirected",
         source: "O3",
         from: Origin::Proxy,
         to: Target::Pod,
@@ -109,7 +109,7 @@ pub(crate) const CASES: &[Case] = &[
         ..ASK
     },
     Case {
-        name: "a question from outside to the Pod is inbound",
+        name: "a query from outside to the Pod is inbound",
         source: "I3",
         from: Origin::Peer,
         to: Target::Pod,
