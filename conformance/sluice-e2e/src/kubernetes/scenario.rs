@@ -194,7 +194,7 @@ impl Scenario<'_> {
     }
 
     fn render(&self, tag: &str) -> Result<String> {
-        Chart::of(self.options).render(tag, "", false)
+        Chart::of(self.options).render(tag)
     }
 
     /// Applies the chart and waits until its Pods are ready.
