@@ -365,6 +365,7 @@ mod tests {
             mptcp: true,
             ingress: true,
             splice: Some(true),
+            creds: CredOffsets::default(),
         });
         assert_eq!(programs, hooked);
     }
