@@ -341,7 +341,8 @@ impl PodManager {
         };
         let done = (self.store.put(record_id, &record).map_err(Error::from))
             .and_then(|()| pod.kernel.apply(&mut target, desired));
-        if done.is_ok() {
+        if let Ok(applied) = &done {
+            applied.log(&name(&record.request.pod));
             netns.path().clone_into(&mut pod.path);
             pod.policy = policy;
             pod.attachments = members;
@@ -350,7 +351,7 @@ impl PodManager {
             self.rollback_record(record_id, before.map(|(_, record)| record));
         }
         self.put_pod(netns.id().cookie, pod);
-        done
+        done.map(drop)
     }
 
     /// Restores the record from before a failed enrollment.

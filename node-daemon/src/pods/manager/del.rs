@@ -71,7 +71,7 @@ impl PodManager {
             pod.attachments = rest;
         }
         self.put_pod(cookie, pod);
-        done
+        done.map(|applied| applied.log(&self.name_of(cookie)))
     }
 
     /// Deletes every attachment of a Pod.
@@ -84,11 +84,7 @@ impl PodManager {
         let Some(mut kernel) = self.orphaned.remove(&cookie) else {
             return Ok(());
         };
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: None,
-        };
-        let done = kernel.teardown(&mut target, KernelState::default());
+        let done = kernel.remove(&mut self.datapath);
         if done.is_err() {
             self.orphaned.insert(cookie, kernel);
         }

@@ -155,8 +155,10 @@ impl PodManager {
             datapath: &mut self.datapath,
             netns: Some(&netns),
         };
-        pod.kernel.apply(&mut target, desired)?;
-        Ok(lost || *pod.kernel.state() != before)
+        let applied = pod.kernel.apply(&mut target, desired)?;
+        let is_changed = *pod.kernel.state() != before;
+        applied.log(&self.name_of(cookie));
+        Ok(lost || is_changed)
     }
 
     /// The addresses of all attachments of a Pod.
@@ -187,8 +189,9 @@ impl PodManager {
             datapath: &mut self.datapath,
             netns: Some(&netns),
         };
-        pod.kernel.apply(&mut target, desired)?;
+        let applied = pod.kernel.apply(&mut target, desired)?;
         pod.policy = policy;
+        applied.log(&self.name_of(cookie));
         self.repairs.count(Repair::BypassRoutesUpdated);
         Ok(true)
     }

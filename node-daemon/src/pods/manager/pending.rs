@@ -91,7 +91,7 @@ impl PodManager {
             datapath: &mut self.datapath,
             netns: None,
         };
-        kernel.apply(&mut target, desired)?;
+        kernel.apply(&mut target, desired)?.log(&name(&pod.pod));
         warn!(
             pod = name(&pod.pod),
             "pod netns not found; pod is pending until its first connection"
@@ -185,13 +185,7 @@ impl PodManager {
             (state.addresses).retain(|addr, _| !taken.contains(&IpAddr::from(*addr)));
             state
         });
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: None,
-        };
-        pending
-            .kernel
-            .teardown(&mut target, KernelState::default())?;
+        pending.kernel.remove(&mut self.datapath)?;
         for (namespace, netns_entry) in self.datapath.all_netns_entries()? {
             if netns_entry.pod.cookie == cookie {
                 self.datapath.remove_netns_entry(namespace)?;

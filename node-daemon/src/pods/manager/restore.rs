@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use tracing::{error, info, warn};
 
-use super::{MeshStatus, MeshedPod, PodManager, netns_policy::resolve_in_netns};
+use super::{MeshStatus, MeshedPod, PodManager, name, netns_policy::resolve_in_netns};
 use crate::{
     cgroup,
     netns::{self, Netns, SourceRouting},
@@ -66,7 +66,7 @@ impl PodManager {
             if let (Some(routing), Some(pod)) = (&mut state.source_routing, found.get(&cookie)) {
                 routing.switches = pod.changes().switches;
             }
-            let kernel = AppliedState::of(cookie, state);
+            let mut kernel = AppliedState::of(cookie, state);
             let done = match (action, found.remove(&cookie)) {
                 (Action::Converge(desired), Some(pod)) => manager.converge(kernel, *desired, pod),
                 (Action::Keep, _) => {
@@ -77,7 +77,7 @@ impl PodManager {
                     manager.orphaned.insert(cookie, kernel);
                     Ok(())
                 }
-                _ => manager.remove_leftovers(kernel),
+                _ => kernel.remove(&mut manager.datapath),
             };
             if let Err(error) = done {
                 let pod = manager.name_of(cookie);
@@ -230,6 +230,9 @@ impl PodManager {
             netns: Some(&netns),
         };
         let done = kernel.apply(&mut target, desired);
+        if let (Ok(applied), Some((_, record))) = (&done, members.first()) {
+            applied.log(&name(&record.request.pod));
+        }
         let id = netns.id();
         let status = MeshStatus::Meshed {
             cookie: id.cookie,
@@ -248,16 +251,7 @@ impl PodManager {
             kernel,
         };
         self.pods.insert(id.cookie, enrolled);
-        done
-    }
-
-    /// Removes the kernel state of a Pod that is gone.
-    fn remove_leftovers(&mut self, mut kernel: AppliedState) -> Result<(), Error> {
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: None,
-        };
-        kernel.teardown(&mut target, KernelState::default())
+        done.map(drop)
     }
 }
 

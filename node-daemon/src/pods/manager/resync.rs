@@ -156,6 +156,8 @@ impl PodManager {
             sk_lookup: false,
             ..state
         });
-        pod.kernel.apply(&mut target, desired)
+        let applied = pod.kernel.apply(&mut target, desired)?;
+        applied.log(&self.name_of(cookie));
+        Ok(())
     }
 }
