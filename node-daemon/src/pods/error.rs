@@ -134,9 +134,7 @@ impl Error {
             )
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Netns(_)
-            | Self::Kernel(_)
-            | Self::Teardown { .. } => code::KERNEL_REFUSED,
+            Self::Netns(_) | Self::Kernel(_) | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,
             Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,

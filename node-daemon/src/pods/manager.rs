@@ -8,8 +8,9 @@ mod foreign;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
-mod netns_policy;
+mod netns_facts;
 mod pending;
+mod pod_routes;
 mod restore;
 mod resync;
 mod view;
@@ -34,7 +35,7 @@ use super::{
     evidence::Doubt,
     foreign_log::ForeignLog,
     plan::{self, KernelState},
-    policy::{self, MissingAnnotations, PodPolicy, Subject, Verdict},
+    policy::{self, MissingAnnotations, PodPolicy, ResolvedPolicy, Subject, Verdict},
     rule_set,
     silent::SilentProxies,
     source_addr::PASSTHROUGH,
@@ -47,7 +48,7 @@ use crate::{
     netns::{self, Families, Interface, Netns, Switches},
 };
 use found::{LeftPod, is_reported};
-use netns_policy::resolve_in_netns;
+use netns_facts::resolve_in_netns;
 
 /// Owns the kernel side and the registry of attachments.
 pub(crate) struct PodManager {
@@ -97,7 +98,7 @@ enum MeshStatus {
 struct MeshedPod {
     id: netns::Id,
     path: PathBuf,
-    policy: PodPolicy,
+    policy: ResolvedPolicy,
     /// In the order of their ADDs: the first one's addresses are the Pod's main addresses, unless
     /// routes prefer others.
     attachments: Vec<Attachment>,
@@ -243,14 +244,14 @@ impl PodManager {
     fn own_changes(
         &self,
         netns: &Netns,
-        policy: &PodPolicy,
+        policy: &ResolvedPolicy,
         interfaces: &[Interface],
         addresses: &[IpAddr],
     ) -> Changes {
         let earlier = self.pods.get(&netns.id().cookie);
         let earlier = earlier.map_or_else(Changes::default, |pod| pod.kernel.state().changes());
         let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
-        let off = if policy.source_mark == 0 {
+        let off = if policy.source_mark() == 0 {
             Switches::default()
         } else {
             // If they cannot be read, they cannot be switched on, and the routing is refused.
@@ -303,7 +304,7 @@ impl PodManager {
     fn enroll_attachment(
         &mut self,
         netns: &Netns,
-        policy: PodPolicy,
+        policy: ResolvedPolicy,
         record: Record,
         status: MeshStatus,
     ) -> Result<(), Error> {
@@ -366,7 +367,7 @@ impl PodManager {
     }
 
     /// Removes a Pod from the registry to change it, or starts a new one.
-    fn take_pod(&mut self, netns: &Netns, policy: &PodPolicy) -> MeshedPod {
+    fn take_pod(&mut self, netns: &Netns, policy: &ResolvedPolicy) -> MeshedPod {
         let id = netns.id();
         self.pods.remove(&id.cookie).unwrap_or_else(|| MeshedPod {
             id,

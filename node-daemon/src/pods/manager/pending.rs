@@ -44,7 +44,7 @@ impl PodManager {
             .collect();
         for (pod, policy) in meshed {
             let who = name(&pod.pod);
-            if let Err(error) = self.add_pending(pod, &policy) {
+            if let Err(error) = self.add_pending(pod, policy) {
                 error!(
                     pod = who,
                     error = one_line(&error),
@@ -72,7 +72,7 @@ impl PodManager {
     }
 
     /// Writes all entries that need no netns, under a cookie that no netns has.
-    fn add_pending(&mut self, pod: ListedPod, policy: &PodPolicy) -> Result<(), Error> {
+    fn add_pending(&mut self, pod: ListedPod, policy: PodPolicy) -> Result<(), Error> {
         for address in &pod.addresses {
             if self.pod_at((*address).into())?.is_some() {
                 return Ok(());
@@ -80,7 +80,8 @@ impl PodManager {
         }
         let cookie = self.pending.keys().next_back();
         let cookie = cookie.map_or(PROVISIONAL, |last| last + 1);
-        let desired = plan::desired(cookie, policy, &pod.addresses, Changes::default());
+        let policy = policy.provisional();
+        let desired = plan::desired(cookie, &policy, &pod.addresses, Changes::default());
         let routes = desired.routes.clone();
         let desired = KernelState {
             sk_lookup: false,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use tracing::{error, info, warn};
 
-use super::{MeshStatus, MeshedPod, PodManager, name, netns_policy::resolve_in_netns};
+use super::{MeshStatus, MeshedPod, PodManager, name, netns_facts::resolve_in_netns};
 use crate::{
     cgroup,
     netns::{self, Netns, SourceRouting},
@@ -14,14 +14,14 @@ use crate::{
         apply::{AppliedState, Target},
         error::one_line,
         plan::{self, Action, KernelState},
-        policy::{PodPolicy, Verdict},
+        policy::{ResolvedPolicy, Verdict},
         store::{Changes, Record, RecordId},
     },
 };
 
 /// The meaning of a record at takeover.
 enum RecordState {
-    Meshed(Netns, Box<PodPolicy>),
+    Meshed(Netns, Box<ResolvedPolicy>),
     Bypassed(&'static str),
     /// The Pod is gone.
     Gone,
@@ -30,7 +30,7 @@ enum RecordState {
 /// An existing Pod, assembled from its records.
 struct Found {
     netns: Netns,
-    policy: PodPolicy,
+    policy: ResolvedPolicy,
     members: Vec<(RecordId, Record)>,
 }
 

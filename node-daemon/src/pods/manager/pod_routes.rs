@@ -1,83 +1,22 @@
-//! The settings that depend on a Pod's netns: users, addresses and routes. They may change.
-
-use std::net::IpAddr;
+//! Routes inside the Pods: they may change, and settings follow from them.
 
 use tracing::{error, info, warn};
 
-use super::PodManager;
-use crate::{
-    bpf::Features,
-    netns::{Interface, Netns},
-    pods::{
-        Error, Repair,
-        apply::Target,
-        bypass::{self, Bypass},
-        error::one_line,
-        plan::{self, KernelState},
-        policy::PodPolicy,
-        rule_set, source_addr,
-        store::Changes,
-    },
+use super::{PodManager, netns_facts::routes_of};
+use crate::pods::{
+    Error, Repair,
+    apply::Target,
+    error::one_line,
+    plan::{self, KernelState},
+    rule_set,
+    store::Changes,
 };
-
-/// The settings with host uids, with the addresses that routes prefer, and with the networks behind
-/// excluded interfaces.
-pub(super) fn resolve_in_netns(
-    policy: PodPolicy,
-    netns: &Netns,
-    interfaces: &[Interface],
-    features: Features,
-) -> Result<PodPolicy, Error> {
-    let policy = policy.map_to_host_ids(&netns.users()?)?;
-    // Without the interface, the inbound hook cannot detect the Pod's own connections.
-    let source_mark = if features.ingress {
-        policy.mesh_source_mark()
-    } else {
-        0
-    };
-    let policy = PodPolicy {
-        source_mark,
-        ..policy
-    };
-    if !policy.excluded_interfaces.is_empty() && !features.ingress {
-        return Err(bypass::Error::Kernel.into());
-    }
-    routed(policy, netns, interfaces)
-}
-
-/// The settings with the data of routes. Pods with one address and no excluded interfaces, nearly
-/// all, need none.
-fn routed(policy: PodPolicy, netns: &Netns, interfaces: &[Interface]) -> Result<PodPolicy, Error> {
-    let sources = if source_addr::is_ambiguous(interfaces) {
-        netns.sources()?
-    } else {
-        Vec::new()
-    };
-    rule_set::check_routes(sources.len())?;
-    let bypass = if policy.excluded_interfaces.is_empty() {
-        policy.bypass
-    } else {
-        let routes = netns.routes()?;
-        rule_set::check_routes(routes.main.len())?;
-        Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?
-    };
-    let policy = PodPolicy {
-        bypass,
-        sources,
-        ..policy
-    };
-    rule_set::check(&policy)?;
-    Ok(policy)
-}
 
 impl PodManager {
     /// Updates Pods whose settings depend on routes: networks may be added to a Pod without notice.
     pub(super) fn refresh_routes(&mut self) {
-        let by_routes = |policy: &PodPolicy| {
-            !policy.excluded_interfaces.is_empty() || !policy.sources.is_empty()
-        };
         let all: Vec<u64> = (self.pods.iter())
-            .filter(|(_, pod)| by_routes(&pod.policy))
+            .filter(|(_, pod)| pod.policy.depends_on_routes())
             .map(|(cookie, _)| *cookie)
             .collect();
         for cookie in all {
@@ -179,7 +118,9 @@ impl PodManager {
         let Some(netns) = pod.reopen() else {
             return Ok(false);
         };
-        let policy = routed(pod.policy.clone(), &netns, &netns.interfaces()?)?;
+        let routes = routes_of(&pod.policy, &netns, &netns.interfaces()?)?;
+        let policy = pod.policy.with_routes(routes);
+        rule_set::check_resolved(&policy)?;
         if policy == pod.policy {
             return Ok(false);
         }
