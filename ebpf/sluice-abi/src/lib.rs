@@ -37,7 +37,7 @@ pub use pod::{
     AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,
     PodConfig, PodFlags, SockRole,
 };
-pub use reason::Reason;
+pub use reason::{Reason, ReasonKind};
 pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.

@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use sluice_abi::ABI_VERSION;
+use sluice_abi::{ABI_VERSION, ReasonKind};
 use sluice_api::{FindingKind, PodName, text};
 
 use super::{error::Error, process};
@@ -69,11 +69,6 @@ impl Metrics {
         refusals: &Refusals,
         pod_series: bool,
     ) -> Result<String, Error> {
-        let decisions = Family::<[Label; 1], Counter>::default();
-        for (reason, count) in &snapshot.decisions {
-            let label = ("reason", reason.label().to_owned());
-            decisions.get_or_create(&[label]).inc_by(*count);
-        }
         let pods = Family::<[Label; 1], Gauge>::default();
         for (meshed, count) in [(true, snapshot.meshed), (false, snapshot.bypassed)] {
             let label = ("meshed", meshed.to_string());
@@ -103,7 +98,7 @@ impl Metrics {
         }
 
         let mut registry = Registry::with_prefix("sluice");
-        registry.register("decisions", "Decisions of the kernel programs", decisions);
+        register_reasons(&mut registry, snapshot);
         registry.register(
             "attachments",
             "Attachments, by whether their traffic is intercepted",
@@ -149,6 +144,24 @@ impl Metrics {
             .map_err(|error| Error::Answer(error.to_string()))?;
         Ok(page)
     }
+}
+
+/// The counters of the kernel programs.
+fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let decisions = Family::<[Label; 1], Counter>::default();
+    let events = Family::<[Label; 1], Counter>::default();
+    for (reason, count) in &snapshot.reasons {
+        let family = match reason.kind() {
+            ReasonKind::Decision => &decisions,
+            ReasonKind::Event => &events,
+        };
+        let label = ("reason", reason.label().to_owned());
+        family.get_or_create(&[label]).inc_by(*count);
+    }
+    let help = "Decisions of the kernel programs";
+    registry.register("decisions", help, decisions);
+    let help = "Events of the kernel programs as they carry decisions out";
+    registry.register("datapath_events", help, events);
 }
 
 /// The series of single Pods.
@@ -307,7 +320,7 @@ mod tests {
             uid: String::new(),
         };
         let snapshot = MetricsSnapshot {
-            decisions: vec![(Reason::OutboundToProxy, 7)],
+            reasons: vec![(Reason::OutboundToProxy, 7), (Reason::ListenerAdded, 3)],
             meshed: 2,
             bypassed: 1,
             pending: 3,
@@ -341,6 +354,7 @@ mod tests {
         let text = measured(true);
         for line in [
             "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
+            "sluice_datapath_events_total{reason=\"listener_added\"} 3",
             "sluice_attachments{meshed=\"true\"} 2",
             "sluice_attachments{meshed=\"false\"} 1",
             "sluice_pending_pods 3",

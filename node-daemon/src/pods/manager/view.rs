@@ -21,8 +21,8 @@ use crate::{
 /// The values of the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricsSnapshot {
-    /// The number of decisions by reason.
-    pub(crate) decisions: Vec<(Reason, u64)>,
+    /// The number of decisions and events by reason.
+    pub(crate) reasons: Vec<(Reason, u64)>,
     /// The number of intercepted attachments.
     pub(crate) meshed: usize,
     /// The number of attachments that are not intercepted.
@@ -196,7 +196,7 @@ impl PodManager {
     pub(in crate::pods) fn read(&self) -> Result<MetricsSnapshot, Error> {
         let (meshed, bypassed) = self.count();
         Ok(MetricsSnapshot {
-            decisions: self.datapath.counters()?,
+            reasons: self.datapath.counters()?,
             meshed,
             bypassed,
             pending: self.pending.len(),
