@@ -106,7 +106,7 @@ pub(crate) struct PodPolicy<S = Parsed> {
     /// The Pod's acceleration annotation, if any.
     pub(crate) acceleration: Option<Acceleration>,
     /// Parsed or resolved, with the settings that only a netns gives.
-    state: S,
+    pub(crate) state: S,
 }
 
 /// The policy for a Pod whose annotations are unavailable.

@@ -38,6 +38,14 @@ pub(in crate::pods) struct View<'a> {
     pub(super) namespaces: &'a Namespaces,
 }
 
+impl<'a> View<'a> {
+    /// The first attachment of a Pod.
+    pub(super) fn first_of(&self, cookie: u64) -> Option<&'a AttachmentState> {
+        let first = self.namespaces.get(cookie)?.first()?;
+        self.registry.get(first)
+    }
+}
+
 impl View<'_> {
     /// The decision on a Pod of this node.
     pub(super) fn verdict<'a>(&self, pod: impl Into<Subject<'a>>) -> Result<Verdict, Error> {
@@ -82,12 +90,6 @@ impl View<'_> {
     pub(super) fn addresses_of(&self, cookie: u64) -> Vec<IpAddr> {
         let attachments = self.namespaces.attachments(cookie);
         self.registry.addresses(attachments)
-    }
-
-    /// The first attachment of a Pod.
-    pub(super) fn first_of(&self, cookie: u64) -> Option<&AttachmentState> {
-        let first = self.namespaces.get(cookie)?.first()?;
-        self.registry.get(first)
     }
 
     /// A Pod's name for people.
