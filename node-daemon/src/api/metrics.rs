@@ -76,12 +76,11 @@ impl Metrics {
             pods.get_or_create(&[label]).set(count);
         }
         let pending = gauge(snapshot.pending);
-        let repairs = Family::<[Label; 1], Counter>::default();
-        for (repair, count) in snapshot.repairs.iter() {
-            let label = ("type", repair.label().to_owned());
-            repairs.get_or_create(&[label]).inc_by(count);
-        }
-
+        let repairs = snapshot.repairs.iter();
+        let repairs = counters(
+            "type",
+            repairs.map(|(repair, count)| (repair.label(), count)),
+        );
         let foreign = Family::<[Label; 3], Gauge>::default();
         for program in &snapshot.foreign_programs {
             let order = if program.runs_first {
@@ -115,11 +114,8 @@ impl Metrics {
             help,
             gauge(snapshot.without_listener),
         );
-        let refused = Family::<[Label; 1], Counter>::default();
-        for (refusal, count) in refusals.counts() {
-            let label = ("reason", refusal.label().to_owned());
-            refused.get_or_create(&[label]).inc_by(count);
-        }
+        let refused = refusals.counts();
+        let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
         registry.register("refused_adds", "Refused ADDs", refused);
         registry.register(
             "build_info",
@@ -148,20 +144,18 @@ impl Metrics {
 
 /// The counters of the kernel programs.
 fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
-    let decisions = Family::<[Label; 1], Counter>::default();
-    let events = Family::<[Label; 1], Counter>::default();
-    for (reason, count) in &snapshot.reasons {
-        let family = match reason.kind() {
-            ReasonKind::Decision => &decisions,
-            ReasonKind::Event => &events,
-        };
-        let label = ("reason", reason.label().to_owned());
-        family.get_or_create(&[label]).inc_by(*count);
-    }
+    let of = |kind: ReasonKind| {
+        let reasons = snapshot.reasons.iter();
+        let reasons = reasons.filter(move |(reason, _)| reason.kind() == kind);
+        counters(
+            "reason",
+            reasons.map(|(reason, count)| (reason.label(), *count)),
+        )
+    };
     let help = "Decisions of the kernel programs";
-    registry.register("decisions", help, decisions);
+    registry.register("decisions", help, of(ReasonKind::Decision));
     let help = "Events of the kernel programs as they carry decisions out";
-    registry.register("datapath_events", help, events);
+    registry.register("datapath_events", help, of(ReasonKind::Event));
 }
 
 /// The series of single Pods.
@@ -206,6 +200,19 @@ fn build() -> Family<[Label; 2], Gauge> {
     ];
     build.get_or_create(&labels).set(1);
     build
+}
+
+/// Counters with one label.
+fn counters(
+    name: &'static str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> Family<[Label; 1], Counter> {
+    let family = Family::<[Label; 1], Counter>::default();
+    for (value, count) in values {
+        let label = (name, value.to_owned());
+        family.get_or_create(&[label]).inc_by(count);
+    }
+    family
 }
 
 fn gauge(count: usize) -> Gauge {

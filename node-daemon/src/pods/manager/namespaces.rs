@@ -116,14 +116,8 @@ impl Namespaces {
         let mut kernel = orphan.unwrap_or_else(|| AppliedState::of(cookie, KernelState::default()));
         let done = kernel.apply(&mut target, enrollment.desired);
         if done.is_ok() {
-            let pod = MeshedPod {
-                id: netns.id(),
-                path: netns.path().into(),
-                policy: enrollment.policy,
-                attachments: enrollment.attachments,
-                kernel,
-            };
-            self.meshed.insert(cookie, pod);
+            let (policy, attachments) = (enrollment.policy, enrollment.attachments);
+            self.insert(netns, policy, attachments, kernel);
         } else {
             self.keep(cookie, kernel);
         }
@@ -144,15 +138,26 @@ impl Namespaces {
             netns: Some(netns),
         };
         let done = kernel.apply(&mut target, enrollment.desired);
+        let (policy, attachments) = (enrollment.policy, enrollment.attachments);
+        self.insert(netns, policy, attachments, kernel);
+        done
+    }
+
+    fn insert(
+        &mut self,
+        netns: &Netns,
+        policy: ResolvedPolicy,
+        attachments: Vec<Attachment>,
+        kernel: AppliedState,
+    ) {
         let pod = MeshedPod {
             id: netns.id(),
             path: netns.path().into(),
-            policy: enrollment.policy,
-            attachments: enrollment.attachments,
+            policy,
+            attachments,
             kernel,
         };
         self.meshed.insert(netns.id().cookie, pod);
-        done
     }
 
     /// Keeps a namespace without a Pod intercepted, if it has kernel state.

@@ -28,11 +28,8 @@ pub(super) fn resolve_in_netns(
     };
     let groups = groups.into_iter().flatten();
     let groups = groups.filter_map(|gid| Some((*gid, users.group(*gid)?)));
-    let (uid, gid, groups) = (
-        users.user(policy.uid),
-        users.group(policy.gid),
-        groups.collect(),
-    );
+    let groups = groups.collect();
+    let (uid, gid) = (users.user(policy.uid), users.group(policy.gid));
     if !policy.excluded_interfaces.is_empty() && !features.ingress {
         return Err(bypass::Error::Kernel.into());
     }
