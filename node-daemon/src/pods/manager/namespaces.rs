@@ -89,8 +89,10 @@ impl Namespaces {
 
     /// The attachments of a meshed Pod.
     pub(super) fn attachments(&self, cookie: u64) -> &[Attachment] {
-        let pod = self.meshed.get(&cookie);
-        pod.map_or(&[], |pod| &pod.attachments)
+        match self.meshed.get(&cookie) {
+            Some(pod) => &pod.attachments,
+            None => &[],
+        }
     }
 
     /// Enrolls a Pod, or adds an attachment to it. After an error its state is as before.

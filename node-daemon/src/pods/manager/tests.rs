@@ -15,6 +15,7 @@ use std::{
 use sluice_api::{GcRequest, ProgramView, ValidAttachment};
 
 use super::*;
+use crate::netns;
 use crate::pods::{
     Error, Repair,
     apply::{AppliedState, Target},
