@@ -117,7 +117,7 @@ test-kernels: root setup
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --profile emulated --target $(HOST) -p workspace-hack -p sluiced
 	@RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) test --profile emulated --target $(HOST) -p sluiced --lib \
 		--config 'target.$(HOST).runner=["$(CURDIR)/conformance/kernels/run.sh","$(TARGET)/$(HOST)/emulated/sluiced"]' \
-		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands
+		-- bpf::tests::accelerate bpf::tests::fuzz_accel::syscalls bpf::tests::fuzz_accel::of_thousands bpf::tests::reroute
 
 SECONDS_EACH ?= 5
 fuzz: setup

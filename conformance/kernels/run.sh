@@ -7,6 +7,8 @@
 source "${BASH_SOURCE[0]%/*}/../../setup/lib.sh"
 
 SECONDS_TO_BOOT_AND_TEST=${SLUICE_KERNEL_TIMEOUT:-600}
+# What the tests need and is not built into the kernel.
+MODULES=(drivers/net/veth net/sched/sch_ingress net/sched/cls_bpf)
 usage='usage: run.sh PATH-OF-A-STATIC-SLUICED PATH-OF-ITS-STATIC-TESTS [NAME...]'
 sluiced=${1:?$usage}
 tests=${2:?$usage}
@@ -24,11 +26,14 @@ current_kernel() {
 # Takes the kernel and what is not built into it out of its package; nothing is installed.
 extract_kernel() {
     local part=$work/part
-    rm -rf "$part"
+    rm -rf "$part" "$work/packages/$1"
     mkdir -p "$part" "$work/packages"
     (cd "$part" && apt-get -o APT::Sandbox::User=root download "$1")
     dpkg-deb --fsys-tarfile "$part"/*.deb | tar -xO --wildcards './boot/vmlinuz-*' >"$part/vmlinuz"
-    dpkg-deb --fsys-tarfile "$part"/*.deb | tar -xO --wildcards '*/drivers/net/veth.ko' >"$part/veth.ko"
+    local module
+    for module in "${MODULES[@]}"; do
+        dpkg-deb --fsys-tarfile "$part"/*.deb | tar -xO --wildcards "*/$module.ko" >"$part/${module##*/}.ko"
+    done
     rm "$part"/*.deb
     mv "$part" "$work/packages/$1"
 }
@@ -41,7 +46,10 @@ build_initramfs() {
     install -m 755 "$(type -P busybox)" "$root/bin/busybox"
     install -m 755 "$sluiced" "$root/bin/sluiced"
     strip -o "$root/bin/tests" "$tests"
-    install -m 644 "$work/packages/$kernel/veth.ko" "$root/veth.ko"
+    local module
+    for module in "${MODULES[@]##*/}"; do
+        install -m 644 "$work/packages/$kernel/$module.ko" "$root/$module.ko"
+    done
     local name ip libraries
     for name in sh mount mkdir insmod uname reboot; do ln -s busybox "$root/bin/$name"; done
     # The tests make links between namespaces, of which busybox's own does not know.
@@ -98,7 +106,7 @@ done
 
 kernel=$(current_kernel)
 [[ $kernel ]] || die "apt knows no linux-image-amd64: run 'apt-get update', then try again"
-[[ -s $work/packages/$kernel/veth.ko ]] ||
+[[ -s $work/packages/$kernel/${MODULES[-1]##*/}.ko ]] ||
     step kernel "$kernel" "check the apt sources and the network, then try again" extract_kernel "$kernel"
 build_initramfs
 

@@ -42,6 +42,11 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// The minimum interval between two lookups of namespaces that the kernel programs reported.
 const LEARN_PAUSE: Duration = Duration::from_secs(1);
 
+/// The interval between two looks for new virtual interfaces, and how many of them pass without a Pod that
+/// has some.
+const LINKS_PAUSE: Duration = Duration::from_secs(1);
+const LINKS_IDLE: u32 = 5;
+
 /// The minimum interval between two rounds for new cgroups.
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -209,6 +214,7 @@ impl Upkeep {
             auditor.clone(),
         ));
         self.spawn(report_foreign(rings.foreign_found, pods.clone()));
+        self.spawn(follow_virtual_interfaces(pods.clone()));
         self.spawn(pump_events(rings.events, event_log.clone()));
         self.spawn(list_node_pods(cluster.clone(), pods.clone()));
     }
@@ -286,6 +292,13 @@ async fn report_foreign(mut foreign_found: Ring<u64>, pods: Pods) {
             return;
         }
         sleep(LEARN_PAUSE).await;
+    }
+}
+
+/// Looks for new virtual interfaces, until the manager ends.
+async fn follow_virtual_interfaces(pods: Pods) {
+    while let Ok(some) = pods.follow_virtual_interfaces().await {
+        sleep(LINKS_PAUSE * if some { 1 } else { LINKS_IDLE }).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::PROXY;
+use crate::{CLIENT, PROXY};
 
 /// The mesh of a node.
 #[derive(
@@ -13,6 +13,10 @@ pub enum Mesh {
     /// Istio with sidecars.
     #[default]
     Istio,
+    /// Istio on a node with settings for all Pods ([`NodeWide`]): a few groups are redirected.
+    IstioGroups,
+    /// Istio on such a node: a few groups are not redirected.
+    IstioOtherGroups,
     /// Istio without sidecars: a proxy of the node has sockets in the Pods.
     Ambient,
     /// Linkerd.
@@ -21,6 +25,18 @@ pub enum Mesh {
     Kuma,
     /// Open Service Mesh.
     Osm,
+}
+
+/// The environment of Istio's CNI plugin on a node.
+pub struct NodeWide {
+    /// The group that is redirected, or not.
+    pub group: u32,
+    /// It alone is redirected.
+    pub included: bool,
+    /// The loopback addresses of the application.
+    pub loopback: &'static str,
+    /// IPv6 is redirected in Pods with an IPv4 address, too.
+    pub dual_stack: bool,
 }
 
 /// Where its proxies listen.
@@ -34,8 +50,10 @@ pub struct Ports {
 
 impl Mesh {
     /// Every mesh.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Istio,
+        Self::IstioGroups,
+        Self::IstioOtherGroups,
         Self::Ambient,
         Self::Linkerd,
         Self::Kuma,
@@ -45,7 +63,7 @@ impl Mesh {
     /// As the daemon's configuration calls it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Istio => "istio",
+            Self::Istio | Self::IstioGroups | Self::IstioOtherGroups => "istio",
             Self::Ambient => "ambient",
             Self::Linkerd => "linkerd",
             Self::Kuma => "kuma",
@@ -56,7 +74,9 @@ impl Mesh {
     /// The annotation of a Pod that is part of it, with its value.
     pub fn injected(self) -> (&'static str, &'static str) {
         match self {
-            Self::Istio => ("sidecar.istio.io/status", "{}"),
+            Self::Istio | Self::IstioGroups | Self::IstioOtherGroups => {
+                ("sidecar.istio.io/status", "{}")
+            }
             Self::Ambient => ("ambient.istio.io/redirection", "enabled"),
             Self::Linkerd => ("linkerd.io/proxy-version", "edge-26.1.1"),
             Self::Kuma => ("kuma.io/sidecar-injected", "true"),
@@ -67,7 +87,7 @@ impl Mesh {
     /// The user of its proxies, and their group.
     pub fn owner(self) -> u32 {
         match self {
-            Self::Istio => PROXY,
+            Self::Istio | Self::IstioGroups | Self::IstioOtherGroups => PROXY,
             Self::Ambient => 0,
             Self::Linkerd => 2102,
             Self::Kuma => 5678,
@@ -83,11 +103,42 @@ impl Mesh {
     /// Where its proxies listen.
     pub fn ports(self) -> Ports {
         let (outbound, inbound) = match self {
-            Self::Istio | Self::Ambient | Self::Kuma => (15001, 15006),
+            Self::Istio
+            | Self::IstioGroups
+            | Self::IstioOtherGroups
+            | Self::Ambient
+            | Self::Kuma => (15001, 15006),
             Self::Linkerd => (4140, 4143),
             Self::Osm => (15001, 15003),
         };
         Ports { outbound, inbound }
+    }
+
+    /// Whether its sidecars are Istio's.
+    pub fn is_istio(self) -> bool {
+        matches!(
+            self,
+            Self::Istio | Self::IstioGroups | Self::IstioOtherGroups
+        )
+    }
+
+    /// The settings of all Pods of the node, if it has some.
+    pub fn node_wide(self) -> Option<NodeWide> {
+        let included = match self {
+            Self::IstioGroups => true,
+            Self::IstioOtherGroups => false,
+            _ => return None,
+        };
+        Some(NodeWide {
+            group: CLIENT,
+            included,
+            loopback: if included {
+                "127.0.0.1/32"
+            } else {
+                "127.0.0.0/8"
+            },
+            dual_stack: included,
+        })
     }
 
     /// Its proxies take what leaves the Pod at the loopback address alone.

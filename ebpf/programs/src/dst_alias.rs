@@ -38,6 +38,24 @@ fn find(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
     None
 }
 
+/// The alias address that `dst` has already.
+#[inline(always)]
+pub(crate) fn existing(cookie: u64, dst: Endpoint, port: Port) -> Option<Endpoint> {
+    for probe in 0..Addr::ALIAS_PROBES {
+        let alias = Endpoint::new(dst.addr.alias(dst.port, probe), port);
+        if destination(cookie, alias)?.const_eq(dst) {
+            return Some(alias);
+        }
+    }
+    None
+}
+
+/// The destination that an alias address of a Pod stands for.
+#[inline(always)]
+pub(crate) fn destination(cookie: u64, alias: Endpoint) -> Option<Endpoint> {
+    get(AliasKey::from_addr(cookie, alias)?)
+}
+
 /// The destination of an alias address: `dst`, if it had none. `None` if the map or share is full.
 #[inline(always)]
 fn get_or_insert(key: AliasKey, dst: Endpoint) -> Option<Endpoint> {
@@ -88,5 +106,5 @@ pub(crate) fn lookup(ctx: &impl EbpfContext, alias: Endpoint) -> Option<Endpoint
     if !alias.addr.is_alias() {
         return None;
     }
-    get(AliasKey::from_addr(context::netns_cookie(ctx), alias)?)
+    destination(context::netns_cookie(ctx), alias)
 }

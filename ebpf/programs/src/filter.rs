@@ -8,7 +8,7 @@ use sluice_abi::{
 
 use crate::maps::{
     self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, OWNER_GROUPS, PORT_RANGES,
-    PORTS, PREFSRC_BY_DST,
+    PORTS, PREFSRC_BY_DST, VIRTUAL_IFINDEX,
 };
 
 /// Whether an outbound port is excluded.
@@ -78,6 +78,13 @@ pub(crate) fn bypasses_from(pod: &PodConfig, addr: Addr, interface: u32) -> bool
     (pod.flags.has(PodFlags::IPV4_ONLY) && !addr.is_v4())
         || (pod.flags.has(PodFlags::BYPASS) && bypasses_ifindex(pod, interface))
         || (pod.flags.has(PodFlags::BYPASS_INBOUND) && covers(&BYPASS_CIDRS, pod, addr))
+}
+
+/// Whether an interface is a virtual one of the Pod, whose connections the proxy gets.
+#[inline(always)]
+pub(crate) fn is_virtual(pod: &PodConfig, interface: u32) -> bool {
+    let key = InterfaceKey::new(pod.cookie, interface);
+    pod.flags.has(PodFlags::REROUTES) && VIRTUAL_IFINDEX.get_ptr(key).is_some()
 }
 
 #[inline(always)]

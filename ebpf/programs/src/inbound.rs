@@ -46,9 +46,6 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
         to: dst.addr,
         interface: ingress(ctx),
     };
-    if arrival.is_foreign_to_meeting() {
-        return SK_DROP;
-    }
     if arrival.is_over_loopback() {
         return SK_PASS;
     }
@@ -59,7 +56,15 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
         count(Reason::InboundNoPod);
         return SK_DROP;
     };
-    match decide::inbound(&netns.pod, &facts(netns, arrival, dst.port)) {
+    let is_virtual = filter::is_virtual(&netns.pod, arrival.interface);
+    if dst.addr.is_alias() && is_virtual {
+        // `reroute` has decided.
+        return SK_PASS;
+    }
+    if arrival.is_foreign_to_meeting() {
+        return SK_DROP;
+    }
+    match decide::inbound(&netns.pod, &facts(netns, arrival, dst.port, is_virtual)) {
         Verdict::Direct(reason) => {
             count_for_pod(netns.pod.cookie, PodCounter::InboundDirect);
             record(&netns.pod, peer, dst, reason);
@@ -110,10 +115,11 @@ fn record(pod: &PodConfig, peer: Endpoint, dst: Endpoint, reason: Reason) {
 
 /// The inputs of the inbound rules.
 #[inline(always)]
-fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port) -> InboundConn {
+fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port, is_virtual: bool) -> InboundConn {
     let pod = &netns.pod;
     let local = arrival.is_local(filter::is_pod_addr(netns, arrival.from));
-    let bypass = filter::bypasses_from(pod, arrival.from, arrival.interface);
+    // -A PREROUTING -i INTERFACE -j RETURN
+    let bypass = is_virtual || filter::bypasses_from(pod, arrival.from, arrival.interface);
     InboundConn {
         port,
         facts: Facts::default()

@@ -27,17 +27,22 @@ mod order;
 mod orig_dst;
 mod original_source;
 mod outbound;
+mod packet;
 mod pending;
 mod raw_socket;
+mod reroute;
 mod setsockopt;
 mod sk_storage;
 mod sockops;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, fentry, sk_lookup, sk_msg, sock_ops},
+    macros::{
+        cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, fentry, sk_lookup, sk_msg,
+        sock_ops,
+    },
     programs::{
         FEntryContext, SkLookupContext, SkMsgContext, SockAddrContext, SockContext, SockOpsContext,
-        SockoptContext,
+        SockoptContext, TcContext,
     },
 };
 
@@ -190,6 +195,18 @@ fn tcp_splice_read(ctx: FEntryContext) -> i32 {
 #[sk_lookup]
 fn inbound_lookup(ctx: SkLookupContext) -> u32 {
     inbound::redirect(&ctx)
+}
+
+/// A packet arrives on a virtual interface of a meshed Pod.
+#[classifier]
+fn reroute_in(ctx: TcContext) -> i32 {
+    reroute::arrive(&ctx)
+}
+
+/// A packet leaves through a virtual interface of a meshed Pod.
+#[classifier]
+fn reroute_out(ctx: TcContext) -> i32 {
+    reroute::leave(&ctx)
 }
 
 #[cfg(not(test))]

@@ -51,6 +51,13 @@ pub(crate) static PREFSRC_BY_DST: LpmTrie<CidrKey, Addr, MAX_NETWORKS> = LpmTrie
 pub(crate) static EXCLUDE_IFINDEX: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> =
     HashMap::new();
 
+#[btf_map(name = "virtual_ifindex")]
+pub(crate) static VIRTUAL_IFINDEX: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map(name = "reroute_progs")]
+pub(crate) static REROUTE_PROGS: ProgramArray<2> = ProgramArray::new();
+
 #[btf_map(name = "dns_capture")]
 pub(crate) static DNS_CAPTURE: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
 

@@ -291,6 +291,19 @@ pub const fn inbound(pod: &PodConfig, from: &InboundConn) -> Verdict {
     inbound_chain(pod, from.facts.with_if(Facts::TO_TUNNEL, to_tunnel))
 }
 
+/// The verdict for a TCP connection that arrives on a virtual interface of `pod`. `included`: the Pod
+/// includes the destination. No other list matters.
+#[must_use]
+pub const fn forwarded(pod: &PodConfig, dst: Addr, included: bool) -> Verdict {
+    let has_rules = dst.is_v4() || !pod.flags.has(PodFlags::IPV4_ONLY);
+    // -A PREROUTING -i INTERFACE -d CIDR -j ISTIO_REDIRECT
+    if has_rules && included {
+        return Verdict::ToProxy(pod.outbound_port, Reason::ForwardedToProxy);
+    }
+    // -A PREROUTING -i INTERFACE -j RETURN
+    Verdict::Direct(Reason::ForwardedDirect)
+}
+
 /// The rules of the inbound chain, in their order.
 const fn inbound_chain(pod: &PodConfig, facts: Facts) -> Verdict {
     let only_listed = pod.flags.has(PodFlags::INBOUND_ALLOWLIST);

@@ -40,7 +40,7 @@ pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey};
 pub use kernel_offsets::KernelOffsets;
 pub use listener::{ForeignKey, ForeignUse, ListenerKey};
 pub use original_source::{BoundCall, SourceVerdict, original_source};
-pub use pod::{NetnsEntry, PodConfig};
+pub use pod::{NetnsEntry, PodConfig, REROUTE_MARK};
 pub use pod_flags::PodFlags;
 pub use reason::{Reason, ReasonKind};
 pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};

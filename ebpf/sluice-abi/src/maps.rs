@@ -24,6 +24,11 @@ pub const PREFSRC_BY_DST: &str = "prefsrc_by_dst";
 /// [`InterfaceKey`](crate::InterfaceKey) → `u8` (unused): interfaces that bypass all rules. Written by
 /// the daemon.
 pub const EXCLUDE_IFINDEX: &str = "exclude_ifindex";
+/// [`InterfaceKey`](crate::InterfaceKey) → `u8` (unused): virtual interfaces, whose connections the
+/// proxy gets. Written by the daemon.
+pub const VIRTUAL_IFINDEX: &str = "virtual_ifindex";
+/// 0 → the `reroute_in` program, 1 → `reroute_out` (program array). Written by the daemon.
+pub const REROUTE_PROGS: &str = "reroute_progs";
 /// Network namespace cookie (`u64`) → `u8` (unused): Pods whose proxy answers DNS queries. Written by
 /// `sock_ops` and by the daemon.
 pub const DNS_CAPTURE: &str = "dns_capture";
@@ -97,7 +102,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 36] = [
+pub const ALL: [&str; 38] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -107,6 +112,8 @@ pub const ALL: [&str; 36] = [
     BYPASS_CIDRS,
     PREFSRC_BY_DST,
     EXCLUDE_IFINDEX,
+    VIRTUAL_IFINDEX,
+    REROUTE_PROGS,
     DNS_CAPTURE,
     PENDING_PODS,
     NETNS_FOUND,

@@ -2,6 +2,11 @@
 
 use crate::{Addr, PodFlags, Port, PortBitmap};
 
+/// The bit in the mark of TCP packets from a virtual interface that are not for the proxy. A routing rule
+/// of the Pod refuses such packets without it: no connection bypasses the proxy while the program of the
+/// interface is missing.
+pub const REROUTE_MARK: u32 = 0x0800_0000;
+
 /// Configuration of a meshed Pod. Value of `local_pod_ips`, part of [`NetnsEntry`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

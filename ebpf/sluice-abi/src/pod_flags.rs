@@ -59,6 +59,8 @@ impl PodFlags {
     pub const BEFORE_PROXY: Self = Self(1 << 20);
     /// Only IPv4 is redirected: IPv6 bypasses the proxy in both directions.
     pub const IPV4_ONLY: Self = Self(1 << 21);
+    /// The Pod has virtual interfaces, whose connections the proxy gets ([`crate::decide::forwarded`]).
+    pub const REROUTES: Self = Self(1 << 22);
 
     /// The union of both sets.
     #[must_use]

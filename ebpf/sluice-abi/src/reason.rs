@@ -132,6 +132,15 @@ reasons! {
     SourceRouteDenied = 36, Event "source_route_denied";
     /// A raw socket was denied in a meshed Pod (`raw-sockets = "deny"`).
     RawSocketDenied = 37, Event "raw_socket_denied";
+    /// Forwarded: a connection that arrived on a virtual interface, redirected to the proxy's outbound
+    /// listener.
+    ForwardedToProxy = 50, Decision "forwarded_to_proxy";
+    /// Forwarded: the connection arrived on a virtual interface, and its destination is in no included
+    /// network.
+    ForwardedDirect = 51, Decision "forwarded_direct";
+    /// Forwarded: a packet that arrived on a virtual interface was dropped, because it has a loopback
+    /// address, is a fragment, or no alias address was free.
+    ForwardedRefused = 52, Event "forwarded_refused";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, Event "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.
@@ -174,7 +183,9 @@ mod tests {
     fn labels_of_decisions_begin_with_the_direction() {
         for reason in Reason::ALL {
             let label = reason.label();
-            let has_direction = label.starts_with("outbound_") || label.starts_with("inbound_");
+            let has_direction = ["outbound_", "inbound_", "forwarded_"]
+                .iter()
+                .any(|direction| label.starts_with(direction));
             assert!(
                 has_direction || reason.kind() == ReasonKind::Event,
                 "{label}"

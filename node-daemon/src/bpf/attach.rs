@@ -147,6 +147,7 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         Program::SkMsg(program) => program.load(),
         Program::FEntry(program) => program.load(SPLICE_FN, &Btf::from_sys_fs()?),
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -298,7 +299,10 @@ pub(super) fn has_sk_lookup(pin: &Path) -> bool {
 mod tests {
     use aya_obj::Object;
 
-    use super::{super::cgroup_prog, *};
+    use super::{
+        super::{cgroup_prog, reroute_prog},
+        *,
+    };
 
     #[test]
     fn every_program_of_the_object_has_a_hook() {
@@ -306,6 +310,7 @@ mod tests {
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
         let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
         hooked.extend([SK_LOOKUP_PROG, SK_MSG_PROG, SPLICE_PROG]);
+        hooked.extend(reroute_prog::PROGRAMS);
         hooked.extend(
             cgroup_prog::HOOKS
                 .iter()

@@ -10,7 +10,7 @@ use sluice_api::ProgramView;
 use super::{
     Datapath, Error, attach,
     hierarchy::{self, ForeignProgram},
-    pins,
+    pins, reroute_prog,
 };
 
 /// The runs of one program.
@@ -88,6 +88,9 @@ impl Datapath {
             let (attach_type, attach_count) = match name {
                 attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
+                name if reroute_prog::PROGRAMS.contains(&name) => {
+                    ("tc", self.rule_maps.virtual_interfaces()?)
+                }
                 attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
                 attach::SOCK_CREATE_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
                 name => (
@@ -141,6 +144,12 @@ impl Datapath {
     ) -> Result<(), Error> {
         let program = self.netns_prog.load(cookie)?;
         attach::attach_sk_lookup(program.as_fd(), netns, &self.generation.pod(cookie))
+    }
+
+    /// Loads the programs of a virtual interface, for packets from and to the hosts behind it.
+    /// `link_header`: the length of the link's header, in bytes.
+    pub(crate) fn load_reroute(&self, cookie: u64, link_header: u8) -> Result<[OwnedFd; 2], Error> {
+        self.reroute_prog.load(cookie, link_header)
     }
 
     /// Detaches the inbound hook of a network namespace, if it is attached.

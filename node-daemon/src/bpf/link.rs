@@ -133,12 +133,17 @@ pub(super) fn attach_to_map(
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Loads an `sk_lookup` program. `code` has the instructions as integers in the byte order of this
-/// machine (RFC 9669).
-pub(super) fn load_sk_lookup(name: &CStr, code: &[u64]) -> io::Result<OwnedFd> {
+/// Loads a program. `code` has the instructions as integers in the byte order of this machine
+/// (RFC 9669).
+pub(super) fn load_program(
+    kind: bpf_prog_type,
+    hook: Option<bpf_attach_type>,
+    name: &CStr,
+    code: &[u64],
+) -> io::Result<OwnedFd> {
     let mut attr = empty();
-    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP as u32;
-    attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_SK_LOOKUP as u32;
+    attr.__bindgen_anon_3.prog_type = kind as u32;
+    attr.__bindgen_anon_3.expected_attach_type = hook.map_or(0, |hook| hook as u32);
     attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
     attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
     attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;

@@ -2,7 +2,7 @@
 //! closed ones; the daemon adds those that existed before.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
@@ -46,6 +46,16 @@ impl Listeners {
         Err(Error::NoListenerSlot {
             slots: ListenerKey::SLOTS,
         })
+    }
+
+    /// The netns cookies of the Pods whose proxy has a registered listener of a family (`AF_INET`,
+    /// `AF_INET6`).
+    pub(super) fn of_family(&self, family: u16) -> Result<BTreeSet<u64>, Error> {
+        let keys = self.0.keys().filter_map(|key| match key {
+            Ok(key) => (key.family == family).then_some(Ok(key.cookie)),
+            Err(source) => Some(Err(failed("read", source))),
+        });
+        keys.collect()
     }
 
     /// The number of registered listeners of each Pod's proxy, by netns cookie.

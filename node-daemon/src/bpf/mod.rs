@@ -21,12 +21,13 @@ mod netns_prog;
 mod pinned_link;
 mod pins;
 mod pod_counters;
+mod reroute_prog;
 mod ring;
 mod rule_maps;
 mod typed_map;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -56,10 +57,14 @@ use netns_prog::NetnsProgram;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
 use pod_counters::CounterMap;
+use reroute_prog::RerouteProgram;
 pub(crate) use ring::Ring;
 pub(crate) use rule_maps::Rule;
 use rule_maps::RuleMaps;
 use typed_map::TypedMap;
+
+/// `AF_INET6`, in keys of the programs.
+const AF_INET6: u16 = 10;
 
 /// The optional parts of the datapath.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,6 +110,7 @@ pub(crate) struct Datapath {
     rule_maps: RuleMaps,
     listeners: Listeners,
     netns_prog: NetnsProgram,
+    reroute_prog: RerouteProgram,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -130,6 +136,7 @@ impl Datapath {
         generation.set_root(cgroup)?;
         attach::attach(&programs, &generation, cgroup, enabled_hooks)?;
         let netns_prog = NetnsProgram::open(&mut programs)?;
+        let reroute_prog = RerouteProgram::open(&mut programs)?;
         let generation = if adopted {
             generation
         } else {
@@ -157,6 +164,7 @@ impl Datapath {
             before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut programs)?,
             netns_prog,
+            reroute_prog,
             counters: typed_map::open(&mut programs, maps::COUNTERS)?,
             programs,
         })
@@ -223,6 +231,11 @@ impl Datapath {
     /// The number of registered listeners of each Pod's proxy, by netns cookie. Absent means none.
     pub(crate) fn all_listeners(&self) -> Result<BTreeMap<u64, usize>, Error> {
         self.listeners.counts()
+    }
+
+    /// The netns cookies of the Pods whose proxy has a registered IPv6 listener.
+    pub(crate) fn with_ipv6_listener(&self) -> Result<BTreeSet<u64>, Error> {
+        self.listeners.of_family(AF_INET6)
     }
 
     /// Writes the entry of a network namespace, and replaces an existing one.

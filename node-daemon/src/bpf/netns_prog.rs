@@ -15,6 +15,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData, ProgramArray},
 };
+use aya_obj::generated::{bpf_attach_type::BPF_SK_LOOKUP, bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP};
 use sluice_abi::maps;
 
 use super::{Error, attach::SK_LOOKUP_PROG, link, typed_map};
@@ -54,12 +55,13 @@ impl NetnsProgram {
     pub(super) fn load(&self, cookie: u64) -> Result<OwnedFd, Error> {
         let Self { netns, prog } = self;
         let code = code(cookie, netns.as_raw_fd(), prog.as_raw_fd());
-        link::load_sk_lookup(c"sluice_entry", &code)
+        let kind = BPF_PROG_TYPE_SK_LOOKUP;
+        link::load_program(kind, Some(BPF_SK_LOOKUP), c"sluice_entry", &code)
             .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
     }
 }
 
-fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+pub(super) fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
     let Some(Map::PerCpuArray(map) | Map::ProgramArray(map)) = object.map(name) else {
         return Err(Error::Missing { name });
     };
@@ -104,7 +106,7 @@ fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
 
 /// One instruction (RFC 9669) as an integer on a little-endian machine: opcode, destination, source,
 /// offset, immediate.
-fn one(operation: u64, to: u64, from: u64, offset: i16, immediate: i32) -> u64 {
+pub(super) fn one(operation: u64, to: u64, from: u64, offset: i16, immediate: i32) -> u64 {
     let (offset, immediate) = (offset.cast_unsigned(), immediate.cast_unsigned());
     operation | to << 8 | from << 12 | u64::from(offset) << 16 | u64::from(immediate) << 32
 }

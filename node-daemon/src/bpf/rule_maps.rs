@@ -31,6 +31,8 @@ pub(crate) enum Rule {
     Prefsrc(NetworkPrefix, Addr),
     /// An interface that bypasses all rules.
     ExcludeInterface(InterfaceKey),
+    /// A virtual interface, whose connections the proxy gets.
+    VirtualInterface(InterfaceKey),
     /// A group that the Pod's rules name.
     OwnerGroup(OwnerGroupKey),
 }
@@ -45,6 +47,7 @@ pub(super) struct RuleMaps {
     bypass_cidrs: Trie<CidrKey, u8>,
     prefsrc_by_dst: Trie<CidrKey, Addr>,
     exclude_ifindex: TypedMap<InterfaceKey, u8>,
+    virtual_ifindex: TypedMap<InterfaceKey, u8>,
     owner_groups: TypedMap<OwnerGroupKey, u8>,
 }
 
@@ -63,7 +66,7 @@ impl Rule {
             | Self::ExcludeCidr(prefix)
             | Self::BypassCidr(prefix)
             | Self::Prefsrc(prefix, _) => prefix.key.cookie,
-            Self::ExcludeInterface(key) => key.cookie,
+            Self::ExcludeInterface(key) | Self::VirtualInterface(key) => key.cookie,
             Self::OwnerGroup(key) => key.cookie,
         }
     }
@@ -80,6 +83,7 @@ impl RuleMaps {
             bypass_cidrs: Trie::open(object, maps::BYPASS_CIDRS)?,
             prefsrc_by_dst: Trie::open(object, maps::PREFSRC_BY_DST)?,
             exclude_ifindex: TypedMap::open(object, maps::EXCLUDE_IFINDEX)?,
+            virtual_ifindex: TypedMap::open(object, maps::VIRTUAL_IFINDEX)?,
             owner_groups: TypedMap::open(object, maps::OWNER_GROUPS)?,
         })
     }
@@ -96,6 +100,7 @@ impl RuleMaps {
                 self.prefsrc_by_dst.set(prefix.bits, prefix.key, *prefsrc)
             }
             Rule::ExcludeInterface(key) => self.exclude_ifindex.set(*key, 0),
+            Rule::VirtualInterface(key) => self.virtual_ifindex.set(*key, 0),
             Rule::OwnerGroup(key) => self.owner_groups.set(*key, 0),
         }
     }
@@ -110,8 +115,14 @@ impl RuleMaps {
             Rule::BypassCidr(prefix) => self.bypass_cidrs.remove(prefix.bits, prefix.key),
             Rule::Prefsrc(prefix, _) => self.prefsrc_by_dst.remove(prefix.bits, prefix.key),
             Rule::ExcludeInterface(key) => self.exclude_ifindex.remove(*key),
+            Rule::VirtualInterface(key) => self.virtual_ifindex.remove(*key),
             Rule::OwnerGroup(key) => self.owner_groups.remove(*key),
         }
+    }
+
+    /// The number of virtual interfaces of all Pods.
+    pub(super) fn virtual_interfaces(&self) -> Result<usize, Error> {
+        self.virtual_ifindex.keys().map(|keys| keys.len())
     }
 
     /// Every rule in the maps.
@@ -130,6 +141,7 @@ impl RuleMaps {
         let bypass_cidrs = self.bypass_cidrs.all()?.into_iter().map(network);
         let prefsrc_by_dst = self.prefsrc_by_dst.all()?.into_iter().map(source);
         let exclude_ifindex = self.exclude_ifindex.all()?.into_iter().map(|(key, _)| key);
+        let virtual_ifindex = self.virtual_ifindex.all()?.into_iter().map(|(key, _)| key);
         let groups = self.owner_groups.all()?.into_iter().map(|(key, _)| key);
         Ok(ports
             .chain(ranges)
@@ -138,6 +150,7 @@ impl RuleMaps {
             .chain(bypass_cidrs.map(Rule::BypassCidr))
             .chain(prefsrc_by_dst)
             .chain(exclude_ifindex.map(Rule::ExcludeInterface))
+            .chain(virtual_ifindex.map(Rule::VirtualInterface))
             .chain(groups.map(Rule::OwnerGroup))
             .collect())
     }

@@ -35,8 +35,10 @@ const GET_ADDRESS: u16 = 22;
 const ADDRESS: usize = 8;
 const GET_NSID: u16 = 90;
 const GENERIC: usize = 4;
-/// `IFLA_IFNAME`, `IFLA_LINK_NETNSID` (`linux/if_link.h`).
+/// `IFLA_IFNAME`, `IFLA_LINKINFO`, `IFLA_LINK_NETNSID`, `IFLA_INFO_SLAVE_KIND` (`linux/if_link.h`).
 const LINK_NAME: u16 = 3;
+const LINK_INFO: u16 = 18;
+const INFO_SLAVE_KIND: u16 = 4;
 const LINK_NETNSID: u16 = 37;
 /// `IFA_ADDRESS`, `IFA_LOCAL` (`linux/if_addr.h`).
 const ADDRESS_ADDRESS: u16 = 1;
@@ -44,6 +46,21 @@ const ADDRESS_LOCAL: u16 = 2;
 /// `NETNSA_NSID`, `NETNSA_FD` (`linux/net_namespace.h`).
 const NSID_NSID: u16 = 1;
 const NSID_FD: u16 = 3;
+
+/// Types of links (`linux/if_arp.h`) and the lengths of their headers, in bytes: Ethernet (also bridges and
+/// taps), and IP without a header (`tun`: `ARPHRD_NONE`, `ARPHRD_RAWIP`).
+const LINK_HEADERS: [(u16, u8); 3] = [(1, 14), (0xfffe, 0), (519, 0)];
+
+/// An interface at which the programs of virtual interfaces can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VirtualLink {
+    /// Its index in this namespace.
+    pub(crate) index: u32,
+    /// Its name in this namespace.
+    pub(crate) name: String,
+    /// The length of the link's header, in bytes.
+    pub(crate) header: u8,
+}
 
 /// An interface with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +91,30 @@ pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
         }
     })?;
     Ok(found)
+}
+
+/// The interfaces of the namespace from which IP packets can come: not the ports of a bridge, whose
+/// packets come from the bridge, and no types of links with another header.
+pub(super) fn all() -> Result<Vec<VirtualLink>, Error> {
+    let mut found = Vec::new();
+    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| found.extend(virtual_link(body)))?;
+    Ok(found)
+}
+
+fn virtual_link(body: &[u8]) -> Option<VirtualLink> {
+    let kind = u16::from_ne_bytes(*body.get(2..)?.first_chunk()?);
+    let (_, header) = LINK_HEADERS.iter().find(|(known, _)| *known == kind)?;
+    let is_bridge_port = attributes(body, LINK).any(|one| {
+        let mut inner = attributes(one.value(), 0);
+        one.kind() == LINK_INFO
+            && inner.any(|info| info.kind() == INFO_SLAVE_KIND && info.value() == b"bridge\0")
+    });
+    let Link { index, name, .. } = link(body)?;
+    (!is_bridge_port).then_some(VirtualLink {
+        index,
+        name,
+        header: *header,
+    })
 }
 
 /// Indices of the interfaces with a peer in one of the host's network namespaces: the peer of a
@@ -156,7 +197,7 @@ fn nsid(body: &[u8]) -> Option<i32> {
     (number >= 0).then_some(number)
 }
 
-fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
     NlasIterator::new(body.get(header..).unwrap_or_default()).flatten()
 }
 
@@ -355,7 +396,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsers_accept_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _any = (link(&bytes), own_address(&bytes), nsid(&bytes));
+            let _any = (link(&bytes), virtual_link(&bytes), own_address(&bytes), nsid(&bytes));
         }
     }
 }

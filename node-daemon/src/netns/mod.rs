@@ -19,11 +19,13 @@ mod inhabited;
 mod links;
 mod listeners;
 mod netlink;
+mod rerouting;
 mod routes;
 mod rules;
 mod source_routing;
 mod syscalls;
 mod sysctl;
+mod tc;
 mod tcp_sockets;
 mod users;
 mod worker;
@@ -47,8 +49,9 @@ use worker::NetnsWorker;
 pub(crate) use error::Error;
 pub(crate) use holders::{Holders, Process, ProcessTable};
 pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
-pub(crate) use links::Interface;
+pub(crate) use links::{Interface, VirtualLink};
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser};
+pub(crate) use rerouting::Rerouting;
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use source_routing::{Families, SourceRouting};
 pub(crate) use sysctl::Switches;
@@ -182,6 +185,35 @@ impl Netns {
     /// Whether it is installed as a whole.
     pub(crate) fn has_source_routing(&self, routing: SourceRouting) -> Result<bool, Error> {
         self.run_in(move || source_routing::is_installed(&routing))?
+    }
+
+    /// The interfaces from which IP packets can come.
+    pub(crate) fn virtual_links(&self) -> Result<Vec<VirtualLink>, Error> {
+        self.run_in(links::all)?
+    }
+
+    /// Installs the rules of virtual interfaces, then the programs, in the order of the links. Detaches
+    /// the programs of the interfaces in `gone`.
+    pub(crate) fn install_rerouting(
+        &self,
+        rerouting: Rerouting,
+        programs: Vec<[OwnedFd; 2]>,
+        gone: Vec<VirtualLink>,
+    ) -> Result<(), Error> {
+        self.run_in(move || {
+            rerouting::install(&rerouting, programs)?;
+            rerouting::detach(&gone)
+        })?
+    }
+
+    /// Removes them, if there are any.
+    pub(crate) fn remove_rerouting(&self) -> Result<(), Error> {
+        self.run_in(rerouting::remove)?
+    }
+
+    /// Whether they are installed as a whole.
+    pub(crate) fn has_rerouting(&self, rerouting: Rerouting) -> Result<bool, Error> {
+        self.run_in(move || rerouting::is_installed(&rerouting))?
     }
 
     /// Adds an address to the loopback interface. `false` if it exists already.

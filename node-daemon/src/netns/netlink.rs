@@ -93,7 +93,12 @@ impl Request<'_> {
     ///
     /// [`Error::Io`] if the kernel returns an error or does not reply.
     pub(super) fn act(&self) -> Result<(), Error> {
-        self.exchange(NLM_F_REQUEST | NLM_F_ACK, &mut |_| false)
+        self.act_with(0)
+    }
+
+    /// As [`Request::act`], with further flags of the message.
+    pub(super) fn act_with(&self, flags: u16) -> Result<(), Error> {
+        self.exchange(NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| false)
             .map_err(|source| self.failed(source))
     }
 

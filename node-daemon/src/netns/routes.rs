@@ -24,7 +24,7 @@ use super::{
     Error,
     links::{collect, failed, loopback, with_handle},
     netlink::Limit,
-    source_routing,
+    rerouting, source_routing,
 };
 
 /// The limit of routes, of routing rules, and of networks whose source is looked up.
@@ -285,7 +285,7 @@ fn unless_refused<T: Default>(
 fn is_custom_rule(rule: &RuleMessage) -> bool {
     let is_default =
         rule.header.action == RuleAction::ToTable && DEFAULT_TABLES.contains(&rule.header.table);
-    !is_default && !source_routing::is_own(rule)
+    !is_default && !source_routing::is_own(rule) && !rerouting::is_own(rule)
 }
 
 /// Every interface has a route to these, and the address's scope selects the interface.

@@ -98,6 +98,34 @@ const REFLECT_V6: &str = "net/ipv6/fwmark_reflect";
 /// The value of a switch that is off.
 const OFF: &str = "0";
 
+/// Enables `route_localnet` of an interface, with which its packets reach alias addresses. `true` if it was
+/// off.
+pub(super) fn enable_route_localnet(interface: &str) -> Result<bool, Error> {
+    set_route_localnet(interface, true)
+}
+
+/// Disables it. An interface that is gone has no setting.
+pub(super) fn disable_route_localnet(interface: &str) -> Result<(), Error> {
+    match set_route_localnet(interface, false) {
+        Err(Error::Setting { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+fn set_route_localnet(interface: &str, on: bool) -> Result<bool, Error> {
+    let path = format!("net/ipv4/conf/{interface}/route_localnet");
+    let failed = |source| Error::Setting {
+        setting: "net/ipv4/conf/INTERFACE/route_localnet",
+        source,
+    };
+    let settings = Settings::open()?;
+    let is_changed = (settings.value(&path).map_err(failed)? != OFF) != on;
+    if is_changed {
+        settings.set(&path, on).map_err(failed)?;
+    }
+    Ok(is_changed)
+}
+
 /// `/proc/sys` on a mount of its own: runtimes mount that of a container read-only. The kernel resolves
 /// `net` in the netns of the thread that opens a file.
 struct Settings(OwnedFd);
@@ -118,7 +146,7 @@ impl Settings {
         })
     }
 
-    fn open_file(&self, setting: &'static str, access: OFlag) -> io::Result<File> {
+    fn open_file(&self, setting: &str, access: OFlag) -> io::Result<File> {
         let path = format!("sys/{setting}");
         let file = openat(
             &self.0,
@@ -130,18 +158,25 @@ impl Settings {
     }
 
     fn read(&self, setting: &'static str) -> Result<String, Error> {
+        self.value(setting)
+            .map_err(|source| Error::Setting { setting, source })
+    }
+
+    fn value(&self, setting: &str) -> io::Result<String> {
         let mut text = String::new();
-        self.open_file(setting, OFlag::O_RDONLY)
-            .and_then(|mut file| file.read_to_string(&mut text))
-            .map_err(|source| Error::Setting { setting, source })?;
+        self.open_file(setting, OFlag::O_RDONLY)?
+            .read_to_string(&mut text)?;
         text.truncate(text.trim_end().len());
         Ok(text)
     }
 
     fn write(&self, setting: &'static str, on: bool) -> Result<(), Error> {
-        let value: &[u8] = if on { b"1" } else { b"0" };
-        self.open_file(setting, OFlag::O_WRONLY)
-            .and_then(|mut file| file.write_all(value))
+        self.set(setting, on)
             .map_err(|source| Error::Setting { setting, source })
+    }
+
+    fn set(&self, setting: &str, on: bool) -> io::Result<()> {
+        let value: &[u8] = if on { b"1" } else { b"0" };
+        self.open_file(setting, OFlag::O_WRONLY)?.write_all(value)
     }
 }

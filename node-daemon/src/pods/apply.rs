@@ -14,6 +14,7 @@ use super::{
     Error,
     error::one_line,
     plan::{self, KernelState, Step},
+    rerouting,
     source_addr::PASSTHROUGH,
 };
 use crate::{
@@ -195,6 +196,9 @@ impl AppliedState {
                 None if to.is_none() => {}
                 None => return Err(Error::Gone),
             },
+            Step::SetRerouting { from, to } => {
+                rerouting::apply(datapath, self.cookie, *netns, (from.as_ref(), to.as_ref()))?;
+            }
             Step::AttachSkLookup => {
                 datapath.attach_sk_lookup(self.cookie, netns.ok_or(Error::Gone)?.as_fd())?;
             }

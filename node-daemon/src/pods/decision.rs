@@ -61,6 +61,7 @@ struct Shown {
     /// Source networks whose inbound connections bypass the proxy.
     excluded_sources: Vec<IpNet>,
     excluded_interfaces: Vec<String>,
+    virtual_interfaces: Vec<String>,
     tproxy: bool,
     families: Families,
     /// Whether outbound connections bypass the proxy until it listens.
@@ -118,6 +119,7 @@ impl Shown {
                 .iter()
                 .map(IfacePattern::to_string)
                 .collect(),
+            virtual_interfaces: policy.virtual_interfaces.to_vec(),
             tproxy: policy.tproxy,
             families: policy.families,
             before_proxy_bypass: policy.bypass_before_proxy,
@@ -169,7 +171,7 @@ impl fmt::Display for Shown {
             write!(f, ", DNS to {}", self.dns_port)?;
         }
         let networks = |all: &[IpNet]| all.iter().map(IpNet::to_string).collect();
-        let rule_set: [(&str, Vec<String>); 8] = [
+        let rule_set: [(&str, Vec<String>); 9] = [
             (
                 "inbound only",
                 self.included_inbound.clone().unwrap_or_default(),
@@ -184,6 +186,7 @@ impl fmt::Display for Shown {
             ("not to", networks(&self.excluded_networks)),
             ("not from", networks(&self.excluded_sources)),
             ("not by", self.excluded_interfaces.clone()),
+            ("from behind", self.virtual_interfaces.clone()),
         ];
         for (label, items) in rule_set.iter().filter(|(_, items)| !items.is_empty()) {
             write!(f, ", {label} {}", items.join(","))?;

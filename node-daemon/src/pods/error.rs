@@ -53,6 +53,9 @@ pub(crate) enum Error {
         /// The errors.
         errors: Vec<Error>,
     },
+    /// The kernel does not report the interface of a connection.
+    #[error("virtual interfaces need Linux 5.17")]
+    Rerouting,
     /// The netns vanished during enrollment.
     #[error("the Pod's network namespace is gone")]
     Gone,
@@ -102,7 +105,9 @@ impl Error {
         match self {
             Self::Policy(settings::Error::NotHandedOver) => Refusal::AnnotationsUnavailable,
             Self::Policy(settings::Error::NoLabels) => Refusal::SpecUnavailable,
-            Self::Policy(_) | Self::Bypass(_) | Self::Changed => Refusal::PodSettings,
+            Self::Policy(_) | Self::Bypass(_) | Self::Rerouting | Self::Changed => {
+                Refusal::PodSettings
+            }
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
             | Self::Taken { .. } => Refusal::Address,
@@ -126,7 +131,9 @@ impl Error {
             Self::Share(rule_set::Error::Addresses { .. })
             | Self::Address(_)
             | Self::Taken { .. } => code::ADDRESS_REFUSED,
-            Self::Policy(_) | Self::Bypass(_) | Self::Share(_) => code::POD_REFUSED,
+            Self::Policy(_) | Self::Bypass(_) | Self::Rerouting | Self::Share(_) => {
+                code::POD_REFUSED
+            }
             Self::Netns(
                 netns::Error::Open { .. }
                 | netns::Error::NotNetns { .. }
@@ -152,7 +159,8 @@ impl Error {
             Self::Policy(
                 settings::Error::Unsupported { .. } | settings::Error::NotKnown { .. },
             )
-            | Self::Bypass(_) => UNSUPPORTED.to_owned(),
+            | Self::Bypass(_)
+            | Self::Rerouting => UNSUPPORTED.to_owned(),
             Self::Share(rule_set::Error::AddRule { .. }) => SHORTEN.to_owned(),
             Self::Teardown { errors } => {
                 let each: Vec<_> = errors.iter().map(|error| one_line(error)).collect();

@@ -7,6 +7,7 @@ mod discovery;
 mod foreign;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod ipv6_listeners;
 mod logs;
 mod namespaces;
 mod netns_facts;
@@ -17,6 +18,7 @@ mod report;
 mod restore;
 mod resync;
 mod view;
+mod virtual_interfaces;
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 

@@ -21,6 +21,7 @@ mod pending_dels;
 mod plan;
 mod policy;
 mod repair_metrics;
+mod rerouting;
 mod rule_set;
 mod settings;
 mod silent;
@@ -195,6 +196,7 @@ pub(crate) fn detach(
         {
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
             netns.remove_source_routing(record.switches)?;
+            netns.remove_rerouting()?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }
@@ -238,6 +240,12 @@ impl Pods {
     pub(crate) async fn resync(&self) -> Result<(), Error> {
         let survey = self.survey().await?;
         self.ask(|manager| manager.resync(survey)).await
+    }
+
+    /// Attaches programs to new virtual interfaces. `true` if a Pod may have some.
+    pub(crate) async fn follow_virtual_interfaces(&self) -> Result<bool, Error> {
+        self.ask(|manager| manager.follow_virtual_interfaces(false))
+            .await
     }
 
     /// Attaches programs to new children of the root cgroup.

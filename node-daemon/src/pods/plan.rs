@@ -8,12 +8,12 @@ use std::{
 use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
 use super::{
-    acceleration::Acceleration, alias_routes, policy::ResolvedPolicy, rule_set,
+    acceleration::Acceleration, alias_routes, policy::ResolvedPolicy, rerouting, rule_set,
     source_addr::SourceAddrs, store::Changes,
 };
 use crate::{
     bpf::Rule,
-    netns::{Families, SourceRoute, SourceRouting, Switches},
+    netns::{Families, Rerouting, SourceRoute, SourceRouting, Switches},
 };
 
 /// The kernel state of one netns.
@@ -35,6 +35,8 @@ pub(crate) struct KernelState {
     /// The routing of connections that keep their source. [`PodConfig::source_mark`] announces it to
     /// the programs.
     pub(crate) source_routing: Option<SourceRouting>,
+    /// The virtual interfaces.
+    pub(crate) rerouting: Option<Rerouting>,
 }
 
 /// The action on a netns when a daemon takes over.
@@ -85,6 +87,13 @@ pub(crate) enum Step {
         from: Option<SourceRouting>,
         /// The routing after.
         to: Option<SourceRouting>,
+    },
+    /// Install or remove the rules and the programs of virtual interfaces.
+    SetRerouting {
+        /// The interfaces before.
+        from: Option<Rerouting>,
+        /// The interfaces after.
+        to: Option<Rerouting>,
     },
     /// Attach the inbound hook.
     AttachSkLookup,
@@ -173,6 +182,7 @@ pub(crate) fn desired(
             families: Families::of(addresses),
             switches: changes.switches,
         }),
+        rerouting: rerouting::desired(policy, addresses),
     }
 }
 
@@ -271,6 +281,15 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     } else {
         (None, source_routing)
     };
+    let rerouting = (before.rerouting != after.rerouting).then(|| Step::SetRerouting {
+        from: before.rerouting.clone(),
+        to: after.rerouting.clone(),
+    });
+    // The programs read the Pod's entry, and the alias routes lead their packets to the proxy.
+    let (rerouting_set, rerouting_removed) = match after.rerouting {
+        Some(_) => (rerouting, None),
+        None => (None, rerouting),
+    };
     let begins = !before.sk_lookup && after.sk_lookup;
     let ends = before.sk_lookup && !after.sk_lookup;
 
@@ -295,7 +314,9 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     // the hook, which refuses a connection without a listener.
     steps.extend(begins.then_some(Step::AdoptListeners));
     steps.extend(begins.then_some(Step::AttachSkLookup));
+    steps.extend(rerouting_set);
 
+    steps.extend(rerouting_removed);
     steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthroughAddr));
     steps.extend(ends.then_some(Step::DetachSkLookup));
     steps.extend(netns_entry_removed);
@@ -328,6 +349,7 @@ impl Step {
             Self::NetnsEntry { from, to } => Self::NetnsEntry { from: to, to: from },
             Self::SetAliasRoutes { from, to } => Self::SetAliasRoutes { from: to, to: from },
             Self::SetSourceRouting { from, to } => Self::SetSourceRouting { from: to, to: from },
+            Self::SetRerouting { from, to } => Self::SetRerouting { from: to, to: from },
             Self::AttachSkLookup => Self::DetachSkLookup,
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,

@@ -11,6 +11,7 @@ mod pod_policy;
 mod resolved;
 mod stated;
 mod subject;
+mod virtual_interfaces;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,8 @@ pub(crate) struct PodPolicy<S = Parsed> {
     pub(crate) bypass_before_proxy: bool,
     /// Excluded interfaces.
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
+    /// Names of virtual interfaces, whose connections the proxy gets.
+    pub(crate) virtual_interfaces: Box<[String]>,
     /// The Pod requests `TPROXY`.
     pub(crate) tproxy: bool,
     /// The Pod's acceleration annotation, if any.

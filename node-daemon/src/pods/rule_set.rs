@@ -11,7 +11,10 @@ use super::{
     policy::{Inbound, PodPolicy, ResolvedPolicy},
     settings::{OwnerGroups, Ports},
 };
-use crate::{bpf::Rule, netns::SourceRoute};
+use crate::{
+    bpf::Rule,
+    netns::{SourceRoute, VirtualLink},
+};
 use ports::prefixes;
 pub(super) use share::{Error, check, check_addresses, check_resolved, check_routes};
 
@@ -39,6 +42,7 @@ pub(super) fn flags_of(policy: &ResolvedPolicy) -> PodFlags {
             PodFlags::LOOPBACK_INCLUDED,
         ),
         (!policy.bypass().is_empty(), PodFlags::BYPASS),
+        (!policy.virtual_interfaces.is_empty(), PodFlags::REROUTES),
         (
             matches!(policy.owner_groups, OwnerGroups::Only(_)),
             PodFlags::OWNER_GROUP_ALLOWLIST,
@@ -76,6 +80,8 @@ pub(super) fn rules_of(cookie: u64, policy: &ResolvedPolicy) -> impl Iterator<It
         networks: bypass,
     } = policy.bypass();
     let interface = move |index: &u32| Rule::ExcludeInterface(InterfaceKey::new(cookie, *index));
+    let virtual_link =
+        move |link: &VirtualLink| Rule::VirtualInterface(InterfaceKey::new(cookie, link.index));
     let aside_entry = move |one: &IpNet| Rule::BypassCidr(prefix(cookie, one));
     port_lists(policy)
         .into_iter()
@@ -84,6 +90,7 @@ pub(super) fn rules_of(cookie: u64, policy: &ResolvedPolicy) -> impl Iterator<It
         .chain(excluded.map(move |one| Rule::ExcludeCidr(prefix(cookie, one))))
         .chain((bypass.iter().chain(&policy.excluded_sources)).map(aside_entry))
         .chain(interfaces.iter().map(interface))
+        .chain(policy.virtual_links().iter().map(virtual_link))
         .chain(groups(policy).map(move |gid| Rule::OwnerGroup(OwnerGroupKey::new(cookie, *gid))))
 }
 

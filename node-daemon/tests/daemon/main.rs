@@ -32,5 +32,6 @@ mod refused;
 mod scrape;
 mod socket;
 mod unit;
+mod virtual_interfaces;
 mod worst;
 mod ztunnel;

@@ -242,3 +242,18 @@ fn pods_and_status_show_the_families() {
     let status: Status = daemon.get(path::STATUS).ok();
     assert_eq!(status.families, "as-the-proxy-listens");
 }
+
+#[test]
+fn ipv6_listener_of_an_ipv4_pod_is_a_problem() {
+    let daemon = Daemon::start("sixless");
+    let mut home = Pod::new("sixless", &["10.1.0.1/24", "fd00::1/64"]);
+    home.listen(&[15001, 15006]);
+    let request = add("a", &home.path(), &["10.1.0.1", "fd00::1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let status: Status = daemon.get(path::STATUS).ok();
+    let problem = status.problems.join("\n");
+    for word in ["shop/pod-a", "listens on IPv6", "families = \"both\""] {
+        assert!(problem.contains(word), "{word}: {problem}");
+    }
+    assert!(status.ready);
+}

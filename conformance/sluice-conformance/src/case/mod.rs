@@ -1,10 +1,12 @@
 //! The listed cases: one behaviour each, the rules that it shows, and what must be seen.
 
 mod dns;
+mod forwarded;
 mod host;
 mod inbound;
 mod interfaces;
 mod meshes;
+mod node_wide;
 mod outbound;
 mod owner;
 mod refusal;
@@ -23,7 +25,7 @@ use crate::suite::{
 };
 
 /// A group of cases and its name.
-pub(crate) const GROUPS: [(&str, &[Case]); 11] = [
+pub(crate) const GROUPS: [(&str, &[Case]); 13] = [
     ("inbound", inbound::CASES),
     ("outbound", outbound::CASES),
     ("services", services::CASES),
@@ -33,6 +35,8 @@ pub(crate) const GROUPS: [(&str, &[Case]); 11] = [
     ("host", host::CASES),
     ("transparent", transparent::CASES),
     ("interfaces", interfaces::CASES),
+    ("forwarded", forwarded::CASES),
+    ("node-wide", node_wide::CASES),
     ("meshes", meshes::CASES),
     ("refusal", refusal::CASES),
 ];
@@ -145,6 +149,9 @@ impl Case {
         let by_second = ask.to == Target::Outside(Server::Three)
             && (self.settings)().address_plan == AddressPlan::Side;
         let own = |source: &String| {
+            if self.from == Origin::Behind {
+                return source.starts_with("behind");
+            }
             source.starts_with("pod") && source.starts_with("pod-side") == by_second
         };
         let foreign = beyond && !view.source.as_ref().is_some_and(own);
@@ -216,6 +223,7 @@ impl Expect {
 fn server(target: Target) -> &'static str {
     match target {
         Target::Peer => "peer",
+        Target::Behind => "behind",
         Target::Node => "node",
         Target::Outside(_) | Target::Service(Service::One | Service::Two) => "outside",
         _ => "application",

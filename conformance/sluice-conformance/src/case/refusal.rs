@@ -73,16 +73,16 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
-        name: "traffic of virtual machines behind an interface",
-        settings: || with(KUBEVIRT_INTERFACES, "net1"),
-        expect: NotAdmitted(&[KUBEVIRT_INTERFACES, "net1"]),
+        name: "a virtual interface beside TPROXY",
+        settings: || with(KUBEVIRT_INTERFACES, "tap0").with(INTERCEPTION_MODE, "TPROXY"),
+        expect: NotAdmitted(&[KUBEVIRT_INTERFACES, "tap0"]),
         source: FORWARDED,
         ..OUT
     },
     Case {
-        name: "traffic that comes to be routed by an interface",
-        settings: || with(REROUTE_INTERFACES, "net1"),
-        expect: NotAdmitted(&[REROUTE_INTERFACES, "net1"]),
+        name: "the beginning of a name as a virtual interface",
+        settings: || with(REROUTE_INTERFACES, "tap+"),
+        expect: NotAdmitted(&[REROUTE_INTERFACES, "tap+"]),
         source: FORWARDED,
         ..OUT
     },

@@ -28,6 +28,8 @@ pub(crate) enum Origin {
     Node,
     /// A host beyond the node.
     Outside,
+    /// A host behind an interface of the Pod.
+    Behind,
 }
 
 /// Which address the socket is bound to before.
@@ -60,6 +62,8 @@ pub(crate) enum Target {
     Peer,
     /// The node.
     Node,
+    /// The host behind an interface of the Pod.
+    Behind,
     /// A server beyond the node.
     Outside(Server),
     /// An address that is on no interface, which the node or a load balancer translates.
@@ -123,7 +127,7 @@ pub(crate) struct ConnSpec {
 impl Origin {
     /// It runs in the Pod under test.
     pub(crate) fn inside(self) -> bool {
-        !matches!(self, Self::Peer | Self::Node | Self::Outside)
+        !matches!(self, Self::Peer | Self::Node | Self::Outside | Self::Behind)
     }
 }
 

@@ -28,6 +28,7 @@ use sluice_testbed::{
 };
 
 use crate::suite::{
+    behind,
     conn_spec::{ConnSpec, Origin, Service, Source, Target, backend_port},
     observation::{DNS, INBOUND, Names, OUTBOUND, Observation},
     second_nic,
@@ -46,11 +47,13 @@ const LIMIT: Duration = Duration::from_mins(2);
 const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
 /// What the host beyond answers for, and where the Pods are.
 const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
-const POD_RANGES: [&str; 4] = [
+const POD_RANGES: [&str; 6] = [
     "10.77.0.0/16",
     "fd00:77::/32",
     second_nic::RANGES[0],
     second_nic::RANGES[1],
+    behind::RANGES[0],
+    behind::RANGES[1],
 ];
 
 /// The names of a connection's addresses.
@@ -181,7 +184,7 @@ impl Fixture {
         attempt: &Attempt,
         view: &Observation,
     ) -> Result<Option<String>> {
-        let is_to_service = matches!(ask.to, Target::Service(_));
+        let is_to_service = matches!(ask.to, Target::Service(_)) && ask.from != Origin::Behind;
         let Some(accepted_by) = view.accepted_by.as_deref().filter(|_| is_to_service) else {
             return Ok(None);
         };
@@ -229,6 +232,11 @@ impl Fixture {
                 names.add(ip.parse().unwrap_or(IpAddr::from([0; 4])), label);
             }
         }
+        for v4 in [true, false] {
+            if let Some(ip) = behind::address(v4) {
+                names.add(ip, "behind");
+            }
+        }
         for ip in second_nic::addresses() {
             names.add(ip, "pod-side");
         }
@@ -257,6 +265,7 @@ impl Fixture {
             Target::PodSecond => test_pod.address(v4, 1)?,
             Target::Peer => self.peer.address(v4, 0)?,
             Target::Node => *test_pod.gateways.iter().find(|ip| ip.is_ipv4() == v4)?,
+            Target::Behind => behind::address(v4)?,
             Target::Outside(server) => server.address(v4),
             Target::Service(service) => service.address(v4),
             Target::Loopback => Source::Loopback.address(v4, None)?,
@@ -326,6 +335,8 @@ impl Fixture {
             Origin::Peer => (Some(&self.peer.netns), Some((CLIENT, CLIENT))),
             Origin::Node => (None, None),
             Origin::Outside => (Some(&self.outside), None),
+            // A case without such a host has no such origin.
+            Origin::Behind => (test_pod.behind.as_ref(), None),
         };
         ExecContext {
             user: user.map(|(user, _)| user),

@@ -10,8 +10,9 @@ use sluice_lab::{
 };
 use sluice_testbed::{agent::probe::Way, cni::AddressPlan};
 
-use crate::suite::conn_spec::{
-    CLOSED, ConnSpec, Family, Origin, SERVICE_PORTS, Server, Service, Source, Target,
+use crate::suite::{
+    behind,
+    conn_spec::{CLOSED, ConnSpec, Family, Origin, SERVICE_PORTS, Server, Service, Source, Target},
 };
 
 /// Connections of one Pod.
@@ -60,8 +61,18 @@ pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = RandomCase> {
 }
 
 fn random_case(rng: &mut Rng) -> RandomCase {
-    let settings = settings(rng);
-    let asks = (0..PER_POD).map(|_| ask(rng, &settings)).collect();
+    // Draws that other connections of the seed do not depend on.
+    let mut aside = rng.clone();
+    let settings = with_host_behind(&mut aside, settings(rng));
+    let asks = (0..PER_POD).map(|_| {
+        let ask = ask(rng, &settings);
+        if behind::is_in(&settings) && chance(&mut aside, 25) {
+            from_behind(&mut aside, ask)
+        } else {
+            ask
+        }
+    });
+    let asks = asks.collect();
     RandomCase { settings, asks }
 }
 
@@ -121,6 +132,40 @@ fn settings(rng: &mut Rng) -> PodAnnotations {
         made = made.with(pod_annotations::EXCLUDE_INTERFACES, one(rng, &INTERFACES));
     }
     made
+}
+
+/// The same Pod, now and then with a host behind an interface.
+fn with_host_behind(rng: &mut Rng, settings: PodAnnotations) -> PodAnnotations {
+    if settings.transparent() || settings.address_plan == AddressPlan::Side || !chance(rng, 12) {
+        return settings;
+    }
+    settings.with(pod_annotations::REROUTE_INTERFACES, behind::BRIDGE)
+}
+
+/// A call of that host in place of another one.
+fn from_behind(rng: &mut Rng, ask: ConnSpec) -> ConnSpec {
+    let is_datagram = matches!(ask.way, Way::Udp | Way::UdpUnconnected);
+    let server = Target::Outside(one(rng, &Server::ALL));
+    let to = weighted(
+        rng,
+        &[
+            (25, Target::Pod),
+            (10, Target::Peer),
+            (10, Target::Node),
+            (55, server),
+        ],
+    );
+    ConnSpec {
+        from: Origin::Behind,
+        source: Source::Any,
+        to,
+        port: if is_datagram {
+            one(rng, &SERVED)
+        } else {
+            port(rng)
+        },
+        ..ask
+    }
 }
 
 /// How often an annotation is there, and what it says then.
@@ -366,5 +411,6 @@ mod tests {
                 .is_some()
         };
         assert!(scenes.iter().any(excluded));
+        assert!(asks.iter().any(|ask| ask.from == Origin::Behind));
     }
 }

@@ -1,5 +1,6 @@
 //! The conformance suite: the same connections with different subjects.
 
+pub(crate) mod behind;
 pub(crate) mod command;
 pub(crate) mod conn_spec;
 pub(crate) mod diff;

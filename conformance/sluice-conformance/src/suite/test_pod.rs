@@ -13,6 +13,7 @@ use sluice_testbed::{
 };
 
 use crate::suite::{
+    behind,
     observation::{DNS, INBOUND, OUTBOUND},
     second_nic,
 };
@@ -21,6 +22,8 @@ use crate::suite::{
 pub(crate) struct TestPod {
     pub(crate) settings: PodAnnotations,
     pub(crate) netns: Netns,
+    /// The host behind an interface of the Pod, if it has one.
+    pub(crate) behind: Option<Netns>,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) gateways: Vec<IpAddr>,
     name: String,
@@ -28,6 +31,7 @@ pub(crate) struct TestPod {
     annotations: BTreeMap<String, String>,
     joined: bool,
     processes: Vec<Process>,
+    behind_servers: Option<Process>,
 }
 
 impl TestPod {
@@ -46,6 +50,7 @@ impl TestPod {
         };
         let mut test_pod = Self {
             netns: create(home)?,
+            behind: None,
             name: name.to_owned(),
             annotations: settings.handed_over(),
             settings,
@@ -53,6 +58,7 @@ impl TestPod {
             gateways: Vec::new(),
             joined: false,
             processes: Vec::new(),
+            behind_servers: None,
         };
         let made = test_pod.start(lab, interrupt);
         match made {
@@ -70,6 +76,9 @@ impl TestPod {
         if side {
             second_nic::create(lab.node(), &self.netns)?;
         }
+        if behind::is_in(&self.settings) {
+            self.behind = Some(behind::create(&self.netns)?);
+        }
         self.joined = true;
         let result = lab.join(&self.sandbox())?;
         self.addresses = cni::addresses(&result)?;
@@ -80,6 +89,12 @@ impl TestPod {
         }
         if side {
             second_nic::lead(lab.node(), &self.addresses)?;
+        }
+        if let Some(host) = &self.behind {
+            behind::lead(lab.node(), &self.addresses)?;
+            let place = lab.within(Some(host));
+            let servers = servers::listen(lab, &format!("{}-behind", self.name), "behind", place)?;
+            self.behind_servers = Some(servers);
         }
         if self.settings.meshed() {
             lab.backend.enroll(self.netns.path(), &self.settings)?;
@@ -101,6 +116,7 @@ impl TestPod {
         self.processes.push(application);
         self.processes
             .iter_mut()
+            .chain(&mut self.behind_servers)
             .try_for_each(|process| servers::wait(process, interrupt))
     }
 
@@ -165,7 +181,7 @@ impl TestPod {
 
     /// Takes it away.
     pub(crate) fn remove(mut self, lab: &Lab) -> Result<()> {
-        for process in self.processes.drain(..) {
+        for process in self.processes.drain(..).chain(self.behind_servers.take()) {
             process.stop()?;
         }
         if self.joined {
@@ -173,6 +189,9 @@ impl TestPod {
                 lab.leave(&self.second_sandbox())?;
             }
             lab.leave(&self.sandbox())?;
+        }
+        if let Some(host) = self.behind {
+            host.remove()?;
         }
         self.netns.remove()
     }

@@ -18,7 +18,12 @@ use serde::Serialize;
 use serde_json::Value;
 use sluice_testbed::{agent::ExecContext, interrupt::Interrupt, process::output};
 
-use crate::{Binaries, bpf_objects::BpfObjects, mesh::Mesh, pod_annotations::PodAnnotations};
+use crate::{
+    Binaries,
+    bpf_objects::BpfObjects,
+    mesh::{Mesh, NodeWide},
+    pod_annotations::PodAnnotations,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,8 +117,11 @@ impl BackendKind {
         Ok(match self {
             Self::Sluice => {
                 // More can go wrong with it than without.
+                let of_node = mesh
+                    .node_wide()
+                    .map_or_else(|| "families = 'both'\n".to_owned(), |node| node_wide(&node));
                 let behaviour = format!(
-                    "mesh = '{}'\nacceleration = 'proxies'\nfamilies = 'both'\n\
+                    "mesh = '{}'\nacceleration = 'proxies'\n{of_node}\
                      ambient.node-agent = 'istio-cni'\n",
                     mesh.name()
                 );
@@ -125,6 +133,16 @@ impl BackendKind {
             Self::None => Box::new(none::NoInterception),
         })
     }
+}
+
+/// The part of the daemon's configuration with the environment of Istio's CNI plugin.
+fn node_wide(node: &NodeWide) -> String {
+    let kind = if node.included { "include" } else { "exclude" };
+    format!(
+        "istio.{kind}-owner-groups = '{}'\nistio.outbound-loopback-cidr = '{}'\n\
+         istio.dual-stack = {}\n",
+        node.group, node.loopback, node.dual_stack
+    )
 }
 
 /// Gives `lo` the proxy's source towards its application; 127.0.0.6 is there in any case.

@@ -88,6 +88,11 @@ impl Netns {
         })
     }
 
+    /// The path of its file.
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     pub(super) fn cookie(&self) -> u64 {
         self.run(|| {
             let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -371,7 +376,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::ExcludeCidr(prefix)
         | Rule::BypassCidr(prefix)
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
-        Rule::ExcludeInterface(key) => key.cookie = cookie,
+        Rule::ExcludeInterface(key) | Rule::VirtualInterface(key) => key.cookie = cookie,
         Rule::OwnerGroup(key) => key.cookie = cookie,
     }
     rule

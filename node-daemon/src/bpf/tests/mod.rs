@@ -12,6 +12,7 @@ mod lab;
 mod original_source;
 mod pending;
 mod raw_socket;
+mod reroute;
 mod routes;
 mod sockets;
 mod syn;

@@ -21,6 +21,8 @@ pub(super) struct Logs {
     /// The rate limit of lines that unprivileged users can cause.
     limit: LogLimit,
     silent: SilentProxies,
+    /// The Pods that are logged because IPv6 bypasses a proxy with an IPv6 listener.
+    ipv6_unserved: BTreeSet<u64>,
     programs: ForeignLog,
 }
 
@@ -41,6 +43,12 @@ impl Logs {
         let before = std::mem::replace(&mut self.denials, now.collect());
         found.retain(|(key, found)| before.get(&id(key)) != Some(&found.uid));
         found
+    }
+
+    /// The Pods whose proxy listens on IPv6 in vain that are not logged yet.
+    pub(super) fn new_ipv6_unserved(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
+        let before = std::mem::replace(&mut self.ipv6_unserved, found);
+        self.ipv6_unserved.difference(&before).copied().collect()
     }
 
     /// Logs foreign programs that appeared, disappeared or changed their order.

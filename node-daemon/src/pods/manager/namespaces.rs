@@ -213,6 +213,13 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Records that the kernel lost state of a Pod.
+    pub(super) fn mark_lost(&mut self, cookie: u64, lost: impl FnOnce(KernelState) -> KernelState) {
+        if let Some(pod) = self.meshed.get_mut(&cookie) {
+            pod.kernel.mark_lost(lost);
+        }
+    }
+
     /// Restores the kernel state of a Pod after the kernel lost some of it.
     pub(super) fn repair(
         &mut self,

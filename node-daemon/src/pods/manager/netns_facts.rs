@@ -7,7 +7,7 @@ use crate::{
         Error,
         bypass::{self, Bypass},
         policy::{NetnsFacts, PodPolicy, ResolvedPolicy, RouteFacts},
-        rule_set,
+        rerouting, rule_set,
         settings::OwnerGroups,
         source_addr,
     },
@@ -38,6 +38,7 @@ pub(super) fn resolve_in_netns(
         gid,
         groups,
         keeps_source: features.ingress,
+        links: rerouting::links(&policy, netns, features)?,
         routes: routes_of(&policy, netns, interfaces)?,
     };
     let policy = policy.resolve(facts)?;

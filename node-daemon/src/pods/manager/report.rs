@@ -47,6 +47,7 @@ impl PodManager {
         let view = self.view();
         let foreign = view.foreign_binds()?;
         let programs = self.datapath.foreign_programs()?;
+        let ipv6 = view.ipv6_problem()?;
         let kernel = uname().map(|kernel| kernel.release().to_string_lossy().into_owned());
         let kernel = kernel.unwrap_or_default();
         Ok(Status {
@@ -58,6 +59,7 @@ impl PodManager {
                 .chain(foreign)
                 .chain(view.foreign_listeners())
                 .chain(silent_problem(view, &silent))
+                .chain(ipv6)
                 .chain(programs.iter().filter_map(runs_first))
                 .collect(),
             mesh: self.node_policy.mesh.name.clone(),

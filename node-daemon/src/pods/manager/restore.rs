@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cgroup,
-    netns::{self, Netns, SourceRouting},
+    netns::{self, Netns, Rerouting, SourceRouting},
     pods::{
         Error, Repair, StartupState, alias_routes,
         apply::AppliedState,
@@ -128,6 +128,7 @@ impl PodManager {
             let state = all.entry(cookie).or_default();
             state.routes = alias_routes::announced(&netns_entry);
             state.source_routing = SourceRouting::announced(&netns_entry);
+            state.rerouting = Rerouting::announced(&netns_entry);
             state.netns_entry = Some(netns_entry);
         }
         for (addr, pod) in self.datapath.all_addresses()? {

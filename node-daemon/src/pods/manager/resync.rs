@@ -14,10 +14,12 @@ impl PodManager {
         self.replay_pending_dels();
         self.refresh_routes();
         self.repair_alias_routes();
+        self.follow_virtual_interfaces(true);
         self.remove_stale_aliases();
         self.adopt(survey);
         self.resolve_pending();
         self.report_foreign();
+        self.log_ipv6_unserved();
     }
 
     /// Attaches programs to new children of the root cgroup.

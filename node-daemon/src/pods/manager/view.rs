@@ -5,6 +5,7 @@ mod audit;
 mod check;
 mod explain;
 mod foreign;
+mod ipv6_listeners;
 mod pods;
 
 use std::net::IpAddr;

@@ -50,6 +50,10 @@ pub(crate) struct Annotations {
     pub(crate) interception_mode: Option<String>,
     /// Excluded interfaces.
     pub(crate) exclude_interfaces: Option<String>,
+    /// Virtual interfaces, whose connections the proxy gets.
+    pub(crate) virtual_interfaces: Option<String>,
+    /// The earlier name of that annotation.
+    pub(crate) virtual_interfaces_earlier: Option<String>,
     /// The proxy's user.
     pub(crate) proxy_uid: Option<String>,
     /// The proxy's group.
@@ -72,6 +76,8 @@ impl Annotations {
             &self.status_port,
             &self.interception_mode,
             &self.exclude_interfaces,
+            &self.virtual_interfaces,
+            &self.virtual_interfaces_earlier,
             &self.proxy_uid,
             &self.proxy_gid,
         ];

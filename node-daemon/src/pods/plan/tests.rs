@@ -4,9 +4,12 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::pods::{
-    mesh::Mesh,
-    policy::{Inbound, NetnsFacts, PodPolicy, RouteFacts},
+use crate::{
+    netns::VirtualLink,
+    pods::{
+        mesh::Mesh,
+        policy::{Inbound, NetnsFacts, PodPolicy, RouteFacts},
+    },
 };
 
 /// The kernel state after a step.
@@ -41,6 +44,10 @@ fn apply_step(state: &mut KernelState, step: &Step) {
             assert_eq!(&state.source_routing, from);
             state.source_routing = *to;
         }
+        Step::SetRerouting { from, to } => {
+            assert_eq!(&state.rerouting, from);
+            state.rerouting.clone_from(to);
+        }
         Step::AttachSkLookup => state.sk_lookup = true,
         Step::DetachSkLookup => state.sk_lookup = false,
         Step::AddPassthroughAddr => state.passthrough = true,
@@ -73,8 +80,9 @@ fn any_held() -> impl Strategy<Value = KernelState> {
     // The meshes have different source marks. Without one the mark is zero.
     let meshes = [None, Some("istio"), Some("ambient")].map(|name| name.map(Mesh::preset));
     let meshes = prop::sample::select(meshes.to_vec());
-    prop::option::of((ports, addresses, routes, meshes)).prop_map(|pod| {
-        let Some((ports, addresses, routes, mesh)) = pod else {
+    let links = prop::collection::btree_set(2_u32..5, 0..3);
+    prop::option::of((ports, addresses, routes, meshes, links)).prop_map(|pod| {
+        let Some((ports, addresses, routes, mesh, links)) = pod else {
             return KernelState::default();
         };
         let route = |(to, from): (u8, u8)| SourceRoute {
@@ -88,12 +96,19 @@ fn any_held() -> impl Strategy<Value = KernelState> {
                 [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(*n)].into()
             }
         };
+        let link = |index: u32| VirtualLink {
+            index,
+            name: format!("tap{index}"),
+            header: 14,
+        };
         let addresses: Vec<_> = addresses.iter().map(address).collect();
         // A network has one route.
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
+        let virtual_interfaces = links.iter().map(|index| format!("tap{index}")).collect();
         let facts = NetnsFacts {
             uid: Some(1337),
             keeps_source: mesh.is_some(),
+            links: links.into_iter().map(link).collect(),
             routes: RouteFacts {
                 sources: routes.into_iter().map(route).collect(),
                 ..RouteFacts::default()
@@ -103,6 +118,7 @@ fn any_held() -> impl Strategy<Value = KernelState> {
         let policy = PodPolicy {
             mesh: mesh.unwrap_or_else(|| Mesh::preset("istio")),
             tproxy: true,
+            virtual_interfaces,
             ..policy(&ports)
         };
         let policy = policy.resolve(facts).unwrap();

@@ -121,6 +121,7 @@ pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
         (&names.include_outbound_ports, "-q", Some("")),
         (&names.exclude_outbound_ports, "-o", Some("")),
         (&names.exclude_interfaces, "-c", Some("")),
+        (&names.virtual_interfaces, "-k", Some("")),
     ] {
         if let (Some(name), Some(value)) = (name, arguments.value(flag).or(absent)) {
             stated.insert(name.clone(), value.to_owned());

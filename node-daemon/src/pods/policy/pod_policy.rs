@@ -34,6 +34,7 @@ impl PodPolicy {
             owner_groups: mesh.node.owner_groups.clone(),
             bypass_before_proxy: false,
             excluded_interfaces: Box::default(),
+            virtual_interfaces: Box::default(),
             tproxy: false,
             acceleration: None,
             state: Parsed,

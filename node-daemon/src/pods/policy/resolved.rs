@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, OwnerGroups, PodPolicy};
 use crate::{
-    netns::SourceRoute,
+    netns::{SourceRoute, VirtualLink},
     pods::{bypass::Bypass, mesh::Mesh},
 };
 
@@ -19,6 +19,7 @@ pub(crate) struct Parsed;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     source_mark: u32,
+    links: Vec<VirtualLink>,
     routes: RouteFacts,
 }
 
@@ -36,6 +37,8 @@ pub(crate) struct NetnsFacts {
     pub(crate) groups: BTreeMap<u32, u32>,
     /// Whether the kernel detects connections that keep their source.
     pub(crate) keeps_source: bool,
+    /// The virtual interfaces that the Pod has, of those that its settings name.
+    pub(crate) links: Vec<VirtualLink>,
     /// The facts that may change later.
     pub(crate) routes: RouteFacts,
 }
@@ -71,7 +74,10 @@ impl PodPolicy {
         } else {
             0
         };
-        let state = Resolved::new(self.mesh, source_mark, facts.routes);
+        let state = Resolved {
+            links: facts.links,
+            ..Resolved::new(self.mesh, source_mark, facts.routes)
+        };
         Ok(ResolvedPolicy {
             uid: facts.uid.ok_or(Error::NoUser { uid: self.uid })?,
             gid: facts.gid.unwrap_or(u32::MAX),
@@ -104,6 +110,7 @@ impl PodPolicy {
             owner_groups,
             bypass_before_proxy,
             excluded_interfaces,
+            virtual_interfaces,
             tproxy,
             acceleration,
             state: Parsed,
@@ -124,6 +131,7 @@ impl PodPolicy {
             owner_groups,
             bypass_before_proxy,
             excluded_interfaces,
+            virtual_interfaces,
             tproxy,
             acceleration,
             state,
@@ -137,6 +145,7 @@ impl Resolved {
         networks.splice(0..0, mesh.bypass_cidrs.iter().copied());
         Self {
             source_mark,
+            links: Vec::new(),
             routes,
         }
     }
@@ -146,7 +155,21 @@ impl ResolvedPolicy {
     /// The settings after a change of interfaces or routes.
     pub(crate) fn with_routes(&self, routes: RouteFacts) -> Self {
         Self {
-            state: Resolved::new(self.mesh, self.state.source_mark, routes),
+            state: Resolved {
+                links: self.state.links.clone(),
+                ..Resolved::new(self.mesh, self.state.source_mark, routes)
+            },
+            ..self.clone()
+        }
+    }
+
+    /// The settings after a change of virtual interfaces.
+    pub(crate) fn with_links(&self, links: Vec<VirtualLink>) -> Self {
+        Self {
+            state: Resolved {
+                links,
+                ..self.state.clone()
+            },
             ..self.clone()
         }
     }
@@ -159,6 +182,11 @@ impl ResolvedPolicy {
     /// The traffic that no rule applies to.
     pub(crate) fn bypass(&self) -> &Bypass {
         &self.state.routes.bypass
+    }
+
+    /// The virtual interfaces that the Pod has.
+    pub(crate) fn virtual_links(&self) -> &[VirtualLink] {
+        &self.state.links
     }
 
     /// The preferred source address of each network, if the Pod has several addresses.
@@ -191,7 +219,7 @@ mod tests {
             gid: None,
             groups: [(5, 100_005)].into(),
             keeps_source: true,
-            routes: RouteFacts::default(),
+            ..NetnsFacts::default()
         }
     }
 

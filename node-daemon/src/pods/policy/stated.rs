@@ -3,7 +3,7 @@
 
 use super::{
     Annotations, Error, Families, Inbound, Injector, Mesh, PodAnnotations, PodPolicy, UserSource,
-    consul, istio, kuma, linkerd, parse,
+    consul, istio, kuma, linkerd, parse, virtual_interfaces,
 };
 use crate::pods::{
     acceleration::{self, Acceleration},
@@ -131,6 +131,7 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         policy.excluded_interfaces =
             parse::items(key, list, IfacePattern::ALLOWED, IfacePattern::parse)?;
     }
+    virtual_interfaces::adjust(pod, &mut policy)?;
     if let Some((key, port)) = pod.named_annotation(names.inbound_port.as_ref()) {
         policy.ports.inbound = parse::a_port(key, port)?;
     }
@@ -223,7 +224,10 @@ fn user(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
 
 impl<'a> PodAnnotations<'a> {
     /// An annotation that the mesh defines and the Pod has.
-    fn named_annotation(&self, name: Option<&'static String>) -> Option<(&'static str, &'a str)> {
+    pub(super) fn named_annotation(
+        &self,
+        name: Option<&'static String>,
+    ) -> Option<(&'static str, &'a str)> {
         let name: &'static str = name?;
         self.annotations.get(name).map(|value| (name, &**value))
     }

@@ -213,13 +213,37 @@ fn interfaces_are_excluded_by_name_or_by_its_beginning() {
 }
 
 #[test]
+fn virtual_interfaces_are_whole_names() {
+    let current = "istio.io/reroute-virtual-interfaces";
+    let earlier = "traffic.sidecar.istio.io/kubevirtInterfaces";
+    let names = |annotations: &[(&str, &str)]| meshed(annotations).virtual_interfaces;
+    assert_eq!(*names(&[(earlier, "tap0, docker0")]), ["tap0", "docker0"]);
+    assert_eq!(
+        *names(&[(earlier, "tap0"), (current, "k6t-eth0")]),
+        ["k6t-eth0"]
+    );
+    assert!(names(&[(earlier, "tap0"), (current, "")]).is_empty());
+    let many = (0..33)
+        .map(|n| format!("tap{n}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    for wrong in ["lo", "tap+", "a/b", "a name", &many] {
+        let refused = with(&[(current, wrong)]).unwrap_err().to_string();
+        assert!(refused.contains(current), "{refused}");
+    }
+    let mode = ("sidecar.istio.io/interceptionMode", "TPROXY");
+    let refused = with(&[(current, "tap0"), mode]).unwrap_err().to_string();
+    assert!(refused.contains("TPROXY"), "{refused}");
+    assert!(names(&[(current, ""), mode]).is_empty());
+}
+
+#[test]
 fn unsupported_annotations_reject_the_pod() {
-    for (key, value) in [
-        ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1"),
-        ("traffic.sidecar.istio.io/fromTheFuture", "1"),
-        ("istio.io/reroute-virtual-interfaces", "net1"),
+    for (mesh, key, value) in [
+        ("istio", "traffic.sidecar.istio.io/fromTheFuture", "1"),
+        ("ambient", "istio.io/reroute-virtual-interfaces", "net1"),
     ] {
-        let refused = with(&[(key, value)]);
+        let refused = within(mesh, &[(key, value)]);
         let is_named = matches!(
             refused,
             Err(Error::Unsupported { .. } | Error::NotKnown { .. })

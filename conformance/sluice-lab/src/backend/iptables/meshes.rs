@@ -19,7 +19,7 @@ pub(super) fn rules(settings: &PodAnnotations, family: &Family) -> Result<String
         Mesh::Kuma => kuma(settings, family),
         Mesh::Osm if family.v4 => osm(settings),
         Mesh::Ambient => Ok(ambient(settings, family)),
-        Mesh::Osm | Mesh::Istio => Ok(String::new()),
+        Mesh::Osm | Mesh::Istio | Mesh::IstioGroups | Mesh::IstioOtherGroups => Ok(String::new()),
     }
 }
 

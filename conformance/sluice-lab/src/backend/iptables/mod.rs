@@ -44,7 +44,7 @@ impl Backend for Iptables {
     }
 
     fn enroll(&self, netns: &Path, settings: &PodAnnotations) -> Result<()> {
-        let transparent = settings.mesh == Mesh::Istio && Plan::read(settings)?.transparent;
+        let transparent = settings.mesh.is_istio() && Plan::read(settings)?.transparent;
         let place = ExecContext {
             netns: Some(netns),
             ..ExecContext::default()
@@ -92,7 +92,11 @@ pub fn rules_v4(settings: &PodAnnotations) -> Result<String> {
 
 fn text(settings: &PodAnnotations, family: &Family) -> Result<String> {
     match settings.mesh {
-        Mesh::Istio => Ok(rules::rules(&Plan::read(settings)?, family)),
+        // The Pods of such a node have an IPv4 address.
+        mesh if !family.v4 && mesh.node_wide().is_some_and(|node| !node.dual_stack) => {
+            Ok(String::new())
+        }
+        mesh if mesh.is_istio() => Ok(rules::rules(&Plan::read(settings)?, family)),
         _ => meshes::rules(settings, family),
     }
 }

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::pod_annotations::{self, PodAnnotations};
+use crate::{
+    mesh::NodeWide,
+    pod_annotations::{self, PodAnnotations},
+};
 
 /// Never taken in, whatever the annotations say: status, health, metrics.
 const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
@@ -12,7 +15,6 @@ const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
 const DIRECT_BY_DEFAULT: &str = "15020";
 
 /// What rules are written from.
-#[derive(Debug)]
 pub(super) struct Plan {
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -24,6 +26,8 @@ pub(super) struct Plan {
     pub(super) exclude_ranges: Vec<Range>,
     pub(super) include_ranges: Ranges,
     pub(super) exclude_interfaces: Vec<String>,
+    pub(super) virtual_interfaces: Vec<String>,
+    pub(super) node_wide: Option<NodeWide>,
 }
 
 /// Which ports are taken in.
@@ -65,13 +69,6 @@ impl Plan {
             "{}: {mode:?} is neither REDIRECT nor TPROXY",
             pod_annotations::INTERCEPTION_MODE
         );
-        for key in [
-            pod_annotations::KUBEVIRT_INTERFACES,
-            pod_annotations::REROUTE_INTERFACES,
-        ] {
-            let said = get(key).unwrap_or_default();
-            ensure!(said.is_empty(), "{key}: nothing is forwarded by {said}");
-        }
         let include_ranges = match get(pod_annotations::INCLUDE_OUTBOUND_RANGES).unwrap_or("*") {
             "*" => Ranges::Every,
             _ => Ranges::Only(ranges(settings, pod_annotations::INCLUDE_OUTBOUND_RANGES)?),
@@ -91,6 +88,8 @@ impl Plan {
             exclude_ranges: ranges(settings, pod_annotations::EXCLUDE_OUTBOUND_RANGES)?,
             include_ranges,
             exclude_interfaces: interfaces(settings)?,
+            virtual_interfaces: virtual_interfaces(settings)?,
+            node_wide: settings.mesh.node_wide(),
         })
     }
 
@@ -133,6 +132,27 @@ fn interfaces(settings: &PodAnnotations) -> Result<Vec<String>> {
     let key = pod_annotations::EXCLUDE_INTERFACES;
     let all: Vec<_> = items(settings, key).map(str::to_owned).collect();
     ensure!(!all.iter().any(|one| one == "lo"), "{key}: lo is no choice");
+    Ok(all)
+}
+
+/// With `TPROXY` the chain of inbound connections, in another table, would get the packets first.
+fn virtual_interfaces(settings: &PodAnnotations) -> Result<Vec<String>> {
+    let keys = [
+        pod_annotations::REROUTE_INTERFACES,
+        pod_annotations::KUBEVIRT_INTERFACES,
+    ];
+    let stated = keys.into_iter().find(|key| settings.get(key).is_some());
+    let Some(key) = stated else {
+        return Ok(Vec::new());
+    };
+    let all: Vec<_> = items(settings, key).map(str::to_owned).collect();
+    let is_name = |one: &String| one != "lo" && !one.ends_with('+');
+    ensure!(all.iter().all(is_name), "{key}: {all:?} are no names");
+    ensure!(
+        all.is_empty() || !settings.transparent(),
+        "{key}: {} beside TPROXY",
+        all.join(",")
+    );
     Ok(all)
 }
 

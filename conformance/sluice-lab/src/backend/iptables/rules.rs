@@ -1,6 +1,7 @@
 //! The rules themselves, in the order in which Istio writes them: the first that matches wins.
 
 use super::plan::{Inbound, Plan, Ports, Range, Ranges};
+use crate::mesh::NodeWide;
 
 /// The mark of packets that a transparent proxy takes.
 pub(super) const MARK: &str = "1337";
@@ -57,6 +58,11 @@ impl Table {
 
 /// What `iptables-restore` reads.
 pub(super) fn rules(plan: &Plan, family: &Family) -> String {
+    let loopback = plan.node_wide.as_ref().map(|node| node.loopback);
+    let family = &Family {
+        loopback: loopback.filter(|_| family.v4).unwrap_or(family.loopback),
+        ..*family
+    };
     let mut rules = String::new();
     if plan.transparent {
         rules += &mangle(plan, family);
@@ -79,6 +85,7 @@ fn nat(plan: &Plan, family: &Family) -> String {
             "ISTIO_OUTPUT_DNS",
         ],
     );
+    forwarded(&mut table, plan, family);
     skip_interfaces(&mut table, plan);
     table.add(format!("ISTIO_INBOUND -p tcp --dport {HBONE} -j RETURN"));
     table.add(format!(
@@ -104,11 +111,33 @@ fn nat(plan: &Plan, family: &Family) -> String {
         family.passthrough
     ));
     owners(&mut table, plan, family);
+    groups(&mut table, plan);
     if plan.dns {
         dns(&mut table, plan);
     }
     destinations(&mut table, plan, family);
     table.end()
+}
+
+/// Istio inserts these before all others, each before the one before.
+fn forwarded(table: &mut Table, plan: &Plan, family: &Family) {
+    for interface in &plan.virtual_interfaces {
+        match &plan.include_ranges {
+            Ranges::Every => {
+                table.add(format!("PREROUTING -i {interface} -j ISTIO_REDIRECT"));
+            }
+            Ranges::Only(ranges) => {
+                for Range { address, prefix } in ranges.iter().filter(|one| family.has(one)) {
+                    table.add(format!(
+                        "PREROUTING -i {interface} -d {address}/{prefix} -j ISTIO_REDIRECT"
+                    ));
+                }
+            }
+        }
+    }
+    for interface in &plan.virtual_interfaces {
+        table.add(format!("PREROUTING -i {interface} -j RETURN"));
+    }
 }
 
 fn skip_interfaces(table: &mut Table, plan: &Plan) {
@@ -159,6 +188,19 @@ fn owners(table: &mut Table, plan: &Plan, Family { loopback, .. }: &Family) {
             ));
         }
         table.add(format!("ISTIO_OUTPUT -m owner {by} {owner} -j RETURN"));
+    }
+}
+
+/// Whose calls are redirected, on a node with such a setting.
+fn groups(table: &mut Table, plan: &Plan) {
+    if let Some(NodeWide {
+        group, included, ..
+    }) = &plan.node_wide
+    {
+        let negated = if *included { "! " } else { "" };
+        table.add(format!(
+            "ISTIO_OUTPUT -m owner {negated}--gid-owner {group} -j RETURN"
+        ));
     }
 }
 

@@ -129,6 +129,10 @@ impl View<'_> {
                 &there,
             )?;
         }
+        if let Some(rerouting) = &state.rerouting {
+            let there = netns.has_rerouting(rerouting.clone())?;
+            same("programs of virtual interfaces", &true, &there)?;
+        }
         let installed = netns.installed(state.routes.clone())?;
         same("routes to the proxy", &state.routes, &installed)
     }
