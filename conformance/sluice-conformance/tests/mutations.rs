@@ -33,7 +33,7 @@ const CONNECT: &str = "ebpf/programs/src/connect.rs";
 const OUTBOUND: &str = "ebpf/programs/src/outbound.rs";
 const ORIGINAL_SOURCE: &str = "ebpf/programs/src/original_source.rs";
 const INBOUND: &str = "ebpf/programs/src/inbound.rs";
-const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
+const INSIDE: &str = "node-daemon/src/pods/manager/netns_facts.rs";
 const THROUGH: &str = "outbound: a server is reached through the proxy";
 
 const FAULTS: &[Fault] = &[
@@ -181,7 +181,7 @@ const FAULTS: &[Fault] = &[
         what: "the routes of an excluded interface are not followed",
         file: INSIDE,
         from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?",
-        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; policy.bypass }",
+        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; Bypass::default() }",
         case: "interfaces: a connection over an excluded interface is direct",
     },
     Fault {
@@ -194,8 +194,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
-        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
-        to: "let _ = netns.users()?;",
+        from: "let (uid, gid) = (users.user(policy.uid), users.group(policy.gid));",
+        to: "let (uid, gid) = (Some(policy.uid), Some(policy.gid));",
         case: "host: the proxy of a Pod with a user namespace connects directly",
     },
 ];

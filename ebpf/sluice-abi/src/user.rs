@@ -13,7 +13,7 @@ macro_rules! pods {
     ($($name:ident),+) => {
         $(
             // SAFETY: `repr(C)` or `repr(transparent)`, `Copy`, `'static`, made of integers, and
-            // without padding (the test of the layout in `pod` compares the sizes).
+            // without padding (the test in `layout` compares the sizes).
             unsafe impl aya::Pod for $name {}
         )+
     };

@@ -13,7 +13,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use sluice_abi::ABI_VERSION;
+use sluice_abi::{ABI_VERSION, ReasonKind};
 use sluice_api::{FindingKind, text};
 
 use super::{error::Error, process};
@@ -68,11 +68,6 @@ impl Metrics {
         refusals: &Refusals,
         pod_series: bool,
     ) -> Result<String, Error> {
-        let decisions = Family::<[Label; 1], Counter>::default();
-        for (reason, count) in &snapshot.decisions {
-            let label = ("reason", reason.label().to_owned());
-            decisions.get_or_create(&[label]).inc_by(*count);
-        }
         let pods = Family::<[Label; 1], Gauge>::default();
         for (meshed, count) in [(true, snapshot.meshed), (false, snapshot.bypassed)] {
             let label = ("meshed", meshed.to_string());
@@ -80,12 +75,11 @@ impl Metrics {
             pods.get_or_create(&[label]).set(count);
         }
         let pending = gauge(snapshot.pending);
-        let repairs = Family::<[Label; 1], Counter>::default();
-        for (repair, count) in snapshot.repairs.iter() {
-            let label = ("type", repair.label().to_owned());
-            repairs.get_or_create(&[label]).inc_by(count);
-        }
-
+        let repairs = snapshot.repairs.iter();
+        let repairs = counters(
+            "type",
+            repairs.map(|(repair, count)| (repair.label(), count)),
+        );
         let foreign = Family::<[Label; 3], Gauge>::default();
         for program in &snapshot.foreign_programs {
             let order = if program.runs_first {
@@ -102,7 +96,7 @@ impl Metrics {
         }
 
         let mut registry = Registry::with_prefix("sluice");
-        registry.register("decisions", "Decisions of the kernel programs", decisions);
+        register_reasons(&mut registry, snapshot);
         registry.register(
             "attachments",
             "Attachments, by whether their traffic is intercepted",
@@ -119,11 +113,8 @@ impl Metrics {
             help,
             gauge(snapshot.without_listener),
         );
-        let refused = Family::<[Label; 1], Counter>::default();
-        for (refusal, count) in refusals.counts() {
-            let label = ("reason", refusal.label().to_owned());
-            refused.get_or_create(&[label]).inc_by(count);
-        }
+        let refused = refusals.counts();
+        let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
         registry.register("refused_adds", "Refused ADDs", refused);
         registry.register(
             "build_info",
@@ -150,6 +141,22 @@ impl Metrics {
     }
 }
 
+/// The counters of the kernel programs.
+fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let of = |kind: ReasonKind| {
+        let reasons = snapshot.reasons.iter();
+        let reasons = reasons.filter(move |(reason, _)| reason.kind() == kind);
+        counters(
+            "reason",
+            reasons.map(|(reason, count)| (reason.label(), *count)),
+        )
+    };
+    let help = "Decisions of the kernel programs";
+    registry.register("decisions", help, of(ReasonKind::Decision));
+    let help = "Events of the kernel programs as they carry decisions out";
+    registry.register("datapath_events", help, of(ReasonKind::Event));
+}
+
 fn build() -> Family<[Label; 2], Gauge> {
     let build = Family::<[Label; 2], Gauge>::default();
     let labels = [
@@ -158,6 +165,19 @@ fn build() -> Family<[Label; 2], Gauge> {
     ];
     build.get_or_create(&labels).set(1);
     build
+}
+
+/// Counters with one label.
+fn counters(
+    name: &'static str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> Family<[Label; 1], Counter> {
+    let family = Family::<[Label; 1], Counter>::default();
+    for (value, count) in values {
+        let label = (name, value.to_owned());
+        family.get_or_create(&[label]).inc_by(count);
+    }
+    family
 }
 
 fn gauge(count: usize) -> Gauge {

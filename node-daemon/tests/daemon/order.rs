@@ -432,7 +432,7 @@ for family, at in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
             "refused\n".repeat(4)
         );
         let metrics = daemon.get("/metrics").body;
-        let counted = format!("sluice_decisions_total{{reason=\"foreign_bind\"}} {count}\n");
+        let counted = format!("sluice_datapath_events_total{{reason=\"foreign_bind\"}} {count}\n");
         assert!(metrics.contains(&counted), "{below:?}: {metrics}");
     }
 }

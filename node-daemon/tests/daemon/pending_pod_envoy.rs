@@ -152,9 +152,9 @@ print(client.recv(64).decode())";
     assert_eq!(said.next().unwrap(), "10.1.0.9:80");
     let metrics = daemon.get(path::METRICS).body;
     for line in [
-        "sluice_decisions_total{reason=\"pod_netns_found\"} 1",
+        "sluice_datapath_events_total{reason=\"pod_netns_found\"} 1",
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 1",
-        "sluice_decisions_total{reason=\"outbound_orig_dst_store_failed\"} 0",
+        "sluice_datapath_events_total{reason=\"outbound_orig_dst_store_failed\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

@@ -36,7 +36,7 @@ fn measured(pod_series: bool) -> String {
         uid: String::new(),
     };
     let snapshot = MetricsSnapshot {
-        decisions: vec![(Reason::OutboundToProxy, 7)],
+        reasons: vec![(Reason::OutboundToProxy, 7), (Reason::ListenerAdded, 3)],
         meshed: 2,
         bypassed: 1,
         pending: 3,
@@ -78,6 +78,7 @@ fn everything_measured_is_written() {
     let text = measured(true);
     for line in [
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
+        "sluice_datapath_events_total{reason=\"listener_added\"} 3",
         "sluice_attachments{meshed=\"true\"} 2",
         "sluice_attachments{meshed=\"false\"} 1",
         "sluice_pending_pods 3",

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     bpf::NodeConns,
     netns::{self, Netns, Process, ProcessTable, ProxyUser, Side, TcpSocket},
-    pods::{explain::Subject, plan::KernelState, policy::PodPolicy},
+    pods::{explain::Subject, plan::KernelState, policy::ResolvedPolicy},
 };
 
 /// The limit of connections of one Pod that are kept.
@@ -31,7 +31,7 @@ pub(crate) struct Target {
     /// A path that leads there.
     pub(crate) path: PathBuf,
     /// Its settings.
-    pub(crate) policy: PodPolicy,
+    pub(crate) policy: ResolvedPolicy,
     /// Its kernel state without rules.
     pub(crate) state: KernelState,
     /// Whether its proxy answers DNS queries.

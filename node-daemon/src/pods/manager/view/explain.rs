@@ -1,20 +1,20 @@
-//! The explain and monitor requests: decisions on connections, and events.
+//! The explain request, and the names of the Pods for monitors.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::collections::BTreeMap;
 
 use sluice_abi::decide::Verdict;
-use sluice_api::{Attachment, Connection, ExplainRequest, ExplainResponse};
+use sluice_api::{Connection, ExplainRequest, ExplainResponse};
 
-use super::{AttachmentState, MeshStatus, PodManager, name};
+use super::{View, name};
 use crate::pods::{Error, explain::Subject};
 
-impl PodManager {
+impl View<'_> {
     pub(in crate::pods) fn explain(
         &self,
         question: &ExplainRequest,
     ) -> Result<ExplainResponse, Error> {
         let unknown = || Error::NoSuchPod(question.pod.clone());
-        let (attachment, known) = self.find_pod(&question.pod).ok_or_else(unknown)?;
+        let (attachment, known) = self.registry.find(&question.pod).ok_or_else(unknown)?;
         let explained = |outcome: &str| ExplainResponse {
             pod: known.record.request.pod.clone(),
             container_id: attachment.container_id.clone(),
@@ -23,13 +23,13 @@ impl PodManager {
             reason: known.status.reason(),
             matched: None,
         };
-        let MeshStatus::Meshed { cookie, .. } = known.status else {
+        let Some(cookie) = known.status.cookie() else {
             return Ok(explained("not intercepted, like all traffic of this Pod"));
         };
-        let pod = self.pods.get(&cookie).ok_or_else(unknown)?;
+        let pod = self.namespaces.get(cookie).ok_or_else(unknown)?;
         let subject = Subject {
-            policy: &pod.policy,
-            state: pod.kernel.state(),
+            policy: pod.policy(),
+            state: pod.state(),
             captures_dns: self.datapath.captures_dns(cookie)?,
             before_proxy: self.is_before_proxy(cookie)?,
         };
@@ -72,40 +72,16 @@ impl PodManager {
         Ok(state.is_some_and(|state| state.open != 0))
     }
 
-    /// Enables the events of the programs for a while. Returns the names of the Pods by netns
-    /// cookie: of all Pods, or of the requested one.
-    pub(in crate::pods) fn enable_events(
-        &mut self,
-        pod: Option<&str>,
-        time: Duration,
-    ) -> Result<BTreeMap<u64, String>, Error> {
-        self.datapath.enable_events(time)?;
-        let named =
-            |cookie: u64, known: &AttachmentState| (cookie, name(&known.record.request.pod));
-        if let Some(pod) = pod {
-            let unknown = || Error::NoSuchPod(pod.to_owned());
-            let (attachment, known) = self.find_pod(pod).ok_or_else(unknown)?;
-            let cookie = self.cookie_of(attachment);
-            return Ok(cookie
-                .map(|cookie| named(cookie, known))
-                .into_iter()
-                .collect());
-        }
-        let all = self.attachments.iter();
-        let meshed = all.filter_map(|(one, known)| Some(named(self.cookie_of(one)?, known)));
+    /// The names of the meshed Pods by netns cookie: of all Pods, or of the requested one.
+    pub(in crate::pods) fn names(&self, pod: Option<&str>) -> Result<BTreeMap<u64, String>, Error> {
+        let unknown = |pod: &str| Error::NoSuchPod(pod.to_owned());
+        let one = pod.map(|pod| self.registry.find(pod).ok_or_else(|| unknown(pod)));
+        let one = one.transpose()?;
+        let all = self.registry.iter().filter(|_| one.is_none());
+        let meshed = one.into_iter().chain(all).filter_map(|(_, known)| {
+            let cookie = known.status.cookie()?;
+            Some((cookie, name(&known.record.request.pod)))
+        });
         Ok(meshed.collect())
-    }
-
-    /// The Pod with this name, address or container.
-    pub(super) fn find_pod(&self, what: &str) -> Option<(&Attachment, &AttachmentState)> {
-        let address: Option<IpAddr> = what.parse().ok();
-        let has =
-            |known: &AttachmentState| known.record.addresses().any(|one| Some(one) == address);
-        let is_it = |(attachment, known): &(&Attachment, &AttachmentState)| {
-            name(&known.record.request.pod) == what
-                || has(known)
-                || (!what.is_empty() && attachment.container_id.starts_with(what))
-        };
-        self.attachments.iter().find(is_it)
     }
 }

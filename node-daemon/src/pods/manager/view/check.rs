@@ -9,29 +9,32 @@ use std::{
 
 use sluice_api::{AddRequest, Attachment};
 
-use super::{MeshStatus, MeshedPod, PodManager};
+use super::View;
 use crate::{
     bpf::Rule,
     netns::{Netns, ProxyUser},
-    pods::{Error, addresses, plan::KernelState, source_addr::PASSTHROUGH},
+    pods::{
+        Error, addresses, manager::namespaces::MeshedPod, plan::KernelState,
+        source_addr::PASSTHROUGH,
+    },
 };
 
-impl PodManager {
+impl View<'_> {
     /// Returns the first difference.
     pub(in crate::pods) fn check(&self, attachment: &Attachment) -> Result<(), Error> {
         let unknown = || Error::Unknown(attachment.clone());
-        let known = self.attachments.get(attachment).ok_or_else(unknown)?;
-        let MeshStatus::Meshed { cookie, .. } = known.status else {
+        let known = self.registry.get(attachment).ok_or_else(unknown)?;
+        let Some(cookie) = known.status.cookie() else {
             return Ok(());
         };
-        self.compare(cookie, self.pods.get(&cookie).ok_or_else(unknown)?)
+        self.compare(cookie, self.namespaces.get(cookie).ok_or_else(unknown)?)
     }
 
     /// Compares the runtime's report with the record, then the kernel state. Only annotations that
     /// affect traffic count.
     pub(in crate::pods) fn check_reported(&self, request: &AddRequest) -> Result<(), Error> {
         let unknown = || Error::Unknown(request.attachment.clone());
-        let known = (self.attachments.get(&request.attachment)).ok_or_else(unknown)?;
+        let known = (self.registry.get(&request.attachment)).ok_or_else(unknown)?;
         let recorded = &known.record.request;
         if let (Some(now), Some(then)) = (&request.annotations, &recorded.annotations) {
             let verdict = |annotations| self.verdict(Some(annotations));
@@ -41,7 +44,7 @@ impl PodManager {
                 &verdict(now)?,
             )?;
         }
-        if let MeshStatus::Meshed { cookie, .. } = known.status {
+        if let Some(cookie) = known.status.cookie() {
             let netns = Netns::open_with_worker(Path::new(&request.netns))?;
             same("cookie of CNI_NETNS", &cookie, &netns.id().cookie)?;
             let reported = addresses::verify(&request.addresses, &netns.interfaces()?)?;
@@ -55,7 +58,7 @@ impl PodManager {
     /// Compares from the hooks, on which all else depends, to the Pod's own entries.
     fn compare(&self, cookie: u64, pod: &MeshedPod) -> Result<(), Error> {
         let Self { datapath, .. } = self;
-        let state = pod.kernel.state();
+        let state = pod.state();
         same(
             "hooks of the cgroup missing",
             &Vec::new(),

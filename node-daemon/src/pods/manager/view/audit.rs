@@ -2,39 +2,38 @@
 
 use sluice_abi::Endpoint;
 
-use super::PodManager;
+use super::View;
 use crate::pods::{
     Error,
     audit::{Details, Target},
     plan::KernelState,
 };
 
-impl PodManager {
+impl View<'_> {
     /// The netns cookies of all meshed Pods, or of one.
     pub(in crate::pods) fn meshed(&self, pod: Option<&str>) -> Result<Vec<u64>, Error> {
         let Some(pod) = pod else {
-            return Ok(self.pods.keys().copied().collect());
+            return Ok(self.namespaces.cookies());
         };
         let unknown = || Error::NoSuchPod(pod.to_owned());
-        let (attachment, _) = self.find_pod(pod).ok_or_else(unknown)?;
-        Ok(self.cookie_of(attachment).into_iter().collect())
+        let (_, known) = self.registry.find(pod).ok_or_else(unknown)?;
+        Ok(known.status.cookie().into_iter().collect())
     }
 
     /// The description of a meshed Pod, if it is still there.
     pub(in crate::pods) fn target(&self, cookie: u64) -> Result<Option<Target>, Error> {
-        let Some(pod) = self.pods.get(&cookie) else {
+        let Some(pod) = self.namespaces.get(cookie) else {
             return Ok(None);
         };
-        let first = pod.attachments.first();
-        let known = first.and_then(|one| self.attachments.get(one));
-        let state = pod.kernel.state();
+        let known = self.first_of(cookie);
+        let state = pod.state();
         Ok(Some(Target {
             pod: known
                 .map(|known| known.record.request.pod.clone())
                 .unwrap_or_default(),
-            id: pod.id,
-            path: pod.path.clone(),
-            policy: pod.policy.clone(),
+            id: pod.id(),
+            path: pod.path().to_owned(),
+            policy: pod.policy().clone(),
             state: KernelState {
                 addresses: state.addresses.clone(),
                 netns_entry: state.netns_entry,

@@ -4,12 +4,18 @@
 //! bounded. A Pod that a runtime reports has precedence: it takes its addresses from an adopted
 //! one.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
-use sluice_api::{AddRequest, Attachment, PodCounters, PodName, PodView};
+use sluice_api::{AddRequest, Attachment, PodName};
 use tracing::{debug, error, info, warn};
 
-use super::{MeshedPod, PodManager, name};
+use super::{
+    PodManager,
+    discovery::{Doubts, LeftPod, found_id},
+    name,
+    namespaces::MeshedPod,
+    registry::is_reported,
+};
 use crate::{
     netns::ProxyUser,
     pods::{
@@ -17,33 +23,58 @@ use crate::{
         error::one_line,
         evidence::{Doubt, MAX_FOUND},
         policy::{self, PodPolicy, Verdict},
-        survey::{Brief, ListedProxy, Lodging, Sight, Survey},
+        survey::{Brief, ListedProxy, Sight, Survey},
     },
 };
 
 impl PodManager {
+    /// Stores a list of this node's Pods, in place of the previous one.
+    pub(in crate::pods) fn note_list(&mut self, listed: Vec<ListedPod>) {
+        self.discovery.set_listed(listed);
+    }
+
+    /// Enrolls the listed Pods, or makes them pending.
+    pub(in crate::pods) fn expect(&mut self, survey: Survey) {
+        self.apply_listed_annotations(&survey);
+        let left = self.adopt(survey);
+        let meshed: Vec<_> = (self.discovery.listed().iter())
+            .filter(|pod| !pod.addresses.iter().any(|ip| left.contains(ip)))
+            .filter_map(|pod| Some((pod.clone(), self.view().policy_of(pod)?)))
+            .collect();
+        for (pod, policy) in meshed {
+            let who = name(&pod.pod);
+            if let Err(error) = self.pending.add(&mut self.datapath, pod, policy) {
+                error!(
+                    pod = who,
+                    error = one_line(&error),
+                    "pod netns not found; pod is NOT intercepted"
+                );
+            }
+        }
+        self.pending.publish(&mut self.datapath);
+    }
+
     /// The input of a survey.
     pub(in crate::pods) fn brief(&self) -> Brief {
         let mesh = self.node_policy.mesh;
-        let reported = self.attachments.values().map(|known| &known.record.request);
-        let reported = reported.filter(|request| is_reported(&request.attachment));
-        let found = self.pods.values().filter(|pod| pod.is_found());
+        let (registry, namespaces) = (&self.registry, &self.namespaces);
+        let reported = registry.iter().filter(|(one, _)| is_reported(one));
+        let reported = reported.map(|(_, known)| PathBuf::from(&known.record.request.netns));
+        let found = namespaces.iter().filter(|(_, pod)| pod.is_found());
         let listed = |pod: &ListedPod| {
             let addresses = pod.addresses.clone().into_iter();
             let one = self.listed_proxy(pod);
             addresses.map(move |ip| (ip, one.clone()))
         };
-        let lodging = |(cookie, pod): (&u64, &MeshedPod)| Lodging {
-            id: pod.id,
-            path: pod.path.clone(),
-            addresses: self.addresses_of(*cookie),
+        let lodging = |(cookie, pod): (u64, &MeshedPod)| {
+            pod.lodging(registry.addresses(namespaces.attachments(cookie)))
         };
         Brief {
             cgroup: self.datapath.cgroup().into(),
-            reported: reported.map(|one| PathBuf::from(&one.netns)).collect(),
-            found: found.map(|pod| pod.id).collect(),
-            meshed: self.pods.iter().map(lodging).collect(),
-            listed: self.listed.iter().flat_map(listed).collect(),
+            reported: reported.collect(),
+            found: found.map(|(_, pod)| pod.id()).collect(),
+            meshed: namespaces.iter().map(lodging).collect(),
+            listed: self.discovery.listed().iter().flat_map(listed).collect(),
             ports: [mesh.outbound_port, mesh.inbound_port],
             proxy: proxy_user(&PodPolicy::of(mesh)),
         }
@@ -69,32 +100,37 @@ impl PodManager {
     ///
     /// Returns the addresses of the Pods that were found and not adopted.
     pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
-        let (mut left, mut doubts) = (Vec::new(), BTreeMap::new());
-        self.left.clear();
+        let (mut left, mut addresses) = (Vec::new(), Vec::new());
+        let mut doubts = Doubts {
+            strangers: survey.strangers,
+            ..Doubts::default()
+        };
         let kubelet = survey.kubelet;
         for sight in survey.sights {
             let cookie = sight.netns.id().cookie;
-            if self.pods.contains_key(&cookie) || self.orphaned.contains_key(&cookie) {
+            if self.namespaces.is_intercepted(cookie) {
                 continue;
             }
             let doubt = sight.evidence.doubt(kubelet);
             if let Some(reason) = self.reason_to_leave(&sight, doubt) {
-                self.left.extend(LeftPod::of(&sight, reason));
-                left.extend(sight.addresses.into_iter().map(|one| one.ip));
+                left.extend(LeftPod::of(&sight, reason));
+                addresses.extend(sight.addresses.into_iter().map(|one| one.ip));
             } else if let Some(doubt) = doubt {
-                *doubts.entry(doubt).or_insert(0) += 1;
+                *doubts.by_reason.entry(doubt).or_insert(0) += 1;
             } else {
                 self.adopt_one(sight);
             }
         }
-        self.note_doubts(&doubts, survey.strangers);
-        if let Err(error) = self.drop_pending_for(&left) {
+        if self.discovery.set_results(left, doubts) {
+            self.log_doubts();
+        }
+        if let Err(error) = self.pending.drop_for(&mut self.datapath, &addresses) {
             error!(
                 error = one_line(&error),
                 "failed to remove the entries of Pods that stay as they are"
             );
         }
-        left
+        addresses
     }
 
     /// Why a running Pod stays as it is, if so: as a meshed Pod its connections would be refused, or
@@ -102,8 +138,8 @@ impl PodManager {
     fn reason_to_leave(&self, sight: &Sight, doubt: Option<Doubt>) -> Option<String> {
         let is_the_pod = doubt.is_none() || doubt == Some(Doubt::NoProxy);
         if let Some(name) = sight.listed.as_ref().filter(|_| is_the_pod) {
-            let listed = self.listed.iter().find(|one| one.pod == *name)?;
-            match self.verdict(listed) {
+            let listed = self.discovery.find(name)?;
+            match self.view().verdict(listed) {
                 Ok(Verdict::Bypass(reason)) => return Some(reason.to_owned()),
                 Err(error) => return Some(one_line(&error)),
                 Ok(Verdict::Intercept(policy)) if doubt == Some(Doubt::NoProxy) => {
@@ -127,8 +163,9 @@ impl PodManager {
         let Some(request) = self.request_for(&sight) else {
             return;
         };
-        if self.pods.values().filter(|pod| pod.is_found()).count() >= MAX_FOUND {
-            if let Some(dropped) = self.stranger_log.pass() {
+        let found = self.namespaces.iter().filter(|(_, pod)| pod.is_found());
+        if found.count() >= MAX_FOUND {
+            if let Some(dropped) = self.logs.pass() {
                 error!(
                     %netns, dropped, limit = MAX_FOUND,
                     "Pod that no runtime reported is not intercepted: the limit is reached. Restart the Pod"
@@ -144,7 +181,7 @@ impl PodManager {
             // The Pod may end during the adoption.
             Err(_) if !path.exists() => {}
             Err(error) => {
-                if let Some(dropped) = self.stranger_log.pass() {
+                if let Some(dropped) = self.logs.pass() {
                     let error = one_line(&error);
                     error!(%netns, error, dropped, "failed to adopt a running pod; it is NOT intercepted");
                 }
@@ -152,17 +189,17 @@ impl PodManager {
         }
     }
 
-    /// Logs one line for all rejected namespaces when their numbers change.
-    fn note_doubts(&mut self, doubts: &BTreeMap<Doubt, usize>, strangers: usize) {
-        let now = (doubts.clone(), strangers);
-        if std::mem::replace(&mut self.doubts, now) == self.doubts {
-            return;
-        }
-        if strangers > 0 {
+    /// Logs one line for each reason to reject namespaces.
+    fn log_doubts(&mut self) {
+        let Doubts {
+            by_reason,
+            strangers,
+        } = self.discovery.doubts();
+        if *strangers > 0 {
             debug!(strangers, "network namespaces of other users are ignored");
         }
-        for (doubt, count) in doubts {
-            if let Some(dropped) = self.stranger_log.pass() {
+        for (doubt, count) in by_reason {
+            if let Some(dropped) = self.logs.pass() {
                 warn!(
                     count, dropped, reason = %doubt,
                     "network namespaces that no runtime reported are not intercepted: evidence is \
@@ -177,8 +214,8 @@ impl PodManager {
     fn request_for(&self, sight: &Sight) -> Option<AddRequest> {
         let (pod, annotations, manifest) = match &sight.listed {
             Some(name) => {
-                let listed = self.listed.iter().find(|one| one.pod == *name)?;
-                self.policy_of(listed)?;
+                let listed = self.discovery.find(name)?;
+                self.view().policy_of(listed)?;
                 let ListedPod {
                     annotations,
                     manifest,
@@ -213,7 +250,7 @@ impl PodManager {
         let listed = |sight: &Sight| sight.listed.is_some();
         for sight in survey.sights.iter().filter(|sight| listed(sight)) {
             let cookie = sight.netns.id().cookie;
-            let is_found = self.pods.get(&cookie).is_some_and(MeshedPod::is_found);
+            let is_found = self.namespaces.get(cookie).is_some_and(MeshedPod::is_found);
             if is_found && sight.evidence.doubt(survey.kubelet).is_none() {
                 self.correct_one(cookie, sight);
             }
@@ -221,14 +258,8 @@ impl PodManager {
     }
 
     fn correct_one(&mut self, cookie: u64, sight: &Sight) {
-        let attachment = self
-            .pods
-            .get(&cookie)
-            .and_then(|pod| pod.attachments.first());
-        let known = attachment.and_then(|one| self.attachments.get(one));
-        let listed = (sight.listed.as_ref())
-            .and_then(|name| self.listed.iter().find(|one| one.pod == *name));
-        let (Some(known), Some(listed)) = (known, listed) else {
+        let listed = (sight.listed.as_ref()).and_then(|name| self.discovery.find(name));
+        let (Some(known), Some(listed)) = (self.view().first_of(cookie), listed) else {
             return;
         };
         let before = &known.record.request;
@@ -242,7 +273,7 @@ impl PodManager {
             return;
         }
         let pod = name(&merged.pod);
-        let done = match self.verdict(&merged) {
+        let done = match self.view().verdict(&merged) {
             Ok(Verdict::Intercept(_)) => self.add(merged).map(drop),
             Ok(Verdict::Bypass(_)) => self.del(&merged.attachment).map(drop),
             Err(error) => Err(error),
@@ -264,72 +295,21 @@ impl PodManager {
         holder: u64,
         to_reported: bool,
     ) -> Result<(), Error> {
-        let is_found = self.pods.get(&holder).is_some_and(MeshedPod::is_found);
+        let is_found = self.namespaces.get(holder).is_some_and(MeshedPod::is_found);
         let gives_way = is_found && to_reported;
-        let is_taken = !gives_way && self.is_alive(holder);
+        let is_taken = !gives_way && self.view().is_alive(holder);
         if is_taken || (!to_reported && !is_found) {
             return Err(Error::Taken {
                 address,
-                other_pod: self.name_of(holder),
+                other_pod: self.view().name_of(holder),
             });
         }
         if gives_way {
-            let pod = self.name_of(holder);
+            let pod = self.view().name_of(holder);
             warn!(pod, %address, "address of an adopted Pod moved to a Pod that the runtime reported");
         }
         self.remove_pod(holder)
     }
-}
-
-/// A running Pod that no runtime reported and that was not adopted.
-pub(super) struct LeftPod {
-    pod: PodName,
-    netns: PathBuf,
-    container_id: String,
-    addresses: Vec<IpAddr>,
-    reason: String,
-}
-
-impl LeftPod {
-    /// A Pod that the API server lists. Others have no name.
-    fn of(sight: &Sight, reason: String) -> Option<Self> {
-        Some(Self {
-            pod: sight.listed.clone()?,
-            netns: sight.netns.path().to_owned(),
-            container_id: found_id(sight),
-            addresses: sight.addresses.iter().map(|one| one.ip).collect(),
-            reason,
-        })
-    }
-
-    /// For the list of Pods.
-    pub(super) fn view(&self) -> PodView {
-        PodView {
-            attachment: Attachment {
-                network: String::new(),
-                container_id: self.container_id.clone(),
-                ifname: "eth0".to_owned(),
-            },
-            pod: self.pod.clone(),
-            netns: self.netns.display().to_string(),
-            addresses: self.addresses.clone(),
-            cookie: None,
-            listeners: 0,
-            aliases: 0,
-            alias_fallbacks: 0,
-            age_seconds: 0,
-            counters: PodCounters::default(),
-            meshed: false,
-            reason: self.reason.clone(),
-            families: None,
-            before_proxy: None,
-            foreign_uses: 0,
-        }
-    }
-}
-
-fn found_id(sight: &Sight) -> String {
-    format!("netns-{}", sight.netns.id().cookie)
 }
 
 /// The identity of a proxy's sockets.
@@ -341,16 +321,4 @@ fn proxy_user(policy: &PodPolicy) -> ProxyUser {
         mark_mask: policy.mesh.mark_mask,
         validator: (policy.validator_uid != 0).then_some(policy.validator_uid),
     }
-}
-
-impl MeshedPod {
-    /// Whether the Pod was adopted, without a report from a runtime.
-    pub(super) fn is_found(&self) -> bool {
-        !self.attachments.iter().any(is_reported)
-    }
-}
-
-/// Whether a runtime reported an attachment.
-pub(super) fn is_reported(attachment: &Attachment) -> bool {
-    !attachment.network.is_empty()
 }
