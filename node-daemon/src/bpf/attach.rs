@@ -29,13 +29,11 @@ use super::{
     kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
     loaded::Loaded,
+    netns_prog::SK_LOOKUP_PROG,
     pinned_link::{attach_one, put, replace},
     pins::{self, Generation},
     reroute_prog,
 };
-
-/// Name of the program that decides about inbound connections of every meshed Pod.
-pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";

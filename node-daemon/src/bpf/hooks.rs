@@ -11,7 +11,7 @@ use super::{
     Datapath, Error, attach,
     cgroup_prog::{self, ProgramInfo},
     hierarchy::{self, ForeignProgram},
-    pins, reroute_prog,
+    netns_prog, pins, reroute_prog,
 };
 
 /// The runs of one program.
@@ -83,7 +83,7 @@ impl Datapath {
         for (name, program) in self.loaded.programs() {
             let info = ProgramInfo::of(program).map_err(|source| Error::attach(name, source))?;
             let (attach_type, attach_count) = match name {
-                attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
+                netns_prog::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
                 name if reroute_prog::PROGRAMS.contains(&name) => {
                     ("tc", self.rule_maps.virtual_interfaces()?)

@@ -15,7 +15,10 @@ use aya::maps::Map;
 use aya_obj::generated::{bpf_attach_type::BPF_SK_LOOKUP, bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP};
 use sluice_abi::maps;
 
-use super::{Error, attach::SK_LOOKUP_PROG, link, loaded::Loaded};
+use super::{Error, link, loaded::Loaded};
+
+/// Name of the program that decides about inbound connections of every meshed Pod.
+pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// The index of the deciding program.
 const STEER_AT: u32 = 0;
