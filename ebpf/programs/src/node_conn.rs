@@ -29,7 +29,8 @@ static NODE_NETNS: u64 = 0;
 /// reports the socket's end.
 #[inline(always)]
 pub(crate) fn connect(ctx: &SockOpsContext) {
-    if !is_by_node(ctx) || !is_to_bypassing_pod(ctx) || NODE_CONNS.insert(ends(ctx), 0, 0).is_err() {
+    if !is_by_node(ctx) || !is_to_bypassing_pod(ctx) || NODE_CONNS.insert(ends(ctx), 0, 0).is_err()
+    {
         return;
     }
     let flags = read!(ctx.ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;

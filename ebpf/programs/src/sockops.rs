@@ -21,8 +21,7 @@ use crate::{
     endpoint::Ends,
     inbound,
     maps::{self, DNS_CAPTURE, ORIGINAL_DST, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
-    node_conn,
-    original_source,
+    node_conn, original_source,
     sk_storage::SocketStorage as _,
 };
 
