@@ -283,6 +283,8 @@ fn check_names_the_first_difference() {
         "connect6",
         "post_bind4",
         "post_bind6",
+        "reroute_in",
+        "reroute_out",
         "sendmsg4",
         "sendmsg6",
         "sock_create",
