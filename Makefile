@@ -30,8 +30,8 @@ ARCHITECTURES ?= amd64 arm64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
-.PHONY: help root setup setup-demo build demo conformance chaos bench scale test safety test-kernels test-kernels-quick fuzz image-root \
-	image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
+.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety crowd test-kernels test-kernels-quick fuzz \
+	image-root image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
 
 help:
 	@echo 'Sluice: service-mesh traffic redirection with eBPF instead of iptables'
@@ -45,6 +45,7 @@ help:
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
 	@echo '  make safety        200,000 random accelerated connections, every byte compared'
+	@echo '  make crowd         5,000 namespaces of unprivileged users beside a Pod; NAMESPACES=N'
 	@echo '  make test-kernels  twelve kernels of two architectures in QEMU; ROWS='"'6.1 6.12-arm64'"' chooses some'
 	@echo '  make test-kernels-quick  load, attach and test some programs on Linux 6.1 only'
 	@echo '  make setup         only the tools, which other targets install by themselves'
@@ -53,9 +54,10 @@ help:
 	@echo 'Compare and measure'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
-	@echo '  make chaos         restart and kill the daemon under load'
+	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE'
+	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
-	@echo '  make scale         ADD, memory and takeover with 500 Pods on the node'
+	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
 	@echo
 	@echo 'Ship'
 	@echo '  make image         the container image for amd64 and arm64, below target/image/;'
@@ -66,7 +68,7 @@ help:
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo
 	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
-	@echo 'demo, conformance, chaos, scale, test, test-kernels, e2e and a first setup need root, on Debian with rustup.'
+	@echo 'demo, conformance, chaos, scale, test, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -102,8 +104,16 @@ conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
 	@$(TARGET)/release/sluice-e2e runtimes
 
+# No registry has these proxies: without the name of a binary its rows are skipped.
+proxies: export ZTUNNEL := $(ZTUNNEL)
+proxies: export LINKERD2_PROXY := $(LINKERD2_PROXY)
+proxies: export NETWORK_VALIDATOR := $(NETWORK_VALIDATOR)
+proxies: root setup
+	@$(CARGO) test -p sluiced --test daemon -- ztunnel::real network_validator --nocapture
+
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos
+	@$(CARGO) test -p sluiced --test daemon hundred_pods -- --include-ignored
 
 bench: root build
 	@setup/packages.sh bench
@@ -111,17 +121,25 @@ bench: root build
 
 scale: root build
 	@$(TARGET)/release/sluice-conformance scale
+	@$(CARGO) test --release -p sluiced --test daemon -- --ignored --nocapture --test-threads 1 audit_judges daemon_with
 
 # The plugin is the one that is shipped: static, with musl.
 test: export SLUICED := $(TARGET)/debug/sluiced
 test: root setup
-	@setup/packages.sh metrics
+	@setup/prometheus.sh
 	@cni-plugin/build.sh
 	@.ci/tests
 
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup
 	@$(CARGO) test -p sluiced --lib fuzz_accel -- --include-ignored --nocapture
+
+# So many namespaces with the proxy's listeners and a pending Pod's address: status, ADD and log keep
+# their limits.
+NAMESPACES ?= 5000
+crowd: root setup
+	@SLUICE_NAMESPACES=$(NAMESPACES) $(CARGO) test --release -p sluiced --test daemon -- --include-ignored --nocapture \
+		five_thousand_namespaces
 
 test-kernels: root setup
 	@setup/packages.sh kernels

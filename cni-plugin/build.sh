@@ -4,8 +4,8 @@
 # Before its first line a program with glibc asks some 40 times what the processor can do, and in a
 # virtual machine each CPUID is a way out of it and back: half of what starting and ending it takes.
 #
-# The compiler is that of the BPF programs: it has the sources of Rust's library, which nobody
-# needs to have built for musl then.
+# The compiler is that of the BPF programs: it has the sources of Rust's library, so that no library
+# built for musl is needed.
 source "${BASH_SOURCE[0]%/*}/../setup/lib.sh"
 
 source "$ROOT/setup/debian.sh"

@@ -4,11 +4,15 @@
 //! it, with a rustc that has the sources of `core`. `SLUICE_BPF_TOOLCHAIN` selects that rustc: `debian`
 //! (default) or `nightly` (rustup, with the component `rust-src`).
 //!
+//! The hash of the object is the environment variable `SLUICE_OBJECT_HASH` of the build: the next daemon
+//! compares it instead of the object.
+//!
 //! `SLUICE_BPF_OBJECT` names a prebuilt object. `cargo check` and rust-analyzer then need no BPF
 //! toolchain; an empty file is sufficient for them.
 
 use std::{
     env,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -33,6 +37,8 @@ fn main() -> anyhow::Result<()> {
     let out = Path::new(&env::var("OUT_DIR")?).join("sluice.o");
     let bytes =
         std::fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(&bytes);
+    println!("cargo::rustc-env=SLUICE_OBJECT_HASH={hash:016x}");
     std::fs::write(&out, bytes).with_context(|| format!("cannot write {}", out.display()))
 }
 

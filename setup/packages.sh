@@ -8,13 +8,11 @@ runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
 kernels=(qemu-system-x86 qemu-system-arm cpio jq xz-utils)
 bench=(wrk time linux-perf)
-metrics=(prometheus)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;
     demo) packages demo "${build[@]}" "${lab[@]}" "${cnitool[@]}" ;;
     kernels) packages kernels "${kernels[@]}" ;;
     bench) packages bench "${bench[@]}" ;;
-    metrics) packages metrics "${metrics[@]}" ;;
-    *) die "usage: setup/packages.sh [all|demo|kernels|bench|metrics]" ;;
+    *) die "usage: setup/packages.sh [all|demo|kernels|bench]" ;;
 esac

@@ -142,7 +142,7 @@ fn flush(directory: &Path) -> Result<(), Error> {
     let flushed = File::open(directory).and_then(|directory| directory.sync_all());
     failpoint::hit();
     match flushed {
-        // Its last file was removed, and somebody has removed the directory since.
+        // Its last file was removed, and another process has removed the directory since.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         flushed => flushed.map_err(Error::io("flush", directory)),
     }

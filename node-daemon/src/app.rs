@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, Release},
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
     log::Log,
-    memory,
+    memory, netns,
     pods::{
         self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
         StartupState, Store, one_line,
@@ -142,6 +142,7 @@ fn start_pods(
     let options = Options {
         kernel_offsets,
         raw_sockets: config.raw_sockets,
+        bypassing_node: (mesh.bypasses_node().then(netns::node_cookie)).transpose()?,
     };
     let mut datapath = kernel::open_datapath(Pins::open(bpffs)?, cgroup, options)?;
     let acceleration = limit_acceleration(acceleration, &datapath);
@@ -150,7 +151,12 @@ fn start_pods(
         foreign_found: datapath.foreign_found()?,
         events: datapath.events()?,
     };
-    info!(cgroup = %cgroup.display(), programs = datapath.programs()?.len(), "attached");
+    info!(
+        cgroup = %cgroup.display(),
+        programs = datapath.programs()?.len(),
+        adopted = datapath.programs_are_adopted(),
+        "attached"
+    );
     let enrolled = datapath.all_netns_entries()?;
     let enrolled = enrolled.into_iter().map(|(cookie, _)| cookie).collect();
     let (store, records) = Store::open(state)?;

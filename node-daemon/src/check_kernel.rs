@@ -35,6 +35,7 @@ fn check(out: &mut impl Write, cgroup: Option<PathBuf>) -> anyhow::Result<()> {
     let options = Options {
         kernel_offsets: Acceleration::kernel_offsets(&release).ok(),
         raw_sockets: RawSockets::Deny,
+        bypassing_node: None,
     };
     let mut datapath = kernel::open_datapath(Pins::open(&private.directory())?, &cgroup, options)?;
     print_features(out, &release, &datapath)?;

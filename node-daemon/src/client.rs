@@ -96,6 +96,7 @@ fn page(status: &Status) -> String {
         ("mesh", status.mesh.clone()),
         ("acceleration", status.acceleration.clone()),
         ("pods", counts(status)),
+        ("programs", programs_origin(status)),
         ("kernel", status.kernel.clone()),
     ]);
     lines.extend(status.features.iter().map(|feature| {
@@ -138,6 +139,12 @@ fn page(status: &Status) -> String {
         ));
     }
     page.join("\n")
+}
+
+fn programs_origin(status: &Status) -> String {
+    let origin =
+        ["loaded at the start", "adopted, unchanged"][usize::from(status.programs_adopted)];
+    format!("{}, {origin}", status.programs.len())
 }
 
 fn counts(status: &Status) -> String {

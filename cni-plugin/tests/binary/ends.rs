@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
+fn del_succeeds_in_every_version_without_optional_input() {
     for version in VERSIONS {
         let node = Node::deleting();
         let conf = node.conf(version);
@@ -30,7 +30,7 @@ fn del_succeeds_in_every_version_with_and_without_everything_it_could_lack() {
 }
 
 #[test]
-fn del_succeeds_whatever_is_wrong_with_its_configuration() {
+fn del_succeeds_with_a_wrong_configuration() {
     let rows: [(&str, Value, &str); 9] = [
         ("sokcet", json!("/run/x"), "'sokcet'"),
         ("timeoutSeconds", json!("five"), "timeoutSeconds"),
@@ -62,7 +62,7 @@ fn del_succeeds_whatever_is_wrong_with_its_configuration() {
 }
 
 #[test]
-fn del_of_an_unreadable_entry_succeeds_and_says_so() {
+fn del_of_an_unreadable_entry_succeeds_with_a_message() {
     for text in ["", "{", "[]", "null", "\u{fe}"] {
         let outcome = Node::without_daemon().run_text("DEL", text, &[]);
         outcome.succeeds_with(&Value::Null);
@@ -97,7 +97,7 @@ fn del_without_a_container_is_refused() {
 }
 
 #[test]
-fn gc_collects_nothing_when_it_is_given_no_list() {
+fn gc_without_a_list_collects_nothing() {
     let node = Node::deleting();
     let conf = node.conf("1.1.0");
     let outcome = node.run("GC", &conf);

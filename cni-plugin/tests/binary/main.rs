@@ -82,7 +82,7 @@ fn malformed_prev_result_is_rejected_locally() {
 }
 
 #[test]
-fn every_verb_is_there_from_its_version_on() {
+fn verbs_exist_from_their_version_on() {
     for version in VERSIONS {
         for (verb, since) in [("CHECK", "0.4.0"), ("GC", "1.1.0"), ("STATUS", "1.1.0")] {
             let answer = match verb {
@@ -207,7 +207,7 @@ fn version_lists_every_spec_version() {
 }
 
 #[test]
-fn a_verb_that_is_too_new_is_refused_in_the_version_of_the_configuration() {
+fn newer_verb_is_refused_for_an_older_version() {
     for (verb, version) in [("CHECK", "0.3.1"), ("STATUS", "1.0.0"), ("GC", "0.4.0")] {
         let node = Node::without_daemon();
         let conf = node.conf(version);
@@ -228,7 +228,7 @@ fn running_without_cni_command_prints_usage() {
 }
 
 #[test]
-fn deletion_marker_is_not_put_into_a_directory_of_others() {
+fn deletion_marker_needs_a_directory_of_root() {
     let node = Node::without_daemon();
     let conf = node.conf("1.1.0");
     let directory = node.socket().with_file_name("pending-del");

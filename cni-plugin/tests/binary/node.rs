@@ -1,4 +1,4 @@
-//! The plugin's surroundings: a configuration, an environment, and a daemon that answers as it is told.
+//! The plugin's surroundings: a configuration, an environment, and a daemon with scripted answers.
 
 use std::{
     io::{Read as _, Write as _},
@@ -136,7 +136,7 @@ impl Node {
             text => serde_json::from_str(text).unwrap_or_default(),
         };
         let request = self.served.and_then(|served| {
-            // A daemon that nobody called still waits: an empty call lets it end.
+            // Without a call the daemon still waits: an empty call ends it.
             drop(UnixStream::connect(&socket));
             served.join().unwrap()
         });

@@ -10,10 +10,10 @@ use sluice_testbed::{interrupt::Interrupt, process::Process};
 use crate::{
     Options,
     agent::churn::ChurnResult,
+    check::{Bound, Check},
     cpu::on_cpu,
     matrix::Variant,
     progress::Progress,
-    thresholds::{Bound, Check},
     topology::{self, settle, start},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Churn {
     retransmitted: u64,
 }
 
-/// Measures. Returns what the removal complains about, too.
+/// Measures. Also returns failures of the removal.
 pub(super) fn measure(
     options: &Options,
     interrupt: &Interrupt,
@@ -119,7 +119,7 @@ fn counter(netstat: &str, group: &str, name: &str) -> Option<u64> {
 }
 
 impl Churn {
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let Self {
             variant,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_promised_is_judged() {
+    fn checks_cover_promised_figures_only() {
         let churn = |variant| Churn {
             variant,
             churned: ChurnResult::default(),

@@ -1,4 +1,4 @@
-//! The path of control: what the plugin adds to ADD and DEL, and what plugin and daemon need.
+//! The control plane: the plugin's part of ADD and DEL, and the resources of plugin and daemon.
 
 mod footprint;
 mod node;
@@ -9,9 +9,9 @@ use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
     Options,
+    check::{Bound, Check},
     progress::Progress,
     statistics::{Estimate, Summary},
-    thresholds::{Bound, Check},
 };
 use footprint::Footprint;
 use node::Node;
@@ -33,7 +33,7 @@ enum Run {
     Plugin(u16),
 }
 
-/// What the runtime asks for.
+/// The request of the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 enum Verb {
@@ -67,7 +67,7 @@ pub(super) struct ControlPlane {
     footprint: Footprint,
 }
 
-/// Measures. What was made is removed.
+/// Measures, and removes everything that it made.
 pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<ControlPlane> {
     let node = step("adding hundreds of Pods", || {
         Node::build(&options.binaries.resolve()?, interrupt)
@@ -94,7 +94,7 @@ fn timings(node: &Node, rounds: u16, interrupt: &Interrupt) -> Result<Vec<Timing
     let progress = Progress::start(usize::from(rounds) * runs.len());
     let mut timings = Vec::new();
     for round in 0..rounds {
-        // Who comes after whom would tell: caches are warm after the plugin.
+        // The order would matter: caches are warm after the plugin.
         fastrand::Rng::with_seed(round.into()).shuffle(&mut runs);
         for run in &runs {
             interrupt.check()?;
@@ -123,7 +123,7 @@ impl ControlPlane {
         rounds.map(|round| Some(of(round)?.millis)).collect()
     }
 
-    /// What the plugin adds to the chain.
+    /// The plugin's time in the chain.
     fn added(&self, pods: u16, verb: Verb) -> Option<Estimate> {
         let of = |run| self.series(run, verb);
         Estimate::difference(&of(Run::Chain(pods)), &of(Run::Bare))
@@ -135,7 +135,7 @@ impl ControlPlane {
         Estimate::ratio(&of(pods), &of(0))
     }
 
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let most = Bound::AtMost;
         let mut checks = Vec::new();
@@ -229,14 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_paired_with_the_round_s_bare_chain() {
+    fn added_time_is_paired_within_a_round() {
         let added = |pods| control().added(pods, Verb::Add).map(|added| added.median);
         assert_eq!((added(0), added(500)), (Some(1.0), Some(2.0)));
         assert_eq!((added(100), control().added(0, Verb::Del)), (None, None));
     }
 
     #[test]
-    fn nothing_is_promised_of_what_was_not_measured() {
+    fn unmeasured_figures_have_no_check() {
         let checks = control().checks();
         let added = checks.iter().filter(|one| one.promise[2] == "added to ADD");
         assert_eq!(added.map(|one| one.met).collect::<Vec<_>>(), [true, true]);

@@ -16,7 +16,7 @@ use sluice_testbed::agent::ExecContext;
 
 /// What asks the kernel how long a processor may take to wake up.
 const LATENCY: &str = "/dev/cpu_dma_latency";
-/// Who puts idle processors to sleep; without one, nobody reads what is asked.
+/// The driver that puts idle processors to sleep; without one, requests have no effect.
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
 
 const NICE: &str = "/usr/bin/nice";

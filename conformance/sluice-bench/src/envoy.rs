@@ -18,10 +18,10 @@ use crate::cpu::niced;
 const START: Duration = Duration::from_secs(20);
 const TYPE: &str = "type.googleapis.com/envoy.extensions";
 
-/// What a proxy does with a connection.
+/// The treatment of a connection by a proxy.
 #[derive(Clone, Copy)]
 pub(super) struct Route {
-    /// Where it listens.
+    /// The address of its listener.
     pub(super) port: u16,
     /// Where it goes; without it, to where the client wanted to go.
     pub(super) to: Option<SocketAddr>,

@@ -9,10 +9,10 @@ use sluice_testbed::interrupt::Interrupt;
 
 use crate::{
     Options,
+    check::{Bound, Check},
     matrix::{Sidecar, Variant, rotated},
     progress::Progress,
     statistics::{Estimate, Summary},
-    thresholds::{Bound, Check},
     topology::Topology,
 };
 
@@ -27,7 +27,7 @@ const SPARE: u64 = 100;
 const REST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a round gave. All of it for each connection.
+/// The results of a round, for each connection.
 #[derive(Serialize)]
 struct Sample {
     round: usize,
@@ -46,7 +46,7 @@ pub(super) struct Idle {
     samples: Vec<Sample>,
 }
 
-/// Measures. Returns what the removal complains about, too.
+/// Measures. Also returns failures of the removal.
 pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle, Vec<String>)> {
     let (wanted, rounds) = if options.quick {
         (QUICK_COUNT, QUICK_ROUNDS)
@@ -59,7 +59,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
     for round in 0..rounds {
         for variant in rotated(&VARIANTS, round) {
             let sidecar = Sidecar::Minimal;
-            let topology = Topology::build(&options.binaries, variant, sidecar, interrupt)?;
+            let topology = Topology::build(options, variant, sidecar, interrupt)?;
             stages.push((round, variant, topology));
         }
     }
@@ -77,7 +77,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
 }
 
 /// How many connections a sidecar may have, with two descriptors for each. Containers may not
-/// raise the limit beyond what they were given.
+/// raise their limit.
 fn possible() -> Result<u16> {
     let enough = 2 * u64::from(COUNT) + SPARE;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -152,7 +152,7 @@ fn objects(slabinfo: &str) -> u64 {
     slabinfo.lines().filter_map(bytes).sum()
 }
 
-/// What comes and goes with files, whatever they are read by; a socket's inode is not of these.
+/// Slab caches that change with any read of files; a socket's inode has its own.
 fn of_files(cache: &str) -> bool {
     let begins = [
         "buffer_head",
@@ -182,7 +182,7 @@ impl Idle {
         Summary::of(&series.flatten().collect::<Vec<_>>())
     }
 
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let ours = VARIANTS
             .into_iter()
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_tracked_connection_in_a_hundred_is_one_too_many() {
+    fn one_tracked_connection_fails_the_row() {
         let sample = |variant| Sample {
             round: 0,
             variant,

@@ -1,12 +1,14 @@
-//! How fast Sluice is, compared round by round on one machine with what it replaces.
+//! Compares the speed of Sluice round by round with iptables on one machine.
 #![forbid(unsafe_code)]
 
 mod agent;
+mod check;
 mod churn;
 mod control_plane;
 mod cpu;
 mod envoy;
 mod idle;
+mod limit;
 mod matrix;
 mod noop_program;
 mod plot;
@@ -33,7 +35,9 @@ use matrix::{Sidecar, Variant};
 use results::Results;
 
 const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
-const VARIANTS: [&str; 6] = ["direct", "explicit", "iptables", "off", "proxies", "all"];
+const VARIANTS: [&str; 7] = [
+    "direct", "explicit", "iptables", "off", "proxies", "all", "limit",
+];
 const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
 
 #[derive(Parser)]
@@ -67,6 +71,13 @@ struct Options {
     /// Who takes part.
     #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
     variants: Vec<Variant>,
+    /// The object of the contender `limit`, which is built with the daemon.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/bpf/bpfel-unknown-none/release/limit"
+    )]
+    limit_object: PathBuf,
     /// Which proxies.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
     sidecars: Vec<Sidecar>,
@@ -83,7 +94,7 @@ struct Options {
 enum Part {
     /// Rates and times of the path of the data.
     Traffic,
-    /// What the plugin adds to ADD and DEL, and what plugin and daemon need.
+    /// The plugin's part of ADD and DEL, and the resources of plugin and daemon.
     #[value(name = "control")]
     ControlPlane,
     /// What each program costs, as the kernel counts it.
@@ -95,7 +106,7 @@ enum Part {
 }
 
 impl Part {
-    /// Measures it. Returns what the removal complains about.
+    /// Measures it. Returns failures of the removal.
     fn run(
         self,
         options: &Options,
@@ -154,7 +165,7 @@ fn run(options: &Options) -> Result<bool> {
     for part in &options.parts {
         complaints.extend(part.run(options, &mut results, &interrupt)?);
     }
-    results.judge();
+    thresholds::judge(&mut results);
     fs::create_dir_all(&options.output)?;
     let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
     write("samples.json", &serde_json::to_string_pretty(&results)?)?;

@@ -1,4 +1,4 @@
-//! What is compared, under what, by which figures.
+//! Contenders, loads and figures of the comparison.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -19,10 +19,13 @@ pub(super) enum Variant {
     Proxies,
     /// Sluice; those between proxy and application, too.
     All,
+    /// Sluice without acceleration, beside a program that redirects each message and checks nothing: the
+    /// limit of acceleration on this machine.
+    Limit,
 }
 
 impl Variant {
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -31,14 +34,15 @@ impl Variant {
             Self::Off => "sluice off",
             Self::Proxies => "sluice proxies",
             Self::All => "sluice all",
+            Self::Limit => "limit",
         }
     }
 
-    /// What the daemon's configuration says, if there is a daemon.
+    /// The daemon's configuration, if there is a daemon.
     pub(super) fn acceleration(self) -> Option<&'static str> {
         match self {
             Self::Direct | Self::Explicit | Self::Iptables => None,
-            Self::Off => Some("off"),
+            Self::Off | Self::Limit => Some("off"),
             Self::Proxies => Some("proxies"),
             Self::All => Some("all"),
         }
@@ -67,7 +71,7 @@ impl Sidecar {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::EnvoyTcp => "Envoy, TCP",
@@ -82,7 +86,7 @@ impl Sidecar {
     }
 }
 
-/// What the client does.
+/// The client's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(into = "String")]
 pub(super) enum Load {
@@ -101,7 +105,7 @@ pub(super) enum Load {
 pub(super) enum Placement {
     /// All.
     Together,
-    /// The sidecars, which are what is measured; client and application share the other one.
+    /// The sidecars, which are measured; client and application share the other one.
     Sidecars,
     /// The client and its sidecar; the application and its own share the other one.
     Pods,
@@ -134,7 +138,7 @@ pub(super) const QUICK: [Load; 5] = [
 ];
 
 impl Load {
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(self) -> String {
         let what = match self {
             Self::KeepAlive(1, _) => "keep-alive, 1 connection".to_owned(),
@@ -158,7 +162,7 @@ impl Load {
         }
     }
 
-    /// What its rate counts.
+    /// The unit of its rate.
     pub(super) fn unit(self) -> &'static str {
         match self {
             Self::Bulk(_) => "MiB/s",
@@ -209,7 +213,7 @@ impl Figure {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -234,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_as_many_rounds_as_there_are_contenders_everybody_has_every_place() {
+    fn contenders_rotate_through_every_place() {
         let all = [1, 2, 3];
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);

@@ -29,6 +29,7 @@ fn colour(variant: Variant) -> RGBColor {
         Variant::Off => RGBColor(146, 197, 222),
         Variant::Proxies => RGBColor(67, 147, 195),
         Variant::All => RGBColor(33, 102, 172),
+        Variant::Limit => RGBColor(77, 77, 77),
     }
 }
 
@@ -110,7 +111,7 @@ fn legend(canvas: &mut SVGBackend<'_>, bars: &[Bar]) -> Result<()> {
     for Bar { variant, .. } in bars {
         canvas.draw_rect((x, 40), (x + 10, 50), &colour(*variant), true)?;
         canvas.draw_text(variant.name(), &text(12), (x + 15, 39))?;
-        x += 120;
+        x += 105;
     }
     Ok(())
 }

@@ -17,12 +17,12 @@ use sluice_testbed::{interrupt::Interrupt, process::output};
 
 use crate::{
     Options,
+    check::{Bound, Check},
     cpu::on_cpu,
     matrix::rotated,
     noop_program::{self, NoopProgram},
     progress::Progress,
     statistics::Estimate,
-    thresholds::{Bound, Check},
 };
 
 const ROUNDS: usize = 9;
@@ -34,7 +34,7 @@ const OUTBOUND: u16 = 15001;
 const MESHED: &str = "meshed";
 const PLAIN: &str = "plain";
 
-/// What a process of a Pod does, again and again.
+/// The repeated call of a process of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Act {
@@ -54,7 +54,7 @@ const CALLERS: [Caller; 4] = [
     (PLAIN, Act::Getsockopt),
 ];
 
-/// What the kernel counted of a program in a round.
+/// The kernel's counters of a program in a round.
 #[derive(Serialize)]
 struct Sample {
     round: usize,
@@ -70,7 +70,7 @@ pub(super) struct Programs {
     samples: Vec<Sample>,
 }
 
-/// Measures. Returns what the removal complains about, too.
+/// Measures. Also returns failures of the removal.
 pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Programs, Vec<String>)> {
     let mut lab = Lab::with(
         options.binaries.resolve()?,
@@ -176,7 +176,7 @@ impl Programs {
         Estimate::of(&of.map(|sample| sample.nanos).collect::<Vec<_>>())
     }
 
-    /// What a program takes beyond one that does nothing at the same hook.
+    /// The time of a program beyond one without work at the same hook.
     fn own_cost(&self, caller: Caller, program: &str) -> Option<Estimate> {
         let of = |round: usize, program: &str| {
             let mut samples = self.samples.iter();
@@ -189,7 +189,7 @@ impl Programs {
         Estimate::of(&(0..rounds).filter_map(beyond).collect::<Vec<_>>())
     }
 
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let own = [(MESHED, 400.0), (PLAIN, 80.0)].map(|(pod, limit)| {
             let caller = (pod, Act::Connect);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_meshed_connect_is_judged_by_another_limit_than_an_unmeshed_one() {
+    fn meshed_and_unmeshed_connects_have_their_own_limits() {
         let sample = |pod, program: &str, nanos| Sample {
             round: 0,
             caller: (pod, Act::Connect),

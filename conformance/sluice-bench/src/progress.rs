@@ -1,4 +1,4 @@
-//! What is done, and how long the rest will take.
+//! The progress of a run, and the time that is left.
 
 use std::{
     cell::Cell,
@@ -27,7 +27,7 @@ impl Progress {
         self.done.set(self.done.get() + 1);
     }
 
-    /// What comes next.
+    /// The next step.
     pub(super) fn show(&self, what: &str) {
         let (done, all) = (self.done.get(), self.all);
         let left = left(self.begin.elapsed(), done, all);
@@ -43,7 +43,7 @@ impl Drop for Progress {
     }
 }
 
-/// How long what is left will take, at the pace so far.
+/// The time that is left, at the pace so far.
 fn left(elapsed: Duration, done: usize, all: usize) -> Option<Duration> {
     let progress = elapsed.checked_div(u32::try_from(done).ok()?)?;
     Some(progress * u32::try_from(all.saturating_sub(done)).ok()?)

@@ -1,4 +1,4 @@
-//! Every sample of a run, and what is drawn from them.
+//! Every sample of a run, and their summaries.
 
 use std::{fs, thread};
 
@@ -7,13 +7,13 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::{
+    check::Check,
     churn::Churn,
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, Load, Sample, Sidecar, Variant},
     programs::Programs,
     statistics::{Estimate, Summary},
-    thresholds::{self, Check},
 };
 
 /// All that was measured.
@@ -31,11 +31,11 @@ pub(super) struct Results {
     pub(super) programs: Option<Programs>,
     pub(super) churn: Vec<Churn>,
     pub(super) idle: Option<Idle>,
-    /// What was promised, as far as it was measured.
+    /// The checks of measured figures.
     pub(super) checks: Vec<Check>,
 }
 
-/// A sample and what it is of.
+/// A sample with its contender and load.
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) round: usize,
@@ -57,20 +57,6 @@ impl Results {
             processors: thread::available_parallelism()?.get(),
             ..Self::default()
         })
-    }
-
-    /// Compares what was measured with what is promised.
-    pub(super) fn judge(&mut self) {
-        let all = thresholds::all();
-        let mut checks: Vec<_> = all
-            .iter()
-            .filter_map(|threshold| threshold.check(self))
-            .collect();
-        checks.extend(self.control.iter().flat_map(ControlPlane::checks));
-        checks.extend(self.programs.iter().flat_map(Programs::checks));
-        checks.extend(self.churn.iter().flat_map(Churn::checks));
-        checks.extend(self.idle.iter().flat_map(Idle::checks));
-        self.checks = checks;
     }
 
     /// A figure's value in each round.
@@ -113,7 +99,7 @@ impl Results {
         Estimate::ratio(&of(variant), &of(base))
     }
 
-    /// Who and what is in it, in order.
+    /// Its contenders and loads, in order.
     pub(super) fn contents(&self) -> (Vec<Variant>, Vec<(Sidecar, Load)>) {
         let mut variants: Vec<_> = self.samples.iter().map(|one| one.variant).collect();
         let mut matters: Vec<_> = self

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// Resamples behind an interval.
 const RESAMPLES: usize = 2000;
 
-/// The middle of samples, and where the middle half of them lies.
+/// The median of samples, and their quartiles.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Summary {
     pub(super) median: f64,

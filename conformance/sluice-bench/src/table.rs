@@ -1,13 +1,13 @@
 //! The report in Markdown.
 
 use crate::{
+    check::Check,
     churn,
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, Load, Sidecar, Variant},
     programs::Programs,
     results::Results,
-    thresholds::Check,
     topology::CONGESTION,
 };
 

@@ -17,7 +17,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Of `/proc/stat`, the same on every machine: `USER_HZ`.
 const TICK_MICROS: f64 = 10_000.0;
 
-/// What a tool saw.
+/// The observations of a tool.
 #[derive(Debug, PartialEq)]
 struct Seen {
     count: f64,
@@ -165,7 +165,7 @@ mod tests {
         4000 requests in 2.00s, 1.1MB read\nRequests/sec:   2000.50\n";
 
     #[test]
-    fn what_wrk_says_is_read() {
+    fn output_of_wrk_is_parsed() {
         let seen = Seen {
             count: 4000.0,
             rate: 2000.5,

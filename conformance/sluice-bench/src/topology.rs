@@ -20,8 +20,10 @@ use sluice_testbed::{
 };
 
 use crate::{
+    Options,
     cpu::{niced, on_cpu, pin},
     envoy::{self, Route},
+    limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
     tools,
 };
@@ -43,11 +45,12 @@ pub(super) const CONGESTION: &str = "reno";
 pub(super) struct Topology {
     // Processes end before what they live in.
     processes: Vec<(Role, Process)>,
+    limit: Option<Limit>,
     lab: Lab,
     target: SocketAddr,
 }
 
-/// What a process is in its Pod.
+/// The role of a process in its Pod.
 #[derive(Clone, Copy)]
 struct Role {
     pod: &'static str,
@@ -68,15 +71,20 @@ impl Role {
 impl Topology {
     /// Builds it, and waits until it serves.
     pub(super) fn build(
-        binaries: &Binaries,
+        options: &Options,
         variant: Variant,
         sidecar: Sidecar,
         interrupt: &Interrupt,
     ) -> Result<Self> {
+        let binaries = &options.binaries;
         let lab = lab(binaries.resolve()?, variant, interrupt)?;
+        let limit = (variant == Variant::Limit)
+            .then(|| Limit::attach(&options.limit_object, lab.cgroup()))
+            .transpose()?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut topology = Self {
             processes: Vec::new(),
+            limit,
             lab,
             target: nowhere,
         };
@@ -124,12 +132,18 @@ impl Topology {
 
     /// Removes it; returns what went wrong or was left behind.
     pub(super) fn remove(self) -> Vec<String> {
-        let Self { processes, lab, .. } = self;
+        let Self {
+            processes,
+            limit,
+            lab,
+            ..
+        } = self;
         let ended = processes.into_iter().map(|(_, process)| process.stop());
         let mut left: Vec<_> = ended
             .filter_map(Result::err)
             .map(|error| format!("{error:#}"))
             .collect();
+        drop(limit);
         left.extend(lab.remove());
         left
     }
@@ -280,7 +294,7 @@ pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -
     })
 }
 
-/// What the two sidecars do.
+/// The work of the two sidecars.
 fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     let explicit = variant == Variant::Explicit;
     let inbound = SocketAddr::new(server.ip(), INBOUND);
@@ -291,7 +305,7 @@ fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
     };
     let inbound = Route {
         port: INBOUND,
-        // The Pod's address, and from where sidecars call it, whoever sends them what they get.
+        // The Pod's address, and the source addresses of its sidecar's calls.
         to: explicit.then_some(server),
         from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };

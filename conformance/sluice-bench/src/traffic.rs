@@ -15,7 +15,7 @@ use crate::{
 
 const QUICK_ROUNDS: usize = 3;
 
-/// Measures. Returns what the removal complains about.
+/// Measures. Returns failures of the removal.
 pub(super) fn measure(
     options: &Options,
     results: &mut Results,
@@ -32,7 +32,7 @@ pub(super) fn measure(
     Ok(complaints)
 }
 
-/// What is run.
+/// The measured loads.
 struct Plan {
     rounds: usize,
     duration: Duration,
@@ -90,7 +90,7 @@ impl Plan {
         loads * self.variants.len() * self.rounds
     }
 
-    /// Every contender with one kind of sidecar. Returns what the removal complains about.
+    /// Every contender with one kind of sidecar. Returns failures of the removal.
     ///
     /// They are built anew for each round: where a process finds its memory makes it faster or slower
     /// for as long as it lives, and would be taken for its contender's merit.
@@ -106,7 +106,7 @@ impl Plan {
             progress.show(&format!("{}: starting", sidecar.name()));
             let mut stages = Vec::new();
             for variant in &self.variants {
-                let topology = Topology::build(&options.binaries, *variant, sidecar, interrupt)?;
+                let topology = Topology::build(options, *variant, sidecar, interrupt)?;
                 stages.push((*variant, topology));
             }
             let measured = self.measure(sidecar, (round, &stages), progress, interrupt);

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(900);
 pub(crate) struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// How often the daemon is told to end, and started again.
+    /// Restarts of the daemon by SIGTERM.
     #[arg(long, default_value_t = 20)]
     restarts: u32,
     /// How often the daemon is killed, and started again.
@@ -47,7 +47,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Serialize)]
 struct Report {
     passed: bool,
@@ -55,8 +55,11 @@ struct Report {
     kills: u32,
     /// From the signal until the next daemon was ready, in milliseconds: median and longest.
     away_millis: [f64; 2],
-    /// How often the kernel had other programs at its hooks than before.
+    /// How often the kernel had other programs at its hooks than before: every second time the daemon does
+    /// not recognize them, as after an upgrade.
     programs_replaced: u32,
+    /// How often the next daemon adopted the programs.
+    programs_adopted: u32,
     /// Open connections that the daemon's audit found past a proxy.
     bypassing: Vec<Value>,
     traffic: LoadResult,
@@ -86,12 +89,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     // Half of the rate at least: a machine that cannot keep up shows nothing.
     let due = seconds * f64::from(options.rate) / 2.0;
     let busy = u32::try_from(opened).is_ok_and(|opened| f64::from(opened) >= due);
+    let daemons = report.restarts + report.kills;
     report.passed = failed == 0
         && bypassed == 0
         && report.bypassing.is_empty()
         && kept == u64::from(options.open)
         && busy
-        && report.programs_replaced == report.restarts + report.kills
+        && report.programs_replaced == daemons.div_ceil(2)
+        && report.programs_adopted == daemons / 2
         && report.left_behind.is_empty();
     show(&report, options.json)?;
     Ok(report.passed)
@@ -112,14 +117,19 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         signals.insert((kill * 3 + 1).min(signals.len()), Signal::SIGKILL);
     }
     let mut away = Vec::new();
-    let mut programs_replaced = 0;
+    let (mut programs_replaced, mut programs_adopted) = (0, 0);
     for (number, signal) in signals.iter().enumerate() {
         progress(number + 1, signals.len(), *signal);
         let before = lab.backend.bpf_objects()?;
+        if number % 2 == 0 {
+            lab.backend.forget_programs()?;
+        }
         let begin = Instant::now();
         lab.backend.restart(*signal, interrupt)?;
         away.push(begin.elapsed().as_secs_f64() * 1e3);
-        programs_replaced += u32::from(programs_differ(&before, &lab.backend.bpf_objects()?));
+        let after = lab.backend.bpf_objects()?;
+        programs_replaced += u32::from(programs_differ(&before, &after));
+        programs_adopted += u32::from(before.programs() == after.programs());
         load.check()?;
         pause(PAUSE, interrupt)?;
     }
@@ -136,6 +146,7 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         kills: options.kills,
         away_millis: [middle, away.last().copied().unwrap_or_default()],
         programs_replaced,
+        programs_adopted,
         bypassing,
         traffic: serde_json::from_str(last)?,
         left_behind: Vec::new(),
@@ -189,6 +200,7 @@ fn show(report: &Report, json: bool) -> Result<()> {
         kills,
         away_millis: [median, longest],
         programs_replaced,
+        programs_adopted,
         bypassing,
         traffic,
         left_behind,
@@ -198,7 +210,9 @@ fn show(report: &Report, json: bool) -> Result<()> {
         traffic.seconds
     );
     println!("  {median:.0} ms without a daemon each (median; {longest:.0} ms at most)");
-    println!("  {programs_replaced} times the programs were replaced");
+    println!(
+        "  {programs_replaced} times the programs were replaced, {programs_adopted} times adopted"
+    );
     println!(
         "  {} connections kept, with {} requests",
         traffic.kept, traffic.requests

@@ -1,12 +1,10 @@
 //! Drives Sluice's binaries from outside, in Pods with a real proxy and made by real CNI plugins,
-//! and compares what clients, proxies and servers saw with what the sidecar's rules promise.
+//! and compares the observations of clients, proxies and servers with the sidecar's rules.
 #![deny(unsafe_code)]
 
 mod attack;
-mod case;
 mod chaos;
 mod demo;
-mod report;
 mod scale;
 mod suite;
 mod who;
@@ -24,15 +22,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Build a small mesh on this machine, send traffic through it, show what became of it.
+    /// Build a small mesh on this machine, send traffic through it, show the outcomes.
     Demo(demo::Options),
-    /// Restart and kill the daemon under load: nothing may fail, nothing may go past the proxies.
+    /// Restart and kill the daemon under load: no connection may fail or bypass the proxies.
     Chaos(chaos::Options),
     /// Measure ADD, DEL, memory and takeover with many Pods on the node.
     Scale(scale::Options),
     /// List the cases of the conformance suite, each with the rules that it shows.
     List,
-    /// Run the cases on what diverts traffic, and on the two that validate them.
+    /// Run the cases on Sluice, and on the two backends that validate them.
     Run(suite::command::Run),
     /// Compare two subjects by random Pods and connections.
     Diff(suite::command::Diff),

@@ -1,4 +1,4 @@
-//! Many Pods on one node: what an ADD costs the last of them, and what the daemon needs.
+//! Many Pods on one node: the cost of the last ADD, and the resources of the daemon.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use sluice_testbed::{
     bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, process::footprint, terminal::step,
 };
 
-/// Restarts whose median is told. Odd.
+/// Restarts, whose median is reported. Odd.
 const RESTARTS: u32 = 5;
 /// Pods at either end whose medians are compared.
 const ENDS: usize = 50;
@@ -32,7 +32,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What was measured. Times are in milliseconds.
+/// The measurements. Times are in milliseconds.
 #[derive(Serialize)]
 struct Report {
     pods: u16,

@@ -24,7 +24,7 @@ fn suite(arguments: &[&str]) -> (Value, Output) {
 /// The control must fail what needs interception, the reference and Sluice must pass everything; of
 /// three seeds no connection may differ from the reference unless that is meant.
 #[test]
-fn sluice_does_what_the_rules_do() {
+fn sluice_matches_the_rules() {
     let seeds = ["--seed", "1", "--seed", "2", "--seed", "3"];
     let (report, output) = suite(&[&["run", "--format", "json"], &seeds[..]].concat());
     for subject in ["none", "iptables", "sluice"] {

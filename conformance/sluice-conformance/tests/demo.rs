@@ -22,7 +22,7 @@ fn demo(subject: &str) -> Value {
     assert_eq!(
         report["passed"],
         output.status.success(),
-        "the exit status tells the outcome"
+        "the exit status shows the outcome"
     );
     report
 }
@@ -32,7 +32,7 @@ fn rows(report: &Value) -> &[Value] {
 }
 
 #[test]
-fn every_behaviour_is_as_promised_and_nothing_is_left_behind() {
+fn demo_passes_and_leaves_nothing() {
     let report = demo("sluice");
     assert_eq!(report["failure"], Value::Null);
     let failed: Vec<_> = rows(&report)

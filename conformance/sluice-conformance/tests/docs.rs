@@ -108,3 +108,62 @@ fn every_rule_has_a_case_and_every_case_a_rule() {
         assert!(!rules.is_empty() && unknown.is_none(), "{name}: {rules:?}");
     }
 }
+
+/// Every page with commands.
+fn pages() -> Vec<String> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    for folder in ["docs", "docs/reference", "docs/design"] {
+        let entries = fs::read_dir(root.join(folder)).unwrap();
+        pages.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
+    let read = |page: PathBuf| fs::read_to_string(page).unwrap();
+    pages.into_iter().map(read).collect()
+}
+
+/// The code of a page: fenced lines, and what stands in backquotes.
+fn code(page: &str) -> impl Iterator<Item = &str> {
+    let fenced = page.split("```").skip(1).step_by(2).flat_map(str::lines);
+    let plain = page.split("```").step_by(2);
+    fenced.chain(plain.flat_map(|text| text.split('`').skip(1).step_by(2)))
+}
+
+#[test]
+fn pages_name_existing_make_targets() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let makefile = fs::read_to_string(root.join("Makefile")).unwrap();
+    let targets: BTreeSet<&str> = makefile
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .flat_map(|(names, _)| names.split_whitespace())
+        .collect();
+    let mut count = 0;
+    for page in pages() {
+        for line in code(&page).filter_map(|line| line.trim().strip_prefix("make ")) {
+            let target = line.split_whitespace().next().unwrap_or_default();
+            assert!(targets.contains(target), "no target of 'make {line}'");
+            count += 1;
+        }
+    }
+    assert!(count >= 20, "{count} targets");
+}
+
+#[test]
+fn commands_of_the_pages_parse() {
+    let mut count = 0;
+    for page in pages() {
+        for line in code(&page) {
+            let Some((_, arguments)) = line.split_once("/sluice-conformance ") else {
+                continue;
+            };
+            // With --help last, clap parses what is before, and runs nothing.
+            let script = format!("\"$0\" {arguments} --help >/dev/null");
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &script, env!("CARGO_BIN_EXE_sluice-conformance")]);
+            assert!(shell.status().unwrap().success(), "{line}");
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count} commands");
+}

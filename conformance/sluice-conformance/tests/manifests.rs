@@ -47,7 +47,7 @@ fn render(values: &Value, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// What a user's values make of the chart.
+/// The rendered chart with a user's values.
 fn objects(values: &Value) -> Vec<Value> {
     objects_with(values, &[])
 }
@@ -124,7 +124,7 @@ fn readme_and_schema_know_every_value() {
 }
 
 #[test]
-fn containers_have_the_rights_they_need_and_no_others() {
+fn containers_have_the_required_rights_only() {
     let objects = objects(&json!({}));
     let set = object(&objects, "DaemonSet");
     let seccomp = &set["spec"]["template"]["spec"]["securityContext"]["seccompProfile"]["type"];
@@ -145,7 +145,7 @@ fn containers_have_the_rights_they_need_and_no_others() {
 }
 
 #[test]
-fn the_service_account_may_read_pods_and_its_own_daemon_set() {
+fn service_account_reads_pods_and_its_daemon_set() {
     let objects = objects(&json!({}));
     let rules = |kind| object(&objects, kind)["rules"].clone();
     assert_eq!(
@@ -200,7 +200,7 @@ fn metrics_port_can_be_switched_off() {
 }
 
 #[test]
-fn a_value_that_is_set_is_found_in_what_is_rendered() {
+fn set_values_reach_the_rendered_chart() {
     let values = json!({
         "image": { "repository": "registry.example/mesh/sluice", "tag": "7", "pullPolicy": "Always" },
         "imagePullSecrets": [{ "name": "pull-me" }],
@@ -255,7 +255,7 @@ fn leaves(value: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn a_value_that_nobody_knows_is_refused_by_its_name() {
+fn unknown_value_is_rejected_by_name() {
     for (values, name) in [
         (json!({ "priviledged": true }), "priviledged"),
         (json!({ "config": { "on-exti": "keep" } }), "on-exti"),

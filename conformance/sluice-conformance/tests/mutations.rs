@@ -33,8 +33,8 @@ const CONNECT: &str = "ebpf/programs/src/connect.rs";
 const OUTBOUND: &str = "ebpf/programs/src/outbound.rs";
 const ORIGINAL_SOURCE: &str = "ebpf/programs/src/original_source.rs";
 const INBOUND: &str = "ebpf/programs/src/inbound.rs";
-const INSIDE: &str = "node-daemon/src/pods/manager/netns_policy.rs";
-const THROUGH: &str = "outbound: a server is met through the proxy";
+const INSIDE: &str = "node-daemon/src/pods/manager/netns_facts.rs";
+const THROUGH: &str = "outbound: a server is reached through the proxy";
 
 const FAULTS: &[Fault] = &[
     Fault {
@@ -42,7 +42,7 @@ const FAULTS: &[Fault] = &[
         file: DECIDE,
         from: "self.gid == pod.proxy_gid",
         to: "self.gid == pod.proxy_gid && false",
-        case: "owner: a process with the proxy's group goes out directly",
+        case: "owner: a process with the proxy's group connects directly",
     },
     Fault {
         what: "v4-mapped addresses are not folded",
@@ -63,24 +63,24 @@ const FAULTS: &[Fault] = &[
         file: ORIGINAL_SOURCE,
         from: "pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == 0",
         to: "false && pod.source_mark != 0 && !sk.is_null() && read!(sk, mark) == 0",
-        case: "transparent: the same with Istio's rules beside",
+        case: "transparent: the same with Istio's rules in the Pod",
     },
     Fault {
-        what: "an excluded port is taken out",
+        what: "an excluded outbound port is redirected",
         file: OUTBOUND,
         from: "filter::excludes_port(pod, dst.port)",
         to: "false && filter::excludes_port(pod, dst.port)",
         case: "outbound: an excluded port is direct",
     },
     Fault {
-        what: "an excluded port is taken in",
+        what: "an excluded inbound port is redirected",
         file: DECIDE,
         from: "(listed && !only_listed)",
         to: "false",
         case: "inbound: an excluded port is not redirected",
     },
     Fault {
-        what: "tunnels are taken in",
+        what: "tunnels are redirected",
         file: DECIDE,
         from: "let tunnel = facts.has(Facts::TO_TUNNEL)",
         to: "let tunnel = false && facts.has(Facts::TO_TUNNEL)",
@@ -91,28 +91,28 @@ const FAULTS: &[Fault] = &[
         file: DECIDE,
         from: "if by_proxy(facts) && !excepted",
         to: "if false && by_proxy(facts) && !excepted",
-        case: "owner: the proxy that calls its own Pod is taken in",
+        case: "owner: the proxy that calls its own Pod is redirected",
     },
     Fault {
         what: "the proxy's source towards its application is not known",
         file: DECIDE,
         from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
         to: "",
-        case: "owner: the proxy with its source towards the application is not taken in",
+        case: "owner: the proxy that calls its own Pod from its passthrough source is not redirected",
     },
     Fault {
-        what: "what leaves by an excluded interface is taken out",
+        what: "an outbound connection over an excluded interface is redirected",
         file: DECIDE,
         from: "if facts.has(Facts::BYPASS) && !facts.has(Facts::VIA_LO) {",
         to: "if false && facts.has(Facts::BYPASS) && !facts.has(Facts::VIA_LO) {",
-        case: "interfaces: what leaves by an excluded interface is direct",
+        case: "interfaces: a connection over an excluded interface is direct",
     },
     Fault {
-        what: "what comes by an excluded interface is taken in",
+        what: "an inbound connection over an excluded interface is redirected",
         file: DECIDE,
         from: "if from.facts.has(Facts::BYPASS) {",
         to: "if false && from.facts.has(Facts::BYPASS) {",
-        case: "interfaces: what comes by an excluded interface is left alone",
+        case: "interfaces: a connection from an excluded interface is not redirected",
     },
     Fault {
         what: "without a proxy peers reach the application",
@@ -129,18 +129,18 @@ const FAULTS: &[Fault] = &[
         case: THROUGH,
     },
     Fault {
-        what: "the proxy's address does not tell the destination",
+        what: "the alias address does not identify the destination",
         file: "ebpf/programs/src/orig_dst.rs",
         from: "dst_alias::lookup(ctx, Ends::local(sk))",
         to: "dst_alias::lookup(ctx, Ends::remote(sk))",
         case: THROUGH,
     },
     Fault {
-        what: "a destination that no address tells does not reach the proxy",
+        what: "a destination without an alias does not reach the proxy",
         file: "ebpf/programs/src/sockops.rs",
         from: "        take_orig_dst(ctx, conn);",
         to: "        let _ = (take_orig_dst, conn);",
-        case: "meshes: linkerd: a server is met through the proxy",
+        case: "meshes: linkerd: a server is reached through the proxy",
     },
     Fault {
         what: "the proxy sees a loopback address as the client",
@@ -154,7 +154,7 @@ const FAULTS: &[Fault] = &[
         file: CONNECT,
         from: "let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);",
         to: "let _ = F::bind;",
-        case: "meshes: linkerd: a server is met through the proxy",
+        case: "meshes: linkerd: a server is reached through the proxy",
     },
     Fault {
         what: "a default outlives the list that replaces it",
@@ -168,7 +168,7 @@ const FAULTS: &[Fault] = &[
         file: "node-daemon/src/pods/policy/stated.rs",
         from: ".filter(|(_, list)| list.trim() != ALL)",
         to: ".filter(|(_, list)| ![ALL, \"\"].contains(&list.trim()))",
-        case: "outbound: an empty list of ranges takes nothing out",
+        case: "outbound: an empty list of ranges redirects nothing",
     },
     Fault {
         what: "what is excluded is looked at after what is included",
@@ -181,22 +181,22 @@ const FAULTS: &[Fault] = &[
         what: "the routes of an excluded interface are not followed",
         file: INSIDE,
         from: "Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?",
-        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; policy.bypass }",
-        case: "interfaces: what leaves by an excluded interface is direct",
+        to: "{ let _ = Bypass::from_interfaces(&[], interfaces, &routes)?; Bypass::default() }",
+        case: "interfaces: a connection over an excluded interface is direct",
     },
     Fault {
         what: "the routes of a Pod with several addresses are not asked",
         file: INSIDE,
         from: "if source_addr::is_ambiguous(interfaces) {",
         to: "if false && source_addr::is_ambiguous(interfaces) {",
-        case: "interfaces: what leaves by a second interface is taken unless that is excluded",
+        case: "interfaces: a connection over a second interface is redirected unless excluded",
     },
     Fault {
         what: "the users of a Pod are taken for the host's",
         file: INSIDE,
-        from: "let policy = policy.map_to_host_ids(&netns.users()?)?;",
-        to: "let _ = netns.users()?;",
-        case: "host: its proxy goes out directly",
+        from: "let (uid, gid) = (users.user(policy.uid), users.group(policy.gid));",
+        to: "let (uid, gid) = (Some(policy.uid), Some(policy.gid));",
+        case: "host: the proxy of a Pod with a user namespace connects directly",
     },
 ];
 

@@ -52,7 +52,7 @@ pub enum Order {
     Restart,
 }
 
-/// Where the balancer is attached.
+/// The cgroup of the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Place {
     /// The cgroup root that the daemon serves.

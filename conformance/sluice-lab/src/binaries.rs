@@ -1,11 +1,11 @@
-//! Where the binaries under test and their companions are.
+//! Paths of the binaries under test and their companions.
 
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-/// What the lab is built from.
+/// The binaries of the lab.
 #[derive(Args)]
 pub struct Binaries {
     /// The CNI plugin under test.

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Kind and id, as a process's `fdinfo` names them.
 type Object = (&'static str, u32);
 
-/// Objects, with what they are called.
+/// Objects, with their names.
 #[derive(Default)]
 pub struct BpfObjects(BTreeMap<Object, String>);
 

@@ -21,21 +21,14 @@ use sluice_testbed::{
 use tempfile::TempDir;
 
 use crate::{
-    Binaries, Pod, PodSpec,
+    Binaries, CLIENT, PROXY, Pod, PodSpec,
     backend::{Backend, BackendKind},
     mesh::Mesh,
 };
 
-/// The proxy's user and group, as Istio has it.
-pub const PROXY: u32 = 1337;
-/// The user of the applications.
-pub const APPLICATION: u32 = 1000;
-/// The user of the clients.
-pub const CLIENT: u32 = 1001;
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-const CALL_LIMIT: Duration = Duration::from_secs(10);
-
-/// Where a call comes from.
+/// The origin of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
     /// An application in this Pod.
@@ -46,7 +39,7 @@ pub enum Caller {
     Node,
 }
 
-/// The lab. What it made goes with [`Lab::remove`], or else when it is dropped.
+/// The lab. [`Lab::remove`] removes its parts, or else its drop.
 pub struct Lab {
     /// A name that no other lab has.
     pub name: String,
@@ -84,8 +77,7 @@ impl Lab {
         })
     }
 
-    /// A node without Pods, with a subject that `start` starts, told the lab's directory and
-    /// cgroup.
+    /// A node without Pods, with a backend from `start`, which gets the lab's directory and cgroup.
     pub fn with(
         binaries: Binaries,
         start: impl FnOnce(&Binaries, &Path, &Path) -> Result<Box<dyn Backend>>,
@@ -126,7 +118,7 @@ impl Lab {
         })
     }
 
-    /// Makes a Pod, joins it to the network and starts what runs in it.
+    /// Makes a Pod, adds it to the network and starts its processes.
     pub fn add(&mut self, spec: PodSpec) -> Result<()> {
         self.pods.push(Pod::create(spec, &self.name)?);
         let pod = self.pods.last_mut().context("a Pod was pushed")?;
@@ -149,7 +141,7 @@ impl Lab {
         found.with_context(|| format!("no Pod {name}"))
     }
 
-    /// Lets somebody call an address once.
+    /// Calls an address once.
     pub fn call(&self, caller: Caller, to: SocketAddr) -> Result<CallResult> {
         let (netns, user) = match caller {
             Caller::Application(pod) => (&self.pod(pod)?.netns, Some(CLIENT)),
@@ -170,7 +162,7 @@ impl Lab {
         )?)?)
     }
 
-    /// Where a user's process lives in a Pod.
+    /// The context of a user's process in a Pod.
     pub fn place<'a>(&'a self, pod: &'a Pod, user: u32) -> ExecContext<'a> {
         ExecContext {
             netns: Some(pod.netns.path()),
@@ -180,7 +172,7 @@ impl Lab {
         }
     }
 
-    /// A file that goes with the lab.
+    /// A file that is removed with the lab.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -195,7 +187,7 @@ impl Lab {
         self.network.del(&self.node, sandbox)
     }
 
-    /// What libcni keeps of the Pods.
+    /// Results in libcni's cache.
     pub fn cached(&self) -> Vec<String> {
         self.network.cached()
     }
@@ -228,8 +220,8 @@ impl Lab {
         &self.pods_cgroup
     }
 
-    /// Removes everything, in the order of a node that is drained; returns what went wrong or
-    /// was left behind.
+    /// Removes everything, in the order of a node that is drained; returns failures and
+    /// remains.
     pub fn remove(self) -> Vec<String> {
         let Self {
             pods,

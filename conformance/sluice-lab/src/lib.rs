@@ -20,7 +20,9 @@ mod pod;
 pub mod pod_annotations;
 pub mod proxy;
 pub mod servers;
+mod users;
 
 pub use binaries::Binaries;
-pub use lab::{APPLICATION, CLIENT, Caller, Lab, PROXY};
+pub use lab::{Caller, Lab};
 pub use pod::{Pod, PodSpec};
+pub use users::{APPLICATION, CLIENT, PROXY};

@@ -39,7 +39,7 @@ pub struct NodeWide {
     pub dual_stack: bool,
 }
 
-/// Where its proxies listen.
+/// The ports of its proxies.
 #[derive(Clone, Copy)]
 pub struct Ports {
     /// For connections that the Pod opens.
@@ -95,12 +95,12 @@ impl Mesh {
         }
     }
 
-    /// The mark of its proxies' sockets, where that tells them from others.
+    /// The mark of its proxies' sockets, where the mark identifies them.
     pub fn mark(self) -> Option<u32> {
         (self == Self::Ambient).then_some(0x539)
     }
 
-    /// Where its proxies listen.
+    /// The ports of its proxies.
     pub fn ports(self) -> Ports {
         let (outbound, inbound) = match self {
             Self::Istio
@@ -141,7 +141,7 @@ impl Mesh {
         })
     }
 
-    /// Its proxies take what leaves the Pod at the loopback address alone.
+    /// Its proxies accept outbound connections at the loopback address alone.
     pub fn listens_on_loopback(self) -> bool {
         self == Self::Linkerd
     }

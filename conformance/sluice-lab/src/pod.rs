@@ -19,7 +19,8 @@ use crate::{
     proxy::{Hop, Mode, Proxy},
 };
 
-const START: Duration = Duration::from_secs(10);
+/// The wait ends with the condition: the limit is for an emulated processor.
+const START: Duration = Duration::from_mins(1);
 
 /// How a Pod is made.
 #[derive(Clone, Copy)]
@@ -82,7 +83,7 @@ impl Pod {
         })
     }
 
-    /// What the runtime is told of it.
+    /// The sandbox for the runtime.
     pub fn sandbox(&self) -> Sandbox<'_> {
         Sandbox {
             name: self.spec.name,
@@ -93,7 +94,7 @@ impl Pod {
         }
     }
 
-    /// Starts what runs in it; [`Pod::wait`] waits for it.
+    /// Starts its processes; [`Pod::wait`] waits for them.
     pub fn start(&mut self, cgroup: &Path, envoy: &Path, directory: &Path) -> Result<()> {
         let PodSpec {
             name,
@@ -133,7 +134,7 @@ impl Pod {
         Ok(())
     }
 
-    /// Waits until what runs in it serves.
+    /// Waits until its processes serve.
     pub fn wait(&mut self, interrupt: &Interrupt) -> Result<()> {
         if let Some(application) = &mut self.application {
             let ready = interrupt.wait(START, || {
@@ -155,21 +156,21 @@ impl Pod {
         found.with_context(|| format!("{} lacks an address of a family", self.spec.name))
     }
 
-    /// What its proxy carried so far.
+    /// Connections of its proxy so far.
     pub fn hops(&self) -> Result<Vec<Hop>> {
         self.proxy
             .as_ref()
             .map_or(Ok(Vec::new()), |proxy| proxy.hops(self.spec.name))
     }
 
-    /// What its proxy's listeners accepted so far.
+    /// Accepted connections of its proxy's listeners so far.
     pub fn accepted(&self) -> Result<Counters> {
         self.proxy
             .as_ref()
             .map_or(Ok(Counters::new()), |proxy| proxy.accepted(self.spec.name))
     }
 
-    /// Ends what runs in it.
+    /// Ends its processes.
     pub fn stop(&mut self) -> Result<()> {
         let proxy = self.proxy.take().map(|proxy| proxy.process);
         for process in proxy.into_iter().chain(self.application.take()) {

@@ -1,4 +1,4 @@
-//! What a Pod is told about the interception of its traffic.
+//! Settings of a Pod for the interception of its traffic.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::mesh::Mesh;
 pub struct PodAnnotations {
     /// Of the node and its Pods.
     pub mesh: Mesh,
-    /// What an operator wrote.
+    /// The annotations by an operator.
     pub annotations: BTreeMap<String, String>,
     /// The sidecar takes DNS: its port 15053 is open.
     pub dns: bool,
@@ -65,13 +65,13 @@ impl PodAnnotations {
         self
     }
 
-    /// What an annotation says.
+    /// The value of an annotation.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.annotations.get(key).map(String::as_str)
     }
 
     /// What the runtime hands over: rules learn the proxy's ids from its container, of which a
-    /// plugin is told nothing.
+    /// plugin gets nothing.
     pub fn handed_over(&self) -> BTreeMap<String, String> {
         let ids = [
             ("sluice.io/proxy-uid", self.uid),

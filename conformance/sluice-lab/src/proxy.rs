@@ -15,10 +15,11 @@ use sluice_testbed::{agent::ExecContext, http, interrupt::Interrupt, process::Pr
 
 use crate::{PROXY, backend::Counters};
 
-const START: Duration = Duration::from_secs(20);
-/// Name of the listener for what the Pod opens.
+/// The wait ends with the condition: the limit is for an emulated processor.
+const START: Duration = Duration::from_mins(1);
+/// Name of the outbound listener.
 pub const OUTBOUND: &str = "outbound";
-/// Name of the listener for what enters the Pod.
+/// Name of the inbound listener.
 pub const INBOUND: &str = "inbound";
 
 /// How it takes connections and meets its application.
@@ -50,9 +51,9 @@ pub struct Hop {
     pub client: SocketAddr,
     /// The original destination, as the proxy learned it.
     pub original: SocketAddr,
-    /// Where the proxy went, if it got there.
+    /// The proxy's destination, if it connected.
     pub upstream: Option<String>,
-    /// From where the proxy went.
+    /// The proxy's source address.
     pub from: Option<String>,
 }
 

@@ -11,7 +11,8 @@ use sluice_testbed::{
 
 use crate::Lab;
 
-const START: Duration = Duration::from_secs(10);
+/// The wait ends with the condition: the limit is for an emulated processor.
+const START: Duration = Duration::from_mins(1);
 /// Ports that every host of the lab serves, streams and datagrams.
 pub const SERVED: [u16; 12] = [
     53, 80, 443, 5353, 8080, 8085, 9000, 9080, 15008, 15020, 15021, 15090,

@@ -26,7 +26,7 @@ pub struct BulkNetns {
 impl BulkNetns {
     /// Makes so many, with names that begin with `prefix`.
     pub fn make(prefix: String, count: u16, interrupt: &Interrupt) -> Result<Self> {
-        // Made first: what is there of it goes with it when one cannot be made.
+        // Made first: a failure drops it, and its parts with it.
         let bulk_netns = Self { prefix, count };
         for number in 0..count {
             interrupt.check()?;

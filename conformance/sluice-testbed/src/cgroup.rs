@@ -32,7 +32,7 @@ impl Cgroup {
         })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -22,10 +22,10 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(40);
 const VERSION: &str = "1.0.0";
-/// What the bridges of the node are called, or begin with.
+/// The name of the node's bridges, or its prefix.
 pub const BRIDGE: &str = "sluice0";
 
-/// Where libcni keeps what it was answered.
+/// The directory of libcni's cached results.
 const RESULTS: &str = "/var/lib/cni/results";
 
 /// A network that Pods join.
@@ -241,7 +241,7 @@ impl Network {
         Ok(took)
     }
 
-    /// What libcni keeps of the network's Pods.
+    /// The results of the network's Pods in libcni's cache.
     pub fn cached(&self) -> Vec<String> {
         let entries = fs::read_dir(RESULTS).into_iter().flatten().flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether somebody asked for the end.
+/// Whether a signal asked for the end.
 #[derive(Clone)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -40,7 +40,7 @@ impl Interrupt {
         Self(Arc::new(AtomicBool::new(false)))
     }
 
-    /// Fails once somebody asked for the end.
+    /// Fails once a signal asked for the end.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");

@@ -1,4 +1,4 @@
-//! What is mounted in this mount namespace: proc(5), `/proc/pid/mountinfo`.
+//! The mounts of this mount namespace: proc(5), `/proc/pid/mountinfo`.
 
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
@@ -25,7 +25,7 @@ pub fn mounts() -> Result<Vec<Mount>> {
     Ok(parse(&text))
 }
 
-/// Where the v2 hierarchy of cgroups is mounted.
+/// The mount point of the cgroup v2 hierarchy.
 pub fn cgroup2() -> Result<PathBuf> {
     find_cgroup2(mounts()?).context("no cgroup2 file system is mounted")
 }

@@ -17,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::process::output;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Where the user namespaces are mounted that own network namespaces of the lab.
+/// The directory of the mounted user namespaces that own network namespaces of the lab.
 const USERS: &str = "/run/sluice-users";
 /// Users inside such a namespace, and outside: first inside, first outside, how many.
 const MAP: &str = "0 100000 65536";
@@ -113,7 +113,7 @@ impl Netns {
         NetNs::get(&self.name).with_context(|| format!("cannot open the netns {}", self.name))
     }
 
-    /// Where it can be opened.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -159,12 +159,12 @@ impl Netns {
         .context("cannot forward")
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Removes the name. The namespace goes with its last process.
+    /// Removes the name. The namespace ends with its last process.
     pub fn remove(mut self) -> Result<()> {
         self.delete()
     }
@@ -186,7 +186,7 @@ impl Netns {
     }
 }
 
-/// Where the user namespace is mounted that owns a network namespace, if it is not ours.
+/// The mount point of the user namespace that owns a network namespace, if it is not ours.
 pub fn owner(netns: &Path) -> PathBuf {
     Path::new(USERS).join(netns.file_name().unwrap_or_default())
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn closure_runs_inside_and_the_caller_stays_outside() -> Result<()> {
+    fn closure_runs_inside_the_netns() -> Result<()> {
         let netns = netns("run")?;
         let here = || fs::read_link("/proc/thread-self/ns/net");
         let before = here()?;

@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// What it wrote.
+    /// Its output.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -76,7 +76,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The last lines of what it wrote.
+    /// The last lines of its output.
     pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();

@@ -1,4 +1,4 @@
-//! What a person at a terminal sees of a command: colours, and which step it is at.
+//! The output of a command at a terminal: colours, and the current step.
 
 use std::{
     io::{IsTerminal as _, stderr},

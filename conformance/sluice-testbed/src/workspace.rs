@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-/// The variables by which `make` names the binaries, and where they are without one.
+/// The variables by which `make` names the binaries, and the default paths.
 const BINARIES: [(&str, &str); 5] = [
     (
         "SLUICE_CNI",

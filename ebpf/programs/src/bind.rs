@@ -1,7 +1,8 @@
 //! `bind(2)`: reserves the proxy's ports in a meshed Pod.
 //!
 //! Sluice redirects connections and DNS queries to the sockets on these ports, so another process that
-//! bound one would receive the proxy's traffic. The bind fails with `EPERM`. A socket that the proxy
+//! bound one would receive the proxy's traffic. The bind fails with `EPERM`, also if another process
+//! made the socket. A socket that the proxy
 //! bound gets a mark in its storage, which `listen(2)` checks later.
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
@@ -14,8 +15,13 @@ use crate::{
     endpoint,
     maps::{self, FOREIGN_BINDS, FOREIGN_FOUND, PROXY_SOCKETS},
     order::Level,
+    owner,
     sk_storage::SocketStorage as _,
 };
+
+/// Values of `proxy_sockets`: the owner of a socket on a port of the proxy.
+const OF_PROXY: u8 = 0;
+const OF_VALIDATOR: u8 = 1;
 
 /// After a bind. A process outside every meshed Pod costs one hash lookup. Both copies decide, because
 /// the kernel runs the root's copy even if the child's has denied the bind; one of them counts.
@@ -32,16 +38,23 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
     if !netns.pod.reserves(port, protocol == UDP) {
         return ALLOW;
     }
-    let (uid, gid) = context::current_uid_gid();
-    if !netns.pod.may_bind(uid, gid) {
+    let pod = &netns.pod;
+    let (uid, gid) = owner::judged(ctx.sock, |uid, gid| {
+        pod.may_bind(uid, gid) || pod.may_validate(uid, port)
+    });
+    let owner = if pod.may_bind(uid, gid) {
+        OF_PROXY
+    } else if pod.may_validate(uid, port) {
+        OF_VALIDATOR
+    } else {
         if !level.is_decided(ctx) {
             report(netns, port, protocol, uid);
             count(Reason::ForeignBind);
         }
         return DENY;
-    }
+    };
     // Without the mark it would look like a foreign socket.
-    if !PROXY_SOCKETS.store(ctx.sock, 0) {
+    if !PROXY_SOCKETS.store(ctx.sock, owner) {
         return DENY;
     }
     ALLOW
@@ -50,7 +63,13 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
 /// Whether the proxy bound this socket after its Pod was enrolled. `sk` may be null.
 #[inline(always)]
 pub(crate) fn is_by_proxy(sk: *mut bpf_sock) -> bool {
-    PROXY_SOCKETS.load(sk).is_some()
+    PROXY_SOCKETS.load(sk) == Some(OF_PROXY)
+}
+
+/// Whether a container that validates the redirection bound this socket. `sk` may be null.
+#[inline(always)]
+pub(crate) fn is_by_validator(sk: *mut bpf_sock) -> bool {
+    PROXY_SOCKETS.load(sk) == Some(OF_VALIDATOR)
 }
 
 /// Records a process that requested a port of the proxy, for operators. The daemon is notified once for

@@ -76,7 +76,7 @@ fn keep_source(
 ) -> i32 {
     let pod = &netns.pod;
     if verdict == SourceVerdict::Refuse || !original_source::pin_to_loopback(ctx, pod.source_mark) {
-        outbound::record(netns, dst, Reason::OutboundToItself, PodCounter::Refused);
+        outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
     }
     outbound::record(

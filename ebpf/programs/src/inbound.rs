@@ -19,6 +19,7 @@ use crate::{
     endpoint::Ends,
     events, filter,
     maps::{self, LOOKUP_NETNS, PROXY_LISTENERS},
+    node_conn,
 };
 
 /// Whether the kernel reports the ingress interface (Linux 5.17). The daemon sets it before it loads
@@ -64,7 +65,7 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
     if arrival.is_foreign_to_meeting() {
         return SK_DROP;
     }
-    match decide::inbound(&netns.pod, &facts(netns, arrival, dst.port, is_virtual)) {
+    match decide::inbound(&netns.pod, &facts(netns, arrival, (peer, dst), is_virtual)) {
         Verdict::Direct(reason) => {
             count_for_pod(netns.pod.cookie, PodCounter::InboundDirect);
             record(&netns.pod, peer, dst, reason);
@@ -115,8 +116,13 @@ fn record(pod: &PodConfig, peer: Endpoint, dst: Endpoint, reason: Reason) {
 
 /// The inputs of the inbound rules.
 #[inline(always)]
-fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port, is_virtual: bool) -> InboundConn {
-    let pod = &netns.pod;
+fn facts(
+    netns: &NetnsEntry,
+    arrival: Arrival,
+    (peer, dst): (Endpoint, Endpoint),
+    is_virtual: bool,
+) -> InboundConn {
+    let (pod, port) = (&netns.pod, dst.port);
     let local = arrival.is_local(filter::is_pod_addr(netns, arrival.from));
     // -A PREROUTING -i INTERFACE -j RETURN
     let bypass = is_virtual || filter::bypasses_from(pod, arrival.from, arrival.interface);
@@ -125,6 +131,7 @@ fn facts(netns: &NetnsEntry, arrival: Arrival, port: Port, is_virtual: bool) -> 
         facts: Facts::default()
             .with_if(Facts::LOCAL, local)
             .with_if(Facts::BYPASS, bypass)
+            .with_if(Facts::FROM_NODE, node_conn::is_open(pod, peer, dst))
             .with_if(Facts::INBOUND_LISTED, filter::lists_inbound_port(pod, port)),
     }
 }

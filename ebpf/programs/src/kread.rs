@@ -3,8 +3,8 @@
 //! The argument is the kernel address of a socket, which may be freed: a read then returns garbage or
 //! zero, and never faults. Callers must tolerate a wrong result about a freed socket.
 
-use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
-use sluice_abi::KernelOffsets;
+use aya_ebpf::{bindings::bpf_sock, cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use sluice_abi::{CredOffsets, Event, KernelOffsets};
 
 /// The daemon sets the offsets before it loads the programs. If all are zero, the verifier does not
 /// reach the code that uses them.
@@ -26,6 +26,17 @@ static KERNEL_OFFSETS: KernelOffsets = KernelOffsets {
     pad: 0,
 };
 
+/// As above. Without BTF all are zero.
+#[unsafe(no_mangle)]
+static CRED_OFFSETS: CredOffsets = CredOffsets {
+    valid: 0,
+    sk_socket: 0,
+    file: 0,
+    f_cred: 0,
+    fsuid: 0,
+    fsgid: 0,
+};
+
 /// `O_NONBLOCK`, on x86 and ARM (`asm-generic/fcntl.h`).
 const O_NONBLOCK: u32 = 0o4000;
 /// The flag of a `sk_psock` in `sk_user_data` (`SK_USER_DATA_PSOCK`), and all flags.
@@ -34,10 +45,39 @@ const FLAGS: u64 = 7;
 
 /// One offset.
 macro_rules! offset {
-    ($member:ident) => {{
+    ($member:ident) => {
+        offset!(KERNEL_OFFSETS.$member)
+    };
+    ($offsets:ident.$member:ident) => {{
         // SAFETY: a constant of the object, which the daemon may have overwritten.
-        unsafe { (&raw const KERNEL_OFFSETS.$member).read_volatile() }
+        unsafe { (&raw const $offsets.$member).read_volatile() }
     }};
+}
+
+/// Whether [`creator`] works on this kernel.
+#[inline(always)]
+pub(crate) fn creds_known() -> bool {
+    offset!(CRED_OFFSETS.valid) != 0
+}
+
+/// UID and GID, in the initial user namespace, of the process that made a live socket: its filesystem
+/// ids at that time, as the owner match of iptables has them. No user for a socket of the kernel.
+#[inline(always)]
+pub(crate) fn creator(sk: *const bpf_sock) -> (u32, u32) {
+    // The verifier forbids arithmetic on a socket; what the helper reads is a number to it.
+    let slot = sk.expose_provenance() as u64;
+    let sk = read_u64((&raw const slot).expose_provenance() as u64, 0);
+    let socket_ptr = read_u64(sk, offset!(CRED_OFFSETS.sk_socket));
+    let file = match socket_ptr {
+        0 => 0,
+        _ => read_u64(socket_ptr, offset!(CRED_OFFSETS.file)),
+    };
+    if file == 0 {
+        return (Event::NO_UID, Event::NO_UID);
+    }
+    let cred = read_u64(file, offset!(CRED_OFFSETS.f_cred));
+    let (uid, gid) = (offset!(CRED_OFFSETS.fsuid), offset!(CRED_OFFSETS.fsgid));
+    (read_u32(cred, uid), read_u32(cred, gid))
 }
 
 /// Whether the offsets are known.

@@ -15,8 +15,8 @@ use sluice_abi::{
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
         MAX_ACCEL_SOCKS, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES,
-        MAX_LISTENERS, MAX_NETWORKS, MAX_OWNER_GROUPS, MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS,
-        MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
+        MAX_LISTENERS, MAX_NETWORKS, MAX_NODE_CONNS, MAX_OWNER_GROUPS, MAX_PENDING_ORIG_DSTS,
+        MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
     },
 };
 
@@ -106,6 +106,9 @@ pub(crate) static ALIAS_USAGE: HashMap<u64, AliasUsage, MAX_PODS, ON_DEMAND> = H
 #[btf_map(name = "pair_original_dst")]
 pub(crate) static PAIR_ORIGINAL_DST: LruHashMap<ConnKey, Endpoint, MAX_PENDING_ORIG_DSTS> =
     LruHashMap::new();
+
+#[btf_map(name = "node_conns")]
+pub(crate) static NODE_CONNS: LruHashMap<ConnKey, u8, MAX_NODE_CONNS> = LruHashMap::new();
 
 #[btf_map(name = "original_dst")]
 pub(crate) static ORIGINAL_DST: SkStorage<OrigDst> = SkStorage::new();

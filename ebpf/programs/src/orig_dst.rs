@@ -100,7 +100,7 @@ fn caller_is_proxy(ctx: &SockoptContext, sk: *const bpf_sock) -> bool {
     };
     let (uid, gid) = context::current_uid_gid();
     let pod = &netns.pod;
-    uid == pod.proxy_uid || gid == pod.proxy_gid || pod.mark_matches(read!(sk, mark))
+    pod.is_proxy_owner(uid, gid) || pod.mark_matches(read!(sk, mark))
 }
 
 /// `struct sockaddr_in`: 16 bytes, the padding zero.

@@ -14,9 +14,9 @@ use aya_ebpf::{
 use sluice_abi::{BoundCall, Endpoint, NetnsEntry, PodConfig, SourceVerdict, original_source};
 
 use crate::{
-    context::{self, Family, current_uid_gid, read},
+    context::{self, Family, read},
     filter::{self, is_pod_addr},
-    inbound,
+    inbound, owner,
 };
 
 /// `SOL_SOCKET`.
@@ -61,9 +61,8 @@ pub(crate) fn decide<F: Family>(
 /// it on a socket that connects again.
 #[inline(always)]
 fn is_by_proxy(pod: &PodConfig, sk: *const bpf_sock, marked: bool) -> bool {
-    let (uid, gid) = current_uid_gid();
-    uid == pod.proxy_uid
-        || gid == pod.proxy_gid
+    let (uid, gid) = owner::judged(sk, |uid, gid| pod.is_proxy_owner(uid, gid));
+    pod.is_proxy_owner(uid, gid)
         || pod.mark_matches(read!(sk, mark))
         || (marked && pod.mark_mask != 0)
 }

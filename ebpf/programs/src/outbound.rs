@@ -13,6 +13,7 @@ use crate::{
     count::{count, count_for_pod},
     events, filter,
     maps::DNS_CAPTURE,
+    owner,
 };
 
 /// The verdict for a socket's connection, or for its datagram to a DNS server.
@@ -34,9 +35,11 @@ pub(crate) fn captures_dns(netns: &NetnsEntry, port: Port) -> bool {
 /// The inputs of the outbound rules.
 #[inline(always)]
 fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) -> OutboundConn {
-    let (uid, gid) = context::current_uid_gid();
     let pod = &netns.pod;
     let sk = context::socket(ctx);
+    let (uid, gid) = owner::judged(sk, |uid, gid| {
+        pod.is_proxy_owner(uid, gid) || filter::excludes_group(pod, gid)
+    });
     let inbound_listed =
         || pod.flags.has(PodFlags::TPROXY) && filter::lists_inbound_port(pod, dst.port);
     let facts = Facts::opaque(uid.into())

@@ -4,7 +4,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
     },
     helpers::bpf_sock_hash_update,
     programs::SockOpsContext,
@@ -20,7 +21,7 @@ use crate::{
     endpoint::Ends,
     inbound,
     maps::{self, DNS_CAPTURE, ORIGINAL_DST, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
-    original_source,
+    node_conn, original_source,
     sk_storage::SocketStorage as _,
 };
 
@@ -28,10 +29,17 @@ use crate::{
 #[inline(always)]
 pub(crate) fn handle(ctx: &SockOpsContext) {
     match read!(ctx.ops, op) {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => publish_orig_dst(ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => active_established(ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            publish_orig_dst(ctx);
+            node_conn::connect(ctx);
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            active_established(ctx);
+            node_conn::established(ctx);
+        }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => passive_established(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => register_listener(ctx),
+        BPF_SOCK_OPS_STATE_CB => node_conn::state_changed(ctx),
         BPF_SOCK_OPS_RTT_CB => accelerate::remove_if_drained(ctx.ops),
         _ => {}
     }
@@ -162,6 +170,9 @@ fn register_listener(ctx: &SockOpsContext) {
     };
     let port = Ends::local(ctx.ops).port;
     if !netns.pod.reserves(port, false) {
+        return;
+    }
+    if bind::is_by_validator(read!(ctx.ops, __bindgen_anon_2.sk)) {
         return;
     }
     if !bind::is_by_proxy(read!(ctx.ops, __bindgen_anon_2.sk)) {

@@ -272,7 +272,7 @@ impl Arrival {
 pub struct InboundConn {
     /// The destination port.
     pub port: Port,
-    /// [`Facts::LOCAL`], [`Facts::BYPASS`] and [`Facts::INBOUND_LISTED`].
+    /// [`Facts::LOCAL`], [`Facts::BYPASS`], [`Facts::FROM_NODE`] and [`Facts::INBOUND_LISTED`].
     pub facts: Facts,
 }
 
@@ -286,6 +286,12 @@ pub const fn inbound(pod: &PodConfig, from: &InboundConn) -> Verdict {
     // -A PREROUTING -i INTERFACE -j RETURN
     if from.facts.has(Facts::BYPASS) {
         return Verdict::Direct(Reason::InboundBypass);
+    }
+    // Ambient: -A POSTROUTING -m owner --socket-exists -p tcp -m set --match-set istio-inpod-probes-v4 dst
+    //   -j SNAT --to-source 169.254.7.127 on the node, and in the Pod:
+    // -A PREROUTING -s 169.254.7.127/32 -p tcp -j ACCEPT
+    if from.facts.has(Facts::FROM_NODE) {
+        return Verdict::Direct(Reason::InboundFromNode);
     }
     let to_tunnel = from.port.const_eq(pod.hbone_port);
     inbound_chain(pod, from.facts.with_if(Facts::TO_TUNNEL, to_tunnel))

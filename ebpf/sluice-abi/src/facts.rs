@@ -37,6 +37,10 @@ impl Facts {
     /// The Pod's proxy has not listened yet. Only used with [`crate::PodFlags::BEFORE_PROXY`].
     pub const BEFORE_PROXY: Self = Self(1 << 16);
 
+    /// Inbound: a process in the node's netns opened the connection. Only used with
+    /// [`crate::PodFlags::BYPASS_NODE`].
+    pub const FROM_NODE: Self = Self(1 << 19);
+
     /// The packets leave through `lo`.
     pub(crate) const VIA_LO: Self = Self(1 << 9);
     /// The destination is a loopback address that the rules exclude even for the proxy.
@@ -142,6 +146,7 @@ mod tests {
             Facts::BEFORE_PROXY,
             Facts::TO_IPV6,
             Facts::FROM_LOOPBACK,
+            Facts::FROM_NODE,
         ];
         for fact in all {
             let one = Facts::opaque(42).with_opaque(fact, true);

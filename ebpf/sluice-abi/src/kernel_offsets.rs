@@ -1,9 +1,9 @@
-//! Offsets of the kernel structure members that acceleration reads.
+//! Offsets of the kernel structure members that the programs read.
 
 /// Byte offsets of members of kernel structures, from the kernel's BTF. A constant of the object that
 /// the daemon sets before it loads the programs.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct KernelOffsets {
     /// One if all offsets are known; otherwise zero, which disables acceleration.
     pub valid: u32,
@@ -33,4 +33,23 @@ pub struct KernelOffsets {
     pub refcnt: u32,
     /// Always zero: keeps the size a multiple of 8.
     pub pad: u32,
+}
+
+/// Byte offsets on the way from a socket to the credentials of the process that made it, from the
+/// kernel's BTF. A constant of the object that the daemon sets before it loads the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CredOffsets {
+    /// One if all offsets are known; otherwise zero, and the caller's user alone counts.
+    pub valid: u32,
+    /// `sock.sk_socket`: the `struct socket` of the descriptor.
+    pub sk_socket: u32,
+    /// `socket.file`.
+    pub file: u32,
+    /// `file.f_cred`: the credentials at `socket(2)` or `accept(2)`.
+    pub f_cred: u32,
+    /// `cred.fsuid`.
+    pub fsuid: u32,
+    /// `cred.fsgid`.
+    pub fsgid: u32,
 }

@@ -7,15 +7,21 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 mod addr;
+mod conn;
+mod conn_rate;
 pub mod decide;
 mod event;
 mod facts;
 mod filter;
 mod flow;
 mod kernel_offsets;
+#[cfg(test)]
+mod layout;
+mod listener;
 pub mod maps;
 mod original_source;
 mod pod;
+mod pod_flags;
 mod reason;
 mod usage;
 
@@ -23,25 +29,24 @@ mod usage;
 mod user;
 
 pub use addr::{Addr, Port};
+pub use conn::{AliasKey, ConnKey, Endpoint, OrigDst, SockRole};
+pub use conn_rate::{ConnRateKey, MAX_NEW_CONNS_PER_SEC};
 pub use event::{Event, RateWindow};
 pub use facts::Facts;
 pub use filter::{
     CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortBitmap, PortKey, PortList, PortPrefix,
 };
-pub use flow::{
-    ConnRateKey, Flow, MAX_NEW_CONNS_PER_SEC, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey,
-};
-pub use kernel_offsets::KernelOffsets;
+pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey};
+pub use kernel_offsets::{CredOffsets, KernelOffsets};
+pub use listener::{ForeignKey, ForeignUse, ListenerKey};
 pub use original_source::{BoundCall, SourceVerdict, original_source};
-pub use pod::{
-    AliasKey, ConnKey, Endpoint, ForeignKey, ForeignUse, ListenerKey, NetnsEntry, OrigDst,
-    PodConfig, PodFlags, REROUTE_MARK, SockRole,
-};
-pub use reason::Reason;
+pub use pod::{NetnsEntry, PodConfig, REROUTE_MARK};
+pub use pod_flags::PodFlags;
+pub use reason::{Reason, ReasonKind};
 pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///
 /// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
 /// layout of this number.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;

@@ -45,7 +45,8 @@ pub const PROXY_LISTENERS: &str = "proxy_listeners";
 pub const LOOKUP_NETNS: &str = "lookup_netns";
 /// 0 → the `inbound_lookup` program (program array). Written by the daemon.
 pub const LOOKUP_PROG: &str = "lookup_prog";
-/// Socket → `u8` (unused): the proxy bound this socket to one of its ports.
+/// Socket → `u8`: who bound this socket to a port of the proxy: 0 for the proxy, 1 for a container that
+/// validates the redirection.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
 /// [`OwnerGroupKey`](crate::OwnerGroupKey) → `u8` (unused): listed groups. Written by the daemon.
 pub const OWNER_GROUPS: &str = "owner_groups";
@@ -71,6 +72,9 @@ pub const ALIAS_USAGE: &str = "alias_usage";
 /// [`ConnKey`](crate::ConnKey) → [`Endpoint`](crate::Endpoint): the original destination between
 /// connect and accept.
 pub const PAIR_ORIGINAL_DST: &str = "pair_original_dst";
+/// [`ConnKey`](crate::ConnKey) of the client's netns → `u8` (unused): open connections of the node's
+/// processes to Pods that do not intercept them. Written by `sock_ops`.
+pub const NODE_CONNS: &str = "node_conns";
 /// Socket → [`OrigDst`](crate::OrigDst): the original destination of the connection.
 pub const ORIGINAL_DST: &str = "original_dst";
 /// [`SockKey`](crate::SockKey) → socket: ends of accelerated connections.
@@ -102,7 +106,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 38] = [
+pub const ALL: [&str; 39] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -129,6 +133,7 @@ pub const ALL: [&str; 38] = [
     ALIAS_TO_DST,
     ALIAS_USAGE,
     PAIR_ORIGINAL_DST,
+    NODE_CONNS,
     ORIGINAL_DST,
     SOCK_PAIR_MAP,
     ACCEL_SOCK,
@@ -170,6 +175,9 @@ pub const MAX_FOREIGN_BINDS: usize = 1024;
 pub const MAX_ALIASES: usize = 262_144;
 /// Connections between `connect` and `accept`, node-wide (LRU).
 pub const MAX_PENDING_ORIG_DSTS: usize = 32_768;
+/// Open connections of the node's processes to Pods that do not intercept them, node-wide (LRU). An
+/// evicted one is intercepted if the Pod has not accepted it yet.
+pub const MAX_NODE_CONNS: usize = 8192;
 /// Accelerated connections, node-wide (LRU). An evicted connection continues on TCP.
 pub const MAX_ACCEL_FLOWS: usize = 32_768;
 /// Sockets of accelerated connections.

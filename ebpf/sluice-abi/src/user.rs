@@ -4,16 +4,16 @@
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, Endpoint, Event, Flow, ForeignKey,
-    ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
-    PodConfig, PodCounters, Port, PortKey,
+    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, CredOffsets, Endpoint, Event, Flow,
+    ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
+    OwnerGroupKey, PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
     ($($name:ident),+) => {
         $(
             // SAFETY: `repr(C)` or `repr(transparent)`, `Copy`, `'static`, made of integers, and
-            // without padding (the test of the layout in `pod` compares the sizes).
+            // without padding (the test in `layout` compares the sizes).
             unsafe impl aya::Pod for $name {}
         )+
     };
@@ -34,6 +34,7 @@ pods!(
     CidrKey,
     InterfaceKey,
     KernelOffsets,
+    CredOffsets,
     ListenerKey,
     ForeignKey,
     ForeignUse,

@@ -87,7 +87,7 @@ pub(crate) fn cnitool(
 }
 
 #[test]
-fn a_runtime_runs_the_list_that_replaced_a_conf_and_del_needs_no_daemon() {
+fn runtime_runs_the_list_in_place_of_a_conf() {
     let host = Host::new();
     let (data, socket) = (host.path("ipam"), host.path("missing.sock"));
     let conf = format!(

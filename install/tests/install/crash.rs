@@ -54,7 +54,7 @@ fn installed(host: &Host) {
 }
 
 #[test]
-fn an_install_that_is_killed_at_any_moment_is_finished_by_the_next() {
+fn killed_install_is_completed_by_the_next_run() {
     let moments = survive(&[("10-calico.conflist", LIST)], nothing, "install", &[]);
     assert!(moments > 8, "{moments}");
     survive(&[("10-n.conf", SINGLE)], nothing, "install", &[]);
@@ -67,14 +67,14 @@ fn an_install_that_is_killed_at_any_moment_is_finished_by_the_next() {
 }
 
 #[test]
-fn an_uninstall_that_is_killed_at_any_moment_is_finished_by_the_next() {
+fn killed_uninstall_is_completed_by_the_next_run() {
     let moments = survive(&[("10-calico.conflist", LIST)], installed, "uninstall", &[]);
     assert!(moments > 8, "{moments}");
     survive(&[("10-n.conf", SINGLE)], installed, "uninstall", &[]);
 }
 
 #[test]
-fn a_change_that_is_killed_at_any_moment_is_finished_by_the_next() {
+fn killed_change_is_completed_by_the_next_run() {
     let own = &["--mode", "standalone"];
     survive(&[("10-n.conf", SINGLE)], installed, "install", own);
     let socket = &["--socket", "/run/other.sock"];
@@ -119,7 +119,7 @@ fn an_edit_made_during_a_run_stays() {
 }
 
 #[test]
-fn the_plugin_is_whole_whenever_a_configuration_names_it() {
+fn plugin_is_complete_while_configured() {
     for moment in 0.. {
         let host = Host::with(&[("10-calico.conflist", LIST)]);
         let killed = is_killed(&host, "install", &[], moment);

@@ -16,7 +16,7 @@ fn fail(host: &Host, job: &str) -> String {
 }
 
 #[test]
-fn a_plugin_that_was_not_built_is_named_and_nothing_is_changed() {
+fn missing_plugin_is_named_and_changes_nothing() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     fs::remove_file(host.path("image/sluice-cni")).unwrap();
     let said = fail(&host, "install");
@@ -83,7 +83,7 @@ fn file_with_two_names_is_edited_under_both() {
 }
 
 #[test]
-fn version_that_is_not_served_is_refused_before_anything_changes() {
+fn unserved_version_is_refused_before_any_change() {
     let list = LIST.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
     let host = Host::with(&[("10-calico.conflist", &list)]);
     let said = fail(&host, "install");
@@ -97,7 +97,7 @@ fn version_that_is_not_served_is_refused_before_anything_changes() {
 }
 
 #[test]
-fn plugin_that_cannot_be_started_is_not_put_in() {
+fn plugin_that_cannot_start_is_not_installed() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     fs::write(host.path("image/sluice-cni"), "\x7fELF and so on").unwrap();
     let said = fail(&host, "install");
@@ -107,7 +107,7 @@ fn plugin_that_cannot_be_started_is_not_put_in() {
 }
 
 #[test]
-fn plugin_stays_for_pods_that_need_it_and_goes_with_the_last() {
+fn plugin_stays_until_its_last_pod_ends() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     let before = host.tree();
     host.succeed("install");
@@ -181,7 +181,7 @@ fn installers_take_turns() {
 }
 
 #[test]
-fn an_uninstall_without_an_installation_takes_out_what_it_recognises() {
+fn uninstall_without_state_removes_recognised_entries() {
     let host = Host::with(&[("10-calico.conflist", LIST)]);
     let before = host.tree();
     host.succeed("uninstall");
@@ -206,7 +206,7 @@ fn uninstall_waiting(host: &mut Host) -> Child {
 }
 
 #[test]
-fn the_configuration_goes_first_and_the_plugin_after_the_grace_period() {
+fn uninstall_removes_the_configuration_before_the_plugin() {
     let mut host = Host::with(&[("10-calico.conflist", LIST)]);
     host.succeed("install");
     assert!(uninstall_waiting(&mut host).wait().unwrap().success());
@@ -225,7 +225,7 @@ fn an_installation_within_the_grace_period_stays() {
 }
 
 #[test]
-fn an_uninstall_that_ends_within_the_grace_period_is_finished_by_the_next() {
+fn uninstall_in_the_grace_period_is_completed_by_the_next() {
     let mut host = Host::with(&[("10-calico.conflist", LIST)]);
     let before = host.tree();
     host.succeed("install");

@@ -208,7 +208,7 @@ fn repeated_reverts_are_repaired_with_backoff() {
 }
 
 #[test]
-fn network_that_the_plugin_does_not_serve_loses_the_entry() {
+fn unserved_network_loses_the_entry() {
     let host = calico();
     let watcher = Watcher::start(&host);
     let with_version = |text: &str| text.replacen('{', "{\n  \"cniVersion\": \"9.9.9\",", 1);
@@ -244,7 +244,7 @@ fn copy_keeps_what_other_installers_add() {
 }
 
 #[test]
-fn signals_without_a_meaning_do_not_end_it() {
+fn unhandled_signals_do_not_end_the_daemon() {
     let host = calico();
     let watcher = Watcher::start(&host);
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {

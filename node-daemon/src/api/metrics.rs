@@ -1,5 +1,7 @@
 //! The daemon's metrics, in the `OpenMetrics` text format.
 
+mod pods;
+
 use std::{
     fmt::Write as _,
     sync::atomic::AtomicU64,
@@ -11,17 +13,14 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use sluice_abi::ABI_VERSION;
-use sluice_api::{FindingKind, PodName, text};
+use sluice_abi::{ABI_VERSION, ReasonKind};
+use sluice_api::{FindingKind, text};
 
 use super::{error::Error, process};
 use crate::{
     pods::{AuditSummary, MetricsSnapshot},
     refusals::Refusals,
 };
-
-/// The maximum number of Pods that have a series of their own.
-const POD_SERIES: usize = 1000;
 
 type Label = (&'static str, String);
 
@@ -69,11 +68,6 @@ impl Metrics {
         refusals: &Refusals,
         pod_series: bool,
     ) -> Result<String, Error> {
-        let decisions = Family::<[Label; 1], Counter>::default();
-        for (reason, count) in &snapshot.decisions {
-            let label = ("reason", reason.label().to_owned());
-            decisions.get_or_create(&[label]).inc_by(*count);
-        }
         let pods = Family::<[Label; 1], Gauge>::default();
         for (meshed, count) in [(true, snapshot.meshed), (false, snapshot.bypassed)] {
             let label = ("meshed", meshed.to_string());
@@ -81,12 +75,11 @@ impl Metrics {
             pods.get_or_create(&[label]).set(count);
         }
         let pending = gauge(snapshot.pending);
-        let repairs = Family::<[Label; 1], Counter>::default();
-        for (repair, count) in snapshot.repairs.iter() {
-            let label = ("type", repair.label().to_owned());
-            repairs.get_or_create(&[label]).inc_by(count);
-        }
-
+        let repairs = snapshot.repairs.iter();
+        let repairs = counters(
+            "type",
+            repairs.map(|(repair, count)| (repair.label(), count)),
+        );
         let foreign = Family::<[Label; 3], Gauge>::default();
         for program in &snapshot.foreign_programs {
             let order = if program.runs_first {
@@ -103,7 +96,7 @@ impl Metrics {
         }
 
         let mut registry = Registry::with_prefix("sluice");
-        registry.register("decisions", "Decisions of the kernel programs", decisions);
+        register_reasons(&mut registry, snapshot);
         registry.register(
             "attachments",
             "Attachments, by whether their traffic is intercepted",
@@ -112,7 +105,7 @@ impl Metrics {
         let help = "Meshed Pods whose network namespace is not known yet";
         registry.register("pending_pods", help, pending);
         if pod_series {
-            register_pods(&mut registry, snapshot);
+            pods::register(&mut registry, snapshot);
         }
         let help = "Meshed Pods whose proxy does not listen; their connections are refused";
         registry.register(
@@ -120,11 +113,8 @@ impl Metrics {
             help,
             gauge(snapshot.without_listener),
         );
-        let refused = Family::<[Label; 1], Counter>::default();
-        for (refusal, count) in refusals.counts() {
-            let label = ("reason", refusal.label().to_owned());
-            refused.get_or_create(&[label]).inc_by(count);
-        }
+        let refused = refusals.counts();
+        let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
         registry.register("refused_adds", "Refused ADDs", refused);
         registry.register(
             "build_info",
@@ -151,38 +141,20 @@ impl Metrics {
     }
 }
 
-/// The series of single Pods.
-fn register_pods(registry: &mut Registry, snapshot: &MetricsSnapshot) {
-    for (name, help, counts) in [
-        (
-            "pod_alias_fallbacks",
-            "Connections beyond a Pod's share of the map 'destinations'",
-            &snapshot.alias_fallbacks,
-        ),
-        (
-            "pod_foreign_uses",
-            "Denials of the proxy's ports to processes that are not the proxy",
-            &snapshot.foreign_uses,
-        ),
-    ] {
-        registry.register(name, help, of_pods(counts));
-    }
-}
-
-/// The series of the Pods with the highest values.
-fn of_pods(counts: &[(PodName, u64)]) -> Family<[Label; 2], Counter> {
-    let mut counts: Vec<_> = counts.iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let series = Family::<[Label; 2], Counter>::default();
-    for (pod, count) in counts.into_iter().take(POD_SERIES) {
-        // The encoder writes label values unescaped.
-        let labels = [
-            ("namespace", text::label(&pod.namespace)),
-            ("pod", text::label(&pod.name)),
-        ];
-        series.get_or_create(&labels).inc_by(*count);
-    }
-    series
+/// The counters of the kernel programs.
+fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let of = |kind: ReasonKind| {
+        let reasons = snapshot.reasons.iter();
+        let reasons = reasons.filter(move |(reason, _)| reason.kind() == kind);
+        counters(
+            "reason",
+            reasons.map(|(reason, count)| (reason.label(), *count)),
+        )
+    };
+    let help = "Decisions of the kernel programs";
+    registry.register("decisions", help, of(ReasonKind::Decision));
+    let help = "Events of the kernel programs as they carry decisions out";
+    registry.register("datapath_events", help, of(ReasonKind::Event));
 }
 
 fn build() -> Family<[Label; 2], Gauge> {
@@ -193,6 +165,19 @@ fn build() -> Family<[Label; 2], Gauge> {
     ];
     build.get_or_create(&labels).set(1);
     build
+}
+
+/// Counters with one label.
+fn counters(
+    name: &'static str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> Family<[Label; 1], Counter> {
+    let family = Family::<[Label; 1], Counter>::default();
+    for (value, count) in values {
+        let label = (name, value.to_owned());
+        family.get_or_create(&[label]).inc_by(count);
+    }
+    family
 }
 
 fn gauge(count: usize) -> Gauge {
@@ -270,149 +255,4 @@ fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use sluice_abi::Reason;
-    use sluice_api::ApiError;
-
-    use super::*;
-    use crate::{
-        bpf::ForeignProgram,
-        pods::{Repair, Repairs},
-        refusals::{Refusal, Subject},
-    };
-
-    fn foreign_program(id: u32) -> ForeignProgram {
-        ForeignProgram {
-            hook: "connect4",
-            id,
-            name: "cil_sock4_conn".into(),
-            uid: 0,
-            cgroup: "/sys/fs/cgroup".into(),
-            runs_first: false,
-        }
-    }
-
-    /// One scrape of all metrics.
-    fn measured(pod_series: bool) -> String {
-        let metrics = Metrics::new();
-        metrics.count("/v1/add", 200, Duration::from_millis(3));
-        metrics.count_error("/v1/add", 102);
-        let mut repairs = Repairs::default();
-        repairs.count(Repair::Hooks);
-        let pod = PodName {
-            namespace: "shop".into(),
-            name: "a\"\n\\\u{1b}\u{202e}".into(),
-            uid: String::new(),
-        };
-        let snapshot = MetricsSnapshot {
-            decisions: vec![(Reason::OutboundToProxy, 7)],
-            meshed: 2,
-            bypassed: 1,
-            pending: 3,
-            alias_fallbacks: vec![(pod.clone(), 5)],
-            foreign_uses: vec![(pod, 4)],
-            without_listener: 4,
-            repairs,
-            foreign_programs: vec![foreign_program(3), foreign_program(4)],
-        };
-        let audit = AuditSummary {
-            findings: [(FindingKind::Bypass, 2)].into(),
-            connections: 9,
-            took: Duration::from_millis(4),
-            at: Some(UNIX_EPOCH),
-        };
-        let refusals = Refusals::default();
-        let api_error = ApiError {
-            code: 100,
-            message: String::new(),
-            details: String::new(),
-        };
-        let pod = PodName::default();
-        refusals.record(&Subject::named(pod), Refusal::PodSettings, api_error);
-        metrics
-            .encode(&snapshot, &audit, &refusals, pod_series)
-            .unwrap()
-    }
-
-    #[test]
-    fn everything_measured_is_written() {
-        let text = measured(true);
-        for line in [
-            "sluice_decisions_total{reason=\"outbound_to_proxy\"} 7",
-            "sluice_attachments{meshed=\"true\"} 2",
-            "sluice_attachments{meshed=\"false\"} 1",
-            "sluice_pending_pods 3",
-            r#"sluice_pod_alias_fallbacks_total{namespace="shop",pod="a\"\\n\\\\u{1b}\\u{202e}"} 5"#,
-            "sluice_audit_findings{kind=\"bypass\"} 2",
-            "sluice_audit_findings{kind=\"proxy_user\"} 0",
-            "sluice_audit_connections 9",
-            "sluice_audit_duration_seconds 0.004",
-            r#"sluice_foreign_programs{hook="connect4",program="cil_sock4_conn",order="after"} 2"#,
-            "sluice_repairs_total{type=\"hooks\"} 1",
-            "sluice_repairs_total{type=\"stale_netns\"} 0",
-            "sluice_api_requests_total{path=\"/v1/add\",code=\"200\"} 1",
-            "sluice_api_errors_total{path=\"/v1/add\",code=\"102\"} 1",
-            "sluice_api_request_duration_seconds_count{path=\"/v1/add\"} 1",
-            "sluice_api_request_duration_seconds_bucket{le=\"0.005\",path=\"/v1/add\"} 1",
-            "sluice_refused_adds_total{reason=\"pod_settings\"} 1",
-            "sluice_refused_adds_total{reason=\"kernel\"} 0",
-            "sluice_pods_without_listener 4",
-            "# TYPE process_cpu_seconds counter",
-            "# TYPE process_start_time_seconds gauge",
-            "# EOF",
-        ] {
-            assert!(
-                text.lines().any(|one| one == line),
-                "{line} is not in\n{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn series_of_pods_can_be_switched_off() {
-        assert!(measured(true).contains("sluice_pod_"));
-        assert!(!measured(false).contains("sluice_pod_"));
-    }
-
-    #[test]
-    fn classic_format_names_counters_with_suffix() {
-        let open = measured(true);
-        let page = classic(&open);
-        assert!(
-            page.contains("\n# TYPE sluice_decisions_total counter\n"),
-            "{page}"
-        );
-        assert!(
-            page.contains("# HELP sluice_decisions_total Decisions"),
-            "{page}"
-        );
-        assert!(
-            page.contains("\n# TYPE sluice_attachments gauge\n"),
-            "{page}"
-        );
-        assert!(!page.contains("# EOF"));
-        let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(samples(&page), samples(&open));
-    }
-
-    #[test]
-    fn metrics_page_lists_every_metric() {
-        let text = measured(true);
-        let metric = |line: &str| {
-            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            Some(format!("{name}{suffix}"))
-        };
-        let page = crate::docs::page("reference/metrics.md");
-        let listed = crate::docs::listed(&crate::docs::section(&page, "# Metrics"));
-        let listed = listed
-            .into_iter()
-            .filter(|name| name.starts_with("sluice_") || name.starts_with("process_"));
-        assert_eq!(
-            listed.collect::<BTreeSet<_>>(),
-            text.lines().filter_map(metric).collect()
-        );
-    }
-}
+mod tests;

@@ -2,8 +2,10 @@
 
 mod attempt;
 mod error;
+mod handler;
 mod lobby;
 mod metrics;
+mod monitor;
 mod process;
 mod respond;
 mod routes;
@@ -11,7 +13,7 @@ mod scrape;
 mod server;
 mod socket;
 
-pub(crate) use routes::{Handler, Sources};
+pub(crate) use handler::{Handler, Sources};
 pub(crate) use scrape::serve_metrics;
 pub(crate) use server::serve;
 pub(crate) use socket::Socket;

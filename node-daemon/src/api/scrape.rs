@@ -29,10 +29,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     error::Error,
+    handler::Handler,
     lobby::{Eviction, Lobby},
     metrics,
     respond::{Answer, refusal, respond},
-    routes::{Handler, Route},
+    routes::Route,
     server,
 };
 use crate::config::MetricsAddress;

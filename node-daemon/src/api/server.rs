@@ -27,9 +27,10 @@ use tracing::{debug, warn};
 
 use super::{
     error::Error,
+    handler::Handler,
     lobby::{Eviction, Lobby, Seat},
     respond::{Answer, respond},
-    routes::{Asked, BODY, Handler, Route, label},
+    routes::{Asked, BODY, Route, label},
     socket::Socket,
 };
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, EbpfLoader,
     maps::Map,
     programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
@@ -20,24 +20,30 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
-use sluice_abi::{KernelOffsets, maps};
+use sluice_abi::{CredOffsets, maps};
 
 use super::{
-    Error, accel_maps, hierarchy,
+    Error, Options, accel_maps,
+    cgroup_prog::{self, ProgramInfo},
+    hierarchy,
     kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
-    pinned_link::{attach_one, program, put, replace},
+    loaded::Loaded,
+    netns_prog::SK_LOOKUP_PROG,
+    pinned_link::{attach_one, put, replace},
     pins::{self, Generation},
+    reroute_prog,
 };
-
-/// Name of the program that decides about inbound connections of every meshed Pod.
-pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";
 const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
+/// Constant of the object with the cookie of the node's netns.
+const NODE_NETNS: &str = "NODE_NETNS";
 /// Constant of the object with the offsets of kernel structure members for acceleration.
 const KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
+/// Constant of the object with the offsets on the way to the credentials of a socket's creator.
+const CRED_OFFSETS: &str = "CRED_OFFSETS";
 /// Exists if the kernel is built with MPTCP. A kernel without MPTCP has the helper, but not its type.
 const MPTCP: &str = "/proc/sys/net/mptcp";
 
@@ -73,6 +79,8 @@ pub(crate) struct Features {
     /// An `fentry` program can detect `splice(2)`. Not probed without acceleration: the probe takes
     /// longer than all other steps.
     pub(crate) splice: Option<bool>,
+    /// Where the credentials of a socket's creator are; all zero on a kernel without BTF.
+    pub(crate) creds: CredOffsets,
 }
 
 /// The eBPF object, which the build script builds from `ebpf/programs`.
@@ -80,23 +88,27 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sl
 
 /// Loads every program. Reuses the maps that are pinned in `generation`; creates and pins the others.
 ///
-/// Without offsets no socket is accelerated.
+/// Without offsets in `options` no socket is accelerated.
 pub(super) fn load(
     generation: &Generation,
     features: Features,
-    offsets: Option<KernelOffsets>,
-) -> Result<Ebpf, Error> {
+    options: Options,
+) -> Result<Loaded, Error> {
+    let offsets = options.kernel_offsets;
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
     let kernel_offsets = offsets.unwrap_or_default();
+    let node_netns = options.bypassing_node.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     // The object needs no relocation against the kernel's types, which take 10 MiB as long as the loader
     // has them: more than all else in this process.
     loader.btf(None);
     loader
         .override_global(KERNEL_OFFSETS, &kernel_offsets, true)
+        .override_global(CRED_OFFSETS, &features.creds, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)
-        .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true);
+        .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true)
+        .override_global(NODE_NETNS, &node_netns, true);
     accel_maps::prepare(&mut loader, generation, offsets.is_some())?;
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
@@ -107,10 +119,54 @@ pub(super) fn load(
             load_retrying(program).map_err(|source| Error::program(name, source))?;
         }
     }
-    Ok(object)
+    Loaded::new(object, &program_names(features))
+}
+
+/// The names of the programs that are loaded on a kernel with these features.
+pub(super) fn program_names(features: Features) -> Vec<&'static str> {
+    let mut names: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
+    names.extend([SK_LOOKUP_PROG, SK_MSG_PROG]);
+    names.extend(reroute_prog::PROGRAMS);
+    names.extend(
+        cgroup_prog::HOOKS
+            .iter()
+            .flat_map(|(child, root, _)| [*child, *root]),
+    );
+    if features.splice == Some(true) {
+        names.push(SPLICE_PROG);
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 impl Features {
+    /// Every result that a probe could have, with or without acceleration. Without offsets: they are the
+    /// same as long as the kernel runs.
+    pub(super) fn possible(accel: bool) -> impl Iterator<Item = Self> {
+        let splice: &[_] = if accel {
+            &[Some(true), Some(false)]
+        } else {
+            &[None]
+        };
+        (splice.iter()).flat_map(|splice| {
+            (0..8).map(|bits| Self {
+                mptcp: bits & 1 != 0,
+                ingress: bits & 2 != 0,
+                splice: *splice,
+                creds: CredOffsets {
+                    valid: bits >> 2,
+                    ..CredOffsets::default()
+                },
+            })
+        })
+    }
+
+    /// What distinguishes the results of probes on one kernel.
+    pub(super) fn found(self) -> (bool, bool, Option<bool>, bool) {
+        (self.mptcp, self.ingress, self.splice, self.creds.valid != 0)
+    }
+
     /// Probes the kernel. A failed probe counts as a missing feature.
     pub(super) fn probe(accel: bool) -> Self {
         let knows = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
@@ -121,6 +177,7 @@ impl Features {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
             splice: accel.then(kernel_offsets::can_trace_splice),
+            creds: kernel_offsets::of_creds().unwrap_or_default(),
         }
     }
 }
@@ -183,7 +240,7 @@ fn hooks(enabled_hooks: EnabledHooks) -> impl Iterator<Item = (&'static str, bpf
 /// Attaches this object's programs to every cgroup hook: pinned links get the new program, missing
 /// links are created. Links of disabled programs are removed.
 pub(super) fn attach(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     cgroup: &Path,
     enabled_hooks: EnabledHooks,
@@ -195,7 +252,7 @@ pub(super) fn attach(
     }
     let (directory, id) = open(cgroup)?;
     for (name, hook) in hooks(enabled_hooks) {
-        let program = program(object, name)?;
+        let program = object.program(name)?;
         let pin = generation.hook(name);
         let there = |link: &Link| link.cgroup().is_ok_and(|attached| attached == id);
         if !replace(program, &pin, there).map_err(|source| Error::attach(name, source))? {
@@ -221,31 +278,27 @@ pub(super) fn attach(
 
 /// Attaches the `splice(2)` program, unless it is attached: the kernel does not accept it twice, and
 /// such a link cannot be updated.
-fn attach_splice_read(object: &Ebpf, pin: &Path) -> Result<(), Error> {
-    let found = object
-        .program(SPLICE_PROG)
-        .ok_or(Error::Missing { name: SPLICE_PROG })?;
-    let info = found.info();
-    let own = info
-        .map_err(|source| Error::program(SPLICE_PROG, source))?
-        .id();
-    let there = Link::open(pin).and_then(|link| link.program());
-    if there.is_ok_and(|there| there == own) {
-        return Ok(());
-    }
-    Link::attach_tracing(program(object, SPLICE_PROG)?)
-        .and_then(|link| put(&link, pin))
-        .map_err(|source| Error::attach(SPLICE_PROG, source))
+fn attach_splice_read(object: &Loaded, pin: &Path) -> Result<(), Error> {
+    let program = object.program(SPLICE_PROG)?;
+    let attach = || {
+        let own = ProgramInfo::of(program)?.id;
+        let there = Link::open(pin).and_then(|link| link.program());
+        if there.is_ok_and(|there| there == own) {
+            return Ok(());
+        }
+        put(&Link::attach_tracing(program)?, pin)
+    };
+    attach().map_err(|source| Error::attach(SPLICE_PROG, source))
 }
 
 /// Attaches the `sk_msg` program to the sockhash.
-fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
+fn attach_sk_msg(object: &Loaded) -> Result<(), Error> {
     let name = maps::SOCK_PAIR_MAP;
     let Some(Map::SockHash(map)) = object.map(name) else {
         return Err(Error::Missing { name });
     };
     link::attach_to_map(
-        program(object, SK_MSG_PROG)?,
+        object.program(SK_MSG_PROG)?,
         map.fd().as_fd(),
         BPF_SK_MSG_VERDICT,
     )
@@ -254,7 +307,7 @@ fn attach_sk_msg(object: &Ebpf) -> Result<(), Error> {
 
 /// Names of the programs that are no longer attached to the root cgroup.
 pub(super) fn missing(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     cgroup: &Path,
     enabled_hooks: EnabledHooks,
@@ -299,26 +352,19 @@ pub(super) fn has_sk_lookup(pin: &Path) -> bool {
 mod tests {
     use aya_obj::Object;
 
-    use super::{
-        super::{cgroup_prog, reroute_prog},
-        *,
-    };
+    use super::*;
 
     #[test]
     fn every_program_of_the_object_has_a_hook() {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<_> = object.programs.keys().map(String::as_str).collect();
-        let mut hooked: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
-        hooked.extend([SK_LOOKUP_PROG, SK_MSG_PROG, SPLICE_PROG]);
-        hooked.extend(reroute_prog::PROGRAMS);
-        hooked.extend(
-            cgroup_prog::HOOKS
-                .iter()
-                .flat_map(|(child, root, _)| [*child, *root]),
-        );
         programs.sort_unstable();
-        hooked.sort_unstable();
-        hooked.dedup();
+        let hooked = program_names(Features {
+            mptcp: true,
+            ingress: true,
+            splice: Some(true),
+            creds: CredOffsets::default(),
+        });
         assert_eq!(programs, hooked);
     }
 

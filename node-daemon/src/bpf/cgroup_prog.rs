@@ -16,6 +16,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::Path,
+    time::Duration,
 };
 
 use aya_obj::generated::{
@@ -53,11 +54,16 @@ pub(super) const HOOKS: [(&str, &str, bpf_attach_type); 10] = [
     ("sendmsg6", "root_sendmsg6", BPF_CGROUP_UDP6_SENDMSG),
 ];
 
-/// The kernel's information about a loaded program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The kernel's information about a loaded program. It does not change as long as the program exists.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ProgramInfo {
-    /// The program ID, as in `bpftool prog`.
+    /// The program ID, as in `bpftool prog`. The kernel assigns each once between two boots, until the
+    /// numbers wrap around.
     pub(super) id: u32,
+    /// The type (`BPF_PROG_TYPE_*`).
+    kind: u32,
+    /// The kernel's hash of the instructions, without the IDs of maps.
+    tag: [u8; 8],
     /// Its name, at most 15 bytes.
     pub(super) name: String,
     /// The UID that loaded it.
@@ -78,6 +84,8 @@ impl ProgramInfo {
         let count = maps.len().min(info.nr_map_ids as usize);
         Ok(Self {
             id: info.id,
+            kind: info.type_,
+            tag: info.tag,
             name: text(&info.name.map(i8::cast_unsigned)),
             uid: info.created_by_uid,
             maps: maps[..count].to_vec(),
@@ -89,6 +97,14 @@ impl ProgramInfo {
         let name = |id: &u32| map_name(*id).is_ok_and(|name| name == map);
         self.maps.iter().any(name)
     }
+}
+
+/// The number of a program's runs while statistics were enabled, and their duration.
+pub(super) fn runs(program: BorrowedFd<'_>) -> io::Result<(u64, Duration)> {
+    // SAFETY: an integer structure, for which zero is a valid value.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    read_info(program, &mut info)?;
+    Ok((info.run_cnt, Duration::from_nanos(info.run_time_ns)))
 }
 
 /// IDs of the programs at a cgroup's hook, in the order in which they run. `effective`: including those

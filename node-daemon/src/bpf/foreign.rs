@@ -1,16 +1,15 @@
 //! The map of foreign binds: processes that requested a port of a Pod's proxy and are not the proxy.
 
-use aya::Ebpf;
 use sluice_abi::{ForeignKey, ForeignUse, maps};
 
-use super::{Error, typed_map::TypedMap};
+use super::{Error, loaded::Loaded, typed_map::TypedMap};
 
 /// The map `foreign_binds`.
 pub(super) struct ForeignBinds(TypedMap<ForeignKey, ForeignUse>);
 
 impl ForeignBinds {
     /// Opens the map of the object.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded) -> Result<Self, Error> {
         TypedMap::open(object, maps::FOREIGN_BINDS).map(Self)
     }
 

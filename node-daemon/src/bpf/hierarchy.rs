@@ -18,7 +18,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::Ebpf;
 use aya_obj::generated::bpf_attach_type;
 use sluice_abi::maps;
 use tracing::{debug, warn};
@@ -27,7 +26,8 @@ use super::{
     Error,
     cgroup_prog::{self, HOOKS, ProgramInfo},
     link::Link,
-    pinned_link::{attach_one, program, replace},
+    loaded::Loaded,
+    pinned_link::{attach_one, replace},
     pins::{self, Generation},
 };
 
@@ -60,7 +60,7 @@ struct Cgroup {
 }
 
 /// Attaches every missing program, and replaces the attached ones by this object's programs.
-pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Result<(), Error> {
+pub(super) fn attach(object: &Loaded, generation: &Generation, root: &Path) -> Result<(), Error> {
     let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
     if !generation.is_private() {
         detach_strays(object, generation, &cgroup);
@@ -81,7 +81,7 @@ pub(super) fn attach(object: &Ebpf, generation: &Generation, root: &Path) -> Res
 /// Attaches to new children of the root, and removes the pins of deleted ones. With `replaces`,
 /// existing links get this object's programs.
 pub(super) fn attach_children(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     root: &Path,
     replaces: bool,
@@ -91,7 +91,7 @@ pub(super) fn attach_children(
         let pins = generation.child(child.id);
         Generation::make(&pins)?;
         for (name, _, hook) in HOOKS {
-            let program = program(object, name)?;
+            let program = object.program(name)?;
             if let Err(error) = attach_child(program, child, hook, &pins.join(name), replaces) {
                 // The root copy serves these processes, only in another order.
                 warn!(cgroup = %child.path.display(), program = name, %error,
@@ -128,12 +128,12 @@ fn attach_child(
 }
 
 fn attach_root(
-    object: &Ebpf,
+    object: &Loaded,
     generation: &Generation,
     root: &Cgroup,
     (name, hook): (&'static str, bpf_attach_type),
 ) -> Result<(), Error> {
-    let program = program(object, name)?;
+    let program = object.program(name)?;
     let pin = generation.root_program(name);
     let done = || {
         if generation.is_private() {
@@ -163,11 +163,11 @@ fn attach_root(
 }
 
 /// The names of our programs that are missing at the root.
-pub(super) fn missing(object: &Ebpf, root: &Path) -> Result<Vec<&'static str>, Error> {
+pub(super) fn missing(object: &Loaded, root: &Path) -> Result<Vec<&'static str>, Error> {
     let cgroup = Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?;
     let mut missing = Vec::new();
     for (_, name, hook) in HOOKS {
-        let own = ProgramInfo::of(program(object, name)?);
+        let own = ProgramInfo::of(object.program(name)?);
         let attached = cgroup_prog::query(cgroup.directory.as_fd(), hook, false);
         let is_there = own.is_ok_and(|own| attached.is_ok_and(|ids| ids.contains(&own.id)));
         if !is_there {
@@ -193,7 +193,7 @@ pub(super) fn count(generation: &Generation, name: &str) -> usize {
 
 /// Programs of other owners at our hooks. If the root has children, only the children count: they
 /// contain the Pods.
-pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>, Error> {
+pub(super) fn foreign(object: &Loaded, root: &Path) -> Result<Vec<ForeignProgram>, Error> {
     let mut cgroups = children(root);
     if cgroups.is_empty() {
         cgroups.push(Cgroup::open(root).map_err(|source| Error::cgroup(root, source))?);
@@ -201,7 +201,7 @@ pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>,
     let mut found = BTreeMap::new();
     for (name, at_root, hook) in HOOKS {
         let id = |name| {
-            ProgramInfo::of(program(object, name)?).map_err(|source| Error::attach(name, source))
+            ProgramInfo::of(object.program(name)?).map_err(|source| Error::attach(name, source))
         };
         let ours = [id(name)?.id, id(at_root)?.id];
         for cgroup in &cgroups {
@@ -233,10 +233,10 @@ pub(super) fn foreign(object: &Ebpf, root: &Path) -> Result<Vec<ForeignProgram>,
 }
 
 /// Detaches our programs from the root that no generation holds: their pins were removed externally.
-fn detach_strays(object: &Ebpf, generation: &Generation, root: &Cgroup) {
+fn detach_strays(object: &Loaded, generation: &Generation, root: &Cgroup) {
     let held = generation.all_root_programs();
     for (_, name, hook) in HOOKS {
-        let own = program(object, name).ok();
+        let own = object.program(name).ok();
         let own = own.and_then(|own| ProgramInfo::of(own).ok());
         for id in cgroup_prog::query(root.directory.as_fd(), hook, false).unwrap_or_default() {
             let Ok(fd) = cgroup_prog::by_id(id) else {

@@ -1,4 +1,5 @@
-//! Detection of acceleration support: the offsets of socket members in this kernel.
+//! The offsets of kernel structure members in this kernel: for acceleration, and for the owner of a
+//! socket.
 
 use std::{fs, io};
 
@@ -6,7 +7,7 @@ use aya::{
     programs::ProgramType,
     sys::{BpfHelper, is_helper_supported},
 };
-use sluice_abi::KernelOffsets;
+use sluice_abi::{CredOffsets, KernelOffsets};
 
 use super::{btf::Btf, link};
 
@@ -16,7 +17,7 @@ pub(super) const SPLICE_FN: &str = "tcp_splice_read";
 /// The kernel's own BTF.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// The reason why acceleration is not supported.
+/// The reason why an offset is not known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The kernel has no BTF.
@@ -42,8 +43,26 @@ pub(crate) enum Error {
     },
 }
 
-/// Reads the offsets of the running kernel.
+/// Reads the offsets of the running kernel for acceleration.
 pub(crate) fn of_this_kernel() -> Result<KernelOffsets, Error> {
+    with_btf(read)
+}
+
+/// Reads the offsets of the running kernel on the way from a socket to its creator's credentials.
+pub(super) fn of_creds() -> Result<CredOffsets, Error> {
+    with_btf(|btf| {
+        Ok(CredOffsets {
+            valid: 1,
+            sk_socket: offset(btf, "sock", "sk_socket")?,
+            file: offset(btf, "socket", "file")?,
+            f_cred: offset(btf, "file", "f_cred")?,
+            fsuid: offset(btf, "cred", "fsuid")?,
+            fsgid: offset(btf, "cred", "fsgid")?,
+        })
+    })
+}
+
+fn with_btf<T>(read: impl FnOnce(&Btf<'_>) -> Result<T, Error>) -> Result<T, Error> {
     let bytes = fs::read(VMLINUX).map_err(|source| Error::Absent { source })?;
     // An error of the probe itself says nothing about the helper.
     if let Ok(false) =
@@ -52,6 +71,11 @@ pub(crate) fn of_this_kernel() -> Result<KernelOffsets, Error> {
         return Err(Error::Forbidden);
     }
     read(&Btf::parse(&bytes).ok_or(Error::Strange)?)
+}
+
+fn offset(btf: &Btf<'_>, structure: &str, member: &str) -> Result<u32, Error> {
+    let found = btf.offset(structure, member);
+    found.ok_or_else(|| missing(&format!("{structure}.{member}")))
 }
 
 /// Whether an `fentry` program can detect `splice(2)`. Some kernels are built without support, some
@@ -63,10 +87,7 @@ pub(super) fn can_trace_splice() -> bool {
 }
 
 fn read(btf: &Btf<'_>) -> Result<KernelOffsets, Error> {
-    let offset = |structure: &str, member: &str| {
-        let found = btf.offset(structure, member);
-        found.ok_or_else(|| missing(&format!("{structure}.{member}")))
-    };
+    let offset = |structure: &str, member: &str| offset(btf, structure, member);
     let zero_copy = "SOCK_ZEROCOPY";
     let zero_copy = btf
         .enumerator("sock_flags", zero_copy)

@@ -133,6 +133,20 @@ pub(super) fn attach_to_map(
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
+/// Writes a program to a program array.
+pub(super) fn set_program(
+    array: BorrowedFd<'_>,
+    index: u32,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let value = number(program);
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = number(array);
+    attr.__bindgen_anon_2.key = (&raw const index) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
 /// Loads a program. `code` has the instructions as integers in the byte order of this machine
 /// (RFC 9669).
 pub(super) fn load_program(

@@ -7,13 +7,10 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use aya::{
-    Ebpf,
-    maps::{MapData, MapError, SockHash},
-};
+use aya::maps::{MapData, MapError, SockHash};
 use sluice_abi::{ListenerKey, maps};
 
-use super::{Error, typed_map};
+use super::{Error, loaded::Loaded, typed_map};
 
 /// `BPF_NOEXIST`: a used slot stays unchanged.
 const IF_FREE: u64 = 1;
@@ -23,7 +20,7 @@ pub(super) struct Listeners(SockHash<MapData, ListenerKey>);
 
 impl Listeners {
     /// Opens the map of the object.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded) -> Result<Self, Error> {
         typed_map::open(object, maps::PROXY_LISTENERS).map(Self)
     }
 

@@ -4,18 +4,23 @@
 //! the next daemon adopts them.
 
 mod accel_maps;
+mod adoption;
 mod aliases;
 mod attach;
 mod btf;
 mod cgroup_prog;
 mod error;
+mod events;
 mod fill;
 mod foreign;
 mod hierarchy;
+mod hooks;
 mod kernel_offsets;
 mod link;
 mod listeners;
+mod loaded;
 mod netns_prog;
+mod node_conns;
 mod pinned_link;
 mod pins;
 mod pod_counters;
@@ -26,22 +31,16 @@ mod typed_map;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use aya::{
-    Ebpf,
-    maps::{Array, MapData, PerCpuArray},
-};
-use nix::time::{ClockId, clock_gettime};
+use aya::maps::{Array, MapData, PerCpuArray};
 use serde::Deserialize;
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, ConnKey, Endpoint, Event, Flow, ForeignKey,
-    ForeignUse, KernelOffsets, NetnsEntry, PodConfig, PodCounters, Reason, maps,
+    Addr, AliasKey, AliasUsage, BeforeProxy, ConnKey, Endpoint, Flow, ForeignKey, ForeignUse,
+    KernelOffsets, NetnsEntry, PodConfig, PodCounters, maps,
 };
-use sluice_api::ProgramView;
 
 use attach::EnabledHooks;
 pub(crate) use attach::Features;
@@ -51,9 +50,12 @@ pub(crate) use error::Error;
 pub(crate) use fill::{Fill, dump, fill};
 use foreign::ForeignBinds;
 pub(crate) use hierarchy::ForeignProgram;
+pub(crate) use hooks::RunTime;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
+use loaded::Loaded;
 use netns_prog::NetnsProgram;
+pub(crate) use node_conns::NodeConns;
 use pins::Generation;
 pub(crate) use pins::{Pins, PrivateBpffs};
 use pod_counters::CounterMap;
@@ -73,6 +75,9 @@ pub(crate) struct Options {
     pub(crate) kernel_offsets: Option<KernelOffsets>,
     /// Raw sockets in meshed Pods.
     pub(crate) raw_sockets: RawSockets,
+    /// The cookie of the node's netns, if the connections of its processes pass to some Pods
+    /// ([`PodFlags::BYPASS_NODE`](sluice_abi::PodFlags::BYPASS_NODE)).
+    pub(crate) bypassing_node: Option<u64>,
 }
 
 /// Whether processes of meshed Pods may create raw IP sockets.
@@ -94,7 +99,7 @@ pub(crate) struct Datapath {
     enabled_hooks: EnabledHooks,
     cgroup: PathBuf,
     features: Features,
-    programs: Ebpf,
+    loaded: Loaded,
     addresses: TypedMap<Addr, PodConfig>,
     netns_entries: TypedMap<u64, NetnsEntry>,
     dns_capture: TypedMap<u64, u8>,
@@ -104,6 +109,7 @@ pub(crate) struct Datapath {
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
+    node_conns: NodeConns,
     pod_counters: CounterMap,
     foreign_listeners: TypedMap<u64, u32>,
     before_proxy: TypedMap<u64, BeforeProxy>,
@@ -122,21 +128,20 @@ impl Datapath {
     /// [`Error::Object`], [`Error::Program`] or [`Error::Verifier`] if the kernel rejects it;
     /// [`Error::Cgroup`] if `cgroup` cannot be opened; [`Error::Pin`] if a pin cannot be created.
     pub(crate) fn open(pins: Pins, cgroup: &Path, options: Options) -> Result<Self, Error> {
-        let kernel_offsets = options.kernel_offsets;
-        let features = Features::probe(kernel_offsets.is_some());
         let current = pins.current()?;
         let adopted = current.is_some();
         let generation = current.map_or_else(|| pins.begin(), Ok)?;
-        let mut programs = attach::load(&generation, features, kernel_offsets)?;
-        let netns_entries = TypedMap::open(&mut programs, maps::PROCESS_IP)?;
-        let enabled_hooks = EnabledHooks {
+        let enabled_hooks = |features: Features| EnabledHooks {
             sock_create: options.raw_sockets == RawSockets::Deny,
             splice: features.splice == Some(true),
         };
         generation.set_root(cgroup)?;
-        attach::attach(&programs, &generation, cgroup, enabled_hooks)?;
-        let netns_prog = NetnsProgram::open(&mut programs)?;
-        let reroute_prog = RerouteProgram::open(&mut programs)?;
+        let (mut loaded, features) =
+            adoption::adopt_or_load(&generation, options, |loaded, features| {
+                attach::attach(loaded, &generation, cgroup, enabled_hooks(features))
+            })?;
+        let netns_prog = NetnsProgram::open(&loaded)?;
+        let reroute_prog = RerouteProgram::open(&loaded)?;
         let generation = if adopted {
             generation
         } else {
@@ -146,74 +151,29 @@ impl Datapath {
             pins,
             generation,
             adopted,
-            enabled_hooks,
+            enabled_hooks: enabled_hooks(features),
             cgroup: cgroup.into(),
             features,
-            addresses: TypedMap::open(&mut programs, maps::LOCAL_POD_IPS)?,
-            netns_entries,
-            dns_capture: TypedMap::open(&mut programs, maps::DNS_CAPTURE)?,
-            alias_to_dst: TypedMap::open(&mut programs, maps::ALIAS_TO_DST)?,
-            alias_usage: TypedMap::open(&mut programs, maps::ALIAS_USAGE)?,
-            accel_flows: TypedMap::open(&mut programs, maps::ACCEL_FLOWS)?,
-            pending_pods: typed_map::open(&mut programs, maps::PENDING_PODS)?,
-            monitor_until: typed_map::open(&mut programs, maps::MONITOR_UNTIL)?,
-            rule_maps: RuleMaps::open(&mut programs)?,
-            foreign_binds: ForeignBinds::open(&mut programs)?,
-            pod_counters: CounterMap::open(&mut programs)?,
-            foreign_listeners: TypedMap::open(&mut programs, maps::FOREIGN_LISTENERS)?,
-            before_proxy: TypedMap::open(&mut programs, maps::BEFORE_PROXY)?,
-            listeners: Listeners::open(&mut programs)?,
+            addresses: TypedMap::open(&mut loaded, maps::LOCAL_POD_IPS)?,
+            netns_entries: TypedMap::open(&mut loaded, maps::PROCESS_IP)?,
+            dns_capture: TypedMap::open(&mut loaded, maps::DNS_CAPTURE)?,
+            alias_to_dst: TypedMap::open(&mut loaded, maps::ALIAS_TO_DST)?,
+            alias_usage: TypedMap::open(&mut loaded, maps::ALIAS_USAGE)?,
+            accel_flows: TypedMap::open(&mut loaded, maps::ACCEL_FLOWS)?,
+            pending_pods: typed_map::open(&mut loaded, maps::PENDING_PODS)?,
+            monitor_until: typed_map::open(&mut loaded, maps::MONITOR_UNTIL)?,
+            rule_maps: RuleMaps::open(&mut loaded)?,
+            foreign_binds: ForeignBinds::open(&mut loaded)?,
+            node_conns: NodeConns::open(&mut loaded, options.bypassing_node)?,
+            pod_counters: CounterMap::open(&mut loaded)?,
+            foreign_listeners: TypedMap::open(&mut loaded, maps::FOREIGN_LISTENERS)?,
+            before_proxy: TypedMap::open(&mut loaded, maps::BEFORE_PROXY)?,
+            listeners: Listeners::open(&mut loaded)?,
             netns_prog,
             reroute_prog,
-            counters: typed_map::open(&mut programs, maps::COUNTERS)?,
-            programs,
+            counters: typed_map::open(&mut loaded, maps::COUNTERS)?,
+            loaded,
         })
-    }
-
-    /// Restores cgroup hooks whose pins were removed. `true` if there were any.
-    ///
-    /// Pins of maps are not restored: this process has the maps open, and the next daemon builds a new
-    /// generation if this one is incomplete.
-    pub(crate) fn repair_hooks(&self) -> Result<bool, Error> {
-        if self.missing()?.is_empty() {
-            self.attach_new_children()?;
-            return Ok(false);
-        }
-        self.generation.make_directories()?;
-        self.generation.set_root(&self.cgroup)?;
-        self.attach()?;
-        Ok(true)
-    }
-
-    /// Attaches to new children of the root cgroup.
-    pub(crate) fn attach_new_children(&self) -> Result<(), Error> {
-        hierarchy::attach_children(&self.programs, &self.generation, &self.cgroup, false)
-    }
-
-    /// Programs of other owners at the hooks whose order matters.
-    pub(crate) fn foreign_programs(&self) -> Result<Vec<ForeignProgram>, Error> {
-        hierarchy::foreign(&self.programs, &self.cgroup)
-    }
-
-    fn attach(&self) -> Result<(), Error> {
-        let Self {
-            programs,
-            generation,
-            cgroup,
-            enabled_hooks,
-            ..
-        } = self;
-        attach::attach(programs, generation, cgroup, *enabled_hooks)
-    }
-
-    /// Names of the programs that are no longer attached to the cgroup.
-    pub(crate) fn missing(&self) -> Result<Vec<&'static str>, Error> {
-        attach::missing(
-            &self.programs,
-            &self.generation,
-            &self.cgroup,
-            self.enabled_hooks,
-        )
     }
 
     /// The detected kernel features.
@@ -224,6 +184,11 @@ impl Datapath {
     /// Whether the pins of an earlier daemon were adopted.
     pub(crate) fn is_adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Whether an earlier daemon loaded the programs, and they are unchanged.
+    pub(crate) fn programs_are_adopted(&self) -> bool {
+        self.loaded.are_adopted()
     }
 
     /// The root cgroup, whose processes are served.
@@ -242,103 +207,14 @@ impl Datapath {
         self.pins
     }
 
-    /// The programs and their attachments, by their names.
-    pub(crate) fn programs(&self) -> Result<Vec<ProgramView>, Error> {
-        let missing = self.missing();
-        let is_there =
-            |name: &str| (missing.as_ref()).is_ok_and(|all| all.iter().all(|one| *one != name));
-        let mut views = Vec::new();
-        for (name, program) in self.programs.programs() {
-            if name == attach::SPLICE_PROG && !self.enabled_hooks.has(name) {
-                continue;
-            }
-            let info = program.info();
-            let info = info.map_err(|source| Error::program(name, source))?;
-            let (attach_type, attach_count) = match name {
-                attach::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
-                attach::SK_MSG_PROG => ("map", 1),
-                name if reroute_prog::PROGRAMS.contains(&name) => {
-                    ("tc", self.rule_maps.virtual_interfaces()?)
-                }
-                attach::SPLICE_PROG => ("kernel", usize::from(is_there(name))),
-                attach::SOCK_CREATE_PROG if !self.enabled_hooks.has(name) => ("cgroup", 0),
-                name => (
-                    "cgroup",
-                    usize::from(hierarchy::is_for_root(name) && is_there(name))
-                        + hierarchy::count(&self.generation, name),
-                ),
-            };
-            views.push(ProgramView {
-                name: name.to_owned(),
-                id: info.id(),
-                attach_type: attach_type.to_owned(),
-                attach_count,
-            });
-        }
-        views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        Ok(views)
-    }
-
-    /// Enables the kernel's statistics of programs until the descriptor is closed.
-    pub(crate) fn enable_stats() -> Result<OwnedFd, Error> {
-        aya::sys::enable_stats(aya::sys::Stats::RunTime)
-            .map_err(|source| Error::Stats(source.io_error))
-    }
-
-    /// The name and id of each program, with the number and duration of its runs while statistics were
-    /// enabled.
-    pub(crate) fn run_times(&self) -> Result<Vec<RunTime>, Error> {
-        let time = |(name, program): (&str, &aya::programs::Program)| {
-            let info = program.info();
-            let info = info.map_err(|source| Error::program(name, source))?;
-            Ok(RunTime {
-                name: name.to_owned(),
-                id: info.id(),
-                runs: info.run_count(),
-                time: info.run_time(),
-            })
-        };
-        let is_loaded = |(name, _): &(&str, &aya::programs::Program)| {
-            *name != attach::SPLICE_PROG || self.enabled_hooks.has(name)
-        };
-        let loaded = self.programs.programs().filter(is_loaded);
-        loaded.map(time).collect()
-    }
-
-    /// Attaches the inbound hook to a network namespace.
-    pub(crate) fn attach_sk_lookup(
-        &mut self,
-        cookie: u64,
-        netns: BorrowedFd<'_>,
-    ) -> Result<(), Error> {
-        let program = self.netns_prog.load(cookie)?;
-        attach::attach_sk_lookup(program.as_fd(), netns, &self.generation.pod(cookie))
-    }
-
-    /// Loads the programs of a virtual interface, for packets from and to the hosts behind it.
-    /// `link_header`: the length of the link's header, in bytes.
-    pub(crate) fn load_reroute(&self, cookie: u64, link_header: u8) -> Result<[OwnedFd; 2], Error> {
-        self.reroute_prog.load(cookie, link_header)
-    }
-
-    /// Detaches the inbound hook of a network namespace, if it is attached.
-    pub(crate) fn detach_sk_lookup(&mut self, cookie: u64) -> Result<(), Error> {
-        pins::remove(&self.generation.pod(cookie), &mut Vec::new())
-    }
-
-    /// Whether the inbound hook of a network namespace is attached.
-    pub(crate) fn has_sk_lookup(&self, cookie: u64) -> bool {
-        attach::has_sk_lookup(&self.generation.pod(cookie))
-    }
-
-    /// Network namespaces with an inbound hook, including those of deleted Pods.
-    pub(crate) fn netns_with_sk_lookup(&self) -> Result<Vec<u64>, Error> {
-        self.generation.pods()
-    }
-
     /// Every entry of `process_ip`.
     pub(crate) fn all_netns_entries(&self) -> Result<Vec<(u64, NetnsEntry)>, Error> {
         self.netns_entries.all()
+    }
+
+    /// Open connections of the node that pass to Pods. A shared handle.
+    pub(crate) fn node_conns(&self) -> NodeConns {
+        self.node_conns.clone()
     }
 
     /// Every entry of `local_pod_ips`.
@@ -400,29 +276,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// The ring of resolved pending Pods. Call it once, within a tokio runtime.
-    pub(crate) fn netns_found(&mut self) -> Result<Ring<u64>, Error> {
-        Ring::open(&mut self.programs, maps::NETNS_FOUND)
-    }
-
-    /// The ring of events, which the programs fill while a monitor is active. Call it once, within a
-    /// tokio runtime.
-    pub(crate) fn events(&mut self) -> Result<Ring<Event>, Error> {
-        Ring::open(&mut self.programs, maps::EVENTS)
-    }
-
-    /// Enables events for a duration from now on.
-    pub(crate) fn enable_events(&mut self, time: Duration) -> Result<(), Error> {
-        // The clock of `bpf_ktime_get_ns`.
-        let now =
-            clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| Error::Listen(errno.into()))?;
-        let until = Duration::from(now) + time;
-        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-        self.monitor_until
-            .set(0, until, 0)
-            .map_err(|source| Error::map(maps::MONITOR_UNTIL, "write to", source))
-    }
-
     /// Removes the entry of a network namespace, if there is one, and the programs' state of its proxy.
     pub(crate) fn remove_netns_entry(&mut self, cookie: u64) -> Result<(), Error> {
         self.netns_entries.remove(cookie)?;
@@ -441,12 +294,6 @@ impl Datapath {
     /// Denied binds of proxy ports: Pod, port, UID and number (LRU).
     pub(crate) fn foreign_binds(&self) -> Result<Vec<(ForeignKey, ForeignUse)>, Error> {
         self.foreign_binds.all()
-    }
-
-    /// The ring of Pods in which a process was denied a port of the proxy. Call it once, within a tokio
-    /// runtime.
-    pub(crate) fn foreign_found(&mut self) -> Result<Ring<u64>, Error> {
-        Ring::open(&mut self.programs, maps::FOREIGN_FOUND)
     }
 
     /// Writes the UID of a process that listens on a Pod's outbound port and is not the proxy, or that
@@ -561,31 +408,6 @@ impl Datapath {
         }
         Ok(false)
     }
-
-    /// The count of each reason, over all CPUs, since the programs were loaded.
-    pub(crate) fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        let total = |reason: &Reason| {
-            let slots = self
-                .counters
-                .get(&(*reason as u32), 0)
-                .map_err(|source| Error::map(maps::COUNTERS, "read", source))?;
-            Ok((*reason, slots.iter().sum()))
-        };
-        Reason::ALL.iter().map(total).collect()
-    }
-}
-
-/// The runs of one program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RunTime {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its id.
-    pub(crate) id: u32,
-    /// Their number.
-    pub(crate) runs: u64,
-    /// Their duration in total.
-    pub(crate) time: Duration,
 }
 
 #[cfg(test)]

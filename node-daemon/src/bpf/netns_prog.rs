@@ -11,14 +11,14 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::{
-    Ebpf,
-    maps::{Map, MapData, ProgramArray},
-};
+use aya::maps::Map;
 use aya_obj::generated::{bpf_attach_type::BPF_SK_LOOKUP, bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP};
 use sluice_abi::maps;
 
-use super::{Error, attach::SK_LOOKUP_PROG, link, typed_map};
+use super::{Error, link, loaded::Loaded};
+
+/// Name of the program that decides about inbound connections of every meshed Pod.
+pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// The index of the deciding program.
 const STEER_AT: u32 = 0;
@@ -32,22 +32,18 @@ pub(super) struct NetnsProgram {
 impl NetnsProgram {
     /// Opens the maps of the object, and installs the object's program as the deciding program of every
     /// Pod.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &Loaded) -> Result<Self, Error> {
         let (netns, prog) = (maps::LOOKUP_NETNS, maps::LOOKUP_PROG);
         let entry = Self {
             netns: descriptor(object, netns)?,
             prog: descriptor(object, prog)?,
         };
-        let mut programs: ProgramArray<MapData> = typed_map::open(object, prog)?;
-        let steer = object.program(SK_LOOKUP_PROG).ok_or(Error::Missing {
-            name: SK_LOOKUP_PROG,
-        })?;
-        let steer = steer
-            .fd()
-            .map_err(|source| Error::program(SK_LOOKUP_PROG, source))?;
-        programs
-            .set(STEER_AT, steer, 0)
-            .map_err(|source| Error::map(prog, "write to", source))?;
+        link::set_program(
+            entry.prog.as_fd(),
+            STEER_AT,
+            object.program(SK_LOOKUP_PROG)?,
+        )
+        .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))?;
         Ok(entry)
     }
 
@@ -61,7 +57,7 @@ impl NetnsProgram {
     }
 }
 
-pub(super) fn descriptor(object: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
+pub(super) fn descriptor(object: &Loaded, name: &'static str) -> Result<OwnedFd, Error> {
     let Some(Map::PerCpuArray(map) | Map::ProgramArray(map)) = object.map(name) else {
         return Err(Error::Missing { name });
     };

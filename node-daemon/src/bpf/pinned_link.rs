@@ -1,27 +1,13 @@
 //! Links that are known by their pin: attaching, replacing and pinning.
 
-use std::{
-    fs, io,
-    os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
-};
+use std::{fs, io, os::fd::BorrowedFd, path::Path};
 
-use aya::Ebpf;
 use aya_obj::generated::bpf_attach_type;
 use nix::errno::Errno;
 
-use super::{Error, link::Link};
+use super::{cgroup_prog::ProgramInfo, link::Link};
 
-/// The descriptor of a loaded program.
-pub(super) fn program<'a>(object: &'a Ebpf, name: &'static str) -> Result<BorrowedFd<'a>, Error> {
-    let program = object.program(name).ok_or(Error::Missing { name })?;
-    let fd = program
-        .fd()
-        .map_err(|source| Error::program(name, source))?;
-    Ok(fd.as_fd())
-}
-
-/// Replaces the program of a pinned link, if there is one that passes `is_ours`.
+/// Gives a pinned link a program, unless it has it. `false` if there is no link that passes `is_ours`.
 pub(super) fn replace(
     program: BorrowedFd<'_>,
     pin: &Path,
@@ -34,6 +20,9 @@ pub(super) fn replace(
     };
     if !is_ours(&link) {
         return Ok(false);
+    }
+    if link.program()? == ProgramInfo::of(program)?.id {
+        return Ok(true);
     }
     match link.replace(program) {
         Ok(()) => Ok(true),

@@ -6,6 +6,8 @@
 //! ROOT/vABI/root/PROGRAM    a program that is attached to the root cgroup without a link
 //! ROOT/vABI/root/cgroup     a symbolic link to that cgroup
 //! ROOT/vABI/children/ID/PROGRAM  the link of a program to the child cgroup with this inode number
+//! ROOT/vABI/programs/NAME   a loaded program
+//! ROOT/vABI/programs/seal   a symbolic link that identifies them
 //! ROOT/vABI/pods/COOKIE     the link of the inbound program to a Pod's network namespace
 //! ```
 //!
@@ -40,13 +42,16 @@ use super::{
 };
 
 /// Directories of a generation, in the order of their removal: active programs first.
-const DIRECTORIES: [&str; 5] = [CHILDREN, ROOT, HOOKS, PODS, MAPS];
+const DIRECTORIES: [&str; 6] = [CHILDREN, ROOT, HOOKS, PODS, PROGRAMS, MAPS];
 const CHILDREN: &str = "children";
 const ROOT: &str = "root";
 /// The symbolic link in [`ROOT`].
 const CGROUP: &str = "cgroup";
 const HOOKS: &str = "hooks";
 const PODS: &str = "pods";
+const PROGRAMS: &str = "programs";
+/// The symbolic link in [`PROGRAMS`].
+const SEAL: &str = "seal";
 const MAPS: &str = "maps";
 
 /// The descriptors of this process, through which it accesses private file systems.
@@ -228,6 +233,21 @@ impl Generation {
 
     pub(super) fn hook(&self, program: &str) -> PathBuf {
         self.0.join(HOOKS).join(program)
+    }
+
+    /// The pin of a loaded program.
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.0.join(PROGRAMS).join(name)
+    }
+
+    /// The symbolic link that identifies the pinned programs.
+    pub(super) fn seal(&self) -> PathBuf {
+        self.program(SEAL)
+    }
+
+    /// The pins of loaded programs.
+    pub(super) fn programs(&self) -> Result<Vec<PathBuf>, Error> {
+        entries(&self.0.join(PROGRAMS))
     }
 
     pub(super) fn pod(&self, cookie: u64) -> PathBuf {

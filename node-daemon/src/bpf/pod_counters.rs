@@ -1,7 +1,6 @@
 //! The map of per-Pod counters. The programs count only for Pods with an entry.
 
 use aya::{
-    Ebpf,
     maps::{MapData, PerCpuHashMap, PerCpuValues},
     util::nr_cpus,
 };
@@ -9,6 +8,7 @@ use sluice_abi::{PodCounters, maps};
 
 use super::{
     Error,
+    loaded::Loaded,
     typed_map::{self, absent_is_none},
 };
 
@@ -17,7 +17,7 @@ pub(super) struct CounterMap(PerCpuHashMap<MapData, u64, PodCounters>);
 
 impl CounterMap {
     /// Opens the map of the object.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded) -> Result<Self, Error> {
         typed_map::open(object, maps::POD_COUNTERS).map(Self)
     }
 

@@ -4,19 +4,15 @@
 //!
 //! At a takeover the new daemon replaces the programs in `reroute_progs`, for all interfaces at once.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use aya::{
-    Ebpf,
-    maps::{MapData, ProgramArray},
-};
 use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS;
 use sluice_abi::maps;
 
 use super::{
     Error, link,
+    loaded::Loaded,
     netns_prog::{self, one},
-    typed_map,
 };
 
 /// The programs for both directions, in the order of their slots.
@@ -30,17 +26,11 @@ pub(super) struct RerouteProgram(OwnedFd);
 
 impl RerouteProgram {
     /// Opens the map of the object, and installs the object's programs.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &Loaded) -> Result<Self, Error> {
         let map = netns_prog::descriptor(object, maps::REROUTE_PROGS)?;
-        let mut programs: ProgramArray<MapData> = typed_map::open(object, maps::REROUTE_PROGS)?;
         for (slot, name) in (0..).zip(PROGRAMS) {
-            let program = object.program(name).ok_or(Error::Missing { name })?;
-            let fd = program
-                .fd()
-                .map_err(|source| Error::program(name, source))?;
-            programs
-                .set(slot, fd, 0)
-                .map_err(|source| Error::map(maps::REROUTE_PROGS, "write to", source))?;
+            link::set_program(map.as_fd(), slot, object.program(name)?)
+                .map_err(|source| Error::attach(name, source))?;
         }
         Ok(Self(map))
     }

@@ -3,12 +3,12 @@
 use std::{io, marker::PhantomData};
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{MapData, RingBuf},
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Error, typed_map};
+use super::{Error, loaded::Loaded, typed_map};
 
 /// A ring buffer of elements from the programs.
 pub(crate) struct Ring<T> {
@@ -18,7 +18,7 @@ pub(crate) struct Ring<T> {
 
 impl<T: Pod> Ring<T> {
     /// Opens the ring of the object. Requires a tokio runtime.
-    pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded, name: &'static str) -> Result<Self, Error> {
         let ring = typed_map::open(object, name)?;
         #[expect(unsafe_code, reason = "aya's ring implements `AsRawFd` alone")]
         // SAFETY: a ring keeps its map's descriptor open for its whole life, and always returns the

@@ -1,7 +1,7 @@
 //! The maps of the Pods' rules: ports, CIDRs, interfaces and preferred sources.
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{
         MapData,
         lpm_trie::{Key, LpmTrie},
@@ -13,6 +13,7 @@ use sluice_abi::{
 
 use super::{
     Error,
+    loaded::Loaded,
     typed_map::{self, TypedMap, absent_is_none},
 };
 
@@ -74,7 +75,7 @@ impl Rule {
 
 impl RuleMaps {
     /// Opens the maps of the object.
-    pub(super) fn open(object: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded) -> Result<Self, Error> {
         Ok(Self {
             ports: TypedMap::open(object, maps::PORTS)?,
             ranges: Trie::open(object, maps::PORT_RANGES)?,
@@ -157,7 +158,7 @@ impl RuleMaps {
 }
 
 impl<K: Pod, V: Pod> Trie<K, V> {
-    fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+    fn open(object: &mut Loaded, name: &'static str) -> Result<Self, Error> {
         let map = typed_map::open(object, name)?;
         Ok(Self { name, map })
     }

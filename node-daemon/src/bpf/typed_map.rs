@@ -1,11 +1,11 @@
 //! A typed hash map in the kernel that only the daemon writes.
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
 
-use super::Error;
+use super::{Error, loaded::Loaded};
 
 /// A typed map with its name for error messages.
 pub(super) struct TypedMap<K: Pod, V: Pod> {
@@ -14,7 +14,7 @@ pub(super) struct TypedMap<K: Pod, V: Pod> {
 }
 
 /// Opens a map of the object.
-pub(super) fn open<M>(object: &mut Ebpf, name: &'static str) -> Result<M, Error>
+pub(super) fn open<M>(object: &mut Loaded, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = MapError>,
 {
@@ -25,7 +25,7 @@ where
 
 impl<K: Pod, V: Pod> TypedMap<K, V> {
     /// Opens a map of the object.
-    pub(super) fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
+    pub(super) fn open(object: &mut Loaded, name: &'static str) -> Result<Self, Error> {
         Ok(Self {
             name,
             map: open(object, name)?,

@@ -300,7 +300,7 @@ fn latency(answers: &Answers) -> Check {
     }
     let aliases = answers
         .metrics
-        .sum("sluice_decisions_total{reason=\"outbound_no_alias\"}");
+        .sum("sluice_datapath_events_total{reason=\"outbound_no_alias\"}");
     if aliases > 0.0 {
         return Check::warning(
             "latency",

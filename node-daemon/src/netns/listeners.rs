@@ -76,6 +76,8 @@ pub(crate) struct ProxyUser {
     pub(crate) mark: u32,
     /// The mask of the mark; zero if the user alone identifies the proxy.
     pub(crate) mark_mask: u32,
+    /// The user who may listen on the outbound port before the proxy does, if there is one.
+    pub(crate) validator: Option<u32>,
 }
 
 impl ProxyUser {
@@ -86,6 +88,7 @@ impl ProxyUser {
             gid: pod.proxy_gid,
             mark: pod.mark,
             mark_mask: pod.mark_mask,
+            validator: (pod.validator_uid != 0).then_some(pod.validator_uid),
         }
     }
 
@@ -162,10 +165,12 @@ impl ListenSockets {
         on_port.any(|one| one.is_of(proxy))
     }
 
-    /// The user of a socket on a port that is not the proxy's user, if there is one.
+    /// The user of a socket on the outbound port who is neither the proxy's nor the validator's, if there
+    /// is one.
     pub(crate) fn foreign_user_on(&self, port: u16, proxy: ProxyUser) -> Option<u32> {
         let mut on_port = self.0.iter().filter(|one| one.port == port);
-        on_port.find(|one| !one.is_of(proxy)).map(|one| one.uid)
+        let is_foreign = |one: &&Described| !one.is_of(proxy) && Some(one.uid) != proxy.validator;
+        on_port.find(is_foreign).map(|one| one.uid)
     }
 
     /// The inodes of the sockets on a port that may be the proxy's, and the number of the others.
@@ -399,6 +404,7 @@ mod tests {
         gid: 1337,
         mark: 0,
         mark_mask: 0,
+        validator: None,
     };
 
     #[test]

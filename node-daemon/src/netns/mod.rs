@@ -90,6 +90,15 @@ struct Inode {
     ino: u64,
 }
 
+/// The cookie of the daemon's own netns, which is the node's.
+///
+/// # Errors
+///
+/// If the kernel has no socket for the daemon.
+pub(crate) fn node_cookie() -> Result<u64, Error> {
+    syscalls::netns_cookie_here()
+}
+
 impl Netns {
     /// Opens the network namespace at `path`.
     ///

@@ -293,26 +293,14 @@ pub(crate) fn is_link_local(to: &IpNet) -> bool {
     matches!(to, IpNet::V6(to) if to.addr().is_unicast_link_local())
 }
 
-/// One message of `NETLINK_ROUTE`, as rtnetlink decodes it, of types that the daemon requests.
-///
-/// The decoder (`netlink-packet-route` 0.28) panics on a cache info that is shorter than its structure, in
-/// `RTM_NEWADDR` and `RTM_NEWPREFIX`: both are left out. The kernel writes whole structures
-/// (`put_cacheinfo`), and the decoder runs in a task of its own, so that a request would fail with an error.
+/// One message of `NETLINK_ROUTE`, as rtnetlink decodes it.
 #[cfg(fuzzing)]
 pub(super) fn fuzz(datagram: &[u8]) {
     use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
     use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 
-    /// Of `linux/rtnetlink.h`: `RTM_NEWLINK`, `RTM_NEWROUTE`, `RTM_NEWRULE` and `RTM_NEWNSID`; and
-    /// `NLMSG_ERROR` and `NLMSG_DONE`.
-    const REQUESTED: [u8; 6] = [16, 24, 32, 88, 2, 3];
-
-    // `nlmsg_type`, little-endian, after `nlmsg_len`.
-    let kind = datagram.get(4..6);
-    if !kind.is_some_and(|kind| kind[1] == 0 && REQUESTED.contains(&kind[0])) {
-        return;
-    }
-    let Ok(message) = NetlinkMessage::<Message>::deserialize(datagram) else {
+    let decoded = super::fuzz::contained(|| NetlinkMessage::<Message>::deserialize(datagram));
+    let Some(Ok(message)) = decoded else {
         return;
     };
     match message.payload {

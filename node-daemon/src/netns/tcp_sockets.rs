@@ -35,11 +35,19 @@ const TCP: u8 = 6;
 
 /// A state of a socket (`net/tcp_states.h`).
 const SYN_SENT: u8 = 2;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
 /// The states in which a process may hold the socket of a connection, and `LISTEN`. A socket in
 /// `TIME_WAIT` or `SYN_RECV` belongs to no process.
-const WANTED: u32 =
-    1 << 1 | 1 << SYN_SENT | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
+const WANTED: u32 = 1 << 1
+    | 1 << SYN_SENT
+    | 1 << 4
+    | 1 << 5
+    | 1 << CLOSE_WAIT
+    | 1 << LAST_ACK
+    | 1 << LISTEN
+    | 1 << 11;
 
 /// A TCP socket that a process may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +94,11 @@ impl TcpSocket {
     /// Whether it listens.
     pub(crate) fn is_listening(&self) -> bool {
         self.state == LISTEN
+    }
+
+    /// Whether the peer has ended its direction: it sends nothing more.
+    pub(crate) fn peer_has_ended(&self) -> bool {
+        [CLOSE_WAIT, LAST_ACK].contains(&self.state)
     }
 
     /// The kernel's name of it.

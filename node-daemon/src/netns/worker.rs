@@ -208,7 +208,7 @@ mod tests {
             while HERE.0.lock().unwrap().is_none() {
                 assert!(
                     begin.elapsed() < Duration::from_secs(10),
-                    "nobody came home"
+                    "the worker did not return"
                 );
                 yield_now();
             }

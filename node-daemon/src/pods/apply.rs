@@ -29,6 +29,22 @@ pub(crate) struct AppliedState {
     foreign_listeners: Cell<usize>,
 }
 
+/// The outcome of a change of the kernel state.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Applied {
+    refused: Vec<Refused>,
+}
+
+/// A part of the desired state that the netns refuses. The Pod is enrolled without it.
+#[derive(Debug)]
+enum Refused {
+    /// Connections are bound to their source instead.
+    AliasRoutes(Vec<SourceRoute>),
+    /// The proxy's connections to the Pod from client addresses are refused.
+    SourceRouting(netns::Error),
+}
+
 /// The objects that steps change.
 pub(crate) struct Target<'a> {
     /// The kernel side.
@@ -63,42 +79,39 @@ impl AppliedState {
         self.state = lost(std::mem::take(&mut self.state));
     }
 
-    /// Changes the kernel state. If a step fails, the earlier steps are undone. If the netns
-    /// refuses the alias routes, the Pod is enrolled without them.
+    /// Changes the kernel state. If a step fails, the earlier steps are undone. What the netns
+    /// refuses is left out of the state.
     pub(crate) fn apply(
         &mut self,
         target: &mut Target<'_>,
-        desired: KernelState,
-    ) -> Result<(), Error> {
-        match self.apply_all(target, &desired) {
-            Ok(()) => {
-                self.state = desired;
-                Ok(())
-            }
-            Err(Error::RoutesRefused { refused }) => self.apply(target, desired.without(&refused)),
-            Err(Error::SourceRoutingRefused(source)) => {
-                warn!(
-                    cookie = self.cookie,
-                    error = one_line(&source),
-                    "source routing refused; the proxy's connections to the Pod from client addresses \
-                     are refused. Check that the kernel has policy routing and that lo is up"
-                );
-                self.apply(target, desired.without_source_routing())
-            }
-            Err(error) => Err(error),
+        mut desired: KernelState,
+    ) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        while let Some(refused) = self.apply_all(target, &desired)? {
+            desired = refused.remove_from(desired);
+            applied.refused.push(refused);
         }
+        self.state = desired;
+        Ok(applied)
     }
 
-    fn apply_all(&self, target: &mut Target<'_>, desired: &KernelState) -> Result<(), Error> {
+    /// Executes every step. At the first one that fails or is refused, the earlier ones are undone.
+    fn apply_all(
+        &self,
+        target: &mut Target<'_>,
+        desired: &KernelState,
+    ) -> Result<Option<Refused>, Error> {
         let mut done = Vec::new();
         for step in plan::steps(&self.state, desired) {
-            if let Err(error) = self.apply_step(target, &step) {
-                self.roll_back(target, done);
-                return Err(error);
+            match self.apply_step(target, &step) {
+                Ok(None) => done.push(step),
+                stopped => {
+                    self.roll_back(target, done);
+                    return stopped;
+                }
             }
-            done.push(step);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Changes the kernel state as far as possible. Each step is idempotent: after an error, the
@@ -106,45 +119,55 @@ impl AppliedState {
     pub(crate) fn teardown(
         &mut self,
         target: &mut Target<'_>,
-        desired: KernelState,
-    ) -> Result<(), Error> {
-        let errors: Vec<_> = plan::steps(&self.state, &desired)
-            .iter()
-            .filter_map(|step| self.apply_step(target, step).err())
-            .collect();
-        if errors.is_empty() {
-            self.state = desired;
-            return Ok(());
+        mut desired: KernelState,
+    ) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        loop {
+            let (mut refused, mut errors) = (Vec::new(), Vec::new());
+            for step in plan::steps(&self.state, &desired) {
+                match self.apply_step(target, &step) {
+                    Ok(one) => refused.extend(one),
+                    Err(error) => errors.push(error),
+                }
+            }
+            if refused.is_empty() {
+                return if errors.is_empty() {
+                    self.state = desired;
+                    Ok(applied)
+                } else {
+                    Err(Error::Teardown { errors })
+                };
+            }
+            desired = refused
+                .iter()
+                .fold(desired, |desired, one| one.remove_from(desired));
+            applied.refused.extend(refused);
         }
-        let unrouted = errors.iter().find_map(|error| match error {
-            Error::RoutesRefused { refused } => Some(refused),
-            _ => None,
-        });
-        if errors
-            .iter()
-            .any(|error| matches!(error, Error::SourceRoutingRefused(_)))
-        {
-            return self.teardown(target, desired.without_source_routing());
-        }
-        if let Some(refused) = unrouted {
-            return self.teardown(target, desired.without(refused));
-        }
-        Err(Error::Teardown { errors })
+    }
+
+    /// Removes the state of a netns that is gone, as far as possible.
+    pub(crate) fn remove(&mut self, datapath: &mut Datapath) -> Result<(), Error> {
+        let mut target = Target {
+            datapath,
+            netns: None,
+        };
+        let done = self.teardown(&mut target, KernelState::default());
+        done.map(drop)
     }
 
     fn roll_back(&self, target: &mut Target<'_>, done: Vec<Step>) {
         for undo in done.into_iter().rev().filter_map(Step::undo) {
-            if let Err(error) = self.apply_step(target, &undo) {
-                warn!(
-                    ?undo,
-                    error = one_line(&error),
-                    "failed to roll back a step"
-                );
-            }
+            let error = match self.apply_step(target, &undo) {
+                Ok(None) => continue,
+                Ok(Some(refused)) => format!("the network namespace refuses {refused:?}"),
+                Err(error) => one_line(&error),
+            };
+            warn!(?undo, error, "failed to roll back a step");
         }
     }
 
-    fn apply_step(&self, target: &mut Target<'_>, step: &Step) -> Result<(), Error> {
+    /// Executes one step, unless the netns refuses it.
+    fn apply_step(&self, target: &mut Target<'_>, step: &Step) -> Result<Option<Refused>, Error> {
         fail_point!("crash", |_| crate::failpoint::now());
         let Target { datapath, netns } = target;
         match step {
@@ -161,14 +184,14 @@ impl AppliedState {
             Step::SetAliasRoutes { from, to } => {
                 let features = datapath.features();
                 match netns {
-                    Some(netns) => apply_routes(netns, features, from, to)?,
+                    Some(netns) => return apply_routes(netns, features, from, to),
                     // The routes went with the namespace.
                     None if to.is_empty() => {}
                     None => return Err(Error::Gone),
                 }
             }
             Step::SetSourceRouting { from, to } => match netns {
-                Some(netns) => apply_source_routing(netns, *from, *to)?,
+                Some(netns) => return apply_source_routing(netns, *from, *to),
                 // The routes went with the namespace.
                 None if to.is_none() => {}
                 None => return Err(Error::Gone),
@@ -192,7 +215,7 @@ impl AppliedState {
             Step::OpenBeforeProxy => datapath.open_before_proxy(self.cookie)?,
             Step::AdoptListeners => self.adopt_listeners(datapath, netns.ok_or(Error::Gone)?)?,
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Stores the user of a foreign listener on the outbound port, or that there is none.
@@ -246,6 +269,38 @@ impl AppliedState {
     }
 }
 
+impl Applied {
+    /// Logs what the netns refused.
+    pub(crate) fn log(&self, pod: &str) {
+        for refused in &self.refused {
+            match refused {
+                Refused::AliasRoutes(routes) => {
+                    debug!(
+                        pod,
+                        ?routes,
+                        "alias routes refused; connections are bound to their source instead"
+                    );
+                }
+                Refused::SourceRouting(source) => warn!(
+                    pod,
+                    error = one_line(source),
+                    "source routing refused; the proxy's connections to the Pod from client addresses \
+                     are refused. Check that the kernel has policy routing and that lo is up"
+                ),
+            }
+        }
+    }
+}
+
+impl Refused {
+    fn remove_from(&self, desired: KernelState) -> KernelState {
+        match self {
+            Self::AliasRoutes(routes) => desired.without(routes),
+            Self::SourceRouting(_) => desired.without_source_routing(),
+        }
+    }
+}
+
 /// Replaces routes. The IPv6 alias route makes the alias network reachable from outside the Pod, so
 /// the inbound hook must see connections that arrive on an interface other than `lo`.
 fn apply_routes(
@@ -253,18 +308,14 @@ fn apply_routes(
     features: Features,
     from: &[SourceRoute],
     to: &[SourceRoute],
-) -> Result<(), Error> {
+) -> Result<Option<Refused>, Error> {
     let stays = |network| to.iter().any(|route| route.dst == network);
     let gone = from.iter().map(|route| route.dst);
     let gone = gone.filter(|network| !stays(*network)).collect();
     let is_safe = |route: &SourceRoute| route.prefsrc.is_ipv4() || features.ingress;
     let (new, mut refused): (Vec<_>, Vec<_>) = to.iter().partition(|route| is_safe(route));
     refused.extend(netns.install_local_routes(gone, new)?);
-    if refused.is_empty() {
-        return Ok(());
-    }
-    debug!(?refused, "alias routes refused; using bind() instead");
-    Err(Error::RoutesRefused { refused })
+    Ok((!refused.is_empty()).then_some(Refused::AliasRoutes(refused)))
 }
 
 /// Replaces the routing of connections that keep their source.
@@ -272,15 +323,15 @@ fn apply_source_routing(
     netns: &Netns,
     from: Option<SourceRouting>,
     to: Option<SourceRouting>,
-) -> Result<(), Error> {
+) -> Result<Option<Refused>, Error> {
     if let Some(from) = from
         && to.is_none_or(|to| to.families != from.families)
     {
         let kept = to.map_or_else(Switches::default, |to| to.switches);
         netns.remove_source_routing(from.switches.without(kept))?;
     }
-    to.map_or(Ok(()), |to| netns.install_source_routing(to))
-        .map_err(Error::SourceRoutingRefused)
+    let installed = to.map_or(Ok(()), |to| netns.install_source_routing(to));
+    Ok(installed.err().map(Refused::SourceRouting))
 }
 
 /// Marks a listener as `sock_ops` marks the later ones: see [`PodConfig::LISTENER_MARK`].

@@ -5,11 +5,7 @@ use std::{error::Error as StdError, net::IpAddr, path::PathBuf};
 use sluice_api::{ApiError, Attachment, code};
 
 use super::{addresses, bypass, rule_set, settings, store};
-use crate::{
-    bpf,
-    netns::{self, SourceRoute},
-    refusals::Refusal,
-};
+use crate::{bpf, netns, refusals::Refusal};
 
 /// A request failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,15 +53,6 @@ pub(crate) enum Error {
         /// The errors.
         errors: Vec<Error>,
     },
-    /// The netns refuses alias routes.
-    #[error("the network namespace refuses {} routes to the proxy", refused.len())]
-    RoutesRefused {
-        /// The refused routes.
-        refused: Vec<SourceRoute>,
-    },
-    /// The netns refuses the routing of connections that keep their source.
-    #[error("the network namespace refuses the routing of connections that keep their source")]
-    SourceRoutingRefused(#[source] netns::Error),
     /// The kernel does not report the interface of a connection.
     #[error("virtual interfaces need Linux 5.17")]
     Rerouting,
@@ -129,8 +116,6 @@ impl Error {
             Self::Store(_) => Refusal::Record,
             Self::Stopping => Refusal::Stopping,
             Self::Kernel(_)
-            | Self::SourceRoutingRefused(_)
-            | Self::RoutesRefused { .. }
             | Self::Teardown { .. }
             | Self::Unknown(_)
             | Self::NoSuchPod(_)
@@ -156,11 +141,7 @@ impl Error {
             )
             | Self::Occupied { .. }
             | Self::Gone => code::NETNS_REFUSED,
-            Self::Netns(_)
-            | Self::Kernel(_)
-            | Self::RoutesRefused { .. }
-            | Self::SourceRoutingRefused(_)
-            | Self::Teardown { .. } => code::KERNEL_REFUSED,
+            Self::Netns(_) | Self::Kernel(_) | Self::Teardown { .. } => code::KERNEL_REFUSED,
             Self::Store(_) => code::IO_FAILURE,
             Self::Unknown(_) | Self::NoSuchPod(_) => code::UNKNOWN_CONTAINER,
             Self::Differs { .. } | Self::Changed => code::STATE_DIFFERS,

@@ -14,7 +14,7 @@ use sluice_api::Connection;
 
 use super::{
     plan::KernelState,
-    policy::{Inbound, PodPolicy},
+    policy::{Inbound, ResolvedPolicy},
     settings::{OwnerGroups, Ports},
 };
 
@@ -24,7 +24,7 @@ const DNS: u16 = 53;
 /// The known facts about a meshed Pod.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
-    pub(super) policy: &'a PodPolicy,
+    pub(super) policy: &'a ResolvedPolicy,
     pub(super) state: &'a KernelState,
     /// Whether its proxy answers DNS queries.
     pub(super) captures_dns: bool,
@@ -118,14 +118,14 @@ impl Subject<'_> {
 
     /// The facts of an outbound connection of a process.
     fn outbound_facts(&self, caller: &Caller, ip: IpAddr, port: u16, udp: bool) -> Facts {
-        let PodPolicy {
+        let ResolvedPolicy {
             networks,
             excluded_networks,
             excluded_outbound,
             included_outbound,
-            bypass,
             ..
         } = self.policy;
+        let bypass = self.policy.bypass();
         let in_networks = |networks: &[IpNet]| covers(networks, ip).is_some();
         let bypass = match caller.interface {
             0 => in_networks(&bypass.networks),
@@ -153,7 +153,7 @@ impl Subject<'_> {
 
     /// The item of the Pod's settings that matches, if the decision is by a list.
     pub(super) fn matched(&self, reason: Reason, connection: &Connection) -> Option<String> {
-        let PodPolicy {
+        let ResolvedPolicy {
             networks,
             excluded_networks,
             excluded_outbound,
@@ -172,7 +172,7 @@ impl Subject<'_> {
             Reason::OutboundNetworkExcluded => covers(excluded_networks, ip).map(network),
             Reason::OutboundToProxy => covers(networks.as_ref()?, ip).map(network),
             Reason::OutboundNotListed => Some(format!("only {}", list(networks.as_ref()?))),
-            Reason::OutboundBypass => covers(&self.policy.bypass.networks, ip).map(network),
+            Reason::OutboundBypass => covers(&self.policy.bypass().networks, ip).map(network),
             Reason::InboundBypass => self.bypassed_source(ip).map(network),
             Reason::OutboundByProxy => Some(format!("uid {uid} or gid {gid} is the proxy")),
             Reason::InboundPortExcluded | Reason::InboundToProxy => {
@@ -189,7 +189,7 @@ impl Subject<'_> {
     /// The excluded source network that contains the address.
     fn bypassed_source(&self, ip: IpAddr) -> Option<&IpNet> {
         covers(&self.policy.excluded_sources, ip)
-            .or_else(|| covers(&self.policy.bypass.networks, ip))
+            .or_else(|| covers(&self.policy.bypass().networks, ip))
     }
 
     fn excludes_group(&self, gid: u32) -> bool {
@@ -243,7 +243,7 @@ fn list(items: &[impl Display]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{mesh::Mesh, plan, store::Changes};
+    use crate::pods::{mesh::Mesh, plan, policy::PodPolicy, store::Changes};
 
     fn explain(connection: &Connection) -> (&'static str, Option<String>) {
         let policy = PodPolicy {
@@ -251,7 +251,8 @@ mod tests {
             excluded_outbound: [(8000, 8999)].into(),
             inbound: Inbound::Exclude([(15021, 15021)].into()),
             ..PodPolicy::of(Mesh::preset("istio"))
-        };
+        }
+        .provisional();
         let state = plan::desired(
             7,
             &policy,
@@ -279,7 +280,7 @@ mod tests {
 
     #[test]
     fn only_captured_dns_datagrams_are_intercepted() {
-        let policy = PodPolicy::of(Mesh::preset("istio"));
+        let policy = PodPolicy::of(Mesh::preset("istio")).provisional();
         let state = plan::desired(
             7,
             &policy,

@@ -39,6 +39,11 @@ pub(crate) fn describe(release: &Release, found: Features) -> Vec<Feature> {
             found.ingress,
             "a Pod with excludeInterfaces is refused",
         ),
+        feature(
+            "socket creators",
+            found.creds.valid != 0,
+            "owner rules judge the process that connects, not also the one that made the socket",
+        ),
     ];
     all.extend(found.splice.map(|found| {
         feature(

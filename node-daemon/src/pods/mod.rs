@@ -221,14 +221,14 @@ impl Pods {
 
     /// The Pods that ztunnel serves.
     pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
-        self.ask(|manager| manager.workloads()).await
+        self.ask(|manager| manager.view().workloads()).await
     }
 
     /// Compares the kernel state with the desired state.
     pub(crate) async fn check(&self, check: Check) -> Result<(), Error> {
         self.ask(move |manager| match check {
-            Check::Reported(request) => manager.check_reported(&request),
-            Check::Unreported(attachment) => manager.check(&attachment),
+            Check::Reported(request) => manager.view().check_reported(&request),
+            Check::Unreported(attachment) => manager.view().check(&attachment),
         })
         .await?
     }
@@ -286,7 +286,8 @@ impl Pods {
 
     /// Explains the decision on a connection.
     pub(crate) async fn explain(&self, question: ExplainRequest) -> Result<ExplainResponse, Error> {
-        self.ask(move |manager| manager.explain(&question)).await?
+        self.ask(move |manager| manager.view().explain(&question))
+            .await?
     }
 
     /// Enables the events of the programs for a while. Returns the names of the watched Pods by
@@ -302,13 +303,14 @@ impl Pods {
 
     /// The netns cookies of all meshed Pods, or of one.
     async fn meshed(&self, pod: Option<String>) -> Result<Vec<u64>, Error> {
-        self.ask(move |manager| manager.meshed(pod.as_deref()))
+        self.ask(move |manager| manager.view().meshed(pod.as_deref()))
             .await?
     }
 
     /// The description of a meshed Pod for an audit.
     async fn target(&self, cookie: u64) -> Result<Option<Target>, Error> {
-        self.ask(move |manager| manager.target(cookie)).await?
+        self.ask(move |manager| manager.view().target(cookie))
+            .await?
     }
 
     /// The state of connections in the programs' maps.
@@ -317,7 +319,7 @@ impl Pods {
         cookie: u64,
         connections: Vec<(Endpoint, Endpoint)>,
     ) -> Result<Vec<Details>, Error> {
-        self.ask(move |manager| manager.details(cookie, &connections))
+        self.ask(move |manager| manager.view().details(cookie, &connections))
             .await?
     }
 
@@ -354,7 +356,8 @@ impl Pods {
 
     /// The Pods whose proxy does not listen, by netns cookie.
     pub(crate) async fn without_listener(&self) -> Result<BTreeSet<u64>, Error> {
-        self.ask(|manager| manager.without_listener()).await?
+        self.ask(|manager| manager.view().without_listener())
+            .await?
     }
 
     /// Every Pod.

@@ -8,7 +8,7 @@ use std::{
 use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
 use super::{
-    acceleration::Acceleration, alias_routes, policy::PodPolicy, rerouting, rule_set,
+    acceleration::Acceleration, alias_routes, policy::ResolvedPolicy, rerouting, rule_set,
     source_addr::SourceAddrs, store::Changes,
 };
 use crate::{
@@ -115,11 +115,11 @@ pub(crate) enum Step {
 /// needs `::6` if the Pod has an IPv6 address, and the settings that are off.
 pub(crate) fn desired(
     cookie: u64,
-    policy: &PodPolicy,
+    policy: &ResolvedPolicy,
     addresses: &[IpAddr],
     changes: Changes,
 ) -> KernelState {
-    let SourceAddrs { v4, v6, others } = SourceAddrs::of(&policy.sources, addresses);
+    let SourceAddrs { v4, v6, others } = SourceAddrs::of(policy.sources(), addresses);
     let routes = if policy.mesh.proxy_listens_on_localhost_only {
         Vec::new()
     } else {
@@ -143,8 +143,8 @@ pub(crate) fn desired(
         mark: policy.mesh.mark,
         mark_mask: policy.mesh.mark_mask,
         excluded: rule_set::port_bitmap_of(policy),
-        source_mark: policy.source_mark,
-        pad: 0,
+        source_mark: policy.source_mark(),
+        validator_uid: policy.validator_uid,
         loopback_net,
         loopback_mask,
         flags: PodFlags::from_iter([
@@ -156,6 +156,7 @@ pub(crate) fn desired(
             (policy.tproxy, PodFlags::TPROXY),
             (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
             (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
+            (policy.mesh.bypasses_node(), PodFlags::BYPASS_NODE),
             (!others.is_empty(), PodFlags::HAS_PREFSRC),
             (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
             (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
@@ -177,8 +178,8 @@ pub(crate) fn desired(
         sk_lookup: true,
         passthrough: changes.passthrough && addresses.iter().any(IpAddr::is_ipv6),
         routes,
-        source_routing: (policy.source_mark != 0).then(|| SourceRouting {
-            mark: policy.source_mark,
+        source_routing: (policy.source_mark() != 0).then(|| SourceRouting {
+            mark: policy.source_mark(),
             families: Families::of(addresses),
             switches: changes.switches,
         }),
@@ -354,7 +355,7 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
-            // The entry before the proxy goes with that of the netns. The kernel removes listeners when
+            // The entry before the proxy is removed with that of the netns. The kernel removes listeners when
             // they close; without the hook no program reads them.
             Self::OpenBeforeProxy | Self::AdoptListeners => return None,
         })

@@ -8,6 +8,7 @@ mod kuma;
 mod linkerd;
 mod osm;
 mod pod_policy;
+mod resolved;
 mod stated;
 mod subject;
 mod virtual_interfaces;
@@ -18,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Annotations, NodePolicy,
     acceleration::Acceleration,
-    bypass::{Bypass, IfacePattern},
+    bypass::IfacePattern,
     mesh::{Injector, Mesh, Selection},
     settings::{Error, Families, OwnerGroups, Ports, parse},
 };
-use crate::netns::{SourceRoute, VirtualLink};
+pub(crate) use resolved::{NetnsFacts, Parsed, ResolvedPolicy, RouteFacts};
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
 
@@ -68,15 +69,18 @@ pub(crate) enum UserSource {
     PodSpec,
 }
 
-/// The interception settings of a Pod.
+/// The interception settings of a Pod: [`Parsed`], or resolved against its netns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PodPolicy {
+pub(crate) struct PodPolicy<S = Parsed> {
     /// The mesh of the Pod's sidecar.
     pub(crate) mesh: &'static Mesh,
-    /// The proxy's user, in the Pod's user namespace until [`PodPolicy::map_to_host_ids`].
+    /// The proxy's user, in the user namespace of the state.
     pub(crate) uid: u32,
     /// The proxy's group, likewise.
     pub(crate) gid: u32,
+    /// The user of a container that validates the redirection before the proxy starts, likewise; zero if
+    /// there is none.
+    pub(crate) validator_uid: u32,
     /// The source of the proxy's user.
     pub(crate) user_from: UserSource,
     /// The proxy's ports.
@@ -95,27 +99,20 @@ pub(crate) struct PodPolicy {
     pub(crate) excluded_sources: Vec<IpNet>,
     /// The redirected families.
     pub(crate) families: Families,
-    /// The redirected groups; like [`PodPolicy::gid`] mapped by [`PodPolicy::map_to_host_ids`].
+    /// The redirected groups, likewise.
     pub(crate) owner_groups: OwnerGroups,
     /// Outbound connections bypass the proxy until it listens for the first time.
     pub(crate) bypass_before_proxy: bool,
     /// Excluded interfaces.
     pub(crate) excluded_interfaces: Box<[IfacePattern]>,
-    /// The traffic of the excluded interfaces that the Pod has.
-    pub(crate) bypass: Bypass,
     /// Names of virtual interfaces, whose connections the proxy gets.
     pub(crate) virtual_interfaces: Box<[String]>,
-    /// Those that the Pod has.
-    pub(crate) virtual_links: Vec<VirtualLink>,
-    /// The preferred source address of each network, if the Pod has several addresses.
-    pub(crate) sources: Vec<SourceRoute>,
     /// The Pod requests `TPROXY`.
     pub(crate) tproxy: bool,
-    /// The mark of the proxy's connections to the Pod from its clients' addresses; zero until the
-    /// netns is known, and where the kernel does not support it.
-    pub(crate) source_mark: u32,
     /// The Pod's acceleration annotation, if any.
     pub(crate) acceleration: Option<Acceleration>,
+    /// Parsed or resolved, with the settings that only a netns gives.
+    pub(crate) state: S,
 }
 
 /// The policy for a Pod whose annotations are unavailable.

@@ -1,6 +1,9 @@
 //! The virtual interfaces of a Pod, behind which other hosts are. Their connections go to the proxy.
 
-use super::{Error, policy::PodPolicy};
+use super::{
+    Error,
+    policy::{PodPolicy, ResolvedPolicy},
+};
 use crate::{
     bpf::{Datapath, Features},
     netns::{Families, Netns, Rerouting, VirtualLink},
@@ -12,8 +15,8 @@ use std::net::IpAddr;
 /// # Errors
 ///
 /// [`Error::Rerouting`] if the kernel does not report the interface of a connection.
-pub(super) fn links(
-    policy: &PodPolicy,
+pub(super) fn links<S>(
+    policy: &PodPolicy<S>,
     netns: &Netns,
     features: Features,
 ) -> Result<Vec<VirtualLink>, Error> {
@@ -29,14 +32,14 @@ pub(super) fn links(
 }
 
 /// The desired rules and programs.
-pub(super) fn desired(policy: &PodPolicy, addresses: &[IpAddr]) -> Option<Rerouting> {
+pub(super) fn desired(policy: &ResolvedPolicy, addresses: &[IpAddr]) -> Option<Rerouting> {
     (!policy.virtual_interfaces.is_empty()).then(|| Rerouting {
         names: policy.virtual_interfaces.to_vec(),
         families: Families {
             v4: true,
             v6: !policy.bypasses_ipv6(addresses),
         },
-        links: policy.virtual_links.clone(),
+        links: policy.virtual_links().to_vec(),
     })
 }
 

@@ -8,7 +8,7 @@ use sluice_abi::{InterfaceKey, NetworkPrefix, OwnerGroupKey, PodFlags, PortBitma
 
 use super::{
     bypass::Bypass,
-    policy::{Inbound, PodPolicy},
+    policy::{Inbound, PodPolicy, ResolvedPolicy},
     settings::{OwnerGroups, Ports},
 };
 use crate::{
@@ -16,10 +16,10 @@ use crate::{
     netns::{SourceRoute, VirtualLink},
 };
 use ports::prefixes;
-pub(super) use share::{Error, check, check_addresses, check_routes};
+pub(super) use share::{Error, check, check_addresses, check_resolved, check_routes};
 
-/// The flags that tell the programs which lists to look up.
-pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
+/// The flags for the lists that the programs look up.
+pub(super) fn flags_of(policy: &ResolvedPolicy) -> PodFlags {
     let networks = policy.networks.as_deref();
     let loopback = |network: &IpNet| network.network().is_loopback();
     PodFlags::from_iter([
@@ -41,7 +41,7 @@ pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
             policy.mesh.loopback_to_proxy || networks.is_some_and(|all| all.iter().any(loopback)),
             PodFlags::LOOPBACK_INCLUDED,
         ),
-        (!policy.bypass.is_empty(), PodFlags::BYPASS),
+        (!policy.bypass().is_empty(), PodFlags::BYPASS),
         (!policy.virtual_interfaces.is_empty(), PodFlags::REROUTES),
         (
             matches!(policy.owner_groups, OwnerGroups::Only(_)),
@@ -59,7 +59,7 @@ pub(super) fn flags_of(policy: &PodPolicy) -> PodFlags {
 }
 
 /// The bitmap that prefilters excluded outbound ports: every excluded port passes it.
-pub(super) fn port_bitmap_of(policy: &PodPolicy) -> PortBitmap {
+pub(super) fn port_bitmap_of<S>(policy: &PodPolicy<S>) -> PortBitmap {
     let ports = policy.excluded_outbound.iter();
     ports.fold(PortBitmap::EMPTY, |all, (low, high)| {
         all.insert_range(*low, *high)
@@ -72,13 +72,13 @@ pub(super) fn source(cookie: u64, source: &SourceRoute) -> Rule {
 }
 
 /// Every entry of every list.
-pub(super) fn rules_of(cookie: u64, policy: &PodPolicy) -> impl Iterator<Item = Rule> {
+pub(super) fn rules_of(cookie: u64, policy: &ResolvedPolicy) -> impl Iterator<Item = Rule> {
     let included = policy.networks.iter().flatten();
     let excluded = policy.excluded_networks.iter();
     let Bypass {
         interfaces,
         networks: bypass,
-    } = &policy.bypass;
+    } = policy.bypass();
     let interface = move |index: &u32| Rule::ExcludeInterface(InterfaceKey::new(cookie, *index));
     let virtual_link =
         move |link: &VirtualLink| Rule::VirtualInterface(InterfaceKey::new(cookie, link.index));
@@ -90,12 +90,12 @@ pub(super) fn rules_of(cookie: u64, policy: &PodPolicy) -> impl Iterator<Item = 
         .chain(excluded.map(move |one| Rule::ExcludeCidr(prefix(cookie, one))))
         .chain((bypass.iter().chain(&policy.excluded_sources)).map(aside_entry))
         .chain(interfaces.iter().map(interface))
-        .chain(policy.virtual_links.iter().map(virtual_link))
+        .chain(policy.virtual_links().iter().map(virtual_link))
         .chain(groups(policy).map(move |gid| Rule::OwnerGroup(OwnerGroupKey::new(cookie, *gid))))
 }
 
 /// The listed groups.
-fn groups(policy: &PodPolicy) -> impl Iterator<Item = &u32> {
+fn groups<S>(policy: &PodPolicy<S>) -> impl Iterator<Item = &u32> {
     let listed = match &policy.owner_groups {
         OwnerGroups::All => None,
         OwnerGroups::Only(groups) | OwnerGroups::Except(groups) => Some(groups),
@@ -103,7 +103,7 @@ fn groups(policy: &PodPolicy) -> impl Iterator<Item = &u32> {
     listed.into_iter().flatten()
 }
 
-fn port_lists(policy: &PodPolicy) -> [(PortList, &Ports); 3] {
+fn port_lists<S>(policy: &PodPolicy<S>) -> [(PortList, &Ports); 3] {
     let inbound = match &policy.inbound {
         Inbound::Exclude(ports) => (PortList::InboundExcluded, ports),
         Inbound::Include(ports) => (PortList::InboundIncluded, ports),
@@ -116,7 +116,7 @@ fn port_lists(policy: &PodPolicy) -> [(PortList, &Ports); 3] {
 }
 
 /// Whether `port_ranges` has an entry of the Pod.
-fn has_ranges(policy: &PodPolicy) -> bool {
+fn has_ranges<S>(policy: &PodPolicy<S>) -> bool {
     let mut all = port_lists(policy).into_iter();
     all.any(|(list, ports)| prefixes(0, list, ports).any(|prefix| !prefix.is_single()))
 }
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn port_ranges_become_prefixes_and_a_flag() {
-        let policy = policy();
+        let policy = policy().provisional();
         let bits: Vec<_> = rules_of(7, &policy)
             .map(|rule| match rule {
                 Rule::Port(prefix) => prefix.bits - 80,
@@ -162,7 +162,8 @@ mod tests {
             included_outbound: [(443, 443)].into(),
             excluded_outbound: Ports::new(),
             ..PodPolicy::of(Mesh::preset("istio"))
-        };
+        }
+        .provisional();
         let expected = PodFlags::INBOUND_ALLOWLIST
             .with(PodFlags::OUTBOUND_PORT_INCLUDES)
             .with(PodFlags::CIDR_ALLOWLIST)
@@ -177,7 +178,8 @@ mod tests {
         let all = PodPolicy {
             networks: Some(vec!["0.0.0.0/0".parse().unwrap()]),
             ..policy()
-        };
+        }
+        .provisional();
         assert!(!flags_of(&all).has(PodFlags::LOOPBACK_INCLUDED));
     }
 }

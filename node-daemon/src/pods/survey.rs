@@ -221,6 +221,7 @@ fn of_host(proxy: ProxyUser, netns: &Netns) -> ProxyUser {
     ProxyUser {
         uid: users.user(proxy.uid).unwrap_or(u32::MAX),
         gid: users.group(proxy.gid).unwrap_or(u32::MAX),
+        validator: proxy.validator.and_then(|uid| users.user(uid)),
         ..proxy
     }
 }

@@ -58,8 +58,8 @@ fn alerts(groups: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Prometheus' tool. Debian's package `prometheus` has it.
-fn promtool(arguments: &[&str], input: &str) -> Output {
+/// Prometheus' tool, as `setup/prometheus.sh` unpacks it.
+pub(crate) fn promtool(arguments: &[&str], input: &str) -> Output {
     use std::io::Write as _;
     let mut tool = Command::new("promtool")
         .args(arguments)
@@ -67,7 +67,7 @@ fn promtool(arguments: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("`setup/packages.sh metrics` installs it");
+        .expect("`setup/prometheus.sh` installs it");
     let mut stdin = tool.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);

@@ -50,7 +50,7 @@ fn found(daemon: &Daemon) -> Vec<PodView> {
 }
 
 #[test]
-fn a_pod_without_annotations_is_what_the_api_server_says() {
+fn api_server_supplies_missing_annotations() {
     let meshed = pod("cart", &[], &[INJECTED]);
     let server = ApiServer::start(vec![meshed, pod("plain", &[], &[])]);
     let (daemon, _files) = daemon("annotations", &server, "");
@@ -191,7 +191,7 @@ fn a_token_that_is_rotated_is_read_again() {
 }
 
 #[test]
-fn another_pod_of_the_same_name_is_not_taken_for_this_one() {
+fn pods_of_equal_names_are_distinguished() {
     let mut other = pod("cart", &[], &[]);
     other["metadata"]["uid"] = "old".into();
     let server = ApiServer::start(vec![other]);

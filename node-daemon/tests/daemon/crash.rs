@@ -144,11 +144,11 @@ fn crash_during_del_is_repaired_on_restart() {
 
 #[test]
 fn crash_during_restore_is_repaired_on_restart() {
-    let mut daemon = Daemon::start("crash-mend");
+    let mut daemon = Daemon::start("crash-repair");
     let mut crashes = 0;
     'admits: for first in 1.. {
         for second in 0.. {
-            let (pod, request) = pod(&format!("crash-mend-{first}-{second}"));
+            let (pod, request) = pod(&format!("crash-repair-{first}-{second}"));
             daemon.crash();
             assert!(daemon.restart_crashing(first));
             if post(&daemon, path::ADD, &request) {

@@ -13,18 +13,21 @@ use crate::{
     pods::add,
 };
 
-/// Commands that run until they are stopped, write into the system, examine the whole node, or need
-/// files of the reader.
-const NOT_RUN: [&str; 8] = [
+/// Commands that run until they are stopped, write into the system, or examine the whole node: only
+/// their arguments are parsed.
+const PARSED: [&str; 7] = [
     "run",
     "monitor",
     "detach",
     "check-kernel",
     "man",
-    "decide",
     "doctor",
     "bug-report",
 ];
+
+/// The file of the examples of `sluiced decide`.
+const POD: &str =
+    "{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop}, spec: {containers: []}}";
 
 /// Every page.
 fn pages() -> Vec<PathBuf> {
@@ -57,6 +60,28 @@ fn success(example: &str, output: &Output) {
     );
 }
 
+/// The words of a `sluiced` command in a line, also of one behind `kubectl exec … --`.
+fn arguments(line: &str) -> Option<Vec<&str>> {
+    let line = line.trim().trim_start_matches("$ ");
+    let line = line.split(" >").next()?.split(" #").next()?;
+    let line = line.rsplit_once(" -- ").map_or(line, |(_, inside)| inside);
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (program, words) = words.split_first()?;
+    (*program == "sluiced" && !words.is_empty()).then(|| words.to_vec())
+}
+
+/// Runs a command of the pages, or has its arguments parsed.
+fn run(words: &[&str], socket: &str, files: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
+    command.args(words).current_dir(files);
+    match words[0] {
+        verb if PARSED.contains(&verb) => command.arg("--help"),
+        "completions" | "decide" => &mut command,
+        _ => command.args(["--socket", socket]),
+    };
+    success(&words.join(" "), &command.output().unwrap());
+}
+
 #[test]
 fn examples_of_the_pages_succeed() {
     let daemon = Daemon::start("examples");
@@ -65,27 +90,14 @@ fn examples_of_the_pages_succeed() {
     request.pod.name = "cart".into();
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
     let socket = daemon.socket.to_str().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    for name in ["deployment.yaml", "pods.yaml"] {
+        fs::write(files.path().join(name), POD).unwrap();
+    }
     let mut count = 0;
     for block in blocks() {
-        for line in block.lines() {
-            let line = line.trim().trim_start_matches("$ ");
-            let command = line
-                .split(" >")
-                .next()
-                .and_then(|line| line.split(" #").next());
-            let words: Vec<_> = command.unwrap_or_default().split_whitespace().collect();
-            let [program, verb, ..] = &words[..] else {
-                continue;
-            };
-            if *program != "sluiced" || NOT_RUN.contains(verb) {
-                continue;
-            }
-            let mut command = Command::new(env!("CARGO_BIN_EXE_sluiced"));
-            command.args(&words[1..]);
-            if *verb != "completions" {
-                command.args(["--socket", socket]);
-            }
-            success(line, &command.output().unwrap());
+        for words in block.lines().filter_map(arguments) {
+            run(&words, socket, files.path());
             count += 1;
         }
         if block.trim_start().starts_with("curl ") {
@@ -97,5 +109,5 @@ fn examples_of_the_pages_succeed() {
             count += 1;
         }
     }
-    assert!(count >= 10, "{count} examples");
+    assert!(count >= 20, "{count} examples");
 }

@@ -59,7 +59,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
-fn every_thread_of_the_daemon_has_the_needed_capabilities_and_no_others() {
+fn daemon_threads_have_the_required_capabilities_only() {
     let daemon = Daemon::start("caps");
     let threads = daemon.threads();
     assert!(threads.len() > 1);
@@ -74,7 +74,7 @@ fn every_thread_of_the_daemon_has_the_needed_capabilities_and_no_others() {
 }
 
 #[test]
-fn a_daemon_that_lacks_a_capability_says_which_and_what_for() {
+fn missing_capability_is_named_with_its_use() {
     let daemon = Daemon::start("lacks");
     for (name, complaint) in [
         ("net_admin", "CAP_NET_ADMIN, to attach"),

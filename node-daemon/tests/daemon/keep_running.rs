@@ -246,15 +246,7 @@ impl Node {
         let config = self.files.path().join("envoy.json");
         fs::write(&config, gateway(&gate.1.node).to_string()).unwrap();
         gate.0.sysctl("net.ipv4.ip_unprivileged_port_start=0");
-        let mut command = gate.0.command(daemon, SIDECAR, &envoy());
-        command.arg("--config-path").arg(config);
-        command.args([
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--log-level",
-            "error",
-        ]);
+        let mut command = envoy(&gate.0, daemon, SIDECAR, &config);
         self.processes.push(Running {
             name: "envoy".to_owned(),
             process: command.stdin(Stdio::piped()).spawn().unwrap(),

@@ -87,12 +87,12 @@ fn events_are_filtered_by_pod() {
         assert_eq!(all.join().unwrap(), [first, second.clone()]);
         assert_eq!(some.join().unwrap(), [second]);
     });
-    let nobody = EventsRequest {
+    let unknown = EventsRequest {
         cursor: None,
-        pod: Some("shop/nobody".to_owned()),
+        pod: Some("shop/unknown".to_owned()),
     };
-    let api_error = daemon.post(path::EVENTS, &nobody).api_error(404);
-    assert!(api_error.message.contains("shop/nobody"));
+    let api_error = daemon.post(path::EVENTS, &unknown).api_error(404);
+    assert!(api_error.message.contains("shop/unknown"));
 }
 
 #[test]
@@ -167,6 +167,17 @@ fn pods_show_their_connections_by_path() {
     };
     assert_eq!(counters(), expected);
     assert!(daemon.ask(&["pods"]).contains("2/1"));
+    let page = daemon.get(path::METRICS).body;
+    for (result, count) in [
+        ("outbound_to_proxy", 2),
+        ("outbound_direct", 1),
+        ("refused", 0),
+    ] {
+        let series = format!(
+            r#"sluice_pod_decisions_total{{namespace="shop",pod="pod-one",result="{result}"}} {count}"#
+        );
+        assert!(page.lines().any(|line| line == series), "{series}\n{page}");
+    }
     // A new enrollment starts at zero.
     let _deleted: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);

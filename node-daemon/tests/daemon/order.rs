@@ -236,7 +236,7 @@ fn meshed(daemon: &Daemon, pod: &Pod) {
 }
 
 #[test]
-fn proxy_learns_the_service_whoever_attached_first() {
+fn proxy_learns_the_service_in_any_attach_order() {
     let mut daemon = Daemon::start("order");
     daemon.restart_with_child("pods");
     let pod = Pod::new("order", &["10.1.0.1/24"]);
@@ -432,7 +432,7 @@ for family, at in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):
             "refused\n".repeat(4)
         );
         let metrics = daemon.get("/metrics").body;
-        let counted = format!("sluice_decisions_total{{reason=\"foreign_bind\"}} {count}\n");
+        let counted = format!("sluice_datapath_events_total{{reason=\"foreign_bind\"}} {count}\n");
         assert!(metrics.contains(&counted), "{below:?}: {metrics}");
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -33,7 +33,7 @@ impl Drop for Running {
 }
 
 /// The program.
-pub(crate) fn envoy() -> PathBuf {
+fn envoy_binary() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/envoy");
     let found = std::env::var_os("ENVOY").map_or(built, Into::into);
     assert!(
@@ -42,6 +42,20 @@ pub(crate) fn envoy() -> PathBuf {
         found.display()
     );
     found
+}
+
+/// An Envoy with this configuration in a Pod.
+pub(crate) fn envoy(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Command {
+    let mut command = home.command(daemon, user, &envoy_binary());
+    command.arg("--config-path").arg(config);
+    command.args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "error",
+    ]);
+    command
 }
 
 /// An application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
@@ -72,15 +86,7 @@ fn bootstrap() -> Value {
 fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
     let config = directory.join("envoy.json");
     fs::write(&config, bootstrap().to_string()).unwrap();
-    let mut command = home.command(daemon, APPLICATION, &envoy());
-    command.arg("--config-path").arg(config);
-    command.args([
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "--log-level",
-        "error",
-    ]);
+    let mut command = envoy(home, daemon, APPLICATION, &config);
     Running(command.spawn().unwrap())
 }
 
@@ -129,7 +135,7 @@ fn envoy_in_a_pending_pod_uses_its_sidecar() {
     assert_eq!(said.next().unwrap(), "listens");
     let _envoy = start_envoy(&home, &daemon, files.path());
     let pods = || daemon.get(path::PODS).ok::<Vec<PodView>>();
-    assert_eq!(pods(), [], "nobody has connected yet");
+    assert_eq!(pods(), [], "no client has connected yet");
 
     // It needs a second to start.
     let call = "
@@ -146,9 +152,9 @@ print(client.recv(64).decode())";
     assert_eq!(said.next().unwrap(), "10.1.0.9:80");
     let metrics = daemon.get(path::METRICS).body;
     for line in [
-        "sluice_decisions_total{reason=\"pod_netns_found\"} 1",
+        "sluice_datapath_events_total{reason=\"pod_netns_found\"} 1",
         "sluice_decisions_total{reason=\"outbound_to_proxy\"} 1",
-        "sluice_decisions_total{reason=\"outbound_orig_dst_store_failed\"} 0",
+        "sluice_datapath_events_total{reason=\"outbound_orig_dst_store_failed\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

@@ -133,7 +133,7 @@ fn add_removes_the_pending_del() {
 }
 
 #[test]
-fn additions_and_deletions_come_twice_and_in_any_order() {
+fn add_and_del_are_idempotent_in_any_order() {
     let daemon = Daemon::start("orders");
     let pod = Pod::new("orders", &["10.1.0.1/24"]);
     for verb in ["DEL", "ADD", "ADD", "DEL", "DEL", "ADD"] {
@@ -143,7 +143,7 @@ fn additions_and_deletions_come_twice_and_in_any_order() {
 }
 
 #[test]
-fn an_address_is_another_pods_as_soon_as_its_own_is_gone() {
+fn released_address_can_be_assigned_again() {
     let daemon = Daemon::start("reused");
     for round in 0..10 {
         let first = Pod::new(&format!("reused-{round}"), &["10.1.0.1/24"]);
@@ -162,7 +162,7 @@ fn an_address_is_another_pods_as_soon_as_its_own_is_gone() {
 }
 
 #[test]
-fn two_hundred_pods_come_and_go_at_the_same_time() {
+fn two_hundred_concurrent_pods_are_added_and_deleted() {
     let daemon = Daemon::start("crowd");
     thread::scope(|scope| {
         let (ready, homes) = mpsc::channel();

@@ -50,7 +50,7 @@ fn refused(daemon: &Daemon, request: &AddRequest) -> ApiError {
 }
 
 #[test]
-fn a_pod_comes_and_goes_and_leaves_nothing() {
+fn deleted_pod_leaves_no_state() {
     let daemon = Daemon::start("life");
     let pod = Pod::new("life", &["10.1.0.1/24", "fd00::1/64"]);
     let request = add("a", &pod.path(), &["10.1.0.1", "fd00::1"]);
@@ -87,7 +87,7 @@ fn a_pod_comes_and_goes_and_leaves_nothing() {
 }
 
 #[test]
-fn a_pod_stays_meshed_while_no_daemon_runs_and_is_known_to_the_next() {
+fn pod_stays_meshed_without_a_daemon() {
     let mut daemon = Daemon::start("stop");
     let pod = Pod::new("stop", &["fd00::1/64"]);
     let request = add("a", &pod.path(), &["fd00::1"]);
@@ -105,7 +105,7 @@ fn a_pod_stays_meshed_while_no_daemon_runs_and_is_known_to_the_next() {
 }
 
 #[test]
-fn detach_takes_back_what_a_daemon_did_once_it_has_ended() {
+fn detach_removes_the_datapath_of_a_stopped_daemon() {
     let mut daemon = Daemon::start("detach");
     let pod = Pod::new("detach", &["fd00::1/64"]);
     let request = add("a", &pod.path(), &["fd00::1"]);
@@ -206,7 +206,7 @@ fn annotations_that_cannot_be_followed_refuse_the_pod() {
 }
 
 #[test]
-fn what_is_not_a_pods_network_namespace_is_refused() {
+fn path_of_another_kind_is_refused() {
     let daemon = Daemon::start("netns");
     let file = daemon.directory.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -279,7 +279,7 @@ fn gateway_is_not_intercepted() {
 }
 
 #[test]
-fn an_address_of_another_pod_is_refused_until_that_pod_is_gone() {
+fn address_of_another_pod_is_refused_until_deleted() {
     let daemon = Daemon::start("taken");
     let first = Pod::new("taken-1", &["10.1.0.1/24"]);
     let second = Pod::new("taken-2", &["10.1.0.1/24"]);
@@ -317,7 +317,7 @@ fn gc_deletes_unlisted_attachments() {
 }
 
 #[test]
-fn the_configuration_says_whose_sidecars_the_pods_carry() {
+fn configuration_selects_the_mesh() {
     let daemon = Daemon::configured("mesh", "mesh = \"linkerd\"");
     let pod = Pod::new("mesh", &["10.1.0.1/24"]);
     let mut request = add("a", &pod.path(), &["10.1.0.1"]);
@@ -388,13 +388,13 @@ print('tried')"
             "{explained:?}"
         );
     }
-    let nobody = ExplainRequest {
+    let unknown = ExplainRequest {
         pod: "shop/cart".to_owned(),
         connection: Connection::Inbound {
             from: "10.1.0.9".parse().unwrap(),
             port: 80,
         },
     };
-    let api_error = daemon.post(path::EXPLAIN, &nobody).api_error(404);
+    let api_error = daemon.post(path::EXPLAIN, &unknown).api_error(404);
     assert!(api_error.message.contains("shop/cart"));
 }

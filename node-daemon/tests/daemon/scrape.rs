@@ -126,7 +126,7 @@ fn taken_address_does_not_stop_the_daemon() {
     assert!(log.contains("metrics not served; retrying"), "{log}");
 }
 
-/// Prometheus itself. Debian's package has it.
+/// Prometheus itself, of Debian's package.
 #[test]
 fn prometheus_scrapes_the_daemon() {
     let (_daemon, target) = daemon("prometheus", "");
@@ -150,7 +150,7 @@ fn prometheus_scrapes_the_daemon() {
         .arg(format!("--web.listen-address={own}"))
         .arg("--log.level=error")
         .spawn()
-        .expect("`setup/packages.sh metrics` installs it");
+        .expect("`setup/prometheus.sh` installs it");
     let end = Instant::now() + Duration::from_mins(1);
     let query = "/api/v1/query?query=sluice_build_info%20and%20on(instance)%20up%20==%201";
     let found = loop {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn the_socket_is_for_root_alone_and_is_removed_at_the_end() {
+fn socket_is_for_root_and_removed_at_the_end() {
     let mut daemon = Daemon::start("mode");
     let there = fs::metadata(&daemon.socket).unwrap();
     assert!(there.file_type().is_socket());
@@ -29,7 +29,7 @@ fn the_socket_is_for_root_alone_and_is_removed_at_the_end() {
 }
 
 #[test]
-fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
+fn second_daemon_is_refused_and_stale_socket_replaced() {
     let mut daemon = Daemon::start("rival");
     let (code, said) = daemon.rival();
     assert_eq!(code, Some(1));
@@ -41,7 +41,7 @@ fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
 }
 
 #[test]
-fn another_user_is_refused_even_if_the_socket_lets_them_in() {
+fn other_users_are_refused_on_an_open_socket() {
     let daemon = Daemon::start("peer");
     fs::set_permissions(&daemon.socket, fs::Permissions::from_mode(0o777)).unwrap();
     let socket = daemon.socket.clone();
@@ -124,7 +124,7 @@ fn slow_requests_time_out() {
 }
 
 #[test]
-fn what_is_not_http_does_not_disturb_the_daemon() {
+fn malformed_http_does_not_disturb_the_daemon() {
     let daemon = Daemon::start("garbage");
     for bytes in [
         "\0\0\0\0\r\n\r\n",
@@ -137,7 +137,7 @@ fn what_is_not_http_does_not_disturb_the_daemon() {
 }
 
 #[test]
-fn more_connections_than_are_served_at_once_wait_their_turn() {
+fn excess_connections_wait() {
     let daemon = Daemon::start("many");
     let held: Vec<_> = (0..64).map(|_| connect(&daemon.socket)).collect();
     let waiting = connect(&daemon.socket);
@@ -147,7 +147,7 @@ fn more_connections_than_are_served_at_once_wait_their_turn() {
 }
 
 #[test]
-fn a_request_under_way_is_answered_before_the_daemon_stops() {
+fn daemon_answers_pending_requests_before_it_stops() {
     let mut daemon = Daemon::start("drain");
     let mut late = connect(&daemon.socket);
     let body = "{\"network\":\"n\",\"container_id\":\"c\",\"ifname\":\"e\"}";

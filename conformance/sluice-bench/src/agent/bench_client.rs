@@ -33,7 +33,7 @@ pub(crate) struct BenchClient {
     streams: u16,
 }
 
-/// What it saw.
+/// Its observations.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct BenchResult {
     /// Round trips, or bytes.
@@ -44,7 +44,7 @@ pub(crate) struct BenchResult {
 }
 
 impl BenchClient {
-    /// Does it, and prints what it saw.
+    /// Runs, and prints the observations.
     pub(crate) fn run(self) -> Result<()> {
         let driven = match self.size {
             Some(size) => self.round_trips(usize::try_from(size)?)?,

@@ -11,16 +11,16 @@ use tokio::{
     task::LocalSet,
 };
 
-/// What a client of [`BULK`] gets, again and again.
+/// The block that a client of [`BULK`] gets repeatedly.
 const CHUNK: usize = 64 << 10;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 /// First byte of a client that wants bytes without end.
 pub(crate) const BULK: u8 = b'B';
-/// First byte of a client that speaks HTTP. Everybody else gets back what they send.
+/// First byte of an HTTP client. The server echoes the data of every other client.
 const HTTP: u8 = b'G';
 
-/// Serve HTTP, echo and bulk, told apart by the first byte.
+/// Serve HTTP, echo and bulk, selected by the first byte.
 #[derive(Args)]
 pub(crate) struct BenchServer {
     #[arg(long = "port", required = true)]

@@ -1,4 +1,4 @@
-//! What the benchmark runs inside namespaces: this binary again, under a hidden name.
+//! Agents of the benchmark inside namespaces: hidden commands of this binary.
 
 pub(crate) mod bench_client;
 pub(crate) mod bench_server;

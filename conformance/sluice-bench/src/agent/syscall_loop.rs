@@ -1,4 +1,4 @@
-//! One system call, many times, so that what the kernel does for it can be told apart.
+//! Repeats one system call, so that its cost in the kernel can be measured.
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -16,7 +16,7 @@ pub(crate) struct SyscallLoop {
     /// What leads to the listener.
     #[arg(long)]
     to: Option<SocketAddr>,
-    /// Where it listens.
+    /// The address of its listener.
     #[arg(long, default_value_t = 0)]
     listen: u16,
     #[arg(long)]
@@ -29,7 +29,7 @@ impl SyscallLoop {
         let listener = TcpListener::bind(("0.0.0.0", self.listen))?;
         (0..self.count).try_for_each(|_| match self.to {
             Some(to) => connect(to, &listener),
-            // An option that is nobody's business.
+            // An option that no program handles.
             None => Ok(getsockopt(&listener, sockopt::ReuseAddr).map(drop)?),
         })
     }

@@ -12,14 +12,14 @@ use sluice_testbed::{cgroup::Cgroup, interrupt::Interrupt};
 use tempfile::TempDir;
 
 use crate::{
+    check::{Bound, Check},
     control_plane::{Verb, node::Node},
     statistics::median,
-    thresholds::{Bound, Check},
 };
 
 /// How often each is tried. Odd.
 const TRIES: usize = 5;
-/// A small parent: at exec the kernel counts the memory of what was there before.
+/// A small parent: at exec the kernel counts the memory of the program before.
 const TIME: &str = "/usr/bin/time";
 const PERF: &str = "/usr/bin/perf";
 
@@ -42,14 +42,14 @@ impl Footprint {
     pub(super) fn of(node: &Node, binaries: &Binaries, interrupt: &Interrupt) -> Result<Self> {
         Ok(Self {
             plugin_bytes: fs::metadata(&binaries.sluice_cni)?.len().try_into()?,
-            plugin_kib: tried(|| resident(node))?.context("no memory told")?,
+            plugin_kib: tried(|| resident(node))?.context("no peak memory reported")?,
             plugin_instructions: tried(|| instructions(node))?,
             start_millis: tried(|| start(binaries, interrupt).map(Some))?.context("no start")?,
             daemon_kib: node.daemons()?,
         })
     }
 
-    /// What is promised of it.
+    /// Its promised limits.
     pub(super) fn checks(&self) -> [Check; 2] {
         let bytes = f64::from(self.plugin_bytes);
         let judge = |figure, limit, bytes: f64| {
@@ -94,7 +94,7 @@ fn tried(mut once: impl FnMut() -> Result<Option<f64>>) -> Result<Option<f64>> {
     Ok(tries.and_then(|tries| median(&tries)))
 }
 
-/// The peak as wait4(2) tells it, in KiB.
+/// The peak of resident memory from wait4(2), in KiB.
 fn resident(node: &Node) -> Result<Option<f64>> {
     let said = launched(node, TIME, &["-f", "%M"])?;
     Ok(said.trim().parse().ok())
@@ -111,7 +111,7 @@ fn counted(said: &str) -> Option<f64> {
     line.split(',').next()?.parse().ok()
 }
 
-/// What a program that starts the plugin says of its ADD in the file given with `-o`.
+/// The report about an ADD, in the file of `-o`, by the program that starts the plugin.
 fn launched(node: &Node, program: &str, arguments: &[&str]) -> Result<String> {
     let said = node.file("said");
     let mut launcher = Command::new(program);

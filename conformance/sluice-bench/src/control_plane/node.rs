@@ -30,7 +30,7 @@ use crate::{
 /// The daemons have a processor of their own.
 const RUNTIME: usize = 0;
 const DAEMONS: usize = 1;
-/// What a daemon writes is in memory on a node, too, below `/run`.
+/// A daemon's files are in memory on a node, too, below `/run`.
 const MEMORY: &str = "/dev/shm";
 
 /// The node. Dropping it removes it, too.
@@ -105,7 +105,7 @@ impl Node {
         self.levels.iter().map(of).collect()
     }
 
-    /// A file that goes with the node.
+    /// A file that is removed with the node.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

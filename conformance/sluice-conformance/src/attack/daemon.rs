@@ -1,8 +1,8 @@
-//! What an attacker does to the daemon: its process, its socket, its files, its requests.
+//! Attempts on the daemon: its process, its socket, its files, its requests.
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::Write as _,
     os::unix::{fs::symlink, net::UnixStream},
     path::Path,
     process::{Command, Stdio},
@@ -11,28 +11,26 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use serde_json::{Value, json};
 use sluice_lab::{Lab, pod_annotations::PodAnnotations};
 use sluice_testbed::{agent::ExecContext, http, interrupt::Interrupt, process::finish};
 
 use crate::{
-    attack::{Outcome, Saw, neighbours, pod, swap},
+    attack::{
+        Saw, goal, neighbours, pod,
+        request::{ANSWER, exchange, report, socket},
+        swap,
+    },
     suite::fixture::Fixture,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(6);
-/// The container of a reported Pod.
-pub(super) const CONTAINER: &str = "attacker";
-/// Its address.
-pub(super) const ADDRESS: &str = "10.77.250.250";
-/// A user of the node who has no part in the lab.
-const NOBODY: u32 = 65_534;
+/// A user of the node without processes in the lab.
+const LOCAL_USER: u32 = 65_534;
 /// What containerd and CRI-O give root in a container.
 const DEFAULT: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
                        +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 
-/// What is done.
+/// The attempt.
 #[derive(Clone, Copy)]
 pub(crate) enum Deed {
     /// A shell script of a local user; success is the attacker's.
@@ -78,25 +76,9 @@ impl Deed {
     }
 }
 
-pub(super) fn socket(lab: &Lab) -> std::path::PathBuf {
-    lab.file("sluiced.sock")
-}
-
 fn daemon(lab: &Lab) -> Result<i32> {
     let stream = UnixStream::connect(socket(lab))?;
     Ok(getsockopt(&stream, PeerCredentials)?.pid())
-}
-
-pub(super) fn goal(reached: bool, detail: impl Into<String>) -> Saw {
-    let outcome = if reached {
-        Outcome::Passed
-    } else {
-        Outcome::Stopped
-    };
-    Saw {
-        outcome,
-        detail: detail.into(),
-    }
 }
 
 fn run_script(lab: &Lab, script: &str, capabilities: Option<&str>) -> Result<Saw> {
@@ -126,7 +108,7 @@ fn attack_process(lab: &Lab, script: &str, capabilities: Option<&str>, target: i
     let mut words = arguments.split('\0');
     let pins = words.by_ref().skip_while(|word| *word != "--bpffs").nth(1);
     let place = ExecContext {
-        user: capabilities.is_none().then_some(NOBODY),
+        user: capabilities.is_none().then_some(LOCAL_USER),
         ..ExecContext::default()
     };
     let mut command = match capabilities {
@@ -173,37 +155,6 @@ fn report_netns(lab: &Lab, path: &str) -> Result<Saw> {
         "the request is malformed: {head}"
     );
     Ok(goal(head.contains(" 200 ") || late || !alive, head))
-}
-
-/// An ADD request for a Pod of the attacker's.
-pub(super) fn report(lab: &Lab, netns: &str) -> String {
-    json!({
-        "attachment": attachment(lab),
-        "netns": netns,
-        "addresses": [{ "ip": ADDRESS, "interface": "eth0" }],
-        "annotations": { "sidecar.istio.io/status": "{}" },
-    })
-    .to_string()
-}
-
-pub(super) fn attachment(lab: &Lab) -> Value {
-    json!({ "network": lab.name, "container_id": CONTAINER, "ifname": "eth0" })
-}
-
-pub(super) fn exchange(lab: &Lab, path: &str, body: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket(lab))?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    // A daemon that refuses a body may close before it has all of it.
-    let _ = write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nHost: sluice\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer);
-    Ok(answer.replace("\r\n", " "))
 }
 
 fn occupy(lab: &Lab, count: usize, bytes: &str) -> Saw {

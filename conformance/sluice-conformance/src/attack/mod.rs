@@ -8,6 +8,7 @@ mod neighbours;
 mod net;
 mod pod;
 mod report;
+mod request;
 mod swap;
 
 use anyhow::{Result, ensure};
@@ -30,7 +31,7 @@ pub(crate) struct Options {
     /// Only attempts whose name contains this.
     #[arg(long, default_value = "")]
     case: String,
-    /// Print the attempts and what must hold, run nothing.
+    /// Print the attempts, run nothing.
     #[arg(long)]
     list: bool,
     /// Print JSON instead of the table.
@@ -38,7 +39,7 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// Who makes an attempt.
+/// The attacker of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Attacker {
@@ -54,15 +55,15 @@ pub(crate) enum Attacker {
     Host,
     /// A local user of the node without privilege.
     LocalUser,
-    /// Whoever writes a Pod's annotations.
+    /// An author of a Pod's annotations.
     Annotations,
-    /// Whoever has taken over a sidecar.
+    /// A compromised sidecar.
     Sidecar,
-    /// A runtime, or whoever has taken over the plugin, that names a false namespace.
+    /// A runtime, or a compromised plugin, that reports a false namespace.
     Runtime,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -96,7 +97,7 @@ pub(crate) struct Case {
     pub(crate) reason: Option<&'static str>,
 }
 
-/// How the attempt is made.
+/// The form of an attempt.
 #[derive(Clone, Copy)]
 pub(crate) enum Act {
     /// A connection.
@@ -107,11 +108,11 @@ pub(crate) enum Act {
     Daemon(Deed),
 }
 
-/// What was seen of one attempt on one subject.
+/// The observation of one attempt on one subject.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Saw {
     pub(crate) outcome: Outcome,
-    /// Who answered, the error, or what a command printed.
+    /// The answering server, the error, or the output of a command.
     pub(crate) detail: String,
 }
 
@@ -190,6 +191,19 @@ fn attempts(stage: &mut Fixture, cases: &[&Case], interrupt: &Interrupt) -> Resu
     Ok(saw)
 }
 
+/// The outcome of an attempt that reached its goal, or did not.
+fn goal(reached: bool, detail: impl Into<String>) -> Saw {
+    let outcome = if reached {
+        Outcome::Passed
+    } else {
+        Outcome::Stopped
+    };
+    Saw {
+        outcome,
+        detail: detail.into(),
+    }
+}
+
 impl Case {
     /// An attempt that Sluice must stop.
     const fn stopped(name: &'static str, who: Attacker, what: &'static str, act: Act) -> Self {
@@ -202,17 +216,11 @@ impl Case {
         }
     }
 
-    /// An attempt that may pass Sluice, and why.
-    const fn passed(
-        name: &'static str,
-        who: Attacker,
-        what: &'static str,
-        act: Act,
-        reason: &'static str,
-    ) -> Self {
+    /// A connection.
+    const fn net(name: &'static str, who: Attacker, what: &'static str, net: Net) -> Self {
         Self {
-            reason: Some(reason),
-            ..Self::stopped(name, who, what, act)
+            reason: net.reason,
+            ..Self::stopped(name, who, what, Act::Net(net))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A Pod that uses up what its neighbours need.
+//! A Pod that exhausts the resources of its neighbours.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use sluice_lab::pod_annotations::{self, PodAnnotations};
 use sluice_testbed::{interrupt::Interrupt, process::output};
 
 use crate::{
-    attack::{Saw, agent::Got, daemon::goal, net::V4},
+    attack::{Saw, agent::Got, goal, net::V4},
     suite::{conn_spec::Origin, fixture::Fixture, observation::OUTBOUND, test_pod::TestPod},
 };
 

@@ -25,7 +25,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the attacker connects to.
+/// The destination of the attacker.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     /// A host that the lab knows.
@@ -46,6 +46,8 @@ pub(crate) struct Net {
     pub(crate) port: u16,
     pub(crate) source: Source,
     pub(crate) pod: Kind,
+    /// Why Sluice lets it pass.
+    pub(crate) reason: Option<&'static str>,
 }
 
 /// The Pod that is attacked, or from which the attacker connects.
@@ -68,6 +70,7 @@ pub(crate) const V4: Net = Net {
     port: 80,
     source: Source::Any,
     pod: Kind::Plain,
+    reason: None,
 };
 /// The same in IPv6.
 pub(crate) const V6: Net = Net {
@@ -99,6 +102,13 @@ impl Net {
 
     pub(crate) const fn bound(self, source: Source) -> Self {
         Self { source, ..self }
+    }
+
+    pub(crate) const fn passing(self, reason: &'static str) -> Self {
+        Self {
+            reason: Some(reason),
+            ..self
+        }
     }
 
     pub(crate) const fn with_dns(self) -> Self {
@@ -280,7 +290,8 @@ impl Saw {
     }
 }
 
-/// From inside, a stranger's answer is a way past; from outside, the application's is.
+/// From inside, an answer of the peer means that the sidecar was bypassed; from outside, one of the
+/// application.
 fn judge(origin: Origin, got: &Got) -> Saw {
     let unsupported = [
         "EPROTONOSUPPORT",

@@ -7,7 +7,7 @@ use sluice_lab::pod_annotations::PodAnnotations;
 use sluice_testbed::{interrupt::Interrupt, process::finish};
 
 use crate::{
-    attack::{Outcome, Saw, daemon::goal},
+    attack::{Outcome, Saw, goal},
     suite::{conn_spec::Origin, fixture::Fixture, test_pod::TestPod},
 };
 

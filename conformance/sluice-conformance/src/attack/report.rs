@@ -8,7 +8,7 @@ use sluice_testbed::terminal::{GREEN, RED, paint};
 
 use crate::attack::{Attacker, Case, Outcome, Saw, Verdict};
 
-/// Every attempt, and what was left of the labs.
+/// Every attempt, and remains of the labs.
 #[derive(Serialize)]
 pub(crate) struct Report {
     attempts: Vec<Line>,

@@ -14,8 +14,8 @@ use sluice_lab::Lab;
 use sluice_testbed::{http, netns::Netns};
 
 use crate::attack::{
-    Saw,
-    daemon::{ADDRESS, CONTAINER, attachment, exchange, goal, report, socket},
+    Saw, goal,
+    request::{ADDRESS, CONTAINER, attachment, exchange, report, socket},
 };
 
 /// Reports a link that another thread moves between a Pod's namespace and the host's.

@@ -1,5 +1,6 @@
 //! The demonstration: build the lab, make every call, remove the lab, judge.
 
+mod report;
 pub(crate) mod row;
 mod table;
 
@@ -11,7 +12,7 @@ use nix::unistd::Uid;
 use sluice_lab::{Binaries, Lab, backend::BackendKind, bpf_objects::BpfObjects};
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
-use crate::report::{Report, Sink};
+use report::{Report, Sink};
 pub(crate) use table::{CASES, PODS};
 
 /// Odd, so that the median is one of them.
@@ -25,7 +26,7 @@ const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 pub(crate) struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// What diverts the traffic.
+    /// The backend that redirects the traffic.
     #[arg(long, value_enum, default_value = "sluice")]
     backend: BackendKind,
     /// Print the report as JSON.
@@ -93,7 +94,7 @@ fn fill(lab: &mut Lab, report: &mut Report, sink: &Sink, interrupt: &Interrupt) 
     Ok(())
 }
 
-/// The Pods of the demonstration, with what runs in them.
+/// The Pods of the demonstration, with their processes.
 pub(crate) fn add_pods(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
     step("adding the Pods", || {
         for spec in PODS {

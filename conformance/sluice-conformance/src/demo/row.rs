@@ -85,7 +85,7 @@ pub(crate) struct Row {
 }
 
 impl Case {
-    /// It cannot be seen unless something diverts or refuses.
+    /// Not observable without interception.
     pub(crate) fn needs_interception(&self) -> bool {
         !self.via.is_empty() || self.end == End::Refused
     }
@@ -279,7 +279,7 @@ fn outcome(heard: &CallResult) -> String {
     }
 }
 
-/// For each Pod, what its proxy has carried.
+/// For each Pod, the connections of its proxy.
 fn hops(lab: &Lab) -> Result<Vec<Hop>> {
     let hops: Result<Vec<_>> = lab.pods.iter().map(sluice_lab::Pod::hops).collect();
     Ok(hops?.into_iter().flatten().collect())

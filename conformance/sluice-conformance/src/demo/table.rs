@@ -1,4 +1,4 @@
-//! The Pods of the lab and what must become of the calls between them.
+//! The Pods of the lab and the expected outcome of the calls between them.
 
 use sluice_lab::{Caller, PodSpec};
 

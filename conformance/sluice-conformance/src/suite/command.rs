@@ -7,8 +7,9 @@ use sluice_lab::{Binaries, backend::BackendKind, balancer::BalancerOptions, mesh
 use sluice_testbed::{interrupt::Interrupt, terminal::step};
 
 use crate::{
-    case, demo,
+    demo,
     suite::{
+        case,
         diff::{self, Comparison, Pair},
         expected_diff::{EXCEPTIONS, MEANT},
         fixture::Fixture,
@@ -19,7 +20,7 @@ use crate::{
     },
 };
 
-/// Random connections, unless told otherwise.
+/// Default number of random connections.
 const CONNECTIONS: usize = 2000;
 /// So many times the Pods that the connections would need.
 const POD_LIMIT: usize = 2;
@@ -29,34 +30,31 @@ const SHRUNK: usize = 8;
 /// Which cases to run, and on what.
 #[derive(Args)]
 pub(crate) struct Run {
-    #[command(flatten)]
-    binaries: Binaries,
-    /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
-    #[arg(long = "case")]
-    wanted: Vec<String>,
     /// Only this subject; without it all three, and the random connections.
     #[arg(long, value_enum)]
     backend: Option<BackendKind>,
     #[command(flatten)]
-    balancer: BalancerOptions,
-    #[command(flatten)]
-    random: Random,
-    /// How to print what was seen.
-    #[arg(long, value_enum, default_value = "table")]
-    format: Format,
+    common: Common,
 }
 
 /// Which two subjects to compare, and by what.
 #[derive(Args)]
 pub(crate) struct Diff {
-    #[command(flatten)]
-    binaries: Binaries,
     /// The reference.
     #[arg(long, value_enum, default_value = "iptables")]
     one: BackendKind,
-    /// What is compared with it.
+    /// The subject that is compared with it.
     #[arg(long, value_enum, default_value = "sluice")]
     other: BackendKind,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `run` and `diff` share.
+#[derive(Args)]
+struct Common {
+    #[command(flatten)]
+    binaries: Binaries,
     /// Only cases whose group and name, `GROUP: NAME`, contain this. May be repeated.
     #[arg(long = "case")]
     wanted: Vec<String>,
@@ -64,7 +62,7 @@ pub(crate) struct Diff {
     balancer: BalancerOptions,
     #[command(flatten)]
     random: Random,
-    /// How to print what was seen.
+    /// The output format.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
 }
@@ -72,7 +70,7 @@ pub(crate) struct Diff {
 /// Random Pods and connections.
 #[derive(Args)]
 struct Random {
-    /// Where they start, once for each time this is given; else anywhere. It is printed.
+    /// Seed of the random connections; may be repeated. Without one, a random seed, which is printed.
     #[arg(long = "seed")]
     seeds: Vec<u64>,
     /// How many connections for each seed [default: 2000, or none if cases are chosen].
@@ -92,11 +90,11 @@ pub(crate) fn list() {
     for row in demo::CASES {
         println!("{:<12} {:<74} {}", run::ENVOY, row.name, run::ENVOY_SOURCE);
     }
-    println!("\nDifferences from the rules that are meant:");
+    println!("\nIntended differences from the rules:");
     for meant in MEANT {
         println!("  {}: {}", meant.what, meant.why);
     }
-    println!("\nDifferences of some Pods alone that are meant:");
+    println!("\nIntended differences of some Pods:");
     for exception in EXCEPTIONS {
         println!("  {}", exception.what);
     }
@@ -116,19 +114,13 @@ impl Run {
             ],
         };
         for backend in backends {
-            let subject = Subject::beside(backend, &self.balancer);
-            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
-            report.add(backend, outcomes)?;
+            report.add(backend, self.common.listed(backend, &interrupt))?;
         }
         if self.backend.is_none() {
-            report.compare(BackendKind::Iptables, BackendKind::Sluice);
-            let choices = [BackendKind::Iptables, BackendKind::Sluice]
-                .map(|backend| Subject::beside(backend, &self.balancer));
-            let count = self.random.count(!self.wanted.is_empty());
-            self.random
-                .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
+            let pair = [BackendKind::Iptables, BackendKind::Sluice];
+            self.common.compare(pair, &mut report, &interrupt)?;
         }
-        report.print(self.format)?;
+        report.print(self.common.format)?;
         Ok(report.passed())
     }
 }
@@ -138,19 +130,39 @@ impl Diff {
     pub(crate) fn run(&self) -> Result<bool> {
         let interrupt = start()?;
         let mut report = Report::new()?;
-        let count = self.random.count(!self.wanted.is_empty());
-        for backend in [self.one, self.other] {
-            let subject = Subject::beside(backend, &self.balancer);
-            let outcomes = listed(&self.binaries, &subject, &self.wanted, &interrupt);
-            report.add(backend, outcomes)?;
+        let pair = [self.one, self.other];
+        for backend in pair {
+            report.add(backend, self.common.listed(backend, &interrupt))?;
         }
-        report.compare(self.one, self.other);
-        let choices =
-            [self.one, self.other].map(|backend| Subject::beside(backend, &self.balancer));
-        self.random
-            .compare(&self.binaries, &choices, count, &mut report, &interrupt)?;
-        report.print(self.format)?;
+        self.common.compare(pair, &mut report, &interrupt)?;
+        report.print(self.common.format)?;
         Ok(report.same())
+    }
+}
+
+impl Common {
+    /// The listed cases on one subject.
+    fn listed(
+        &self,
+        backend: BackendKind,
+        interrupt: &Interrupt,
+    ) -> Result<(Vec<Outcome>, Vec<String>)> {
+        let subject = Subject::beside(backend, &self.balancer);
+        listed(&self.binaries, &subject, &self.wanted, interrupt)
+    }
+
+    /// Compares two subjects by the listed cases in the report, and by random connections.
+    fn compare(
+        &self,
+        pair: [BackendKind; 2],
+        report: &mut Report,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        report.compare(pair[0], pair[1]);
+        let choices = pair.map(|backend| Subject::beside(backend, &self.balancer));
+        let count = self.random.count(!self.wanted.is_empty());
+        self.random
+            .compare(&self.binaries, &choices, count, report, interrupt)
     }
 }
 

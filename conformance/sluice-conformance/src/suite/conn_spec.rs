@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 use sluice_testbed::agent::probe::Way;
 
-/// A port that nobody serves.
+/// A port without a server.
 pub(crate) const CLOSED: u16 = 81;
 
 /// Who connects.
@@ -173,7 +173,7 @@ impl Service {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::One => "service-one",

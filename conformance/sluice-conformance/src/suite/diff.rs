@@ -22,7 +22,7 @@ pub(crate) struct Pair {
     pub(crate) other: Fixture,
 }
 
-/// What a lab showed of a scene.
+/// The observations of a scene in a lab.
 enum ObservedPeer {
     /// Each connection; nothing where the Pod lacks the addresses.
     Observations(Vec<Option<Observation>>),
@@ -222,7 +222,7 @@ impl Pair {
         Ok(None)
     }
 
-    /// Removes both labs; returns what was left.
+    /// Removes both labs; returns remains.
     pub(crate) fn remove(self) -> Vec<String> {
         let mut left = self.one.remove();
         left.extend(self.other.remove());

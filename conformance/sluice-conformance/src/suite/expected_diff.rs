@@ -21,7 +21,7 @@ pub(crate) const MEANT: &[Global] = &[
         what: "the own address of the proxy's socket",
         why: "the rules rewrite to 127.0.0.1 and the listener's port; here outbound connections \
               meet the proxy all over 127.64.0.0/10 and 100::7f40:0/106, so that client ports last \
-              and the address tells the destination, and inbound ones keep the address that was \
+              and the address identifies the destination, and inbound ones keep the address that was \
               asked for",
     },
     Global {
@@ -30,7 +30,7 @@ pub(crate) const MEANT: &[Global] = &[
     },
 ];
 
-/// A difference of some Pods alone that is meant. The comparison tells how often it shows.
+/// An intended difference of some Pods. The comparison counts it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct PerPod {
     pub(crate) what: &'static str,

@@ -38,14 +38,14 @@ use crate::suite::{
 };
 
 /// Neither a user nor a group of a proxy.
-const STRANGER: u32 = 2000;
+const OTHER_USER: u32 = 2000;
 /// The mark of the `original_src` filter, as Istio configures it.
 const ORIGINAL_SRC: u32 = 1337;
 /// For all connections of one client.
 const LIMIT: Duration = Duration::from_mins(2);
 /// The link between the node and the host beyond.
 const UPLINK: [(&str, &str); 2] = [("192.0.2.1", "192.0.2.2"), ("fd00:99::1", "fd00:99::2")];
-/// What the host beyond answers for, and where the Pods are.
+/// The networks that the host beyond serves, and those of the Pods.
 const SERVED_RANGES: [&str; 3] = ["198.18.0.0/15", "203.0.113.0/24", "2001:db8::/32"];
 const POD_RANGES: [&str; 6] = [
     "10.77.0.0/16",
@@ -66,7 +66,7 @@ pub(crate) struct Asked {
     pub(crate) server: String,
 }
 
-/// The lab, with a subject on its node. [`Fixture::remove`] tells whether all of it went.
+/// The lab, with a subject on its node. [`Fixture::remove`] reports remains.
 pub(crate) struct Fixture {
     outside_servers: Process,
     node_servers: Process,
@@ -209,7 +209,7 @@ impl Fixture {
         Ok(rule.filter(|rule| listener(rule) != listener_of(accepted_by)))
     }
 
-    /// What the addresses are called.
+    /// The names of the addresses.
     pub(crate) fn names(&self, test_pod: &TestPod) -> Names {
         let mut names = Names::default();
         for v4 in [true, false] {
@@ -321,7 +321,7 @@ impl Fixture {
             .with_context(|| format!("the client's report; it said: {said}"))
     }
 
-    /// Where a process of `origin` lives, and as whom.
+    /// The namespace and the user of a process of `origin`.
     pub(crate) fn place<'a>(&'a self, test_pod: &'a TestPod, origin: Origin) -> ExecContext<'a> {
         let PodAnnotations { mesh, uid, gid, .. } = test_pod.settings;
         let (netns, user) = match origin {
@@ -330,8 +330,8 @@ impl Fixture {
             // One that is known by a mark must be allowed to give it to its sockets.
             Origin::Proxy if mesh.mark().is_some() => (Some(&test_pod.netns), None),
             Origin::Proxy => (Some(&test_pod.netns), Some((uid, gid))),
-            Origin::ProxyUser => (Some(&test_pod.netns), Some((uid, STRANGER))),
-            Origin::ProxyGroup => (Some(&test_pod.netns), Some((STRANGER, gid))),
+            Origin::ProxyUser => (Some(&test_pod.netns), Some((uid, OTHER_USER))),
+            Origin::ProxyGroup => (Some(&test_pod.netns), Some((OTHER_USER, gid))),
             Origin::Peer => (Some(&self.peer.netns), Some((CLIENT, CLIENT))),
             Origin::Node => (None, None),
             Origin::Outside => (Some(&self.outside), None),

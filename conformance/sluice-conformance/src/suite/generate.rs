@@ -47,7 +47,7 @@ const RANGES: [&str; 21] = [
     "::1/128",
 ];
 
-/// A Pod and what is tried with it.
+/// A Pod and its connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RandomCase {
     pub(crate) settings: PodAnnotations,
@@ -168,7 +168,7 @@ fn from_behind(rng: &mut Rng, ask: ConnSpec) -> ConnSpec {
     }
 }
 
-/// How often an annotation is there, and what it says then.
+/// The frequency of an annotation, and its values.
 type Annotation = (u32, &'static str, fn(&mut Rng) -> String);
 
 const ANNOTATIONS: [Annotation; 8] = [
@@ -275,7 +275,7 @@ fn ask(rng: &mut Rng, settings: &PodAnnotations) -> ConnSpec {
         source: source(rng, from, to),
         to,
         family,
-        // A datagram to a closed port is answered by silence, which takes time and tells nothing.
+        // A datagram to a closed port gets no answer, which takes time and shows nothing.
         port: if service {
             one(rng, &SERVICE_PORTS).0
         } else if matches!(way, Way::Udp | Way::UdpUnconnected) {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn every_annotation_and_every_way_to_connect_is_tried() {
+    fn generator_covers_annotations_and_connections() {
         let scenes: Vec<_> = scenes(1).take(100).collect();
         for (_, key, _) in ANNOTATIONS {
             assert!(

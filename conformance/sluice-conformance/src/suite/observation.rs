@@ -1,4 +1,4 @@
-//! What a connection looked like from all sides, without what differs from run to run.
+//! The observations of a connection from all sides, without values that differ from run to run.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sluice_testbed::agent::probe::ProbeResult;
 
-/// What the listeners of a proxy are called, and the port of its resolver.
+/// The names of a proxy's listeners, and the port of its resolver.
 pub(crate) const OUTBOUND: &str = "outbound";
 pub(crate) const INBOUND: &str = "inbound";
 pub(crate) const DNS: (&str, u16) = ("dns", 15053);
@@ -37,7 +37,7 @@ pub(crate) struct Observation {
     pub(crate) unexplained: Option<String>,
 }
 
-/// The field that tells whether a refusal came at once.
+/// The field for a refusal that came at once.
 pub(crate) const PACE: &str = "prompt";
 
 /// What two views differ in, with both values.
@@ -54,7 +54,7 @@ impl Names {
         self.0.insert(ip, format!("{name}{family}"));
     }
 
-    /// An address as a reader knows it; a v4-mapped one is told from an IPv4 one.
+    /// An address by its name; v4-mapped and IPv4 addresses differ.
     pub(crate) fn ip(&self, ip: IpAddr) -> String {
         let canonical = ip.to_canonical();
         let mapped = if canonical == ip { "" } else { "::ffff:" };
@@ -67,7 +67,7 @@ impl Names {
         format!("[{}]:{}", self.ip(at.ip()), at.port())
     }
 
-    /// What is the same in each run. A client's port is not.
+    /// Values that are equal in each run. A client's port is not.
     pub(crate) fn view(&self, noticed: &ProbeResult) -> Observation {
         let ProbeResult {
             seen,
@@ -97,7 +97,7 @@ impl Names {
 }
 
 impl Observation {
-    /// In what it differs from another view.
+    /// Differences from another view.
     pub(crate) fn differences(&self, other: &Self) -> Vec<Field> {
         let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "–".to_owned());
         let fields = [

@@ -9,12 +9,16 @@ use sluice_lab::{Binaries, Lab, backend::BackendKind, pod_annotations::PodAnnota
 use sluice_testbed::interrupt::Interrupt;
 
 use crate::{
-    case::{Case, Expect},
     demo::{
         self,
         row::{self, Row},
     },
-    suite::{diff::Difference, fixture::Fixture, observation::Observation},
+    suite::{
+        case::{Case, Expect},
+        diff::Difference,
+        fixture::Fixture,
+        observation::Observation,
+    },
 };
 
 /// The group of the cases with real proxies.
@@ -28,13 +32,13 @@ pub(crate) struct Outcome {
     pub(crate) group: &'static str,
     pub(crate) name: String,
     pub(crate) source: &'static str,
-    /// What was promised was seen.
+    /// The outcome is the expected one.
     pub(crate) passed: bool,
     /// That is how it must be on this subject: the control must fail what needs interception.
     pub(crate) as_it_should: bool,
     /// Each thing that differs from the promise.
     pub(crate) wrong: Vec<String>,
-    /// What was seen, for each family.
+    /// The observations, for each family.
     pub(crate) views: Vec<Option<Observation>>,
     #[serde(skip)]
     case: Option<&'static Case>,
@@ -167,7 +171,7 @@ impl Outcome {
     }
 }
 
-/// Runs rows of the demonstration, with its Pods; also returns what was left behind.
+/// Runs rows of the demonstration, with its Pods; also returns remains.
 pub(crate) fn with_envoy(
     binaries: Binaries,
     backend: BackendKind,

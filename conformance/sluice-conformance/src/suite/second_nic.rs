@@ -6,17 +6,17 @@ use std::net::IpAddr;
 use anyhow::Result;
 use sluice_testbed::netns::Netns;
 
-/// What it is called in the Pod, and at the node's end.
+/// Its name in the Pod, and at the node's end.
 pub(crate) const IN_POD: &str = "net1";
 const AT_NODE: &str = "side";
 /// The node's address and the Pod's, of each family.
 const ENDS: [(&str, &str); 2] = [("172.31.9.1", "172.31.9.2"), ("fd00:31::1", "fd00:31::2")];
 /// The networks of both ends, to which the host beyond the node answers.
 pub(crate) const RANGES: [&str; 2] = ["172.31.9.0/24", "fd00:31::/64"];
-/// What the Pod reaches that way: the network of the third server.
+/// The network that it leads to: that of the third server.
 const BEYOND: [&str; 2] = ["203.0.113.0/24", "2001:db8:2::/48"];
 
-/// Gives it to a Pod, before it joins its network. It goes with the Pod's namespace.
+/// Gives it to a Pod, before it joins its network. It is removed with the Pod's namespace.
 pub(crate) fn create(node: &Netns, pod: &Netns) -> Result<()> {
     // The kernel may still be taking down the namespace of the Pod before, and its link with it.
     node.ip(&format!("link delete {AT_NODE}")).ok();
@@ -37,7 +37,7 @@ pub(crate) fn create(node: &Netns, pod: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// Lets what is sent to these addresses of a Pod come that way.
+/// Routes these addresses of a Pod over it.
 pub(crate) fn lead(node: &Netns, addresses: &[IpAddr]) -> Result<()> {
     for address in addresses {
         let (_, via) = ENDS[usize::from(address.is_ipv6())];

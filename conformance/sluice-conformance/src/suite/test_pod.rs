@@ -1,4 +1,4 @@
-//! A Pod of the suite: an application and a stand-in for its proxy, which both say what they see.
+//! A Pod of the suite: an application and a stand-in for its proxy, which both report their observations.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -27,7 +27,7 @@ pub(crate) struct TestPod {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) gateways: Vec<IpAddr>,
     name: String,
-    /// What the runtime hands over.
+    /// The annotations that the runtime passes.
     annotations: BTreeMap<String, String>,
     joined: bool,
     processes: Vec<Process>,
@@ -35,7 +35,7 @@ pub(crate) struct TestPod {
 }
 
 impl TestPod {
-    /// Makes it and waits until everything in it serves. What it is called must be new.
+    /// Makes it and waits until everything in it serves. Its name must be new.
     pub(crate) fn create(
         lab: &Lab,
         name: &str,

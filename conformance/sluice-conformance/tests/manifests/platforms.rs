@@ -1,4 +1,4 @@
-//! What the chart makes of a platform, a version of Kubernetes, and a cluster with another mesh.
+//! The rendered chart for a platform, a version of Kubernetes, and a cluster with another mesh.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn platforms() -> Vec<String> {
 /// Kinds of other projects, which Kubernetes' schemas do not describe.
 const FOREIGN: [&str; 3] = ["SecurityContextConstraints", "PrometheusRule", "PodMonitor"];
 
-/// Validates what the chart renders for a version of Kubernetes, without the foreign kinds.
+/// Validates the rendered chart for a version of Kubernetes, without the foreign kinds.
 fn validate(values: &Value, arguments: &[&str], version: &str) {
     let mut values = values.clone();
     values["kubeVersion"] = version.into();
@@ -108,7 +108,7 @@ fn platform_sets_paths_labels_and_admission() {
     }
 }
 
-/// What the Pod asks for, and nothing that it does not.
+/// The requests of the Pod, and no others.
 #[test]
 fn openshift_admits_exactly_the_daemons_rights() {
     let objects = objects(&json!({ "global": { "platform": "openshift" } }));

@@ -35,8 +35,8 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Names are those of Kubernetes: group and tokens of a cluster that ends with this process.
 const TOKENS: &str = "admin,admin,admin,system:masters\n\
                       kubelet,system:node:sluice-node,kubelet,system:nodes\n";
-const START: Duration = Duration::from_secs(90);
-const COMMAND: Duration = Duration::from_mins(1);
+const START: Duration = Duration::from_mins(5);
+const COMMAND: Duration = Duration::from_mins(3);
 
 /// What runs. Everything else that was started ends with the namespaces.
 pub(crate) struct Cluster {

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_testbed::process::finish;
 
-const LIMIT: Duration = Duration::from_mins(2);
+/// Above what the commands wait for.
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// kubectl with full access.
 #[derive(Clone)]
@@ -50,19 +51,23 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
+    /// `kubectl sluice` that still lacks its arguments, with the plugin from a directory.
+    pub(crate) fn plugin(&self, plugins: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("sluice")
+            .env("PATH", plugins)
+            .env("KUBECONFIG", &self.access);
+        command
+    }
+
     /// Runs `kubectl sluice`, with the plugin from a directory. Returns its exit code and output.
     pub(crate) fn sluice(
         &self,
         plugins: &Path,
         arguments: &[&str],
     ) -> Result<(Option<i32>, String)> {
-        let mut command = Command::new(&self.program);
-        command
-            .arg("sluice")
-            .args(arguments)
-            .env("PATH", plugins)
-            .env("KUBECONFIG", &self.access);
-        let output = finish(&mut command, "", LIMIT)?;
+        let output = finish(self.plugin(plugins).args(arguments), "", LIMIT)?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         Ok((output.status.code(), said))

@@ -79,7 +79,7 @@ impl Pod {
     /// Waits until the kubelet finds a Pod ready.
     pub(crate) fn ready(kubectl: &Kubectl, name: &'static str) -> Result<Self> {
         let pod = format!("pod/{name}");
-        let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=90s"];
+        let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=180s"];
         if let Err(error) = kubectl.run(&wait, "") {
             let events =
                 kubectl.run(&["get", "events", "--output=custom-columns=:.message"], "")?;

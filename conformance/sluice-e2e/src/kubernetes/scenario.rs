@@ -11,10 +11,12 @@ use sluice_testbed::{
 
 use crate::kubernetes::{
     Options, calls,
+    chart::{Chart, IMAGE},
     checks::Checks,
     cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
     kubectl::Kubectl,
-    node::{self, CNI_BIN, CNI_CONF, LAB},
+    node::{self, CNI_BIN, CNI_CONF},
+    plugin,
     pods::{Mesh, NAMESPACE, Pod},
     snapshot::Snapshot,
     untouched::Untouched,
@@ -27,29 +29,14 @@ const SYSTEM: &str = "kube-system";
 const DAEMONSET: &str = "daemonset/sluice";
 /// What keeps the data path alive.
 const PINS: &str = "/sys/fs/bpf/sluice";
-const IMAGE: &str = "sluice.test/sluice";
-/// The version that the chart is rendered for: that of `setup/kubernetes.sh`.
-const KUBERNETES: &str = "1.20";
-/// Platforms that need no kinds of their own.
-const PLATFORMS: [&str; 9] = [
-    "",
-    "aks",
-    "bottlerocket",
-    "eks",
-    "gke",
-    "k3s",
-    "microk8s",
-    "minikube",
-    "talos",
-];
 /// The load starts before the upgrade and ends after it.
-const LOAD_SECONDS: u64 = 40;
+const LOAD_SECONDS: u64 = 90;
 /// For the daemon to read the list of Pods.
-const TOLD: Duration = Duration::from_secs(20);
+const TOLD: Duration = Duration::from_mins(1);
 /// For the kubelet to try a Pod, and to say that it was refused.
-const REFUSED: Duration = Duration::from_secs(40);
+const REFUSED: Duration = Duration::from_mins(2);
 /// For a Pod to end and the plugin to be told.
-const DELETED: Duration = Duration::from_mins(1);
+const DELETED: Duration = Duration::from_mins(2);
 const RENDER: Duration = Duration::from_secs(30);
 
 /// Whether everything was as it should be.
@@ -110,7 +97,9 @@ impl Scenario<'_> {
 
     fn run_steps(&mut self, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl.clone();
-        checks.check("the API server accepts the manifests", || self.dry_run());
+        checks.check("the API server accepts the manifests", || {
+            Chart::of(self.options).dry_run(kubectl)
+        });
         let mut first = None;
         checks.require("a Pod with iptables rules works", || {
             let plans = [
@@ -148,7 +137,7 @@ impl Scenario<'_> {
         })?;
         let [client, server] = &second.context("they have started")?;
         checks.check("kubectl sluice asks the daemon of the node", || {
-            self.plugin(client)
+            plugin::ask(kubectl, self.options, client, outside, interrupt)
         });
         let mixed = [
             (old, Mesh::Rules),
@@ -204,68 +193,8 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    /// `kubectl sluice`, as an administrator runs it. Its output is kept with the logs.
-    fn plugin(&self, client: &Pod) -> Result<String> {
-        let pod = format!("{NAMESPACE}/{}", client.name);
-        let explain = ["explain", &pod, "--to", "198.51.100.1:80", "--as", "1000"];
-        let mut page = String::new();
-        // The exit codes of doctor for warnings and problems: the cluster's node has no clock of its
-        // own, for example.
-        for (arguments, codes, part) in [
-            (&["status"][..], &[0][..], "ready"),
-            (&["pods", &pod], &[0], &*pod),
-            (&explain, &[0], "outbound_to_proxy"),
-            (&["audit"], &[0], "0 past the sidecar"),
-            (&["connections", &pod], &[0], "PATH"),
-            (&["doctor"], &[0, 1, 4], "checks skipped"),
-        ] {
-            let plugins = &self.options.kubectl_plugins;
-            let (code, said) = self.cluster.kubectl.sluice(plugins, arguments)?;
-            let line = arguments.join(" ");
-            ensure!(
-                code.is_some_and(|code| codes.contains(&code)) && said.contains(part),
-                "kubectl sluice {line}: exit code {code:?}\n{said}"
-            );
-            page.extend(["$ kubectl sluice ", &line, "\n", &said, "\n"]);
-        }
-        fs::write(self.options.logs.join("kubectl-sluice.txt"), page)?;
-        Ok("status, pods, explain, audit, connections and doctor".to_owned())
-    }
-
-    /// The chart for each platform.
-    fn dry_run(&self) -> Result<String> {
-        let mut accepted = 0;
-        for platform in PLATFORMS {
-            let manifest = self.render_for("latest", platform)?;
-            let arguments = ["apply", "--dry-run=server", "--filename=-"];
-            let said = self.cluster.kubectl.run(&arguments, &manifest)?;
-            accepted += said.lines().count();
-        }
-        Ok(format!("{accepted} objects, by --dry-run=server"))
-    }
-
     fn render(&self, tag: &str) -> Result<String> {
-        self.render_for(tag, "")
-    }
-
-    fn render_for(&self, tag: &str, platform: &str) -> Result<String> {
-        let values = Path::new(LAB).join("values.json");
-        fs::write(
-            &values,
-            json!({
-                "global": { "platform": platform },
-                "kubeVersion": KUBERNETES,
-                "image": { "repository": IMAGE, "tag": tag },
-                "config": { "acceleration": "proxies" },
-            })
-            .to_string(),
-        )?;
-        let mut command = Command::new(&self.options.helm);
-        command
-            .arg(self.options.manifests.join("render.py"))
-            .arg("--values")
-            .arg(&values);
-        output(&mut command, RENDER)
+        Chart::of(self.options).render(tag)
     }
 
     /// Applies the chart and waits until its Pods are ready.
@@ -278,7 +207,7 @@ impl Scenario<'_> {
             "--namespace",
             SYSTEM,
             DAEMONSET,
-            "--timeout=60s",
+            "--timeout=180s",
         ];
         if let Err(error) = kubectl.run(&wait, "") {
             return Err(error.context(why(kubectl)));
@@ -345,7 +274,7 @@ impl Scenario<'_> {
                 "--for=delete",
                 "pod",
                 selector,
-                "--timeout=90s",
+                "--timeout=180s",
             ],
             "",
         )?;

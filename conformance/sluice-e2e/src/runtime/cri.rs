@@ -34,7 +34,7 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
             cri.is_entered(node, "meshed", meshed(), INBOUND),
         ),
         (
-            name("a Pod without a sidecar is left alone"),
+            name("a Pod without a sidecar is not intercepted"),
             cri.is_entered(node, "plain", BTreeMap::new(), "application"),
         ),
         (

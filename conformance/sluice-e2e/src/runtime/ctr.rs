@@ -10,7 +10,7 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
     let name = |what: &str| format!("ctr run --cni: {what}");
     vec![
         (
-            name("a container that nobody describes does not start, with the reason"),
+            name("a container without a description does not start, with the reason"),
             refused(start(node, containerd), &["annotations"]),
         ),
         (name("nothing of it is left"), node.forgotten()),

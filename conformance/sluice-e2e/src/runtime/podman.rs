@@ -13,7 +13,7 @@ pub(super) fn run(node: &Node<'_>, image: &Path) -> Outcomes {
     let started = load(node, image).and_then(|()| start(node));
     vec![
         (
-            name("a container that nobody describes does not start, with the reason"),
+            name("a container without a description does not start, with the reason"),
             refused(started, &["annotations"]),
         ),
         (name("nothing of it is left"), node.forgotten()),

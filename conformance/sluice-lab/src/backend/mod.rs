@@ -1,4 +1,4 @@
-//! What is put to the test. The lab and the rows do not know which one it is.
+//! The backends under test, behind one trait: the lab and the rows do not depend on one.
 
 pub mod iptables;
 mod none;
@@ -30,13 +30,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How often each reason was given.
 pub type Counters = BTreeMap<String, u64>;
 
-/// Something that diverts the traffic of Pods through their proxies.
+/// Redirects the traffic of Pods to their proxies.
 pub trait Backend: Send + Sync {
     /// Its entry at the end of the conflist.
     fn entry(&self) -> Option<Value>;
     /// The plugin of that entry.
     fn plugin(&self) -> Option<PathBuf>;
-    /// Told of each meshed Pod after it joined the network.
+    /// Called for each meshed Pod after it joined the network.
     fn enroll(&self, _netns: &Path, _settings: &PodAnnotations) -> Result<()> {
         Ok(())
     }
@@ -48,6 +48,10 @@ pub trait Backend: Send + Sync {
     fn counters(&self) -> Result<Option<Counters>>;
     /// Ends its daemon by a signal and starts another one.
     fn restart(&mut self, _signal: Signal, _interrupt: &Interrupt) -> Result<()> {
+        bail!("this subject has no daemon")
+    }
+    /// Makes the next daemon load its programs, as if they differed from those in the kernel.
+    fn forget_programs(&self) -> Result<()> {
         bail!("this subject has no daemon")
     }
     /// The Pods that it knows.
@@ -63,7 +67,7 @@ pub trait Backend: Send + Sync {
     fn explain(&self, _pod: IpAddr, _connection: &Explained) -> Result<Option<String>> {
         Ok(None)
     }
-    /// The BPF objects that must be gone once it has ended.
+    /// The BPF objects that must not exist after it has ended.
     fn bpf_objects(&self) -> Result<BpfObjects> {
         Ok(BpfObjects::default())
     }
@@ -96,7 +100,7 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    /// What it is called.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sluice => "sluice",

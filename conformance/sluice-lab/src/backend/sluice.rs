@@ -27,7 +27,11 @@ use crate::{
 
 /// An emulated machine needs minutes to verify the programs.
 const START: Duration = Duration::from_mins(10);
-const METRIC: &str = "sluice_decisions_total{reason=\"";
+/// The counters of the programs, as the daemon exports them.
+const METRICS: [&str; 2] = [
+    "sluice_decisions_total{reason=\"",
+    "sluice_datapath_events_total{reason=\"",
+];
 
 /// A running daemon and the plugin that talks to it.
 pub struct Sluice {
@@ -120,7 +124,7 @@ impl Backend for Sluice {
         Some(self.plugin.clone())
     }
 
-    /// The plugin has enrolled it. What an init container writes comes after.
+    /// The plugin has enrolled it. The rules of an init container come after.
     fn enroll(&self, netns: &Path, settings: &PodAnnotations) -> Result<()> {
         if settings.ruled {
             Iptables.enroll(netns, settings)?;
@@ -167,6 +171,13 @@ impl Backend for Sluice {
         self.run(interrupt)
     }
 
+    fn forget_programs(&self) -> Result<()> {
+        for generation in fs::read_dir(self.pins.pins())? {
+            fs::remove_file(generation?.path().join("programs/seal"))?;
+        }
+        Ok(())
+    }
+
     fn stop(self: Box<Self>) -> Result<()> {
         let Self {
             daemon,
@@ -199,7 +210,8 @@ impl Backend for Sluice {
 /// From Prometheus' text format.
 fn counters(text: &str) -> Counters {
     let parse = |line: &str| {
-        let (reason, count) = line.strip_prefix(METRIC)?.split_once("\"}")?;
+        let labels = METRICS.iter().find_map(|metric| line.strip_prefix(metric));
+        let (reason, count) = labels?.split_once("\"}")?;
         Some((reason.to_owned(), count.trim().parse().ok()?))
     };
     text.lines().filter_map(parse).collect()
@@ -210,10 +222,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decisions_are_read_from_the_metrics() {
+    fn counters_are_read_from_both_metrics() {
         let text = "# TYPE sluice_decisions_total counter\n\
                     sluice_decisions_total{reason=\"inbound_to_proxy\"} 3\n\
+                    sluice_datapath_events_total{reason=\"listener_added\"} 2\n\
                     sluice_attachments{state=\"meshed\"} 1\n";
-        assert_eq!(counters(text), [("inbound_to_proxy".to_owned(), 3)].into());
+        let expected = [("inbound_to_proxy", 3), ("listener_added", 2)];
+        let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
+        assert_eq!(counters(text), expected.into());
     }
 }

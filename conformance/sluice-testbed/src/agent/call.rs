@@ -1,4 +1,4 @@
-//! A client: one connection, one request, and what it noticed.
+//! A client: one connection, one request, and its observations.
 
 use std::{
     io::{Read, Write},
@@ -23,7 +23,7 @@ pub struct Call {
     to: SocketAddr,
 }
 
-/// What the client noticed.
+/// The observations of the client.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CallResult {
     /// `getpeername()` after `connect()`.
@@ -41,7 +41,7 @@ pub struct CallResult {
 }
 
 impl Call {
-    /// Prints what it noticed; an error of the network is an answer, not a failure.
+    /// Prints the observations; an error of the network is an answer, not a failure.
     pub fn run(self) -> Result<()> {
         let started = Instant::now();
         let mut heard = CallResult::default();

@@ -1,5 +1,5 @@
 //! Everything that listens in the lab's small world: the stand-in for a proxy, applications, and
-//! servers elsewhere. Each answer says who gave it and what it saw, so that a client knows all.
+//! servers elsewhere. Each answer has the server's name and its observations, so that a client knows all.
 
 use std::{
     io::{BufRead, BufReader, IoSlice, IoSliceMut, Write},
@@ -25,7 +25,7 @@ use crate::agent::serve::READY;
 const PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 128;
 
-/// Listen on some ports, of both families, and say who was reached.
+/// Listen on some ports, of both families, and answer with the server's name.
 #[derive(Args)]
 pub struct EchoServer {
     /// A listener, as NAME=PORT.
@@ -45,19 +45,19 @@ pub struct EchoServer {
     mark: Option<u32>,
 }
 
-/// A port and what its listener is called.
+/// A port and the name of its listener.
 #[derive(Clone, Debug)]
 pub struct Door {
-    /// What the reports call it.
+    /// Its name in the reports.
     pub name: String,
     /// Its port, in each family.
     pub port: u16,
 }
 
-/// What a listener says.
+/// The answer of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenResult {
-    /// Who was reached.
+    /// The server that was reached.
     pub by: String,
     /// The client.
     pub source: SocketAddr,
@@ -214,6 +214,10 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
             original: None,
         })?)
     };
+    let send = |text: &str, from: ControlMessage<'_>| {
+        let text = [IoSlice::new(text.as_bytes())];
+        sendmsg(fd, &text, &[from], MsgFlags::empty(), Some(&client))
+    };
     match reached {
         Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
             let ip = Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr));
@@ -222,15 +226,7 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
                 ipi_spec_dst: info.ipi_addr,
                 ..info
             };
-            let text = seen(ip.into())?;
-            let from = [ControlMessage::Ipv4PacketInfo(&own)];
-            sendmsg(
-                fd,
-                &[IoSlice::new(text.as_bytes())],
-                &from,
-                MsgFlags::empty(),
-                Some(&client),
-            )?;
+            send(&seen(ip.into())?, ControlMessage::Ipv4PacketInfo(&own))?;
         }
         Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
             let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
@@ -238,15 +234,7 @@ fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
                 ipi6_ifindex: 0,
                 ..info
             };
-            let text = seen(ip.into())?;
-            let from = [ControlMessage::Ipv6PacketInfo(&own)];
-            sendmsg(
-                fd,
-                &[IoSlice::new(text.as_bytes())],
-                &from,
-                MsgFlags::empty(),
-                Some(&client),
-            )?;
+            send(&seen(ip.into())?, ControlMessage::Ipv6PacketInfo(&own))?;
         }
         _ => anyhow::bail!("a datagram without its destination"),
     }

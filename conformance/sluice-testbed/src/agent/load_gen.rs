@@ -22,15 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const THINK: Duration = Duration::from_millis(500);
 /// Threads that open new connections.
 const OPENERS: u32 = 8;
-/// Failures that are told in full.
-const TOLD: usize = 20;
+/// Failures that are reported in full.
+const REPORTED: usize = 20;
 /// An answer is shorter.
 const ANSWER: usize = 1024;
 
 /// Call servers until SIGTERM.
 #[derive(Args)]
 pub struct LoadGen {
-    /// The servers, taken in turn.
+    /// The servers, in turn.
     #[arg(long = "to", required = true)]
     to: Vec<SocketAddr>,
     /// Connections that stay open.
@@ -145,7 +145,7 @@ impl Tally {
     fn fail(&self, what: &str, to: SocketAddr, error: &io::Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() < TOLD {
+        if failures.len() < REPORTED {
             failures.push(format!("{what} to {to}: {error}"));
         }
     }

@@ -1,4 +1,4 @@
-//! What the lab runs inside its namespaces: this binary again, under a hidden name.
+//! Agents of the lab inside its namespaces: hidden commands of this binary.
 
 pub mod call;
 pub mod echo_server;
@@ -22,7 +22,7 @@ pub enum Job {
     /// Be the application of a Pod.
     #[command(hide = true)]
     Serve(serve::Serve),
-    /// Check that traffic is diverted, as Istio does before a Pod starts.
+    /// Check that traffic is redirected, as Istio does before a Pod starts.
     #[command(hide = true)]
     Validate(validate::Validate),
     /// Be a client: one connection, one request.
@@ -54,7 +54,7 @@ impl Job {
     }
 }
 
-/// Where a process of the lab lives, and as whom.
+/// The namespace, the cgroup and the user of a process of the lab.
 #[derive(Clone, Copy, Default)]
 pub struct ExecContext<'a> {
     /// Its network namespace, if not ours.

@@ -1,4 +1,4 @@
-//! A client that tries many connections, one after the other, and tells of each what it noticed.
+//! A client that tries many connections, one after the other, and reports each observation.
 
 use std::{
     io::{self, Read, Write, stdin},
@@ -28,7 +28,7 @@ const DATAGRAMS: u32 = 6;
 const WORKERS: usize = 8;
 /// A refusal that takes longer was none: the packets were lost.
 const PROMPT: Duration = Duration::from_millis(900);
-/// The port that [`Way::Again`] connects to first: one that is diverted by default.
+/// The port that [`Way::Again`] connects to first: one that is redirected by default.
 const BEFORE: u16 = 443;
 const HELLO: &[u8] = b"who are you?\n";
 
@@ -44,7 +44,7 @@ pub enum Way {
     FastOpen,
     /// `IPPROTO_MPTCP`.
     Mptcp,
-    /// On a socket that was connected before, to another port, and let go by `AF_UNSPEC`.
+    /// On a socket that was connected to another port and disconnected by `AF_UNSPEC`.
     Again,
     /// A connected datagram socket.
     Udp,
@@ -68,7 +68,7 @@ pub struct Attempt {
     pub mark: Option<u32>,
 }
 
-/// What came of it.
+/// The outcome.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ProbeResult {
     /// The answer.
@@ -104,7 +104,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// The next one that nobody has taken.
+/// The next free one.
 fn take<'a>(attempts: &'a [Attempt], next: &AtomicUsize) -> Option<(usize, &'a Attempt)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
     Some((index, attempts.get(index)?))

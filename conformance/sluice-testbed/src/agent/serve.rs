@@ -1,4 +1,4 @@
-//! The application of a Pod: says who it is and whom it sees.
+//! The application of a Pod: reports its name and its peer.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -117,7 +117,7 @@ fn answer(mut stream: TcpStream, pod: String) -> Result<()> {
     Ok(())
 }
 
-/// Reads the head of a request, and tells whether it asks for the end. `None` if none comes.
+/// Reads the head of a request: whether it asks for the end. `None` if none comes.
 fn request(reader: &mut impl BufRead) -> Result<Option<bool>> {
     let mut last = false;
     let mut line = String::new();

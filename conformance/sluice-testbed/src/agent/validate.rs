@@ -1,6 +1,6 @@
 //! What Istio's container `istio-validation` does before a Pod's own containers start: it listens
-//! where the sidecar will listen, and connects as the sidecar's user to a port that nobody has. If
-//! the traffic is diverted it talks to itself.
+//! where the sidecar will listen, and connects as the sidecar's user to a port without a listener. If
+//! the traffic is redirected it talks to itself.
 
 use std::{
     io::{Read, Write},
@@ -16,11 +16,11 @@ use nix::sys::socket::{getsockopt, sockopt};
 /// Only on this address, unlike the sidecar.
 const LISTEN: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORTS: [u16; 2] = [15001, 15006];
-/// Where nobody listens.
+/// An address without a listener.
 const PROBE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 6), 15002);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Check that traffic is diverted.
+/// Check that traffic is redirected.
 #[derive(Args)]
 pub struct Validate;
 
@@ -33,7 +33,7 @@ impl Validate {
             thread::spawn(move || listener.incoming().flatten().try_for_each(answer));
         }
         let mut stream = TcpStream::connect_timeout(&PROBE.into(), PATIENCE)
-            .with_context(|| format!("nothing answers for {PROBE}: traffic is not diverted"))?;
+            .with_context(|| format!("nothing answers for {PROBE}: traffic is not redirected"))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut port = String::new();
         stream.read_to_string(&mut port)?;
@@ -42,12 +42,12 @@ impl Validate {
             "the original port is {port}, not {}",
             PROBE.port()
         );
-        println!("diverted");
+        println!("redirected");
         Ok(())
     }
 }
 
-/// Tells the port that the client asked for.
+/// Answers with the port that the client requested.
 fn answer(mut stream: TcpStream) -> Result<()> {
     let original = getsockopt(&stream, sockopt::OriginalDst)?;
     write!(stream, "{}", u16::from_be(original.sin_port))?;

@@ -97,7 +97,7 @@ struct Edge {
     connects_to_loopback: bool,
     canonical_loopback: bool,
     passthrough_source: bool,
-    meeting: bool,
+    alias: bool,
 }
 
 impl Edge {
@@ -107,7 +107,7 @@ impl Edge {
         connects_to_loopback: false,
         canonical_loopback: false,
         passthrough_source: false,
-        meeting: false,
+        alias: false,
     };
     const UNSPECIFIED: Self = Self {
         unspecified: true,
@@ -132,7 +132,7 @@ impl Edge {
             connects_to_loopback: addr.connects_to_loopback(),
             canonical_loopback: addr.is_canonical_loopback(),
             passthrough_source: addr.is_passthrough_source(),
-            meeting: addr.is_alias(),
+            alias: addr.is_alias(),
         }
     }
 }
@@ -205,14 +205,14 @@ fn predicates_hold_at_the_edges_of_each_range() {
         (
             &["127.64.0.0", "127.127.255.255", "::ffff:127.64.0.1"],
             Edge {
-                meeting: true,
+                alias: true,
                 ..Edge::LOOPBACK
             },
         ),
         (
             &["100::7f40:0", "100::7f7f:ffff"],
             Edge {
-                meeting: true,
+                alias: true,
                 ..Edge::NONE
             },
         ),

@@ -19,7 +19,7 @@ const POD: PodConfig = PodConfig {
     mark_mask: 0,
     excluded: PortBitmap::EMPTY,
     source_mark: 0,
-    pad: 0,
+    validator_uid: 0,
     loopback_net: 0,
     loopback_mask: 0,
     flags: PodFlags::HAS_EXTRA_ADDRS,

@@ -8,7 +8,7 @@ use std::{
 use sluice_abi::{Event, ForeignKey, Port, Reason};
 
 use super::{
-    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, VALIDATOR, WORLD},
     sockets::{PROXY_PORTS, accept, connect, expect_greeting, listen, listen_as},
 };
 
@@ -71,6 +71,25 @@ fn strangers_are_refused_the_ports_of_the_proxy() {
         refused(&lab),
         by_app.map(|(port, protocol)| (key(&lab, port, protocol), APP))
     );
+}
+
+#[test]
+fn validator_gets_its_own_connection_before_the_proxy_listens() {
+    let lab = Lab::meshed();
+    for (at, to) in [("0.0.0.0:15001", WORLD[0]), ("[::1]:15001", WORLD[1])] {
+        let validator = listen_as(&lab.pod, VALIDATOR, at).unwrap();
+        let to = SocketAddr::new(to.parse().unwrap(), 20001).to_string();
+        let stream = connect(&lab.pod, VALIDATOR, &to);
+        assert!(accept(&lab.pod, &validator, SOON).is_some(), "{at}");
+        expect_greeting(stream);
+    }
+    for at in ["0.0.0.0:15006", "0.0.0.0:15053"] {
+        let refused = listen_as(&lab.pod, VALIDATOR, at).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{at}");
+    }
+    assert_eq!(lab.count(Reason::ForeignBind), 2);
+    assert_eq!(lab.count(Reason::ForeignListener), 0);
+    assert_eq!(lab.count(Reason::ListenerAdded), 0);
 }
 
 #[test]

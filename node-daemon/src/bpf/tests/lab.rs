@@ -32,6 +32,9 @@ pub(super) const APP: u32 = 1000;
 /// The proxy's user.
 pub(super) const PROXY: u32 = 1337;
 
+/// The user of a container that validates the redirection.
+pub(super) const VALIDATOR: u32 = 65_534;
+
 /// A provisional cookie.
 pub(super) const PROVISIONAL: u64 = 1 << 63;
 
@@ -159,6 +162,21 @@ impl Lab {
 
     /// A bare lab with these addresses.
     pub(super) fn at(pod_at: [&'static str; 2], world_at: [&'static str; 2]) -> Self {
+        Self::with(pod_at, world_at, |_| options(true))
+    }
+
+    /// The world is the node, whose connections pass to Pods with the flag.
+    pub(super) fn bypassing_node(flags: PodFlags) -> Self {
+        let mut lab = Self::with(POD, WORLD, bypassed_by);
+        lab.enroll_with(flags);
+        lab
+    }
+
+    fn with(
+        pod_at: [&'static str; 2],
+        world_at: [&'static str; 2],
+        options: impl FnOnce(&Netns) -> Options,
+    ) -> Self {
         let (pod, world) = (Netns::new(), Netns::new());
         let other = world.tid();
         pod.run(move || {
@@ -171,7 +189,7 @@ impl Lab {
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = PrivateBpffs::mount().expect("a BPF file system");
-        let datapath = open(&private, &cgroup, options(true));
+        let datapath = open(&private, &cgroup, options(&world));
         Self {
             pod,
             world,
@@ -243,7 +261,7 @@ impl Lab {
             mark_mask: 0,
             excluded: PortBitmap::FULL,
             source_mark: 0,
-            pad: 0,
+            validator_uid: VALIDATOR,
             loopback_net: 0,
             loopback_mask: 0,
             flags,
@@ -264,6 +282,12 @@ impl Lab {
     /// Another daemon adopts the pins, with or without acceleration.
     pub(super) fn restart_as(self, accel: bool) -> Self {
         self.restart_with(options(accel))
+    }
+
+    /// Another daemon adopts the pins; the world is the node.
+    pub(super) fn restart_bypassing_node(self) -> Self {
+        let options = bypassed_by(&self.world);
+        self.restart_with(options)
     }
 
     /// Another daemon, which denies raw sockets, adopts the pins.
@@ -318,6 +342,13 @@ fn options(accel: bool) -> Options {
     Options {
         kernel_offsets: accel.then(|| kernel_offsets().expect("this kernel's layout")),
         ..Options::default()
+    }
+}
+
+fn bypassed_by(node: &Netns) -> Options {
+    Options {
+        bypassing_node: Some(node.cookie()),
+        ..options(true)
     }
 }
 

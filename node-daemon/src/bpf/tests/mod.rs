@@ -1,6 +1,7 @@
 //! Tests of the programs on the running kernel, with real sockets in real namespaces.
 
 mod accelerate;
+mod adoption;
 mod bind;
 mod dns;
 mod dst_alias;
@@ -9,7 +10,9 @@ mod filter;
 mod fuzz_accel;
 mod inbound;
 mod lab;
+mod node_conns;
 mod original_source;
+mod owner;
 mod pending;
 mod raw_socket;
 mod reroute;

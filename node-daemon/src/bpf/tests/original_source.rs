@@ -173,7 +173,7 @@ fn proxy_connections_to_itself_are_refused() {
     }
     assert_eq!(accept(&lab.pod, &proxy, NEVER), None);
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
-    assert_eq!(lab.count(Reason::OutboundToItself), 3);
+    assert_eq!(lab.count(Reason::OutboundLoop), 3);
 }
 
 #[test]

@@ -157,7 +157,7 @@ pub(super) fn take(netns: &Netns, listener: &TcpListener) -> TcpStream {
                     return stream;
                 }
                 Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(2)),
-                Err(error) => panic!("nobody comes: {error}"),
+                Err(error) => panic!("no connection arrives: {error}"),
             }
         }
     })

@@ -141,7 +141,7 @@ fn kept_source(
     };
     Some(match original_source(pod, &call)? {
         SourceVerdict::Keep => Path::Direct(Reason::OutboundOriginalSource),
-        SourceVerdict::Refuse => Path::Bypass(Reason::OutboundToItself),
+        SourceVerdict::Refuse => Path::Bypass(Reason::OutboundLoop),
     })
 }
 
@@ -193,7 +193,8 @@ mod tests {
         let policy = PodPolicy {
             excluded_outbound: [(8000, 8999)].into(),
             ..PodPolicy::of(Mesh::preset("istio"))
-        };
+        }
+        .provisional();
         let addresses = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         let state = plan::desired(7, &policy, &addresses, Changes::PASSTHROUGH);
         let subject = Subject {

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use sluice_abi::Endpoint;
+use sluice_abi::{Endpoint, NetnsEntry, PodFlags, Reason};
 use sluice_api::PodName;
 
 use super::{
@@ -11,8 +11,9 @@ use super::{
     owners::Owners,
 };
 use crate::{
+    bpf::NodeConns,
     netns::{self, Netns, Process, ProcessTable, ProxyUser, Side, TcpSocket},
-    pods::{explain::Subject, plan::KernelState, policy::PodPolicy},
+    pods::{explain::Subject, plan::KernelState, policy::ResolvedPolicy},
 };
 
 /// The limit of connections of one Pod that are kept.
@@ -30,13 +31,15 @@ pub(crate) struct Target {
     /// A path that leads there.
     pub(crate) path: PathBuf,
     /// Its settings.
-    pub(crate) policy: PodPolicy,
+    pub(crate) policy: ResolvedPolicy,
     /// Its kernel state without rules.
     pub(crate) state: KernelState,
     /// Whether its proxy answers DNS queries.
     pub(crate) captures_dns: bool,
     /// Whether its connections bypass the proxy until it listens.
     pub(crate) before_proxy: bool,
+    /// The connections of the node that pass.
+    pub(crate) node_conns: NodeConns,
 }
 
 /// The connections that an examination keeps.
@@ -176,9 +179,12 @@ impl Pass {
         self.connections += 1;
         let side = judge::side(&socket, &self.listeners);
         let owner = self.owners.of(&socket);
-        let Some(path) = judge::path(self.target.subject(), &socket, side, owner) else {
+        let Some(mut path) = judge::path(self.target.subject(), &socket, side, owner) else {
             return;
         };
+        if path.is_finding() && side == Side::Server && self.is_of_node(&socket) {
+            path = Path::Direct(Reason::InboundFromNode);
+        }
         if self.keep == Keep::Findings && !path.is_finding() {
             return;
         }
@@ -192,6 +198,19 @@ impl Pass {
             side,
             path,
         });
+    }
+}
+
+impl Pass {
+    /// Whether a process of the node opened the connection that a socket accepted. The entry of a client
+    /// that closed is gone; what it sent has been judged before.
+    fn is_of_node(&self, socket: &TcpSocket) -> bool {
+        let Target {
+            state, node_conns, ..
+        } = &*self.target;
+        let passes = |entry: NetnsEntry| entry.pod.flags.has(PodFlags::BYPASS_NODE);
+        let is_open = || (node_conns.has(socket.remote, socket.local)).unwrap_or_default();
+        state.netns_entry.is_some_and(passes) && (socket.peer_has_ended() || is_open())
     }
 }
 

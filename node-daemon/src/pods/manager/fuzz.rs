@@ -106,7 +106,7 @@ fn run(node: &mut Node, model: &mut Model, [verb, which, details]: [u8; 3]) {
             assert_eq!(!deleted.attachments.is_empty(), known);
         }
         24..27 => {
-            let checked = node.manager().check(&attachment);
+            let checked = node.manager().view().check(&attachment);
             assert_eq!(checked.is_ok(), model.0.contains_key(&attachment));
         }
         27..29 => collect(node, model, which, details),

@@ -5,23 +5,25 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use tracing::{error, info, warn};
 
-use super::{MeshStatus, MeshedPod, PodManager, netns_policy::resolve_in_netns};
+use super::{
+    PodManager, name, namespaces::Enrollment, netns_facts::resolve_in_netns, registry::MeshStatus,
+};
 use crate::{
     cgroup,
     netns::{self, Netns, Rerouting, SourceRouting},
     pods::{
         Error, Repair, StartupState, alias_routes,
-        apply::{AppliedState, Target},
+        apply::AppliedState,
         error::one_line,
         plan::{self, Action, KernelState},
-        policy::{PodPolicy, Verdict},
+        policy::{ResolvedPolicy, Verdict},
         store::{Changes, Record, RecordId},
     },
 };
 
 /// The meaning of a record at takeover.
 enum RecordState {
-    Meshed(Netns, Box<PodPolicy>),
+    Meshed(Netns, Box<ResolvedPolicy>),
     Bypassed(&'static str),
     /// The Pod is gone.
     Gone,
@@ -30,7 +32,7 @@ enum RecordState {
 /// An existing Pod, assembled from its records.
 struct Found {
     netns: Netns,
-    policy: PodPolicy,
+    policy: ResolvedPolicy,
     members: Vec<(RecordId, Record)>,
 }
 
@@ -50,7 +52,7 @@ impl PodManager {
             node_policy,
         } = startup_state;
         let mut manager = Self::new(datapath, store, pending_dels, node_policy);
-        for _ in 0..manager.store.damaged() {
+        for _ in 0..manager.registry.damaged() {
             manager.repairs.count(Repair::DamagedRecord);
         }
         let mut state = manager.state()?;
@@ -66,7 +68,7 @@ impl PodManager {
             if let (Some(routing), Some(pod)) = (&mut state.source_routing, found.get(&cookie)) {
                 routing.switches = pod.changes().switches;
             }
-            let kernel = AppliedState::of(cookie, state);
+            let mut kernel = AppliedState::of(cookie, state);
             let done = match (action, found.remove(&cookie)) {
                 (Action::Converge(desired), Some(pod)) => manager.converge(kernel, *desired, pod),
                 (Action::Keep, _) => {
@@ -74,13 +76,13 @@ impl PodManager {
                         cookie,
                         "netns without a record stays intercepted (orphaned)"
                     );
-                    manager.orphaned.insert(cookie, kernel);
+                    manager.namespaces.keep(cookie, kernel);
                     Ok(())
                 }
-                _ => manager.remove_leftovers(kernel),
+                _ => kernel.remove(&mut manager.datapath),
             };
             if let Err(error) = done {
-                let pod = manager.name_of(cookie);
+                let pod = manager.view().name_of(cookie);
                 error!(
                     pod,
                     error = one_line(&error),
@@ -96,7 +98,7 @@ impl PodManager {
 
     /// Older generations serve their Pods until this generation does.
     fn remove_old_generations(&self, complete: bool) {
-        let (pods, orphaned) = (self.pods.len(), self.orphaned.len());
+        let (pods, orphaned) = self.namespaces.count();
         info!(
             pods,
             orphaned,
@@ -166,11 +168,12 @@ impl PodManager {
                 true
             }
             Ok(RecordState::Bypassed(reason)) => {
-                self.record_attachment(record_id, record, MeshStatus::Bypassed { reason });
+                let status = MeshStatus::Bypassed { reason };
+                self.registry.insert(record_id, record, status);
                 true
             }
             Ok(RecordState::Gone) => {
-                let done = self.store.remove(record_id);
+                let done = self.registry.discard(record_id);
                 done.inspect_err(|error| {
                     warn!(error = one_line(error), "failed to remove a record");
                 })
@@ -190,7 +193,7 @@ impl PodManager {
 
     fn record_state(&self, record: &Record) -> Result<RecordState, Error> {
         let path = Path::new(&record.request.netns);
-        match (self.verdict(&record.request)?, record.netns) {
+        match (self.view().verdict(&record.request)?, record.netns) {
             (Verdict::Intercept(policy), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let processes = || cgroup::processes(self.datapath.cgroup());
@@ -217,7 +220,7 @@ impl PodManager {
     /// Brings a Pod's kernel state to the desired one.
     fn converge(
         &mut self,
-        mut kernel: AppliedState,
+        kernel: AppliedState,
         desired: KernelState,
         pod: Found,
     ) -> Result<(), Error> {
@@ -226,39 +229,24 @@ impl PodManager {
             policy,
             members,
         } = pod;
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: Some(&netns),
-        };
-        let done = kernel.apply(&mut target, desired);
-        let id = netns.id();
+        let first = members.first();
+        let pod = first.map(|(_, record)| name(&record.request.pod));
         let status = MeshStatus::Meshed {
-            cookie: id.cookie,
+            cookie: netns.id().cookie,
             mesh: &policy.mesh.name,
         };
         let mut attachments = Vec::new();
         for (record_id, record) in members {
             attachments.push(record.request.attachment.clone());
-            self.record_attachment(record_id, record, status);
+            self.registry.insert(record_id, record, status);
         }
-        let enrolled = MeshedPod {
-            id,
-            path: netns.path().into(),
+        let enrollment = Enrollment {
             policy,
             attachments,
-            kernel,
+            desired,
         };
-        self.pods.insert(id.cookie, enrolled);
-        done
-    }
-
-    /// Removes the kernel state of a Pod that is gone.
-    fn remove_leftovers(&mut self, mut kernel: AppliedState) -> Result<(), Error> {
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: None,
-        };
-        kernel.teardown(&mut target, KernelState::default())
+        let done = (self.namespaces).adopt(&mut self.datapath, &netns, kernel, enrollment);
+        done.map(|applied| applied.log(&pod.unwrap_or_default()))
     }
 }
 

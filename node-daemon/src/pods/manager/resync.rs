@@ -3,9 +3,7 @@
 use tracing::{debug, error, info, warn};
 
 use super::PodManager;
-use crate::pods::{
-    Error, Repair, apply::Target, error::one_line, plan::KernelState, survey::Survey,
-};
+use crate::pods::{Error, Repair, error::one_line, plan::KernelState, survey::Survey};
 
 impl PodManager {
     /// One full resync.
@@ -38,7 +36,7 @@ impl PodManager {
     /// Logs foreign programs that appeared, disappeared or changed their order.
     pub(in crate::pods) fn log_foreign_programs(&mut self) {
         match self.datapath.foreign_programs() {
-            Ok(found) => self.foreign_log.update(found),
+            Ok(found) => self.logs.log_programs(found),
             Err(error) => warn!(
                 error = one_line(&error),
                 "failed to read the programs at the cgroup hooks"
@@ -51,10 +49,10 @@ impl PodManager {
     fn release_abandoned(&mut self, cookies: &[u64]) {
         for cookie in cookies {
             // Checked again, because the survey is older.
-            if self.is_alive(*cookie) || !self.pods.contains_key(cookie) {
+            if self.view().is_alive(*cookie) || self.namespaces.get(*cookie).is_none() {
                 continue;
             }
-            let pod = self.name_of(*cookie);
+            let pod = self.view().name_of(*cookie);
             info!(
                 pod,
                 "network namespace has no address and no process: its Pod is released"
@@ -107,6 +105,30 @@ impl PodManager {
         }
     }
 
+    /// Removes the entries of namespaces that have a pending Pod's address and are not that Pod's.
+    pub(in crate::pods) fn resolve_pending(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        match self.pending.remove_claims(&mut self.datapath) {
+            Ok(0) => {}
+            Ok(removed) => {
+                if let Some(dropped) = self.logs.pass() {
+                    warn!(
+                        removed,
+                        dropped,
+                        "removed entries of network namespaces that have the address of a pending Pod \
+                         and none of its processes"
+                    );
+                }
+            }
+            Err(error) => error!(
+                error = one_line(&error),
+                "failed to read the process_ip map"
+            ),
+        }
+    }
+
     /// Reattaches hooks that were removed externally, and unenrolls namespaces that are gone.
     fn repair_hooks(&mut self) {
         match self.datapath.repair_hooks() {
@@ -119,18 +141,12 @@ impl PodManager {
                 error!(error = one_line(&error), "failed to reattach cgroup hooks");
             }
         }
-        let all: Vec<u64> = self
-            .pods
-            .keys()
-            .chain(self.orphaned.keys())
-            .copied()
-            .collect();
-        for cookie in all {
+        for cookie in self.namespaces.all_cookies() {
             if self.datapath.has_sk_lookup(cookie) {
                 continue;
             }
-            let pod = self.name_of(cookie);
-            let (repair, done) = if self.is_alive(cookie) {
+            let pod = self.view().name_of(cookie);
+            let (repair, done) = if self.view().is_alive(cookie) {
                 warn!(pod, "sk_lookup hook of a pod was missing; reattaching");
                 (Repair::InboundHook, self.reattach(cookie))
             } else {
@@ -145,19 +161,17 @@ impl PodManager {
     }
 
     fn reattach(&mut self, cookie: u64) -> Result<(), Error> {
-        let Some(pod) = self.pods.get_mut(&cookie) else {
+        let Some(pod) = self.namespaces.get(cookie) else {
             return Ok(());
         };
         let netns = pod.reopen().ok_or(Error::Gone)?;
-        let desired = pod.kernel.state().clone();
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: Some(&netns),
-        };
-        pod.kernel.mark_lost(|state| KernelState {
+        let desired = pod.state().clone();
+        let lost = |state| KernelState {
             sk_lookup: false,
             ..state
-        });
-        pod.kernel.apply(&mut target, desired)
+        };
+        let applied = (self.namespaces).repair(&mut self.datapath, &netns, lost, desired)?;
+        applied.log(&self.view().name_of(cookie));
+        Ok(())
     }
 }

@@ -15,7 +15,14 @@ use std::{
 use sluice_api::{GcRequest, ProgramView, ValidAttachment};
 
 use super::*;
-use crate::pods::{Error, Repair, survey::Survey};
+use crate::netns;
+use crate::pods::{
+    Error, Repair,
+    apply::{AppliedState, Target},
+    plan::KernelState,
+    policy,
+    survey::Survey,
+};
 use fixture::{Fixture, Namespace, Node, attachment, fixture, ip, request};
 
 impl PodManager {
@@ -57,7 +64,7 @@ fn del_removes_what_add_wrote() {
         .unwrap();
     assert!(manager.has_netns_entry(cookie) && manager.has_address("10.1.0.1"));
     assert!(manager.has_address("fd00::1") && pod.has("::6"));
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
 
     assert_eq!(
         manager.del(&who).unwrap().attachments,
@@ -65,7 +72,7 @@ fn del_removes_what_add_wrote() {
     );
     assert!(!manager.has_netns_entry(cookie) && !manager.has_address("10.1.0.1"));
     assert!(!manager.has_address("fd00::1") && !pod.has("::6"));
-    assert!(manager.pods.is_empty() && manager.attachments.is_empty());
+    assert!(manager.namespaces.count() == (0, 0) && manager.registry.is_empty());
     assert_eq!(manager.del(&who).unwrap().attachments, []);
 }
 
@@ -105,7 +112,7 @@ fn admitting_again_changes_nothing_and_with_other_addresses_replaces_them() {
     let pod = Namespace::with(&["10.1.0.1", "10.1.0.2"]);
     manager.add(request(&who, &pod, &["10.1.0.1"])).unwrap();
     manager.add(request(&who, &pod, &["10.1.0.1"])).unwrap();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     manager.add(request(&who, &pod, &["10.1.0.2"])).unwrap();
     assert!(manager.has_address("10.1.0.2") && !manager.has_address("10.1.0.1"));
     assert_eq!(manager.status().unwrap().meshed_pods, 1);
@@ -145,7 +152,7 @@ fn two_attachments_of_one_namespace_are_one_pod() {
     let netns_entry = manager.datapath.netns_entry(pod.cookie()).unwrap().unwrap();
     assert_eq!(netns_entry.v4, ip("10.2.0.1").into());
     assert!(!manager.has_address("10.1.0.1"));
-    manager.check(&second).unwrap();
+    manager.view().check(&second).unwrap();
     manager.del(&second).unwrap();
     assert!(!manager.has_netns_entry(pod.cookie()));
 }
@@ -163,7 +170,7 @@ fn an_address_belongs_to_a_pod_for_as_long_as_its_namespace_is_there() {
         .add(request(&second, &new, &["10.1.0.1"]))
         .unwrap_err();
     assert!(matches!(refused, Error::Taken { .. }), "{refused}");
-    manager.check(&first).unwrap();
+    manager.view().check(&first).unwrap();
 
     drop(old);
     manager.add(request(&second, &new, &["10.1.0.1"])).unwrap();
@@ -173,7 +180,10 @@ fn an_address_belongs_to_a_pod_for_as_long_as_its_namespace_is_there() {
         .unwrap()
         .unwrap();
     assert_eq!(owned.cookie, new.cookie());
-    assert!(matches!(manager.check(&first), Err(Error::Unknown(_))));
+    assert!(matches!(
+        manager.view().check(&first),
+        Err(Error::Unknown(_))
+    ));
 }
 
 #[test]
@@ -184,7 +194,7 @@ fn a_refused_pod_leaves_nothing_behind() {
     let refused = manager.add(request(&who, &pod, &["10.1.0.1", "10.1.0.9"]));
     assert!(matches!(refused, Err(Error::Address(_))));
     assert!(!manager.has_netns_entry(pod.cookie()) && !manager.has_address("10.1.0.1"));
-    assert!(manager.attachments.is_empty());
+    assert!(manager.registry.is_empty());
 }
 
 #[test]
@@ -198,6 +208,7 @@ fn a_step_that_fails_takes_those_before_it_back() {
     ) else {
         panic!("it is meshed");
     };
+    let policy = policy.provisional();
     let desired = plan::desired(7, &policy, &[ip("10.1.0.1")], Changes::PASSTHROUGH);
     let mut kernel = AppliedState::of(7, KernelState::default());
     let mut target = Target {
@@ -218,15 +229,20 @@ fn check_names_the_first_difference() {
     let pod = Namespace::with(&["10.1.0.1", "fd00::1"]);
     let addresses = ["10.1.0.1", "fd00::1"];
     manager.add(request(&who, &pod, &addresses)).unwrap();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     let differs = |manager: &PodManager, what: &str| {
-        let error = manager.check(&who).unwrap_err().to_string();
+        let error = manager.view().check(&who).unwrap_err().to_string();
         assert!(error.starts_with(what), "{error}");
     };
     // CHECK compares each of these states before the ones above.
     pod.open().remove_from_loopback(PASSTHROUGH).unwrap();
     differs(manager, "::6 on the loopback interface");
-    let state = manager.pods[&pod.cookie()].kernel.state().clone();
+    let state = manager
+        .namespaces
+        .get(pod.cookie())
+        .unwrap()
+        .state()
+        .clone();
     let listed = state.rule_set.iter().next().unwrap();
     manager.datapath.remove_rule(listed).unwrap();
     differs(manager, "listed Port");
@@ -285,9 +301,13 @@ fn check_compares_the_report_with_the_record() {
     let pod = Namespace::with(&["10.1.0.1", "fd00::1"]);
     let admitted = request(&who, &pod, &["10.1.0.1", "fd00::1"]);
     manager.add(admitted.clone()).unwrap();
-    manager.check_reported(&admitted).unwrap();
+    manager.view().check_reported(&admitted).unwrap();
     let differs = |manager: &PodManager, request: &AddRequest, what: &str| {
-        let error = manager.check_reported(request).unwrap_err().to_string();
+        let error = manager
+            .view()
+            .check_reported(request)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(what), "{error}");
     };
     let mut request = admitted.clone();
@@ -305,7 +325,7 @@ fn check_compares_the_report_with_the_record() {
     annotations.insert(excluded.to_owned(), "9000".to_owned());
     differs(manager, &request, "annotations");
     request.annotations = None;
-    manager.check_reported(&request).unwrap();
+    manager.view().check_reported(&request).unwrap();
 
     pod.open().remove_from_loopback(ip("10.1.0.1")).unwrap();
     differs(manager, &admitted, "10.1.0.1 is reported on lo");
@@ -353,5 +373,5 @@ fn gc_is_limited_to_its_network() {
         valid: vec![valid],
     };
     assert_eq!(manager.gc(&request).unwrap().attachments, [gone]);
-    assert!(manager.check(&kept).is_ok() && manager.check(&foreign).is_ok());
+    assert!(manager.view().check(&kept).is_ok() && manager.view().check(&foreign).is_ok());
 }

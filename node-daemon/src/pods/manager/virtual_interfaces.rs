@@ -8,10 +8,8 @@ use tracing::{error, info};
 use super::PodManager;
 use crate::pods::{
     Error, Repair,
-    apply::Target,
     error::one_line,
     plan::{self, KernelState},
-    policy::PodPolicy,
     rerouting,
 };
 
@@ -19,14 +17,13 @@ impl PodManager {
     /// Attaches programs to new virtual interfaces; with `verify`, reinstalls missing parts as well. `true`
     /// if a Pod may have virtual interfaces.
     pub(in crate::pods) fn follow_virtual_interfaces(&mut self, verify: bool) -> bool {
-        let names = |policy: &PodPolicy| !policy.virtual_interfaces.is_empty();
-        let all: Vec<u64> = (self.pods.iter())
-            .filter(|(_, pod)| names(&pod.policy))
-            .map(|(cookie, _)| *cookie)
+        let all: Vec<u64> = (self.namespaces.iter())
+            .filter(|(_, pod)| !pod.policy().virtual_interfaces.is_empty())
+            .map(|(cookie, _)| cookie)
             .collect();
         for cookie in &all {
             let done = self.follow_in_pod(*cookie, verify);
-            let pod = || self.name_of(*cookie);
+            let pod = || self.view().name_of(*cookie);
             match done {
                 Ok(false) => {}
                 Ok(true) => info!(pod = pod(), "programs of virtual interfaces updated"),
@@ -43,46 +40,39 @@ impl PodManager {
 
     /// `true` if something changed.
     fn follow_in_pod(&mut self, cookie: u64, verify: bool) -> Result<bool, Error> {
-        let addresses = self.addresses_of(cookie);
-        let features = self.datapath.features();
-        let Some(pod) = self.pods.get_mut(&cookie) else {
+        let Some(pod) = self.namespaces.get(cookie) else {
             return Ok(false);
         };
         let Some(netns) = pod.reopen() else {
             return Ok(false);
         };
-        let policy = PodPolicy {
-            virtual_links: rerouting::links(&pod.policy, &netns, features)?,
-            ..pod.policy.clone()
-        };
-        let changes = pod.kernel.state().changes();
-        let desired = plan::desired(cookie, &policy, &addresses, changes);
+        let links = rerouting::links(pod.policy(), &netns, self.datapath.features())?;
+        let policy = pod.policy().with_links(links);
+        let state = pod.state();
+        let addresses = self.view().addresses_of(cookie);
+        let desired = plan::desired(cookie, &policy, &addresses, state.changes());
         // Refused routes stay refused until the next resync.
         let desired = KernelState {
             rule_set: desired.rule_set,
             rerouting: desired.rerouting,
-            ..pod.kernel.state().clone()
+            ..state.clone()
         };
-        let is_missing = match &pod.kernel.state().rerouting {
+        let is_missing = match &state.rerouting {
             Some(installed) if verify => !netns.has_rerouting(installed.clone())?,
             _ => false,
         };
-        if desired == *pod.kernel.state() && !is_missing {
+        if desired == *state && !is_missing {
             return Ok(false);
         }
         if is_missing {
-            pod.kernel.mark_lost(|state| KernelState {
+            self.namespaces.mark_lost(cookie, |state| KernelState {
                 rerouting: None,
                 ..state
             });
             self.repairs.count(Repair::AliasRoutes);
         }
-        let mut target = Target {
-            datapath: &mut self.datapath,
-            netns: Some(&netns),
-        };
-        pod.kernel.apply(&mut target, desired)?;
-        pod.policy = policy;
+        let applied = (self.namespaces).update(&mut self.datapath, &netns, policy, desired)?;
+        applied.log(&self.view().name_of(cookie));
         Ok(true)
     }
 }

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     netns::VirtualLink,
-    pods::{mesh::Mesh, policy::Inbound},
+    pods::{
+        mesh::Mesh,
+        policy::{Inbound, NetnsFacts, PodPolicy, RouteFacts},
+    },
 };
 
 /// The kernel state after a step.
@@ -66,17 +69,20 @@ fn policy(inbound: &[u16]) -> PodPolicy {
 
 fn of(addresses: &[&str]) -> KernelState {
     let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    desired(7, &policy(&[15021]), &addresses, Changes::PASSTHROUGH)
+    let policy = policy(&[15021]).provisional();
+    desired(7, &policy, &addresses, Changes::PASSTHROUGH)
 }
 
 fn any_held() -> impl Strategy<Value = KernelState> {
     let ports = prop::collection::vec(1_u16..6, 0..4);
     let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
     let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
-    let marks = prop::sample::select(&[0, 0x111, 1337][..]);
+    // The meshes have different source marks. Without one the mark is zero.
+    let meshes = [None, Some("istio"), Some("ambient")].map(|name| name.map(Mesh::preset));
+    let meshes = prop::sample::select(meshes.to_vec());
     let links = prop::collection::btree_set(2_u32..5, 0..3);
-    prop::option::of((ports, addresses, routes, marks, links)).prop_map(|pod| {
-        let Some((ports, addresses, routes, source_mark, links)) = pod else {
+    prop::option::of((ports, addresses, routes, meshes, links)).prop_map(|pod| {
+        let Some((ports, addresses, routes, mesh, links)) = pod else {
             return KernelState::default();
         };
         let route = |(to, from): (u8, u8)| SourceRoute {
@@ -98,13 +104,24 @@ fn any_held() -> impl Strategy<Value = KernelState> {
         let addresses: Vec<_> = addresses.iter().map(address).collect();
         // A network has one route.
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
+        let virtual_interfaces = links.iter().map(|index| format!("tap{index}")).collect();
+        let facts = NetnsFacts {
+            uid: Some(1337),
+            keeps_source: mesh.is_some(),
+            links: links.into_iter().map(link).collect(),
+            routes: RouteFacts {
+                sources: routes.into_iter().map(route).collect(),
+                ..RouteFacts::default()
+            },
+            ..NetnsFacts::default()
+        };
         let policy = PodPolicy {
-            sources: routes.into_iter().map(route).collect(),
-            source_mark,
-            virtual_interfaces: links.iter().map(|index| format!("tap{index}")).collect(),
-            virtual_links: links.into_iter().map(link).collect(),
+            mesh: mesh.unwrap_or_else(|| Mesh::preset("istio")),
+            tproxy: true,
+            virtual_interfaces,
             ..policy(&ports)
         };
+        let policy = policy.resolve(facts).unwrap();
         desired(7, &policy, &addresses, Changes::PASSTHROUGH)
     })
 }
@@ -202,7 +219,7 @@ fn refused_routes_clear_their_flags() {
 
 #[test]
 fn localhost_only_proxies_need_no_alias_routes() {
-    let policy = PodPolicy::of(Mesh::preset("linkerd"));
+    let policy = PodPolicy::of(Mesh::preset("linkerd")).provisional();
     let state = desired(
         7,
         &policy,

@@ -1,15 +1,9 @@
 //! The default settings of a Pod, and changes that affect several settings.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
-use super::{Error, Families, Inbound, OwnerGroups, PodPolicy, Ports, ProxyPorts, UserSource};
-use crate::{
-    netns::Users,
-    pods::{
-        bypass::Bypass,
-        mesh::{Mesh, single},
-    },
-};
+use super::{Families, Inbound, Parsed, PodPolicy, Ports, ProxyPorts, UserSource};
+use crate::pods::mesh::{Mesh, single};
 
 impl PodPolicy {
     /// The settings of a Pod without annotations.
@@ -20,6 +14,7 @@ impl PodPolicy {
             mesh,
             uid: mesh.uid,
             gid: mesh.gid,
+            validator_uid: mesh.validator_uid,
             user_from: UserSource::Mesh,
             ports: ProxyPorts {
                 outbound: mesh.outbound_port,
@@ -40,21 +35,15 @@ impl PodPolicy {
             owner_groups: mesh.node.owner_groups.clone(),
             bypass_before_proxy: false,
             excluded_interfaces: Box::default(),
-            bypass: Bypass {
-                networks: mesh.bypass_cidrs.clone(),
-                ..Bypass::default()
-            },
             virtual_interfaces: Box::default(),
-            virtual_links: Vec::new(),
-            sources: Vec::new(),
             tproxy: false,
-            source_mark: 0,
             acceleration: None,
+            state: Parsed,
         }
     }
 
     /// The mark of connections that keep their source, if the Pod's mode has such connections.
-    pub(crate) fn mesh_source_mark(&self) -> u32 {
+    pub(super) fn mesh_source_mark(&self) -> u32 {
         let always = self.mesh.annotations.interception_mode.is_none();
         if always || self.tproxy {
             self.mesh.source_mark
@@ -62,31 +51,9 @@ impl PodPolicy {
             0
         }
     }
+}
 
-    /// The settings with the proxy's user and group of the initial user namespace. A group without
-    /// a mapping there is none.
-    pub(crate) fn map_to_host_ids(self, users: &Users) -> Result<Self, Error> {
-        let uid = users
-            .user(self.uid)
-            .ok_or(Error::NoUser { uid: self.uid })?;
-        let gid = users.group(self.gid).unwrap_or(u32::MAX);
-        let mapped = |groups: BTreeSet<u32>| {
-            let groups = groups.into_iter();
-            groups.filter_map(|gid| users.group(gid)).collect()
-        };
-        let owner_groups = match self.owner_groups {
-            OwnerGroups::All => OwnerGroups::All,
-            OwnerGroups::Only(groups) => OwnerGroups::Only(mapped(groups)),
-            OwnerGroups::Except(groups) => OwnerGroups::Except(mapped(groups)),
-        };
-        Ok(Self {
-            uid,
-            gid,
-            owner_groups,
-            ..self
-        })
-    }
-
+impl<S> PodPolicy<S> {
     /// Whether IPv6 bypasses the proxy in a Pod with these addresses.
     pub(crate) fn bypasses_ipv6(&self, addresses: &[IpAddr]) -> bool {
         match self.families {

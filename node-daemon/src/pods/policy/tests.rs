@@ -360,7 +360,7 @@ fn a_pod_of_ambient_has_a_proxy_with_a_mark_and_no_user() {
     let policy = meshed_by("ambient", &[]);
     assert_eq!((policy.uid, policy.gid), (u32::MAX, u32::MAX));
     assert_eq!((policy.mesh.mark, policy.mesh.mark_mask), (0x539, 0xfff));
-    assert_eq!(policy.bypass.networks.len(), 2);
+    assert_eq!(policy.mesh.bypass_cidrs.len(), 2);
     let refused = within("ambient", &[("ambient.istio.io/from-the-future", "1")]);
     assert!(refused.is_err_and(|error| error.to_string().contains("from-the-future")));
 }
@@ -381,6 +381,7 @@ fn labels_select_ambient_pods() {
         excluded_namespaces: vec!["kube-system".to_owned()],
     };
     let mesh = Mesh::choose("ambient", Meshes::new(), NodeValues::default(), selection).unwrap();
+    assert!(mesh.bypass_cidrs.is_empty(), "{:?}", mesh.bypass_cidrs);
     let labels = |mode: &str| match mode {
         "" => Annotations::new(),
         mode => [("istio.io/dataplane-mode".to_owned(), mode.to_owned())].into(),

@@ -14,7 +14,7 @@ use sluice_abi::{
 use super::{port_lists, ports::prefixes};
 use crate::pods::{
     mesh::Mesh,
-    policy::{Inbound, PodPolicy},
+    policy::{Inbound, PodPolicy, ResolvedPolicy},
 };
 
 /// A Pod needs more than its share of a map.
@@ -72,48 +72,56 @@ impl fmt::Display for Origin {
 /// # Errors
 ///
 /// [`Error::AddRule`], with the annotation, the number and the share.
-pub(crate) fn check(policy: &PodPolicy) -> Result<(), Error> {
+pub(crate) fn check<S>(policy: &PodPolicy<S>) -> Result<(), Error> {
     check_ports(policy)?;
     let mesh = policy.mesh;
     let names = &mesh.annotations;
     let of = |key: Option<&'static String>| origin(mesh, key);
-    let networks = |networks: &[IpNet]| {
-        let distinct: HashSet<IpNet> = networks.iter().map(IpNet::trunc).collect();
-        distinct.len()
-    };
     let included = policy.networks.as_deref().unwrap_or_default();
     let (include, exclude) = (&names.include_networks, &names.exclude_networks);
-    let interfaces = of(names.exclude_interfaces.as_ref());
-    let bypass = if policy.excluded_interfaces.is_empty() {
-        Origin::Mesh(&mesh.name)
-    } else {
-        interfaces
-    };
     let rows = [
         (
             of(include.as_ref()),
             maps::INCLUDE_CIDRS,
-            networks(included),
+            distinct(included),
         ),
         (
             of(exclude.as_ref()),
             maps::EXCLUDE_CIDRS,
-            networks(&policy.excluded_networks),
-        ),
-        (
-            bypass,
-            maps::BYPASS_CIDRS,
-            networks(&policy.bypass.networks),
+            distinct(&policy.excluded_networks),
         ),
     ];
     for (list, map, needed) in rows {
         within(list, map, needed, NETWORKS_PER_POD)?;
     }
-    let count = policy.bypass.interfaces.len();
-    within(interfaces, maps::EXCLUDE_IFINDEX, count, INTERFACES_PER_POD)?;
     let count = super::groups(policy).count();
     let of_mesh = Origin::Mesh(&mesh.name);
     within(of_mesh, maps::OWNER_GROUPS, count, OWNER_GROUPS_PER_POD)
+}
+
+/// Checks the entries that follow from the Pod's netns too.
+///
+/// # Errors
+///
+/// [`Error::AddRule`] with the source and the numbers.
+pub(crate) fn check_resolved(policy: &ResolvedPolicy) -> Result<(), Error> {
+    check(policy)?;
+    let mesh = policy.mesh;
+    let interfaces = origin(mesh, mesh.annotations.exclude_interfaces.as_ref());
+    let bypass = if policy.excluded_interfaces.is_empty() {
+        Origin::Mesh(&mesh.name)
+    } else {
+        interfaces
+    };
+    let count = distinct(&policy.bypass().networks);
+    within(bypass, maps::BYPASS_CIDRS, count, NETWORKS_PER_POD)?;
+    let count = policy.bypass().interfaces.len();
+    within(interfaces, maps::EXCLUDE_IFINDEX, count, INTERFACES_PER_POD)
+}
+
+fn distinct(networks: &[IpNet]) -> usize {
+    let distinct: HashSet<IpNet> = networks.iter().map(IpNet::trunc).collect();
+    distinct.len()
 }
 
 /// Rejects a Pod with too many addresses.
@@ -141,7 +149,7 @@ pub(crate) fn check_routes(count: usize) -> Result<(), Error> {
 }
 
 /// All port lists share the same two maps.
-fn check_ports(policy: &PodPolicy) -> Result<(), Error> {
+fn check_ports<S>(policy: &PodPolicy<S>) -> Result<(), Error> {
     let rule_set = port_lists(policy).map(|(list, ports)| {
         let (single, ranges): (Vec<_>, Vec<_>) =
             prefixes(0, list, ports).partition(sluice_abi::PortPrefix::is_single);
@@ -178,7 +186,7 @@ fn within(list: Origin, map: &'static str, needed: usize, share: usize) -> Resul
     Ok(())
 }
 
-fn port_origin(policy: &PodPolicy, list: PortList) -> Origin {
+fn port_origin<S>(policy: &PodPolicy<S>, list: PortList) -> Origin {
     let names = &policy.mesh.annotations;
     let key = match (list, &policy.inbound) {
         (PortList::InboundIncluded, Inbound::Include(_)) => &names.include_inbound_ports,
@@ -197,7 +205,7 @@ fn origin(mesh: &'static Mesh, key: Option<&'static String>) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{bypass::Bypass, settings::Ports};
+    use crate::pods::{bypass::Bypass, policy::RouteFacts, settings::Ports};
 
     fn istio() -> PodPolicy {
         PodPolicy::of(Mesh::preset("istio"))
@@ -238,14 +246,15 @@ mod tests {
             "annotation traffic.sidecar.istio.io/includeOutboundIPRanges: 8193 entries in the \
              map 'include_cidrs', but the share of a Pod is 8192"
         );
-        let interfaces = PodPolicy {
-            bypass: Bypass {
-                interfaces: (1..=33).collect(),
-                networks: Vec::new(),
-            },
-            ..istio()
+        let bypass = Bypass {
+            interfaces: (1..=33).collect(),
+            networks: Vec::new(),
         };
-        let annotation = refused(&interfaces);
+        let interfaces = istio().provisional().with_routes(RouteFacts {
+            bypass,
+            sources: Vec::new(),
+        });
+        let annotation = check_resolved(&interfaces).unwrap_err().to_string();
         assert!(
             annotation.contains("excludeInterfaces: 33 entries in the map 'exclude_ifindex'"),
             "{annotation}"

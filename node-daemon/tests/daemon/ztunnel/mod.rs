@@ -1,5 +1,11 @@
 //! Tests of ambient mode without istio-cni: the daemon as the agent of ztunnel.
 
+mod chaos;
+mod listeners;
+mod load;
+mod messages;
+mod probes;
+mod real;
 mod stand_in;
 
 use std::{
@@ -19,7 +25,8 @@ use crate::{
     node::{Daemon, Pod},
     pods::add,
 };
-use stand_in::{Info, Seen, Ztunnel};
+use messages::Info;
+use stand_in::{Seen, Ztunnel};
 
 const MODE: &str = "istio.io/dataplane-mode";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,12 +2,10 @@
 //! listeners are in the Pods' network namespaces, with ztunnel's mark.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{IoSlice, IoSliceMut},
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
@@ -16,85 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    cmsg_space,
-    sched::{CloneFlags, setns},
-    sys::socket::{
-        AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
-        connect, recvmsg, sendmsg, shutdown, socket,
-    },
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
 };
-use prost::Message;
-use socket2::{Domain, Protocol, Socket, Type};
 
-const MARK: u32 = 0x539;
-const PORTS: [u16; 4] = [15001, 15006, 15008, 15053];
+use super::{
+    listeners::{Listener, Place},
+    messages::{Ack, Add, Del, Hello, Info, Keep, Request, Response, receive, send},
+};
+
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What ztunnel reads, with its own view of the schema.
-#[derive(Clone, PartialEq, Message)]
-struct Request {
-    #[prost(message, optional, tag = "1")]
-    add: Option<Add>,
-    #[prost(message, optional, tag = "2")]
-    del: Option<Del>,
-    #[prost(message, optional, tag = "3")]
-    snapshot_sent: Option<Nothing>,
-    #[prost(message, optional, tag = "5")]
-    keep: Option<Keep>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Add {
-    #[prost(string, tag = "1")]
-    uid: String,
-    #[prost(message, optional, tag = "2")]
-    info: Option<Info>,
-}
-
-/// The identity of a Pod.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub(crate) struct Info {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(string, tag = "2")]
-    pub(crate) namespace: String,
-    #[prost(string, tag = "3")]
-    pub(crate) service_account: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Del {
-    #[prost(string, tag = "2")]
-    uid: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Keep {
-    #[prost(string, tag = "1")]
-    uid: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Nothing {}
-
-#[derive(Clone, PartialEq, Message)]
-struct Response {
-    #[prost(message, optional, tag = "1")]
-    ack: Option<Ack>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Ack {
-    #[prost(string, tag = "1")]
-    error: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Hello {
-    #[prost(int32, tag = "1")]
-    version: i32,
-}
 
 /// A message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +44,8 @@ pub(crate) struct Ztunnel {
 struct State {
     path: PathBuf,
     version: i32,
+    /// Makes its listeners.
+    place: Place,
     /// The error for each ADD, if any.
     error: Mutex<String>,
     seen: Mutex<Vec<Seen>>,
@@ -128,11 +59,21 @@ impl Ztunnel {
         Self::of_version(path, 1)
     }
 
+    /// Likewise with sockets in a cgroup, as those of a process there. `members` is the cgroup's file.
+    pub(crate) fn start_in(path: &Path, members: &str) -> Self {
+        Self::in_place(path, 1, Place::of_cgroup(members))
+    }
+
     /// Likewise with another version of the protocol.
     pub(crate) fn of_version(path: &Path, version: i32) -> Self {
+        Self::in_place(path, version, Place::default())
+    }
+
+    fn in_place(path: &Path, version: i32, place: Place) -> Self {
         let state = Arc::new(State {
             path: path.into(),
             version,
+            place,
             error: Mutex::default(),
             seen: Mutex::default(),
             connection: Mutex::default(),
@@ -163,6 +104,19 @@ impl Ztunnel {
         self.state.seen.lock().expect("a list").clone()
     }
 
+    /// The Pods that it serves, by uid.
+    pub(super) fn pods(&self) -> Vec<String> {
+        let mut served = BTreeSet::new();
+        for seen in self.seen() {
+            match seen {
+                Seen::Add(uid, ..) => served.insert(uid),
+                Seen::Del(uid) => served.remove(&uid),
+                Seen::Keep(_) | Seen::Snapshot => continue,
+            };
+        }
+        served.into_iter().collect()
+    }
+
     /// Waits until a message has arrived.
     pub(crate) fn await_seen(&self, wanted: &Seen) {
         let end = Instant::now() + PATIENCE;
@@ -189,7 +143,7 @@ impl Drop for Ztunnel {
 
 impl State {
     /// One connection, from hello to its end.
-    fn serve(&self, pods: &mut BTreeMap<String, Vec<Socket>>) {
+    fn serve(&self, pods: &mut BTreeMap<String, Vec<Listener>>) {
         let made = socket(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -228,7 +182,7 @@ impl State {
         &self,
         request: Request,
         netns: Option<OwnedFd>,
-        pods: &mut BTreeMap<String, Vec<Socket>>,
+        pods: &mut BTreeMap<String, Vec<Listener>>,
     ) -> String {
         let mut error = String::new();
         let seen = if let Some(Add { uid, info }) = request.add {
@@ -236,7 +190,8 @@ impl State {
             error.clone_from(&self.error.lock().expect("a text"));
             let inode = netns.metadata().expect("an inode").ino();
             if error.is_empty() {
-                pods.entry(uid.clone()).or_insert_with(|| listen(netns));
+                pods.entry(uid.clone())
+                    .or_insert_with(|| self.place.listen(&netns));
             }
             Seen::Add(uid, info.expect("an identity"), inode)
         } else if let Some(Del { uid }) = request.del {
@@ -251,65 +206,4 @@ impl State {
         self.seen.lock().expect("a list").push(seen);
         error
     }
-}
-
-/// Listens in a namespace as ztunnel does.
-fn listen(netns: File) -> Vec<Socket> {
-    let inside = move || {
-        setns(netns, CloneFlags::CLONE_NEWNET).expect("the namespace");
-        let listen = |port: &u16| {
-            let socket =
-                Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
-            socket.set_mark(MARK).expect("the mark");
-            socket.set_reuse_port(true).expect("shared ports");
-            let address = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, *port, 0, 0);
-            socket
-                .bind(&SocketAddr::from(address).into())
-                .expect("a free port");
-            socket.listen(128).expect("a listener");
-            socket
-        };
-        PORTS.iter().map(listen).collect()
-    };
-    thread::spawn(inside).join().expect("listeners")
-}
-
-fn send(stream: &OwnedFd, message: &impl Message) -> nix::Result<()> {
-    let bytes = message.encode_to_vec();
-    sendmsg::<()>(
-        stream.as_raw_fd(),
-        &[IoSlice::new(&bytes)],
-        &[],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map(drop)
-}
-
-/// The next message, with its descriptor.
-fn receive(stream: &OwnedFd) -> Option<(Request, Option<OwnedFd>)> {
-    let mut buffer = [0; 1024];
-    let mut space = cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(&mut buffer)];
-    let received = recvmsg::<()>(
-        stream.as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )
-    .ok()?;
-    let bytes = received.bytes;
-    let rights = received
-        .cmsgs()
-        .expect("control messages")
-        .find_map(|message| match message {
-            ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-            _ => None,
-        });
-    // SAFETY: the kernel made this descriptor for this process, and nothing else owns it.
-    let netns = rights.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    if bytes == 0 {
-        return None;
-    }
-    Some((Request::decode(&buffer[..bytes]).expect("a request"), netns))
 }

@@ -1,6 +1,8 @@
 //! The attacker in a namespace of the lab: one connection per attempt, each with its trick.
 
+mod attempt;
 pub(crate) mod flood;
+mod handover;
 mod pass;
 mod raw;
 mod route;
@@ -11,12 +13,12 @@ use std::{
     io::{self, IoSlice, Read, Write, stdin},
     net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+pub(crate) use attempt::{Got, Handover, Route, Trick, Try};
 use nix::{
     errno::Errno,
     libc::MSG_FASTOPEN,
@@ -26,7 +28,6 @@ use nix::{
     unistd::{Gid, Uid, setgid, setuid},
 };
 use rustix::net::connect_unspec;
-use serde::{Deserialize, Serialize};
 use sluice_testbed::agent::echo_server::ListenResult;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -37,100 +38,6 @@ const ASKED: &str = "the asked host";
 /// The attacker has a listener of its own.
 const LISTENER: &str = "the attacker's listener";
 
-/// How the attacker makes the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Trick {
-    /// A blocking `connect()`.
-    Tcp,
-    /// A non-blocking one.
-    NonBlocking,
-    /// `sendto(MSG_FASTOPEN)`.
-    FastOpen,
-    /// `TCP_FASTOPEN_CONNECT`, then `connect()` and `write()`.
-    FastOpenConnect,
-    /// `IPPROTO_MPTCP`.
-    Mptcp,
-    /// A socket that was connected before and dissolved by `AF_UNSPEC`.
-    Again,
-    /// `SO_MARK`.
-    Mark(u32),
-    /// `SO_BINDTODEVICE` to `eth0`.
-    Device,
-    /// `IP_FREEBIND` and an address that the host does not have.
-    Freebind,
-    /// `IP_TRANSPARENT` and an address that the host does not have.
-    Transparent,
-    /// A source port that belongs to the proxy.
-    SourcePort(u16),
-    /// Another protocol's stream: SCTP is 132, DCCP is 33, UDP-Lite is 136.
-    Protocol(i32),
-    /// The socket is made in a new network namespace of the attacker's own user namespace.
-    NestedNamespace,
-    /// The process takes the proxy's user first.
-    SetUid(u32),
-    /// The process takes the proxy's group first.
-    SetGid(u32),
-    /// The socket passes through `SCM_RIGHTS` before it connects.
-    Passed,
-    /// A thread other than the one that made the socket connects.
-    Thread,
-    /// A TCP SYN by a raw socket. Only the asked host answers a closed port with RST.
-    RawSyn,
-    /// The same by a packet socket.
-    PacketSyn,
-    /// `connect()` and `write()` by `io_uring`.
-    IoUring,
-    /// A source route or a routing header.
-    Route(Route),
-    /// A socket of this namespace that a thread in the namespace `elsewhere` connects.
-    ConnectedElsewhere,
-    /// A socket of the namespace `elsewhere` that this process connects.
-    Borrowed,
-    /// No connection: a listener on this port of the proxy.
-    Listen(u16),
-    /// A connected datagram socket.
-    Udp,
-    /// `sendto()`.
-    UdpUnconnected,
-    /// Many datagrams by one `sendmmsg()`.
-    UdpMany,
-}
-
-/// How a route is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Route {
-    /// Before `connect()`.
-    Early,
-    /// On the connection.
-    Late,
-    /// On the connection, by a 32-bit system call.
-    Compat,
-}
-
-/// One attempt.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Try {
-    pub(crate) to: SocketAddr,
-    /// The first hop of a route.
-    pub(crate) hop: IpAddr,
-    /// Another network namespace.
-    pub(crate) elsewhere: PathBuf,
-    /// The address to bind before.
-    pub(crate) source: Option<IpAddr>,
-    pub(crate) trick: Trick,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Got {
-    /// Who answered.
-    pub(crate) by: Option<String>,
-    /// Name of the error, such as `ECONNREFUSED`.
-    pub(crate) errno: Option<String>,
-}
-
 /// Makes the attempts that standard input lists, each in a thread of its own, and prints what it
 /// got, as JSON.
 pub(crate) fn run() -> Result<()> {
@@ -139,11 +46,7 @@ pub(crate) fn run() -> Result<()> {
     let privileged = |one: &Try| {
         matches!(
             one.trick,
-            Trick::SetUid(_)
-                | Trick::SetGid(_)
-                | Trick::NestedNamespace
-                | Trick::ConnectedElsewhere
-                | Trick::Borrowed
+            Trick::SetUid(_) | Trick::SetGid(_) | Trick::NestedNamespace | Trick::HandedOver(_)
         )
     };
     let got: Vec<Got> = thread::scope(|scope| {
@@ -171,6 +74,7 @@ impl Try {
             Trick::Udp | Trick::UdpUnconnected | Trick::UdpMany => self.datagram(),
             Trick::RawSyn | Trick::PacketSyn => raw::syn(self),
             Trick::Listen(port) => self.listen(port),
+            Trick::HandedOver(how) => self.hand_over(how),
             _ => self.stream(),
         };
         match answer {
@@ -212,12 +116,7 @@ impl Try {
             _ => {}
         }
         let domain = Domain::for_address(self.to);
-        let socket = match self.trick {
-            Trick::Borrowed => {
-                pass::within(&self.elsewhere, || Socket::new(domain, kind, protocol))?
-            }
-            _ => Socket::new(domain, kind, protocol)?,
-        };
+        let socket = Socket::new(domain, kind, protocol)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         match self.trick {
@@ -236,13 +135,9 @@ impl Try {
             _ => None,
         };
         if self.source.is_some() || port.is_some() {
-            let any = if self.to.is_ipv4() {
-                IpAddr::from([0; 4])
-            } else {
-                IpAddr::from([0; 16])
-            };
             socket.set_reuse_address(true)?;
-            let source = SocketAddr::new(self.source.unwrap_or(any), port.unwrap_or(0));
+            let mut source = self.any(port.unwrap_or(0));
+            source.set_ip(self.source.unwrap_or(source.ip()));
             socket.bind(&source.into())?;
         }
         Ok(socket)
@@ -267,10 +162,9 @@ impl Try {
                 socket.connect(&to)?;
             }
             Trick::Passed => {
-                socket = pass::through_a_message(socket)?;
+                socket = pass::through_a_message(&socket)?;
                 socket.connect(&to)?;
             }
-            Trick::ConnectedElsewhere => pass::within(&self.elsewhere, || socket.connect(&to))?,
             Trick::IoUring => uring::connect_and_write(&socket, &to, HELLO)?,
             Trick::Route(how) => {
                 socket.connect(&to)?;
@@ -288,7 +182,6 @@ impl Try {
         if !matches!(self.trick, Trick::FastOpen | Trick::IoUring) {
             stream.write_all(HELLO)?;
         }
-        let mut answer = Vec::new();
         if self.trick == Trick::Protocol(136) {
             // No one serves it: a refusal is the asked host's answer.
             return match stream.read(&mut [0; 64]) {
@@ -298,8 +191,7 @@ impl Try {
                 other => other.map(|_| ASKED.to_owned()),
             };
         }
-        stream.read_to_end(&mut answer)?;
-        by(&answer)
+        read_name(stream)
     }
 
     /// The goal is the listener itself: it would get the proxy's traffic.
@@ -307,14 +199,19 @@ impl Try {
         let socket = self.socket(Type::STREAM)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        socket.bind(&self.any(port).into())?;
+        socket.listen(1)?;
+        Ok(LISTENER.to_owned())
+    }
+
+    /// The unspecified address of the family.
+    fn any(&self, port: u16) -> SocketAddr {
         let any = if self.to.is_ipv4() {
             IpAddr::from([0; 4])
         } else {
             IpAddr::from([0; 16])
         };
-        socket.bind(&SocketAddr::new(any, port).into())?;
-        socket.listen(1)?;
-        Ok(LISTENER.to_owned())
+        SocketAddr::new(any, port)
     }
 
     fn datagram(&self) -> io::Result<String> {
@@ -369,6 +266,13 @@ fn alone() -> io::Result<()> {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// The listener that answers on a connection.
+fn read_name(mut stream: impl Read) -> io::Result<String> {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    by(&answer)
 }
 
 /// Answers name their listener.

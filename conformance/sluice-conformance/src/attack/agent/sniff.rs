@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use sluice_testbed::agent::serve::READY;
 
-/// What it prints once for each family.
+/// Its output, once for each family.
 pub(crate) const ROUTED: [&str; 2] = ["routed 4", "routed 6"];
 
 /// The type of an IPv6 routing header.

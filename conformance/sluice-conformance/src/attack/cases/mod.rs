@@ -1,8 +1,26 @@
 //! Every attempt, with the reasons for those that pass.
 
+/// Connections as rows: the attacker, the name without the family, the families, the attempt, and how
+/// the connection differs from `V4`.
+macro_rules! cases {
+    ($($who:ident $name:literal [$($family:ident)+] $what:literal $how:tt;)+) => {
+        &[$($(cases!(@ $family $who $name $what $how)),+),+]
+    };
+    (@ V4 $who:ident $name:literal $what:literal {$($how:tt)*}) => {
+        Case::net(concat!($name, "-4"), $who, concat!($what, ", IPv4"), V4 $($how)*)
+    };
+    (@ V6 $who:ident $name:literal $what:literal {$($how:tt)*}) => {
+        Case::net(concat!($name, "-6"), $who, concat!($what, ", IPv6"), V6 $($how)*)
+    };
+    (@ MAPPED $who:ident $name:literal $what:literal {$($how:tt)*}) => {
+        Case::net(concat!($name, "-mapped"), $who, concat!($what, ", v4-mapped"), MAPPED $($how)*)
+    };
+}
+
 mod dns;
+mod handover;
 mod inbound;
-mod passing;
+mod listeners;
 mod process;
 mod protocols;
 mod requests;
@@ -28,6 +46,7 @@ const RAW_LINK: &str =
 const COMPAT: &str = "the kernel runs no setsockopt hook for 32-bit system calls: deny them by seccomp, \
                       or set ia32_emulation=0";
 const ELSEWHERE: &str = "the socket belongs to the other Pod: it has that Pod's address and policy, under rules as well";
+const LENT: &str = "the sidecar's user lent its credentials to the ring: the socket is that user's, under rules as well";
 const SIDECAR: &str = "the sidecar's own connections are direct, under rules as well";
 const TCP_ONLY: &str =
     "a sidecar takes TCP and DNS alone, under rules as well: use a NetworkPolicy";
@@ -57,7 +76,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         dns::CASES,
         root::CASES,
         routes::CASES,
-        passing::CASES,
+        handover::CASES,
+        listeners::CASES,
         sidecar::CASES,
         inbound::CASES,
         process::CASES,

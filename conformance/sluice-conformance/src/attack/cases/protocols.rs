@@ -3,42 +3,12 @@
 use super::TCP_ONLY;
 use crate::attack::agent::Trick;
 use crate::attack::net::{V4, V6};
-use crate::attack::{Act, Attacker::Process, Case};
+use crate::attack::{Attacker::Process, Case};
 
-pub(crate) const CASES: &[Case] = &[
-    Case::passed(
-        "sctp-4",
-        Process,
-        "SCTP instead of TCP",
-        Act::Net(V4.by(Trick::Protocol(132))),
-        TCP_ONLY,
-    ),
-    Case::passed(
-        "dccp-4",
-        Process,
-        "DCCP instead of TCP",
-        Act::Net(V4.by(Trick::Protocol(33))),
-        TCP_ONLY,
-    ),
-    Case::passed(
-        "udplite-4",
-        Process,
-        "UDP-Lite instead of TCP",
-        Act::Net(V4.by(Trick::Protocol(136))),
-        TCP_ONLY,
-    ),
-    Case::passed(
-        "quic-4",
-        Process,
-        "UDP to port 443, as QUIC sends it",
-        Act::Net(V4.by(Trick::Udp).at(443)),
-        TCP_ONLY,
-    ),
-    Case::passed(
-        "quic-6",
-        Process,
-        "UDP to port 443, as QUIC sends it, IPv6",
-        Act::Net(V6.by(Trick::Udp).at(443)),
-        TCP_ONLY,
-    ),
+pub(crate) const CASES: &[Case] = cases![
+    Process "sctp" [V4] "SCTP instead of TCP" { .by(Trick::Protocol(132)).passing(TCP_ONLY) };
+    Process "dccp" [V4] "DCCP instead of TCP" { .by(Trick::Protocol(33)).passing(TCP_ONLY) };
+    Process "udplite" [V4] "UDP-Lite instead of TCP" { .by(Trick::Protocol(136)).passing(TCP_ONLY) };
+    Process "quic" [V4 V6] "UDP to port 443, as QUIC sends it"
+        { .by(Trick::Udp).at(443).passing(TCP_ONLY) };
 ];

@@ -1,5 +1,5 @@
 //! The rules of other meshes, as their documents have them. They share what Istio's have not: few
-//! annotations, and one owner or mark that tells the proxy.
+//! annotations, and one owner or mark that identifies the proxy.
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ use crate::{
     pod_annotations::{self, PodAnnotations},
 };
 
-/// What `iptables-restore` reads; nothing where a mesh has no rules for a family.
+/// The input of `iptables-restore`; none where a mesh has no rules for a family.
 pub(super) fn rules(settings: &PodAnnotations, family: &Family) -> Result<String> {
     match settings.mesh {
         Mesh::Linkerd => linkerd(settings, family),

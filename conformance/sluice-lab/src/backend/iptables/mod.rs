@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_says_nothing_has_the_rules_of_istio() {
+    fn pod_without_annotations_has_istios_default_rules() {
         let golden = include_str!("golden/default.rules");
         same(&PodAnnotations::default(), &V4, golden);
     }

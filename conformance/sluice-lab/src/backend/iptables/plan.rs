@@ -1,4 +1,4 @@
-//! From annotations to what the rules are made of, with Istio's defaults.
+//! From annotations to the plan of the rules, with Istio's defaults.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,9 @@ use crate::{
     pod_annotations::{self, PodAnnotations},
 };
 
-/// Never taken in, whatever the annotations say: status, health, metrics.
+/// Never redirected inbound, for any annotations: status, health, metrics.
 const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
-/// Not taken out unless an annotation says otherwise.
+/// Not redirected outbound by default.
 const DIRECT_BY_DEFAULT: &str = "15020";
 
 /// What rules are written from.
@@ -30,7 +30,7 @@ pub(super) struct Plan {
     pub(super) node_wide: Option<NodeWide>,
 }
 
-/// Which ports are taken in.
+/// Inbound ports that are redirected.
 #[derive(Debug)]
 pub(super) enum Inbound {
     /// All but these.
@@ -39,7 +39,7 @@ pub(super) enum Inbound {
     Only(Vec<Ports>),
 }
 
-/// Which destinations are taken out.
+/// Outbound destinations that are redirected.
 #[derive(Debug)]
 pub(super) enum Ranges {
     /// All.
@@ -93,7 +93,7 @@ impl Plan {
         })
     }
 
-    /// A range of loopback addresses is taken out.
+    /// A range of loopback addresses is redirected.
     pub(super) fn takes_loopback(&self) -> bool {
         matches!(&self.include_ranges, Ranges::Only(ranges)
             if ranges.iter().any(|range| range.address.is_loopback()))

@@ -11,7 +11,7 @@ const INBOUND_PORT: u16 = 15006;
 const HBONE: u16 = 15008;
 const DNS_PORT: u16 = 15053;
 
-/// What the two families' rules differ in.
+/// Differences between the rules of the two families.
 pub(super) struct Family {
     pub(super) loopback: &'static str,
     /// The proxy's source towards its application.

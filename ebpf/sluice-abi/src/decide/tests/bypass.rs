@@ -46,6 +46,17 @@ fn bypassed_inbound_traffic_is_direct() {
     assert_eq!(inbound(&POD, &arrival(8080, Facts::BYPASS)), direct);
 }
 
+#[test]
+fn inbound_traffic_of_the_node_is_direct() {
+    let direct = Verdict::Direct(Reason::InboundFromNode);
+    for port in [80, 8080, 15006, 15008] {
+        assert_eq!(inbound(&POD, &arrival(port, Facts::FROM_NODE)), direct);
+    }
+    let local = Facts::FROM_NODE.with(Facts::LOCAL);
+    let within = Verdict::Direct(Reason::InboundLocal);
+    assert_eq!(inbound(&POD, &arrival(80, local)), within);
+}
+
 /// A proxy without a process in the Pod.
 const MARKED: PodConfig = PodConfig {
     proxy_uid: u32::MAX,

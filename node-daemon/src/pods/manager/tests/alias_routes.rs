@@ -45,7 +45,7 @@ fn routes_come_with_the_pod_and_go_with_it() {
     assert_eq!(sources(&pod), ADDRESSES.map(ip));
     assert_eq!(merged(manager, &pod), [true, true]);
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     manager.del(&who).unwrap();
     assert_eq!(sources(&pod), [] as [IpAddr; 0]);
 }
@@ -59,7 +59,7 @@ fn a_pod_of_one_family_gets_one_route() {
         manager.add(request(&who, &pod, &[address])).unwrap();
         assert_eq!(sources(&pod), [ip(address)]);
         assert_eq!(merged(manager, &pod), [index == 0, index == 1]);
-        manager.check(&who).unwrap();
+        manager.view().check(&who).unwrap();
     }
 }
 
@@ -75,7 +75,7 @@ fn a_route_follows_the_pods_main_address() {
     assert_eq!(sources(&pod), [ip("fd00::1")]);
     manager.del(&main).unwrap();
     assert_eq!(sources(&pod), ADDRESSES.map(ip));
-    manager.check(&second).unwrap();
+    manager.view().check(&second).unwrap();
 }
 
 #[test]
@@ -86,10 +86,10 @@ fn removed_alias_routes_are_reinstalled() {
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
     for removed in [V4, V6] {
         pod.ip(removed);
-        let error = manager.check(&who).unwrap_err().to_string();
+        let error = manager.view().check(&who).unwrap_err().to_string();
         assert!(error.starts_with("routes to the proxy"), "{error}");
         manager.survey_and_resync();
-        manager.check(&who).unwrap();
+        manager.view().check(&who).unwrap();
     }
     manager.survey_and_resync();
     assert_eq!(sources(&pod), ADDRESSES.map(ip));
@@ -106,7 +106,7 @@ fn refused_alias_routes_are_retried() {
     // IPv6 has no routes over an interface that is down.
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
     assert_eq!(merged(manager, &pod), [true, false]);
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     manager.survey_and_resync();
     assert_eq!(merged(manager, &pod), [true, false]);
 
@@ -131,7 +131,7 @@ fn alias_routes_survive_a_restart_and_detach() {
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
     drop(manager);
     let mut manager = node.start();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     manager.del(&who).unwrap();
     assert_eq!(sources(&pod), [] as [IpAddr; 0]);
 

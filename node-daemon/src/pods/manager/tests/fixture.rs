@@ -68,6 +68,7 @@ impl Node {
         let options = Options {
             kernel_offsets: crate::bpf::kernel_offsets().ok(),
             raw_sockets: RawSockets::Allow,
+            bypassing_node: None,
         };
         let datapath = Datapath::open(pins, &self.cgroup.0, options).expect("the programs attach");
         let (store, records) = Store::open(self.state.path()).expect("a directory for records");

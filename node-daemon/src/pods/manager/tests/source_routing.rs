@@ -1,4 +1,4 @@
-//! Tests of the routing of connections that keep their source: it comes with the Pod, and goes with it.
+//! Tests of the routing of connections that keep their source: it is added and removed with the Pod.
 
 use sluice_api::{AddRequest, Attachment};
 
@@ -61,7 +61,7 @@ fn source_routing_comes_and_goes_with_the_pod() {
     assert!(!enrolled[4].contains("= 0"), "{enrolled:?}");
     assert_eq!(mark(manager, &pod), 1337);
     manager.add(tproxy(&who, &pod, &ADDRESSES)).unwrap();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     assert_eq!(inside(&pod), enrolled);
     manager.del(&who).unwrap();
     assert_eq!(inside(&pod), before);
@@ -104,10 +104,10 @@ fn lost_source_routing_is_repaired() {
         "-6 route delete local default table 15006",
     ] {
         pod.ip(damage);
-        assert!(manager.check(&who).is_err(), "{damage}");
+        assert!(manager.view().check(&who).is_err(), "{damage}");
         manager.survey_and_resync();
         assert_eq!(inside(&pod), enrolled, "{damage}");
-        manager.check(&who).unwrap();
+        manager.view().check(&who).unwrap();
     }
     let repairs = manager.read().unwrap().repairs;
     let repairs: Vec<_> = repairs.iter().filter(|(_, count)| *count > 0).collect();

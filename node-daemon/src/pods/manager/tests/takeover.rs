@@ -34,8 +34,8 @@ fn the_next_daemon_takes_over_what_the_kernel_and_the_records_hold() {
         ),
         (1, 1)
     );
-    manager.check(&meshed).unwrap();
-    manager.check(&plain).unwrap();
+    manager.view().check(&meshed).unwrap();
+    manager.view().check(&plain).unwrap();
     manager.del(&meshed).unwrap();
     assert!(!manager.has_netns_entry(pod.cookie()) && !pod.has("::6"));
     manager.del(&plain).unwrap();
@@ -44,7 +44,7 @@ fn the_next_daemon_takes_over_what_the_kernel_and_the_records_hold() {
 
 #[test]
 fn lost_kernel_state_is_restored() {
-    let node = Node::new("mend");
+    let node = Node::new("repair");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1"]);
     let mut manager = node.start();
@@ -52,7 +52,7 @@ fn lost_kernel_state_is_restored() {
     manager.datapath.remove_netns_entry(pod.cookie()).unwrap();
     manager.datapath.detach_sk_lookup(pod.cookie()).unwrap();
     drop(manager);
-    node.start().check(&who).unwrap();
+    node.start().view().check(&who).unwrap();
 }
 
 #[test]
@@ -67,14 +67,14 @@ fn what_is_left_of_a_pod_that_went_meanwhile_is_removed() {
     // The kernel removes a namespace asynchronously; until then the Pod is alive.
     let end = Instant::now() + Duration::from_secs(10);
     let mut manager = node.start();
-    while !manager.orphaned.is_empty() {
+    while !manager.namespaces.all_cookies().is_empty() {
         assert!(Instant::now() < end, "the namespace stays");
         std::thread::sleep(Duration::from_millis(5));
         manager.survey_and_resync();
     }
     assert!(!manager.has_netns_entry(cookie) && !manager.has_address("10.1.0.1"));
     assert_eq!(manager.datapath.netns_with_sk_lookup().unwrap(), [0; 0]);
-    assert!(manager.attachments.is_empty());
+    assert!(manager.registry.is_empty());
     assert_eq!(node.records(), 0);
 }
 
@@ -89,7 +89,7 @@ fn upkeep_releases_a_pod_without_address_and_process() {
     for address in addresses {
         // One address is enough.
         manager.survey_and_resync();
-        manager.check(&who).unwrap();
+        manager.view().check(&who).unwrap();
         pod.open().remove_from_loopback(super::ip(address)).unwrap();
     }
     manager.survey_and_resync();
@@ -124,7 +124,7 @@ fn damaged_records_keep_the_pod_intercepted() {
     }
     manager.add(request(&next, &heir, &["10.1.0.1"])).unwrap();
     assert!(!manager.has_netns_entry(cookie));
-    manager.check(&next).unwrap();
+    manager.view().check(&next).unwrap();
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn an_incomplete_generation_is_built_anew_and_the_pods_with_it() {
 
     let manager = node.start();
     assert!(!manager.datapath.is_adopted());
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     let left: Vec<_> = std::fs::read_dir(root).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");
 }
@@ -175,9 +175,9 @@ fn removed_hooks_are_reattached() {
     for directory in ["hooks", "root", "pods"] {
         std::fs::remove_dir_all(generation.join(directory)).unwrap();
     }
-    assert!(manager.check(&who).is_err());
+    assert!(manager.view().check(&who).is_err());
     manager.survey_and_resync();
-    manager.check(&who).unwrap();
+    manager.view().check(&who).unwrap();
     assert!(generation.join("root/root_connect4").exists());
 }
 

@@ -1,0 +1,115 @@
+//! Routes inside the Pods: they may change, and settings follow from them.
+
+use tracing::{error, info, warn};
+
+use super::{PodManager, namespaces::MeshedPod, netns_facts::routes_of};
+use crate::pods::{
+    Error, Repair,
+    error::one_line,
+    plan::{self, KernelState},
+    rule_set,
+    store::Changes,
+};
+
+impl PodManager {
+    /// Updates Pods whose settings depend on routes: networks may be added to a Pod without notice.
+    pub(super) fn refresh_routes(&mut self) {
+        let all: Vec<u64> = (self.namespaces.iter())
+            .filter(|(_, pod)| pod.policy().depends_on_routes())
+            .map(|(cookie, _)| cookie)
+            .collect();
+        for cookie in all {
+            match self.refresh_pod_routes(cookie) {
+                Ok(false) => {}
+                Ok(true) => info!(
+                    pod = self.view().name_of(cookie),
+                    "routes changed; bypass rules updated"
+                ),
+                Err(error) => {
+                    let pod = self.view().name_of(cookie);
+                    warn!(pod, error = one_line(&error), "failed to refresh routes");
+                }
+            }
+        }
+    }
+
+    /// Reinstalls missing routes inside the Pods, and retries refused ones: without alias routes each
+    /// connection is bound separately, and without source routing some are refused.
+    pub(super) fn repair_alias_routes(&mut self) {
+        for cookie in self.namespaces.cookies() {
+            match self.reinstall_alias_routes(cookie) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.repairs.count(Repair::AliasRoutes);
+                    let pod = self.view().name_of(cookie);
+                    warn!(pod, "routes inside the Pod were missing; reinstalled");
+                }
+                Err(error) => {
+                    let pod = self.view().name_of(cookie);
+                    error!(
+                        pod,
+                        error = one_line(&error),
+                        "failed to reinstall routes inside the Pod"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `true` if a desired route was missing, unless the netns refuses it again.
+    fn reinstall_alias_routes(&mut self, cookie: u64) -> Result<bool, Error> {
+        let Some(pod) = self.namespaces.get(cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let before = pod.state().clone();
+        let attachments = self.namespaces.attachments(cookie);
+        let addresses = self.registry.addresses(attachments);
+        let changes = Changes::of(self.registry.records(attachments));
+        let desired = plan::desired(cookie, pod.policy(), &addresses, changes);
+        let installed = netns.installed(desired.routes.clone())?;
+        let routing = match before.source_routing {
+            Some(routing) if netns.has_source_routing(routing)? => Some(routing),
+            _ => None,
+        };
+        let is_complete = installed == desired.routes && routing == desired.source_routing;
+        if is_complete && installed == before.routes {
+            return Ok(false);
+        }
+        let has_lost = before.routes.iter().any(|route| !installed.contains(route))
+            || routing != before.source_routing;
+        let lost = |state| KernelState {
+            routes: installed,
+            source_routing: routing,
+            ..state
+        };
+        let applied = (self.namespaces).repair(&mut self.datapath, &netns, lost, desired)?;
+        applied.log(&self.view().name_of(cookie));
+        let now = self.namespaces.get(cookie).map(MeshedPod::state);
+        Ok(has_lost || now != Some(&before))
+    }
+
+    /// `true` if the settings changed.
+    fn refresh_pod_routes(&mut self, cookie: u64) -> Result<bool, Error> {
+        let Some(pod) = self.namespaces.get(cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let routes = routes_of(pod.policy(), &netns, &netns.interfaces()?)?;
+        let policy = pod.policy().with_routes(routes);
+        rule_set::check_resolved(&policy)?;
+        if policy == *pod.policy() {
+            return Ok(false);
+        }
+        let addresses = self.view().addresses_of(cookie);
+        let desired = plan::desired(cookie, &policy, &addresses, pod.state().changes());
+        let applied = (self.namespaces).update(&mut self.datapath, &netns, policy, desired)?;
+        applied.log(&self.view().name_of(cookie));
+        self.repairs.count(Repair::BypassRoutesUpdated);
+        Ok(true)
+    }
+}

@@ -1,0 +1,114 @@
+//! ztunnel on the network: with an agent of its own, or with the daemon.
+
+use std::{
+    cell::RefCell,
+    fs::File,
+    path::PathBuf,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use sluice_api::{AddResponse, path};
+use tempfile::TempDir;
+
+use super::{
+    super::{Node, labelled, request},
+    Subject,
+    agent::{self, Workload},
+    network::{CLIENT, NAMES, Network, OUTSIDE, SERVER, address},
+    process::Process,
+    rules,
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The Pods with a ztunnel.
+pub(super) struct Ambient {
+    pub(super) network: Network,
+    pub(super) ztunnels: RefCell<Vec<Process>>,
+    binary: PathBuf,
+    socket: PathBuf,
+    node: Option<Node>,
+    directory: TempDir,
+}
+
+impl Ambient {
+    pub(super) fn start(subject: Subject, binary: PathBuf) -> Self {
+        let test = format!("real-{subject:?}").to_lowercase();
+        let mut network = Network::new(&test);
+        let directory = tempfile::tempdir().unwrap();
+        let node = (subject == Subject::Sluice).then(|| {
+            let pods = NAMES[..OUTSIDE]
+                .iter()
+                .map(|name| labelled(name, Some("ambient")));
+            Node::start(&test, pods.collect())
+        });
+        let socket = match &node {
+            Some(node) => {
+                network.members = node.daemon.members();
+                node.socket.clone()
+            }
+            None => directory.path().join("ztunnel.sock"),
+        };
+        let meshed = &network.pods[..OUTSIDE];
+        if node.is_none() {
+            let workloads = meshed.iter().zip(NAMES).map(|(home, name)| Workload {
+                name,
+                netns: File::open(home.path()).unwrap(),
+            });
+            agent::serve(&socket, workloads.collect());
+        }
+        if subject == Subject::Rules {
+            meshed.iter().for_each(rules::write_ambient);
+        }
+        let ambient = Self {
+            network,
+            ztunnels: RefCell::default(),
+            binary,
+            socket,
+            node,
+            directory,
+        };
+        ambient.start_ztunnel();
+        ambient
+    }
+
+    /// Starts another ztunnel, and waits until it serves the Pods.
+    pub(super) fn start_ztunnel(&self) {
+        let listeners = |index| self.network.listeners(index, 15001);
+        let before = listeners(SERVER);
+        let directory = self.directory.path();
+        let process = Process::start(&self.binary, directory, &self.socket, &self.network.members);
+        self.ztunnels.borrow_mut().push(process);
+        self.enroll();
+        let end = Instant::now() + PATIENCE;
+        while listeners(SERVER) == before || listeners(CLIENT) == before {
+            let logs = || self.logs();
+            assert!(Instant::now() < end, "ztunnel does not listen: {}", logs());
+            sleep(Duration::from_millis(20));
+        }
+        // Both families listen by then, and the acknowledgement follows.
+        sleep(Duration::from_millis(500));
+    }
+
+    /// Adds the Pods once; a repeated ADD changes nothing.
+    fn enroll(&self) {
+        let Some(node) = &self.node else {
+            return;
+        };
+        node.await_ztunnels(self.ztunnels.borrow().len());
+        for (index, home) in self.network.pods[..OUTSIDE].iter().enumerate() {
+            let mut request = request(NAMES[index], &home.path(), &address(index, false));
+            let mut second = request.addresses[0].clone();
+            second.ip = address(index, true).parse().unwrap();
+            request.addresses.push(second);
+            let answer: AddResponse = node.daemon.post(path::ADD, &request).ok();
+            assert!(answer.meshed);
+        }
+    }
+
+    /// The logs of all ztunnels that run.
+    pub(super) fn logs(&self) -> String {
+        self.ztunnels.borrow().iter().map(Process::log).collect()
+    }
+}

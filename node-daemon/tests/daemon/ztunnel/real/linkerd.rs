@@ -1,0 +1,196 @@
+//! The rows of Linkerd with the real linkerd2-proxy in each Pod, with `disableIPv6` and without. Its
+//! destination and policy services do not answer: the proxy forwards, and its default policy applies.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use sluice_api::{AddResponse, path};
+use tempfile::TempDir;
+
+use super::{
+    super::load::DIAL,
+    Subject, certify,
+    network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address},
+    rules,
+};
+use crate::{node::Daemon, pods::add};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The proxy's user and its outbound port.
+const PROXY: u32 = 2102;
+const OUTBOUND: u16 = 4140;
+/// A port without an application, and one that Linkerd's default lists skip.
+const CLOSED: u16 = 8081;
+const SKIPPED: u16 = 4567;
+
+/// A connection: its name, the Pods of both ends (`None`: loopback), and the port.
+type Row = (&'static str, usize, Option<usize>, u16);
+
+const ROWS: [Row; 10] = [
+    ("the Pod's address, in the mesh", CLIENT, Some(SERVER), PORT),
+    ("the Pod's own address", SERVER, Some(SERVER), PORT),
+    ("loopback", SERVER, None, PORT),
+    ("into the mesh", OUTSIDE, Some(SERVER), PORT),
+    ("out of the mesh", CLIENT, Some(OUTSIDE), PORT),
+    ("a closed port in the mesh", CLIENT, Some(SERVER), CLOSED),
+    ("a closed port from outside", OUTSIDE, Some(SERVER), CLOSED),
+    ("a closed port outside", CLIENT, Some(OUTSIDE), CLOSED),
+    (
+        "a closed port of the Pod itself",
+        SERVER,
+        Some(SERVER),
+        CLOSED,
+    ),
+    ("a skipped port", OUTSIDE, Some(SERVER), SKIPPED),
+];
+
+/// The proxies of a run, which end with it.
+struct Proxies(Vec<Child>);
+
+impl Drop for Proxies {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ended = child.kill();
+            let _ended = child.wait();
+        }
+    }
+}
+
+fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6: bool) -> Child {
+    let documents = files.join(NAMES[index]);
+    fs::create_dir(&documents).unwrap();
+    let anchor = certify::serve(&network.pods[index], &documents);
+    let log = File::create(files.join(format!("{}.log", NAMES[index]))).unwrap();
+    let any = if v6 { "[::]" } else { "0.0.0.0" };
+    let outbound = if v6 {
+        "127.0.0.1:4140,[::1]:4140"
+    } else {
+        "127.0.0.1:4140"
+    };
+    let ips = format!("{},{}", address(index, false), address(index, true));
+    let token = documents.join("token");
+    let variables: [(&str, &str); 20] = [
+        ("LOG", "info,linkerd=info"),
+        ("INBOUND_LISTEN_ADDR", &format!("{any}:4143")),
+        ("OUTBOUND_LISTEN_ADDRS", outbound),
+        ("CONTROL_LISTEN_ADDR", &format!("{any}:4190")),
+        ("ADMIN_LISTEN_ADDR", &format!("{any}:4191")),
+        ("DESTINATION_SVC_ADDR", "127.0.0.1:1"),
+        ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),
+        ("POLICY_SVC_ADDR", "127.0.0.1:1"),
+        ("POLICY_WORKLOAD", "shop:pod"),
+        ("POLICY_CLUSTER_NETWORKS", "10.0.0.0/8,fd00::/8"),
+        ("INBOUND_DEFAULT_POLICY", "all-unauthenticated"),
+        ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", "8080,8081"),
+        ("INBOUND_IPS", &ips),
+        ("INBOUND_DETECT_TIMEOUT", "100ms"),
+        ("OUTBOUND_DETECT_TIMEOUT", "100ms"),
+        ("IDENTITY_DIR", documents.to_str().unwrap()),
+        ("IDENTITY_TRUST_ANCHORS", &anchor),
+        ("IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("IDENTITY_LOCAL_NAME", certify::NAME),
+        ("IDENTITY_SVC_ADDR", certify::ADDRESS),
+    ];
+    let variables = variables.map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), value));
+    network
+        .command_as(index, PROXY)
+        .arg(binary)
+        .envs(variables)
+        .stdout(log.try_clone().unwrap())
+        .stderr(Stdio::from(log))
+        .spawn()
+        .unwrap()
+}
+
+/// Adds the Pods to the daemon.
+fn enroll(daemon: &Daemon, network: &Network) {
+    for (index, home) in network.pods[..OUTSIDE].iter().enumerate() {
+        let addresses = [address(index, false), address(index, true)];
+        let addresses = addresses.each_ref().map(String::as_str);
+        let mut request = add(NAMES[index], &home.path(), &addresses);
+        let injected = ("linkerd.io/proxy-version", "edge-26.1.1");
+        let injected = (injected.0.to_owned(), injected.1.to_owned());
+        request.annotations = Some([injected].into());
+        let answer: AddResponse = daemon.post(path::ADD, &request).ok();
+        assert!(answer.meshed);
+    }
+}
+
+/// The outcomes of all rows for both families.
+fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
+    let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
+    let mut network = Network::new(&test);
+    let meshed = &network.pods[..OUTSIDE];
+    if subject == Subject::Rules {
+        for home in meshed {
+            rules::write_linkerd(home, v6);
+        }
+    }
+    let families = if v6 { "families = 'both'\n" } else { "" };
+    let daemon = (subject == Subject::Sluice)
+        .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{families}")));
+    if let Some(daemon) = &daemon {
+        network.members = daemon.members();
+        enroll(daemon, &network);
+    }
+    let files: TempDir = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    let start = |index| start_proxy(&network, index, binary, files.path(), v6);
+    let _proxies = Proxies([CLIENT, SERVER].map(start).into());
+    let end = Instant::now() + PATIENCE;
+    while [CLIENT, SERVER]
+        .iter()
+        .any(|index| network.listeners(*index, OUTBOUND) == 0)
+    {
+        let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
+        assert!(Instant::now() < end, "the proxy does not listen: {}", log());
+        sleep(Duration::from_millis(50));
+    }
+    let outcome = |(_, from, to, port): &Row, v6: bool| {
+        let loopback = if v6 { "::1" } else { "127.0.0.1" };
+        let to = to.map_or_else(|| loopback.to_owned(), |index| address(index, v6));
+        network.run(*from, &format!("{DIAL}print(dial('{to}', {port}), end='')"))
+    };
+    ROWS.iter()
+        .map(|row| [false, true].map(|v6| outcome(row, v6)))
+        .collect()
+}
+
+#[test]
+fn linkerd_rows_equal_those_of_linkerd_rules() {
+    let named = env::var_os("LINKERD2_PROXY").filter(|name| !name.is_empty());
+    let Some(binary) = named.map(PathBuf::from) else {
+        println!(
+            "skipped: LINKERD2_PROXY names no linkerd2-proxy; make proxies LINKERD2_PROXY=FILE"
+        );
+        return;
+    };
+    let mut failures = Vec::new();
+    println!("| Row | disableIPv6 | Family | none | rules | Sluice |\n|---|---|---|---|---|---|");
+    for v6 in [false, true] {
+        let [none, rules, sluice] = [Subject::None, Subject::Rules, Subject::Sluice]
+            .map(|subject| outcomes(subject, v6, &binary));
+        assert_ne!(none, rules, "the control is not another one");
+        for (index, (name, ..)) in ROWS.iter().enumerate() {
+            for (family, family_name) in ["IPv4", "IPv6"].into_iter().enumerate() {
+                let [none, rules, sluice] = [&none, &rules, &sluice].map(|all| &all[index][family]);
+                println!(
+                    "| {name} | {} | {family_name} | {none} | {rules} | {sluice} |",
+                    !v6
+                );
+                if rules != sluice {
+                    failures.push(format!("{name}, {family_name}, disableIPv6={}", !v6));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}

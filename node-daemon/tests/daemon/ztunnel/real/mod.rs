@@ -1,0 +1,60 @@
+//! The rows of a mesh with its real proxy: without interception, with the mesh's rules, and with Sluice.
+//! `make proxies` names the binaries.
+
+mod agent;
+mod ambient;
+mod certify;
+mod linkerd;
+mod network;
+mod process;
+mod rows;
+mod rules;
+
+use std::{env, path::PathBuf};
+
+use super::load::ALL_SERVED;
+use ambient::Ambient;
+use rows::{ROWS, Row};
+
+/// What redirects the connections of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    /// Nothing: the control. The proxy listens in the Pods, and gets no connection.
+    None,
+    /// The rules of the mesh.
+    Rules,
+    /// The daemon, which is ztunnel's agent, too.
+    Sluice,
+}
+
+/// The outcomes of all rows for both families.
+fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
+    let ambient = Ambient::start(subject, ztunnel);
+    let outcome = |row: &Row| [false, true].map(|v6| (row.run)(&ambient, v6));
+    ROWS.iter().map(outcome).collect()
+}
+
+#[test]
+fn ztunnel_rows_equal_those_of_istio_rules() {
+    let named = env::var_os("ZTUNNEL").filter(|name| !name.is_empty());
+    let Some(ztunnel) = named.map(PathBuf::from) else {
+        println!("skipped: ZTUNNEL names no ztunnel; make proxies ZTUNNEL=FILE");
+        return;
+    };
+    let [none, rules, sluice] = [Subject::None, Subject::Rules, Subject::Sluice]
+        .map(|subject| outcomes(subject, ztunnel.clone()));
+    let mut failures = Vec::new();
+    println!("| Row | Family | none | rules | Sluice |\n|---|---|---|---|---|");
+    for (index, row) in ROWS.iter().enumerate() {
+        for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
+            let [none, rules, sluice] = [&none, &rules, &sluice].map(|all| &all[index][family]);
+            println!("| {} | {name} | {none} | {rules} | {sluice} |", row.name);
+            // What a listener loses as it closes is TCP's: under rules as well.
+            let same = rules == sluice || sluice == ALL_SERVED;
+            if !same || (none != rules) != row.needs_proxy {
+                failures.push(format!("{}, {name}", row.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
