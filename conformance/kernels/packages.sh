@@ -32,12 +32,13 @@ fetch_kernel() {
     foreign_apt "$architecture" apt-get download $packages
     for deb in *.deb; do
         dpkg-deb --fsys-tarfile "$deb" >whole.tar
-        tar --list --file whole.tar | grep -E "/(vmlinuz-[^/]*|(${modules// /|})\.ko(\.xz)?)\$" >wanted || continue
+        tar --list --file whole.tar | grep -E "/(vmlinuz[^/]*|(${modules// /|})\.ko(\.xz)?)\$" >wanted || continue
         tar --extract --file whole.tar --files-from wanted --transform 's,.*/,,'
     done
     rm -f ./*.deb whole.tar wanted
     mv ./*.ko* modules
-    mv vmlinuz-* vmlinuz
+    # Split packages have it beside the modules, without the release in its name.
+    [[ -e vmlinuz ]] || mv vmlinuz-* vmlinuz
     # From 6.12 on they are compressed, and busybox loads none of those.
     ! compgen -G 'modules/*.xz' >/dev/null || xz --decompress modules/*.xz
     rm -rf "$directory"
