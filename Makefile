@@ -26,7 +26,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 # Its architectures.
-ARCHITECTURES ?= amd64 arm64
+ARCHITECTURES ?= amd64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
@@ -60,8 +60,8 @@ help:
 	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
 	@echo
 	@echo 'Ship'
-	@echo '  make image         the container image for amd64 and arm64, below target/image/;'
-	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES=amd64 leaves one out'
+	@echo '  make image         the container image, below target/image/;'
+	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES='"'amd64 arm64'"' adds arm64'
 	@echo '  make release       everything that a release has, below target/release-VERSION/'
 	@echo '  make test-release  the same twice, in two directories: equal byte for byte'
 	@echo '  make manifests     the plain manifest and the table of values, from the chart'

@@ -91,3 +91,40 @@ impl FromIterator<(bool, PodFlags)> for PodFlags {
         selected.fold(Self::default(), |all, (_, flag)| all.with(flag))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_has_a_bit_of_its_own() {
+        let all = [
+            PodFlags::HAS_EXTRA_ADDRS,
+            PodFlags::PROXY_ON_LOCALHOST_ONLY,
+            PodFlags::ACCELERATE_PROXIES,
+            PodFlags::ACCELERATE_ALL,
+            PodFlags::INBOUND_ALLOWLIST,
+            PodFlags::OUTBOUND_PORT_INCLUDES,
+            PodFlags::PORT_RANGES,
+            PodFlags::CIDR_ALLOWLIST,
+            PodFlags::CIDR_EXCLUDES,
+            PodFlags::LOOPBACK_INCLUDED,
+            PodFlags::NO_HAIRPIN,
+            PodFlags::TPROXY,
+            PodFlags::BYPASS,
+            PodFlags::BYPASS_INBOUND,
+            PodFlags::BYPASS_LOCAL_DNS,
+            PodFlags::HAS_PREFSRC,
+            PodFlags::ALIAS_ROUTE_V4,
+            PodFlags::ALIAS_ROUTE_V6,
+            PodFlags::OWNER_GROUP_EXCLUDES,
+            PodFlags::OWNER_GROUP_ALLOWLIST,
+            PodFlags::BEFORE_PROXY,
+            PodFlags::IPV4_ONLY,
+            PodFlags::REROUTES,
+            PodFlags::BYPASS_NODE,
+        ];
+        let bits: u32 = all.iter().map(|flag| flag.0).sum();
+        assert_eq!(bits, (1 << all.len()) - 1);
+    }
+}

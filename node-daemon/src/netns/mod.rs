@@ -11,6 +11,8 @@
 //! * The daemon duplicates only listening TCP sockets of the namespace from other processes, and
 //!   reads the properties from the socket itself ([`listeners`]).
 
+#[cfg(fuzzing)]
+mod decoder;
 mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;

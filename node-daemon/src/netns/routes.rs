@@ -299,7 +299,7 @@ pub(super) fn fuzz(datagram: &[u8]) {
     use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
     use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 
-    let decoded = super::fuzz::contained(|| NetlinkMessage::<Message>::deserialize(datagram));
+    let decoded = super::decoder::contained(|| NetlinkMessage::<Message>::deserialize(datagram));
     let Some(Ok(message)) = decoded else {
         return;
     };

@@ -31,7 +31,7 @@ pub(crate) fn annotations(text: &str) {
     ] {
         assert!(ports.iter().all(|(low, high)| low <= high));
     }
-    let state = plan::desired(7, &policy, &[], Changes::PASSTHROUGH);
+    let state = plan::desired(7, &policy.provisional(), &[], Changes::PASSTHROUGH);
     assert!(state.sk_lookup && state.netns_entry.is_some());
 }
 
