@@ -1,24 +1,21 @@
-//! Namespaces and a cgroup for the kernel tests. A namespace belongs to a thread that has unshared it:
-//! it disappears when the thread ends.
+//! A Pod, its world and a cgroup for the kernel tests.
 
 use std::{
     fs::{self, File},
-    net::{IpAddr, TcpListener},
+    net::IpAddr,
     os::fd::AsFd as _,
     path::PathBuf,
-    process::Command,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sched::{CloneFlags, unshare};
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
 
+pub(super) use super::netns::{Netns, ip};
 use crate::{
     bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets, Rule, kernel_offsets},
     netns::{Families, SourceRouting},
@@ -37,100 +34,6 @@ pub(super) const VALIDATOR: u32 = 65_534;
 
 /// A provisional cookie.
 pub(super) const PROVISIONAL: u64 = 1 << 63;
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A network namespace and its thread.
-pub(super) struct Netns {
-    jobs: mpsc::Sender<Job>,
-    path: PathBuf,
-}
-
-impl Netns {
-    pub(super) fn new() -> Self {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let (ready, started) = mpsc::channel();
-        thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("the kernel tests need root");
-            ready.send(nix::unistd::gettid()).unwrap();
-            while let Ok(job) = inbox.recv() {
-                job();
-            }
-        });
-        let tid = started.recv().expect("the kernel tests need root");
-        let path = format!("/proc/{}/task/{tid}/ns/net", std::process::id()).into();
-        let netns = Self { jobs, path };
-        netns.run(|| ip("link set lo up"));
-        netns
-    }
-
-    /// Runs `work` in the namespace.
-    pub(super) fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
-        let (send, result) = mpsc::channel();
-        self.jobs
-            .send(Box::new(move || {
-                let _gone = send.send(work());
-            }))
-            .unwrap();
-        result
-            .recv()
-            .expect("the work inside the namespace panicked")
-    }
-
-    /// Runs `work` in the namespace as a user and its group.
-    pub(super) fn run_as<R: Send + 'static>(
-        &self,
-        id: u32,
-        work: impl FnOnce() -> R + Send + 'static,
-    ) -> R {
-        self.run(move || {
-            become_user(id);
-            let result = work();
-            become_user(0);
-            result
-        })
-    }
-
-    /// The path of its file.
-    pub(super) fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-
-    pub(super) fn cookie(&self) -> u64 {
-        self.run(|| {
-            let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-            netns_cookie(&socket)
-        })
-    }
-
-    fn tid(&self) -> String {
-        self.path
-            .iter()
-            .nth(4)
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned()
-    }
-}
-
-/// Changes the calling thread's UID and GID, and keeps root as the saved IDs. The C library's functions
-/// would change every thread.
-fn become_user(id: u32) {
-    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-        // The saved UID is root, which permits the change back.
-        // SAFETY: the call has three integer arguments.
-        assert_eq!(unsafe { libc::syscall(call, id, id, 0) }, 0);
-    }
-}
-
-pub(super) fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split(' '))
-        .status()
-        .unwrap();
-    assert!(status.success(), "ip {arguments}");
-}
 
 /// A Pod and an outside host (the world), connected by a veth pair.
 pub(super) struct Lab {
@@ -208,7 +111,7 @@ impl Lab {
     /// Enrolls the Pod with these flags.
     pub(super) fn enroll_with(&mut self, flags: PodFlags) {
         self.insert_entries(self.cookie, &POD, flags);
-        let netns = File::open(&self.pod.path).unwrap();
+        let netns = File::open(self.pod.path()).unwrap();
         self.datapath
             .attach_sk_lookup(self.cookie, netns.as_fd())
             .unwrap();
@@ -222,7 +125,7 @@ impl Lab {
         entry.pod.mark = proxy_mark;
         entry.pod.mark_mask = if proxy_mark == 0 { 0 } else { u32::MAX };
         self.datapath.set_netns_entry(self.cookie, &entry).unwrap();
-        let netns = crate::netns::Netns::open(&self.pod.path).unwrap();
+        let netns = crate::netns::Netns::open(self.pod.path()).unwrap();
         let families = Families { v4: true, v6: true };
         let routing = SourceRouting {
             mark: source_mark,
@@ -236,7 +139,7 @@ impl Lab {
     pub(super) fn enroll_world(&mut self, flags: PodFlags) {
         let cookie = self.world.cookie();
         self.insert_entries(cookie, &WORLD, flags);
-        let netns = File::open(&self.world.path).unwrap();
+        let netns = File::open(self.world.path()).unwrap();
         self.datapath
             .attach_sk_lookup(cookie, netns.as_fd())
             .unwrap();
@@ -361,23 +264,6 @@ fn configure(addresses: &[&str; 2]) {
     ip("link set eth0 up");
     ip(&format!("addr add {}/24 dev eth0", addresses[0]));
     ip(&format!("addr add {}/64 dev eth0 nodad", addresses[1]));
-}
-
-fn netns_cookie(socket: &TcpListener) -> u64 {
-    const SO_NETNS_COOKIE: libc::c_int = 71;
-    let (mut cookie, mut length) = (0_u64, 8);
-    // SAFETY: the buffer has 8 bytes, as in `length`.
-    let status = unsafe {
-        libc::getsockopt(
-            std::os::fd::AsRawFd::as_raw_fd(socket),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    assert_eq!(status, 0);
-    cookie
 }
 
 /// Waits for an asynchronous operation of the kernel.

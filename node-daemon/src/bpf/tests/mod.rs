@@ -10,6 +10,7 @@ mod filter;
 mod fuzz_accel;
 mod inbound;
 mod lab;
+mod netns;
 mod node_conns;
 mod original_source;
 mod owner;
