@@ -36,8 +36,12 @@ fn servers() -> Servers {
 }
 
 fn bind(netns: &Netns, at: &str) -> UdpSocket {
+    bind_as(netns, owner_of(at.parse().unwrap()), at)
+}
+
+fn bind_as(netns: &Netns, user: u32, at: &str) -> UdpSocket {
     let at: SocketAddr = at.parse().unwrap();
-    netns.run_as(owner_of(at), move || {
+    netns.run_as(user, move || {
         let socket = UdpSocket::bind(at).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
         socket
@@ -46,12 +50,17 @@ fn bind(netns: &Netns, at: &str) -> UdpSocket {
 
 /// A client socket of the family in which an address is written.
 fn client(lab: &Lab, to: &str) -> UdpSocket {
+    client_of(lab, 0, to)
+}
+
+/// The same, made by a user.
+fn client_of(lab: &Lab, user: u32, to: &str) -> UdpSocket {
     let any = if to.starts_with('[') {
         "[::]:0"
     } else {
         "0.0.0.0:0"
     };
-    bind(&lab.pod, any)
+    bind_as(&lab.pod, user, any)
 }
 
 /// Sends a query as a user, to an address or, with `None`, on a connected socket.
@@ -140,7 +149,7 @@ fn the_proxy_and_excluded_ports_and_other_ports_reach_the_server() {
     let mut servers = servers();
     let to = format!("{}:53", WORLD[0]);
     let reaches = |servers: &Servers, user| {
-        let socket = client(&servers.lab, &to);
+        let socket = client_of(&servers.lab, user, &to);
         ask(&servers.lab, user, &socket, Some(&to));
         assert!(answer(&servers.world, SOON).is_some());
         assert_eq!(heard(&socket), to.parse().unwrap());

@@ -1,8 +1,15 @@
 //! Tests of connections that processes of the node open to Pods which do not intercept them.
 
-use std::net::{SocketAddr, TcpStream};
+use std::{
+    net::{SocketAddr, TcpStream},
+    thread,
+};
 
 use aya::maps::{HashMap, Map, MapData};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use sluice_abi::{Addr, ConnKey, Endpoint, PodFlags, Port, Reason, maps};
 
 use super::{
@@ -98,8 +105,22 @@ fn next_daemon_keeps_connections_of_the_node() {
     await_that(|| !is_recorded(&lab, &ends));
 }
 
-/// Fills the map, so that the kernel evicts what it holds.
+/// Fills the map, so that the kernel evicts what it holds: from each CPU, because each keeps its latest
+/// entries in a list of its own (`bpf_lru_list.c`).
 fn evict_all(lab: &Lab) {
+    let cpus = thread::available_parallelism().unwrap().get();
+    for cpu in 0..cpus {
+        let pinned = || {
+            let mut set = CpuSet::new();
+            set.set(cpu).unwrap();
+            sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+            fill(lab);
+        };
+        thread::scope(|scope| scope.spawn(pinned).join()).unwrap();
+    }
+}
+
+fn fill(lab: &Lab) {
     let pin = lab.datapath.generation.map(maps::NODE_CONNS);
     let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
     let mut map: HashMap<_, ConnKey, u8> = map.try_into().unwrap();

@@ -49,9 +49,12 @@ impl Caller {
     fn connect(self, netns: &Netns, from: &str, to: &str) -> io::Result<TcpStream> {
         let to: SocketAddr = to.parse().unwrap();
         let from = source_of(from, to);
-        let socket = netns.run(move || {
+        // The rules about owners judge the process that made the socket, too.
+        let socket = netns.run_as(self.user, move || {
             let domain = socket2::Domain::for_address(to);
-            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+            socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap()
+        });
+        let socket = netns.run(move || {
             // The flag of a socket is the same for both families.
             socket.set_ip_transparent_v4(true).unwrap();
             socket.set_freebind_v4(true).unwrap();
