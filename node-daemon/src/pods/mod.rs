@@ -219,9 +219,14 @@ impl Pods {
         self.ask(move |manager| manager.del(&attachment)).await?
     }
 
-    /// The Pods that ztunnel serves.
-    pub(crate) async fn workloads(&self) -> Result<Workloads, Error> {
-        self.ask(|manager| manager.view().workloads()).await
+    /// The Pods that ztunnel serves. `first` runs before the manager reads them, in its thread: its
+    /// results have the order of the reads.
+    pub(crate) async fn workloads<T: Send + 'static>(
+        &self,
+        first: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(T, Workloads), Error> {
+        self.ask(|manager| (first(), manager.view().workloads()))
+            .await
     }
 
     /// Compares the kernel state with the desired state.

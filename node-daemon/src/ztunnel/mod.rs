@@ -46,7 +46,7 @@ struct Shared {
     state: Mutex<State>,
     /// Changes with every change of the state.
     changed: watch::Sender<()>,
-    /// The order of the manager's answers.
+    /// The number of the manager's answers: its thread counts them.
     reads: AtomicU64,
 }
 
@@ -118,8 +118,9 @@ impl Ztunnels {
     /// Applies the Pod manager's registry. Answers of the manager that arrive late are older, and are
     /// discarded.
     pub(crate) async fn refresh(&self, pods: &Pods) -> Result<(), pods::Error> {
-        let read = 1 + self.0.reads.fetch_add(1, Ordering::Relaxed);
-        let workloads = pods.workloads().await?;
+        let shared = Arc::clone(&self.0);
+        let number = move || 1 + shared.reads.fetch_add(1, Ordering::Relaxed);
+        let (read, workloads) = pods.workloads(number).await?;
         self.change(|state| {
             if state.read < read {
                 state.read = read;

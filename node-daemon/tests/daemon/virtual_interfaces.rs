@@ -29,6 +29,8 @@ fn pod(daemon: &Daemon, test: &str) -> Pod {
     home.listen(&[15001, 15006]);
     home.join(daemon);
     home.sysctl("net.ipv4.ip_forward=1");
+    // Each refusal is an ICMP error, also after many others.
+    home.sysctl("net.ipv4.icmp_ratelimit=0");
     home.configure("route add default dev eth0");
     let mut request = add("a", &home.path(), &["10.1.0.1"]);
     request.annotations = Some(annotated(&[("istio.io/reroute-virtual-interfaces", "vm0")]));

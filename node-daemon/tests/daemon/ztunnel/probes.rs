@@ -59,9 +59,11 @@ fn probe(daemon: &Daemon, to: &str) -> String {
 
 /// The counter of a reason.
 fn count(daemon: &Daemon, reason: &str) -> u64 {
-    let name = format!("sluice_decisions_total{{reason=\"{reason}\"}} ");
+    let names = ["decisions", "datapath_events"]
+        .map(|metric| format!("sluice_{metric}_total{{reason=\"{reason}\"}} "));
     let metrics = daemon.get(path::METRICS).body;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&*name));
+    let value = |line| names.iter().find_map(|name| str::strip_prefix(line, name));
+    let line = metrics.lines().find_map(value);
     line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
 }
 

@@ -49,6 +49,8 @@ struct State {
     /// The error for each ADD, if any.
     error: Mutex<String>,
     seen: Mutex<Vec<Seen>>,
+    /// The Pods that the latest connection named.
+    current: Mutex<BTreeSet<String>>,
     connection: Mutex<Option<OwnedFd>>,
     ended: Mutex<bool>,
 }
@@ -76,6 +78,7 @@ impl Ztunnel {
             place,
             error: Mutex::default(),
             seen: Mutex::default(),
+            current: Mutex::default(),
             connection: Mutex::default(),
             ended: Mutex::default(),
         });
@@ -104,17 +107,11 @@ impl Ztunnel {
         self.state.seen.lock().expect("a list").clone()
     }
 
-    /// The Pods that it serves, by uid.
+    /// The Pods of the latest connection, by uid. ztunnel ends those of earlier ones with the snapshot;
+    /// the stand-in keeps their listeners.
     pub(super) fn pods(&self) -> Vec<String> {
-        let mut served = BTreeSet::new();
-        for seen in self.seen() {
-            match seen {
-                Seen::Add(uid, ..) => served.insert(uid),
-                Seen::Del(uid) => served.remove(&uid),
-                Seen::Keep(_) | Seen::Snapshot => continue,
-            };
-        }
-        served.into_iter().collect()
+        let current = self.state.current.lock().expect("a set");
+        current.iter().cloned().collect()
     }
 
     /// Waits until a message has arrived.
@@ -163,6 +160,7 @@ impl State {
         if send(&stream, &hello).is_err() {
             return;
         }
+        self.current.lock().expect("a set").clear();
         while let Some((request, netns)) = receive(&stream) {
             let error = self.handle(request, netns, pods);
             if send(
@@ -185,6 +183,7 @@ impl State {
         pods: &mut BTreeMap<String, Vec<Listener>>,
     ) -> String {
         let mut error = String::new();
+        let mut current = self.current.lock().expect("a set");
         let seen = if let Some(Add { uid, info }) = request.add {
             let netns = File::from(netns.expect("a namespace"));
             error.clone_from(&self.error.lock().expect("a text"));
@@ -193,11 +192,14 @@ impl State {
                 pods.entry(uid.clone())
                     .or_insert_with(|| self.place.listen(&netns));
             }
+            current.insert(uid.clone());
             Seen::Add(uid, info.expect("an identity"), inode)
         } else if let Some(Del { uid }) = request.del {
             pods.remove(&uid);
+            current.remove(&uid);
             Seen::Del(uid)
         } else if let Some(Keep { uid }) = request.keep {
+            current.insert(uid.clone());
             Seen::Keep(uid)
         } else {
             request.snapshot_sent.expect("a known message");
