@@ -12,7 +12,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use serde::Serialize;
-use sluice_lab::{APPLICATION, Lab, PodSpec, backend::sluice::Sluice};
+use sluice_lab::{APPLICATION, Lab, PROXY, PodSpec, backend::sluice::Sluice};
 use sluice_testbed::{interrupt::Interrupt, process::output};
 
 use crate::{
@@ -151,11 +151,14 @@ fn each(time: Duration, runs: u64) -> f64 {
 }
 
 fn act(lab: &Lab, (pod, act): Caller) -> Result<()> {
-    let mut command = lab.place(lab.pod(pod)?, APPLICATION).own()?;
+    // Root becomes both users.
+    let mut command = lab.place(lab.pod(pod)?, 0).own()?;
     command.arg("syscall-loop");
+    command.args(["--owner", &PROXY.to_string()]);
+    command.args(["--user", &APPLICATION.to_string()]);
     match act {
         Act::Connect => {
-            // What leaves a meshed Pod comes to this port; what stays in the other one does, too.
+            // Sluice redirects the meshed Pod's connection to this port; the other Pod connects to it.
             let to = SocketAddr::new(lab.pod(PLAIN)?.address(true)?, OUTBOUND);
             command.args(["--to", &to.to_string()]);
             command.args(["--listen", &OUTBOUND.to_string()]);
