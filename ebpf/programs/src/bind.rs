@@ -2,8 +2,8 @@
 //!
 //! Sluice redirects connections and DNS queries to the sockets on these ports, so another process that
 //! bound one would receive the proxy's traffic. The bind fails with `EPERM`, also if another process
-//! made the socket. A socket that the proxy
-//! bound gets a mark in its storage, which `listen(2)` checks later.
+//! made the socket. A socket that the proxy bound gets a mark in its storage, which `listen(2)` checks
+//! later.
 
 use aya_ebpf::{bindings::bpf_sock, programs::SockContext};
 use sluice_abi::{ForeignKey, ForeignUse, NetnsEntry, Port, Reason};

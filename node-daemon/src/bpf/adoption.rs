@@ -25,7 +25,7 @@ use super::{
     pins::{self, Generation},
 };
 
-/// Adopts the pinned programs, or loads those of the object. `attach` attaches what is not attached.
+/// Adopts the pinned programs, or loads those of the object. `attach` attaches the missing ones.
 /// Returns the features of the kernel as well.
 pub(super) fn adopt_or_load(
     generation: &Generation,

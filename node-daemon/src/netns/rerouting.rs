@@ -7,9 +7,8 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use futures_util::TryStreamExt as _;
 use rtnetlink::{
-    Handle, IpVersion,
+    Handle,
     packet_route::{
         AddressFamily, IpProtocol,
         rule::{RuleAction, RuleAttribute, RuleMessage},
@@ -20,7 +19,7 @@ use sluice_abi::{NetnsEntry, PodFlags, REROUTE_MARK};
 use super::{
     Error, Families,
     links::{self, VirtualLink, failed, with_handle},
-    sysctl,
+    source_routing, sysctl,
     tc::{self, Hook},
 };
 
@@ -179,20 +178,7 @@ async fn set_family(handle: &Handle, family: AddressFamily, names: &[String]) ->
 }
 
 async fn own_rules(handle: &Handle, family: AddressFamily) -> Result<Vec<RuleMessage>, Error> {
-    let version = match family {
-        AddressFamily::Inet => IpVersion::V4,
-        _ => IpVersion::V6,
-    };
-    let mut rules = handle.rule().get(version).execute();
-    let mut own = Vec::new();
-    loop {
-        match rules.try_next().await {
-            Ok(Some(found)) => own.extend(is_own(&found).then_some(found)),
-            // A kernel without the family has no rules of it.
-            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(own),
-            Err(source) => return Err(failed("list the routing rules", source)),
-        }
-    }
+    source_routing::rules_that(is_own, handle, family).await
 }
 
 fn families(families: Families) -> impl Iterator<Item = AddressFamily> {

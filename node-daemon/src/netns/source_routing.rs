@@ -182,17 +182,26 @@ pub(super) fn is_installed(routing: &SourceRouting) -> Result<bool, Error> {
 }
 
 async fn own_rules(handle: &Handle, family: AddressFamily) -> Result<Vec<RuleMessage>, Error> {
+    rules_that(is_own, handle, family).await
+}
+
+/// The routing rules of a family that a predicate selects.
+pub(super) async fn rules_that(
+    is_selected: impl Fn(&RuleMessage) -> bool,
+    handle: &Handle,
+    family: AddressFamily,
+) -> Result<Vec<RuleMessage>, Error> {
     let version = match family {
         AddressFamily::Inet => IpVersion::V4,
         _ => IpVersion::V6,
     };
     let mut rules = handle.rule().get(version).execute();
-    let mut own = Vec::new();
+    let mut selected = Vec::new();
     loop {
         match rules.try_next().await {
-            Ok(Some(found)) => own.extend(is_own(&found).then_some(found)),
+            Ok(Some(found)) => selected.extend(is_selected(&found).then_some(found)),
             // A kernel without the family has no rules of it.
-            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(own),
+            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(selected),
             Err(source) => return Err(failed("list the routing rules", source)),
         }
     }

@@ -31,8 +31,8 @@ const DAEMONSET: &str = "daemonset/sluice";
 const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 90;
-/// For the daemon to read the list of Pods.
-const TOLD: Duration = Duration::from_mins(1);
+/// The time limit for the daemon to read the list of Pods.
+const POD_LIST_LIMIT: Duration = Duration::from_mins(1);
 /// For the kubelet to try a Pod, and to say that it was refused.
 const REFUSED: Duration = Duration::from_mins(2);
 /// For a Pod to end and the plugin to be told.
@@ -330,7 +330,7 @@ fn quoted(name: &str) -> String {
 /// Waits until the daemon knows a Pod by its name.
 fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Result<()> {
     let mut all = String::new();
-    let known = interrupt.wait(TOLD, || {
+    let known = interrupt.wait(POD_LIST_LIMIT, || {
         all = listed(kubectl)?;
         Ok(all.contains(&quoted(pod)))
     })?;
