@@ -21,11 +21,7 @@ use nix::{
     sys::stat::fstat,
 };
 
-use super::{
-    Error, Id, Inode,
-    netlink::Limit,
-    syscalls, tcp_sockets,
-};
+use super::{Error, Id, Inode, netlink::Limit, syscalls, tcp_sockets};
 
 /// The limit of sockets of both families.
 const SOCKETS: Limit = Limit {
