@@ -1,5 +1,5 @@
-//! The rows of Linkerd with the real linkerd2-proxy in each Pod, with `disableIPv6` and without. Its
-//! destination and policy services do not answer: the proxy forwards, and its default policy applies.
+//! The rows of Linkerd with the real linkerd2-proxy in each Pod, with `disableIPv6` and without. The
+//! proxies of the mesh speak TLS with each other; the default policy applies.
 
 use std::{
     env,
@@ -15,8 +15,9 @@ use tempfile::TempDir;
 
 use super::{
     super::load::DIAL,
-    Subject, certify,
-    network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address},
+    Subject,
+    control_plane::{self, Authority},
+    network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address, serve},
     rules,
 };
 use crate::{node::Daemon, pods::add};
@@ -28,6 +29,8 @@ const OUTBOUND: u16 = 4140;
 /// A port without an application, and one that Linkerd's default lists skip.
 const CLOSED: u16 = 8081;
 const SKIPPED: u16 = 4567;
+/// The application's port on which the proxy detects no protocol: the application speaks first.
+const OPAQUE: u16 = 8082;
 
 /// A connection: its name, the Pods of both ends (`None`: loopback), and the port.
 type Row = (&'static str, usize, Option<usize>, u16);
@@ -36,7 +39,7 @@ const ROWS: [Row; 10] = [
     ("the Pod's address, in the mesh", CLIENT, Some(SERVER), PORT),
     ("the Pod's own address", SERVER, Some(SERVER), PORT),
     ("loopback", SERVER, None, PORT),
-    ("into the mesh", OUTSIDE, Some(SERVER), PORT),
+    ("into the mesh", OUTSIDE, Some(SERVER), OPAQUE),
     ("out of the mesh", CLIENT, Some(OUTSIDE), PORT),
     ("a closed port in the mesh", CLIENT, Some(SERVER), CLOSED),
     ("a closed port from outside", OUTSIDE, Some(SERVER), CLOSED),
@@ -62,10 +65,16 @@ impl Drop for Proxies {
     }
 }
 
-fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6: bool) -> Child {
+fn start_proxy(
+    network: &Network,
+    index: usize,
+    (binary, files): (&Path, &Path),
+    authority: &Authority,
+    v6: bool,
+) -> Child {
     let documents = files.join(NAMES[index]);
     fs::create_dir(&documents).unwrap();
-    let anchor = certify::serve(&network.pods[index], &documents);
+    authority.serve(&network.pods[index], &documents);
     let log = File::create(files.join(format!("{}.log", NAMES[index]))).unwrap();
     let any = if v6 { "[::]" } else { "0.0.0.0" };
     let outbound = if v6 {
@@ -81,21 +90,24 @@ fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6:
         ("OUTBOUND_LISTEN_ADDRS", outbound),
         ("CONTROL_LISTEN_ADDR", &format!("{any}:4190")),
         ("ADMIN_LISTEN_ADDR", &format!("{any}:4191")),
-        ("DESTINATION_SVC_ADDR", "127.0.0.1:1"),
-        ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),
-        ("POLICY_SVC_ADDR", "127.0.0.1:1"),
+        ("DESTINATION_SVC_ADDR", control_plane::DESTINATION),
+        ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8,fd00::/8"),
+        ("POLICY_SVC_ADDR", control_plane::POLICY),
         ("POLICY_WORKLOAD", "shop:pod"),
         ("POLICY_CLUSTER_NETWORKS", "10.0.0.0/8,fd00::/8"),
         ("INBOUND_DEFAULT_POLICY", "all-unauthenticated"),
-        ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", "8080,8081"),
+        (
+            "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION",
+            &OPAQUE.to_string(),
+        ),
         ("INBOUND_IPS", &ips),
         ("INBOUND_DETECT_TIMEOUT", "100ms"),
         ("OUTBOUND_DETECT_TIMEOUT", "100ms"),
         ("IDENTITY_DIR", documents.to_str().unwrap()),
-        ("IDENTITY_TRUST_ANCHORS", &anchor),
+        ("IDENTITY_TRUST_ANCHORS", &authority.anchor),
         ("IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
-        ("IDENTITY_LOCAL_NAME", certify::NAME),
-        ("IDENTITY_SVC_ADDR", certify::ADDRESS),
+        ("IDENTITY_LOCAL_NAME", control_plane::NAME),
+        ("IDENTITY_SVC_ADDR", control_plane::IDENTITY),
     ];
     let variables = variables.map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), value));
     network
@@ -126,6 +138,7 @@ fn enroll(daemon: &Daemon, network: &Network) {
 fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
     let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
     let mut network = Network::new(&test);
+    serve(&network.pods[SERVER], OPAQUE);
     let meshed = &network.pods[..OUTSIDE];
     if subject == Subject::Rules {
         for home in meshed {
@@ -143,7 +156,8 @@ fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()
         .unwrap();
-    let start = |index| start_proxy(&network, index, binary, files.path(), v6);
+    let authority = Authority::new();
+    let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
     let _proxies = Proxies([CLIENT, SERVER].map(start).into());
     let end = Instant::now() + PATIENCE;
     while [CLIENT, SERVER]

@@ -3,7 +3,8 @@
 
 mod agent;
 mod ambient;
-mod certify;
+mod control_plane;
+mod grpc;
 mod linkerd;
 mod network;
 mod process;

@@ -107,16 +107,16 @@ fn join(test: &str, switch: &Pod, index: usize) -> Pod {
     home.configure("link set eth0 up");
     home.configure("route add default via 10.77.0.1");
     home.configure("-6 route add default via fd77::1");
-    serve(&home);
+    serve(&home, PORT);
     home
 }
 
-/// Serves each client its own address.
-fn serve(home: &Pod) {
+/// Sends each client of a port its own address.
+pub(super) fn serve(home: &Pod, port: u16) {
     let netns = File::open(home.path()).unwrap();
     let bind = move || {
         setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-        TcpListener::bind(("::", PORT)).unwrap()
+        TcpListener::bind(("::", port)).unwrap()
     };
     let listener = thread::spawn(bind).join().unwrap();
     thread::spawn(move || {
