@@ -37,7 +37,7 @@ impl Ambient {
         let test = format!("real-{subject:?}").to_lowercase();
         let mut network = Network::new(&test);
         let directory = tempfile::tempdir().unwrap();
-        let node = (subject == Subject::Sluice).then(|| {
+        let node = subject.has_daemon().then(|| {
             let pods = NAMES[..OUTSIDE]
                 .iter()
                 .map(|name| labelled(name, Some("ambient")));
@@ -58,7 +58,7 @@ impl Ambient {
             });
             agent::serve(&socket, workloads.collect());
         }
-        if subject == Subject::Rules {
+        if subject.has_rules() {
             meshed.iter().for_each(rules::write_ambient);
         }
         let ambient = Self {

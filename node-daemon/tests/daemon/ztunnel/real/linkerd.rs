@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     super::load::DIAL,
-    Subject,
+    SUBJECTS, Subject,
     control_plane::{self, Authority},
     network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address, serve},
     rules,
@@ -140,13 +140,14 @@ fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
     let mut network = Network::new(&test);
     serve(&network.pods[SERVER], OPAQUE);
     let meshed = &network.pods[..OUTSIDE];
-    if subject == Subject::Rules {
+    if subject.has_rules() {
         for home in meshed {
             rules::write_linkerd(home, v6);
         }
     }
     let families = if v6 { "families = 'both'\n" } else { "" };
-    let daemon = (subject == Subject::Sluice)
+    let daemon = subject
+        .has_daemon()
         .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{families}")));
     if let Some(daemon) = &daemon {
         network.members = daemon.members();
@@ -188,19 +189,21 @@ fn linkerd_rows_equal_those_of_linkerd_rules() {
         return;
     };
     let mut failures = Vec::new();
-    println!("| Row | disableIPv6 | Family | none | rules | Sluice |\n|---|---|---|---|---|---|");
+    println!(
+        "| Row | disableIPv6 | Family | none | rules | Sluice | both |\n|---|---|---|---|---|---|---|"
+    );
     for v6 in [false, true] {
-        let [none, rules, sluice] = [Subject::None, Subject::Rules, Subject::Sluice]
-            .map(|subject| outcomes(subject, v6, &binary));
+        let [none, rules, sluice, beside] = SUBJECTS.map(|subject| outcomes(subject, v6, &binary));
         assert_ne!(none, rules, "the control is not another one");
         for (index, (name, ..)) in ROWS.iter().enumerate() {
             for (family, family_name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-                let [none, rules, sluice] = [&none, &rules, &sluice].map(|all| &all[index][family]);
+                let [none, rules, sluice, beside] =
+                    [&none, &rules, &sluice, &beside].map(|all| &all[index][family]);
                 println!(
-                    "| {name} | {} | {family_name} | {none} | {rules} | {sluice} |",
+                    "| {name} | {} | {family_name} | {none} | {rules} | {sluice} | {beside} |",
                     !v6
                 );
-                if rules != sluice {
+                if rules != sluice || rules != beside {
                     failures.push(format!("{name}, {family_name}, disableIPv6={}", !v6));
                 }
             }

@@ -1,4 +1,5 @@
-//! The rows of a mesh with its real proxy: without interception, with the mesh's rules, and with Sluice.
+//! The rows of a mesh with its real proxy: without interception, with the mesh's rules, with Sluice, and
+//! with both.
 //! `make proxies` names the binaries.
 
 mod agent;
@@ -26,7 +27,26 @@ enum Subject {
     Rules,
     /// The daemon, which is ztunnel's agent, too.
     Sluice,
+    /// The daemon, in Pods that have the rules as well.
+    Beside,
 }
+
+impl Subject {
+    fn has_rules(self) -> bool {
+        matches!(self, Self::Rules | Self::Beside)
+    }
+
+    fn has_daemon(self) -> bool {
+        matches!(self, Self::Sluice | Self::Beside)
+    }
+}
+
+const SUBJECTS: [Subject; 4] = [
+    Subject::None,
+    Subject::Rules,
+    Subject::Sluice,
+    Subject::Beside,
+];
 
 /// The outcomes of all rows for both families.
 fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
@@ -42,17 +62,20 @@ fn ztunnel_rows_equal_those_of_istio_rules() {
         println!("skipped: ZTUNNEL names no ztunnel; make proxies ZTUNNEL=FILE");
         return;
     };
-    let [none, rules, sluice] = [Subject::None, Subject::Rules, Subject::Sluice]
-        .map(|subject| outcomes(subject, ztunnel.clone()));
+    let [none, rules, sluice, beside] = SUBJECTS.map(|subject| outcomes(subject, ztunnel.clone()));
     let mut failures = Vec::new();
-    println!("| Row | Family | none | rules | Sluice |\n|---|---|---|---|---|");
+    println!("| Row | Family | none | rules | Sluice | both |\n|---|---|---|---|---|---|");
     for (index, row) in ROWS.iter().enumerate() {
         for (family, name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-            let [none, rules, sluice] = [&none, &rules, &sluice].map(|all| &all[index][family]);
-            println!("| {} | {name} | {none} | {rules} | {sluice} |", row.name);
-            // What a listener loses as it closes is TCP's: under rules as well.
-            let same = rules == sluice || sluice == ALL_SERVED;
-            if !same || (none != rules) != row.needs_proxy {
+            let [none, rules, sluice, beside] =
+                [&none, &rules, &sluice, &beside].map(|all| &all[index][family]);
+            println!(
+                "| {} | {name} | {none} | {rules} | {sluice} | {beside} |",
+                row.name
+            );
+            // A listener that closes loses connections, under rules as well.
+            let same = |outcome: &String| rules == outcome || outcome == ALL_SERVED;
+            if !same(sluice) || !same(beside) || (none != rules) != row.needs_proxy {
                 failures.push(format!("{}, {name}", row.name));
             }
         }
