@@ -33,7 +33,8 @@ pub(super) struct Ambient {
 }
 
 impl Ambient {
-    pub(super) fn start(subject: Subject, binary: PathBuf) -> Self {
+    /// `keys` are more keys of the daemon's configuration.
+    pub(super) fn start(subject: Subject, binary: PathBuf, keys: &str) -> Self {
         let test = format!("real-{subject:?}").to_lowercase();
         let mut network = Network::new(&test);
         let directory = tempfile::tempdir().unwrap();
@@ -41,7 +42,7 @@ impl Ambient {
             let pods = NAMES[..OUTSIDE]
                 .iter()
                 .map(|name| labelled(name, Some("ambient")));
-            Node::start(&test, pods.collect())
+            Node::configured(&test, pods.collect(), keys)
         });
         let socket = match &node {
             Some(node) => {

@@ -4,6 +4,7 @@
 use std::{
     env,
     fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     thread::sleep,
@@ -134,41 +135,62 @@ fn enroll(daemon: &Daemon, network: &Network) {
     }
 }
 
-/// The outcomes of all rows for both families.
-fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
-    let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
-    let mut network = Network::new(&test);
-    serve(&network.pods[SERVER], OPAQUE);
-    let meshed = &network.pods[..OUTSIDE];
-    if subject.has_rules() {
-        for home in meshed {
-            rules::write_linkerd(home, v6);
+/// The Pods with their proxies.
+pub(super) struct Linkerd {
+    pub(super) network: Network,
+    _daemon: Option<Daemon>,
+    _proxies: Proxies,
+    _files: TempDir,
+}
+
+impl Linkerd {
+    /// `keys` are more keys of the daemon's configuration.
+    pub(super) fn start(subject: Subject, v6: bool, binary: &Path, keys: &str) -> Self {
+        let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
+        let mut network = Network::new(&test);
+        if subject.has_rules() {
+            let meshed = &network.pods[..OUTSIDE];
+            meshed
+                .iter()
+                .for_each(|home| rules::write_linkerd(home, v6));
+        }
+        let families = if v6 { "families = 'both'\n" } else { "" };
+        let daemon = subject
+            .has_daemon()
+            .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{keys}{families}")));
+        if let Some(daemon) = &daemon {
+            network.members = daemon.members();
+            enroll(daemon, &network);
+        }
+        let files = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let authority = Authority::new();
+        let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
+        let proxies = Proxies([CLIENT, SERVER].map(start).into());
+        let end = Instant::now() + PATIENCE;
+        while [CLIENT, SERVER]
+            .iter()
+            .any(|index| network.listeners(*index, OUTBOUND) == 0)
+        {
+            let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
+            assert!(Instant::now() < end, "the proxy does not listen: {}", log());
+            sleep(Duration::from_millis(50));
+        }
+        Self {
+            network,
+            _daemon: daemon,
+            _proxies: proxies,
+            _files: files,
         }
     }
-    let families = if v6 { "families = 'both'\n" } else { "" };
-    let daemon = subject
-        .has_daemon()
-        .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{families}")));
-    if let Some(daemon) = &daemon {
-        network.members = daemon.members();
-        enroll(daemon, &network);
-    }
-    let files: TempDir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .unwrap();
-    let authority = Authority::new();
-    let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
-    let _proxies = Proxies([CLIENT, SERVER].map(start).into());
-    let end = Instant::now() + PATIENCE;
-    while [CLIENT, SERVER]
-        .iter()
-        .any(|index| network.listeners(*index, OUTBOUND) == 0)
-    {
-        let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
-        assert!(Instant::now() < end, "the proxy does not listen: {}", log());
-        sleep(Duration::from_millis(50));
-    }
+}
+
+/// The outcomes of all rows for both families.
+fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
+    let Linkerd { ref network, .. } = Linkerd::start(subject, v6, binary, "");
+    serve(&network.pods[SERVER], OPAQUE);
     let outcome = |(_, from, to, port): &Row, v6: bool| {
         let loopback = if v6 { "::1" } else { "127.0.0.1" };
         let to = to.map_or_else(|| loopback.to_owned(), |index| address(index, v6));

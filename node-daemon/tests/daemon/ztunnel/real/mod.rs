@@ -9,6 +9,7 @@ mod grpc;
 mod linkerd;
 mod network;
 mod process;
+mod rates;
 mod rows;
 mod rules;
 
@@ -50,7 +51,7 @@ const SUBJECTS: [Subject; 4] = [
 
 /// The outcomes of all rows for both families.
 fn outcomes(subject: Subject, ztunnel: PathBuf) -> Vec<[String; 2]> {
-    let ambient = Ambient::start(subject, ztunnel);
+    let ambient = Ambient::start(subject, ztunnel, "");
     let outcome = |row: &Row| [false, true].map(|v6| (row.run)(&ambient, v6));
     ROWS.iter().map(outcome).collect()
 }
