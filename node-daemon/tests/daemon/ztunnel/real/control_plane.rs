@@ -167,13 +167,16 @@ fn profile(request: &[u8]) -> Answer {
             ipv4: Some(v4.to_bits()),
             ipv6: None,
         },
-        IpAddr::V6(v6) => IpAddress {
-            ipv4: None,
-            ipv6: Some(Ipv6 {
-                first: (v6.to_bits() >> 64) as u64,
-                last: v6.to_bits() as u64,
-            }),
-        },
+        IpAddr::V6(v6) => {
+            let [first, last] = [0, 8].map(|at| {
+                let half = v6.octets()[at..at + 8].try_into().unwrap();
+                u64::from_be_bytes(half)
+            });
+            IpAddress {
+                ipv4: None,
+                ipv6: Some(Ipv6 { first, last }),
+            }
+        }
     };
     let profile = DestinationProfile {
         opaque_protocol: true,

@@ -2,10 +2,9 @@
 //! proxies of the mesh speak TLS with each other; the default policy applies.
 
 use std::{
-    env,
     fs::{self, File},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     super::load::DIAL,
-    SUBJECTS, Subject,
+    SUBJECTS, Subject, binary,
     control_plane::{self, Authority},
     network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address, serve},
     rules,
@@ -31,7 +30,7 @@ const OUTBOUND: u16 = 4140;
 const CLOSED: u16 = 8081;
 const SKIPPED: u16 = 4567;
 /// The application's port on which the proxy detects no protocol: the application speaks first.
-const OPAQUE: u16 = 8082;
+pub(super) const OPAQUE: u16 = 8082;
 
 /// A connection: its name, the Pods of both ends (`None`: loopback), and the port.
 type Row = (&'static str, usize, Option<usize>, u16);
@@ -55,7 +54,7 @@ const ROWS: [Row; 10] = [
 ];
 
 /// The proxies of a run, which end with it.
-struct Proxies(Vec<Child>);
+pub(super) struct Proxies(pub(super) Vec<Child>);
 
 impl Drop for Proxies {
     fn drop(&mut self) {
@@ -66,7 +65,8 @@ impl Drop for Proxies {
     }
 }
 
-fn start_proxy(
+/// Starts the proxy of a Pod, with the services that it needs.
+pub(super) fn start_proxy(
     network: &Network,
     index: usize,
     (binary, files): (&Path, &Path),
@@ -121,18 +121,24 @@ fn start_proxy(
         .unwrap()
 }
 
-/// Adds the Pods to the daemon.
-fn enroll(daemon: &Daemon, network: &Network) {
-    for (index, home) in network.pods[..OUTSIDE].iter().enumerate() {
-        let addresses = [address(index, false), address(index, true)];
-        let addresses = addresses.each_ref().map(String::as_str);
-        let mut request = add(NAMES[index], &home.path(), &addresses);
-        let injected = ("linkerd.io/proxy-version", "edge-26.1.1");
-        let injected = (injected.0.to_owned(), injected.1.to_owned());
-        request.annotations = Some([injected].into());
-        let answer: AddResponse = daemon.post(path::ADD, &request).ok();
-        assert!(answer.meshed);
-    }
+/// Adds a Pod to the daemon, with more annotations.
+pub(super) fn enroll(daemon: &Daemon, network: &Network, index: usize, more: &[(&str, &str)]) {
+    let addresses = [address(index, false), address(index, true)];
+    let addresses = addresses.each_ref().map(String::as_str);
+    let mut request = add(NAMES[index], &network.pods[index].path(), &addresses);
+    let injected = [("linkerd.io/proxy-version", "edge-26.1.1")];
+    let annotations = injected.iter().chain(more);
+    let annotations = annotations.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    request.annotations = Some(annotations.collect());
+    let answer: AddResponse = daemon.post(path::ADD, &request).ok();
+    assert!(answer.meshed);
+}
+
+/// A directory that the proxies may read.
+pub(super) fn directory() -> TempDir {
+    let permissions = fs::Permissions::from_mode(0o755);
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(permissions).tempdir().unwrap()
 }
 
 /// The Pods with their proxies.
@@ -149,10 +155,9 @@ impl Linkerd {
         let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
         let mut network = Network::new(&test);
         if subject.has_rules() {
-            let meshed = &network.pods[..OUTSIDE];
-            meshed
-                .iter()
-                .for_each(|home| rules::write_linkerd(home, v6));
+            for home in &network.pods[..OUTSIDE] {
+                rules::write_linkerd(home, v6, "");
+            }
         }
         let families = if v6 { "families = 'both'\n" } else { "" };
         let daemon = subject
@@ -160,12 +165,11 @@ impl Linkerd {
             .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{keys}{families}")));
         if let Some(daemon) = &daemon {
             network.members = daemon.members();
-            enroll(daemon, &network);
+            for index in [CLIENT, SERVER] {
+                enroll(daemon, &network, index, &[]);
+            }
         }
-        let files = tempfile::Builder::new()
-            .permissions(fs::Permissions::from_mode(0o755))
-            .tempdir()
-            .unwrap();
+        let files = directory();
         let authority = Authority::new();
         let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
         let proxies = Proxies([CLIENT, SERVER].map(start).into());
@@ -203,11 +207,7 @@ fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
 
 #[test]
 fn linkerd_rows_equal_those_of_linkerd_rules() {
-    let named = env::var_os("LINKERD2_PROXY").filter(|name| !name.is_empty());
-    let Some(binary) = named.map(PathBuf::from) else {
-        println!(
-            "skipped: LINKERD2_PROXY names no linkerd2-proxy; make proxies LINKERD2_PROXY=FILE"
-        );
+    let Some(binary) = binary("LINKERD2_PROXY") else {
         return;
     };
     let mut failures = Vec::new();

@@ -6,6 +6,7 @@ mod agent;
 mod ambient;
 mod control_plane;
 mod grpc;
+mod identity;
 mod linkerd;
 mod network;
 mod process;
@@ -42,6 +43,15 @@ impl Subject {
     }
 }
 
+/// The binary that a variable names.
+fn binary(variable: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).filter(|name| !name.is_empty());
+    if named.is_none() {
+        println!("skipped: {variable} names no proxy; make proxies {variable}=FILE");
+    }
+    named.map(PathBuf::from)
+}
+
 const SUBJECTS: [Subject; 4] = [
     Subject::None,
     Subject::Rules,
@@ -63,9 +73,7 @@ fn loses_one_at_most(outcome: &str) -> bool {
 
 #[test]
 fn ztunnel_rows_equal_those_of_istio_rules() {
-    let named = env::var_os("ZTUNNEL").filter(|name| !name.is_empty());
-    let Some(ztunnel) = named.map(PathBuf::from) else {
-        println!("skipped: ZTUNNEL names no ztunnel; make proxies ZTUNNEL=FILE");
+    let Some(ztunnel) = binary("ZTUNNEL") else {
         return;
     };
     let [none, rules, sluice, beside] = SUBJECTS.map(|subject| outcomes(subject, ztunnel.clone()));

@@ -130,20 +130,20 @@ pub(super) fn serve_http(home: &Pod, port: u16) {
     listen(home, port, |mut stream| {
         stream.set_nodelay(true)?;
         let mut request = Vec::new();
-        let mut part = [0; 1024];
+        let mut chunk = [0; 1024];
         loop {
-            let count = stream.read(&mut part)?;
+            let count = stream.read(&mut chunk)?;
             if count == 0 {
                 return Ok(());
             }
-            request.extend_from_slice(&part[..count]);
+            request.extend_from_slice(&chunk[..count]);
             if request.ends_with(b"\r\n\r\n") {
-                let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
-                let closes = text.contains("connection: close");
-                let connection = if closes { "close" } else { "keep-alive" };
+                let asked = String::from_utf8_lossy(&request).to_ascii_lowercase();
+                let is_last = asked.contains("connection: close");
+                let connection = if is_last { "close" } else { "keep-alive" };
                 let head = format!("HTTP/1.1 200 OK\r\nconnection: {connection}\r\n");
                 stream.write_all(format!("{head}content-length: 2\r\n\r\nok").as_bytes())?;
-                if closes {
+                if is_last {
                     return Ok(());
                 }
                 request.clear();

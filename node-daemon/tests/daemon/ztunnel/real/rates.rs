@@ -1,11 +1,10 @@
 //! Rates of requests through the real proxies: with the mesh's rules, and with Sluice at each setting of
 //! acceleration. The binaries should be release builds.
 
-use std::{env, path::PathBuf};
-
 use super::{
     Subject,
     ambient::Ambient,
+    binary,
     linkerd::Linkerd,
     network::{CLIENT, Network, SERVER, address, serve_http},
 };
@@ -85,14 +84,6 @@ fn median(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
         values[0],
         values[values.len() - 1],
     )
-}
-
-fn binary(variable: &str) -> Option<PathBuf> {
-    let named = env::var_os(variable).filter(|name| !name.is_empty());
-    if named.is_none() {
-        println!("skipped: {variable} names no proxy");
-    }
-    named.map(PathBuf::from)
 }
 
 #[test]
