@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
-use sluice_api::ApiError;
+use sluice_api::{ApiError, MAX_BODY};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::Error;
@@ -38,6 +38,11 @@ impl Daemon {
         body: &impl Serialize,
     ) -> Result<A, Error> {
         let body = serde_json::to_string(body).map_err(Error::Json)?;
+        // The daemon would end the connection before it has read everything, and its response would be
+        // lost.
+        if body.len() > MAX_BODY {
+            return Err(Error::RequestTooLarge { bytes: body.len() });
+        }
         let head = format!(
             "POST {path} HTTP/1.1\r\nhost: sluice\r\ncontent-type: application/json\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n",

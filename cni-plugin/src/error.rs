@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use serde_json::{Value, json};
-use sluice_api::{ApiError, code, text::Printable};
+use sluice_api::{ApiError, MAX_BODY, code, text::Printable};
 
 use crate::spec::{SUPPORTED, Verb};
 
@@ -67,6 +67,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The request is larger than the daemon accepts.
+    #[error(
+        "the request has {bytes} bytes, and sluiced accepts {MAX_BODY}: the Pod's annotations, or the list \
+         of valid attachments, are too large"
+    )]
+    RequestTooLarge {
+        /// The size of its body.
+        bytes: usize,
+    },
     /// ADD: a stale pending DEL of the attachment could not be removed, and the daemon might replay it.
     #[error("failed to remove the stale deletion marker")]
     StaleDelMarker(#[source] io::Error),
@@ -101,7 +110,7 @@ impl Error {
         match self {
             Self::Environment { .. } => code::INVALID_ENVIRONMENT,
             Self::Stdin(_) | Self::StaleDelMarker(_) => code::IO_FAILURE,
-            Self::Json(_) => code::DECODE_FAILURE,
+            Self::Json(_) | Self::RequestTooLarge { .. } => code::DECODE_FAILURE,
             Self::Config { .. } => code::INVALID_CONFIG,
             Self::UnknownKey { .. } => code::UNSUPPORTED_FIELD,
             Self::Version { .. } | Self::VerbTooNew { .. } => INCOMPATIBLE_VERSION,
@@ -130,6 +139,7 @@ impl Error {
             Self::Refused(api_error) => api_error.details.clone(),
             Self::Environment { .. }
             | Self::Config { .. }
+            | Self::RequestTooLarge { .. }
             | Self::VerbTooNew { .. }
             | Self::NotAvailable { .. }
             | Self::Degraded { .. } => String::new(),

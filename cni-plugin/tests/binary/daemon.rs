@@ -117,3 +117,15 @@ fn daemon_error_is_the_plugins_error() {
     assert!(!outcome.succeeded);
     assert_eq!(outcome.stdout, expected);
 }
+
+#[test]
+fn request_that_is_too_large_is_named() {
+    let annotations: serde_json::Map<String, Value> = (0..100_000)
+        .map(|number| (format!("example.com/annotation-{number}"), json!("")))
+        .collect();
+    // A daemon that would close the connection without reading.
+    let node = Node::with(Daemon::Says(b""));
+    let mut conf = node.conf("1.0.0");
+    conf["runtimeConfig"] = json!({ "io.kubernetes.cri.pod-annotations": annotations });
+    node.run("ADD", &conf).fails_with(6, "1048576");
+}

@@ -48,6 +48,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
         outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
     }
+    if outbound::refuses_device(context::socket(ctx), netns, dst, verdict) {
+        return DENY;
+    }
     if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
         before_proxy::count(cookie);
     }

@@ -46,6 +46,9 @@ pub(crate) fn capture<F: Family>(
         return ALLOW;
     }
     let verdict = outbound::decide::<F>(ctx, netns, dst);
+    if outbound::refuses_device(context::socket(ctx), netns, dst, verdict) {
+        return DENY;
+    }
     outbound::record_verdict(netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => ALLOW,

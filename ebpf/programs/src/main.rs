@@ -14,6 +14,7 @@ mod conn_rate;
 mod connect;
 mod context;
 mod count;
+mod device;
 mod dns;
 mod dst_alias;
 mod endpoint;

@@ -1,7 +1,7 @@
 //! The outbound rules for a connection or a DNS query: gathers their inputs from the context and the
 //! maps, decides, and reports the decision.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, Event, Facts, NetnsEntry, PodCounter, PodFlags, Port, Reason,
     decide::{self, DNS, OutboundConn, Verdict},
@@ -11,7 +11,7 @@ use crate::{
     before_proxy,
     context::{self, Family, read},
     count::{count, count_for_pod},
-    events, filter,
+    device, events, filter,
     maps::DNS_CAPTURE,
     owner,
 };
@@ -65,6 +65,21 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         dst,
         facts,
     }
+}
+
+/// Refuses the redirection of a socket that is bound to a device, and counts it.
+#[inline(always)]
+pub(crate) fn refuses_device(
+    sk: *const bpf_sock,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: Verdict,
+) -> bool {
+    let refuses = matches!(verdict, Verdict::ToProxy(..)) && device::is_bound(sk);
+    if refuses {
+        record(netns, dst, Reason::OutboundDevice, PodCounter::Refused);
+    }
+    refuses
 }
 
 /// Counts a verdict about a process in the Pod, and emits an event.

@@ -2,7 +2,7 @@
 //!
 //! A source route or a routing header sends the packets of a connection to its first hop, whatever the
 //! destination is: to the kernel, a connection to the proxy with such a route is one to another host.
-//! Accelerated sockets would accept some options without effect.
+//! A device sends them past `lo`. Accelerated sockets would accept some options without effect.
 //!
 //! The kernel does not run these programs for 32-bit system calls (`in_compat_syscall` in
 //! `__sys_setsockopt`, since Linux 6.7 in `do_sock_setsockopt`).
@@ -14,7 +14,7 @@ use crate::{
     ALLOW, DENY, accelerate,
     context::{self, read},
     count::count,
-    maps,
+    device, maps,
 };
 
 /// `SOL_IP`.
@@ -28,6 +28,9 @@ const IPV6_RTHDR: i32 = 57;
 const IPV6_2292PKTOPTIONS: i32 = 6;
 /// `SOL_SOCKET`.
 const SOL_SOCKET: i32 = 1;
+/// `SO_BINDTODEVICE` and `SO_BINDTOIFINDEX`.
+const SO_BINDTODEVICE: i32 = 25;
+const SO_BINDTOIFINDEX: i32 = 62;
 /// `SO_ZEROCOPY`: redirected `MSG_ZEROCOPY` data would never produce a completion.
 const SO_ZEROCOPY: i32 = 60;
 /// `SOL_TCP`.
@@ -35,7 +38,7 @@ const SOL_TCP: i32 = 6;
 /// `TCP_ULP`: kTLS data would reach the peer unencrypted.
 const TCP_ULP: i32 = 31;
 
-/// Denies routes in meshed Pods, and options that accelerated sockets do not support; does not change
+/// Denies routes in meshed Pods, devices of redirected connections, and options that accelerated sockets do not support; does not change
 /// other options.
 #[inline(always)]
 pub(crate) fn set(ctx: &SockoptContext) -> i32 {
@@ -49,8 +52,23 @@ pub(crate) fn set(ctx: &SockoptContext) -> i32 {
         count(Reason::SourceRouteDenied);
         return DENY;
     }
+    if binds_redirected(ctx, option) {
+        count(Reason::DeviceDenied);
+        return DENY;
+    }
     context::pass_long_optval(ctx.sockopt);
     ALLOW
+}
+
+/// Whether an option binds a socket to a device that is connected to the proxy: its later packets would
+/// leave the Pod.
+#[inline(always)]
+fn binds_redirected(ctx: &SockoptContext, option: (i32, i32)) -> bool {
+    let binds = option == (SOL_SOCKET, SO_BINDTODEVICE) || option == (SOL_SOCKET, SO_BINDTOIFINDEX);
+    binds
+        && maps::netns_entry(context::netns_cookie(ctx)).is_some_and(|netns| {
+            device::is_redirected(&netns.pod, read!(ctx.sockopt, __bindgen_anon_1.sk))
+        })
 }
 
 /// Whether an option may set the route of packets. Without a value it removes the route.

@@ -113,7 +113,7 @@ reasons! {
     InboundNoPod = 25, Decision "inbound_no_pod";
     /// A process that is not the proxy was denied a port of the proxy in a meshed Pod (`bind(2)`).
     ForeignBind = 26, Event "foreign_bind";
-    /// A process that is not the proxy listens on a port of the proxy; it gets no connection.
+    /// A process that is not the proxy listens on a port of the proxy; it gets no inbound connection.
     ForeignListener = 27, Event "foreign_listener";
     /// Outbound: the proxy connected to its own application from its client's address.
     OutboundOriginalSource = 34, Decision "outbound_original_source";
@@ -146,6 +146,11 @@ reasons! {
     /// Forwarded: a packet that arrived on a virtual interface was dropped, because it has a loopback
     /// address, is a fragment, or no alias address was free.
     ForwardedRefused = 52, Event "forwarded_refused";
+    /// Outbound: refused. The socket is bound to a device, by which the redirected packets would leave the
+    /// Pod.
+    OutboundDevice = 56, Decision "outbound_device";
+    /// A redirected socket was denied a device (`SO_BINDTODEVICE`, `SO_BINDTOIFINDEX`).
+    DeviceDenied = 57, Event "device_denied";
     /// Redirection started for one direction of a connection.
     AccelStarted = 40, Event "accel_started";
     /// A connection moved to TCP: a direction exceeded its window without a reply or a read.

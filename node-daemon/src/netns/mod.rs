@@ -22,6 +22,7 @@ mod links;
 mod listeners;
 mod netlink;
 mod rerouting;
+mod reserved_ports;
 mod routes;
 mod rules;
 mod source_routing;
@@ -54,6 +55,7 @@ pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::{Interface, VirtualLink};
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser, probe_socket_diagnostics};
 pub(crate) use rerouting::Rerouting;
+pub(crate) use reserved_ports::ReservedPorts;
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use source_routing::{Families, SourceRouting};
 pub(crate) use sysctl::Switches;
@@ -181,6 +183,16 @@ impl Netns {
     /// The settings that [`SourceRouting`] needs and that are off.
     pub(crate) fn switches_off(&self, families: Families) -> Result<Switches, Error> {
         self.run_in(move || source_routing::switches_off(families))?
+    }
+
+    /// The subset of some ports that the kernel may select for a socket.
+    pub(crate) fn unreserved(&self, ports: ReservedPorts) -> Result<ReservedPorts, Error> {
+        self.run_in(move || ports.unreserved())?
+    }
+
+    /// Releases some reserved ports, then reserves others.
+    pub(crate) fn reserve(&self, gone: ReservedPorts, new: ReservedPorts) -> Result<(), Error> {
+        self.run_in(move || gone.release().and_then(|()| new.reserve()))?
     }
 
     /// Installs the routing of connections that keep their source. Removes it again after an error.

@@ -1,9 +1,10 @@
-//! Switches below `/proc/sys/net` of the calling thread's netns.
+//! Switches and other settings below `/proc/sys/net` of the calling thread's netns.
 
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use nix::{
@@ -121,35 +122,33 @@ fn set_route_localnet(interface: &str, on: bool) -> Result<bool, Error> {
     let settings = Settings::open()?;
     let is_changed = (settings.value(&path).map_err(failed)? != OFF) != on;
     if is_changed {
-        settings.set(&path, on).map_err(failed)?;
+        settings.switch(&path, on).map_err(failed)?;
     }
     Ok(is_changed)
 }
 
 /// `/proc/sys` on a mount of its own: runtimes mount that of a container read-only. The kernel resolves
-/// `net` in the netns of the thread that opens a file.
-struct Settings(OwnedFd);
+/// `net` in the netns of the thread that opens a file, so one mount serves every namespace.
+pub(super) struct Settings(BorrowedFd<'static>);
+
+static MOUNT: OnceLock<OwnedFd> = OnceLock::new();
 
 impl Settings {
-    fn open() -> Result<Self, Error> {
-        let mount = || {
-            let filesystem = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_create(&filesystem)?;
-            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-                | MountAttrFlags::MOUNT_ATTR_NODEV
-                | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-        };
-        mount().map(Self).map_err(|source| Error::Io {
+    pub(super) fn open() -> Result<Self, Error> {
+        if let Some(mount) = MOUNT.get() {
+            return Ok(Self(mount.as_fd()));
+        }
+        let mount = mount().map_err(|source| Error::Io {
             what: "a mount of procfs",
             source: source.into(),
-        })
+        })?;
+        Ok(Self(MOUNT.get_or_init(|| mount).as_fd()))
     }
 
     fn open_file(&self, setting: &str, access: OFlag) -> io::Result<File> {
         let path = format!("sys/{setting}");
         let file = openat(
-            &self.0,
+            self.0,
             path.as_str(),
             access | OFlag::O_CLOEXEC,
             Mode::empty(),
@@ -170,13 +169,31 @@ impl Settings {
         Ok(text)
     }
 
+    /// Reads a setting by one call. Returns the number of bytes.
+    pub(super) fn read_once(&self, setting: &str, buffer: &mut [u8]) -> io::Result<usize> {
+        self.open_file(setting, OFlag::O_RDONLY)?.read(buffer)
+    }
+
     fn write(&self, setting: &'static str, on: bool) -> Result<(), Error> {
-        self.set(setting, on)
+        self.switch(setting, on)
             .map_err(|source| Error::Setting { setting, source })
     }
 
-    fn set(&self, setting: &str, on: bool) -> io::Result<()> {
-        let value: &[u8] = if on { b"1" } else { b"0" };
+    fn switch(&self, setting: &str, on: bool) -> io::Result<()> {
+        self.set(setting, if on { b"1" } else { b"0" })
+    }
+
+    pub(super) fn set(&self, setting: &str, value: &[u8]) -> io::Result<()> {
         self.open_file(setting, OFlag::O_WRONLY)?.write_all(value)
     }
+}
+
+/// Mounts procfs, without a place.
+fn mount() -> rustix::io::Result<OwnedFd> {
+    let filesystem = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&filesystem)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

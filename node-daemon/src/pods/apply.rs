@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     bpf::{self, Datapath, Features},
-    netns::{self, Netns, ProxyUser, SourceRoute, SourceRouting, Switches},
+    netns::{self, Netns, ProxyUser, ReservedPorts, SourceRoute, SourceRouting, Switches},
 };
 
 /// The kernel state of one netns, as an owned value.
@@ -43,6 +43,8 @@ enum Refused {
     AliasRoutes(Vec<SourceRoute>),
     /// The proxy's connections to the Pod from client addresses are refused.
     SourceRouting(netns::Error),
+    /// The kernel may give a port of the proxy to a process that does not bind one.
+    ReservedPorts(netns::Error),
 }
 
 /// The objects that steps change.
@@ -212,13 +214,15 @@ impl AppliedState {
                     netns.remove_from_loopback(PASSTHROUGH)?;
                 }
             }
+            Step::ReservePorts { from, to } => return reserve_ports(*netns, *from, *to),
             Step::OpenBeforeProxy => datapath.open_before_proxy(self.cookie)?,
             Step::AdoptListeners => self.adopt_listeners(datapath, netns.ok_or(Error::Gone)?)?,
         }
         Ok(None)
     }
 
-    /// Stores the user of a foreign listener on the outbound port, or that there is none.
+    /// Stores the user of a foreign listener on the outbound port, or that there is none. Of the sockets
+    /// that were counted at the adoption, those that have ended are not counted any more.
     pub(crate) fn find_foreign_listener(
         &self,
         datapath: &mut Datapath,
@@ -229,9 +233,15 @@ impl AppliedState {
         };
         let (port, proxy) = (pod.outbound_port.get(), ProxyUser::of(&pod));
         let sockets = netns.sockets()?;
-        let outbound = netns.dup_listeners(&sockets, port, proxy)?;
+        let outbound = netns.dup_listeners(&sockets, port, proxy)?.foreign;
+        let mut all = outbound;
+        for other in [pod.dns_port, pod.inbound_port] {
+            all += netns.dup_listeners(&sockets, other.get(), proxy)?.foreign;
+        }
+        self.foreign_listeners
+            .set(all.min(self.foreign_listeners()));
         let uid = sockets.foreign_user_on(port, proxy);
-        let uid = uid.filter(|_| outbound.foreign > 0);
+        let uid = uid.filter(|_| outbound > 0);
         Ok(datapath.set_foreign_listener(self.cookie, uid)?)
     }
 
@@ -287,6 +297,12 @@ impl Applied {
                     "source routing refused; the proxy's connections to the Pod from client addresses \
                      are refused. Check that the kernel has policy routing and that lo is up"
                 ),
+                Refused::ReservedPorts(source) => warn!(
+                    pod,
+                    error = one_line(source),
+                    "ports of the proxy are not reserved; a process that binds no port may get one while \
+                     the proxy does not listen. Check that the daemon may mount procfs"
+                ),
             }
         }
     }
@@ -297,6 +313,7 @@ impl Refused {
         match self {
             Self::AliasRoutes(routes) => desired.without(routes),
             Self::SourceRouting(_) => desired.without_source_routing(),
+            Self::ReservedPorts(_) => desired.without_reserved_ports(),
         }
     }
 }
@@ -316,6 +333,26 @@ fn apply_routes(
     let (new, mut refused): (Vec<_>, Vec<_>) = to.iter().partition(|route| is_safe(route));
     refused.extend(netns.install_local_routes(gone, new)?);
     Ok((!refused.is_empty()).then_some(Refused::AliasRoutes(refused)))
+}
+
+/// Replaces the reserved ports. A release that fails leaves ports that the kernel does not select.
+fn reserve_ports(
+    netns: Option<&Netns>,
+    from: ReservedPorts,
+    to: ReservedPorts,
+) -> Result<Option<Refused>, Error> {
+    let Some(netns) = netns else {
+        // The setting went with the namespace.
+        return if to.is_empty() {
+            Ok(None)
+        } else {
+            Err(Error::Gone)
+        };
+    };
+    match netns.reserve(from.without(to), to.without(from)) {
+        Err(error) if !to.is_empty() => Ok(Some(Refused::ReservedPorts(error))),
+        done => Ok(done.map(|()| None)?),
+    }
 }
 
 /// Replaces the routing of connections that keep their source.

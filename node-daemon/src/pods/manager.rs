@@ -23,20 +23,20 @@ mod virtual_interfaces;
 use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
 use sluice_api::{AddRequest, AddResponse, Attachment, PodName};
-use tracing::info;
+use tracing::{info, warn};
 
 pub(crate) use report::MetricsSnapshot;
 
 use super::{
     Error, NodePolicy, PendingDels, Repairs, addresses, plan,
-    policy::{MissingAnnotations, PodPolicy, ResolvedPolicy, Verdict},
+    policy::{MissingAnnotations, PodPolicy, ResolvedPolicy, UnknownKey, Verdict, unknown},
     rule_set,
     source_addr::PASSTHROUGH,
     store::{Changes, Record, RecordId, Store},
 };
 use crate::{
     bpf::{Datapath, Pins},
-    netns::{Families, Interface, Netns, Switches},
+    netns::{Families, Interface, Netns, ReservedPorts, Switches},
 };
 use discovery::Discovery;
 use logs::Logs;
@@ -131,6 +131,16 @@ impl PodManager {
         request: AddRequest,
         reason: &'static str,
     ) -> Result<MeshStatus, Error> {
+        if let Some(UnknownKey { key, nearest }) = request.annotations.as_ref().and_then(unknown) {
+            warn!(
+                pod = %name(&request.pod),
+                key,
+                nearest,
+                reason,
+                "annotation of a Pod that is not intercepted is unknown and has no effect. Correct it to \
+                 the nearest known one, or remove it"
+            );
+        }
         self.del(&request.attachment)?;
         for address in &request.addresses {
             if let Some(cookie) = self.view().pod_at(address.ip.to_canonical().into())?
@@ -202,7 +212,12 @@ impl PodManager {
                 .switches_off(Families::of(addresses))
                 .unwrap_or_default()
         };
+        let ports = &policy.ports;
+        let ports = ReservedPorts::of([ports.outbound, ports.inbound, ports.dns]);
+        // Likewise: what cannot be read is refused.
+        let unreserved = netns.unreserved(ports).unwrap_or(ports);
         Changes {
+            reserved: earlier.reserved.or(unreserved),
             passthrough: !there || earlier.passthrough,
             switches: earlier.switches.or(off),
         }

@@ -50,7 +50,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     bpf::{Datapath, Pins, RunTime},
-    netns::Netns,
+    netns::{Netns, ReservedPorts},
 };
 pub(crate) use acceleration::Acceleration;
 pub(crate) use audit::{Auditor, OnEnrol, Summary as AuditSummary};
@@ -199,6 +199,7 @@ pub(crate) fn detach(
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
             netns.remove_source_routing(record.switches)?;
             netns.remove_rerouting()?;
+            netns.reserve(record.reserved, ReservedPorts::NONE)?;
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }

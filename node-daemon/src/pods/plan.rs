@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bpf::Rule,
-    netns::{Families, Rerouting, SourceRoute, SourceRouting, Switches},
+    netns::{Families, Rerouting, ReservedPorts, SourceRoute, SourceRouting, Switches},
 };
 
 /// The kernel state of one netns.
@@ -30,6 +30,8 @@ pub(crate) struct KernelState {
     /// Whether Sluice added `::6`, the source of the proxy's IPv6 calls to the application, to
     /// `lo`.
     pub(crate) passthrough: bool,
+    /// The ports of the proxy that Sluice reserved.
+    pub(crate) reserved: ReservedPorts,
     /// The alias routes. The flags of `netns_entry` announce them to the programs.
     pub(crate) routes: Vec<SourceRoute>,
     /// The routing of connections that keep their source. [`PodConfig::source_mark`] announces it to
@@ -103,6 +105,13 @@ pub(crate) enum Step {
     AddPassthroughAddr,
     /// Remove `::6` again.
     RemovePassthroughAddr,
+    /// Reserve ports of the proxy, or release them.
+    ReservePorts {
+        /// The ports before.
+        from: ReservedPorts,
+        /// The ports after.
+        to: ReservedPorts,
+    },
     /// Let outbound connections bypass the proxy until it listens for the first time. Only once for
     /// each netns.
     OpenBeforeProxy,
@@ -177,6 +186,7 @@ pub(crate) fn desired(
         netns_entry: Some(NetnsEntry { v4, v6, pod }),
         sk_lookup: true,
         passthrough: changes.passthrough && addresses.iter().any(IpAddr::is_ipv6),
+        reserved: changes.reserved,
         routes,
         source_routing: (policy.source_mark() != 0).then(|| SourceRouting {
             mark: policy.source_mark(),
@@ -203,10 +213,19 @@ impl KernelState {
         self.update_config(|pod| pod.source_mark = 0)
     }
 
+    /// The same state without reserved ports.
+    pub(crate) fn without_reserved_ports(self) -> Self {
+        Self {
+            reserved: ReservedPorts::NONE,
+            ..self
+        }
+    }
+
     /// What Sluice changed inside the netns.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             passthrough: self.passthrough,
+            reserved: self.reserved,
             switches: self
                 .source_routing
                 .map_or_else(Switches::default, |one| one.switches),
@@ -291,6 +310,15 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
         Some(_) => (rerouting, None),
         None => (None, rerouting),
     };
+    let reserved = (before.reserved != after.reserved).then_some(Step::ReservePorts {
+        from: before.reserved,
+        to: after.reserved,
+    });
+    let (reserved, released) = if after.netns_entry.is_some() {
+        (reserved, None)
+    } else {
+        (None, reserved)
+    };
     let begins = !before.sk_lookup && after.sk_lookup;
     let ends = before.sk_lookup && !after.sk_lookup;
 
@@ -298,7 +326,9 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     let (sources, rest): (Vec<&Rule>, Vec<&Rule>) =
         (before.rule_set.difference(&after.rule_set)).partition(is_source);
 
-    let mut steps = Vec::from_iter(routes_installed);
+    // The ports are reserved before the rules lead connections to them.
+    let mut steps = Vec::from_iter(reserved);
+    steps.extend(routes_installed);
     steps.extend(source_installed);
     steps.extend(sources.into_iter().map(|rule| Step::RemoveRule(*rule)));
     steps.extend((after.rule_set.difference(&before.rule_set)).map(|rule| Step::AddRule(*rule)));
@@ -323,6 +353,7 @@ pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
     steps.extend(netns_entry_removed);
     steps.extend(routes_removed);
     steps.extend(source_removed);
+    steps.extend(released);
     let gone = before.addresses.iter();
     steps.extend(
         gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
@@ -355,6 +386,7 @@ impl Step {
             Self::DetachSkLookup => Self::AttachSkLookup,
             Self::AddPassthroughAddr => Self::RemovePassthroughAddr,
             Self::RemovePassthroughAddr => Self::AddPassthroughAddr,
+            Self::ReservePorts { from, to } => Self::ReservePorts { from: to, to: from },
             // The entry before the proxy is removed with that of the netns. The kernel removes listeners when
             // they close; without the hook no program reads them.
             Self::OpenBeforeProxy | Self::AdoptListeners => return None,

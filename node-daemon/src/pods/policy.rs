@@ -7,6 +7,7 @@ mod istio;
 mod kuma;
 mod linkerd;
 mod osm;
+mod own_keys;
 mod pod_policy;
 mod resolved;
 mod stated;
@@ -23,6 +24,7 @@ use super::{
     mesh::{Injector, Mesh, Selection},
     settings::{Error, Families, OwnerGroups, Ports, parse},
 };
+pub(crate) use own_keys::{UnknownKey, unknown, without_unknown};
 pub(crate) use resolved::{NetnsFacts, Parsed, ResolvedPolicy, RouteFacts};
 use subject::PodAnnotations;
 pub(crate) use subject::Subject;
@@ -171,8 +173,14 @@ fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
     if forced.is_none()
         && let Some(reason) = not_intercepted(pod)?
     {
-        return Ok(Verdict::Bypass(reason));
+        return Ok(Verdict::Bypass(if unknown(pod.annotations).is_some() {
+            // The unknown one may be meant as sluice.io/intercept.
+            "the mesh's rules do not select it; an annotation sluice.io/… is unknown"
+        } else {
+            reason
+        }));
     }
+    own_keys::check(pod.annotations)?;
     stated::policy(pod).map(|policy| Verdict::Intercept(Box::new(policy)))
 }
 

@@ -17,7 +17,7 @@ use fail::fail_point;
 use serde::{Deserialize, Serialize};
 use sluice_api::{AddRequest, owned};
 
-use crate::netns::{self, Switches};
+use crate::netns::{self, ReservedPorts, Switches};
 
 /// A UUID that changes with every boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -61,6 +61,9 @@ pub(crate) struct Record {
     /// Settings of the netns that Sluice switched on, and switches off.
     #[serde(default, skip_serializing_if = "Switches::is_empty")]
     pub(crate) switches: Switches,
+    /// Ports of the netns that Sluice reserved, and releases.
+    #[serde(default, skip_serializing_if = "ReservedPorts::is_empty")]
+    pub(crate) reserved: ReservedPorts,
 }
 
 /// What Sluice changes inside a netns, because it was not there before, and undoes.
@@ -70,6 +73,8 @@ pub(crate) struct Changes {
     pub(crate) passthrough: bool,
     /// Settings that are switched on.
     pub(crate) switches: Switches,
+    /// Ports that are reserved.
+    pub(crate) reserved: ReservedPorts,
 }
 
 /// The slot of a record. Older attachments have smaller numbers.
@@ -95,6 +100,7 @@ impl Changes {
             reflect_v4: false,
             reflect_v6: false,
         },
+        reserved: ReservedPorts::NONE,
     };
 
     /// The changes that a Pod's records hold.
@@ -104,6 +110,7 @@ impl Changes {
             .fold(Self::default(), |all, one| Self {
                 passthrough: all.passthrough || one.passthrough,
                 switches: all.switches.or(one.switches),
+                reserved: all.reserved.or(one.reserved),
             })
     }
 }
@@ -114,6 +121,7 @@ impl Record {
         Changes {
             passthrough: self.passthrough,
             switches: self.switches,
+            reserved: self.reserved,
         }
     }
 
@@ -163,6 +171,7 @@ impl Store {
             netns,
             passthrough: changes.passthrough,
             switches: changes.switches,
+            reserved: changes.reserved,
         }
     }
 

@@ -3,6 +3,7 @@
 mod accelerate;
 mod adoption;
 mod bind;
+mod device;
 mod dns;
 mod dst_alias;
 mod edges;

@@ -34,15 +34,47 @@ impl PodManager {
             return;
         };
         let (uid, proxy_uid) = self.view().users(key.cookie, found.uid);
-        warn!(
-            pod = self.view().name_of(key.cookie),
-            port = key.port.get(),
-            protocol = protocol(key),
-            uid,
-            proxy_uid,
-            dropped,
-            "port of the proxy was refused to a process that is not the proxy: {REMEDY}"
-        );
+        let pod = self.view().name_of(key.cookie);
+        let (port, protocol) = (key.port.get(), protocol(key));
+        if found.uid == Event::NO_UID {
+            warn!(
+                pod,
+                port,
+                protocol,
+                uid,
+                proxy_uid,
+                dropped,
+                "process that is not the proxy listens on a port of the proxy, which it has without \
+                 bind(2) or from before its Pod was known; inbound connections do not reach it. Check \
+                 the process and end it: {REMEDY}"
+            );
+        } else {
+            warn!(
+                pod,
+                port,
+                protocol,
+                uid,
+                proxy_uid,
+                dropped,
+                "port of the proxy was refused to a process that is not the proxy: {REMEDY}"
+            );
+        }
+    }
+
+    /// Forgets the foreign listeners that have ended: the connections of their users are redirected again.
+    pub(super) fn forget_foreign_listeners(&mut self) {
+        for cookie in self.namespaces.cookies() {
+            let counted = self.namespaces.get(cookie);
+            let counted = counted.is_some_and(|pod| pod.foreign_listeners() > 0);
+            match self.datapath.foreign_listener(cookie) {
+                Ok(None) if !counted => {}
+                Ok(_) => self.find_foreign_listener(cookie),
+                Err(error) => error!(
+                    error = one_line(&error),
+                    "failed to read the foreign_listeners map"
+                ),
+            }
+        }
     }
 
     /// Stores the user of a foreign listener on a Pod's outbound port.

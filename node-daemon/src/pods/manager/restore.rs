@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
+use sluice_api::AddRequest;
 use tracing::{error, info, warn};
 
 use super::{
@@ -16,7 +17,8 @@ use crate::{
         apply::AppliedState,
         error::one_line,
         plan::{self, Action, KernelState},
-        policy::{ResolvedPolicy, Verdict},
+        policy::{ResolvedPolicy, Verdict, without_unknown},
+        settings,
         store::{Changes, Record, RecordId},
     },
 };
@@ -193,7 +195,7 @@ impl PodManager {
 
     fn record_state(&self, record: &Record) -> Result<RecordState, Error> {
         let path = Path::new(&record.request.netns);
-        match (self.view().verdict(&record.request)?, record.netns) {
+        match (self.recorded_verdict(&record.request)?, record.netns) {
             (Verdict::Intercept(policy), Some(id)) => {
                 let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
                 let processes = || cgroup::processes(self.datapath.cgroup());
@@ -214,6 +216,21 @@ impl PodManager {
             }
             // The configuration changed since the record was written.
             (Verdict::Intercept(_), None) | (Verdict::Bypass(_), _) => Err(Error::Changed),
+        }
+    }
+
+    /// The verdict on a Pod that was added. An earlier version ignored unknown annotations of Sluice; a
+    /// running Pod keeps its settings.
+    fn recorded_verdict(&self, request: &AddRequest) -> Result<Verdict, Error> {
+        match (self.view().verdict(request), &request.annotations) {
+            (Err(Error::Policy(settings::Error::NotOwn { .. })), Some(annotations)) => {
+                let known = Some(without_unknown(annotations));
+                self.view().verdict(&AddRequest {
+                    annotations: known,
+                    ..request.clone()
+                })
+            }
+            (verdict, _) => verdict,
         }
     }
 

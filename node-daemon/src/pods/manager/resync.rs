@@ -19,6 +19,7 @@ impl PodManager {
         self.adopt(survey);
         self.resolve_pending();
         self.report_foreign();
+        self.forget_foreign_listeners();
         self.log_ipv6_unserved();
     }
 

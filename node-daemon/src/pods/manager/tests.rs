@@ -3,6 +3,7 @@
 
 mod alias_routes;
 mod fixture;
+mod reserved_ports;
 mod routes;
 mod source_routing;
 mod takeover;

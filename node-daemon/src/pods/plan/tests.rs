@@ -52,6 +52,10 @@ fn apply_step(state: &mut KernelState, step: &Step) {
         Step::DetachSkLookup => state.sk_lookup = false,
         Step::AddPassthroughAddr => state.passthrough = true,
         Step::RemovePassthroughAddr => state.passthrough = false,
+        Step::ReservePorts { from, to } => {
+            assert_eq!(state.reserved, *from);
+            state.reserved = *to;
+        }
         Step::OpenBeforeProxy => assert!(!state.sk_lookup),
         Step::AdoptListeners => {
             assert!(state.netns_entry.is_some() && !state.sk_lookup);

@@ -14,10 +14,10 @@ use crate::pods::{
 /// Every port, or every network.
 const ALL: &str = "*";
 /// The operator's annotations for the proxy's user and group.
-const UID: &str = "sluice.io/proxy-uid";
-const GID: &str = "sluice.io/proxy-gid";
+pub(super) const UID: &str = "sluice.io/proxy-uid";
+pub(super) const GID: &str = "sluice.io/proxy-gid";
 /// The operator's annotation for the redirected families.
-const FAMILIES: &str = "sluice.io/families";
+pub(super) const FAMILIES: &str = "sluice.io/families";
 /// The operator's annotation for connections before the proxy listens.
 pub(super) const BEFORE_PROXY: &str = "sluice.io/before-proxy";
 

@@ -53,6 +53,14 @@ pub(crate) enum Error {
         /// The problem.
         problem: String,
     },
+    /// An unknown annotation with Sluice's own prefix.
+    #[error("annotation {key}: unknown; the nearest known one is {nearest}")]
+    NotOwn {
+        /// The annotation.
+        key: String,
+        /// The known annotation.
+        nearest: &'static str,
+    },
     /// An unknown annotation with a strict prefix.
     #[error("annotation {key}: unknown; its effect would be ignored")]
     NotKnown {

@@ -27,6 +27,8 @@ pub(crate) enum Trick {
     Mark(u32),
     /// `SO_BINDTODEVICE` to `eth0`.
     Device,
+    /// The same, on the connection.
+    LateDevice,
     /// `IP_FREEBIND` and an address that the host does not have.
     Freebind,
     /// `IP_TRANSPARENT` and an address that the host does not have.

@@ -166,6 +166,10 @@ impl Try {
                 socket = pass::through_a_message(&socket)?;
                 socket.connect(&to)?;
             }
+            Trick::LateDevice => {
+                socket.connect(&to)?;
+                socket.bind_device(Some(b"eth0"))?;
+            }
             Trick::Compat => compat::connect(&socket, &to)?,
             Trick::IoUring => uring::connect_and_write(&socket, &to, HELLO)?,
             Trick::Route(how) => {

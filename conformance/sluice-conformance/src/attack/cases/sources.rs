@@ -26,4 +26,6 @@ pub(crate) const CASES: &[Case] = cases![
     Process "setgid" [V4 V6] "setgid() to the sidecar's group without privilege"
         { .by(Trick::SetGid(PROXY)) };
     Process "device" [V4 V6] "SO_BINDTODEVICE to eth0" { .by(Trick::Device) };
+    Process "late-device" [V4 V6 MAPPED] "SO_BINDTODEVICE to eth0 on the connection"
+        { .by(Trick::LateDevice) };
 ];
