@@ -1,4 +1,4 @@
-//! What a kubelet asks of containerd.
+//! The CRI calls that a kubelet makes to containerd.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -51,7 +51,7 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
     ]
 }
 
-/// Makes a Pod, lets something happen, and removes the Pod.
+/// Creates a Pod, runs a test with it, and removes it.
 pub(super) fn across(containerd: &Containerd, between: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut cri = Cri::connect(containerd)?;
     let sandbox = cri.start("across", meshed())?;
@@ -85,7 +85,7 @@ impl Cri {
         self.remove(&sandbox.id)?;
         let reached = reached?;
         ensure!(reached == by, "{reached} answered, not {by}");
-        node.forgotten()
+        node.expect_no_state()
     }
 
     fn leaves(&mut self, node: &Node<'_>) -> Result<()> {
@@ -98,7 +98,7 @@ impl Cri {
         for _ in 0..2 {
             self.remove(&sandbox.id)?;
         }
-        node.forgotten()
+        node.expect_no_state()
     }
 
     fn start(&mut self, name: &str, annotations: BTreeMap<String, String>) -> Result<Sandbox> {
@@ -178,7 +178,7 @@ impl Cri {
     }
 }
 
-/// Where a sandbox's network namespace is, by the verbose status.
+/// The path of a sandbox's network namespace, from the verbose status.
 fn netns(info: &str) -> Result<PathBuf> {
     let info: Value = serde_json::from_str(info)?;
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array();
