@@ -9,8 +9,6 @@ CARGO ?= cargo
 TARGET := $(CURDIR)/target
 HOST := x86_64-unknown-linux-gnu
 ARM64 := aarch64-unknown-linux-gnu
-# Static binaries, in which the names of sources do not depend on this directory.
-STATIC = -C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/sluice --remap-path-prefix=$(CARGO_HOME)=/cargo
 
 # rustup's cargo comes first: Debian's rustc, installed for the BPF programs, must not shadow it.
 CARGO_HOME ?= $(HOME)/.cargo
@@ -85,11 +83,10 @@ setup-demo:
 	@setup/cnitool.sh
 	@setup/envoy.sh
 
-# What is copied onto hosts with any C library brings its own. A target named
-# explicitly keeps that flag away from build scripts and proc macros.
+# What is copied onto hosts with any C library brings its own.
 build: setup
 	@$(CARGO) build --release
-	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --target $(HOST) -p sluice-install -p kubectl-sluice
+	@setup/static-cargo.sh amd64 build --release -p sluice-install -p kubectl-sluice
 	@cni-plugin/build.sh
 
 # What is only tried is built once, in the profile and with the features of the tests.
@@ -102,7 +99,8 @@ demo: root setup-demo
 # SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
 conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
-	@$(TARGET)/release/sluice-e2e runtimes
+	@setup/containerd.sh
+	@$(TARGET)/release/sluice-e2e runtimes --next $(TARGET)/debian/containerd
 
 # No registry has these proxies: without the name of a binary its rows are skipped.
 proxies: export ZTUNNEL := $(ZTUNNEL)
@@ -145,8 +143,8 @@ test-kernels: root setup
 	@setup/packages.sh kernels
 	@setup/arm64.sh
 	@setup/cnitool.sh arm64
-	@conformance/kernels/binaries.sh emulated amd64
-	@conformance/kernels/binaries.sh emulated arm64
+	@conformance/kernels/binaries.sh release amd64
+	@conformance/kernels/binaries.sh release arm64
 	@conformance/kernels/run.sh $(ROWS)
 
 # With the binaries of `make test`.
@@ -162,13 +160,13 @@ fuzz: setup
 
 # The container image: static binaries and nothing else.
 image-amd64: setup
-	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --locked --target $(HOST) $(SHIPPED)
+	@setup/static-cargo.sh amd64 build --release --locked $(SHIPPED)
 	@cni-plugin/build.sh
 	@install/manifests/tree.sh $(IMAGES)/sluice/amd64 $(TARGET)/$(HOST)/release/{sluiced,sluice-install} $(SLUICE_CNI)
 
 image-arm64: setup
 	@setup/arm64.sh
-	@setup/cross-cargo.sh build --release --locked $(SHIPPED)
+	@setup/static-cargo.sh arm64 build --release --locked $(SHIPPED)
 	@cni-plugin/build.sh arm64
 	@install/manifests/tree.sh $(IMAGES)/sluice/arm64 $(TARGET)/$(ARM64)/release/{sluiced,sluice-install} \
 		$(TARGET)/aarch64-unknown-linux-musl/release/sluice-cni
@@ -198,7 +196,7 @@ e2e: IMAGE := sluice.test/sluice:latest
 e2e: ARCHITECTURES := amd64
 e2e: root image
 	@setup/kubernetes.sh
-	@RUSTFLAGS='$(STATIC)' $(CARGO) build --release --target $(HOST) -p sluice-e2e -p kubectl-sluice
+	@setup/static-cargo.sh amd64 build --release -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
 	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
 

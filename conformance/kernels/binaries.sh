@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# binaries.sh debug|emulated ARCHITECTURE: builds what the virtual machines run, below target/kernels/bin-ARCHITECTURE.
+# binaries.sh debug|release ARCHITECTURE: builds what the virtual machines run, below target/kernels/bin-ARCHITECTURE.
 #
-# debug: what `.ci/tests` builds, for a quick run on this machine's architecture. emulated: with some optimisation, as an
-# emulated processor is slow. The virtual machines have the C library of this machine's release.
+# debug: what `.ci/tests` builds, for a quick run on this machine's architecture; the virtual machines have the C library
+# of this machine's release. release: the daemon and the plugin of a release, and static tests of the same profile.
 source "${BASH_SOURCE[0]%/*}/../../setup/lib.sh"
 
 profile=${1:-} architecture=${2:-}
@@ -20,11 +20,16 @@ test_binary() {
     jq -r 'select(.executable and .profile.test and .target.name == "sluiced" and (.target.kind | index("lib"))) | .executable'
 }
 
-build() {
-    "$@" build --profile emulated -p workspace-hack -p sluiced -p sluice-cni -p sluice-conformance
-    lay tests "$("$@" test --profile emulated -p sluiced --lib --no-run --message-format=json | test_binary)"
-    local program
-    for program in sluiced sluice-cni sluice-conformance; do lay "$program" "$built/$program"; done
+# release MACHINE: as `make image` builds them. Only what tests them has the features of the tests.
+release() {
+    local cargo=(setup/static-cargo.sh "$architecture") gnu=target/$1-unknown-linux-gnu/release
+    "${cargo[@]}" build --release --locked -p sluiced -p sluice-install -p kubectl-sluice
+    lay sluiced "$gnu/sluiced"
+    cni-plugin/build.sh "$architecture"
+    lay sluice-cni "target/$1-unknown-linux-musl/release/sluice-cni"
+    "${cargo[@]}" build --release --locked -p workspace-hack -p sluice-conformance
+    lay sluice-conformance "$gnu/sluice-conformance"
+    lay tests "$("${cargo[@]}" test --release --locked -p sluiced --lib --no-run --message-format=json | test_binary)"
 }
 
 case $profile-$architecture in
@@ -34,13 +39,13 @@ case $profile-$architecture in
         for program in sluiced sluice-cni sluice-conformance; do lay "$program" "target/debug/$program"; done
         cp "$TOOLS/bin/cnitool" "$out"
         ;;
-    emulated-amd64)
-        built=target/emulated build cargo
+    release-amd64)
+        release x86_64
         cp "$TOOLS/bin/cnitool" "$out"
         ;;
-    emulated-arm64)
-        STRIP=aarch64-linux-gnu-strip built=target/aarch64-unknown-linux-gnu/emulated build setup/cross-cargo.sh
+    release-arm64)
+        STRIP=aarch64-linux-gnu-strip release aarch64
         cp "$TOOLS/arm64/bin/cnitool" "$out"
         ;;
-    *) die "usage: conformance/kernels/binaries.sh debug|emulated amd64|arm64" ;;
+    *) die "usage: conformance/kernels/binaries.sh debug|release amd64|arm64" ;;
 esac

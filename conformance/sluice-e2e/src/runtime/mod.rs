@@ -9,7 +9,7 @@ mod uninstall;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -36,7 +36,7 @@ use sluice_testbed::{
     terminal::step,
 };
 
-use containerd::Containerd;
+use containerd::{Containerd, Programs};
 
 /// The program of every container of this test.
 const IMAGE: &str = "sluice.test/pause:1";
@@ -48,6 +48,9 @@ const PORT: u16 = 8080;
 pub(crate) struct Options {
     #[command(flatten)]
     binaries: Binaries,
+    /// A directory with a containerd 2 and reference plugins of CNI 1.1, unpacked: the node changes to it
+    #[arg(long, value_name = "DIRECTORY")]
+    next: Option<PathBuf>,
 }
 
 /// A Pod that a runtime has made.
@@ -55,6 +58,8 @@ struct Sandbox {
     id: String,
     netns: PathBuf,
     address: IpAddr,
+    /// Which user of the node its root is.
+    root: u32,
 }
 
 /// The node with everything that the runtimes share.
@@ -71,11 +76,18 @@ impl Options {
     pub(crate) fn run(&self) -> Result<bool> {
         ensure!(Uid::effective().is_root(), "needs root, to run containers");
         let interrupt = Interrupt::install()?;
-        let lab = Lab::create(self.binaries.resolve()?, BackendKind::Sluice, &interrupt)?;
-        let outcomes = drive(&Node {
+        let mut binaries = self.binaries.resolve()?;
+        let next = self.next.as_deref().map(Path::canonicalize).transpose();
+        let next = next.context("no next containerd: run setup/containerd.sh")?;
+        if let Some(next) = &next {
+            binaries.cni_plugins = next.join("usr/lib/cni");
+        }
+        let lab = Lab::create(binaries, BackendKind::Sluice, &interrupt)?;
+        let node = Node {
             lab: &lab,
             interrupt: &interrupt,
-        });
+        };
+        let outcomes = drive(&node, next);
         let left = lab.remove();
         let mut good = left.is_empty();
         let across = step("an uninstall while containers run", || {
@@ -95,11 +107,23 @@ impl Options {
     }
 }
 
-fn drive(node: &Node<'_>) -> Result<Outcomes> {
+fn drive(node: &Node<'_>, next: Option<PathBuf>) -> Result<Outcomes> {
     let image = step("making an image", || node.image())?;
     let mut outcomes = Outcomes::new();
-    let containerd = step("starting containerd", || Containerd::start(node, &image))?;
+    let start = |programs| Containerd::start(node, programs, &image);
+    let mut containerd = step("starting containerd", || start(&Programs::Installed))?;
     outcomes.extend(step("containerd's CRI", || cri::run(node, &containerd)));
+    if let Some(next) = next {
+        let sandbox = cri::make(&containerd, "upgraded")?;
+        containerd.stop()?;
+        let next = Programs::Below(next);
+        containerd = step("starting the next containerd", || start(&next))?;
+        outcomes.push((
+            "a Pod from before containerd's upgrade is entered and removed after it".to_owned(),
+            cri::take_over(node, &containerd, &sandbox),
+        ));
+        outcomes.extend(step("its CRI", || cri::run(node, &containerd)));
+    }
     outcomes.extend(step("ctr", || ctr::run(node, &containerd)));
     outcomes.push(("containerd ends".to_owned(), containerd.stop()));
     outcomes.extend(step("podman", || podman::run(node, &image)));
@@ -134,7 +158,12 @@ impl Node<'_> {
 
     /// The server that answers at a port of a Pod, with a stand-in for its proxy in it.
     fn reached(&self, sandbox: &Sandbox) -> Result<String> {
-        let Sandbox { id, netns, address } = sandbox;
+        let Sandbox {
+            id,
+            netns,
+            address,
+            root,
+        } = sandbox;
         let within = ExecContext {
             netns: Some(netns),
             ..self.lab.within(None)
@@ -144,7 +173,7 @@ impl Node<'_> {
         output(low.args(["-ec", unprivileged]), LIMIT)?;
         let settings = PodAnnotations::default();
         let mut proxy = ExecContext {
-            user: Some(settings.uid),
+            user: Some(root + settings.uid),
             ..within
         }
         .own()?;

@@ -8,7 +8,11 @@ use nix::sys::signal::Signal;
 use sluice_lab::{Binaries, Lab, backend::sluice::Sluice};
 use sluice_testbed::{interrupt::Interrupt, process::output};
 
-use crate::runtime::{LIMIT, Node, Outcomes, containerd::Containerd, cri, podman};
+use crate::runtime::{
+    LIMIT, Node, Outcomes,
+    containerd::{Containerd, Programs},
+    cri, podman,
+};
 
 /// podman passes no annotations.
 const BEHAVIOUR: &str = "mesh = 'istio'\nmissing-annotations = 'bypass'\n";
@@ -66,7 +70,7 @@ fn of_podman(node: &Node<'_>) -> Result<()> {
 }
 
 fn of_containerd(node: &Node<'_>) -> Result<()> {
-    let containerd = Containerd::start(node, &node.image()?)?;
+    let containerd = Containerd::start(node, &Programs::Installed, &node.image()?)?;
     let done = cri::across(&containerd, || uninstall(node).map(drop));
     let done = done.and_then(|()| is_gone(node));
     containerd.stop().and(done)
