@@ -94,7 +94,7 @@ pub(super) fn take_over(node: &Node<'_>, containerd: &Containerd, sandbox: &Sand
     cri.remove(&sandbox.id)?;
     let by = by?;
     ensure!(by == INBOUND, "{by} answered");
-    node.forgotten()
+    node.expect_no_state()
 }
 
 impl Cri {
