@@ -34,6 +34,7 @@ mod refused;
 mod restart;
 mod scrape;
 mod socket;
+mod tap;
 mod unit;
 mod virtual_interfaces;
 mod worst;
