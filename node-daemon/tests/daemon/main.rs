@@ -16,6 +16,7 @@ mod crash;
 mod dashboard;
 mod doctor;
 mod examples;
+mod exclusive;
 mod hardening;
 mod keep_running;
 mod limits;

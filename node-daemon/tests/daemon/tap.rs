@@ -97,7 +97,7 @@ fn guest_behind_a_tap_reaches_the_proxy() {
     reaches_the_proxy("tap", "vm0");
 }
 
-/// So KubeVirt connects its machines.
+/// A virtual machine in Kubernetes is connected this way.
 #[test]
 fn guest_behind_a_bridged_tap_reaches_the_proxy() {
     reaches_the_proxy("bridged-tap", "tap0");
