@@ -82,7 +82,7 @@ impl ReservedPorts {
 
     /// Reserves every member, and keeps the other reserved ports.
     pub(super) fn reserve(self) -> Result<(), Error> {
-        self.change(|reserved, port| reserved.insert(port))
+        self.change(BTreeSet::insert)
     }
 
     /// Releases every member, and keeps the other reserved ports.
@@ -156,9 +156,12 @@ fn format(ports: &BTreeSet<u16>) -> String {
             _ => ranges.push((*port, *port)),
         }
     }
-    let range = |(low, high): &(u16, u16)| match low == high {
-        true => low.to_string(),
-        false => format!("{low}-{high}"),
+    let range = |(low, high): &(u16, u16)| {
+        if low == high {
+            low.to_string()
+        } else {
+            format!("{low}-{high}")
+        }
     };
     ranges.iter().map(range).collect::<Vec<_>>().join(",")
 }

@@ -74,14 +74,15 @@ fn dns_queries_of_device_bound_sockets_are_refused() {
 }
 
 #[test]
-fn direct_connections_keep_their_device() {
+fn other_datagrams_and_the_device_lo_stay_free() {
     let lab = Lab::meshed();
     let _resolver = listen(&lab.pod, "[::]:15053");
-    let [_, connected, sent] = kinds(call_on(&lab.pod, "eth0", &format!("{}:5353", WORLD[0])));
+    let [stream, connected, sent] = kinds(call_on(&lab.pod, "eth0", &format!("{}:5353", WORLD[0])));
+    assert_eq!(stream, Some(ErrorKind::PermissionDenied));
     assert_eq!([connected, sent], [None, None]);
     let [_, connected, sent] = kinds(call_on(&lab.pod, "lo", &format!("{}:53", WORLD[0])));
     assert_eq!([connected, sent], [None, None]);
-    assert_eq!(lab.count(Reason::OutboundDevice), 0);
+    assert_eq!(lab.count(Reason::OutboundDevice), 1);
 }
 
 #[test]
