@@ -52,7 +52,8 @@ help:
 	@echo 'Compare and measure'
 	@echo '  make conformance   every case on none, iptables and Sluice; random connections compared;'
 	@echo "                     SEEDS='1 2' and CASES=N choose them"
-	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE'
+	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE;'
+	@echo '                     RATES=1 also measures, with wrk'
 	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
 	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
 	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
@@ -107,7 +108,9 @@ proxies: export ZTUNNEL := $(ZTUNNEL)
 proxies: export LINKERD2_PROXY := $(LINKERD2_PROXY)
 proxies: export NETWORK_VALIDATOR := $(NETWORK_VALIDATOR)
 proxies: root setup
-	@$(CARGO) test -p sluiced --test daemon -- ztunnel::real network_validator --nocapture
+	@$(if $(RATES),setup/packages.sh bench)
+	@$(CARGO) test $(if $(RATES),--release) -p sluiced --test daemon -- ztunnel::real network_validator --nocapture \
+		$(if $(RATES),--test-threads 1 --include-ignored)
 
 chaos: root build
 	@$(TARGET)/release/sluice-conformance chaos

@@ -94,13 +94,13 @@ fn keep_source(
 }
 
 /// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
-/// its connection would return to it, again and again.
+/// its connection would return to it, again and again. A Pod without such a listener costs no lookup.
 #[inline(always)]
 fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
     let Verdict::ToProxy(port, _) = verdict else {
         return false;
     };
-    if !port.const_eq(pod.outbound_port) {
+    if !pod.flags.has(PodFlags::FOREIGN_LISTENER) || !port.const_eq(pod.outbound_port) {
         return false;
     }
     // SAFETY: the value is copied at once.

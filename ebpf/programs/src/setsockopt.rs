@@ -4,7 +4,8 @@
 //! destination is: to the kernel, a connection to the proxy with such a route is one to another host.
 //! Accelerated sockets would accept some options without effect.
 //!
-//! The kernel does not run these programs for 32-bit system calls (`do_sock_setsockopt`).
+//! The kernel does not run these programs for 32-bit system calls (`in_compat_syscall` in
+//! `__sys_setsockopt`, since Linux 6.7 in `do_sock_setsockopt`).
 
 use aya_ebpf::programs::SockoptContext;
 use sluice_abi::Reason;

@@ -65,6 +65,10 @@ impl PodFlags {
     /// Connections that processes in the node's netns open to the Pod are not redirected.
     pub const BYPASS_NODE: Self = Self(1 << 23);
 
+    /// A process that is not the proxy listens on the proxy's outbound port; `foreign_listeners` has its
+    /// user. The daemon sets the flag in `process_ip` alone, beside that map.
+    pub const FOREIGN_LISTENER: Self = Self(1 << 24);
+
     /// The union of both sets.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -123,6 +127,7 @@ mod tests {
             PodFlags::IPV4_ONLY,
             PodFlags::REROUTES,
             PodFlags::BYPASS_NODE,
+            PodFlags::FOREIGN_LISTENER,
         ];
         let bits: u32 = all.iter().map(|flag| flag.0).sum();
         assert_eq!(bits, (1 << all.len()) - 1);

@@ -35,7 +35,7 @@ pub struct Container {
     pub uid: Option<u32>,
     /// `runAsGroup` of the container, or of the Pod; absent if the image decides.
     pub gid: Option<u32>,
-    /// Its arguments; only for containers of a mesh.
+    /// Its arguments, with the command of an init container before them; only for containers of a mesh.
     pub args: Vec<String>,
     /// Its environment, without values from references; only for containers of a mesh.
     pub env: BTreeMap<String, String>,

@@ -14,11 +14,12 @@ const ISTIO_MODE: &str = "sidecar.istio.io/interceptionMode";
 const ISTIO_TEMPLATES: &str = "inject.istio.io/templates";
 
 /// The sidecar annotations of the other presets.
-const SIDECAR_ANNOTATIONS: [&str; 5] = [
+const SIDECAR_ANNOTATIONS: [&str; 6] = [
     "linkerd.io/proxy-version",
     "kuma.io/sidecar-injected",
     "openservicemesh.io/sidecar-injection",
     "consul.hashicorp.com/connect-inject-status",
+    "consul.hashicorp.com/mesh-inject-status",
     "ambient.istio.io/redirection",
 ];
 

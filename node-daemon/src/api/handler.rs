@@ -35,6 +35,8 @@ use crate::{
 
 /// Long-poll timeout for events; after it the answer is empty.
 const EVENTS_WAIT: Duration = Duration::from_secs(10);
+/// The mesh whose namespaces select Pods without an annotation on them.
+const OSM: &str = "osm";
 
 /// The objects that requests act on.
 #[derive(Clone)]
@@ -240,8 +242,8 @@ impl Handler {
     async fn add_by_annotations(&self, mut request: AddRequest) -> Result<AddResponse, Error> {
         let is_missing = request.annotations.is_none();
         self.adds[usize::from(is_missing)].fetch_add(1, Ordering::Relaxed);
-        let proxy_user = self.config.borrow().proxy_user;
-        if is_missing || (proxy_user == ProxyUser::PodSpec && may_be_meshed(&request)) {
+        let may_count = may_be_meshed(&request, &self.config.borrow());
+        if is_missing || may_count {
             let asked = match self.cluster.fetch_annotations(&mut request).await {
                 Err(source) if !is_missing => return Err(Error::NoManifest(source)),
                 asked => asked,
@@ -255,7 +257,10 @@ impl Handler {
     }
 }
 
-/// Whether a mesh may intercept the Pod, judged by its annotations.
-fn may_be_meshed(request: &AddRequest) -> bool {
-    !(request.annotations.as_ref()).is_some_and(sluice_api::has_no_sidecar_annotation)
+/// Whether the manifest may change the decision on a Pod with these annotations. Open Service Mesh's
+/// injector leaves none on a Pod that its Kubernetes namespace selects.
+fn may_be_meshed(request: &AddRequest, config: &Config) -> bool {
+    let is_unmarked =
+        (request.annotations.as_ref()).is_some_and(sluice_api::has_no_sidecar_annotation);
+    config.proxy_user == ProxyUser::PodSpec && (!is_unmarked || config.mesh == OSM)
 }

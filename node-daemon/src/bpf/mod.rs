@@ -19,6 +19,7 @@ mod kernel_offsets;
 mod link;
 mod listeners;
 mod loaded;
+mod netns_entries;
 mod netns_prog;
 mod node_conns;
 mod pinned_link;
@@ -54,6 +55,7 @@ pub(crate) use hooks::RunTime;
 pub(crate) use kernel_offsets::of_this_kernel as kernel_offsets;
 use listeners::Listeners;
 use loaded::Loaded;
+use netns_entries::NetnsEntries;
 use netns_prog::NetnsProgram;
 pub(crate) use node_conns::NodeConns;
 use pins::Generation;
@@ -101,7 +103,7 @@ pub(crate) struct Datapath {
     features: Features,
     loaded: Loaded,
     addresses: TypedMap<Addr, PodConfig>,
-    netns_entries: TypedMap<u64, NetnsEntry>,
+    netns_entries: NetnsEntries,
     dns_capture: TypedMap<u64, u8>,
     alias_to_dst: TypedMap<AliasKey, Endpoint>,
     alias_usage: TypedMap<u64, AliasUsage>,
@@ -111,7 +113,6 @@ pub(crate) struct Datapath {
     foreign_binds: ForeignBinds,
     node_conns: NodeConns,
     pod_counters: CounterMap,
-    foreign_listeners: TypedMap<u64, u32>,
     before_proxy: TypedMap<u64, BeforeProxy>,
     rule_maps: RuleMaps,
     listeners: Listeners,
@@ -155,7 +156,7 @@ impl Datapath {
             cgroup: cgroup.into(),
             features,
             addresses: TypedMap::open(&mut loaded, maps::LOCAL_POD_IPS)?,
-            netns_entries: TypedMap::open(&mut loaded, maps::PROCESS_IP)?,
+            netns_entries: NetnsEntries::open(&mut loaded)?,
             dns_capture: TypedMap::open(&mut loaded, maps::DNS_CAPTURE)?,
             alias_to_dst: TypedMap::open(&mut loaded, maps::ALIAS_TO_DST)?,
             alias_usage: TypedMap::open(&mut loaded, maps::ALIAS_USAGE)?,
@@ -166,7 +167,6 @@ impl Datapath {
             foreign_binds: ForeignBinds::open(&mut loaded)?,
             node_conns: NodeConns::open(&mut loaded, options.bypassing_node)?,
             pod_counters: CounterMap::open(&mut loaded)?,
-            foreign_listeners: TypedMap::open(&mut loaded, maps::FOREIGN_LISTENERS)?,
             before_proxy: TypedMap::open(&mut loaded, maps::BEFORE_PROXY)?,
             listeners: Listeners::open(&mut loaded)?,
             netns_prog,
@@ -281,7 +281,6 @@ impl Datapath {
         self.netns_entries.remove(cookie)?;
         self.foreign_binds.remove(cookie)?;
         self.pod_counters.remove(cookie)?;
-        self.foreign_listeners.remove(cookie)?;
         self.before_proxy.remove(cookie)?;
         self.dns_capture.remove(cookie)
     }
@@ -303,15 +302,12 @@ impl Datapath {
         cookie: u64,
         uid: Option<u32>,
     ) -> Result<(), Error> {
-        match uid {
-            Some(uid) => self.foreign_listeners.set(cookie, uid),
-            None => self.foreign_listeners.remove(cookie),
-        }
+        self.netns_entries.set_foreign_listener(cookie, uid)
     }
 
     /// That UID.
     pub(crate) fn foreign_listener(&self, cookie: u64) -> Result<Option<u32>, Error> {
-        self.foreign_listeners.get(cookie)
+        self.netns_entries.foreign_listener(cookie)
     }
 
     /// Lets a Pod's outbound connections bypass its proxy until it listens. An entry that exists stays

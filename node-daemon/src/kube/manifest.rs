@@ -6,15 +6,19 @@ use k8s_openapi::api::core::v1::{self, PodSpec, PodTemplateSpec, SecurityContext
 use sluice_api::{Container, ContainerRole, Manifest};
 
 /// Mesh containers whose arguments and environment determine the interception of a Pod.
-const OF_MESHES: [&str; 5] = [
+const OF_MESHES: [&str; 6] = [
     "istio-proxy",
     "istio-init",
     "istio-validation",
     "linkerd-init",
     "linkerd-proxy",
+    "consul-connect-inject-init",
 ];
+/// Of these the command precedes the arguments: early templates have all of them there.
+const WITH_COMMAND: [&str; 2] = ["istio-init", "istio-validation"];
 /// The environment variables that are read. Others may be secret, and records are files.
-const ENVIRONMENT: [&str; 4] = [
+const ENVIRONMENT: [&str; 5] = [
+    "CONSUL_REDIRECT_TRAFFIC_CONFIG",
     "DISABLE_ENVOY",
     "ISTIO_DUAL_STACK",
     "ISTIO_META_INTERCEPTION_MODE",
@@ -78,8 +82,13 @@ fn stated(container: &v1::Container) -> Container {
     }
     let env = container.env.iter().flatten();
     let read = env.filter(|one| ENVIRONMENT.contains(&&*one.name));
+    let has_command = WITH_COMMAND.contains(&&*container.name);
+    let command = container.command.iter().filter(|_| has_command);
     Container {
-        args: container.args.clone().unwrap_or_default(),
+        args: (command.chain(&container.args))
+            .flatten()
+            .cloned()
+            .collect(),
         env: read
             .filter_map(|one| Some((one.name.clone(), one.value.clone()?)))
             .collect(),

@@ -12,7 +12,6 @@ use std::{
 };
 
 use netlink_packet_core::NlasIterator;
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -22,27 +21,18 @@ use nix::{
     sys::stat::fstat,
 };
 
-use super::{
-    Error, Id, Inode,
-    netlink::{Limit, Request},
-    syscalls,
-};
+use super::{Error, Id, Inode, netlink::Limit, syscalls, tcp_sockets};
 
-/// The limit of sockets of each family.
+/// The limit of sockets of both families.
 const SOCKETS: Limit = Limit {
     what: "listening TCP sockets",
-    most: 16_384,
+    most: 32_768,
 };
 /// The limit of other users' sockets that are duplicated to read their group.
 const MOST_UNCLEAR: usize = 64;
-/// `SOCK_DIAG_BY_FAMILY` (`linux/sock_diag.h`), `struct inet_diag_req_v2`, `struct inet_diag_msg`
-/// and `INET_DIAG_MARK` (`linux/inet_diag.h`).
-const BY_FAMILY: u16 = 20;
-const REQUEST: usize = 56;
+/// `struct inet_diag_msg` and `INET_DIAG_MARK` (`linux/inet_diag.h`).
 const ANSWER: usize = 72;
 const MARK: u16 = 15;
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
 /// `1 << TCP_LISTEN`.
 const LISTENING: u32 = 1 << 10;
 
@@ -143,7 +133,9 @@ impl ListenSockets {
     /// The sockets of this thread's netns.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
-        dump(LISTENING, |body| found.extend(Described::parse(body)))?;
+        tcp_sockets::dump(LISTENING, SOCKETS, |body| {
+            found.extend(Described::parse(body));
+        })?;
         Ok(Self(found))
     }
 
@@ -187,24 +179,6 @@ impl ListenSockets {
     }
 }
 
-/// Passes each TCP socket in one of these states (bits `1 << TCP_…`) to `take`.
-fn dump(states: u32, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut body = [0; REQUEST];
-        body[0] = u8::try_from(family).unwrap_or_default();
-        body[1] = TCP;
-        body[4..8].copy_from_slice(&states.to_ne_bytes());
-        let request = Request {
-            family: "NETLINK_SOCK_DIAG",
-            protocol: NETLINK_SOCK_DIAG,
-            kind: BY_FAMILY,
-            body: &body,
-        };
-        request.dump(SOCKETS, &mut take)?;
-    }
-    Ok(())
-}
-
 /// Whether the kernel lists TCP sockets: `inet_diag` and `tcp_diag` are built in, loaded, or loaded by this request.
 ///
 /// # Errors
@@ -212,7 +186,7 @@ fn dump(states: u32, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
 /// [`Error::Io`] with the kernel's error if it does not.
 pub(crate) fn probe_socket_diagnostics() -> Result<(), Error> {
     // No socket is in none of the states: the list is empty.
-    dump(0, |_| {})
+    tcp_sockets::dump(0, SOCKETS, |_| {})
 }
 
 /// Duplicates the sockets with these inodes, and separates the proxy's from foreign ones. Processes

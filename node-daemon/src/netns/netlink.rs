@@ -63,7 +63,7 @@ impl Request<'_> {
     /// not reply.
     pub(super) fn dump(&self, limit: Limit, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut count = 0;
-        let done = self.exchange(NLM_F_REQUEST | NLM_F_DUMP, &mut |body| {
+        let done = self.reply(NLM_F_REQUEST | NLM_F_DUMP, &mut |body| {
             count += 1;
             if count <= limit.most {
                 take(body);
@@ -80,7 +80,7 @@ impl Request<'_> {
     ///
     /// [`Error::Io`] if the kernel returns an error or does not reply.
     pub(super) fn ask(&self, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
-        self.exchange(NLM_F_REQUEST, &mut |body| {
+        self.reply(NLM_F_REQUEST, &mut |body| {
             take(body);
             false
         })
@@ -98,8 +98,19 @@ impl Request<'_> {
 
     /// As [`Request::act`], with further flags of the message.
     pub(super) fn act_with(&self, flags: u16) -> Result<(), Error> {
-        self.exchange(NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| false)
+        self.reply(NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| false)
             .map_err(|source| self.failed(source))
+    }
+
+    /// As [`Request::act_with`]. `false` if the kernel refuses the change.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the kernel does not reply.
+    pub(super) fn attempt_with(&self, flags: u16) -> Result<bool, Error> {
+        let reply = self.exchange(NLM_F_REQUEST | NLM_F_ACK | flags, &mut |_| false);
+        let reply = reply.map_err(|source| self.failed(source))?;
+        Ok(reply.is_ok())
     }
 
     fn failed(&self, source: io::Error) -> Error {
@@ -109,7 +120,16 @@ impl Request<'_> {
         }
     }
 
-    fn exchange(&self, flags: u16, take: &mut impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    fn reply(&self, flags: u16, take: &mut impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+        self.exchange(flags, take)?
+    }
+
+    /// The inner result is the kernel's reply.
+    fn exchange(
+        &self,
+        flags: u16,
+        take: &mut impl FnMut(&[u8]) -> bool,
+    ) -> io::Result<io::Result<()>> {
         let socket = Socket::new(self.protocol)?;
         let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
         setsockopt(&socket, ReceiveTimeout, &patience)?;
@@ -122,14 +142,17 @@ impl Request<'_> {
         socket.send_to(&message, &SocketAddr::new(0, 0), 0)?;
         loop {
             let (datagram, _) = socket.recv_from_full()?;
-            if !walk(&datagram, take)? {
-                return Ok(());
+            match walk(&datagram, take) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Ok(())),
+                Err(refused) => return Ok(Err(refused)),
             }
         }
     }
 }
 
-/// Passes on the messages of one datagram. `false` after the last, or if `take` needs no more.
+/// Passes on the messages of one datagram. `false` after the last, or if `take` needs no more; an error
+/// if the kernel refuses.
 pub(super) fn walk(mut datagram: &[u8], take: &mut impl FnMut(&[u8]) -> bool) -> io::Result<bool> {
     while let Some((head, _)) = datagram.split_first_chunk::<HEADER>() {
         let [a, b, c, d, kind, kind_high, ..] = *head;

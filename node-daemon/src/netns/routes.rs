@@ -8,8 +8,11 @@ use std::{
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
+    packet_core::Emitable as _,
     packet_route::{
         AddressFamily,
         route::{
@@ -23,7 +26,7 @@ use rtnetlink::{
 use super::{
     Error,
     links::{collect, failed, loopback, with_handle},
-    netlink::Limit,
+    netlink::{Limit, Request},
     rerouting, source_routing,
 };
 
@@ -40,6 +43,10 @@ const NETWORKS: Limit = Limit {
     what: "networks with a route",
     most: 1024,
 };
+
+/// `RTM_NEWROUTE`, `RTM_DELROUTE` (`linux/rtnetlink.h`).
+const NEW_ROUTE: u16 = 24;
+const DEL_ROUTE: u16 = 25;
 
 /// The default routing tables (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
 const DEFAULT_TABLES: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
@@ -215,26 +222,34 @@ pub(super) fn install_local_routes(
     gone: &[IpNet],
     new: &[SourceRoute],
 ) -> Result<Vec<SourceRoute>, Error> {
-    with_handle(async |handle| {
-        let lo = loopback()?;
-        for network in gone {
-            let removed = handle.route().del(local_route(network, lo)).execute().await;
-            // The route is missing, or its family is disabled.
-            removed.or_else(unless_refused("remove a route"))?;
+    let lo = loopback()?;
+    for network in gone {
+        // If the kernel refuses, the route is missing, or its family is disabled.
+        let _is_removed = change(DEL_ROUTE, 0, &local_route(network, lo))?;
+    }
+    let mut refused = Vec::new();
+    for route in new {
+        let mut message = local_route(&route.dst, lo);
+        let source = RouteAttribute::PrefSource(route.prefsrc.into());
+        message.attributes.push(source);
+        if !change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message)? {
+            refused.push(*route);
         }
-        let mut refused = Vec::new();
-        for route in new {
-            let mut message = local_route(&route.dst, lo);
-            let source = RouteAttribute::PrefSource(route.prefsrc.into());
-            message.attributes.push(source);
-            let installed = handle.route().add(message).replace().execute().await;
-            let installed = installed.map(|()| true);
-            if !installed.or_else(unless_refused("add a route"))? {
-                refused.push(*route);
-            }
-        }
-        Ok(refused)
-    })
+    }
+    Ok(refused)
+}
+
+/// Requests a change of a route. `false` if the kernel refuses.
+fn change(kind: u16, flags: u16, route: &RouteMessage) -> Result<bool, Error> {
+    let mut body = vec![0; route.buffer_len()];
+    route.emit(&mut body);
+    let request = Request {
+        family: "NETLINK_ROUTE",
+        protocol: NETLINK_ROUTE,
+        kind,
+        body: &body,
+    };
+    request.attempt_with(flags)
 }
 
 /// The subset of these routes that is installed.
@@ -269,16 +284,6 @@ fn local_route(network: &IpNet, lo: u32) -> RouteMessage {
         RouteAttribute::Oif(lo),
     ];
     message
-}
-
-/// The default value if the kernel refuses; any other error is returned.
-fn unless_refused<T: Default>(
-    operation: &'static str,
-) -> impl FnOnce(rtnetlink::Error) -> Result<T, Error> {
-    move |error| match error {
-        rtnetlink::Error::NetlinkError(_) => Ok(T::default()),
-        other => Err(failed(operation, other)),
-    }
 }
 
 /// Whether a rule is neither one of the default rules nor Sluice's own.

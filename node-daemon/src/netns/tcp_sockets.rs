@@ -188,20 +188,39 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
 ///
 /// If the kernel does not list them, or there are more than a Pod may have.
 pub(super) fn each(mut take: impl FnMut(TcpSocket)) -> Result<(), Error> {
+    dump_with(WITH_INFO, WANTED, SOCKETS, |body| {
+        if let Some(socket) = TcpSocket::parse(body) {
+            take(socket);
+        }
+    })
+}
+
+/// Passes the description of each socket in one of these states (bits `1 << TCP_…`) to `take`: a
+/// `struct inet_diag_msg` with attributes.
+///
+/// # Errors
+///
+/// If the kernel does not list them, or there are more than `limit`.
+pub(super) fn dump(states: u32, limit: Limit, take: impl FnMut(&[u8])) -> Result<(), Error> {
+    dump_with(0, states, limit, take)
+}
+
+fn dump_with(
+    extensions: u8,
+    states: u32,
+    limit: Limit,
+    take: impl FnMut(&[u8]),
+) -> Result<(), Error> {
     let mut body = [0; GET_ALL_BYTES];
-    body[3] = WITH_INFO;
-    body[52..56].copy_from_slice(&WANTED.to_ne_bytes());
+    body[3] = extensions;
+    body[52..56].copy_from_slice(&states.to_ne_bytes());
     let request = Request {
         family: "NETLINK_SOCK_DIAG",
         protocol: NETLINK_SOCK_DIAG,
         kind: GET_ALL,
         body: &body,
     };
-    request.dump(SOCKETS, |body| {
-        if let Some(socket) = TcpSocket::parse(body) {
-            take(socket);
-        }
-    })
+    request.dump(limit, take)
 }
 
 /// Ends a connection of this thread's netns: its process and its peer see a reset. A connection that

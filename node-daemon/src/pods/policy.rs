@@ -176,6 +176,16 @@ fn from_annotations(pod: &PodAnnotations<'_>) -> Result<Verdict, Error> {
     stated::policy(pod).map(|policy| Verdict::Intercept(Box::new(policy)))
 }
 
+/// Whether an injector left its mark on the Pod.
+fn is_marked(pod: &PodAnnotations<'_>) -> bool {
+    pod.annotations.contains_key(&pod.mesh.sidecar_annotation)
+        || match pod.mesh.injector {
+            Injector::Osm => osm::is_injected(pod),
+            Injector::Consul => consul::is_injected(pod),
+            _ => false,
+        }
+}
+
 /// Why the mesh does not redirect a Pod's traffic, if so.
 fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Error> {
     let mesh = pod.mesh;
@@ -185,12 +195,14 @@ fn not_intercepted(pod: &PodAnnotations<'_>) -> Result<Option<&'static str>, Err
     {
         return istio::not_selected_by_label(pod, excluded_namespaces);
     }
-    if !pod.annotations.contains_key(&mesh.sidecar_annotation) {
+    if !is_marked(pod) {
         return Ok(Some("no sidecar annotation"));
     }
+    // Linkerd's CNI plugin looks for the proxy's container alone.
+    let is_decided = mesh.injector == Injector::Linkerd && linkerd::has_proxy(pod);
     let mut switches = mesh.opt_out.iter();
     let is_off = |key: &String| pod.label_or_annotation(key);
-    if switches.any(|(key, off)| is_off(key).is_some_and(|value| off.has(value))) {
+    if !is_decided && switches.any(|(key, off)| is_off(key).is_some_and(|value| off.has(value))) {
         return Ok(Some("interception disabled by annotation"));
     }
     if let Some(name) = &mesh.proxy_container

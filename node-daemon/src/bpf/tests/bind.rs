@@ -5,11 +5,11 @@ use std::{
     net::{SocketAddr, UdpSocket},
 };
 
-use sluice_abi::{Event, ForeignKey, Port, Reason};
+use sluice_abi::{Event, ForeignKey, PodFlags, Port, Reason};
 
 use super::{
     lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, VALIDATOR, WORLD},
-    sockets::{PROXY_PORTS, accept, connect, expect_greeting, listen, listen_as},
+    sockets::{PROXY_PORTS, accept, call, connect, expect_greeting, listen, listen_as},
 };
 
 const TCP: u16 = 6;
@@ -146,4 +146,28 @@ fn pod_that_ends_leaves_no_refused_user() {
     listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();
     lab.datapath.remove_netns_entry(lab.cookie).unwrap();
     assert_eq!(refused(&lab), []);
+}
+
+#[test]
+fn rewritten_entry_keeps_its_foreign_listener() {
+    let mut lab = Lab::meshed();
+    let to = format!("{}:8080", WORLD[0]);
+    lab.datapath
+        .set_foreign_listener(lab.cookie, Some(APP))
+        .unwrap();
+    for refused in 1..=2 {
+        let denied = call(&lab.pod, APP, &to).unwrap_err();
+        assert_eq!(denied, ErrorKind::PermissionDenied);
+        assert_eq!(lab.count(Reason::OutboundLoop), refused);
+        // Readers do not see the flag, so the entry is written without it.
+        let entry = lab.datapath.netns_entry(lab.cookie).unwrap().unwrap();
+        assert!(!entry.pod.flags.has(PodFlags::FOREIGN_LISTENER));
+        let all = lab.datapath.all_netns_entries().unwrap();
+        assert_eq!(all, [(lab.cookie, entry)]);
+        lab.datapath.set_netns_entry(lab.cookie, &entry).unwrap();
+    }
+    lab.datapath.set_foreign_listener(lab.cookie, None).unwrap();
+    let refused = call(&lab.pod, APP, &to).unwrap_err();
+    assert_eq!(refused, ErrorKind::ConnectionRefused);
+    assert_eq!(lab.count(Reason::OutboundLoop), 2);
 }

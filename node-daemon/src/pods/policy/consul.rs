@@ -1,5 +1,5 @@
-//! Consul's Pods: the injector states the whole redirection as JSON for its CNI plugin, and without
-//! that plugin in single annotations.
+//! Consul's Pods: the injector states the whole redirection as JSON, for its CNI plugin in an
+//! annotation, and without that plugin in the environment of its init container.
 
 use serde::Deserialize;
 
@@ -9,6 +9,10 @@ const TRANSPARENT_PROXY: &str = "consul.hashicorp.com/transparent-proxy-status";
 const CONFIG: &str = "consul.hashicorp.com/redirect-traffic-config";
 const DUAL_STACK: &str = "consul.hashicorp.com/dual-stack";
 const GATEWAY: &str = "consul.hashicorp.com/gateway-kind";
+/// The status that the injector of the resource API writes.
+const MESH_INJECT: &str = "consul.hashicorp.com/mesh-inject-status";
+const INIT: &str = "consul-connect-inject-init";
+const INIT_CONFIG: &str = "CONSUL_REDIRECT_TRAFFIC_CONFIG";
 
 /// The content of the annotation: the settings of the `iptables` package of Consul's SDK.
 #[derive(Default, Deserialize)]
@@ -39,19 +43,29 @@ pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> 
     if pod.annotations.contains_key(GATEWAY) {
         return Some("it is a gateway of Consul's");
     }
-    let is_unset = |key| pod.annotation(key).is_none_or(str::is_empty);
-    if is_unset(&pod.mesh.sidecar_annotation) {
+    if !is_set(pod, &pod.mesh.sidecar_annotation) && !is_injected(pod) {
         return Some("no sidecar annotation");
     }
-    is_unset(TRANSPARENT_PROXY).then_some("Consul's transparent proxy is off")
+    (!is_set(pod, TRANSPARENT_PROXY)).then_some("Consul's transparent proxy is off")
 }
 
-/// Applies the settings that the injector states for the CNI plugin.
+/// Whether the injector of the resource API changed the Pod.
+pub(super) fn is_injected(pod: &PodAnnotations<'_>) -> bool {
+    is_set(pod, MESH_INJECT)
+}
+
+fn is_set(pod: &PodAnnotations<'_>, key: &str) -> bool {
+    pod.annotation(key).is_some_and(|value| !value.is_empty())
+}
+
+/// Applies the settings that the injector states for the CNI plugin, or else for the init container.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
     if pod.annotation(DUAL_STACK) != Some("true") {
         policy.families = Families::Ipv4;
     }
-    let Some(text) = pod.annotation(CONFIG) else {
+    let of_init = || pod.container(INIT)?.env.get(INIT_CONFIG);
+    let stated = pod.annotations.get(CONFIG).or_else(of_init);
+    let Some(text) = stated else {
         return Ok(());
     };
     let config: Config = serde_json::from_str(text).map_err(|error| Error::Malformed {

@@ -4,7 +4,9 @@
 use sluice_api::{Container, ISTIO_STATUS, not_redirected_by_istio};
 
 use super::{
-    Annotations, Error, Families, Inbound, PodPolicy, Ports, parse::port, subject::PodAnnotations,
+    Annotations, Error, Families, Inbound, PodPolicy, Ports,
+    parse::{port, without_empty_items},
+    subject::PodAnnotations,
 };
 
 const MODE: &str = "sidecar.istio.io/interceptionMode";
@@ -124,7 +126,8 @@ pub(super) fn init_arguments(pod: &PodAnnotations<'_>) -> Option<Annotations> {
         (&names.virtual_interfaces, "-k", Some("")),
     ] {
         if let (Some(name), Some(value)) = (name, arguments.value(flag).or(absent)) {
-            stated.insert(name.clone(), value.to_owned());
+            // As `istio-iptables`, and unlike the CNI plugin.
+            stated.insert(name.clone(), without_empty_items(value));
         }
     }
     Some(stated)
@@ -162,9 +165,14 @@ pub(super) fn families(pod: &PodAnnotations<'_>) -> Families {
 struct Arguments<'a>(&'a [String]);
 
 impl<'a> Arguments<'a> {
+    /// Those after the program's name. Early templates leave that name to the image.
     fn of(container: &'a Container) -> Option<Self> {
-        let (first, rest) = container.args.split_first()?;
-        (first == "istio-iptables").then_some(Self(rest))
+        let line = &container.args;
+        let is_program = |word: &String| word.rsplit('/').next() == Some("istio-iptables");
+        match line.iter().position(is_program) {
+            Some(at) => Some(Self(&line[at + 1..])),
+            None => (line.first()?.starts_with('-')).then_some(Self(line)),
+        }
     }
 
     fn value(&self, flag: &str) -> Option<&'a str> {

@@ -13,6 +13,8 @@ const TRANSPARENT: &str = "kuma.io/transparent-proxying";
 const DNS: &str = "kuma.io/builtin-dns";
 const DNS_PORT: &str = "kuma.io/builtin-dns-port";
 const FAMILIES: &str = "kuma.io/transparent-proxying-ip-family-mode";
+/// A port in the whole redirection.
+const PORT: &str = "a port from 1 to 65535, as a number";
 
 /// The whole redirection.
 #[derive(Default, Deserialize)]
@@ -126,7 +128,23 @@ impl Scalar {
     }
 }
 
+impl Scalar {
+    /// A port. Kuma does not take it as text.
+    fn port(&self) -> Result<u16, Error> {
+        let port = match self {
+            Self::Number(number) => u16::try_from(*number).ok().filter(|port| *port != 0),
+            Self::Nothing | Self::Text(_) => None,
+        };
+        port.ok_or_else(|| Error::Item {
+            key: CONFIG,
+            item: self.text(),
+            allowed: PORT,
+        })
+    }
+}
+
 impl AddRule {
+    /// Single ports: Kuma rejects ranges and zero, and passes over empty items.
     fn ports(list: Option<&Self>) -> Result<Ports, Error> {
         let text = match list {
             None => String::new(),
@@ -136,13 +154,18 @@ impl AddRule {
                 texts.join(",")
             }
         };
-        parse::ports(CONFIG, &text)
+        let text = parse::without_empty_items(&text);
+        let single = |item: &str| parse::port(item).filter(|port| *port != 0);
+        let ports: Ports = parse::items(CONFIG, &text, PORT, |item| {
+            single(item).map(|port| (port, port))
+        })?;
+        Ok(ports)
     }
 }
 
 /// Why a Pod is not intercepted, if so.
 pub(super) fn not_intercepted(pod: &PodAnnotations<'_>) -> Option<&'static str> {
-    if pod.annotation(INJECTED) != Some("true") {
+    if pod.annotations.get(INJECTED).map(String::as_str) != Some("true") {
         return Some("kuma.io/sidecar-injected is not true");
     }
     let is_off = |value: &str| ["disabled", "false"].contains(&value);
@@ -179,38 +202,36 @@ pub(super) fn stated(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     if !config.user.text().is_empty() {
         policy.uid = parse::parse_id(CONFIG, &config.user.text())?;
     }
-    for (stated, port) in [
-        (&inbound.port, &mut policy.ports.inbound),
-        (&outbound.port, &mut policy.ports.outbound),
-        (&dns.port, &mut policy.ports.dns),
+    for (stated, is_used, port) in [
+        (&inbound.port, true, &mut policy.ports.inbound),
+        (&outbound.port, true, &mut policy.ports.outbound),
+        (&dns.port, dns.enabled, &mut policy.ports.dns),
     ] {
-        if let Some(stated) = stated {
-            *port = parse::port_or_none(CONFIG, &stated.text())?.unwrap_or(0);
-        }
-    }
-    if !dns.enabled {
-        policy.ports.dns = 0;
+        *port = match stated {
+            _ if !is_used => 0,
+            None => *port,
+            Some(stated) => stated.port()?,
+        };
     }
     policy.inbound = of_inbound(inbound)?;
     policy.excluded_sources = networks(inbound)?;
     of_outbound(outbound, &mut policy)?;
-    match config
-        .ip_family_mode
-        .as_deref()
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
-        None | Some("" | "dualstack") => {}
-        Some("ipv4") => policy.families = Families::Ipv4,
-        Some(other) => {
-            return Err(unsupported(
-                "ipFamilyMode",
-                other.to_owned(),
-                "dualstack or ipv4",
-            ));
-        }
-    }
+    policy.families = families(config.ip_family_mode.as_deref().unwrap_or_default())?;
     Ok(policy)
+}
+
+/// Kuma accepts the modes in any case of letters, and then compares the text with `ipv4`: in capital
+/// letters both families are redirected.
+fn families(mode: &str) -> Result<Families, Error> {
+    match (mode, &*mode.to_ascii_lowercase()) {
+        ("ipv4", _) => Ok(Families::Ipv4),
+        (_, "" | "dualstack" | "ipv4") => Ok(Families::Both),
+        _ => Err(unsupported(
+            "ipFamilyMode",
+            mode.to_owned(),
+            "dualstack or ipv4",
+        )),
+    }
 }
 
 fn of_inbound(flow: &Flow) -> Result<Inbound, Error> {
@@ -241,7 +262,14 @@ fn of_outbound(flow: &Flow, policy: &mut PodPolicy) -> Result<(), Error> {
 
 fn networks(flow: &Flow) -> Result<Vec<ipnet::IpNet>, Error> {
     let list = flow.exclude_ports_for_ips.as_deref().unwrap_or_default();
-    parse::addresses(CONFIG, &list.join(","))
+    if list.iter().any(String::is_empty) {
+        return Err(Error::Item {
+            key: CONFIG,
+            item: String::new(),
+            allowed: "an address or a network",
+        });
+    }
+    parse::addresses(CONFIG, &parse::without_empty_items(&list.join(",")))
 }
 
 fn refuse_unsupported(config: &Config) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Linkerd's settings beyond single annotations: Pods of its control plane, and init containers
 //! whose arguments differ from the annotations.
 
-use super::{Error, Families, Inbound, PodPolicy, parse, subject::PodAnnotations};
+use super::{Error, Families, Inbound, PodPolicy, Ports, parse, subject::PodAnnotations};
 
 const COMPONENT: &str = "linkerd.io/control-plane-component";
 const CREATED_BY: &str = "linkerd.io/created-by";
@@ -12,6 +12,28 @@ const PROXY: &str = "linkerd-proxy";
 const LISTENER: &str = "LINKERD2_PROXY_INBOUND_LISTEN_ADDR";
 /// The ports of the API server, which the control plane reaches without its own proxy.
 const API_SERVER: [u16; 2] = [443, 6443];
+
+/// Whether the spec is known and has the proxy: what its injector or an operator annotates later
+/// changes nothing.
+pub(super) fn has_proxy(pod: &PodAnnotations<'_>) -> bool {
+    pod.container(PROXY).is_some()
+}
+
+/// A list of skipped ports. Linkerd's rules ignore an item with blanks around it, so such an item
+/// skips nothing.
+pub(super) fn ports(key: &'static str, list: &str) -> Result<Ports, Error> {
+    let mut items = list
+        .split(',')
+        .filter(|item| !list.trim().is_empty() && !item.is_empty());
+    match items.find(|item| item.trim() != *item) {
+        None => parse::ports(key, list),
+        Some(item) => Err(Error::Item {
+            key,
+            item: item.to_owned(),
+            allowed: "a port or a range without blanks around it, which Linkerd ignores",
+        }),
+    }
+}
 
 /// Applies the settings of the init container, or of the CNI plugin.
 pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result<(), Error> {
@@ -41,14 +63,14 @@ pub(super) fn adjust(pod: &PodAnnotations<'_>, policy: &mut PodPolicy) -> Result
         policy.gid = parse::parse_id("--proxy-gid", gid)?;
     }
     if let Some(list) = value("--inbound-ports-to-ignore") {
-        policy.inbound = Inbound::Exclude(parse::ports("--inbound-ports-to-ignore", list)?);
+        policy.inbound = Inbound::Exclude(ports("--inbound-ports-to-ignore", list)?);
     }
     policy.excluded_outbound = match value("--outbound-ports-to-ignore") {
-        Some(list) => parse::ports("--outbound-ports-to-ignore", list)?,
-        None => super::Ports::new(),
+        Some(list) => ports("--outbound-ports-to-ignore", list)?,
+        None => Ports::new(),
     };
     policy.excluded_sources = match value("--subnets-to-ignore") {
-        Some(list) => parse::addresses("--subnets-to-ignore", list)?,
+        Some(list) => parse::networks("--subnets-to-ignore", list)?,
         None => Vec::new(),
     };
     Ok(())

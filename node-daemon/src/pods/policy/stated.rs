@@ -106,7 +106,7 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
     };
     // An explicit list, even an empty one, replaces the default.
     if let Some((key, list)) = pod.named_annotation(names.exclude_outbound_ports.as_ref()) {
-        policy.excluded_outbound = parse::ports(key, list)?;
+        policy.excluded_outbound = ports(pod, key, list)?;
     }
     if let Some((key, list)) = pod.named_annotation(names.include_outbound_ports.as_ref()) {
         policy.included_outbound = parse::ports(key, list)?;
@@ -115,14 +115,10 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         policy.networks = Some(parse::networks(key, list)?);
     }
     if let Some((key, list)) = pod.named_annotation(names.exclude_networks.as_ref()) {
-        policy.excluded_networks = if pod.mesh.injector == Injector::Kuma {
-            parse::addresses(key, list)?
-        } else {
-            parse::networks(key, list)?
-        };
+        policy.excluded_networks = networks(pod, key, list)?;
     }
     if let Some((key, list)) = pod.named_annotation(names.exclude_sources.as_ref()) {
-        policy.excluded_sources = parse::addresses(key, list)?;
+        policy.excluded_sources = networks(pod, key, list)?;
     }
     if let Some((key, mode)) = pod.named_annotation(names.interception_mode.as_ref()) {
         policy.tproxy = parse::is_tproxy(key, mode)?;
@@ -139,6 +135,28 @@ fn by_annotations(pod: &PodAnnotations<'_>) -> Result<PodPolicy, Error> {
         policy.ports.outbound = parse::a_port(key, port)?;
     }
     Ok(policy)
+}
+
+/// A list of excluded ports, as the mesh reads it.
+fn ports(pod: &PodAnnotations<'_>, key: &'static str, list: &str) -> Result<super::Ports, Error> {
+    match pod.mesh.injector {
+        Injector::Kuma => parse::ports(key, &parse::without_empty_items(list)),
+        Injector::Linkerd => linkerd::ports(key, list),
+        _ => parse::ports(key, list),
+    }
+}
+
+/// A list of excluded networks, as the mesh reads it: Kuma also takes addresses.
+fn networks(
+    pod: &PodAnnotations<'_>,
+    key: &'static str,
+    list: &str,
+) -> Result<Vec<ipnet::IpNet>, Error> {
+    if pod.mesh.injector == Injector::Kuma {
+        parse::addresses(key, &parse::without_empty_items(list))
+    } else {
+        parse::networks(key, list)
+    }
 }
 
 /// A list of included ports overrides the list of excluded ones.
@@ -173,7 +191,7 @@ fn inbound(pod: &PodAnnotations<'_>) -> Result<Inbound, Error> {
 fn listed_inbound(pod: &PodAnnotations<'_>, mut except: super::Ports) -> Result<Inbound, Error> {
     let names = &pod.mesh.annotations;
     if let Some((key, list)) = pod.named_annotation(names.exclude_inbound_ports.as_ref()) {
-        except.extend(parse::ports(key, list)?);
+        except.extend(ports(pod, key, list)?);
     }
     match pod.annotation_unless_star(names.include_inbound_ports.as_ref()) {
         Some((key, list)) => parse::ports(key, list).map(Inbound::Include),

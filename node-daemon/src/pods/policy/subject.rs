@@ -56,13 +56,16 @@ impl<'a> PodAnnotations<'a> {
         self.annotations.get(key).map(|value| value.trim())
     }
 
-    /// The trimmed value of a label, or else of the annotation of that name.
+    /// The value of a label, or else of the annotation of that name. It is not trimmed: injectors and
+    /// CNI plugins compare the whole text.
     pub(super) fn label_or_annotation(&self, key: &str) -> Option<&'a str> {
-        let labels = self.manifest.map(|manifest| &manifest.labels);
-        let label = labels.and_then(|labels| labels.get(key));
-        label
-            .or_else(|| self.annotations.get(key))
-            .map(|value| value.trim())
+        let label = self.label(key);
+        label.or_else(|| self.annotations.get(key).map(String::as_str))
+    }
+
+    /// The value of a label, if the manifest is known and has it.
+    pub(super) fn label(&self, key: &str) -> Option<&'a str> {
+        self.manifest?.labels.get(key).map(String::as_str)
     }
 
     /// A container, if the manifest is known and has it.

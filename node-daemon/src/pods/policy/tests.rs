@@ -255,7 +255,7 @@ fn unsupported_annotations_reject_the_pod() {
 #[test]
 fn opt_out_annotations_bypass_the_pod() {
     for (mesh, key, value) in [
-        ("istio", "sidecar.istio.io/inject", " false "),
+        ("istio", "sidecar.istio.io/inject", "false"),
         ("linkerd", "linkerd.io/inject", "disabled"),
         ("kuma", "kuma.io/sidecar-injected", "false"),
         ("osm", "openservicemesh.io/sidecar-injection", "disabled"),

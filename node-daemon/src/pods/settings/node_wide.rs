@@ -217,7 +217,7 @@ impl NodeWide {
         Ok(Self {
             skip_inbound: ports("linkerd.skip-inbound-ports", &values.skip_inbound_ports)?,
             skip_outbound: ports("linkerd.skip-outbound-ports", &values.skip_outbound_ports)?,
-            skip_sources: parse::addresses(subnets, list)
+            skip_sources: parse::networks(subnets, list)
                 .map_err(|error| invalid(subnets, error))?,
             ..node
         })

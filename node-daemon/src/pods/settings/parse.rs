@@ -19,6 +19,13 @@ pub(in crate::pods) fn ports(key: &'static str, list: &str) -> Result<Ports, Err
     Ok(real.map(|(low, high)| (low.max(1), high)).collect())
 }
 
+/// A list without the items that are empty.
+pub(in crate::pods) fn without_empty_items(list: &str) -> String {
+    let items = list.split(',').map(str::trim);
+    let items: Vec<_> = items.filter(|item| !item.is_empty()).collect();
+    items.join(",")
+}
+
 /// A list of networks. A blank value is an empty list.
 pub(in crate::pods) fn networks(key: &'static str, list: &str) -> Result<Vec<IpNet>, Error> {
     items(key, list, NETWORK, |item| {

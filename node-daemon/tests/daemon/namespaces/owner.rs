@@ -61,8 +61,30 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 print(tried, obtained, flush=True)
 ";
 
+/// Denies the system calls that a runtime's default seccomp profile (`RuntimeDefault`) denies to a container
+/// with the chart's capabilities, then executes its arguments.
+const RUNTIME_DEFAULT: &str = "
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+# x86-64: acct, reboot, swap, clocks, modules, kexec, keys, NUMA pages, userfaultfd, io_uring, and obsolete ones.
+DENIED = [134, 139, 153, 154, 156, 163, 164, 167, 168, 169, 172, 173, 174, 175, 176, 177, 178, 180, 212, 227, 237,
+          238, 239, 246, 248, 249, 250, 256, 279, 305, 313, 320, 323, 425, 426, 427]
+if os.uname().machine != 'x86_64':
+    DENIED = [425, 426, 427]
+LOAD, EQUAL, RETURN, ALLOW, EPERM = 0x20, 0x15, 0x06, 0x7fff0000, 0x00050001
+code = [(LOAD, 0, 0, 0)]
+for left, number in zip(range(len(DENIED), 0, -1), DENIED):
+    code.append((EQUAL, left, 0, number))
+code += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]
+program = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *one) for one in code))
+filter = ctypes.create_string_buffer(struct.pack('HP', len(code), ctypes.addressof(program)))
+assert libc.prctl(22, 2, filter) == 0, ctypes.get_errno()
+assert libc.syscall(425, 1, None) < 0 and ctypes.get_errno() == 1, 'io_uring_setup is not denied'
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
 /// Starts the daemon with the security context of the chart: a read-only root directory, the four
-/// capabilities, and no new privileges.
+/// capabilities, no new privileges, and the runtime's seccomp profile.
 fn confined() -> Vec<&'static str> {
     let context = [
         "setpriv",
@@ -70,7 +92,8 @@ fn confined() -> Vec<&'static str> {
         "--inh-caps=-all",
         "--bounding-set=-all,+dac_read_search,+net_admin,+sys_admin,+sys_ptrace",
     ];
-    [&READ_ONLY[..], &context].concat()
+    let filter = ["python3", "-c", RUNTIME_DEFAULT];
+    [&READ_ONLY[..], &context, &filter].concat()
 }
 
 /// Attacks the daemon in so many rounds.
@@ -85,6 +108,15 @@ fn attack(launcher: &[&str], test: &str, rounds: usize) {
         // The user namespace maps one user, so the proxy's user is unmapped.
         let api_error = daemon.post(path::ADD, &request).api_error(422);
         assert_eq!(api_error.code, code::POD_REFUSED, "{api_error:?}");
+    }
+    if !launcher.is_empty() {
+        // The runtime's filter, and the daemon's own.
+        let threads = daemon.threads();
+        assert!(
+            threads
+                .iter()
+                .all(|one| one.contains("Seccomp_filters:\t2"))
+        );
     }
     owner.proceed();
     let line = owner.line();

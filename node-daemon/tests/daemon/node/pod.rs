@@ -119,9 +119,13 @@ impl Pod {
 
     /// Likewise as [`Pod::listen_as`], in the daemon's cgroup from the start.
     pub(crate) fn listen_in(&mut self, daemon: &Daemon, uid: u32, ports: &[u16]) {
-        let script = listen_script(ports);
+        self.hold(daemon, uid, &listen_script(ports));
+    }
+
+    /// Keeps a Python program running inside, in the daemon's cgroup, as a user. It prints `listening`.
+    pub(crate) fn hold(&mut self, daemon: &Daemon, uid: u32, program: &str) {
         let mut command = self.command(daemon, uid, Path::new("/usr/bin/python3"));
-        command.args(["-c", &script]).stdout(Stdio::piped());
+        command.args(["-c", program]).stdout(Stdio::piped());
         self.keep(command.spawn().expect("a process in the namespace"));
     }
 

@@ -40,11 +40,16 @@ struct Node {
 
 impl Node {
     fn start(test: &str, pods: Vec<Value>) -> Self {
+        Self::configured(test, pods, "")
+    }
+
+    /// With more keys of the configuration.
+    fn configured(test: &str, pods: Vec<Value>, keys: &str) -> Self {
         let server = ApiServer::start(pods);
         let files = tempfile::tempdir().unwrap();
         let socket = files.path().join("ztunnel/ztunnel.sock");
         let config = format!(
-            "mesh = \"ambient\"\n{}[ambient]\nztunnel-socket = \"{}\"\n",
+            "mesh = \"ambient\"\n{keys}{}[ambient]\nztunnel-socket = \"{}\"\n",
             server.kubeconfig(files.path(), "first"),
             socket.display()
         );

@@ -49,6 +49,8 @@ pub(crate) enum Trick {
     RawSyn,
     /// The same by a packet socket.
     PacketSyn,
+    /// `connect()` by a 32-bit system call.
+    Compat,
     /// `connect()` and `write()` by `io_uring`.
     IoUring,
     /// A source route or a routing header.

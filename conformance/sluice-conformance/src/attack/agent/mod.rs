@@ -1,6 +1,7 @@
 //! The attacker in a namespace of the lab: one connection per attempt, each with its trick.
 
 mod attempt;
+mod compat;
 pub(crate) mod flood;
 mod handover;
 mod pass;
@@ -165,6 +166,7 @@ impl Try {
                 socket = pass::through_a_message(&socket)?;
                 socket.connect(&to)?;
             }
+            Trick::Compat => compat::connect(&socket, &to)?,
             Trick::IoUring => uring::connect_and_write(&socket, &to, HELLO)?,
             Trick::Route(how) => {
                 socket.connect(&to)?;

@@ -19,5 +19,6 @@ pub(crate) const CASES: &[Case] = cases![
     Process "to-neighbour" [V4 V6] "connect() to a Pod of the same node" { .to(PEER).at(8080) };
     Process "to-node" [V4 V6] "connect() to the node's own address" { .to(NODE).at(8080) };
     Process "hairpin" [V4 V6] "connect() to the Pod's own address" { .to(POD).at(8080) };
+    Process "compat" [V4 V6 MAPPED] "connect() by a 32-bit system call" { .by(Trick::Compat) };
     Process "io-uring" [V4 V6 MAPPED] "connect() and send() by io_uring" { .by(Trick::IoUring) };
 ];

@@ -33,15 +33,16 @@ pub(super) struct Ambient {
 }
 
 impl Ambient {
-    pub(super) fn start(subject: Subject, binary: PathBuf) -> Self {
+    /// `keys` are more keys of the daemon's configuration.
+    pub(super) fn start(subject: Subject, binary: PathBuf, keys: &str) -> Self {
         let test = format!("real-{subject:?}").to_lowercase();
         let mut network = Network::new(&test);
         let directory = tempfile::tempdir().unwrap();
-        let node = (subject == Subject::Sluice).then(|| {
+        let node = subject.has_daemon().then(|| {
             let pods = NAMES[..OUTSIDE]
                 .iter()
                 .map(|name| labelled(name, Some("ambient")));
-            Node::start(&test, pods.collect())
+            Node::configured(&test, pods.collect(), keys)
         });
         let socket = match &node {
             Some(node) => {
@@ -58,7 +59,7 @@ impl Ambient {
             });
             agent::serve(&socket, workloads.collect());
         }
-        if subject == Subject::Rules {
+        if subject.has_rules() {
             meshed.iter().for_each(rules::write_ambient);
         }
         let ambient = Self {

@@ -1,10 +1,10 @@
-//! The rows of Linkerd with the real linkerd2-proxy in each Pod, with `disableIPv6` and without. Its
-//! destination and policy services do not answer: the proxy forwards, and its default policy applies.
+//! The rows of Linkerd with the real linkerd2-proxy in each Pod, with `disableIPv6` and without. The
+//! proxies of the mesh speak TLS with each other; the default policy applies.
 
 use std::{
-    env,
     fs::{self, File},
-    path::{Path, PathBuf},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Child, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -15,8 +15,9 @@ use tempfile::TempDir;
 
 use super::{
     super::load::DIAL,
-    Subject, certify,
-    network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address},
+    SUBJECTS, Subject, binary,
+    control_plane::{self, Authority},
+    network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address, serve},
     rules,
 };
 use crate::{node::Daemon, pods::add};
@@ -28,6 +29,8 @@ const OUTBOUND: u16 = 4140;
 /// A port without an application, and one that Linkerd's default lists skip.
 const CLOSED: u16 = 8081;
 const SKIPPED: u16 = 4567;
+/// The application's port on which the proxy detects no protocol: the application speaks first.
+pub(super) const OPAQUE: u16 = 8082;
 
 /// A connection: its name, the Pods of both ends (`None`: loopback), and the port.
 type Row = (&'static str, usize, Option<usize>, u16);
@@ -36,7 +39,7 @@ const ROWS: [Row; 10] = [
     ("the Pod's address, in the mesh", CLIENT, Some(SERVER), PORT),
     ("the Pod's own address", SERVER, Some(SERVER), PORT),
     ("loopback", SERVER, None, PORT),
-    ("into the mesh", OUTSIDE, Some(SERVER), PORT),
+    ("into the mesh", OUTSIDE, Some(SERVER), OPAQUE),
     ("out of the mesh", CLIENT, Some(OUTSIDE), PORT),
     ("a closed port in the mesh", CLIENT, Some(SERVER), CLOSED),
     ("a closed port from outside", OUTSIDE, Some(SERVER), CLOSED),
@@ -51,7 +54,7 @@ const ROWS: [Row; 10] = [
 ];
 
 /// The proxies of a run, which end with it.
-struct Proxies(Vec<Child>);
+pub(super) struct Proxies(pub(super) Vec<Child>);
 
 impl Drop for Proxies {
     fn drop(&mut self) {
@@ -62,10 +65,17 @@ impl Drop for Proxies {
     }
 }
 
-fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6: bool) -> Child {
+/// Starts the proxy of a Pod, with the services that it needs.
+pub(super) fn start_proxy(
+    network: &Network,
+    index: usize,
+    (binary, files): (&Path, &Path),
+    authority: &Authority,
+    v6: bool,
+) -> Child {
     let documents = files.join(NAMES[index]);
     fs::create_dir(&documents).unwrap();
-    let anchor = certify::serve(&network.pods[index], &documents);
+    authority.serve(&network.pods[index], &documents);
     let log = File::create(files.join(format!("{}.log", NAMES[index]))).unwrap();
     let any = if v6 { "[::]" } else { "0.0.0.0" };
     let outbound = if v6 {
@@ -81,21 +91,24 @@ fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6:
         ("OUTBOUND_LISTEN_ADDRS", outbound),
         ("CONTROL_LISTEN_ADDR", &format!("{any}:4190")),
         ("ADMIN_LISTEN_ADDR", &format!("{any}:4191")),
-        ("DESTINATION_SVC_ADDR", "127.0.0.1:1"),
-        ("DESTINATION_PROFILE_NETWORKS", "192.0.2.0/24"),
-        ("POLICY_SVC_ADDR", "127.0.0.1:1"),
+        ("DESTINATION_SVC_ADDR", control_plane::DESTINATION),
+        ("DESTINATION_PROFILE_NETWORKS", "10.0.0.0/8,fd00::/8"),
+        ("POLICY_SVC_ADDR", control_plane::POLICY),
         ("POLICY_WORKLOAD", "shop:pod"),
         ("POLICY_CLUSTER_NETWORKS", "10.0.0.0/8,fd00::/8"),
         ("INBOUND_DEFAULT_POLICY", "all-unauthenticated"),
-        ("INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION", "8080,8081"),
+        (
+            "INBOUND_PORTS_DISABLE_PROTOCOL_DETECTION",
+            &OPAQUE.to_string(),
+        ),
         ("INBOUND_IPS", &ips),
         ("INBOUND_DETECT_TIMEOUT", "100ms"),
         ("OUTBOUND_DETECT_TIMEOUT", "100ms"),
         ("IDENTITY_DIR", documents.to_str().unwrap()),
-        ("IDENTITY_TRUST_ANCHORS", &anchor),
+        ("IDENTITY_TRUST_ANCHORS", &authority.anchor),
         ("IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
-        ("IDENTITY_LOCAL_NAME", certify::NAME),
-        ("IDENTITY_SVC_ADDR", certify::ADDRESS),
+        ("IDENTITY_LOCAL_NAME", control_plane::NAME),
+        ("IDENTITY_SVC_ADDR", control_plane::IDENTITY),
     ];
     let variables = variables.map(|(name, value)| (format!("LINKERD2_PROXY_{name}"), value));
     network
@@ -108,52 +121,80 @@ fn start_proxy(network: &Network, index: usize, binary: &Path, files: &Path, v6:
         .unwrap()
 }
 
-/// Adds the Pods to the daemon.
-fn enroll(daemon: &Daemon, network: &Network) {
-    for (index, home) in network.pods[..OUTSIDE].iter().enumerate() {
-        let addresses = [address(index, false), address(index, true)];
-        let addresses = addresses.each_ref().map(String::as_str);
-        let mut request = add(NAMES[index], &home.path(), &addresses);
-        let injected = ("linkerd.io/proxy-version", "edge-26.1.1");
-        let injected = (injected.0.to_owned(), injected.1.to_owned());
-        request.annotations = Some([injected].into());
-        let answer: AddResponse = daemon.post(path::ADD, &request).ok();
-        assert!(answer.meshed);
+/// Adds a Pod to the daemon, with more annotations.
+pub(super) fn enroll(daemon: &Daemon, network: &Network, index: usize, more: &[(&str, &str)]) {
+    let addresses = [address(index, false), address(index, true)];
+    let addresses = addresses.each_ref().map(String::as_str);
+    let mut request = add(NAMES[index], &network.pods[index].path(), &addresses);
+    let injected = [("linkerd.io/proxy-version", "edge-26.1.1")];
+    let annotations = injected.iter().chain(more);
+    let annotations = annotations.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    request.annotations = Some(annotations.collect());
+    let answer: AddResponse = daemon.post(path::ADD, &request).ok();
+    assert!(answer.meshed);
+}
+
+/// A directory that the proxies may read.
+pub(super) fn directory() -> TempDir {
+    let permissions = fs::Permissions::from_mode(0o755);
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(permissions).tempdir().unwrap()
+}
+
+/// The Pods with their proxies.
+pub(super) struct Linkerd {
+    pub(super) network: Network,
+    _daemon: Option<Daemon>,
+    _proxies: Proxies,
+    _files: TempDir,
+}
+
+impl Linkerd {
+    /// `keys` are more keys of the daemon's configuration.
+    pub(super) fn start(subject: Subject, v6: bool, binary: &Path, keys: &str) -> Self {
+        let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
+        let mut network = Network::new(&test);
+        if subject.has_rules() {
+            for home in &network.pods[..OUTSIDE] {
+                rules::write_linkerd(home, v6, "");
+            }
+        }
+        let families = if v6 { "families = 'both'\n" } else { "" };
+        let daemon = subject
+            .has_daemon()
+            .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{keys}{families}")));
+        if let Some(daemon) = &daemon {
+            network.members = daemon.members();
+            for index in [CLIENT, SERVER] {
+                enroll(daemon, &network, index, &[]);
+            }
+        }
+        let files = directory();
+        let authority = Authority::new();
+        let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
+        let proxies = Proxies([CLIENT, SERVER].map(start).into());
+        let end = Instant::now() + PATIENCE;
+        while [CLIENT, SERVER]
+            .iter()
+            .any(|index| network.listeners(*index, OUTBOUND) == 0)
+        {
+            let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
+            assert!(Instant::now() < end, "the proxy does not listen: {}", log());
+            sleep(Duration::from_millis(50));
+        }
+        Self {
+            network,
+            _daemon: daemon,
+            _proxies: proxies,
+            _files: files,
+        }
     }
 }
 
 /// The outcomes of all rows for both families.
 fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
-    let test = format!("l5d-{subject:?}-{v6}").to_lowercase();
-    let mut network = Network::new(&test);
-    let meshed = &network.pods[..OUTSIDE];
-    if subject == Subject::Rules {
-        for home in meshed {
-            rules::write_linkerd(home, v6);
-        }
-    }
-    let families = if v6 { "families = 'both'\n" } else { "" };
-    let daemon = (subject == Subject::Sluice)
-        .then(|| Daemon::configured(&test, &format!("mesh = 'linkerd'\n{families}")));
-    if let Some(daemon) = &daemon {
-        network.members = daemon.members();
-        enroll(daemon, &network);
-    }
-    let files: TempDir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .unwrap();
-    let start = |index| start_proxy(&network, index, binary, files.path(), v6);
-    let _proxies = Proxies([CLIENT, SERVER].map(start).into());
-    let end = Instant::now() + PATIENCE;
-    while [CLIENT, SERVER]
-        .iter()
-        .any(|index| network.listeners(*index, OUTBOUND) == 0)
-    {
-        let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
-        assert!(Instant::now() < end, "the proxy does not listen: {}", log());
-        sleep(Duration::from_millis(50));
-    }
+    let Linkerd { ref network, .. } = Linkerd::start(subject, v6, binary, "");
+    serve(&network.pods[SERVER], OPAQUE);
     let outcome = |(_, from, to, port): &Row, v6: bool| {
         let loopback = if v6 { "::1" } else { "127.0.0.1" };
         let to = to.map_or_else(|| loopback.to_owned(), |index| address(index, v6));
@@ -166,27 +207,25 @@ fn outcomes(subject: Subject, v6: bool, binary: &Path) -> Vec<[String; 2]> {
 
 #[test]
 fn linkerd_rows_equal_those_of_linkerd_rules() {
-    let named = env::var_os("LINKERD2_PROXY").filter(|name| !name.is_empty());
-    let Some(binary) = named.map(PathBuf::from) else {
-        println!(
-            "skipped: LINKERD2_PROXY names no linkerd2-proxy; make proxies LINKERD2_PROXY=FILE"
-        );
+    let Some(binary) = binary("LINKERD2_PROXY") else {
         return;
     };
     let mut failures = Vec::new();
-    println!("| Row | disableIPv6 | Family | none | rules | Sluice |\n|---|---|---|---|---|---|");
+    println!(
+        "| Row | disableIPv6 | Family | none | rules | Sluice | both |\n|---|---|---|---|---|---|---|"
+    );
     for v6 in [false, true] {
-        let [none, rules, sluice] = [Subject::None, Subject::Rules, Subject::Sluice]
-            .map(|subject| outcomes(subject, v6, &binary));
+        let [none, rules, sluice, beside] = SUBJECTS.map(|subject| outcomes(subject, v6, &binary));
         assert_ne!(none, rules, "the control is not another one");
         for (index, (name, ..)) in ROWS.iter().enumerate() {
             for (family, family_name) in ["IPv4", "IPv6"].into_iter().enumerate() {
-                let [none, rules, sluice] = [&none, &rules, &sluice].map(|all| &all[index][family]);
+                let [none, rules, sluice, beside] =
+                    [&none, &rules, &sluice, &beside].map(|all| &all[index][family]);
                 println!(
-                    "| {name} | {} | {family_name} | {none} | {rules} | {sluice} |",
+                    "| {name} | {} | {family_name} | {none} | {rules} | {sluice} | {beside} |",
                     !v6
                 );
-                if rules != sluice {
+                if rules != sluice || rules != beside {
                     failures.push(format!("{name}, {family_name}, disableIPv6={}", !v6));
                 }
             }

@@ -1,6 +1,12 @@
 //! Three Pods on one bridge: a client and a server in the mesh, and one outside it.
 
-use std::{fs::File, io::Write as _, net::TcpListener, process::Command, thread};
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    thread,
+};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -107,23 +113,56 @@ fn join(test: &str, switch: &Pod, index: usize) -> Pod {
     home.configure("link set eth0 up");
     home.configure("route add default via 10.77.0.1");
     home.configure("-6 route add default via fd77::1");
-    serve(&home);
+    serve(&home, PORT);
     home
 }
 
-/// Serves each client its own address.
-fn serve(home: &Pod) {
+/// Sends each client of a port its own address.
+pub(super) fn serve(home: &Pod, port: u16) {
+    listen(home, port, |mut stream| {
+        let peer = stream.peer_addr()?.ip().to_canonical();
+        stream.write_all(peer.to_string().as_bytes())
+    });
+}
+
+/// Answers requests of HTTP/1.1 without a body.
+pub(super) fn serve_http(home: &Pod, port: u16) {
+    listen(home, port, |mut stream| {
+        stream.set_nodelay(true)?;
+        let mut request = Vec::new();
+        let mut chunk = [0; 1024];
+        loop {
+            let count = stream.read(&mut chunk)?;
+            if count == 0 {
+                return Ok(());
+            }
+            request.extend_from_slice(&chunk[..count]);
+            if request.ends_with(b"\r\n\r\n") {
+                let asked = String::from_utf8_lossy(&request).to_ascii_lowercase();
+                let is_last = asked.contains("connection: close");
+                let connection = if is_last { "close" } else { "keep-alive" };
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: {connection}\r\n");
+                stream.write_all(format!("{head}content-length: 2\r\n\r\nok").as_bytes())?;
+                if is_last {
+                    return Ok(());
+                }
+                request.clear();
+            }
+        }
+    });
+}
+
+/// Serves each client of a port in a thread of its own.
+fn listen(home: &Pod, port: u16, serve: fn(TcpStream) -> io::Result<()>) {
     let netns = File::open(home.path()).unwrap();
     let bind = move || {
         setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-        TcpListener::bind(("::", PORT)).unwrap()
+        TcpListener::bind(("::", port)).unwrap()
     };
     let listener = thread::spawn(bind).join().unwrap();
     thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            if let Ok(peer) = stream.peer_addr() {
-                let _gone = stream.write_all(peer.ip().to_canonical().to_string().as_bytes());
-            }
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(stream));
         }
     });
 }

@@ -48,19 +48,21 @@ fn text(loopback: &str, node: &str) -> String {
     )
 }
 
-/// Writes the rules of `linkerd2-proxy-init`, for IPv6 as well if `v6`.
-pub(super) fn write_linkerd(home: &Pod, v6: bool) {
-    let rules = "*nat\n\
-        -A PREROUTING -p tcp --match multiport --dports 4190,4191,4567,4568 -j RETURN\n\
-        -A PREROUTING -p tcp -j REDIRECT --to-ports 4143\n\
-        -A OUTPUT -m owner --uid-owner 2102 -j RETURN\n\
-        -A OUTPUT -o lo -j RETURN\n\
-        -A OUTPUT -p tcp --match multiport --dports 4567,4568 -j RETURN\n\
-        -A OUTPUT -p tcp -j REDIRECT --to-ports 4140\n\
-        COMMIT\n";
-    restore(home, "iptables-restore", rules);
+/// Writes the rules of `linkerd2-proxy-init`, for IPv6 as well if `v6`. `skipped` are more outbound ports.
+pub(super) fn write_linkerd(home: &Pod, v6: bool, skipped: &str) {
+    let rules = format!(
+        "*nat\n\
+         -A PREROUTING -p tcp --match multiport --dports 4190,4191,4567,4568 -j RETURN\n\
+         -A PREROUTING -p tcp -j REDIRECT --to-ports 4143\n\
+         -A OUTPUT -m owner --uid-owner 2102 -j RETURN\n\
+         -A OUTPUT -o lo -j RETURN\n\
+         -A OUTPUT -p tcp --match multiport --dports 4567,4568{skipped} -j RETURN\n\
+         -A OUTPUT -p tcp -j REDIRECT --to-ports 4140\n\
+         COMMIT\n"
+    );
+    restore(home, "iptables-restore", &rules);
     if v6 {
-        restore(home, "ip6tables-restore", rules);
+        restore(home, "ip6tables-restore", &rules);
     }
 }
 
