@@ -24,7 +24,7 @@ use crate::{
     event_log::EventLog,
     kernel::{self, Release},
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
-    log::Log,
+    log::{self, Log},
     memory, netns,
     pods::{
         self, Acceleration, Auditor, Mesh, NodePolicy, OnExit, PendingDels, Pods, Selection,
@@ -372,6 +372,7 @@ async fn resync_loop(pods: Pods, auditor: Auditor, ztunnels: Option<Ztunnels>) {
                 },
             }
         }
+        log::report_dropped_lines();
         if pods.resync().await.is_err() {
             return;
         }

@@ -1,5 +1,7 @@
 //! The daemon's log: its filter, which a reload replaces, and its formats.
 
+mod output;
+
 use std::{
     fmt::{self, Debug},
     io::{IsTerminal as _, stderr},
@@ -25,6 +27,10 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt as _,
 };
+
+pub(crate) use output::{dropped_lines, report_dropped_lines};
+
+use output::LossyStderr;
 
 /// netlink-packet-route warns of every attribute that a newer kernel extended. The client of the API
 /// server logs each failed attempt, which the daemon logs as well.
@@ -96,7 +102,7 @@ impl Log {
     /// If the process already logs.
     pub(crate) fn start(filter: &LogFilter, format: LogFormat) -> anyhow::Result<Self> {
         let (filter, handle) = reload::Layer::new(filter.directives());
-        let lines = layer().with_writer(stderr);
+        let lines = layer().with_writer(|| LossyStderr);
         let lines = match format {
             LogFormat::Text => lines
                 .with_ansi(text::has_colors(stderr().is_terminal()))

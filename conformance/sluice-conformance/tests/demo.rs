@@ -68,7 +68,7 @@ fn without_sluice_the_same_rows_fail() {
         .filter(|row| row["passed"] == true)
         .map(|row| row["name"].as_str().unwrap())
         .collect();
-    // What the rules leave alone is the same without them.
+    // A connection that the rules do not redirect is the same without them.
     let untouched = |name: &&str| {
         ["by the application", "status", "node → not meshed"]
             .iter()

@@ -1,4 +1,4 @@
-//! Sluice where it runs for real: on a Kubernetes node, and below containerd, ctr and podman.
+//! End-to-end tests: Sluice on a Kubernetes node, and with containerd, ctr and podman.
 #![forbid(unsafe_code)]
 
 mod kubernetes;

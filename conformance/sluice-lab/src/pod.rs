@@ -68,7 +68,7 @@ impl Pod {
     /// Its namespace, not yet on the network.
     pub fn create(spec: PodSpec, lab: &str) -> Result<Self> {
         let annotations = if spec.meshed {
-            spec.settings().handed_over()
+            spec.settings().for_the_plugin()
         } else {
             BTreeMap::new()
         };

@@ -70,9 +70,9 @@ impl PodAnnotations {
         self.annotations.get(key).map(String::as_str)
     }
 
-    /// What the runtime hands over: rules learn the proxy's ids from its container, of which a
-    /// plugin gets nothing.
-    pub fn handed_over(&self) -> BTreeMap<String, String> {
+    /// The annotations that the runtime passes to the plugin. The injector passes the proxy's ids to the
+    /// rules in its init container; a plugin does not see that container.
+    pub fn for_the_plugin(&self) -> BTreeMap<String, String> {
         let ids = [
             ("sluice.io/proxy-uid", self.uid),
             ("sluice.io/proxy-gid", self.gid),

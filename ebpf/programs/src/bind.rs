@@ -39,7 +39,7 @@ pub(crate) fn bound(ctx: &SockContext, level: Level) -> i32 {
         return ALLOW;
     }
     let pod = &netns.pod;
-    let (uid, gid) = owner::judged(ctx.sock, |uid, gid| {
+    let (uid, gid) = owner::judged_at_bind(ctx.sock, |uid, gid| {
         pod.may_bind(uid, gid) || pod.may_validate(uid, port)
     });
     let owner = if pod.may_bind(uid, gid) {

@@ -3,8 +3,14 @@
 //! The argument is the kernel address of a socket, which may be freed: a read then returns garbage or
 //! zero, and never faults. Callers must tolerate a wrong result about a freed socket.
 
-use aya_ebpf::{bindings::bpf_sock, cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use aya_ebpf::{
+    bindings::bpf_sock,
+    cty::c_void,
+    helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock},
+};
 use sluice_abi::{CredOffsets, Event, KernelOffsets};
+
+use crate::mptcp;
 
 /// The daemon sets the offsets before it loads the programs. If all are zero, the verifier does not
 /// reach the code that uses them.
@@ -78,6 +84,40 @@ pub(crate) fn creator(sk: *const bpf_sock) -> (u32, u32) {
     let cred = read_u64(file, offset!(CRED_OFFSETS.f_cred));
     let (uid, gid) = (offset!(CRED_OFFSETS.fsuid), offset!(CRED_OFFSETS.fsgid));
     (read_u32(cred, uid), read_u32(cred, gid))
+}
+
+/// As [`creator`], for a program at a socket's address. Loads that the verifier has checked replace the calls
+/// for a TCP socket: a fifth of the time.
+#[inline(always)]
+pub(crate) fn creator_at_call(sk: *const bpf_sock) -> (u32, u32) {
+    let tcp = if mptcp::is_known() {
+        // SAFETY: `sk` comes from a context.
+        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }.cast::<c_void>()
+    } else {
+        core::ptr::null_mut()
+    };
+    if tcp.is_null() {
+        return creator(sk);
+    }
+    let socket_ptr: *const c_void = load(tcp, offset!(CRED_OFFSETS.sk_socket));
+    if socket_ptr.is_null() {
+        return (Event::NO_UID, Event::NO_UID);
+    }
+    let file: *const c_void = load(socket_ptr, offset!(CRED_OFFSETS.file));
+    if file.is_null() {
+        return (Event::NO_UID, Event::NO_UID);
+    }
+    let cred: *const c_void = load(file, offset!(CRED_OFFSETS.f_cred));
+    let (uid, gid) = (offset!(CRED_OFFSETS.fsuid), offset!(CRED_OFFSETS.fsgid));
+    (load(cred, uid), load(cred, gid))
+}
+
+/// Reads a member of a structure whose type the verifier knows. A bad address reads as zero.
+#[inline(always)]
+fn load<T>(base: *const c_void, offset: u32) -> T {
+    let at = base.wrapping_byte_add(offset as usize).cast::<T>();
+    // SAFETY: the verifier compares the offset with its types, and the kernel catches a fault.
+    unsafe { at.read_volatile() }
 }
 
 /// Whether the offsets are known.

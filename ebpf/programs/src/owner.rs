@@ -10,15 +10,29 @@ use aya_ebpf::bindings::bpf_sock;
 
 use crate::{context::current_uid_gid, kread};
 
-/// UID and GID of the caller; those of the socket's creator if `exempts` holds for the caller alone.
-/// A caller without exemption costs no read of kernel memory.
+/// UID and GID of the caller of `connect` or `sendmsg`; those of the socket's creator if `exempts` holds for the
+/// caller alone. A caller without exemption costs no read of kernel memory.
 #[inline(always)]
 pub(crate) fn judged(sk: *const bpf_sock, exempts: impl Fn(u32, u32) -> bool) -> (u32, u32) {
+    judge(|| kread::creator_at_call(sk), exempts)
+}
+
+/// As [`judged`], for the caller of `bind`.
+#[inline(always)]
+pub(crate) fn judged_at_bind(
+    sk: *const bpf_sock,
+    exempts: impl Fn(u32, u32) -> bool,
+) -> (u32, u32) {
+    judge(|| kread::creator(sk), exempts)
+}
+
+#[inline(always)]
+fn judge(creator: impl Fn() -> (u32, u32), exempts: impl Fn(u32, u32) -> bool) -> (u32, u32) {
     let caller = current_uid_gid();
     if !kread::creds_known() || !exempts(caller.0, caller.1) {
         return caller;
     }
-    let creator = kread::creator(sk);
+    let creator = creator();
     if exempts(creator.0, creator.1) {
         caller
     } else {

@@ -6,7 +6,7 @@ use core::mem::{align_of, size_of};
 use crate::{
     ABI_VERSION, AliasKey, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
     ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
-    OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, SockKey,
+    OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, SockKey, maps,
 };
 
 #[test]
@@ -57,5 +57,30 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (16, 8),
         (40, 8),
     ];
-    assert_eq!((ABI_VERSION, layout), (9, recorded));
+    assert_eq!((ABI_VERSION, layout), (10, recorded));
+}
+
+/// A daemon adopts pinned maps as they are: with another size, the shares of Pods would not fit.
+#[test]
+fn map_sizes_are_those_recorded_for_this_abi_version() {
+    let sizes = [
+        maps::MAX_ADDRESSES,
+        maps::MAX_PODS,
+        maps::MAX_PORTS,
+        maps::MAX_NETWORKS,
+        maps::MAX_INTERFACES,
+        maps::MAX_LISTENERS,
+        maps::MAX_OWNER_GROUPS,
+        maps::MAX_FOREIGN_BINDS,
+        maps::MAX_ALIASES,
+        maps::MAX_PENDING_ORIG_DSTS,
+        maps::MAX_NODE_CONNS,
+        maps::MAX_ACCEL_FLOWS,
+        maps::MAX_CONN_RATES,
+    ];
+    let recorded = [
+        16_384, 4096, 65_536, 1_048_576, 4096, 16_384, 16_384, 1024, 131_072, 8192, 8192, 32_768,
+        4096,
+    ];
+    assert_eq!((ABI_VERSION, sizes), (10, recorded));
 }

@@ -47,6 +47,6 @@ pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 
 /// Version of every type and map of this crate that stays pinned while the daemon restarts.
 ///
-/// It changes whenever a map's key, value or type changes; a test compares the layout with the recorded
-/// layout of this number.
-pub const ABI_VERSION: u32 = 9;
+/// It changes whenever a map's key, value, type or size changes; a test compares the layout with the
+/// recorded layout of this number.
+pub const ABI_VERSION: u32 = 10;

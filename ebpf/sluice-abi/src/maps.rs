@@ -148,8 +148,11 @@ pub const ALL: [&str; 39] = [
     COUNTERS,
 ];
 
-/// Pod addresses, and network namespaces of meshed Pods. Hash tables allocate on demand.
-pub const MAX_PODS: usize = 16_384;
+/// Addresses of meshed Pods. Hash maps allocate their entries on demand, and a table of this size at once
+/// (16 bytes for each possible entry).
+pub const MAX_ADDRESSES: usize = 16_384;
+/// Network namespaces of meshed Pods.
+pub const MAX_PODS: usize = 4096;
 /// Maximum number of pending Pods: the program compares every unknown caller with each.
 pub const MAX_PENDING_PODS: u32 = 32;
 /// Size of the event ring in bytes: the events of two CPUs in one second.
@@ -160,21 +163,21 @@ pub const NETNS_FOUND_RING_BYTES: usize = 4096;
 /// The same for `foreign_found`. A cookie that does not fit is found at the next resync.
 pub const FOREIGN_FOUND_RING_BYTES: usize = 4096;
 /// Listed ports of all Pods, and listed port ranges of all Pods.
-pub const MAX_PORTS: usize = 262_144;
+pub const MAX_PORTS: usize = 65_536;
 /// Listed CIDRs of all Pods, in each trie.
 pub const MAX_NETWORKS: usize = 1_048_576;
-/// Excluded interfaces of all Pods.
-pub const MAX_INTERFACES: usize = 16_384;
+/// Excluded interfaces of all Pods, and virtual interfaces of all Pods.
+pub const MAX_INTERFACES: usize = 4096;
 /// Listening sockets of all Pods.
-pub const MAX_LISTENERS: usize = 65_536;
+pub const MAX_LISTENERS: usize = 16_384;
 /// Listed groups of all Pods.
-pub const MAX_OWNER_GROUPS: usize = 65_536;
+pub const MAX_OWNER_GROUPS: usize = 16_384;
 /// Recorded denials of the proxies' ports, node-wide (LRU).
 pub const MAX_FOREIGN_BINDS: usize = 1024;
 /// Alias addresses of all Pods. Connections beyond use socket storage instead.
-pub const MAX_ALIASES: usize = 262_144;
-/// Connections between `connect` and `accept`, node-wide (LRU).
-pub const MAX_PENDING_ORIG_DSTS: usize = 32_768;
+pub const MAX_ALIASES: usize = 131_072;
+/// Connections without an alias address between `connect` and `accept`, node-wide (LRU).
+pub const MAX_PENDING_ORIG_DSTS: usize = 8192;
 /// Open connections of the node's processes to Pods that do not intercept them, node-wide (LRU). An
 /// evicted one is intercepted if the Pod has not accepted it yet.
 pub const MAX_NODE_CONNS: usize = 8192;
@@ -188,28 +191,28 @@ pub const MAX_CONN_RATES: usize = 4096;
 /// Slots of [`DECIDED`] on each CPU: tasks that preempt each other within a call rarely share one.
 pub const DECIDED_SLOTS: u32 = 16;
 
-/// Number of Pods whose full shares of a map of lists or addresses fit into it together. The daemon
-/// rejects a Pod that needs more than its share.
+/// Number of Pods whose full shares of `local_pod_ips` or `proxy_listeners` fit into it together. The
+/// daemon rejects a Pod that needs more than its share.
 pub const FULL_SHARES: usize = 512;
-/// The same for the CIDR maps, whose lists are longer.
-pub const FULL_NETWORK_SHARES: usize = 128;
+/// The same for the maps of lists, of which most Pods use a small part.
+pub const FULL_LIST_SHARES: usize = 128;
 /// Addresses of one Pod: its entries of `local_pod_ips`.
-pub const ADDRESSES_PER_POD: usize = MAX_PODS / FULL_SHARES;
+pub const ADDRESSES_PER_POD: usize = MAX_ADDRESSES / FULL_SHARES;
 /// Entries of one Pod in `ports`, and in `port_ranges`, over all its lists. A port range needs up to 30
 /// entries.
-pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_SHARES;
+pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_LIST_SHARES;
 /// CIDRs of one Pod in each of `include_cidrs`, `exclude_cidrs`, `bypass_cidrs` and `prefsrc_by_dst`.
-pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_NETWORK_SHARES;
+pub const NETWORKS_PER_POD: usize = MAX_NETWORKS / FULL_LIST_SHARES;
 /// Excluded interfaces of one Pod: its entries of `exclude_ifindex`.
-pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_SHARES;
+pub const INTERFACES_PER_POD: usize = MAX_INTERFACES / FULL_LIST_SHARES;
 /// Listed groups of one Pod.
-pub const OWNER_GROUPS_PER_POD: usize = MAX_OWNER_GROUPS / FULL_SHARES;
+pub const OWNER_GROUPS_PER_POD: usize = MAX_OWNER_GROUPS / FULL_LIST_SHARES;
 /// Entries of one Pod in `alias_to_dst`. `connect` enforces the limit: connections beyond keep their
 /// destination in socket storage.
 pub const DESTINATIONS_PER_POD: u64 = 4096;
 
 /// Number of Pods whose full shares of `alias_to_dst` fit into it together.
-const FULL_ALIASES: u64 = 64;
+const FULL_ALIASES: u64 = 32;
 
 // The slots of a key limit the share of `proxy_listeners`: `SLOTS` for each of two families.
 const _: () = {

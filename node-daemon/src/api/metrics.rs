@@ -18,6 +18,7 @@ use sluice_api::{FindingKind, text};
 
 use super::{error::Error, process};
 use crate::{
+    log::dropped_lines,
     pods::{AuditSummary, MetricsSnapshot},
     refusals::Refusals,
 };
@@ -116,6 +117,10 @@ impl Metrics {
         let refused = refusals.counts();
         let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
         registry.register("refused_adds", "Refused ADDs", refused);
+        let dropped = Counter::<u64>::default();
+        dropped.inc_by(dropped_lines());
+        let help = "Log lines dropped because the reader of the log stalled";
+        registry.register("dropped_log_lines", help, dropped);
         registry.register(
             "build_info",
             "Version of the daemon and of the maps' layout",

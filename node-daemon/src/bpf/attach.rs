@@ -23,13 +23,14 @@ use aya_obj::generated::bpf_attach_type::{
 use sluice_abi::{CredOffsets, maps};
 
 use super::{
-    Error, Options, accel_maps,
+    Error, Options,
     cgroup_prog::{self, ProgramInfo},
     hierarchy,
     kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
     loaded::Loaded,
     netns_prog::SK_LOOKUP_PROG,
+    optional_maps,
     pinned_link::{attach_one, put, replace},
     pins::{self, Generation},
     reroute_prog,
@@ -94,10 +95,9 @@ pub(super) fn load(
     features: Features,
     options: Options,
 ) -> Result<Loaded, Error> {
-    let offsets = options.kernel_offsets;
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
-    let kernel_offsets = offsets.unwrap_or_default();
+    let kernel_offsets = options.kernel_offsets.unwrap_or_default();
     let node_netns = options.bypassing_node.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     // The object needs no relocation against the kernel's types, which take 10 MiB as long as the loader
@@ -109,7 +109,7 @@ pub(super) fn load(
         .override_global(HAS_MPTCP, &knows_mptcp, true)
         .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true)
         .override_global(NODE_NETNS, &node_netns, true);
-    accel_maps::prepare(&mut loader, generation, offsets.is_some())?;
+    optional_maps::prepare(&mut loader, generation, options)?;
     for name in maps::ALL {
         loader.map_pin_path(name, generation.map(name));
     }

@@ -35,7 +35,7 @@ pub(crate) fn fill(directory: &Path) -> Result<Vec<Fill>, Error> {
         hash(maps::PROCESS_IP, maps::MAX_PODS, entries::<u64, NetnsEntry>),
         hash(
             maps::LOCAL_POD_IPS,
-            maps::MAX_PODS,
+            maps::MAX_ADDRESSES,
             entries::<Addr, PodConfig>,
         ),
         hash(maps::PORTS, maps::MAX_PORTS, entries::<PortKey, u8>),

@@ -3,7 +3,6 @@
 //! [`Datapath`] has all of them. They are pinned: they stay active in the kernel without a daemon, and
 //! the next daemon adopts them.
 
-mod accel_maps;
 mod adoption;
 mod aliases;
 mod attach;
@@ -22,6 +21,7 @@ mod loaded;
 mod netns_entries;
 mod netns_prog;
 mod node_conns;
+mod optional_maps;
 mod pinned_link;
 mod pins;
 mod pod_counters;

@@ -34,7 +34,7 @@ fn report(audit: &AuditResponse) -> String {
     } = audit;
     let count = findings.len() as u64 + more;
     let mut lines = vec![format!(
-        "{connections} connections of {pods} Pods in {millis} ms: {count} past the sidecar against a rule"
+        "audited in {millis} ms: Pods: {pods}, connections: {connections}, past the sidecar against a rule: {count}"
     )];
     lines.extend(
         problems

@@ -105,7 +105,7 @@ pub(crate) fn page(checks: &[Check]) -> String {
     }
     let count = |level| checks.iter().filter(|check| check.level == level).count();
     lines.push(format!(
-        "\n{} problems, {} warnings, {} checks skipped",
+        "\nproblems: {}, warnings: {}, skipped: {}",
         count(Level::Problem),
         count(Level::Warning),
         count(Level::Skipped)

@@ -276,7 +276,7 @@ fn bypass(answers: &Answers) -> Check {
     Check::problem(
         "bypass",
         format!(
-            "{} connections go past the sidecar, among them one of {pod} with {peer}, against the rule {rule}",
+            "connections past the sidecar: {}, among them one of {pod} with {peer}, against the rule {rule}",
             audit.findings.len() as u64 + audit.more
         ),
         "'sluiced audit' lists them; 'sluiced audit --kill' ends them; a restart of the Pod does as well",

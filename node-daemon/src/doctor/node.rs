@@ -245,7 +245,12 @@ pub(super) fn map_fill(directory: &Path) -> Check {
     let crowded: Vec<_> = fill.iter().filter(is_full).map(words).collect();
     if crowded.is_empty() {
         let used: Vec<_> = fill.iter().filter(|one| one.used > 0).map(words).collect();
-        return Check::ok("map fill", used.join(", "));
+        let found = if used.is_empty() {
+            "every map is empty".to_owned()
+        } else {
+            used.join(", ")
+        };
+        return Check::ok("map fill", found);
     }
     Check::problem(
         "map fill",

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Door, HOSTS, Id, Inode, Netns};
+use super::{HOSTS, Id, Inode, Netns, NetnsFile};
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -24,9 +24,9 @@ pub(crate) struct Inhabited {
 
 impl Inhabited {
     /// Opens it. `None` if the path leads to another namespace by now.
-    pub(crate) fn open(&self) -> Option<Door> {
-        let door = Door::open(&self.path).ok()?;
-        (door.inode == self.inode).then_some(door)
+    pub(crate) fn open(&self) -> Option<NetnsFile> {
+        let opened = NetnsFile::open(&self.path).ok()?;
+        (opened.inode == self.inode).then_some(opened)
     }
 
     /// Whether a path leads to it.
@@ -73,8 +73,8 @@ pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
 /// Finds a namespace by its identity. No other namespace is entered.
 pub(crate) fn find(processes: &[i32], id: Id) -> Option<Netns> {
     let all = inhabited(processes);
-    let door = all.iter().find(|one| one.may_be(id))?.open()?;
-    door.worker().ok().filter(|netns| netns.id() == id)
+    let opened = all.iter().find(|one| one.may_be(id))?.open()?;
+    opened.worker().ok().filter(|netns| netns.id() == id)
 }
 
 /// Whether any process of the machine is in a network namespace.

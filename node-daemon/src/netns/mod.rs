@@ -6,7 +6,7 @@
 //!   changes them. Root of the namespace's user namespace has no privileges over the thread, which
 //!   belongs to the daemon in the initial one. The daemon never enters a user, mount or PID
 //!   namespace ([`users`] translates ids without that).
-//! * A path is opened once, without blocking, and all later operations use that file ([`Door`]).
+//! * A path is opened once, without blocking, and all later operations use that file ([`NetnsFile`]).
 //! * Reads inside are limited in number and time ([`netlink`]).
 //! * The daemon duplicates only listening TCP sockets of the namespace from other processes, and
 //!   reads the properties from the socket itself ([`listeners`]).
@@ -108,7 +108,7 @@ impl Netns {
     ///
     /// If the path does not exist, is not a network namespace, or is the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        Door::open(path)?.worker()
+        NetnsFile::open(path)?.worker()
     }
 
     /// As [`Netns::open`], with a thread that stays inside for several operations.
@@ -117,7 +117,7 @@ impl Netns {
     ///
     /// As [`Netns::open`].
     pub(crate) fn open_with_worker(path: &Path) -> Result<Self, Error> {
-        let Door { file, path, inode } = Door::open(path)?;
+        let NetnsFile { file, path, inode } = NetnsFile::open(path)?;
         let worker = NetnsWorker::spawn(file.as_fd())?;
         let cookie = worker.run(syscalls::netns_cookie_here)??;
         Ok(Self {
@@ -334,13 +334,13 @@ impl Inode {
 
 /// An open network namespace that no thread has entered.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct NetnsFile {
     file: File,
     path: PathBuf,
     inode: Inode,
 }
 
-impl Door {
+impl NetnsFile {
     /// Opens a file, and checks that it is a network namespace other than the host's. The path is
     /// untrusted: a FIFO there must not block the daemon, hence `O_NONBLOCK`.
     ///

@@ -94,7 +94,7 @@ pub(crate) struct Sight {
     /// The listed Pod that has one of them.
     pub(crate) listed: Option<PodName>,
     /// Whether its own netfilter rules redirect its traffic.
-    pub(crate) diverted: bool,
+    pub(crate) redirected_by_rules: bool,
     /// The evidence for it.
     pub(crate) evidence: Evidence,
 }
@@ -147,15 +147,15 @@ impl Survey {
             self.kubelet |= members.any(|pid| cgroup::pod_of(pid).is_some());
             return None;
         }
-        let door = namespace.open()?;
-        let of_hosts_users = door.is_of_hosts_users().ok()?;
+        let opened = namespace.open()?;
+        let of_hosts_users = opened.is_of_hosts_users().ok()?;
         let members: BTreeSet<_> = members.copied().filter_map(cgroup::pod_of).collect();
         if !of_hosts_users && members.is_empty() {
             self.strangers += 1;
             return None;
         }
         self.kubelet |= !members.is_empty();
-        let seen = look_inside(brief, door.worker().ok()?, of_hosts_users, members);
+        let seen = look_inside(brief, opened.worker().ok()?, of_hosts_users, members);
         // A namespace that ends meanwhile, or that cannot be read, is no Pod.
         seen.inspect_err(|error| debug!(error = one_line(error), "network namespace is ignored"))
             .ok()
@@ -205,7 +205,7 @@ fn look_inside(
     };
     addresses.truncate(MAX_ADDRESSES);
     Ok(Some(Sight {
-        diverted: netns.rewrites_own_connections()?,
+        redirected_by_rules: netns.rewrites_own_connections()?,
         listed: listed.map(|pod| pod.name.clone()),
         addresses,
         evidence,

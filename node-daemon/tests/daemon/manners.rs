@@ -241,3 +241,21 @@ fn completions_and_pages_are_generated() {
     assert!(sluiced(&["man", pages]).status.success());
     assert!(Path::new(pages).join("sluiced-run.1").exists());
 }
+
+/// A pipe holds 64 KiB. Each of these lines has more than 1 KiB.
+#[test]
+fn daemon_serves_while_its_log_is_not_read() {
+    let mut daemon = Daemon::start("stalled-log");
+    for index in 0..100 {
+        let name = format!("{index}-{}", "x".repeat(2000));
+        let request = add(&index.to_string(), &name, &["10.1.0.1"]);
+        assert_ne!(daemon.post(path::ADD, &request).status, 200);
+    }
+    let page = daemon.get("/metrics").body;
+    let dropped = page
+        .lines()
+        .find_map(|line| line.strip_prefix("sluice_dropped_log_lines_total "));
+    let dropped: u64 = dropped.expect("the metric").parse().expect("a number");
+    assert!((10..100).contains(&dropped), "{dropped}");
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -21,7 +21,7 @@ const MIB: u64 = 1 << 20;
 /// The highest use of the cgroup at the start, in MiB, without the kernel's verifier.
 const START: u64 = 40;
 /// The memory of processes and kernel with [`PODS`] Pods, in MiB.
-const STEADY: u64 = 32;
+const STEADY: u64 = 20;
 const PODS: usize = 500;
 
 /// A cgroup of the memory controller.
@@ -182,6 +182,8 @@ fn daemon_with_500_pods_stays_small() {
     let launcher = memory.launcher();
     let launcher = ["sh", "-c", &launcher, "sh"];
     let mut daemon = Daemon::launched(&launcher, "memory-500", "");
+    // The lines about so many Pods are more than a pipe holds.
+    let _lines = daemon.log();
     let at_start = memory.sample();
     let pods = add_pods(&daemon, "memory-500", PODS);
     let with_pods = memory.sample();
@@ -189,7 +191,7 @@ fn daemon_with_500_pods_stays_small() {
         "bytes of processes and kernel: {at_start:?} at start, {with_pods:?} with {PODS} Pods"
     );
     let usage = (with_pods.0 + with_pods.1) / MIB;
-    assert!(usage <= STEADY, "{usage} MiB");
+    assert!(usage < STEADY, "{usage} MiB");
     assert_eq!(daemon.stop(), Some(0), "not killed for lack of memory");
     drop((daemon, pods));
 }
@@ -203,6 +205,7 @@ fn maps_of_acceleration_are_small_until_it_is_switched_on() {
     let pins = daemon.pins().join(format!("v{ABI_VERSION}/maps"));
     let entries = |name: &str| MapInfo::from_pin(pins.join(name)).unwrap().max_entries();
     assert_eq!(entries(maps::ACCEL_FLOWS), 1);
+    assert_eq!(entries(maps::NODE_CONNS), 1, "ambient mode alone uses it");
     let file = daemon.directory.path().join("sluiced.toml");
     for (mode, wanted) in [
         ("all", maps::MAX_ACCEL_FLOWS),

@@ -62,12 +62,12 @@ pub(crate) fn scenes(seed: u64) -> impl Iterator<Item = RandomCase> {
 
 fn random_case(rng: &mut Rng) -> RandomCase {
     // Draws that other connections of the seed do not depend on.
-    let mut aside = rng.clone();
-    let settings = with_host_behind(&mut aside, settings(rng));
+    let mut separate = rng.clone();
+    let settings = with_host_behind(&mut separate, settings(rng));
     let asks = (0..PER_POD).map(|_| {
         let ask = ask(rng, &settings);
-        if behind::is_in(&settings) && chance(&mut aside, 25) {
-            from_behind(&mut aside, ask)
+        if behind::is_in(&settings) && chance(&mut separate, 25) {
+            from_behind(&mut separate, ask)
         } else {
             ask
         }

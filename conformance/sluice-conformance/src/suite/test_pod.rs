@@ -52,7 +52,7 @@ impl TestPod {
             netns: create(home)?,
             behind: None,
             name: name.to_owned(),
-            annotations: settings.handed_over(),
+            annotations: settings.for_the_plugin(),
             settings,
             addresses: Vec::new(),
             gateways: Vec::new(),

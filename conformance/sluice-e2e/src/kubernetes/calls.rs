@@ -19,9 +19,9 @@ use crate::kubernetes::{
     pods::{APP, Mesh, NAMESPACE, PORT, Pod},
 };
 
-/// What runs in the applications' containers.
+/// The program of the applications' containers.
 pub(crate) const PROGRAM: &str = "/bin/sluice-e2e";
-/// The source of what a sidecar hands to its application.
+/// The source address of connections from a sidecar to its application.
 const SIDECAR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 const LOGGED: Duration = Duration::from_secs(3);
 /// Connections of a load that stay open.
@@ -29,10 +29,10 @@ const OPEN: &str = "50";
 /// Its new connections a second.
 const RATE: &str = "100";
 
-/// A Pod, and whether its traffic is diverted.
+/// A Pod, and how it is meshed.
 pub(crate) type End<'a> = (&'a Pod, Mesh);
 
-/// One call; fails unless exactly the sidecars that ought to have carried it did.
+/// One call. Fails unless exactly the expected sidecars carried it.
 fn call(kubectl: &Kubectl, (from, mesh): End<'_>, (to, other): End<'_>) -> Result<String> {
     let what = format!("{} → {}", from.name, to.name);
     let address = SocketAddr::new(to.ip, PORT);
@@ -75,7 +75,7 @@ fn call(kubectl: &Kubectl, (from, mesh): End<'_>, (to, other): End<'_>) -> Resul
     Ok(what)
 }
 
-/// Every one of these Pods calls every other.
+/// Each of these Pods calls every other.
 pub(crate) fn all(kubectl: &Kubectl, ends: &[End<'_>]) -> Result<String> {
     let mut made = Vec::new();
     for from in ends {
@@ -86,7 +86,7 @@ pub(crate) fn all(kubectl: &Kubectl, ends: &[End<'_>]) -> Result<String> {
     Ok(made.join(", "))
 }
 
-/// A command that keeps connections and opens new ones, for so many seconds.
+/// A command that keeps connections open and opens new ones for `seconds`.
 pub(crate) fn load(kubectl: &Kubectl, from: &Pod, to: &Pod, seconds: u64) -> Command {
     let mut command = kubectl.command();
     command
@@ -123,7 +123,7 @@ pub(crate) fn load_arguments(to: SocketAddr, seconds: u64) -> Vec<String> {
         .collect()
 }
 
-/// What became of a load; fails unless every call went through its sidecars.
+/// The result of a load. Fails unless every call went through its sidecars.
 pub(crate) fn judge(said: &str) -> Result<String> {
     let line = said.lines().last().context("no report of the load")?;
     let outcome: LoadResult = serde_json::from_str(line).with_context(|| said.to_owned())?;

@@ -1,4 +1,4 @@
-//! Cgroups of the node's own, one in each hierarchy: what the kubelet takes for the top.
+//! Cgroups of the node, one in each hierarchy. The kubelet sees them as the roots.
 
 use std::{fs, path::PathBuf};
 
@@ -15,7 +15,7 @@ pub(crate) struct Hierarchy {
     pub(crate) point: PathBuf,
     /// `cgroup` or `cgroup2`.
     pub(crate) kind: String,
-    /// What has to be asked for to mount it once more.
+    /// The options that mount it again.
     pub(crate) options: String,
 }
 
@@ -93,7 +93,7 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes them and all below; returns how many there were.
+    /// Removes them and all below. Returns their number.
     pub(crate) fn remove(mut self) -> Result<usize> {
         let paths = std::mem::take(&mut self.0);
         paths

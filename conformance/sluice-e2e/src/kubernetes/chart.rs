@@ -30,7 +30,7 @@ const PLATFORMS: [&str; 10] = [
 const FOREIGN_GROUPS: [&str; 2] = ["security.openshift.io/", "monitoring.coreos.com/"];
 const RENDER: Duration = Duration::from_secs(30);
 
-/// The chart and what renders it.
+/// The chart, and the program that renders it.
 pub(crate) struct Chart<'a> {
     python: &'a Path,
     manifests: &'a Path,

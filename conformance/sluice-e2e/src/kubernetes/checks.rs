@@ -1,4 +1,4 @@
-//! What was checked, shown while it happens.
+//! The checks of a scenario, printed as they end.
 
 use std::{
     io::{IsTerminal, Write, stdout},
@@ -14,7 +14,7 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// Does something and shows what it says of itself, or what is wrong.
+    /// Runs a check, and prints its result or its error.
     pub(crate) fn check(&mut self, what: &str, check: impl FnOnce() -> Result<String>) {
         let started = Instant::now();
         if stdout().is_terminal() {
@@ -37,7 +37,7 @@ impl Checks {
         }
     }
 
-    /// The same for what everything after it needs.
+    /// As [`Checks::check`], for a step that every later step needs.
     pub(crate) fn require(
         &mut self,
         what: &str,

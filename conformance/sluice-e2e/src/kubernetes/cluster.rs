@@ -22,13 +22,13 @@ use crate::kubernetes::{
 
 /// The node's name.
 pub(crate) const NODE: &str = "sluice-node";
-/// The handler of a runtime that hands no annotations over.
+/// The handler of a runtime that passes no annotations.
 pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS: &str = "quiet";
-/// What Pods' namespaces are held by.
+/// The image of the container that holds a Pod's namespaces.
 const PAUSE: &str = "sluice.test/pause:1";
-/// What the API server makes for itself, authority included.
+/// The API server's own certificate, authority included.
 const CERTIFICATE: &str = "pki/apiserver.crt";
-/// What service accounts' tokens are signed with.
+/// The key that signs tokens of service accounts.
 const KEY: &str = "service-accounts.key";
 const ETCD: &str = "http://127.0.0.1:2379";
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -38,7 +38,7 @@ const TOKENS: &str = "admin,admin,admin,system:masters\n\
 const START: Duration = Duration::from_mins(5);
 const COMMAND: Duration = Duration::from_mins(3);
 
-/// What runs. Everything else that was started ends with the namespaces.
+/// The running processes. The kernel ends everything else with the namespaces.
 pub(crate) struct Cluster {
     pub(crate) kubectl: Kubectl,
     binaries: PathBuf,
@@ -99,7 +99,7 @@ impl Cluster {
         self.wait("the API server", interrupt, ready)
     }
 
-    /// Starts what acts on the API: service accounts, Pods of `DaemonSet`s, their places.
+    /// Starts the controllers and the scheduler: service accounts, Pods of `DaemonSet`s.
     fn control(&mut self) -> Result<()> {
         let access = format!("--kubeconfig={}", file("admin.conf"));
         self.launch(
@@ -209,7 +209,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until something is there, or fails with the log of what was started last.
+    /// Waits for a condition. Fails with the log of the process that was started last.
     fn wait(&mut self, what: &str, interrupt: &Interrupt, ready: impl Fn() -> bool) -> Result<()> {
         let running = &mut self.running;
         let done = interrupt.wait(START, || {
@@ -295,7 +295,7 @@ fn kubelet() -> serde_json::Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        // Whoever reaches this kubelet is in its network namespace already.
+        // Only processes of the test's network namespace reach this kubelet.
         "authentication": { "anonymous": { "enabled": true }, "webhook": { "enabled": false } },
         "authorization": { "mode": "AlwaysAllow" },
         "cgroupDriver": "cgroupfs",

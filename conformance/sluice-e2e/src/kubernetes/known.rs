@@ -13,10 +13,10 @@ use crate::kubernetes::{
 
 /// The time limit for the daemon to read the list of Pods.
 const POD_LIST_LIMIT: Duration = Duration::from_mins(1);
-/// For a Pod to end and the plugin to be told.
+/// The time limit for a Pod to end and for the runtime to call DEL.
 const DELETED: Duration = Duration::from_mins(2);
 
-/// The Pods, as the daemon tells them.
+/// The Pods that the daemon lists.
 pub(crate) fn listed(kubectl: &Kubectl) -> Result<String> {
     let target = [SYSTEM, DAEMONSET, "sluiced"];
     kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])
@@ -37,17 +37,17 @@ pub(crate) fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Resu
     Ok(())
 }
 
-/// Deletes Pods; the runtime tells the plugin, and the plugin the daemon.
-pub(crate) fn forget(kubectl: &Kubectl, pods: &[&str], interrupt: &Interrupt) -> Result<String> {
+/// Deletes Pods, and waits until the daemon has removed them.
+pub(crate) fn delete(kubectl: &Kubectl, pods: &[&str], interrupt: &Interrupt) -> Result<String> {
     let mut arguments = vec!["delete", "pod", "--namespace", NAMESPACE, "--wait=false"];
     arguments.extend(pods);
     kubectl.run(&arguments, "")?;
     let mut known = String::new();
-    let forgotten = interrupt.wait(DELETED, || {
+    let deleted = interrupt.wait(DELETED, || {
         known = listed(kubectl)?;
         Ok(pods.iter().all(|pod| !known.contains(&quoted(pod))))
     })?;
-    ensure!(forgotten, "the daemon still knows one of them: {known}");
+    ensure!(deleted, "the daemon still knows one of them: {known}");
     Ok(format!(
         "{} Pods deleted, none known to the daemon",
         pods.len()

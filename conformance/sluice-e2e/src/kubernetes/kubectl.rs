@@ -1,4 +1,4 @@
-//! The cluster's administrator.
+//! kubectl with the rights of an administrator.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sluice_testbed::process::finish;
 
-/// Above what the commands wait for.
+/// Longer than any time limit that the commands have of their own.
 const LIMIT: Duration = Duration::from_mins(4);
 
 /// kubectl with full access.
@@ -26,11 +26,11 @@ impl Kubectl {
         Self { program, access }
     }
 
-    /// A command that still lacks its arguments.
+    /// A command without arguments.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.access);
-        // Else it keeps what it learns about the API below /root.
+        // Otherwise its cache of the API is below /root.
         command
             .arg("--cache-dir")
             .arg(self.access.with_extension("cache"));
@@ -51,7 +51,7 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
-    /// `kubectl sluice` that still lacks its arguments, with the plugin from a directory.
+    /// `kubectl sluice` without arguments, with the plugin from a directory.
     pub(crate) fn plugin(&self, plugins: &Path) -> Command {
         let mut command = Command::new(&self.program);
         command
@@ -73,12 +73,12 @@ impl Kubectl {
         Ok((output.status.code(), said))
     }
 
-    /// An answer of the API server as it came.
+    /// The body of an answer of the API server.
     pub(crate) fn raw(&self, path: &str) -> Result<String> {
         self.run(&["get", "--raw", path], "")
     }
 
-    /// Makes or changes objects.
+    /// Creates or changes objects.
     pub(crate) fn apply(&self, manifest: &str) -> Result<String> {
         self.run(&["apply", "--filename=-"], manifest)
     }
@@ -89,7 +89,7 @@ impl Kubectl {
         serde_json::from_str(&self.run(&arguments, "")?).with_context(|| object.to_owned())
     }
 
-    /// Runs something in a container.
+    /// Runs a command in a container.
     pub(crate) fn exec(&self, target: [&str; 3], program: &[&str]) -> Result<String> {
         let [namespace, pod, container] = target;
         let mut arguments = vec![

@@ -2,9 +2,9 @@
 //! namespaces and cgroups of their own; the chart installed, upgraded under load and deleted.
 //!
 //! Two processes share the work. The outer one makes the cgroups, starts the inner one as the
-//! first process of new namespaces, and afterwards checks that nothing is left. The inner one
-//! furnishes the node, starts the cluster and goes through the scenario. When it ends, the kernel
-//! ends everything that ran and unmounts everything that was mounted in its namespaces.
+//! first process of new namespaces, and afterwards checks that no cgroup and no mount is left. The inner
+//! one prepares the node, starts the cluster and runs the scenario. When it ends, the kernel ends
+//! every process and unmounts every file system in its namespaces.
 
 mod calls;
 mod cgroups;
@@ -45,7 +45,7 @@ use crate::kubernetes::{cgroups::Cgroups, checks::Checks, node::SYSCTLS};
 /// For everything but building. Waits end with their condition: on an idle machine the test takes five minutes.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// What the end-to-end test is made of.
+/// The files that the end-to-end test uses.
 #[derive(Args, Clone)]
 pub(crate) struct Options {
     /// The directory with kube-apiserver, kubelet and so on.
@@ -83,7 +83,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Makes the paths absolute; fails if one leads nowhere.
+    /// Makes the paths absolute. Fails if one does not exist.
     fn resolve(&self) -> Result<Self> {
         let find = |path: &PathBuf| {
             std::path::absolute(path)
@@ -129,7 +129,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Enters the cgroups and namespaces, or, once there, is the node. Whether all was well.
+    /// Enters the cgroups and namespaces, or, in them, runs the node. `false` if a check failed.
     pub(crate) fn run(self) -> Result<bool> {
         let Self { cgroups, options } = self;
         if cgroups.is_empty() {
@@ -152,7 +152,7 @@ impl Node {
     }
 }
 
-/// Whether everything was as it should be.
+/// Runs the test. `false` if a check failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     ensure!(
         Uid::effective().is_root(),
@@ -190,7 +190,7 @@ fn inside(options: &Options, cgroups: &Cgroups, interrupt: &Interrupt) -> Result
     for (name, value) in options.arguments() {
         command.arg(name).arg(value);
     }
-    // A Ctrl-C on the terminal is for us: we end it and clean up.
+    // The outer process handles Ctrl-C: it ends the inner one and cleans up.
     let mut node = command.process_group(0).spawn()?;
     let mut status = None;
     let outcome = interrupt.wait(LIMIT, || {

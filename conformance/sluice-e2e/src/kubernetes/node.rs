@@ -1,4 +1,4 @@
-//! The node's own view of the machine: what it writes goes to memory and ends with it.
+//! The node's mounts: its writes go to tmpfs and end with it.
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use sluice_testbed::process::output;
 
 use crate::kubernetes::cgroups::{Hierarchy, hierarchies};
 
-/// What the kubelet changes of the machine. None of it belongs to a namespace, so the node gets
-/// files in their place.
+/// The sysctls that the kubelet changes. They belong to no namespace, so files cover them on the
+/// node.
 pub(crate) const SYSCTLS: [&str; 6] = [
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/panic_on_oom",
@@ -25,26 +25,26 @@ pub(crate) const SYSCTLS: [&str; 6] = [
     "/proc/sys/kernel/keys/root_maxbytes",
 ];
 
-/// Where the runtime looks for plugins.
+/// The runtime's directory of plugins.
 pub(crate) const CNI_BIN: &str = "/opt/cni/bin";
-/// Where it looks for networks.
+/// The runtime's directory of network configurations.
 pub(crate) const CNI_CONF: &str = "/etc/cni/net.d";
 /// The node's address.
 pub(crate) const ADDRESS: &str = "192.0.2.10";
 /// The API server's address in the cluster: as there is no kube-proxy, the node has it itself.
 pub(crate) const API: &str = "10.96.0.1";
-/// What the test keeps on the node.
+/// The test's files on the node.
 pub(crate) const LAB: &str = "/run/lab";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const NETWORK: &str = "/etc/cni/net.d/10-bridge.conflist";
-/// The same network for a runtime of another handler, which hands no annotations over: there the
-/// entry of the plugin does not ask for them.
+/// The same network for a runtime of another handler, which passes no annotations: the plugin's
+/// entry has no such capability.
 pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS_CONF: &str = "/etc/cni/quiet.d";
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Lays out the namespaces that this process is the first of.
+/// Mounts the file systems of the namespaces that this process is the first of.
 pub(crate) fn setup_mounts(cni_plugins: &Path) -> Result<()> {
     let cgroups = hierarchies()?;
     attach("proc", "/proc", "proc", "")?;
@@ -60,7 +60,7 @@ pub(crate) fn setup_mounts(cni_plugins: &Path) -> Result<()> {
     for hierarchy in &cgroups {
         mount_again(hierarchy)?;
     }
-    // What is mounted later, such as a Pod's namespace, must reach containers that run already.
+    // Later mounts, such as a Pod's namespace, must propagate to running containers.
     let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, shared, None::<&str>)?;
     links()?;
@@ -78,7 +78,7 @@ fn attach(source: &str, point: &str, kind: &str, options: &str) -> Result<()> {
     .with_context(|| format!("cannot mount {kind} at {point}"))
 }
 
-/// The machine's `/etc` below, the node's changes above.
+/// An overlay: the machine's `/etc` below, the node's changes above.
 fn writable_etc() -> Result<()> {
     let (upper, work) = (format!("{LAB}/etc/upper"), format!("{LAB}/etc/work"));
     fs::create_dir_all(&upper)?;
@@ -109,7 +109,7 @@ fn mount_again(hierarchy: &Hierarchy) -> Result<()> {
     attach("cgroup", &point.to_string_lossy(), kind, options)
 }
 
-/// A node without an uplink: the other end of its link leads nowhere.
+/// A node without an uplink: the other end of its link has no route.
 fn links() -> Result<()> {
     for command in [
         "link set lo up",

@@ -11,10 +11,10 @@ use crate::kubernetes::{
     pods::{Mesh, NAMESPACE, Pod},
 };
 
-/// For a decision to reach the monitor.
+/// The time limit for a decision to reach the monitor.
 const REPORTED: Duration = Duration::from_secs(30);
 
-/// Runs each command. Fails if one fails, or does not print what belongs to it.
+/// Runs each command. Fails if one fails, or prints other output.
 pub(crate) fn ask(
     kubectl: &Kubectl,
     options: &Options,
@@ -30,7 +30,7 @@ pub(crate) fn ask(
         (&["status"][..], &[0][..], "ready"),
         (&["pods", &pod], &[0], &*pod),
         (&explain, &[0], "outbound_to_proxy"),
-        (&["audit"], &[0], "0 past the sidecar"),
+        (&["audit"], &[0], "against a rule: 0"),
         (&["connections", &pod], &[0], "PATH"),
         (&["doctor"], &[0, 1, 4], "ok       CNI chain "),
     ] {

@@ -18,7 +18,7 @@ use sluice_lab::{
 
 use crate::kubernetes::{cluster::RUNTIME_WITHOUT_ANNOTATIONS, kubectl::Kubectl, node::LAB};
 
-/// Where they are.
+/// Their namespace.
 pub(crate) const NAMESPACE: &str = "default";
 /// The port of every application.
 pub(crate) const PORT: u16 = 8080;
@@ -30,16 +30,16 @@ pub(crate) const IMAGE: &str = "sluice.test/pod:1";
 /// How a Pod is meshed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mesh {
-    /// Not at all.
+    /// Without a sidecar.
     None,
-    /// With a sidecar and, as the injector does by default, a container before it that writes
-    /// iptables rules.
+    /// With a sidecar, and with the injector's default init container, which writes iptables
+    /// rules.
     Rules,
-    /// With a sidecar alone, as the injector does for a CNI plugin.
+    /// With a sidecar alone: the injector's output for a CNI plugin.
     Plugin,
-    /// The same, but started when nobody diverts its traffic yet.
+    /// As `Plugin`, started before the installation.
     Early,
-    /// The same, by a runtime that hands no annotations over.
+    /// As `Plugin`, with a runtime that passes no annotations.
     Quiet,
 }
 
@@ -48,12 +48,12 @@ pub(crate) enum Mesh {
 pub(crate) struct Pod {
     pub(crate) name: &'static str,
     pub(crate) ip: IpAddr,
-    /// What its sidecar shares with the node.
+    /// The directory that its sidecar shares with the node.
     directory: PathBuf,
 }
 
 impl Pod {
-    /// Starts Pods and waits until the kubelet finds them ready.
+    /// Starts Pods and waits until they are ready.
     pub(crate) fn start<const N: usize>(
         kubectl: &Kubectl,
         plans: [(&'static str, Mesh); N],
@@ -66,7 +66,7 @@ impl Pod {
         pods?.try_into().ok().context("as many Pods as plans")
     }
 
-    /// Lets the API server know of Pods.
+    /// Creates Pods at the API server.
     pub(crate) fn ask_for(kubectl: &Kubectl, plans: &[(&'static str, Mesh)]) -> Result<()> {
         let manifests: Result<Vec<_>> = plans
             .iter()
@@ -96,7 +96,7 @@ impl Pod {
         })
     }
 
-    /// How many connections of a client to an address its sidecar's listener has carried.
+    /// The number of connections of a client to an address that its sidecar's listener carried.
     pub(crate) fn carried(&self, listener: &str, client: IpAddr, to: SocketAddr) -> Result<usize> {
         let log = fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
         // The last line may be half written.
@@ -112,7 +112,7 @@ impl Pod {
     }
 }
 
-/// What a Pod's proxy shares with the node.
+/// The directory that a Pod's proxy shares with the node.
 pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(LAB).join("pods").join(name)
 }
@@ -185,7 +185,7 @@ fn sidecar() -> Value {
     })
 }
 
-/// What istio-init does, with the same program.
+/// The init container of istio-init, with the same program.
 fn rules(directory: &Path) -> Result<Value> {
     fs::write(
         directory.join("rules"),
@@ -200,7 +200,7 @@ fn rules(directory: &Path) -> Result<Value> {
     }))
 }
 
-/// What the injector puts in the place of istio-init if a CNI plugin is to divert the traffic.
+/// The injector's init container in place of istio-init if a CNI plugin redirects the traffic.
 fn validation() -> Value {
     json!({
         "name": "istio-validation",

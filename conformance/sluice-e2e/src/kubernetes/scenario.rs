@@ -14,7 +14,7 @@ use crate::kubernetes::{
     chart::{Chart, IMAGE},
     checks::Checks,
     cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
-    known::{forget, known},
+    known::{delete, known},
     kubectl::Kubectl,
     node::{self, CNI_BIN, CNI_CONF},
     node_upgrade, plugin,
@@ -28,17 +28,17 @@ const BEFORE: [&str; 4] = ["gateway-1", "grpc-1", "none-1", "custom-1"];
 const AFTER: [&str; 4] = ["gateway-2", "grpc-2", "none-2", "custom-2"];
 /// The namespace of Sluice.
 pub(crate) const SYSTEM: &str = "kube-system";
-/// Its daemons.
+/// Its DaemonSet.
 pub(crate) const DAEMONSET: &str = "daemonset/sluice";
-/// What keeps the data path alive.
+/// The pins of the data path.
 const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 90;
-/// For the kubelet to try a Pod, and to say that it was refused.
+/// The time limit for the kubelet to start a Pod and to report the refusal.
 const REFUSED: Duration = Duration::from_mins(2);
 const RENDER: Duration = Duration::from_secs(30);
 
-/// Whether everything was as it should be.
+/// Runs the scenario. `false` if a check failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let interrupt = Interrupt::install()?;
     let mut checks = Checks::default();
@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(checks.passed())
 }
 
-/// A cluster and what was there before Sluice.
+/// A cluster, and the files of CNI before the installation.
 struct Scenario<'a> {
     options: &'a Options,
     cluster: Cluster,
@@ -68,7 +68,7 @@ impl Scenario<'_> {
         })?;
         let mut scenario = Scenario {
             options,
-            cluster: cluster.context("it has started")?,
+            cluster: cluster.context("no control plane")?,
             before,
         };
         checks.require("a node joins", || {
@@ -81,7 +81,7 @@ impl Scenario<'_> {
         done
     }
 
-    /// Writes what the daemon said to the other logs.
+    /// Writes the daemon's log beside the other logs.
     fn keep_log(&self, name: &str) -> Result<()> {
         let logs = [
             "logs",
@@ -109,19 +109,19 @@ impl Scenario<'_> {
             let [old, outside, _] = first.insert(Pod::start(kubectl, plans)?);
             calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
         })?;
-        let [old, outside, early] = &first.context("they have started")?;
+        let [old, outside, early] = &first.context("no Pods")?;
         let before = untouched(kubectl, outside, checks, "before", BEFORE)?;
 
         checks.require("the chart is installed", || self.install("latest"))?;
         checks.check(
-            "a Pod that ran before is taken in as the API server tells",
+            "a Pod that ran before is adopted with the API server's annotations",
             || {
                 known(kubectl, early.name, interrupt)?;
                 calls::all(kubectl, &[(early, Mesh::Early), (outside, Mesh::None)])
             },
         );
         checks.check(
-            "the installation leaves Pods without redirection as they are",
+            "the installation does not change Pods without redirection",
             || before.check(kubectl, outside),
         );
         let added = untouched(kubectl, outside, checks, "after", AFTER)?;
@@ -134,7 +134,7 @@ impl Scenario<'_> {
             let [client, server] = second.insert(pods);
             calls::all(kubectl, &[(client, Mesh::Plugin), (server, Mesh::Plugin)])
         })?;
-        let [client, server] = &second.context("they have started")?;
+        let [client, server] = &second.context("no Pods")?;
         checks.check("kubectl sluice asks the daemon of the node", || {
             plugin::ask(kubectl, self.options, client, outside, interrupt)
         });
@@ -148,7 +148,7 @@ impl Scenario<'_> {
         });
         let mut quiet = None;
         checks.check(
-            "of a Pod whose runtime tells nothing the API server is asked",
+            "the daemon asks the API server about a Pod without annotations",
             || {
                 kubectl.apply(&runtime_class())?;
                 let [pod] = quiet.insert(Pod::start(kubectl, [("quiet", Mesh::Quiet)])?);
@@ -156,14 +156,14 @@ impl Scenario<'_> {
             },
         );
         checks.check(
-            "while the API server does not answer, such a Pod waits",
+            "such a Pod waits while the API server denies access",
             || self.wait_for_the_api_server(outside, interrupt),
         );
         self.keep_log("sluiced-before-the-upgrade.log")?;
-        checks.check("an upgrade under load harms no connection", || {
+        checks.check("no connection fails during an upgrade under load", || {
             self.upgrade(client, server, interrupt)
         });
-        checks.check("after the upgrade all is as before", || {
+        checks.check("all Pods work after the upgrade", || {
             calls::all(kubectl, &mixed)?;
             before.check(kubectl, outside)?;
             added.check(kubectl, outside)
@@ -172,14 +172,14 @@ impl Scenario<'_> {
             "an upgrade of the container runtime under load harms no connection",
             || node_upgrade::run(&mut self.cluster, self.options, [client, server], interrupt),
         );
-        checks.check("deleted Pods are forgotten", || {
+        checks.check("the daemon removes deleted Pods", || {
             let others = [
                 &[early.name, "quiet", "waiting", node_upgrade::POD][..],
                 &BEFORE,
                 &AFTER,
             ]
             .concat();
-            forget(
+            delete(
                 kubectl,
                 &[&[client.name, server.name], &others[..]].concat(),
                 interrupt,
@@ -193,7 +193,7 @@ impl Scenario<'_> {
     fn remove(&self, old: &Pod, outside: &Pod, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         checks.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
-        checks.check("the mesh is back at its rules", || {
+        checks.check("iptables rules redirect after the removal", || {
             let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
             calls::all(
                 kubectl,
@@ -233,7 +233,7 @@ impl Scenario<'_> {
         ))
     }
 
-    /// Takes the daemon's right to read Pods away, starts one, and gives the right back.
+    /// Removes the daemon's permission to read Pods, starts a Pod, and restores the permission.
     fn wait_for_the_api_server(&self, outside: &Pod, interrupt: &Interrupt) -> Result<String> {
         let kubectl = &self.cluster.kubectl;
         kubectl.run(&["delete", "clusterrolebinding", "sluice"], "")?;
@@ -249,7 +249,7 @@ impl Scenario<'_> {
             events = kubectl.run(&[&reasons[..], &[message]].concat(), "")?;
             Ok(events.contains("forbidden"))
         })?;
-        ensure!(refused, "nobody says that it waits: {events}");
+        ensure!(refused, "no event reports the refusal: {events}");
         let phase = kubectl.get(NAMESPACE, "pod/waiting")?["status"]["phase"].clone();
         ensure!(phase == "Pending", "it is {phase}");
         self.install("latest")?;
@@ -322,7 +322,7 @@ fn untouched(
             pods.check(kubectl, outside)
         },
     )?;
-    started.context("they have started")
+    started.context("no Pods")
 }
 
 fn version(said: &str) -> String {
@@ -331,7 +331,7 @@ fn version(said: &str) -> String {
     format!("Kubernetes {}", version.unwrap_or_default())
 }
 
-/// Pods of this class are started without handing annotations over.
+/// The runtime class whose runtime passes no annotations to CNI plugins.
 fn runtime_class() -> String {
     let (kind, version) = ("RuntimeClass", "node.k8s.io/v1");
     let metadata = json!({ "name": RUNTIME_WITHOUT_ANNOTATIONS });
@@ -339,7 +339,7 @@ fn runtime_class() -> String {
         .to_string()
 }
 
-/// What the cluster says of Sluice's Pods.
+/// Events and logs of Sluice's Pods.
 fn why(kubectl: &Kubectl) -> String {
     let events = [
         "get",

@@ -1,4 +1,4 @@
-//! What a directory holds, byte for byte.
+//! The content of directories, byte for byte.
 
 use std::{
     collections::BTreeMap,
@@ -23,12 +23,12 @@ impl Snapshot {
         Ok(Self(files))
     }
 
-    /// How many files there are.
+    /// The number of files.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Fails, with the names, if something is different now.
+    /// Fails with the names of the files that differ now.
     pub(crate) fn expect(&self, now: &Self) -> Result<()> {
         let names = self.0.keys().chain(now.0.keys());
         let changed: Vec<_> = names

@@ -19,7 +19,7 @@ const GATEWAY: [u16; 3] = [80, 8080, 8443];
 const READINESS: u16 = 15021;
 /// The server behind the gateway, in its Pod.
 const BACKEND: u16 = 9000;
-/// What the injector writes for every template without redirection.
+/// The injector's annotation for every template without redirection.
 const STATUS: &str = r#"{"initContainers":null,"containers":["istio-proxy"]}"#;
 
 /// One of each kind.
@@ -27,7 +27,7 @@ const STATUS: &str = r#"{"initContainers":null,"containers":["istio-proxy"]}"#;
 pub(crate) struct Untouched([Pod; 4]);
 
 impl Untouched {
-    /// Starts them, named after the moment, and waits until the kubelet finds them ready.
+    /// Starts them, and waits until they are ready.
     pub(crate) fn start(kubectl: &Kubectl, names: [&'static str; 4]) -> Result<Self> {
         let [gateway, grpc, none, custom] = names;
         let template = "inject.istio.io/templates";

@@ -14,7 +14,7 @@ use sluice_testbed::process::{Process, output};
 use crate::runtime::{IMAGE, LIMIT, Node};
 
 const START: Duration = Duration::from_secs(20);
-/// Where the CRI keeps what belongs to Pods.
+/// The CRI plugin's directory for Pods.
 const NAMESPACE: &str = "k8s.io";
 
 /// The first release with user namespaces for Pods and STATUS of CNI 1.1.
@@ -85,7 +85,7 @@ impl Containerd {
             "containerd is not ready\n{}",
             containerd.process.tail()
         );
-        let image = image.to_str().context("a path that is no text")?;
+        let image = image.to_str().context("a path that is not UTF-8")?;
         for namespace in [NAMESPACE, "default"] {
             let arguments = [
                 "--namespace",

@@ -1,4 +1,4 @@
-//! What a kubelet asks of containerd.
+//! The CRI calls that a kubelet makes to containerd.
 
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
@@ -71,7 +71,7 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
     outcomes
 }
 
-/// Makes a Pod, lets something happen, and removes the Pod.
+/// Creates a Pod, runs a test with it, and removes it.
 pub(super) fn across(containerd: &Containerd, between: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut cri = Cri::connect(containerd)?;
     let sandbox = cri.start("across", meshed())?;
@@ -94,7 +94,7 @@ pub(super) fn take_over(node: &Node<'_>, containerd: &Containerd, sandbox: &Sand
     cri.remove(&sandbox.id)?;
     let by = by?;
     ensure!(by == INBOUND, "{by} answered");
-    node.forgotten()
+    node.expect_no_state()
 }
 
 impl Cri {
@@ -124,7 +124,7 @@ impl Cri {
         let (reached, root) = (reached?, sandbox.root);
         ensure!(root == expected, "the Pod's root is {root} on the node");
         ensure!(reached == by, "{reached} answered, not {by}");
-        node.forgotten()
+        node.expect_no_state()
     }
 
     fn leaves(&mut self, node: &Node<'_>) -> Result<()> {
@@ -137,7 +137,7 @@ impl Cri {
         for _ in 0..2 {
             self.remove(&sandbox.id)?;
         }
-        node.forgotten()
+        node.expect_no_state()
     }
 
     /// As for a Pod with `hostUsers: false`.
@@ -152,11 +152,11 @@ impl Cri {
 
     /// The runtime runs STATUS of every plugin when it is asked for its own.
     fn network_status(&mut self, node: &Node<'_>) -> Result<()> {
-        let (socket, aside) = (node.lab.file("sluiced.sock"), node.lab.file("aside.sock"));
+        let (socket, moved) = (node.lab.file("sluiced.sock"), node.lab.file("moved.sock"));
         ensure!(self.network_problem()?.is_none(), "it is not ready before");
-        fs::rename(&socket, &aside)?;
+        fs::rename(&socket, &moved)?;
         let problem = self.network_problem();
-        fs::rename(&aside, &socket)?;
+        fs::rename(&moved, &socket)?;
         let problem = problem?.context("it is ready without the daemon")?;
         ensure!(problem.contains("sluiced.sock"), "the reason: {problem}");
         ensure!(self.network_problem()?.is_none(), "it is not ready after");
@@ -269,7 +269,7 @@ impl Cri {
     }
 }
 
-/// Where a sandbox's network namespace is, by the verbose status.
+/// The path of a sandbox's network namespace, from the verbose status.
 fn netns(info: &Value) -> Result<PathBuf> {
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array();
     let network = namespaces

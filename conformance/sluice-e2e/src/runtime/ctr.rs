@@ -1,4 +1,4 @@
-//! `ctr run --cni`, which hands over neither annotations nor names.
+//! `ctr run --cni`, which passes neither annotations nor names.
 
 use anyhow::Result;
 use sluice_testbed::process::output;
@@ -13,11 +13,11 @@ pub(super) fn run(node: &Node<'_>, containerd: &Containerd) -> Outcomes {
             name("a container without a description does not start, with the reason"),
             refused(start(node, containerd), &["annotations"]),
         ),
-        (name("nothing of it is left"), node.forgotten()),
+        (name("no state of the Pod is left"), node.expect_no_state()),
     ]
 }
 
-/// Its directories cannot be chosen: it gets a view of the files in which they are the lab's.
+/// Its directories are fixed: it runs in a mount namespace in which they are the lab's.
 fn start(node: &Node<'_>, containerd: &Containerd) -> Result<String> {
     let view = r#"
         mount -t tmpfs lab /opt
@@ -33,7 +33,7 @@ fn start(node: &Node<'_>, containerd: &Containerd) -> Result<String> {
         .arg(&containerd.socket)
         .arg(IMAGE);
     let outcome = output(&mut command, LIMIT);
-    // It leaves the container that it could not connect.
+    // ctr keeps the container that it could not connect.
     for verb in ["tasks", "containers"] {
         let force = if verb == "tasks" {
             vec![verb, "rm", "--force", "lonely"]

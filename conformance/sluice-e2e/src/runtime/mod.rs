@@ -1,4 +1,4 @@
-//! Real runtimes: what calls the plugin on a node, from Debian's packages, with state of their own.
+//! Real runtimes, from Debian's packages and with state of their own, call the plugin.
 
 mod containerd;
 mod cri;
@@ -38,7 +38,7 @@ use sluice_testbed::{
 
 use containerd::{Containerd, Programs};
 
-/// What every container of this test runs.
+/// The program of every container of this test.
 const IMAGE: &str = "sluice.test/pause:1";
 const LIMIT: Duration = Duration::from_mins(1);
 const PORT: u16 = 8080;
@@ -68,11 +68,11 @@ struct Node<'a> {
     interrupt: &'a Interrupt,
 }
 
-/// What each behaviour is called, and its outcome.
+/// The name of each behaviour, and its outcome.
 type Outcomes = Vec<(String, Result<()>)>;
 
 impl Options {
-    /// Whether every runtime and the plugin agree.
+    /// Runs every behaviour. `false` if one failed.
     pub(crate) fn run(&self) -> Result<bool> {
         ensure!(Uid::effective().is_root(), "needs root, to run containers");
         let interrupt = Interrupt::install()?;
@@ -156,7 +156,7 @@ impl Node<'_> {
         self.lab.backend.pods()
     }
 
-    /// Who answers at a port of a Pod, with a stand-in for its proxy in it.
+    /// The server that answers at a port of a Pod, with a stand-in for its proxy in it.
     fn reached(&self, sandbox: &Sandbox) -> Result<String> {
         let Sandbox {
             id,
@@ -218,8 +218,8 @@ impl Node<'_> {
         Ok(seen.by)
     }
 
-    /// The daemon knows no Pod any more.
-    fn forgotten(&self) -> Result<()> {
+    /// Fails if the daemon lists a Pod.
+    fn expect_no_state(&self) -> Result<()> {
         let pods = self.pods()?;
         ensure!(
             pods.is_empty(),
@@ -230,7 +230,7 @@ impl Node<'_> {
     }
 }
 
-/// Annotations of a Pod with a sidecar, and of one whose annotations cannot be honoured.
+/// Annotations of a Pod with a sidecar, and of one with invalid annotations.
 fn meshed() -> BTreeMap<String, String> {
     PodAnnotations::default().annotations
 }
@@ -241,7 +241,7 @@ fn malformed() -> BTreeMap<String, String> {
         .annotations
 }
 
-/// The reason must name what is wrong.
+/// The error must name the annotation.
 fn refused<T>(outcome: Result<T>, names: &[&str]) -> Result<()> {
     let Err(error) = outcome else {
         anyhow::bail!("it was not refused")

@@ -1,4 +1,4 @@
-//! podman's CNI backend, which hands over the container's name alone.
+//! podman's CNI backend, which passes the container's name alone.
 
 use std::{fs, path::Path, process::Command};
 
@@ -16,12 +16,12 @@ pub(super) fn run(node: &Node<'_>, image: &Path) -> Outcomes {
             name("a container without a description does not start, with the reason"),
             refused(started, &["annotations"]),
         ),
-        (name("nothing of it is left"), node.forgotten()),
+        (name("no state of the Pod is left"), node.expect_no_state()),
         (name("its state can be reset"), remove_all(node)),
     ]
 }
 
-/// Brings the image.
+/// Imports the image.
 pub(super) fn load(node: &Node<'_>, image: &Path) -> Result<()> {
     let home = node.lab.file("podman");
     fs::create_dir(&home)?;

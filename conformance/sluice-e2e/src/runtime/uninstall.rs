@@ -1,5 +1,5 @@
-//! Pods that runtimes made before an uninstall are torn down after it: podman does that by what
-//! libcni cached when the Pod was added, containerd by the configuration of the moment.
+//! Pods that runtimes created before an uninstall are torn down after it: podman uses libcni's cache of
+//! the ADD, containerd the current configuration.
 
 use std::{env, fs, path::Path};
 
@@ -14,9 +14,9 @@ use crate::runtime::{
     cri, podman,
 };
 
-/// podman hands no annotations over.
+/// podman passes no annotations.
 const BEHAVIOUR: &str = "mesh = 'istio'\nmissing-annotations = 'bypass'\n";
-/// Where libcni caches configurations.
+/// libcni's cache of configurations.
 const CACHE: &str = "/var/lib/cni";
 
 /// Every behaviour, on nodes of their own.
@@ -58,7 +58,7 @@ fn of_podman(node: &Node<'_>) -> Result<()> {
     ensure!(plugin, "the plugin is gone, which the container needs");
     podman::remove_all(node)?;
     is_gone(node)?;
-    node.forgotten()?;
+    node.expect_no_state()?;
     // Others on this machine may need a plugin of this name, too.
     let said = uninstall(node)?;
     ensure!(
@@ -76,7 +76,7 @@ fn of_containerd(node: &Node<'_>) -> Result<()> {
     containerd.stop().and(done)
 }
 
-/// Takes Sluice out of the lab's networks, and says what the installer says.
+/// Uninstalls Sluice from the lab's networks, and returns the installer's output.
 fn uninstall(node: &Node<'_>) -> Result<String> {
     let installer = env::current_exe()?.with_file_name("sluice-install");
     ensure!(installer.exists(), "{} is missing", installer.display());

@@ -10,7 +10,7 @@ use crate::{
     pod_annotations::PodAnnotations,
 };
 
-/// Diverts nothing.
+/// Redirects no connection.
 pub(crate) struct NoInterception;
 
 impl Backend for NoInterception {

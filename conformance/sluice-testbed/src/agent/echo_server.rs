@@ -30,13 +30,13 @@ const BACKLOG: i32 = 128;
 pub struct EchoServer {
     /// A listener, as NAME=PORT.
     #[arg(long)]
-    tcp: Vec<Door>,
+    tcp: Vec<NamedPort>,
     /// The same on loopback addresses alone.
     #[arg(long)]
-    tcp_loopback: Vec<Door>,
+    tcp_loopback: Vec<NamedPort>,
     /// The same for datagrams.
     #[arg(long)]
-    udp: Vec<Door>,
+    udp: Vec<NamedPort>,
     /// Accept connections to addresses that this host does not have.
     #[arg(long)]
     transparent: bool,
@@ -47,7 +47,7 @@ pub struct EchoServer {
 
 /// A port and the name of its listener.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct NamedPort {
     /// Its name in the reports.
     pub name: String,
     /// Its port, in each family.
@@ -67,7 +67,7 @@ pub struct ListenResult {
     pub original: Option<SocketAddr>,
 }
 
-impl FromStr for Door {
+impl FromStr for NamedPort {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -89,21 +89,21 @@ impl EchoServer {
             transparent,
             mark,
         } = self;
-        let on_loopback = tcp_loopback.iter().flat_map(Door::on_loopback);
-        for (door, at) in tcp.iter().flat_map(Door::addresses).chain(on_loopback) {
+        let on_loopback = tcp_loopback.iter().flat_map(NamedPort::on_loopback);
+        for (named, at) in tcp.iter().flat_map(NamedPort::addresses).chain(on_loopback) {
             let socket = open(at, Type::STREAM, transparent)
                 .with_context(|| format!("cannot listen on {at}"))?;
             if let Some(mark) = mark {
                 socket.set_mark(mark)?;
             }
             socket.listen(BACKLOG)?;
-            let (listener, name) = (TcpListener::from(socket), door.name.clone());
+            let (listener, name) = (TcpListener::from(socket), named.name.clone());
             thread::spawn(move || accept(&listener, &name));
         }
-        for (door, at) in udp.iter().flat_map(Door::addresses) {
+        for (named, at) in udp.iter().flat_map(NamedPort::addresses) {
             let socket = open(at, Type::DGRAM, transparent)
                 .with_context(|| format!("cannot receive on {at}"))?;
-            let (socket, name) = (UdpSocket::from(socket), door.name.clone());
+            let (socket, name) = (UdpSocket::from(socket), named.name.clone());
             thread::spawn(move || receive(&socket, &name));
         }
         println!("{READY}");
@@ -113,7 +113,7 @@ impl EchoServer {
     }
 }
 
-impl Door {
+impl NamedPort {
     fn addresses(&self) -> impl Iterator<Item = (&Self, SocketAddr)> {
         self.at([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])
     }

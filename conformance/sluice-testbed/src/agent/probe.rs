@@ -21,7 +21,7 @@ use crate::agent::echo_server::ListenResult;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A datagram that is not answered by then is lost: the lab has no slow links. The first one may
-/// wait in vain for a neighbour to be found.
+/// wait until the look-up of a neighbour fails.
 const DATAGRAM_PATIENCE: Duration = Duration::from_millis(300);
 const DATAGRAMS: u32 = 6;
 /// Connections that are tried at a time.

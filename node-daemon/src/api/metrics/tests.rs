@@ -98,6 +98,7 @@ fn everything_measured_is_written() {
         "sluice_api_request_duration_seconds_bucket{le=\"0.005\",path=\"/v1/add\"} 1",
         "sluice_refused_adds_total{reason=\"pod_settings\"} 1",
         "sluice_refused_adds_total{reason=\"kernel\"} 0",
+        "sluice_dropped_log_lines_total 0",
         "sluice_pods_without_listener 4",
         "# TYPE process_cpu_seconds counter",
         "# TYPE process_start_time_seconds gauge",

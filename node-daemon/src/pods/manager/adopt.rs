@@ -152,7 +152,7 @@ impl PodManager {
                 Ok(Verdict::Intercept(_)) => {}
             }
         }
-        (doubt.is_none() && sight.diverted).then(|| {
+        (doubt.is_none() && sight.redirected_by_rules).then(|| {
             "it ran before Sluice, and its own netfilter rules redirect its traffic".to_owned()
         })
     }

@@ -45,7 +45,7 @@ impl Logs {
         found
     }
 
-    /// The Pods whose proxy listens on IPv6 in vain that are not logged yet.
+    /// The Pods with a useless listener on IPv6 that are not logged yet.
     pub(super) fn new_ipv6_unserved(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
         let before = std::mem::replace(&mut self.ipv6_unserved, found);
         self.ipv6_unserved.difference(&before).copied().collect()
