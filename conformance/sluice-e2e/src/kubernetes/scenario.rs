@@ -28,7 +28,7 @@ const BEFORE: [&str; 4] = ["gateway-1", "grpc-1", "none-1", "custom-1"];
 const AFTER: [&str; 4] = ["gateway-2", "grpc-2", "none-2", "custom-2"];
 /// The namespace of Sluice.
 pub(crate) const SYSTEM: &str = "kube-system";
-/// Its DaemonSet.
+/// Its daemons.
 pub(crate) const DAEMONSET: &str = "daemonset/sluice";
 /// The pins of the data path.
 const PINS: &str = "/sys/fs/bpf/sluice";
