@@ -57,8 +57,9 @@ pub(crate) fn run(options: &Decide) -> anyhow::Result<()> {
         let (annotations, mut manifest) = manifest::of(pod);
         let labels = namespaces.get(&manifest.namespace).cloned();
         manifest.namespace_labels = labels.unwrap_or_default();
-        let manifest = (!options.annotations_only).then_some(&manifest);
-        pods::decide(&rules, name, &annotations, manifest)
+        let namespace = &manifest.namespace;
+        let known = (!options.annotations_only).then_some(&manifest);
+        pods::decide(&rules, name, namespace, &annotations, known)
     };
     let decisions: Vec<Decision> = found.into_iter().map(decide).collect();
     let mut out = io::stdout().lock();

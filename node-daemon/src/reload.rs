@@ -140,6 +140,7 @@ impl Changes {
             on_enrol,
             families,
             dns_capture,
+            excluded_namespaces,
             istio,
             linkerd,
             raw_sockets,
@@ -164,6 +165,10 @@ impl Changes {
         changes.keep("on-enrol", old.on_enrol == on_enrol);
         changes.keep("families", old.families == families);
         changes.keep("dns-capture", old.dns_capture == dns_capture);
+        changes.keep(
+            "excluded-namespaces",
+            old.excluded_namespaces == excluded_namespaces,
+        );
         changes.keep("istio", old.istio == istio);
         changes.keep("linkerd", old.linkerd == linkerd);
         changes.keep("raw-sockets", old.raw_sockets == raw_sockets);

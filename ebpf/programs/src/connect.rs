@@ -15,7 +15,7 @@ use crate::{
     maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
     mptcp,
     order::Level,
-    original_source, outbound, pending,
+    original_source, outbound, pending, refuse,
     sk_storage::SocketStorage as _,
 };
 
@@ -24,7 +24,8 @@ use crate::{
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     if context::is_udp(ctx) {
-        return dns::capture::<F>(ctx, level, |netns, dst| {
+        let source = || F::source(context::socket(ctx));
+        return dns::capture::<F>(ctx, level, source, |netns, dst| {
             bind_source::<F>(ctx, netns, dst, Addr::UNSPECIFIED);
         });
     }
@@ -43,7 +44,8 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
         return keep_source(ctx, netns, dst, verdict);
     }
-    let verdict = outbound::decide::<F>(ctx, netns, dst);
+    let source = F::source(context::socket(ctx));
+    let verdict = outbound::decide(ctx, netns, (source, dst));
     if would_loop(&netns.pod, verdict) {
         outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
@@ -62,6 +64,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
             Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
+        Verdict::Refused(_) => refuse::with_einval(),
     }
 }
 

@@ -141,6 +141,8 @@ pub(crate) trait Family {
     fn set_address(ctx: *mut bpf_sock_addr, addr: Addr);
     /// The address that the socket is bound to.
     fn source(sk: *const bpf_sock) -> Addr;
+    /// The source of a datagram in a `sendmsg` hook: of the socket, or of the call (`IP_PKTINFO`).
+    fn message_source(ctx: *const bpf_sock_addr) -> Addr;
     /// Binds the socket to an address, and defers the port to `connect`. `false` if the address is not
     /// in the socket's network namespace, or if the socket already has a port: it then keeps the source
     /// address from the route, and everything else works unchanged.
@@ -167,9 +169,23 @@ impl Family for V4 {
         write!(ctx, user_ip4 = addr.words()[3]);
     }
 
+    /// A connected `AF_INET6` socket has a placeholder in its IPv4 address (`LOOPBACK4_IPV6`).
     #[inline(always)]
     fn source(sk: *const bpf_sock) -> Addr {
-        Addr::v4(read!(sk, src_ip4))
+        if read!(sk, family) != u32::from(AF_INET6) {
+            return Addr::v4(read!(sk, src_ip4));
+        }
+        let source = V6::source(sk);
+        if source.is_v4() {
+            source
+        } else {
+            Addr::UNSPECIFIED
+        }
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: *const bpf_sock_addr) -> Addr {
+        Addr::v4(read!(ctx, msg_src_ip4))
     }
 
     #[inline(always)]
@@ -210,6 +226,11 @@ impl Family for V6 {
     #[inline(always)]
     fn source(sk: *const bpf_sock) -> Addr {
         Addr::v6(read_v6!(sk, src_ip6))
+    }
+
+    #[inline(always)]
+    fn message_source(ctx: *const bpf_sock_addr) -> Addr {
+        Addr::v6(read_v6!(ctx, msg_src_ip6))
     }
 
     #[inline(always)]

@@ -13,14 +13,15 @@ use crate::{
     count::count,
     maps::{self, ORIGINAL_DST},
     order::Level,
-    outbound,
+    outbound, refuse,
     sk_storage::SocketStorage as _,
 };
 
 /// `sendmsg(2)` with a destination address.
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
-    capture::<F>(ctx, level, |netns, dst| {
+    let source = || F::message_source(ctx.sock_addr);
+    capture::<F>(ctx, level, source, |netns, dst| {
         if let Some(source_addr) = outbound::source_addr(netns, dst) {
             F::set_source(ctx.sock_addr, source_addr);
         }
@@ -28,11 +29,12 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
 }
 
 /// Redirects a DNS query. A datagram to another port costs one comparison. The source is set before the
-/// new destination.
+/// new destination. `source` is the source that the datagram would have.
 #[inline(always)]
 pub(crate) fn capture<F: Family>(
     ctx: &SockAddrContext,
     level: Level,
+    source: impl FnOnce() -> Addr,
     come_from: impl FnOnce(&NetnsEntry, Addr),
 ) -> i32 {
     let dst = context::destination::<F>(ctx);
@@ -45,7 +47,7 @@ pub(crate) fn capture<F: Family>(
     if !outbound::captures_dns(netns, dst.port) || level.is_decided(ctx) {
         return ALLOW;
     }
-    let verdict = outbound::decide::<F>(ctx, netns, dst);
+    let verdict = outbound::decide(ctx, netns, (source(), dst));
     outbound::record_verdict(netns, dst, verdict);
     match verdict {
         Verdict::Direct(_) => ALLOW,
@@ -53,6 +55,7 @@ pub(crate) fn capture<F: Family>(
             come_from(netns, dst.addr);
             redirect_query::<F>(ctx, dst, port)
         }
+        Verdict::Refused(_) => refuse::with_einval(),
     }
 }
 

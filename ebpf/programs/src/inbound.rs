@@ -72,6 +72,8 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
             SK_PASS
         }
         Verdict::ToProxy(_, reason) => hand_over(ctx, &netns.pod, (peer, dst), reason),
+        // No inbound rule refuses.
+        Verdict::Refused(_) => SK_DROP,
     }
 }
 

@@ -32,6 +32,7 @@ mod owner;
 mod packet;
 mod pending;
 mod raw_socket;
+mod refuse;
 mod reroute;
 mod setsockopt;
 mod sk_storage;

@@ -28,8 +28,8 @@ const SO_ORIGINAL_DST: i32 = 80;
 /// peer is the client, which never has an alias address.
 #[inline(always)]
 pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))
-        .or_else(|| client_orig_dst(context::socket(ctx)));
+    let peer = context::destination::<F>(ctx);
+    let dst = dst_alias::lookup(ctx, peer).or_else(|| client_orig_dst(ctx, peer));
     if let Some(dst) = dst
         && F::can_represent(dst.addr)
     {
@@ -38,11 +38,18 @@ pub(crate) fn rewrite_peer<F: Family>(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// The original destination of a connection that this socket opened.
+/// The original destination of a connection that this socket opened. A socket that queried a DNS server
+/// keeps that server when it connects elsewhere.
 #[inline(always)]
-fn client_orig_dst(sk: *mut bpf_sock) -> Option<Endpoint> {
-    let orig_dst = ORIGINAL_DST.load(sk)?;
-    (!orig_dst.role.const_eq(SockRole::SERVER)).then_some(orig_dst.dst)
+fn client_orig_dst(ctx: &SockAddrContext, peer: Endpoint) -> Option<Endpoint> {
+    let orig_dst = ORIGINAL_DST.load(context::socket(ctx))?;
+    let is_current = if orig_dst.role.const_eq(SockRole::DNS_CLIENT) {
+        let netns = maps::netns_entry(context::netns_cookie(ctx))?;
+        peer.addr.is_loopback() && peer.port.const_eq(netns.pod.dns_port)
+    } else {
+        !orig_dst.role.const_eq(SockRole::SERVER)
+    };
+    is_current.then_some(orig_dst.dst)
 }
 
 /// Answers `SO_ORIGINAL_DST`; does not change other options.

@@ -9,21 +9,22 @@ use sluice_abi::{
 
 use crate::{
     before_proxy,
-    context::{self, Family, read},
+    context::{self, read},
     count::{count, count_for_pod},
     events, filter,
     maps::DNS_CAPTURE,
     owner,
 };
 
-/// The verdict for a socket's connection, or for its datagram to a DNS server.
+/// The verdict for a socket's connection, or for its datagram to a DNS server. `src` is the address that
+/// the socket is bound to, or the source of the datagram.
 #[inline(always)]
-pub(crate) fn decide<F: Family>(
+pub(crate) fn decide(
     ctx: &SockAddrContext,
     netns: &NetnsEntry,
-    dst: Endpoint,
+    (src, dst): (Addr, Endpoint),
 ) -> Verdict {
-    decide::outbound(&netns.pod, &facts::<F>(ctx, netns, dst))
+    decide::outbound(&netns.pod, &facts(ctx, netns, (src, dst)))
 }
 
 /// Whether the Pod's proxy answers queries to this port.
@@ -34,7 +35,7 @@ pub(crate) fn captures_dns(netns: &NetnsEntry, port: Port) -> bool {
 
 /// The inputs of the outbound rules.
 #[inline(always)]
-fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) -> OutboundConn {
+fn facts(ctx: &SockAddrContext, netns: &NetnsEntry, (src, dst): (Addr, Endpoint)) -> OutboundConn {
     let pod = &netns.pod;
     let sk = context::socket(ctx);
     let (uid, gid) = owner::judged(sk, |uid, gid| {
@@ -61,7 +62,7 @@ fn facts<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry, dst: Endpoint) ->
         uid,
         gid,
         mark: read!(sk, mark),
-        src: F::source(sk),
+        src,
         dst,
         facts,
     }
@@ -73,6 +74,7 @@ pub(crate) fn record_verdict(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict
     let counter = match verdict {
         Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
         Verdict::Direct(_) => PodCounter::OutboundDirect,
+        Verdict::Refused(_) => PodCounter::Refused,
     };
     record(netns, dst, verdict.reason(), counter);
 }

@@ -99,7 +99,7 @@ fn without_ports(netns: &NetnsEntry, ip: &Ip) -> Fate {
     let included = filter::includes(&netns.pod, ip.dst);
     match decide::forwarded(&netns.pod, ip.dst, included) {
         Verdict::Direct(_) => Fate::Keep,
-        Verdict::ToProxy(..) => Fate::Refuse,
+        Verdict::ToProxy(..) | Verdict::Refused(_) => Fate::Refuse,
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Verdict {
     Direct(Reason),
     /// Redirected to the proxy's listener at this port.
     ToProxy(Port, Reason),
+    /// The system call fails with `EINVAL`.
+    Refused(Reason),
 }
 
 impl Verdict {
@@ -23,7 +25,7 @@ impl Verdict {
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Direct(reason) | Self::ToProxy(_, reason) => reason,
+            Self::Direct(reason) | Self::ToProxy(_, reason) | Self::Refused(reason) => reason,
         }
     }
 }
@@ -37,7 +39,7 @@ pub struct OutboundConn {
     pub gid: u32,
     /// The socket's mark.
     pub mark: u32,
-    /// The address that the socket is bound to, or unspecified.
+    /// The address that the socket is bound to, or unspecified. Of a datagram: its source.
     pub src: Addr,
     /// The destination.
     pub dst: Endpoint,
@@ -78,9 +80,10 @@ pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
         return Verdict::Direct(Reason::OutboundBypass);
     }
     // The kernel fails such a call with `EINVAL` (`__mkroute_output`) before any rule sees a packet;
-    // redirected, it would succeed.
+    // redirected, it would succeed. The kernel does not fail it after a bind to a broadcast address, as
+    // 127.255.255.255: `inet_bind` then leaves the source open, and the packets have the Pod's address.
     if facts.has(Facts::FROM_LOOPBACK) {
-        return Verdict::Direct(Reason::OutboundLoopbackSource);
+        return Verdict::Refused(Reason::OutboundLoopbackSource);
     }
     let verdict = output_chain(pod, facts);
     if facts.has(Facts::BEFORE_PROXY)

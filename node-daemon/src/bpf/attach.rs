@@ -39,6 +39,7 @@ use super::{
 /// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";
 const HAS_INGRESS_IFINDEX: &str = "HAS_INGRESS_IFINDEX";
+const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Constant of the object with the cookie of the node's netns.
 const NODE_NETNS: &str = "NODE_NETNS";
 /// Constant of the object with the offsets of kernel structure members for acceleration.
@@ -77,6 +78,8 @@ pub(crate) struct Features {
     pub(crate) mptcp: bool,
     /// `sk_lookup` programs see the ingress interface (Linux 5.17).
     pub(crate) ingress: bool,
+    /// The helper `bpf_set_retval` exists (Linux 5.18).
+    pub(crate) set_retval: bool,
     /// An `fentry` program can detect `splice(2)`. Not probed without acceleration: the probe takes
     /// longer than all other steps.
     pub(crate) splice: Option<bool>,
@@ -97,6 +100,7 @@ pub(super) fn load(
 ) -> Result<Loaded, Error> {
     let knows_mptcp = u32::from(features.mptcp);
     let knows_ingress = u32::from(features.ingress);
+    let knows_set_retval = u32::from(features.set_retval);
     let kernel_offsets = options.kernel_offsets.unwrap_or_default();
     let node_netns = options.bypassing_node.unwrap_or_default();
     let mut loader = EbpfLoader::new();
@@ -108,6 +112,7 @@ pub(super) fn load(
         .override_global(CRED_OFFSETS, &features.creds, true)
         .override_global(HAS_MPTCP, &knows_mptcp, true)
         .override_global(HAS_INGRESS_IFINDEX, &knows_ingress, true)
+        .override_global(HAS_SET_RETVAL, &knows_set_retval, true)
         .override_global(NODE_NETNS, &node_netns, true);
     optional_maps::prepare(&mut loader, generation, options)?;
     for name in maps::ALL {
@@ -150,12 +155,13 @@ impl Features {
             &[None]
         };
         (splice.iter()).flat_map(|splice| {
-            (0..8).map(|bits| Self {
+            (0..16).map(|bits| Self {
                 mptcp: bits & 1 != 0,
                 ingress: bits & 2 != 0,
+                set_retval: bits & 4 != 0,
                 splice: *splice,
                 creds: CredOffsets {
-                    valid: bits >> 2,
+                    valid: bits >> 3,
                     ..CredOffsets::default()
                 },
             })
@@ -163,8 +169,12 @@ impl Features {
     }
 
     /// What distinguishes the results of probes on one kernel.
-    pub(super) fn found(self) -> (bool, bool, Option<bool>, bool) {
-        (self.mptcp, self.ingress, self.splice, self.creds.valid != 0)
+    pub(super) fn found(self) -> ([bool; 4], Option<bool>) {
+        let creds = self.creds.valid != 0;
+        (
+            [self.mptcp, self.ingress, self.set_retval, creds],
+            self.splice,
+        )
     }
 
     /// Probes the kernel. A failed probe counts as a missing feature.
@@ -176,6 +186,7 @@ impl Features {
         Self {
             mptcp: Path::new(MPTCP).exists() && knows(ProgramType::CgroupSockAddr, mptcp),
             ingress: knows(ProgramType::SkLookup, ingress),
+            set_retval: knows(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval),
             splice: accel.then(kernel_offsets::can_trace_splice),
             creds: kernel_offsets::of_creds().unwrap_or_default(),
         }
@@ -362,6 +373,7 @@ mod tests {
         let hooked = program_names(Features {
             mptcp: true,
             ingress: true,
+            set_retval: true,
             splice: Some(true),
             creds: CredOffsets::default(),
         });

@@ -54,6 +54,8 @@ pub(crate) struct Config {
     /// Whether DNS queries are captured once the proxy listens for them; by default as the mesh
     /// does.
     pub(crate) dns_capture: Option<bool>,
+    /// Kubernetes namespaces whose Pods are not intercepted.
+    pub(crate) excluded_namespaces: Vec<String>,
     /// Settings of Istio for all Pods.
     pub(crate) istio: IstioValues,
     /// Settings of Linkerd for all Pods.
@@ -85,6 +87,7 @@ impl Default for Config {
             proxy_user: ProxyUser::default(),
             families: FamilyChoice::default(),
             dns_capture: None,
+            excluded_namespaces: Vec::new(),
             istio: IstioValues::default(),
             linkerd: LinkerdValues::default(),
             raw_sockets: RawSockets::default(),
@@ -170,6 +173,7 @@ impl Config {
         NodeValues {
             families: self.families,
             dns_capture: self.dns_capture,
+            excluded_namespaces: self.excluded_namespaces.clone(),
             istio: self.istio.clone(),
             linkerd: self.linkerd.clone(),
         }

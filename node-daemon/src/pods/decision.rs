@@ -72,10 +72,12 @@ struct Shown {
 pub(crate) fn decide(
     node_policy: &NodePolicy,
     pod: String,
+    namespace: &str,
     annotations: &Annotations,
     manifest: Option<&Manifest>,
 ) -> Decision {
     let subject = Subject {
+        namespace: Some(namespace),
         annotations: Some(annotations),
         manifest,
     };

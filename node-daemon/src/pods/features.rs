@@ -40,6 +40,11 @@ pub(crate) fn describe(release: &Release, found: Features) -> Vec<Feature> {
             "a Pod with excludeInterfaces is refused",
         ),
         feature(
+            "error of refusals",
+            found.set_retval,
+            "a refused connect fails with EPERM, where the kernel's own error is EINVAL",
+        ),
+        feature(
             "socket creators",
             found.creds.valid != 0,
             "owner rules judge the process that connects, not also the one that made the socket",

@@ -15,6 +15,7 @@ mod virtual_interfaces;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use sluice_api::INTERCEPT;
 
 use super::{
     Annotations, NodePolicy,
@@ -143,10 +144,16 @@ pub(crate) fn decide<'a>(
     pod: impl Into<Subject<'a>>,
 ) -> Result<Verdict, Error> {
     let Subject {
+        namespace,
         annotations,
         manifest,
     } = pod.into();
     let mesh = node_policy.mesh;
+    let excluded = &mesh.node.excluded_namespaces;
+    let is_forced = annotations.is_some_and(|all| all.contains_key(INTERCEPT));
+    if !is_forced && namespace.is_some_and(|name| excluded.iter().any(|one| one == name)) {
+        return Ok(Verdict::Bypass("its Kubernetes namespace is excluded"));
+    }
     let of = |annotations| PodAnnotations {
         mesh,
         annotations,

@@ -45,6 +45,11 @@ impl Balancer {
         Self::attach_with(cgroup, BPF_F_ALLOW_MULTI | BPF_F_BEFORE)
     }
 
+    /// Alone at its hook.
+    pub(crate) fn attach_exclusively(cgroup: &Path) -> Self {
+        Self::attach_with(cgroup, 0)
+    }
+
     fn attach_with(cgroup: &Path, flags: u32) -> Self {
         let balancer = Self {
             program: load(),

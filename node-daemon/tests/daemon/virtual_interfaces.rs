@@ -24,7 +24,7 @@ except OSError as error:
     print(error.strerror or type(error).__name__)";
 
 /// A Pod that names `vm0`, with a proxy.
-fn pod(daemon: &Daemon, test: &str) -> Pod {
+pub(super) fn pod(daemon: &Daemon, test: &str) -> Pod {
     let mut home = Pod::new(test, &["10.1.0.1/24"]);
     home.listen(&[15001, 15006]);
     home.join(daemon);
@@ -52,7 +52,7 @@ fn connect(home: &Pod, guest: &Pod) {
     guest.configure("route add default via 172.31.1.1");
 }
 
-fn await_open(daemon: &Daemon, guest: &Pod) {
+pub(super) fn await_open(daemon: &Daemon, guest: &Pod) {
     let end = Instant::now() + PATIENCE;
     while guest.run(daemon, 0, CALL) != "open\n" {
         assert!(Instant::now() < end, "the proxy gets no connection");
@@ -69,7 +69,7 @@ fn shown(pod: &Pod, words: &str) -> String {
 }
 
 /// Rules, filters and settings of Sluice inside a Pod.
-fn parts(home: &Pod) -> [bool; 3] {
+pub(super) fn parts(home: &Pod) -> [bool; 3] {
     [
         shown(home, "ip rule").contains("prohibit"),
         shown(home, "tc qdisc show dev vm0").contains("clsact"),

@@ -42,6 +42,8 @@ pub(crate) enum Source {
     Pod,
     /// 127.0.0.1 or `::1`.
     Loopback,
+    /// 127.255.255.255, which leaves the source of packets open; there is no such thing in IPv6.
+    Broadcast,
     /// The proxy's towards its application: 127.0.0.6 or `::6`.
     Passthrough,
     /// That of an ambient node's probes.
@@ -232,6 +234,7 @@ impl Source {
             Self::Pod => pod,
             Self::Loopback => Some(pick([127, 0, 0, 1], 1)),
             Self::Passthrough => Some(pick([127, 0, 0, 6], 6)),
+            Self::Broadcast => v4.then_some(Ipv4Addr::new(127, 255, 255, 255).into()),
             Self::Probe => Some(pick([169, 254, 7, 127], PROBE_V6)),
         }
     }

@@ -101,7 +101,9 @@ fn outbound(
         interface: socket.interface,
     };
     let reason = match subject.outbound(&caller, to.into(), false)? {
-        Verdict::ToProxy(_, reason) => return Some(Path::Bypass(reason)),
+        Verdict::ToProxy(_, reason) | Verdict::Refused(reason) => {
+            return Some(Path::Bypass(reason));
+        }
         Verdict::Direct(reason) => reason,
     };
     if !owner.foreign || !is_proxys(pod, socket, owner) {
@@ -114,7 +116,7 @@ fn outbound(
         ..caller
     };
     Some(match subject.outbound(&other, to.into(), false)? {
-        Verdict::ToProxy(_, violated) => Path::Impostor(violated),
+        Verdict::ToProxy(_, violated) | Verdict::Refused(violated) => Path::Impostor(violated),
         Verdict::Direct(_) => Path::Direct(reason),
     })
 }
@@ -168,6 +170,7 @@ fn inbound(
     }
     Some(match subject.inbound(from.into(), local.port.get())? {
         Verdict::Direct(reason) => Path::Direct(reason),
+        Verdict::Refused(reason) => Path::Bypass(reason),
         Verdict::ToProxy(_, reason) if !is_proxys(pod, socket, owner) => Path::Bypass(reason),
         Verdict::ToProxy(_, reason) if owner.foreign => Path::Impostor(reason),
         Verdict::ToProxy(..) => Path::Proxied,

@@ -7,8 +7,10 @@ use super::{Annotations, Error, parse};
 use crate::pods::{ListedPod, mesh::Mesh};
 
 /// A Pod, as far as it is known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Subject<'a> {
+    /// Its Kubernetes namespace, if the runtime passed it.
+    pub(crate) namespace: Option<&'a str>,
     /// Its annotations; `None` if neither the runtime nor the API server stated them.
     pub(crate) annotations: Option<&'a Annotations>,
     /// The rest of its manifest.
@@ -19,7 +21,7 @@ impl<'a> From<Option<&'a Annotations>> for Subject<'a> {
     fn from(annotations: Option<&'a Annotations>) -> Self {
         Self {
             annotations,
-            manifest: None,
+            ..Self::default()
         }
     }
 }
@@ -27,6 +29,7 @@ impl<'a> From<Option<&'a Annotations>> for Subject<'a> {
 impl<'a> From<&'a AddRequest> for Subject<'a> {
     fn from(request: &'a AddRequest) -> Self {
         Self {
+            namespace: Some(&request.pod.namespace),
             annotations: request.annotations.as_ref(),
             manifest: request.manifest.as_ref(),
         }
@@ -36,6 +39,7 @@ impl<'a> From<&'a AddRequest> for Subject<'a> {
 impl<'a> From<&'a ListedPod> for Subject<'a> {
     fn from(pod: &'a ListedPod) -> Self {
         Self {
+            namespace: Some(&pod.pod.namespace),
             annotations: Some(&pod.annotations),
             manifest: pod.manifest.as_ref(),
         }

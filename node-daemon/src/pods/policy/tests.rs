@@ -398,6 +398,7 @@ fn labels_select_ambient_pods() {
             value => [("ambient.istio.io/redirection".to_owned(), value.to_owned())].into(),
         };
         let subject = Subject {
+            namespace: None,
             annotations: Some(&annotations),
             manifest: Some(&manifest),
         };

@@ -108,6 +108,8 @@ pub(crate) struct NodeValues {
     pub(crate) families: FamilyChoice,
     /// Whether queries are captured once the proxy listens for them; `None`: as the mesh does.
     pub(crate) dns_capture: Option<bool>,
+    /// Kubernetes namespaces whose Pods are not intercepted.
+    pub(crate) excluded_namespaces: Vec<String>,
     /// Istio's.
     pub(crate) istio: IstioValues,
     /// Linkerd's.
@@ -121,6 +123,8 @@ pub(crate) struct NodeWide {
     pub(crate) families: FamilyChoice,
     /// Whether queries are captured once the proxy listens for them.
     pub(crate) no_dns_capture: bool,
+    /// Kubernetes namespaces whose Pods are not intercepted.
+    pub(crate) excluded_namespaces: Vec<String>,
     /// Whether Istio has dual stack.
     pub(crate) dual_stack: bool,
     /// The redirected groups.
@@ -149,6 +153,7 @@ impl NodeWide {
         Self {
             families: values.families,
             no_dns_capture: values.dns_capture == Some(false),
+            excluded_namespaces: values.excluded_namespaces.clone(),
             ..Self::default()
         }
     }

@@ -65,6 +65,10 @@ pub(crate) enum Trick {
     UdpUnconnected,
     /// Many datagrams by one `sendmmsg()`.
     UdpMany,
+    /// `sendmsg()` with `IP_PKTINFO`, whose source is the Pod's address; another socket receives.
+    UdpPacketInfo,
+    /// `sendto()` a v4-mapped address by a socket that is connected to `::1`; another socket receives.
+    UdpAfterV6,
 }
 
 /// How a route is set.

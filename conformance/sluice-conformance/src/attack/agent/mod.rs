@@ -1,5 +1,6 @@
 //! The attacker in a namespace of the lab: one connection per attempt, each with its trick.
 
+mod apart;
 mod attempt;
 mod compat;
 pub(crate) mod flood;
@@ -73,6 +74,7 @@ impl Try {
     fn make(&self) -> Got {
         let answer = match self.trick {
             Trick::Udp | Trick::UdpUnconnected | Trick::UdpMany => self.datagram(),
+            Trick::UdpPacketInfo | Trick::UdpAfterV6 => apart::query(self),
             Trick::RawSyn | Trick::PacketSyn => raw::syn(self),
             Trick::Listen(port) => self.listen(port),
             Trick::HandedOver(how) => self.hand_over(how),

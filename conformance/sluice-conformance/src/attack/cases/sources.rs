@@ -12,6 +12,12 @@ pub(crate) const CASES: &[Case] = cases![
         { .bound(Source::Pod) };
     Process "bound-loopback" [V4 V6 MAPPED] "a socket bound to the loopback address"
         { .bound(Source::Loopback) };
+    Process "bound-broadcast" [V4 MAPPED] "a socket bound to 127.255.255.255"
+        { .bound(Source::Broadcast) };
+    Process "bound-broadcast-mptcp" [V4] "the same with MPTCP"
+        { .bound(Source::Broadcast).by(Trick::Mptcp) };
+    Process "bound-broadcast-fast-open" [V4] "the same with sendto(MSG_FASTOPEN)"
+        { .bound(Source::Broadcast).by(Trick::FastOpen) };
     Process "bound-passthrough" [V4 V6 MAPPED]
         "a socket bound to the sidecar's source, 127.0.0.6 or ::6"
         { .bound(Source::Passthrough) };

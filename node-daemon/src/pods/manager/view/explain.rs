@@ -47,6 +47,7 @@ impl View<'_> {
                 "direct, past the proxy".to_owned()
             }
             (Verdict::Direct(_), Connection::Inbound { .. }) => "to the application".to_owned(),
+            (Verdict::Refused(_), _) => "refused: the call fails with EINVAL".to_owned(),
             (Verdict::ToProxy(port, _), _) => {
                 let port = port.get();
                 let netns = pod.reopen().ok_or(Error::Gone)?;

@@ -36,6 +36,7 @@ fn manifest_overrules_annotations_on_the_proxy_user() {
     };
     let annotations = minimal_annotations(istio);
     let pod = Subject {
+        namespace: None,
         annotations: Some(&annotations),
         manifest: Some(&manifest),
     };
@@ -120,6 +121,7 @@ fn dual_stack_of_istio_redirects_both_families() {
         };
         let annotations = minimal_annotations(mesh);
         let pod = Subject {
+            namespace: None,
             annotations: Some(&annotations),
             manifest: Some(&manifest),
         };
@@ -195,4 +197,35 @@ fn operator_states_what_happens_before_the_proxy_listens() {
     assert!(meshed(&[(key, "bypass")]).bypass_before_proxy);
     let refused = with(&[(key, "yes")]).unwrap_err().to_string();
     assert!(refused.contains("refuse or bypass"), "{refused}");
+}
+
+#[test]
+fn excluded_namespaces_bypass_unless_the_operator_overrules() {
+    let values = NodeValues {
+        excluded_namespaces: vec!["kube-system".to_owned()],
+        ..NodeValues::default()
+    };
+    let mesh = Mesh::choose("istio", Meshes::new(), values, Selection::Annotation).unwrap();
+    let decided = |namespace, stated: Option<&str>| {
+        let mut annotations = minimal_annotations(mesh);
+        annotations.extend(stated.map(|value| (INTERCEPT.to_owned(), value.to_owned())));
+        let pod = Subject {
+            namespace: Some(namespace),
+            annotations: Some(&annotations),
+            manifest: None,
+        };
+        let verdict = decide(&node_policy(mesh, MissingAnnotations::Deny), pod).unwrap();
+        matches!(verdict, Verdict::Intercept(_))
+    };
+    assert!(decided("shop", None) && decided("", None));
+    assert!(!decided("kube-system", None));
+    assert!(decided("kube-system", Some("true")));
+    assert!(!decided("shop", Some("false")));
+    // The decision needs no annotation.
+    let unknown = Subject {
+        namespace: Some("kube-system"),
+        ..Subject::default()
+    };
+    let verdict = decide(&node_policy(mesh, MissingAnnotations::Deny), unknown);
+    assert!(matches!(verdict, Ok(Verdict::Bypass(_))), "{verdict:?}");
 }

@@ -1,0 +1,288 @@
+//! The price of interception when a Pod starts and ends: the rules, or the plugin's call.
+
+use std::{
+    fs::File,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sched::{CloneFlags, setns};
+use serde::Serialize;
+use sluice_lab::{
+    backend::{Backend as _, iptables, sluice::Sluice},
+    pod_annotations::PodAnnotations,
+};
+use sluice_testbed::{bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, process};
+use tempfile::TempDir;
+
+use crate::{
+    Options,
+    check::{Bound, Check},
+    matrix::rotated,
+    progress::Progress,
+    statistics::{Estimate, Summary},
+};
+
+/// Pods that start at once.
+const AT_ONCE: [u16; 3] = [1, 20, 100];
+const ROUNDS: usize = 20;
+const QUICK_ROUNDS: usize = 3;
+/// A daemon's files are in memory on a node, too, below `/run`.
+const MEMORY: &str = "/dev/shm";
+
+/// The means of interception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Contender {
+    /// `iptables-restore` and `ip6tables-restore` in the Pod's namespace, as istio-cni runs them.
+    Rules,
+    /// The plugin, as the runtime runs it.
+    Plugin,
+}
+
+/// One start of so many Pods at once.
+#[derive(Serialize)]
+struct Sample {
+    round: usize,
+    contender: Contender,
+    pods: u16,
+    /// Until the last of them is intercepted.
+    start_millis: f64,
+    /// Until the last of them is no longer; the rules end with the namespace.
+    end_millis: Option<f64>,
+}
+
+/// All that was measured.
+#[derive(Serialize)]
+pub(super) struct PodStart {
+    rounds: usize,
+    samples: Vec<Sample>,
+}
+
+/// A daemon, and the rules.
+struct Node {
+    sluice: Sluice,
+    cgroup: Cgroup,
+    rules: [(&'static str, String); 2],
+    directory: TempDir,
+}
+
+/// Measures, and removes everything that it made.
+pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<PodStart> {
+    let node = Node::start(options, interrupt)?;
+    let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
+    let samples = node.samples(rounds, interrupt);
+    node.remove()?;
+    let samples = samples?;
+    Ok(PodStart { rounds, samples })
+}
+
+impl Node {
+    fn start(options: &Options, interrupt: &Interrupt) -> Result<Self> {
+        let directory = TempDir::with_prefix_in("sluice-pod-start-", MEMORY)?;
+        let name = directory.path().file_name().unwrap_or_default();
+        let cgroup = Cgroup::create(&name.to_string_lossy())?;
+        let binaries = options.binaries.resolve()?;
+        Ok(Self {
+            sluice: Sluice::start(&binaries, directory.path(), cgroup.path(), "", interrupt)?,
+            cgroup,
+            rules: iptables::rules(&PodAnnotations::default())?,
+            directory,
+        })
+    }
+
+    fn samples(&self, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Sample>> {
+        let contenders = [Contender::Rules, Contender::Plugin];
+        let progress = Progress::start(rounds * AT_ONCE.len() * contenders.len());
+        let mut samples = Vec::new();
+        for round in 0..rounds {
+            for pods in AT_ONCE {
+                for contender in rotated(&contenders, round) {
+                    progress.show(&format!("Pods that start at once: {pods}"));
+                    let [start_millis, end_millis] = self.run(contender, pods, interrupt)?;
+                    progress.step();
+                    samples.push(Sample {
+                        round,
+                        contender,
+                        pods,
+                        start_millis: start_millis.context("a start")?,
+                        end_millis,
+                    });
+                }
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Milliseconds of the start, and of the end.
+    fn run(
+        &self,
+        contender: Contender,
+        pods: u16,
+        interrupt: &Interrupt,
+    ) -> Result<[Option<f64>; 2]> {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        let crowd = BulkNetns::make(format!("{}-pod", name.display()), pods, interrupt)?;
+        if contender == Contender::Rules {
+            let start = at_once(pods, |number| self.write_rules(&crowd, number))?;
+            return Ok([Some(start), None]);
+        }
+        let plugin = self.sluice.plugin().context("a plugin")?;
+        let entry = self.sluice.entry().context("an entry")?;
+        let times = ["ADD", "DEL"].map(|verb| {
+            at_once(pods, |number| {
+                let called = crowd.call(Command::new(&plugin), &entry, verb, number);
+                called.map(drop)
+            })
+        });
+        let [start, end] = times;
+        Ok([Some(start?), Some(end?)])
+    }
+
+    fn write_rules(&self, crowd: &BulkNetns, number: u16) -> Result<()> {
+        // This thread ends with the call, and no other enters the namespace.
+        setns(File::open(crowd.path(number))?, CloneFlags::CLONE_NEWNET)?;
+        for (program, rules) in &self.rules {
+            let mut command = Command::new(program);
+            command.args(["--noflush", "--wait", "30"]);
+            let status = command.stdin(process::input(rules)?).status()?;
+            ensure!(status.success(), "{program}: {status}");
+        }
+        Ok(())
+    }
+
+    fn remove(self) -> Result<()> {
+        Box::new(self.sluice).stop()?;
+        self.cgroup.remove()?;
+        Ok(self.directory.close()?)
+    }
+}
+
+/// Does it for all Pods at once, each in a thread of its own. Milliseconds until the last has ended.
+fn at_once(pods: u16, work: impl Fn(u16) -> Result<()> + Sync) -> Result<f64> {
+    let begin = Instant::now();
+    let took: Result<Vec<Duration>> = thread::scope(|scope| {
+        let started = (0..pods).map(|number| {
+            let work = &work;
+            scope.spawn(move || work(number).map(|()| begin.elapsed()))
+        });
+        let started: Vec<_> = started.collect();
+        let ended = started.into_iter().map(|thread| {
+            let ended = thread.join().ok().context("a thread panicked")?;
+            ended
+        });
+        ended.collect()
+    });
+    let last = took?.into_iter().max().unwrap_or_default();
+    Ok(last.as_secs_f64() * 1e3)
+}
+
+impl PodStart {
+    fn series(
+        &self,
+        contender: Contender,
+        pods: u16,
+        figure: impl Fn(&Sample) -> Option<f64>,
+    ) -> Vec<Option<f64>> {
+        let wanted = |round| {
+            let mut samples = self.samples.iter();
+            samples.find(|one| (one.round, one.contender, one.pods) == (round, contender, pods))
+        };
+        (0..self.rounds).map(|round| figure(wanted(round)?)).collect()
+    }
+
+    fn starts(&self, contender: Contender, pods: u16) -> Vec<Option<f64>> {
+        self.series(contender, pods, |sample| Some(sample.start_millis))
+    }
+
+    /// How many times longer the rules take.
+    fn ratio(&self, pods: u16) -> Option<Estimate> {
+        let of = |contender| self.starts(contender, pods);
+        Estimate::ratio(&of(Contender::Rules), &of(Contender::Plugin))
+    }
+
+    /// Its promised limits.
+    pub(super) fn checks(&self) -> Vec<Check> {
+        let alone = |figure| ["sluice-cni", "one Pod starts", figure];
+        let own: Vec<_> = self.starts(Contender::Plugin, 1).into_iter().flatten().collect();
+        let own = Estimate::of(&own);
+        let own = own.map(|own| Check::of(alone("ADD"), Bound::AtMost(0.8), " ms", own));
+        let ratio = self.ratio(1).map(|ratio| {
+            let promise = alone("time of the rules against ADD");
+            Check::of(promise, Bound::AtLeast(30.0), "×", ratio)
+        });
+        own.into_iter().chain(ratio).collect()
+    }
+
+    /// Its part of the report.
+    pub(super) fn section(&self) -> String {
+        let mut lines = vec![
+            format!(
+                "\n## Start of Pods\n\n{} rounds, interleaved. The rules: `iptables-restore` and \
+                 `ip6tables-restore` run in each Pod's namespace. ADD and DEL: the runtime calls \
+                 sluice-cni alone. Milliseconds until the last Pod is done, median (quartiles); the \
+                 ratio is paired within a round, with its 95 % bootstrap interval.\n",
+                self.rounds
+            ),
+            "| Pods at once | rules | ADD | rules against ADD | DEL |\n|---|---|---|---|---|".to_owned(),
+        ];
+        let text = |series: Vec<Option<f64>>| {
+            let series: Vec<_> = series.into_iter().flatten().collect();
+            Summary::of(&series).map_or_else(|| "–".to_owned(), |of| of.text(1))
+        };
+        lines.extend(AT_ONCE.map(|pods| {
+            let (rules, add) = (Contender::Rules, Contender::Plugin);
+            let del = self.series(add, pods, |sample| sample.end_millis);
+            let ratio = self.ratio(pods);
+            format!(
+                "| {pods} | {} | {} | {} | {} |",
+                text(self.starts(rules, pods)),
+                text(self.starts(add, pods)),
+                ratio.map_or_else(|| "–".to_owned(), |ratio| ratio.text(1, "×")),
+                text(del),
+            )
+        }));
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratio_is_paired_within_a_round() {
+        let sample = |round, contender, start_millis| Sample {
+            round,
+            contender,
+            pods: 1,
+            start_millis,
+            end_millis: None,
+        };
+        let start = PodStart {
+            rounds: 2,
+            samples: vec![
+                sample(0, Contender::Rules, 30.0),
+                sample(0, Contender::Plugin, 1.0),
+                sample(1, Contender::Rules, 60.0),
+                sample(1, Contender::Plugin, 2.0),
+            ],
+        };
+        assert_eq!(start.ratio(1).map(|ratio| ratio.median), Some(30.0));
+        assert!(start.ratio(20).is_none());
+        let met: Vec<_> = start.checks().iter().map(|check| check.met).collect();
+        assert_eq!(met, [false, true]);
+    }
+
+    #[test]
+    fn the_last_of_all_ends_the_start() {
+        let slow = |number: u16| {
+            thread::sleep(Duration::from_millis(u64::from(number) * 20));
+            Ok(())
+        };
+        assert!(at_once(3, slow).unwrap() >= 40.0);
+        at_once(2, |_| anyhow::bail!("no")).unwrap_err();
+    }
+}
