@@ -35,12 +35,16 @@ pub(super) fn run(binaries: &Binaries, interrupt: &Interrupt) -> Result<Outcomes
             "podman" => of_podman(&node),
             _ => of_containerd(&node),
         };
-        let name = format!("{runtime}: a container made before an uninstall is torn down after it");
-        outcomes.push((name, outcome));
         // containerd did not start the plugin. The next daemon finds that the Pod is gone.
         lab.backend.restart(Signal::SIGTERM, interrupt)?;
         let left = lab.remove();
-        ensure!(left.is_empty(), "left behind: {}", left.join("; "));
+        // A failure leaves something behind, and is the one to report.
+        let outcome = outcome.and_then(|()| {
+            ensure!(left.is_empty(), "left behind: {}", left.join("; "));
+            Ok(())
+        });
+        let name = format!("{runtime}: a container made before an uninstall is torn down after it");
+        outcomes.push((name, outcome));
     }
     Ok(outcomes)
 }
