@@ -7,7 +7,7 @@ lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
 runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
 kernels=(qemu-system-x86 qemu-system-arm cpio jq xz-utils)
-bench=(wrk time linux-perf)
+bench=(conntrack wrk time linux-perf)
 
 case ${1:-all} in
     all) packages all "${build[@]}" "${lab[@]}" "${runtimes[@]}" "${cnitool[@]}" ;;

@@ -26,8 +26,14 @@ pub(super) fn fill(lab: &Lab, pod: &str) -> Result<()> {
     let mut command = place.command(Path::new(CONNTRACK))?;
     // Those that are there already leave no room for the last ones.
     let loaded = output(command.arg("--load-file").arg(&file), PATIENCE);
-    let count = lab.pod(pod)?.netns.read("/proc/sys/net/netfilter/nf_conntrack_count")?;
-    ensure!(count.trim() == limit.to_string(), "{count} entries: {loaded:?}");
+    let count = lab
+        .pod(pod)?
+        .netns
+        .read("/proc/sys/net/netfilter/nf_conntrack_count")?;
+    ensure!(
+        count.trim() == limit.to_string(),
+        "{count} entries: {loaded:?}"
+    );
     Ok(())
 }
 
@@ -54,6 +60,9 @@ mod tests {
     #[test]
     fn no_two_entries_are_the_same() {
         let text = entries(2 * PORTS);
-        assert_eq!(text.lines().collect::<BTreeSet<_>>().len(), 2 * PORTS as usize);
+        assert_eq!(
+            text.lines().collect::<BTreeSet<_>>().len(),
+            2 * PORTS as usize
+        );
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sluice_lab::PROXY;
 use sluice_testbed::{agent::ExecContext, http, interrupt::Interrupt, process::Process};
 
-use crate::cpu::niced;
+use crate::{cpu::niced, mtls::Mtls};
 
 const START: Duration = Duration::from_secs(20);
 const TYPE: &str = "type.googleapis.com/envoy.extensions";
@@ -58,14 +58,28 @@ fn admin(directory: &Path) -> PathBuf {
     directory.join("admin.sock")
 }
 
-/// Its configuration.
-pub(super) fn configuration(route: Route, speaks_http: bool, directory: &Path) -> Value {
+/// Its configuration. With `mtls` it speaks TLS with the other sidecar: the one that has a source address
+/// for its calls is the server's.
+pub(super) fn configuration(
+    route: Route,
+    speaks_http: bool,
+    mtls: Option<&Mtls>,
+    directory: &Path,
+) -> Value {
     let filter = if speaks_http { http_filter() } else { tcp() };
     let mut listener = json!({
         "name": "in",
         "address": address(SocketAddr::from(([0, 0, 0, 0], route.port))),
         "filter_chains": [{ "filters": [filter] }],
     });
+    let mut cluster = cluster(route);
+    if let Some(mtls) = mtls {
+        if route.from.is_some() {
+            listener["filter_chains"][0]["transport_socket"] = mtls.server();
+        } else {
+            cluster["transport_socket"] = mtls.client();
+        }
+    }
     if route.to.is_none() {
         listener["listener_filters"] = json!([{
             "name": "envoy.filters.listener.original_dst",
@@ -74,7 +88,7 @@ pub(super) fn configuration(route: Route, speaks_http: bool, directory: &Path) -
     }
     json!({
         "admin": { "address": { "pipe": { "path": admin(directory) } } },
-        "static_resources": { "listeners": [listener], "clusters": [cluster(route)] },
+        "static_resources": { "listeners": [listener], "clusters": [cluster] },
     })
 }
 

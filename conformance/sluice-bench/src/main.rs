@@ -4,19 +4,23 @@
 mod agent;
 mod check;
 mod churn;
+mod conntrack;
 mod control_plane;
 mod cpu;
 mod envoy;
 mod idle;
 mod limit;
 mod matrix;
+mod mtls;
 mod noop_program;
 mod plot;
+mod pod_start;
 mod programs;
 mod progress;
 mod results;
 mod statistics;
 mod table;
+mod tail_plot;
 mod thresholds;
 mod tools;
 mod topology;
@@ -34,11 +38,24 @@ use cpu::NoIdle;
 use matrix::{Sidecar, Variant};
 use results::Results;
 
-const PARTS: [&str; 5] = ["traffic", "control", "programs", "churn", "idle"];
+const PARTS: [&str; 6] = [
+    "traffic",
+    "control",
+    "pod-start",
+    "programs",
+    "churn",
+    "idle",
+];
 const VARIANTS: [&str; 7] = [
     "direct", "explicit", "iptables", "off", "proxies", "all", "limit",
 ];
-const SIDECARS: [&str; 3] = ["envoy-tcp", "envoy-http", "minimal"];
+const SIDECARS: [&str; 5] = [
+    "envoy-tcp-mtls",
+    "envoy-http-mtls",
+    "envoy-tcp",
+    "envoy-http",
+    "minimal",
+];
 
 #[derive(Parser)]
 #[command(name = "sluice-bench", version, about)]
@@ -62,7 +79,7 @@ struct Options {
     /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds, fewer connections.
     #[arg(long)]
     quick: bool,
-    /// Rounds of the traffic; each contender runs each load once in each. Five take half an hour.
+    /// Rounds of the traffic; each contender runs each load once in each. Five take three quarters of an hour.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a load of the traffic runs, in seconds.
@@ -97,6 +114,8 @@ enum Part {
     /// The plugin's part of ADD and DEL, and the resources of plugin and daemon.
     #[value(name = "control")]
     ControlPlane,
+    /// The price of interception when Pods start: the rules, or the plugin's call.
+    PodStart,
     /// What each program costs, as the kernel counts it.
     Programs,
     /// Short connections with client ports used again.
@@ -117,6 +136,10 @@ impl Part {
             Self::Traffic => traffic::measure(options, results, interrupt),
             Self::ControlPlane => {
                 results.control = Some(control_plane::measure(options, interrupt)?);
+                Ok(Vec::new())
+            }
+            Self::PodStart => {
+                results.pod_start = Some(pod_start::measure(options, interrupt)?);
                 Ok(Vec::new())
             }
             Self::Programs => {
@@ -175,6 +198,7 @@ fn run(options: &Options) -> Result<bool> {
         let name = format!("{}.svg", sidecar.file());
         plot::draw(&results, *sidecar, &options.output.join(name))?;
     }
+    tail_plot::draw(&results.churn, &options.output.join("tail.svg"))?;
     println!("{markdown}");
     for complaint in &complaints {
         eprintln!("  {complaint}");

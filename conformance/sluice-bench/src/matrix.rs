@@ -53,6 +53,10 @@ impl Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Sidecar {
+    /// Envoy, which passes bytes on; mutual TLS between the sidecars.
+    EnvoyTcpMtls,
+    /// Envoy, which reads and writes HTTP; mutual TLS between the sidecars.
+    EnvoyHttpMtls,
     /// Envoy, which passes bytes on.
     EnvoyTcp,
     /// Envoy, which reads and writes HTTP.
@@ -65,6 +69,8 @@ impl Sidecar {
     /// The name of its picture.
     pub(super) fn file(self) -> &'static str {
         match self {
+            Self::EnvoyTcpMtls => "envoy-tcp-mtls",
+            Self::EnvoyHttpMtls => "envoy-http-mtls",
             Self::EnvoyTcp => "envoy-tcp",
             Self::EnvoyHttp => "envoy-http",
             Self::Minimal => "minimal",
@@ -74,15 +80,28 @@ impl Sidecar {
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::EnvoyTcpMtls => "Envoy, TCP, mTLS",
+            Self::EnvoyHttpMtls => "Envoy, HTTP, mTLS",
             Self::EnvoyTcp => "Envoy, TCP",
             Self::EnvoyHttp => "Envoy, HTTP",
             Self::Minimal => "minimal proxy",
         }
     }
 
-    /// Whether it lets a load through.
+    /// Whether it reads and writes HTTP.
+    pub(super) fn speaks_http(self) -> bool {
+        matches!(self, Self::EnvoyHttp | Self::EnvoyHttpMtls)
+    }
+
+    /// Whether the sidecars speak TLS with each other.
+    pub(super) fn encrypts(self) -> bool {
+        matches!(self, Self::EnvoyTcpMtls | Self::EnvoyHttpMtls)
+    }
+
+    /// Whether a load runs with it: with TLS only the loads of a quick run.
     pub(super) fn carries(self, load: Load) -> bool {
-        self != Self::EnvoyHttp || matches!(load, Load::KeepAlive(..) | Load::NewConnection(_))
+        let is_http = matches!(load, Load::KeepAlive(..) | Load::NewConnection(_));
+        (is_http || !self.speaks_http()) && (QUICK.contains(&load) || !self.encrypts())
     }
 }
 

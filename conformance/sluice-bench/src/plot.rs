@@ -21,7 +21,8 @@ const TOP: i32 = 70;
 /// Right of the longest bar: its number.
 const NUMBER: i32 = 60;
 
-fn colour(variant: Variant) -> RGBColor {
+/// The colour of a contender.
+pub(super) fn colour(variant: Variant) -> RGBColor {
     match variant {
         Variant::Direct => RGBColor(190, 190, 190),
         Variant::Explicit => RGBColor(120, 120, 120),
@@ -116,7 +117,8 @@ fn legend(canvas: &mut SVGBackend<'_>, bars: &[Bar]) -> Result<()> {
     Ok(())
 }
 
-fn text(size: i32) -> TextStyle<'static> {
+/// Text of so many pixels.
+pub(super) fn text(size: i32) -> TextStyle<'static> {
     TextStyle::from(("sans-serif", size))
 }
 

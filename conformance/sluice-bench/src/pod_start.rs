@@ -169,10 +169,9 @@ fn at_once(pods: u16, work: impl Fn(u16) -> Result<()> + Sync) -> Result<f64> {
             scope.spawn(move || work(number).map(|()| begin.elapsed()))
         });
         let started: Vec<_> = started.collect();
-        let ended = started.into_iter().map(|thread| {
-            let ended = thread.join().ok().context("a thread panicked")?;
-            ended
-        });
+        let ended = started
+            .into_iter()
+            .map(|thread| thread.join().ok().context("a thread panicked")?);
         ended.collect()
     });
     let last = took?.into_iter().max().unwrap_or_default();
@@ -190,7 +189,9 @@ impl PodStart {
             let mut samples = self.samples.iter();
             samples.find(|one| (one.round, one.contender, one.pods) == (round, contender, pods))
         };
-        (0..self.rounds).map(|round| figure(wanted(round)?)).collect()
+        (0..self.rounds)
+            .map(|round| figure(wanted(round)?))
+            .collect()
     }
 
     fn starts(&self, contender: Contender, pods: u16) -> Vec<Option<f64>> {
@@ -206,7 +207,11 @@ impl PodStart {
     /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let alone = |figure| ["sluice-cni", "one Pod starts", figure];
-        let own: Vec<_> = self.starts(Contender::Plugin, 1).into_iter().flatten().collect();
+        let own: Vec<_> = self
+            .starts(Contender::Plugin, 1)
+            .into_iter()
+            .flatten()
+            .collect();
         let own = Estimate::of(&own);
         let own = own.map(|own| Check::of(alone("ADD"), Bound::AtMost(0.8), " ms", own));
         let ratio = self.ratio(1).map(|ratio| {
@@ -226,7 +231,8 @@ impl PodStart {
                  ratio is paired within a round, with its 95 % bootstrap interval.\n",
                 self.rounds
             ),
-            "| Pods at once | rules | ADD | rules against ADD | DEL |\n|---|---|---|---|---|".to_owned(),
+            "| Pods at once | rules | ADD | rules against ADD | DEL |\n|---|---|---|---|---|"
+                .to_owned(),
         ];
         let text = |series: Vec<Option<f64>>| {
             let series: Vec<_> = series.into_iter().flatten().collect();

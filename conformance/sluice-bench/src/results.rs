@@ -12,6 +12,7 @@ use crate::{
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, Load, Sample, Sidecar, Variant},
+    pod_start::PodStart,
     programs::Programs,
     statistics::{Estimate, Summary},
 };
@@ -28,6 +29,7 @@ pub(super) struct Results {
     pub(super) seconds: f64,
     pub(super) samples: Vec<Measured>,
     pub(super) control: Option<ControlPlane>,
+    pub(super) pod_start: Option<PodStart>,
     pub(super) programs: Option<Programs>,
     pub(super) churn: Vec<Churn>,
     pub(super) idle: Option<Idle>,

@@ -6,6 +6,7 @@ use crate::{
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, Load, Sidecar, Variant},
+    pod_start::PodStart,
     programs::Programs,
     results::Results,
     topology::CONGESTION,
@@ -32,6 +33,7 @@ pub(super) fn markdown(results: &Results) -> String {
         lines.push(traffic(results));
     }
     lines.extend(results.control.iter().map(ControlPlane::section));
+    lines.extend(results.pod_start.iter().map(PodStart::section));
     lines.extend(results.programs.iter().map(Programs::section));
     if !results.churn.is_empty() {
         lines.push(churn::section(&results.churn));

@@ -6,6 +6,7 @@ use crate::{
     control_plane::ControlPlane,
     idle::Idle,
     matrix::{Figure, LOADS, Load, Placement, Sidecar, Variant},
+    pod_start::PodStart,
     programs::Programs,
     results::Results,
 };
@@ -29,6 +30,7 @@ pub(super) fn judge(results: &mut Results) {
         .filter_map(|threshold| threshold.check(results))
         .collect();
     checks.extend(results.control.iter().flat_map(ControlPlane::checks));
+    checks.extend(results.pod_start.iter().flat_map(PodStart::checks));
     checks.extend(results.programs.iter().flat_map(Programs::checks));
     checks.extend(results.churn.iter().flat_map(Churn::checks));
     checks.extend(results.idle.iter().flat_map(Idle::checks));

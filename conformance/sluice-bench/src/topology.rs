@@ -25,6 +25,7 @@ use crate::{
     envoy::{self, Route},
     limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
+    mtls::Mtls,
     tools,
 };
 
@@ -46,6 +47,7 @@ pub(super) struct Topology {
     // Processes end before what they live in.
     processes: Vec<(Role, Process)>,
     limit: Option<Limit>,
+    mtls: Option<Mtls>,
     lab: Lab,
     target: SocketAddr,
 }
@@ -85,6 +87,7 @@ impl Topology {
         let mut topology = Self {
             processes: Vec::new(),
             limit,
+            mtls: sidecar.encrypts().then(Mtls::new).transpose()?,
             lab,
             target: nowhere,
         };
@@ -214,8 +217,8 @@ impl Topology {
         let place = self.lab.place(self.lab.pod(name)?, PROXY);
         let own = self.lab.file(&format!("{name}-envoy"));
         if sidecar != Sidecar::Minimal {
-            let http = sidecar == Sidecar::EnvoyHttp;
-            let configuration = envoy::configuration(route, http, &own);
+            let mtls = self.mtls.as_ref();
+            let configuration = envoy::configuration(route, sidecar.speaks_http(), mtls, &own);
             let process = envoy::start(program, place, &own, &configuration, interrupt)?;
             self.processes.push((role, process));
             return Ok(());

@@ -94,7 +94,8 @@ impl BulkNetns {
         format!("{}-{number}", self.prefix)
     }
 
-    fn path(&self, number: u16) -> PathBuf {
+    /// The file of a namespace.
+    pub fn path(&self, number: u16) -> PathBuf {
         Path::new("/run/netns").join(self.name(number))
     }
 }

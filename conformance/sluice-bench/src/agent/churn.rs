@@ -1,7 +1,7 @@
 //! A client that opens short connections at an even pace, whatever becomes of them.
 
 use std::{
-    cell::Cell,
+    cell::RefCell,
     io::{self, ErrorKind},
     net::SocketAddr,
     rc::Rc,
@@ -34,7 +34,7 @@ pub(crate) struct Churn {
     count: u32,
 }
 
-/// What became of the connections.
+/// The counts of the connections' outcomes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ChurnResult {
     /// Those that got an answer.
@@ -46,61 +46,71 @@ pub(crate) struct ChurnResult {
     pub(crate) seconds: f64,
 }
 
+/// What the client prints.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ChurnOutput {
+    pub(crate) counts: ChurnResult,
+    /// From the time at which a connection is due until the first byte of its answer, in µs.
+    pub(crate) micros: Vec<f64>,
+}
+
 impl Churn {
     /// Does it, and prints what became of it.
     pub(crate) fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let churned = Rc::new(Cell::new(ChurnResult::default()));
+        let churned = Rc::new(RefCell::new(ChurnOutput::default()));
         let begin = Instant::now();
         let local = LocalSet::new();
         local.block_on(&runtime, self.open(Rc::clone(&churned)));
         // Those that are still under way.
         runtime.block_on(local);
-        let churned = ChurnResult {
-            seconds: begin.elapsed().as_secs_f64(),
-            ..churned.get()
-        };
+        let mut churned = churned.take();
+        churned.counts.seconds = begin.elapsed().as_secs_f64();
         println!("{}", serde_json::to_string(&churned)?);
         Ok(())
     }
 
-    async fn open(self, churned: Rc<Cell<ChurnResult>>) {
+    async fn open(self, churned: Rc<RefCell<ChurnOutput>>) {
         // A tick that comes late does not delay the others.
         let mut pace = interval(Duration::from_secs(1) / self.rate.max(1));
         for to in self.to.iter().copied().cycle().take(self.count as usize) {
-            pace.tick().await;
+            let due = pace.tick().await;
             let churned = Rc::clone(&churned);
             tokio::task::spawn_local(async move {
                 let outcome = timeout(PATIENCE, ask(to)).await;
                 let outcome = outcome.unwrap_or_else(|late| Err(late.into()));
-                churned.set(churned.get().with(&outcome));
+                let took = outcome.map(|first_byte| first_byte.duration_since(due.into_std()));
+                churned.borrow_mut().record(&took);
             });
         }
     }
 }
 
-impl ChurnResult {
-    fn with(mut self, outcome: &io::Result<()>) -> Self {
-        let count = match outcome {
-            Ok(()) => &mut self.answered,
-            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => &mut self.unavailable,
-            Err(_) => &mut self.failed,
-        };
-        *count += 1;
-        self
+impl ChurnOutput {
+    fn record(&mut self, outcome: &io::Result<Duration>) {
+        let counts = &mut self.counts;
+        match outcome {
+            Ok(took) => {
+                counts.answered += 1;
+                self.micros.push(took.as_secs_f64() * 1e6);
+            }
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => counts.unavailable += 1,
+            Err(_) => counts.failed += 1,
+        }
     }
 }
 
-async fn ask(to: SocketAddr) -> io::Result<()> {
+/// When the first byte of the answer came.
+async fn ask(to: SocketAddr) -> io::Result<Instant> {
     let mut stream = TcpStream::connect(to).await?;
     stream.write_all(QUESTION).await?;
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer).await? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
+    let mut answer = vec![0; 1];
+    stream.read_exact(&mut answer).await?;
+    let first_byte = Instant::now();
+    stream.read_to_end(&mut answer).await?;
+    Ok(first_byte)
 }
 
 #[cfg(test)]
@@ -110,13 +120,19 @@ mod tests {
     #[test]
     fn port_exhaustion_is_counted_separately() {
         let outcomes = [
-            Ok(()),
+            Ok(Duration::from_micros(70)),
             Err(ErrorKind::AddrNotAvailable.into()),
             Err(ErrorKind::TimedOut.into()),
         ];
-        let churned = outcomes
-            .iter()
-            .fold(ChurnResult::default(), ChurnResult::with);
+        let mut churned = ChurnOutput::default();
+        for outcome in &outcomes {
+            churned.record(outcome);
+        }
+        let ChurnOutput {
+            counts: churned,
+            micros,
+        } = churned;
+        assert_eq!(micros, [70.0]);
         let counts = (churned.answered, churned.unavailable, churned.failed);
         assert_eq!(counts, (1, 1, 1));
     }

@@ -187,10 +187,8 @@ fn sidecar() -> Value {
 
 /// The init container of istio-init, with the same program.
 fn rules(directory: &Path) -> Result<Value> {
-    fs::write(
-        directory.join("rules"),
-        iptables::rules_v4(&PodAnnotations::default())?,
-    )?;
+    let [(_, rules), _] = iptables::rules(&PodAnnotations::default())?;
+    fs::write(directory.join("rules"), rules)?;
     Ok(json!({
         "name": "istio-init",
         "image": IMAGE,

@@ -31,6 +31,8 @@ const TPROXY_TABLE: &str = "133";
 /// The same in ambient mode, for what ztunnel opens from its client's address.
 const AMBIENT_LOOKUP: (&str, &str) = ("0x111/0xfff", "100");
 
+const FAMILIES: [(&str, Family); 2] = [("iptables-restore", V4), ("ip6tables-restore", V6)];
+
 /// Real rules.
 pub struct Iptables;
 
@@ -54,7 +56,7 @@ impl Backend for Iptables {
             output(place.command(Path::new("ip"))?.args(arguments), LIMIT)
         };
         passthrough_address(netns)?;
-        for (program, family) in [("iptables-restore", V4), ("ip6tables-restore", V6)] {
+        for (program, family) in FAMILIES {
             write(&place, program, &text(settings, &family)?)?;
         }
         let lookup = match settings.mesh {
@@ -85,9 +87,10 @@ impl Backend for Iptables {
     }
 }
 
-/// What `iptables-restore` reads for a Pod with these settings.
-pub fn rules_v4(settings: &PodAnnotations) -> Result<String> {
-    Ok(rules::rules(&Plan::read(settings)?, &V4))
+/// The programs that write the rules, and their input for a Pod of Istio with these settings.
+pub fn rules(settings: &PodAnnotations) -> Result<[(&'static str, String); 2]> {
+    let plan = Plan::read(settings)?;
+    Ok(FAMILIES.map(|(program, family)| (program, rules::rules(&plan, &family))))
 }
 
 fn text(settings: &PodAnnotations, family: &Family) -> Result<String> {
