@@ -1,5 +1,6 @@
 //! Tests of the programs on the running kernel, with real sockets in real namespaces.
 
+mod accel_bounds;
 mod accelerate;
 mod adoption;
 mod bind;
