@@ -100,8 +100,8 @@ demo: root setup-demo
 # SEEDS='1 2' repeats random connections; CASES=N tries so many for each.
 conformance: root build
 	@$(TARGET)/release/sluice-conformance run $(addprefix --seed ,$(SEEDS)) $(addprefix --cases ,$(CASES))
-	@setup/containerd.sh
-	@$(TARGET)/release/sluice-e2e runtimes --next $(TARGET)/debian/containerd
+	@setup/containerd.sh sid
+	@$(TARGET)/release/sluice-e2e runtimes --next $(TARGET)/debian/containerd-sid
 
 # No registry has these proxies: without the name of a binary its rows are skipped.
 proxies: export ZTUNNEL := $(ZTUNNEL)
@@ -199,6 +199,7 @@ e2e: IMAGE := sluice.test/sluice:latest
 e2e: ARCHITECTURES := amd64
 e2e: root image
 	@setup/kubernetes.sh
+	@setup/containerd.sh trixie
 	@setup/static-cargo.sh amd64 build --release -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
 	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes

@@ -5,7 +5,12 @@ mod refused;
 mod table;
 mod transport;
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::bail;
 use sluice_api::{
@@ -381,9 +386,16 @@ fn print_json(answer: &[u8]) -> anyhow::Result<()> {
 
 pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text)?;
-    Ok(out.write_all(b"\n")?)
+    match out.write_all(text).and_then(|()| out.write_all(b"\n")) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+        written => Ok(written?),
+    }
 }
+
+/// The reader of standard output ended, as `head` does when it has its lines.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader of the output ended")]
+pub(crate) struct OutputClosed;
 
 #[cfg(test)]
 mod tests {

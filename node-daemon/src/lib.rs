@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
     let _scenario = fail::FailScenario::setup();
     match run(Cli::parse().command) {
         Ok(code) => code,
+        Err(error) if error.is::<client::OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluiced: {}", text::lines(format_args!("{error:#}")));
             let is_unreachable = error.is::<client::Unreachable>();

@@ -156,13 +156,14 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// The content is invalid.
-    #[error("the configuration {} is invalid", path.display())]
+    #[error("the configuration {} is invalid, line {line}: {problem}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Line, column and the accepted values.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// The line, from 1.
+        line: usize,
+        /// The problem, with the accepted values.
+        problem: String,
     },
 }
 
@@ -195,9 +196,19 @@ impl Config {
                 });
             }
         };
-        toml::from_str(&text).map_err(|source| Error::Parse {
-            path: path.into(),
-            source: Box::new(source),
+        toml::from_str(&text).map_err(|error| {
+            // The error's own text is a drawing of several lines.
+            let start = error.span().map_or(0, |span| span.start);
+            Error::Parse {
+                path: path.into(),
+                line: text
+                    .bytes()
+                    .take(start)
+                    .filter(|byte| *byte == b'\n')
+                    .count()
+                    + 1,
+                problem: error.message().lines().collect::<Vec<_>>().join(" "),
+            }
         })
     }
 
@@ -249,10 +260,11 @@ mod tests {
             ("log = \"inof\"", "'inof' is neither a level"),
             ("metrics-address = \"node\"", "IP:PORT or :PORT"),
         ] {
-            let Err(Error::Parse { source, .. }) = read(text) else {
-                panic!("{text}");
-            };
-            assert!(source.to_string().contains(expected), "{source}");
+            let text = format!("mesh = \"istio\"\n{text}");
+            let problem = read(&text).unwrap_err().to_string();
+            assert!(problem.contains("is invalid, line 2: "), "{problem}");
+            assert!(problem.contains(expected), "{problem}");
+            assert_eq!(problem.lines().count(), 1, "{problem}");
         }
     }
 

@@ -97,10 +97,10 @@ pub(super) fn configuration(config: Result<&Config, &config::Error>) -> Check {
     match config {
         Ok(config) => Check::ok("configuration", format!("mesh {}", config.mesh)),
         Err(error) => {
-            let source = std::error::Error::source(error).map(ToString::to_string);
+            let source = std::error::Error::source(error).map(|source| format!(": {source}"));
             Check::problem(
                 "configuration",
-                format!("{error}: {}", source.unwrap_or_default()),
+                format!("{error}{}", source.unwrap_or_default()),
                 "correct the file: the daemon does not start with it",
             )
         }

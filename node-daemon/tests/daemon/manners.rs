@@ -259,3 +259,18 @@ fn daemon_serves_while_its_log_is_not_read() {
     assert!((10..100).contains(&dropped), "{dropped}");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// As `sluiced status | head -1`.
+#[test]
+fn command_ends_silently_when_its_reader_ends() {
+    let daemon = Daemon::start("broken-pipe");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_sluiced"))
+        .args(["status", "--socket"])
+        .arg(&daemon.socket)
+        .stdout(writer)
+        .output()
+        .expect("it runs");
+    assert_eq!(outcome(&output), (Some(0), String::new()));
+}

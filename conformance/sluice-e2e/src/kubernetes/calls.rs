@@ -1,6 +1,7 @@
 //! Calls between Pods, and whether sidecars carried them.
 
 use std::{
+    iter,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     time::Duration,
@@ -98,21 +99,28 @@ pub(crate) fn load(kubectl: &Kubectl, from: &Pod, to: &Pod, seconds: u64) -> Com
             APP,
             "--",
         ])
-        .args([
-            PROGRAM,
-            "load-gen",
-            "--to",
-            &SocketAddr::new(to.ip, PORT).to_string(),
-        ])
-        .args([
-            "--open",
-            OPEN,
-            "--rate",
-            RATE,
-            "--seconds",
-            &seconds.to_string(),
-        ]);
+        .arg(PROGRAM)
+        .args(load_arguments(SocketAddr::new(to.ip, PORT), seconds));
     command
+}
+
+/// The arguments of a load.
+pub(crate) fn load_arguments(to: SocketAddr, seconds: u64) -> Vec<String> {
+    let (to, seconds) = (to.to_string(), seconds.to_string());
+    let options = [
+        "--to",
+        &to,
+        "--open",
+        OPEN,
+        "--rate",
+        RATE,
+        "--seconds",
+        &seconds,
+    ];
+    iter::once("load-gen")
+        .chain(options)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The result of a load. Fails unless every call went through its sidecars.

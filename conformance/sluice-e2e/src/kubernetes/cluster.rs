@@ -1,14 +1,14 @@
 //! The cluster: a control plane and one node.
 
 use std::{
-    fs,
+    env, fs, iter,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_testbed::{
     interrupt::Interrupt,
     process::{Process, output},
@@ -17,7 +17,7 @@ use sluice_testbed::{
 use crate::kubernetes::{
     Options,
     kubectl::Kubectl,
-    node::{ADDRESS, API, LAB, RUNTIME_WITHOUT_ANNOTATIONS_CONF},
+    node::{ADDRESS, API, CNI_BIN, CNI_CONF, LAB, RUNTIME_WITHOUT_ANNOTATIONS_CONF},
 };
 
 /// The node's name.
@@ -116,15 +116,54 @@ impl Cluster {
 
     /// Starts the container runtime and the kubelet; the node becomes ready.
     pub(crate) fn add_node(&mut self, images: &Path, interrupt: &Interrupt) -> Result<()> {
-        let configuration = file("containerd.toml");
-        fs::write(&configuration, containerd())?;
-        self.launch("containerd", &["--config", &configuration])?;
-        self.wait("the container runtime", interrupt, || {
-            output(Command::new("ctr").arg("version"), COMMAND).is_ok()
-        })?;
+        self.start_runtime(None, interrupt)?;
         for image in ["pause", "pod", "sluice"] {
             import(&images.join(format!("{image}.tar")))?;
         }
+        self.start_kubelet()?;
+        self.wait_for_node(interrupt, |node| {
+            node["status"]["conditions"]
+                .to_string()
+                .contains("KubeletReady")
+        })
+    }
+
+    /// Changes the container runtime for the one in a directory, and restarts the kubelet. Returns the
+    /// runtime that the kubelet then reports.
+    pub(crate) fn upgrade_runtime(&mut self, next: &Path, interrupt: &Interrupt) -> Result<String> {
+        let runtime =
+            |node: &Value| node["status"]["nodeInfo"]["containerRuntimeVersion"].to_string();
+        let before = runtime(&self.node()?);
+        for _ in ["kubelet", "containerd"] {
+            self.running.pop().context("no node")?.stop()?;
+        }
+        self.start_runtime(Some(next), interrupt)?;
+        self.start_kubelet()?;
+        self.wait_for_node(interrupt, |node| runtime(node) != before)?;
+        Ok(format!("{before}, then {}", runtime(&self.node()?)))
+    }
+
+    /// Starts the machine's container runtime, or one from a directory.
+    fn start_runtime(&mut self, from: Option<&Path>, interrupt: &Interrupt) -> Result<()> {
+        let configuration = file("containerd.toml");
+        fs::write(&configuration, containerd())?;
+        let mut command = Command::new("containerd");
+        if let Some(directory) = from {
+            command = Command::new(directory.join("containerd"));
+            // It looks for its shim there.
+            let inherited = env::var_os("PATH").unwrap_or_default();
+            let path = iter::once(directory.to_owned()).chain(env::split_paths(&inherited));
+            command.env("PATH", env::join_paths(path)?);
+        }
+        command.args(["--config", &configuration]);
+        let name = from.map_or("containerd", |_| "containerd-next");
+        self.start_process(name, &mut command)?;
+        self.wait("the container runtime", interrupt, || {
+            output(Command::new("ctr").arg("version"), COMMAND).is_ok()
+        })
+    }
+
+    fn start_kubelet(&mut self) -> Result<()> {
         let (configuration, access) = (file("kubelet.json"), file("kubelet.conf"));
         fs::write(&configuration, kubelet().to_string())?;
         fs::write(&access, kubeconfig("kubelet"))?;
@@ -138,11 +177,22 @@ impl Cluster {
                 &format!("--node-ip={ADDRESS}"),
                 &format!("--hostname-override={NODE}"),
             ],
-        )?;
+        )
+    }
+
+    /// The node, as the API server has it.
+    fn node(&self) -> Result<Value> {
+        get_node(&self.kubectl)
+    }
+
+    fn wait_for_node(
+        &mut self,
+        interrupt: &Interrupt,
+        ready: impl Fn(&Value) -> bool,
+    ) -> Result<()> {
         let kubectl = self.kubectl.clone();
         self.wait("the node", interrupt, || {
-            let node = kubectl.run(&["get", "node", NODE, "--output=json"], "");
-            node.is_ok_and(|node| node.contains("\"reason\": \"KubeletReady\""))
+            get_node(&kubectl).is_ok_and(|node| ready(&node))
         })
     }
 
@@ -150,9 +200,12 @@ impl Cluster {
     fn launch(&mut self, program: &str, arguments: &[&str]) -> Result<()> {
         let own = self.binaries.join(program);
         let path = if own.exists() { own } else { program.into() };
-        let log = self.logs.join(format!("{program}.log"));
-        let process = Process::start(program, Command::new(path).args(arguments), &log)?;
-        self.running.push(process);
+        self.start_process(program, Command::new(path).args(arguments))
+    }
+
+    fn start_process(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        let log = self.logs.join(format!("{name}.log"));
+        self.running.push(Process::start(name, command, &log)?);
         Ok(())
     }
 
@@ -169,6 +222,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+fn get_node(kubectl: &Kubectl) -> Result<Value> {
+    let node = kubectl.run(&["get", "node", NODE, "--output=json"], "")?;
+    Ok(serde_json::from_str(&node)?)
 }
 
 fn file(name: &str) -> String {
@@ -211,6 +269,8 @@ fn kubeconfig(user: &str) -> String {
     .to_string()
 }
 
+/// The directories of CNI are named, as Debian's containerd 1.7 has another default than 1.6.
+///
 /// `restrict_oom_score_adj`: on machines without `CAP_SYS_RESOURCE` scores cannot be lowered.
 fn containerd() -> String {
     format!(
@@ -220,6 +280,9 @@ fn containerd() -> String {
          [plugins.\"io.containerd.grpc.v1.cri\"]\n\
          sandbox_image = \"{PAUSE}\"\n\
          restrict_oom_score_adj = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
+         bin_dir = \"{CNI_BIN}\"\n\
+         conf_dir = \"{CNI_CONF}\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
          runtime_type = \"io.containerd.runc.v2\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNTIME_WITHOUT_ANNOTATIONS}]\n\

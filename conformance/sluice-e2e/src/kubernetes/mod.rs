@@ -11,8 +11,10 @@ mod cgroups;
 mod chart;
 mod checks;
 mod cluster;
+mod known;
 mod kubectl;
 mod node;
+mod node_upgrade;
 mod plugin;
 mod pods;
 mod scenario;
@@ -72,6 +74,9 @@ pub(crate) struct Options {
         default_value = "target/x86_64-unknown-linux-gnu/release"
     )]
     kubectl_plugins: PathBuf,
+    /// The directory with the next containerd, unpacked.
+    #[arg(long, default_value = "target/debian/containerd-trixie")]
+    next_containerd: PathBuf,
     /// Where the logs of the cluster go.
     #[arg(long, default_value = "target/e2e")]
     logs: PathBuf,
@@ -94,11 +99,12 @@ impl Options {
             helm: find(&self.helm)?,
             cni_plugins: find(&self.cni_plugins)?,
             kubectl_plugins: find(&self.kubectl_plugins)?,
+            next_containerd: find(&self.next_containerd)?,
             logs: find(&self.logs)?,
         })
     }
 
-    fn arguments(&self) -> [(&'static str, &Path); 7] {
+    fn arguments(&self) -> [(&'static str, &Path); 8] {
         [
             ("--kubernetes", &self.kubernetes),
             ("--images", &self.images),
@@ -106,6 +112,7 @@ impl Options {
             ("--helm", &self.helm),
             ("--cni-plugins", &self.cni_plugins),
             ("--kubectl-plugins", &self.kubectl_plugins),
+            ("--next-containerd", &self.next_containerd),
             ("--logs", &self.logs),
         ]
     }

@@ -14,9 +14,10 @@ use crate::kubernetes::{
     chart::{Chart, IMAGE},
     checks::Checks,
     cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
+    known::{delete, known},
     kubectl::Kubectl,
     node::{self, CNI_BIN, CNI_CONF},
-    plugin,
+    node_upgrade, plugin,
     pods::{Mesh, NAMESPACE, Pod},
     snapshot::Snapshot,
     untouched::Untouched,
@@ -25,18 +26,16 @@ use crate::kubernetes::{
 /// Pods without redirection that run before the installation, and others that are added after it.
 const BEFORE: [&str; 4] = ["gateway-1", "grpc-1", "none-1", "custom-1"];
 const AFTER: [&str; 4] = ["gateway-2", "grpc-2", "none-2", "custom-2"];
-const SYSTEM: &str = "kube-system";
-const DAEMONSET: &str = "daemonset/sluice";
+/// The namespace of Sluice.
+pub(crate) const SYSTEM: &str = "kube-system";
+/// Its daemons.
+pub(crate) const DAEMONSET: &str = "daemonset/sluice";
 /// The pins of the data path.
 const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
 const LOAD_SECONDS: u64 = 90;
-/// The time limit for the daemon to read the list of Pods.
-const POD_LIST_LIMIT: Duration = Duration::from_mins(1);
 /// The time limit for the kubelet to start a Pod and to report the refusal.
 const REFUSED: Duration = Duration::from_mins(2);
-/// The time limit for a Pod to end and for the runtime to call DEL.
-const DELETED: Duration = Duration::from_mins(2);
 const RENDER: Duration = Duration::from_secs(30);
 
 /// Runs the scenario. `false` if a check failed.
@@ -169,8 +168,17 @@ impl Scenario<'_> {
             before.check(kubectl, outside)?;
             added.check(kubectl, outside)
         });
+        checks.check(
+            "an upgrade of the container runtime under load harms no connection",
+            || node_upgrade::run(&mut self.cluster, self.options, [client, server], interrupt),
+        );
         checks.check("the daemon removes deleted Pods", || {
-            let others = [&[early.name, "quiet", "waiting"][..], &BEFORE, &AFTER].concat();
+            let others = [
+                &[early.name, "quiet", "waiting", node_upgrade::POD][..],
+                &BEFORE,
+                &AFTER,
+            ]
+            .concat();
             delete(
                 kubectl,
                 &[&[client.name, server.name], &others[..]].concat(),
@@ -178,6 +186,12 @@ impl Scenario<'_> {
             )
         });
         self.keep_log("sluiced.log")?;
+        self.remove(old, outside, checks)
+    }
+
+    /// Removes Sluice. Pods that the injector gives rules work as before.
+    fn remove(&self, old: &Pod, outside: &Pod, checks: &mut Checks) -> Result<()> {
+        let kubectl = &self.cluster.kubectl;
         checks.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
         checks.check("iptables rules redirect after the removal", || {
             let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
@@ -317,27 +331,6 @@ fn version(said: &str) -> String {
     format!("Kubernetes {}", version.unwrap_or_default())
 }
 
-/// The Pods that the daemon lists.
-fn listed(kubectl: &Kubectl) -> Result<String> {
-    let target = [SYSTEM, DAEMONSET, "sluiced"];
-    kubectl.exec(target, &["/bin/sluiced", "pods", "--json"])
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
-}
-
-/// Waits until the daemon knows a Pod by its name.
-fn known(kubectl: &Kubectl, pod: &str, interrupt: &Interrupt) -> Result<()> {
-    let mut all = String::new();
-    let known = interrupt.wait(POD_LIST_LIMIT, || {
-        all = listed(kubectl)?;
-        Ok(all.contains(&quoted(pod)))
-    })?;
-    ensure!(known, "the daemon does not know {pod}: {all}");
-    Ok(())
-}
-
 /// The runtime class whose runtime passes no annotations to CNI plugins.
 fn runtime_class() -> String {
     let (kind, version) = ("RuntimeClass", "node.k8s.io/v1");
@@ -370,21 +363,4 @@ fn why(kubectl: &Kubectl) -> String {
                 .unwrap_or_else(|error| format!("{error:#}"))
         })
         .join("\n")
-}
-
-/// Deletes Pods, and waits until the daemon has removed them.
-fn delete(kubectl: &Kubectl, pods: &[&str], interrupt: &Interrupt) -> Result<String> {
-    let mut arguments = vec!["delete", "pod", "--namespace", NAMESPACE, "--wait=false"];
-    arguments.extend(pods);
-    kubectl.run(&arguments, "")?;
-    let mut known = String::new();
-    let deleted = interrupt.wait(DELETED, || {
-        known = listed(kubectl)?;
-        Ok(pods.iter().all(|pod| !known.contains(&quoted(pod))))
-    })?;
-    ensure!(deleted, "the daemon still knows one of them: {known}");
-    Ok(format!(
-        "{} Pods deleted, none known to the daemon",
-        pods.len()
-    ))
 }

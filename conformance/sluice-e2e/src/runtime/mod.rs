@@ -78,7 +78,7 @@ impl Options {
         let interrupt = Interrupt::install()?;
         let mut binaries = self.binaries.resolve()?;
         let next = self.next.as_deref().map(Path::canonicalize).transpose();
-        let next = next.context("no next containerd: run setup/containerd.sh")?;
+        let next = next.context("no next containerd: run setup/containerd.sh sid")?;
         if let Some(next) = &next {
             binaries.cni_plugins = next.join("usr/lib/cni");
         }
