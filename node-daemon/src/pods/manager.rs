@@ -3,6 +3,7 @@
 
 mod adopt;
 mod del;
+mod departed;
 mod discovery;
 mod foreign;
 #[cfg(fuzzing)]
@@ -38,6 +39,7 @@ use crate::{
     bpf::{Datapath, Pins},
     netns::{Families, Interface, Netns, ReservedPorts, Switches},
 };
+use departed::Departed;
 use discovery::Discovery;
 use logs::Logs;
 use namespaces::{Enrollment, Namespaces};
@@ -57,6 +59,7 @@ pub(crate) struct PodManager {
     pending: PendingPods,
     discovery: Discovery,
     logs: Logs,
+    departed: Departed,
 }
 
 impl PodManager {
@@ -77,6 +80,7 @@ impl PodManager {
             pending: PendingPods::default(),
             discovery: Discovery::default(),
             logs: Logs::default(),
+            departed: Departed::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use sluice_api::{Attachment, DelResponse, GcRequest};
 use tracing::info;
 
-use super::{PodManager, name};
+use super::{PodManager, departed::DepartedPod, name};
 use crate::pods::Error;
 
 impl PodManager {
@@ -29,6 +29,15 @@ impl PodManager {
         let mut rest = self.namespaces.attachments(cookie).to_vec();
         rest.retain(|one| one != attachment);
         let addresses = self.registry.addresses(&rest);
+        if rest.is_empty()
+            && let Some(pod) = self.namespaces.get(cookie)
+        {
+            self.departed.push(DepartedPod {
+                pod: self.view().name_of(cookie),
+                id: pod.id(),
+                path: pod.path().into(),
+            });
+        }
         let done = (self.namespaces).shrink(&mut self.datapath, cookie, rest, &addresses);
         done.map(|applied| applied.log(&self.view().name_of(cookie)))
     }

@@ -12,6 +12,7 @@ impl PodManager {
         self.log_foreign_programs();
         self.release_abandoned(&survey.abandoned);
         self.replay_pending_dels();
+        self.log_departed();
         self.refresh_routes();
         self.repair_alias_routes();
         self.follow_virtual_interfaces(true);

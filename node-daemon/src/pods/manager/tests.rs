@@ -2,6 +2,7 @@
 //! with network namespaces created for each test.
 
 mod alias_routes;
+mod departed;
 mod fixture;
 mod reserved_ports;
 mod routes;

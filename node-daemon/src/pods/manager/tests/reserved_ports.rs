@@ -42,7 +42,7 @@ fn python(pod: &Namespace, program: &str) -> Command {
 }
 
 /// A process that listens on the proxy's outbound port, and says so.
-fn listener(pod: &Namespace) -> Child {
+pub(super) fn listener(pod: &Namespace) -> Child {
     let program = "import socket, time; s = socket.create_server(('0.0.0.0', 15001)); \
                    print('listens', flush=True); time.sleep(60)";
     let mut child = python(pod, program)
