@@ -14,9 +14,9 @@ use sluice_abi::{
     PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
-        MAX_ACCEL_SOCKS, MAX_ADDRESSES, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS, MAX_INTERFACES,
-        MAX_LISTENERS, MAX_NETWORKS, MAX_NODE_CONNS, MAX_OWNER_GROUPS, MAX_PENDING_ORIG_DSTS,
-        MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
+        MAX_ACCEL_SOCKS, MAX_ADDRESSES, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS,
+        MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS, MAX_NODE_CONNS, MAX_OWNER_GROUPS,
+        MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
     },
 };
 
@@ -24,7 +24,8 @@ use sluice_abi::{
 const ON_DEMAND: usize = 1;
 
 #[btf_map(name = "local_pod_ips")]
-pub(crate) static LOCAL_POD_IPS: HashMap<Addr, PodConfig, MAX_ADDRESSES, ON_DEMAND> = HashMap::new();
+pub(crate) static LOCAL_POD_IPS: HashMap<Addr, PodConfig, MAX_ADDRESSES, ON_DEMAND> =
+    HashMap::new();
 
 #[btf_map(name = "process_ip")]
 pub(crate) static PROCESS_IP: HashMap<u64, NetnsEntry, MAX_PODS, ON_DEMAND> = HashMap::new();
