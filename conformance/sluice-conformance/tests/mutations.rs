@@ -124,7 +124,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the client is shown the proxy as its peer",
         file: "ebpf/programs/src/orig_dst.rs",
-        from: "let dst = dst_alias::lookup(ctx, context::destination::<F>(ctx))",
+        from: "let dst = dst_alias::lookup(ctx, peer)",
         to: "let dst = None",
         case: THROUGH,
     },
@@ -159,8 +159,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "a default outlives the list that replaces it",
         file: "node-daemon/src/pods/policy/stated.rs",
-        from: "policy.excluded_outbound = parse::ports(key, list)?;",
-        to: "policy.excluded_outbound.extend(parse::ports(key, list)?);",
+        from: "policy.excluded_outbound = ports(pod, key, list)?;",
+        to: "policy.excluded_outbound.extend(ports(pod, key, list)?);",
         case: "outbound: an explicit list replaces 15020",
     },
     Fault {

@@ -7,7 +7,7 @@
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, c_char},
     fs::File,
     io,
     mem::zeroed,
@@ -86,7 +86,7 @@ impl ProgramInfo {
             id: info.id,
             kind: info.type_,
             tag: info.tag,
-            name: text(&info.name.map(i8::cast_unsigned)),
+            name: text(&info.name.map(byte)),
             uid: info.created_by_uid,
             maps: maps[..count].to_vec(),
         })
@@ -243,7 +243,13 @@ fn map_name(id: u32) -> io::Result<String> {
     // SAFETY: an integer structure, for which zero is a valid value.
     let mut info: bpf_map_info = unsafe { zeroed() };
     read_info(map.as_fd(), &mut info)?;
-    Ok(text(&info.name.map(i8::cast_unsigned)))
+    Ok(text(&info.name.map(byte)))
+}
+
+/// A character of C, which has a sign on x86 and none on ARM.
+fn byte(character: c_char) -> u8 {
+    let [byte] = character.to_ne_bytes();
+    byte
 }
 
 fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {

@@ -6,7 +6,7 @@
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, c_char},
     io,
     mem::{size_of, zeroed},
     os::{
@@ -164,7 +164,7 @@ pub(super) fn load_program(
     // SAFETY: integer members of this command.
     let prog_name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
     for (to, from) in prog_name.iter_mut().zip(name.to_bytes_with_nul()) {
-        *to = from.cast_signed();
+        *to = c_char::from_ne_bytes([*from]);
     }
     // SAFETY: the descriptor has no other owner.
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })

@@ -160,7 +160,11 @@ fn audit_finds_connections_from_before_the_add() {
     let killed = audit(&daemon, true);
     assert!(killed.findings.len() == 2 && killed.findings.iter().all(|one| one.ended));
     assert_eq!(audit(&daemon, false).findings, []);
-    assert!(daemon.ask(&["audit"]).contains(": 0 past the sidecar"));
+    assert!(
+        daemon
+            .ask(&["audit"])
+            .contains("past the sidecar against a rule: 0")
+    );
 }
 
 #[test]

@@ -10,6 +10,10 @@ use crate::kubernetes::{Options, kubectl::Kubectl, node::LAB};
 
 /// Sluice's image, without a tag.
 pub(crate) const IMAGE: &str = "sluice.test/sluice";
+/// The namespace of Sluice.
+pub(crate) const SYSTEM: &str = "kube-system";
+/// Its daemons.
+pub(crate) const DAEMONSET: &str = "daemonset/sluice";
 /// The version that the chart is rendered for: that of `setup/kubernetes.sh`.
 const KUBERNETES: &str = "1.20";
 /// Every value of `global.platform`.

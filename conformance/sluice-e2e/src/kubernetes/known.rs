@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 use sluice_testbed::interrupt::Interrupt;
 
 use crate::kubernetes::{
+    chart::{DAEMONSET, SYSTEM},
     kubectl::Kubectl,
     pods::NAMESPACE,
-    scenario::{DAEMONSET, SYSTEM},
 };
 
 /// The time limit for the daemon to read the list of Pods.

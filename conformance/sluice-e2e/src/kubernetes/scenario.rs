@@ -11,7 +11,7 @@ use sluice_testbed::{
 
 use crate::kubernetes::{
     Options, calls,
-    chart::{Chart, IMAGE},
+    chart::{Chart, DAEMONSET, IMAGE, SYSTEM},
     checks::Checks,
     cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
     known::{delete, known},
@@ -26,10 +26,6 @@ use crate::kubernetes::{
 /// Pods without redirection that run before the installation, and others that are added after it.
 const BEFORE: [&str; 4] = ["gateway-1", "grpc-1", "none-1", "custom-1"];
 const AFTER: [&str; 4] = ["gateway-2", "grpc-2", "none-2", "custom-2"];
-/// The namespace of Sluice.
-pub(crate) const SYSTEM: &str = "kube-system";
-/// Its daemons.
-pub(crate) const DAEMONSET: &str = "daemonset/sluice";
 /// The pins of the data path.
 const PINS: &str = "/sys/fs/bpf/sluice";
 /// The load starts before the upgrade and ends after it.
