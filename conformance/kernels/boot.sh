@@ -107,9 +107,10 @@ for step in ${steps//,/ }; do
     fi
 done >"$WORK/count-$name.log"
 # The loop above ran in this shell: its variables are still set.
+expected=${missing#-}
 seen=$(seen_missing)
 tests=$(tests_of)
-echo "| ${release:-did not boot} | $architecture | $name | ${missing/-/none} | ${seen:-none} | $verdicts${tests:+ ($tests)} | $((SECONDS - start)) s |" \
+echo "| ${release:-did not boot} | $architecture | $name | ${expected:-none} | ${seen:-none} | $verdicts${tests:+ ($tests)} | $((SECONDS - start)) s |" \
     >"$WORK/result-$name"
 echo "test $name … $outcome ($verdicts${tests:+, $tests}, $((SECONDS - start)) s)"
 [[ $outcome == ok ]]
