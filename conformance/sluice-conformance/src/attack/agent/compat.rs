@@ -1,7 +1,7 @@
 //! 32-bit system calls of a 64-bit process (`int 0x80`), for which the kernel takes other paths.
 #![expect(unsafe_code, reason = "a system call in assembly")]
 
-use std::{io, os::fd::AsRawFd as _};
+use std::io;
 
 use nix::libc::c_int;
 use socket2::{SockAddr, Socket};
@@ -42,6 +42,8 @@ fn call(
     data: &[u8],
     arguments: impl FnOnce(u32, u32) -> [u32; 4],
 ) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+
     use nix::libc::{self, c_void};
 
     const PAGE: usize = 4096;
