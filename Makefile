@@ -24,7 +24,7 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 # Its architectures.
-ARCHITECTURES ?= amd64
+ARCHITECTURES ?= amd64 arm64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
@@ -61,7 +61,7 @@ help:
 	@echo
 	@echo 'Ship'
 	@echo '  make image         the container image, below target/image/;'
-	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES='"'amd64 arm64'"' adds arm64'
+	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES=amd64 leaves arm64 out'
 	@echo '  make release       everything that a release has, below target/release-VERSION/'
 	@echo '  make test-release  the same twice, in two directories: equal byte for byte'
 	@echo '  make manifests     the plain manifest and the table of values, from the chart'
