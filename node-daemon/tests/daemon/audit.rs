@@ -14,8 +14,8 @@ use sluice_api::{
 };
 
 use crate::{
+    balancer,
     node::{Daemon, Pod},
-    order,
     pods::add,
 };
 
@@ -174,7 +174,7 @@ fn audit_finds_a_connection_made_without_hooks() {
     mesh(&daemon, &pod);
     let _redirected = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
     assert_eq!(audit(&daemon, false).findings, []);
-    assert!(order::clear(daemon.cgroup()) > 0);
+    assert!(balancer::clear(daemon.cgroup()) > 0);
     let _direct = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
     let found = audit(&daemon, false);
     let expected = (

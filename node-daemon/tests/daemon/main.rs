@@ -9,6 +9,7 @@
 mod alerts;
 mod api_server;
 mod audit;
+mod balancer;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
