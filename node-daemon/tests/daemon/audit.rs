@@ -4,8 +4,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use sluice_api::{
@@ -17,6 +15,7 @@ use crate::{
     balancer,
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 
 pub(crate) const APPLICATION: u32 = 1000;
@@ -257,11 +256,10 @@ fn enrollment_resets_earlier_connections_if_configured() {
     let mut client = Process::start(&pod, &daemon, APPLICATION, &client);
     assert_eq!(client.line(), "connected");
     mesh(&daemon, &pod);
-    let end = Instant::now() + Duration::from_secs(20);
-    while client.0.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < end, "the connection is still there");
-        sleep(Duration::from_millis(20));
-    }
+    wait::until(
+        || client.0.try_wait().unwrap().is_some(),
+        || "the connection is still there",
+    );
     assert_eq!(audit(&daemon, false).findings, []);
 }
 

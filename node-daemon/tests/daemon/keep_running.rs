@@ -20,6 +20,7 @@ use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pending_pod_envoy::envoy,
+    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -275,15 +276,11 @@ impl Node {
     /// Waits until the gateway listens, and starts the traffic.
     fn begin(&mut self) {
         let gate: IpAddr = self.pods[0].1.pod.parse().unwrap();
-        let end = Instant::now() + PATIENCE;
         for port in GATEWAY {
-            while std::net::TcpStream::connect((gate, port)).is_err() {
-                assert!(
-                    Instant::now() < end,
-                    "the gateway does not listen on {port}"
-                );
-                sleep(Duration::from_millis(50));
-            }
+            wait::until(
+                || std::net::TcpStream::connect((gate, port)).is_ok(),
+                || format!("the gateway does not listen on {port}"),
+            );
         }
         self.clients().for_each(Running::proceed);
     }

@@ -39,5 +39,6 @@ mod socket;
 mod tap;
 mod unit;
 mod virtual_interfaces;
+mod wait;
 mod worst;
 mod ztunnel;

@@ -7,8 +7,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use sluice_api::{AddResponse, Status, path};
@@ -17,6 +15,7 @@ use crate::{
     balancer::{Balancer, clear},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 
 const APPLICATION: u32 = 1000;
@@ -118,11 +117,10 @@ fn children(daemon: &Daemon) -> usize {
 }
 
 pub(crate) fn await_children(daemon: &Daemon, count: usize) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while children(daemon) != count {
-        assert!(Instant::now() < end, "{} child cgroups", children(daemon));
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait::until(
+        || children(daemon) == count,
+        || format!("{} child cgroups", children(daemon)),
+    );
 }
 
 /// Some load balancers look up the listener of a backend in the caller's network namespace (Cilium's
@@ -173,13 +171,7 @@ fn foreign_program_is_logged_and_counted() {
     // A new cgroup starts a round.
     let logged = |line: &str, cgroup: &str| {
         fs::create_dir(daemon.cgroup().join(cgroup)).unwrap();
-        let end = Instant::now() + Duration::from_secs(10);
-        while !log.lines().iter().any(|one| {
-            one.contains(line) && one.contains("balance_connect") && one.contains("uid=0")
-        }) {
-            assert!(Instant::now() < end, "{line}: {:?}", log.lines());
-            thread::sleep(Duration::from_millis(20));
-        }
+        log.await_line(&[line, "balance_connect", "uid=0"]);
     };
     let balancer = Balancer::attach(daemon.cgroup());
     logged("foreign program runs after Sluice", "one");

@@ -5,8 +5,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -15,9 +13,9 @@ use sluice_api::{PodView, Status, path};
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
+    wait,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The users of an application and of the sidecar.
 const APPLICATION: u32 = 1000;
 const SIDECAR: u32 = 1337;
@@ -113,14 +111,6 @@ time.sleep(300)";
     (Running(process), lines.map(Result::unwrap))
 }
 
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_there() {
-        assert!(Instant::now() < end, "{what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn envoy_in_a_pending_pod_uses_its_sidecar() {
     let home = Pod::new("feedback", &["10.1.0.1/24"]);
@@ -129,7 +119,7 @@ fn envoy_in_a_pending_pod_uses_its_sidecar() {
     let files = tempfile::tempdir().unwrap();
     let daemon = Daemon::configured("feedback", &server.kubeconfig(files.path(), "first"));
     let status = || daemon.get(path::STATUS).ok::<Status>();
-    wait_for("the Pod is not pending", || status().pending_pods == 1);
+    wait::until(|| status().pending_pods == 1, || "the Pod is not pending");
 
     let (_sidecar, mut said) = start_sidecar(&home, &daemon);
     assert_eq!(said.next().unwrap(), "listens");
@@ -158,10 +148,10 @@ print(client.recv(64).decode())";
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    wait_for("the Pod is not promoted", || {
-        pods()
-            .first()
-            .is_some_and(|pod| pod.pod.name == "cart" && pod.meshed)
-    });
+    let is_promoted = |pod: &PodView| pod.pod.name == "cart" && pod.meshed;
+    wait::until(
+        || pods().first().is_some_and(is_promoted),
+        || "the Pod is not promoted",
+    );
     assert_eq!(status().pending_pods, 0);
 }

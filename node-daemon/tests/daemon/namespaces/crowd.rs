@@ -1,18 +1,16 @@
 //! Many namespaces that no runtime reported, with listeners on the proxy's ports and the address of a
 //! pending Pod.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sluice_api::{AddResponse, Status, path};
 
-use super::{INJECTED, PATIENCE, UID, foreign_process::ForeignProcess};
+use super::{INJECTED, UID, await_list, foreign_process::ForeignProcess};
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 
 /// Many namespaces, each with a process, listeners and the address of a pending Pod; then each
@@ -108,11 +106,7 @@ fn crowd(test: &str, count: usize) -> Cost {
         })
     };
     let (before, status_before) = (add(&daemon), ask(&daemon));
-    let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 {
-        assert!(Instant::now() < end, "the list does not come");
-        sleep(Duration::from_millis(5));
-    }
+    await_list(&daemon);
     // A user namespace for each, so a user whose limit allows that many.
     let alone = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
     let join = ["sh", "-c", "echo 0 >\"$0\"; exec \"$@\""];
@@ -148,11 +142,10 @@ fn crowd(test: &str, count: usize) -> Cost {
         duration: begin.elapsed(),
     };
     // No entries of theirs stay in the kernel.
-    let end = Instant::now() + PATIENCE;
-    while daemon.processes() > 1 {
-        assert!(Instant::now() < end, "{} entries stay", daemon.processes());
-        sleep(Duration::from_millis(50));
-    }
+    wait::until(
+        || daemon.processes() <= 1,
+        || format!("{} entries stay", daemon.processes()),
+    );
     assert_eq!(daemon.get(path::STATUS).ok::<Status>().pending_pods, 1);
     crowd.proceed();
     crowd.wait();
