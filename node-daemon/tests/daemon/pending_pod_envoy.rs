@@ -3,12 +3,13 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use serde_json::{Value, json};
 use sluice_api::{PodView, Status, path};
+use sluice_testbed::envoy;
 
 use crate::{
     api_server::{ApiServer, pod},
@@ -43,7 +44,7 @@ fn envoy_binary() -> PathBuf {
 }
 
 /// An Envoy with this configuration in a Pod.
-pub(crate) fn envoy(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Command {
+pub(crate) fn envoy_command(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Command {
     let mut command = home.command(daemon, user, &envoy_binary());
     command.arg("--config-path").arg(config);
     command.args([
@@ -56,35 +57,14 @@ pub(crate) fn envoy(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Co
     command
 }
 
-/// An application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
+/// Starts an application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
 /// attempts.
-fn bootstrap() -> Value {
-    let at =
-        |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
-    let endpoint = json!({ "endpoint": { "address": at("10.1.0.9", 80) } });
-    json!({
-        "static_resources": {
-            "listeners": [{ "address": at("127.0.0.1", 9000), "filter_chains": [{ "filters": [{
-                "name": "envoy.filters.network.tcp_proxy",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                    "stat_prefix": "shop",
-                    "cluster": "shop",
-                    "max_connect_attempts": 3,
-                },
-            }] }] }],
-            "clusters": [{ "name": "shop", "connect_timeout": "5s", "load_assignment": {
-                "cluster_name": "shop", "endpoints": [{ "lb_endpoints": [endpoint] }],
-            } }],
-        },
-    })
-}
-
-/// Starts the application.
-fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
+fn start_application(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
     let config = directory.join("envoy.json");
-    fs::write(&config, bootstrap().to_string()).unwrap();
-    let mut command = envoy(home, daemon, APPLICATION, &config);
+    let listeners = [SocketAddr::from(([127, 0, 0, 1], 9000))];
+    let forwarding = envoy::forwarding(&listeners, ([10, 1, 0, 9], 80).into(), 3);
+    fs::write(&config, forwarding.to_string()).unwrap();
+    let mut command = envoy_command(home, daemon, APPLICATION, &config);
     Running(command.spawn().unwrap())
 }
 
@@ -123,7 +103,7 @@ fn envoy_in_a_pending_pod_uses_its_sidecar() {
 
     let (_sidecar, mut said) = start_sidecar(&home, &daemon);
     assert_eq!(said.next().unwrap(), "listens");
-    let _envoy = start_envoy(&home, &daemon, files.path());
+    let _application = start_application(&home, &daemon, files.path());
     let pods = || daemon.get(path::PODS).ok::<Vec<PodView>>();
     assert_eq!(pods(), [], "no client has connected yet");
 
