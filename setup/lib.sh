@@ -39,6 +39,14 @@ step() {
     printf ' %s s\n' $((SECONDS - start))
 }
 
+# cargo_tool NAME VERSION [DURATION]: builds a command of cargo, unless it is there.
+cargo_tool() {
+    if [[ ! -x $TOOLS/bin/$1 ]]; then
+        step "$1" "$1 $2${3:+, $3}" "cargo could not build it; check the network, then try again" \
+            cargo install "$1" --version "$2" --locked --root "$TOOLS"
+    fi
+}
+
 # missing PACKAGE...: prints those that are not installed.
 missing() {
     local package
