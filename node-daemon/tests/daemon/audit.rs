@@ -105,19 +105,36 @@ fn expect_only(found: &AuditResponse, (kind, rule, peer): (FindingKind, &str, &s
     assert_eq!(kinds(found), [(kind, rule, peer.to_owned())]);
 }
 
+/// A meshed Pod with a connection in each direction from before its ADD, and one of its proxy.
+struct Early {
+    client: Process,
+    server: Process,
+    _others: ([Process; 2], Pod, Pod),
+}
+
+impl Early {
+    fn start(daemon: &Daemon, test: &str) -> Self {
+        let (pod, peer, proxy) = pair(daemon, test);
+        let client = Process::start(&pod, daemon, APPLICATION, CLIENT).done();
+        let mut server = Process::start(&pod, daemon, APPLICATION, SERVER);
+        assert_eq!(server.line(), "listening");
+        let connect = "held = socket.create_connection(('10.1.0.1', 8080))";
+        let caller = Process::start(&peer, daemon, APPLICATION, connect).done();
+        let server = server.done();
+        assert_eq!(audit(daemon, false).pods, 0);
+        mesh(daemon, &pod);
+        Self {
+            client,
+            server,
+            _others: ([proxy, caller], pod, peer),
+        }
+    }
+}
+
 #[test]
 fn audit_finds_connections_from_before_the_add() {
     let daemon = Daemon::start("audit-add");
-    let (pod, peer, _proxy) = pair(&daemon, "audit-add");
-    let client = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
-    let mut server = Process::start(&pod, &daemon, APPLICATION, SERVER);
-    assert_eq!(server.line(), "listening");
-    let connect = "held = socket.create_connection(('10.1.0.1', 8080))";
-    let _peer = Process::start(&peer, &daemon, APPLICATION, connect).done();
-    let server = server.done();
-    assert_eq!(audit(&daemon, false).pods, 0);
-    mesh(&daemon, &pod);
-
+    let early = Early::start(&daemon, "audit-add");
     let found = audit(&daemon, false);
     let peer = "10.1.0.9".to_owned();
     let mut listed = kinds(&found);
@@ -129,7 +146,6 @@ fn audit_finds_connections_from_before_the_add() {
             (FindingKind::Bypass, "outbound_to_proxy", peer)
         ]
     );
-    // The proxy has one more.
     assert_eq!((found.pods, found.connections), (1, 3));
     for Finding {
         pod,
@@ -140,11 +156,30 @@ fn audit_finds_connections_from_before_the_add() {
         ..
     } in &found.findings
     {
-        let owner = if *accepted { &server } else { &client };
+        let owner = if *accepted {
+            &early.server
+        } else {
+            &early.client
+        };
         assert_eq!((&**pod, *uid), ("shop/pod-a", APPLICATION));
         assert_eq!(*pid, i32::try_from(owner.0.id()).ok());
         assert_eq!(process.as_deref(), Some("python3"));
     }
+
+    let killed = audit(&daemon, true);
+    assert!(killed.findings.len() == 2 && killed.findings.iter().all(|one| one.ended));
+    assert_eq!(audit(&daemon, false).findings, []);
+    assert!(
+        daemon
+            .ask(&["audit"])
+            .contains("past the sidecar against a rule: 0")
+    );
+}
+
+#[test]
+fn connections_are_listed_with_path_and_process() {
+    let daemon = Daemon::start("audit-list");
+    let _early = Early::start(&daemon, "audit-list");
     let listed: Connections = daemon
         .post(path::CONNECTIONS, &ConnectionsRequest { pod: None })
         .ok();
@@ -159,15 +194,6 @@ fn audit_finds_connections_from_before_the_add() {
     );
     let printed = daemon.ask(&["connections", "--pod", "shop/pod-a"]);
     assert!(printed.contains("10.1.0.9:80"), "{printed}");
-
-    let killed = audit(&daemon, true);
-    assert!(killed.findings.len() == 2 && killed.findings.iter().all(|one| one.ended));
-    assert_eq!(audit(&daemon, false).findings, []);
-    assert!(
-        daemon
-            .ask(&["audit"])
-            .contains("past the sidecar against a rule: 0")
-    );
 }
 
 #[test]
