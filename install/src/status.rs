@@ -1,6 +1,6 @@
 //! `sluice-install status`: the installation, and what the runtime uses of it.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, iter, path::Path};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -157,6 +157,9 @@ fn daemon(binary: &Path, plugin: Plugin, entry: Option<Map<String, Value>>) -> D
     }
 }
 
+/// A line of the table: its key, and the rest.
+type Line = (&'static str, String);
+
 impl Status {
     /// For people.
     pub(crate) fn table(&self) -> String {
@@ -178,49 +181,61 @@ impl Status {
             None => "ready".to_owned(),
             Some(reason) => format!("not ready: {reason}"),
         };
-        let [configs_with_entry, daemon] = [configs_with_entry, daemon].map(Printable::new);
-        let mut table = format!(
-            "sluice        {phase}\nplugin        {plugin}\nentry in      {configs_with_entry}\n"
-        );
-        if self.candidates.is_empty() {
-            table += "runtime uses  none: the node has no network\n";
+        let [configs_with_entry, daemon] =
+            [configs_with_entry, daemon].map(|text| Printable::new(text).to_string());
+        let mut lines = vec![
+            ("sluice", phase.to_owned()),
+            ("plugin", plugin.to_owned()),
+            ("entry in", configs_with_entry),
+        ];
+        lines.extend(self.candidates());
+        lines.push(("daemon", daemon));
+        lines.extend(self.warnings());
+        if self.phase != Some(Phase::Installed) && self.users > 0 {
+            let users = format!("for {} Pods that were added with it", self.users);
+            lines.push(("plugin stays", users));
         }
-        for (index, name) in self.candidates.iter().enumerate() {
-            let what = if index == 0 {
-                "runtime uses  "
-            } else {
-                "or            "
-            };
+        let mut table = String::new();
+        for (key, text) in lines {
+            let _ = writeln!(table, "{key:<14}{text}");
+        }
+        table
+    }
+
+    /// The files of which the runtime uses one, and whether each has the entry.
+    fn candidates(&self) -> Vec<Line> {
+        if self.candidates.is_empty() {
+            let none = "none: the node has no network".to_owned();
+            return vec![("runtime uses", none)];
+        }
+        let keys = iter::once("runtime uses").chain(iter::repeat("or"));
+        let line = |(key, name): (&'static str, &String)| {
             let entry = if self.configs_with_entry.contains(name) {
                 "with"
             } else {
                 "WITHOUT"
             };
-            let name = Printable::new(name);
-            let _ = writeln!(table, "{what}{name}, {entry} the entry");
-        }
-        let _ = writeln!(table, "daemon        {daemon}");
+            (key, format!("{}, {entry} the entry", Printable::new(name)))
+        };
+        keys.zip(&self.candidates).map(line).collect()
+    }
+
+    /// Networks and files that need attention.
+    fn warnings(&self) -> Vec<Line> {
         let remarks = [
-            ("ADD FAILS     ", &self.unserved),
-            ("in doubt      ", &self.doubtful),
-            ("unusable      ", &self.unusable),
+            ("ADD FAILS", &self.unserved),
+            ("in doubt", &self.doubtful),
+            ("unusable", &self.unusable),
         ];
-        for (what, list) in remarks {
-            for Remark { name, reason } in list {
+        let mut lines = Vec::new();
+        for (key, list) in remarks {
+            lines.extend(list.iter().map(|Remark { name, reason }| {
                 let (name, reason) = (Printable::new(name), Printable::new(reason));
-                let _ = writeln!(table, "{what}{name}: {reason}");
-            }
+                (key, format!("{name}: {reason}"))
+            }));
         }
-        for conflict in &self.conflicts {
-            let _ = writeln!(table, "CONFLICT      {}", Printable::new(conflict));
-        }
-        if self.phase != Some(Phase::Installed) && self.users > 0 {
-            let _ = writeln!(
-                table,
-                "plugin stays  for {} Pods that were added with it",
-                self.users
-            );
-        }
-        table
+        let conflicts = self.conflicts.iter();
+        lines.extend(conflicts.map(|one| ("CONFLICT", Printable::new(one).to_string())));
+        lines
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     api::{self, Handler, Socket, Sources, serve_metrics},
     bpf::{Datapath, Options, Pins, Ring},
     cgroup,
-    config::{Ambient, Config, Paths, RunArgs},
+    config::{Config, Paths, RunArgs},
     event_log::EventLog,
     kernel::{self, Release},
     kube::{Cluster, EVENTS_QUEUE, daemonset, report_refusals},
@@ -33,7 +33,7 @@ use crate::{
     privileges,
     refusals::Refusals,
     reload::{Reload, Signals},
-    ztunnel::{SocketError, Ztunnels},
+    ztunnel::Ztunnels,
 };
 
 /// The resync interval.
@@ -58,69 +58,66 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     let mesh = config.choose_mesh(None)?;
     let filter = args.log.as_ref().unwrap_or(&config.log);
     let log = Log::start(filter, args.log_format)?;
-    let cgroup = cgroup::choose(args.cgroup.clone())?;
     // One thread: the Pod manager's thread does all blocking work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let mut stop = Stop::catch()?;
-        let signals = Signals::catch()?;
-        // The socket and its lock come first: only one of two daemons changes the kernel.
-        let socket = Socket::bind(&args.socket)?;
-        let (rings, auditor, owner) = start_pods(&args, &config, mesh, &cgroup)?;
-        let pods = auditor.pods().clone();
-        info!(socket = %args.socket.display(), "ready");
-        let ztunnels = serve_ztunnel(mesh, &config.ambient)?;
-        let mut cluster = Cluster::new(config.kubeconfig.clone());
-        if let Some(ztunnels) = &ztunnels {
-            cluster = cluster.with_namespaces();
-            ztunnels.refresh(&pods).await?;
-        }
-        let event_log = EventLog::default();
-        let mut upkeep = Upkeep::default();
-        upkeep.start(rings, &event_log, &cluster, &auditor);
-        upkeep.spawn(resync_loop(pods.clone(), auditor.clone(), ztunnels.clone()));
-        upkeep.spawn(attach_to_new_cgroups(cgroup, pods.clone()));
-        let refusals = upkeep.report_refusals(&config, &cluster);
-        let address = args.metrics_address.or(config.metrics_address);
-        let (config, current) = watch::channel(config);
-        let handler = Handler::new(Sources {
-            auditor,
-            cluster,
-            event_log,
-            refusals,
-            config: current.clone(),
-            ztunnels,
-        });
-        if let Some(address) = address {
-            upkeep.spawn(serve_metrics(address, handler.clone()));
-        }
-        upkeep.spawn(signals.handle(Reload {
-            path: args.config,
-            config,
-            flag: args.log,
-            log,
-            pods,
-        }));
-        let mut is_last = false;
-        // Pods are served until it is known whether a daemon follows.
-        api::serve(&socket, handler, async {
-            is_last = stop.requested(&current).await;
-        })
-        .await;
-        let on_exit = if is_last {
-            OnExit::Detach
-        } else {
-            current.borrow().on_exit
-        };
-        info!(data_path = ?on_exit, "stopping");
-        upkeep.stop().await;
-        if owner.join(on_exit) && is_last {
-            socket.write_uninstall_marker()?;
-        }
-        Ok(())
+    runtime.block_on(serve(args, config, mesh, log))
+}
+
+async fn serve(args: RunArgs, config: Config, mesh: &'static Mesh, log: Log) -> anyhow::Result<()> {
+    let cgroup = cgroup::choose(args.cgroup.clone())?;
+    let mut stop = Stop::catch()?;
+    let signals = Signals::catch()?;
+    // The socket and its lock come first: only one of two daemons changes the kernel.
+    let socket = Socket::bind(&args.socket)?;
+    let (rings, auditor, owner) = start_pods(&args, &config, mesh, &cgroup)?;
+    let pods = auditor.pods().clone();
+    info!(socket = %args.socket.display(), "ready");
+    let (cluster, ztunnels) = connect_mesh(mesh, &config, &pods).await?;
+    let event_log = EventLog::default();
+    let mut upkeep = Upkeep::default();
+    upkeep.start(rings, &event_log, &cluster, &auditor);
+    upkeep.spawn(resync_loop(pods.clone(), auditor.clone(), ztunnels.clone()));
+    upkeep.spawn(attach_to_new_cgroups(cgroup, pods.clone()));
+    let refusals = upkeep.report_refusals(&config, &cluster);
+    let address = args.metrics_address.or(config.metrics_address);
+    let (config, current) = watch::channel(config);
+    let handler = Handler::new(Sources {
+        auditor,
+        cluster,
+        event_log,
+        refusals,
+        config: current.clone(),
+        ztunnels,
+    });
+    if let Some(address) = address {
+        upkeep.spawn(serve_metrics(address, handler.clone()));
+    }
+    upkeep.spawn(signals.handle(Reload {
+        path: args.config,
+        config,
+        flag: args.log,
+        log,
+        pods,
+    }));
+    let mut is_last = false;
+    // Pods are served until it is known whether a daemon follows.
+    api::serve(&socket, handler, async {
+        is_last = stop.requested(&current).await;
     })
+    .await;
+    let on_exit = if is_last {
+        OnExit::Detach
+    } else {
+        current.borrow().on_exit
+    };
+    info!(data_path = ?on_exit, "stopping");
+    upkeep.stop().await;
+    if owner.join(on_exit) && is_last {
+        socket.write_uninstall_marker()?;
+    }
+    Ok(())
 }
 
 /// The rings that the programs fill.
@@ -174,6 +171,23 @@ fn start_pods(
     memory::release_freed();
     let auditor = Auditor::new(pods, config.on_enrol, enrolled);
     Ok((rings, auditor, owner))
+}
+
+/// The API server, and ztunnel if the daemon is its agent.
+async fn connect_mesh(
+    mesh: &Mesh,
+    config: &Config,
+    pods: &Pods,
+) -> anyhow::Result<(Cluster, Option<Ztunnels>)> {
+    let cluster = Cluster::new(config.kubeconfig.clone());
+    if mesh.selection == Selection::Annotation {
+        return Ok((cluster, None));
+    }
+    let socket = &config.ambient.ztunnel_socket;
+    let ztunnels = Ztunnels::serve(socket)?;
+    info!(socket = %socket.display(), "waiting for ztunnel");
+    ztunnels.refresh(pods).await?;
+    Ok((cluster.with_namespaces(), Some(ztunnels)))
 }
 
 /// The signals that stop the daemon.
@@ -382,15 +396,4 @@ async fn resync_loop(pods: Pods, auditor: Auditor, ztunnels: Option<Ztunnels>) {
             return;
         }
     }
-}
-
-/// Serves ztunnel, if the daemon is its agent.
-fn serve_ztunnel(mesh: &Mesh, ambient: &Ambient) -> Result<Option<Ztunnels>, SocketError> {
-    if mesh.selection == Selection::Annotation {
-        return Ok(None);
-    }
-    let socket = &ambient.ztunnel_socket;
-    let ztunnels = Ztunnels::serve(socket)?;
-    info!(socket = %socket.display(), "waiting for ztunnel");
-    Ok(Some(ztunnels))
 }

@@ -15,7 +15,7 @@ use sluice_api::SOCKET;
 
 use crate::log::{LogFilter, LogFormat};
 
-pub(crate) use file::{Ambient, Config, DEFAULT, Error, ProxyUser};
+pub(crate) use file::{Config, DEFAULT, Error, ProxyUser};
 pub(crate) use metrics_address::MetricsAddress;
 
 /// Redirects Pod traffic through service-mesh sidecars with eBPF.

@@ -18,6 +18,7 @@ pub mod bpffs;
 pub mod bulk_netns;
 pub mod cgroup;
 pub mod cni;
+pub mod envoy;
 pub mod http;
 pub mod interrupt;
 pub mod mountinfo;

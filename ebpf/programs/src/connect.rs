@@ -58,6 +58,18 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
     outbound::record_verdict(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
+    carry_out::<F>(ctx, cookie, netns, dst, verdict)
+}
+
+/// Carries out a decision. `cookie`: the caller's netns, also while its Pod has a provisional cookie.
+#[inline(always)]
+fn carry_out<F: Family>(
+    ctx: &SockAddrContext,
+    cookie: u64,
+    netns: &NetnsEntry,
+    dst: Endpoint,
+    verdict: Verdict,
+) -> i32 {
     match verdict {
         Verdict::Direct(_) => {
             clear_orig_dst(context::socket(ctx));

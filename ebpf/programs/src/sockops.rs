@@ -191,13 +191,19 @@ fn register_listener(ctx: &SockOpsContext) {
         return;
     }
     original_source::mark_listener(ctx, &netns.pod);
+    register_inbound(ctx, cookie);
+}
+
+/// Registers the proxy's inbound listener in a free slot of its family.
+#[inline(always)]
+fn register_inbound(ctx: &SockOpsContext, cookie: u64) {
     let family = if read!(ctx.ops, family) == u32::from(AF_INET) {
         AF_INET
     } else {
         AF_INET6
     };
     for slot in 0..ListenerKey::SLOTS {
-        if register(ctx.ops, ListenerKey::new(cookie, family, slot)) {
+        if store_listener(ctx.ops, ListenerKey::new(cookie, family, slot)) {
             count(Reason::ListenerAdded);
             return;
         }
@@ -207,7 +213,7 @@ fn register_listener(ctx: &SockOpsContext) {
 
 /// Stores the socket in a slot of `proxy_listeners`, if the slot is free.
 #[inline(always)]
-fn register(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
+fn store_listener(ops: *mut bpf_sock_ops, mut key: ListenerKey) -> bool {
     let map = (&raw const PROXY_LISTENERS).cast_mut().cast();
     // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let status =

@@ -69,71 +69,14 @@ impl Metrics {
         refusals: &Refusals,
         pod_series: bool,
     ) -> Result<String, Error> {
-        let pods = Family::<[Label; 1], Gauge>::default();
-        for (meshed, count) in [(true, snapshot.meshed), (false, snapshot.bypassed)] {
-            let label = ("meshed", meshed.to_string());
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            pods.get_or_create(&[label]).set(count);
-        }
-        let pending = gauge(snapshot.pending);
-        let repairs = snapshot.repairs.iter();
-        let repairs = counters(
-            "type",
-            repairs.map(|(repair, count)| (repair.label(), count)),
-        );
-        let foreign = Family::<[Label; 3], Gauge>::default();
-        for program in &snapshot.foreign_programs {
-            let order = if program.runs_first {
-                "before"
-            } else {
-                "after"
-            };
-            let labels = [
-                ("hook", program.hook.to_owned()),
-                ("program", text::label(&program.name)),
-                ("order", order.to_owned()),
-            ];
-            foreign.get_or_create(&labels).inc();
-        }
-
         let mut registry = Registry::with_prefix("sluice");
-        register_reasons(&mut registry, snapshot);
-        registry.register(
-            "attachments",
-            "Attachments, by whether their traffic is intercepted",
-            pods,
-        );
-        let help = "Meshed Pods whose network namespace is not known yet";
-        registry.register("pending_pods", help, pending);
+        register_datapath(&mut registry, snapshot);
+        register_attachments(&mut registry, snapshot);
         if pod_series {
             pods::register(&mut registry, snapshot);
         }
-        let help = "Meshed Pods whose proxy does not listen; their connections are refused";
-        registry.register(
-            "pods_without_listener",
-            help,
-            gauge(snapshot.without_listener),
-        );
-        let refused = refusals.counts();
-        let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
-        registry.register("refused_adds", "Refused ADDs", refused);
-        let dropped = Counter::<u64>::default();
-        dropped.inc_by(dropped_lines());
-        let help = "Log lines dropped because the reader of the log stalled";
-        registry.register("dropped_log_lines", help, dropped);
-        registry.register(
-            "build_info",
-            "Version of the daemon and of the maps' layout",
-            build(),
-        );
-        let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
-        registry.register("foreign_programs", help, foreign);
-        registry.register("repairs", "State that the daemon repaired", repairs);
-        registry.register("api_requests", "Answered requests", self.requests.clone());
-        let help = "Failed requests, by CNI error code";
-        registry.register("api_errors", help, self.api_errors.clone());
-        let help = "Time from a request's header to its answer";
-        registry.register("api_request_duration_seconds", help, self.seconds.clone());
+        register_daemon(&mut registry, snapshot);
+        self.register_requests(&mut registry, refusals);
         register_audit(&mut registry, audit);
         let mut own = Registry::default();
         process::register(&mut own);
@@ -144,10 +87,21 @@ impl Metrics {
             .map_err(|error| Error::Answer(error.to_string()))?;
         Ok(page)
     }
+
+    fn register_requests(&self, registry: &mut Registry, refusals: &Refusals) {
+        registry.register("api_requests", "Answered requests", self.requests.clone());
+        let help = "Failed requests, by CNI error code";
+        registry.register("api_errors", help, self.api_errors.clone());
+        let help = "Time from a request's header to its answer";
+        registry.register("api_request_duration_seconds", help, self.seconds.clone());
+        let refused = refusals.counts();
+        let refused = counters("reason", refused.map(|(one, count)| (one.label(), count)));
+        registry.register("refused_adds", "Refused ADDs", refused);
+    }
 }
 
-/// The counters of the kernel programs.
-fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+/// The counters of the kernel programs, and the programs that run beside them.
+fn register_datapath(registry: &mut Registry, snapshot: &MetricsSnapshot) {
     let of = |kind: ReasonKind| {
         let reasons = snapshot.reasons.iter();
         let reasons = reasons.filter(move |(reason, _)| reason.kind() == kind);
@@ -160,6 +114,78 @@ fn register_reasons(registry: &mut Registry, snapshot: &MetricsSnapshot) {
     registry.register("decisions", help, of(ReasonKind::Decision));
     let help = "Events of the kernel programs as they carry decisions out";
     registry.register("datapath_events", help, of(ReasonKind::Event));
+    let foreign = Family::<[Label; 3], Gauge>::default();
+    for program in &snapshot.foreign_programs {
+        let order = if program.runs_first {
+            "before"
+        } else {
+            "after"
+        };
+        let labels = [
+            ("hook", program.hook.to_owned()),
+            ("program", text::label(&program.name)),
+            ("order", order.to_owned()),
+        ];
+        foreign.get_or_create(&labels).inc();
+    }
+    let help = "Programs of other owners at Sluice's hooks, by whether they run before Sluice";
+    registry.register("foreign_programs", help, foreign);
+}
+
+/// The attachments, and the Pods that need attention.
+fn register_attachments(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let attachments = [("true", snapshot.meshed), ("false", snapshot.bypassed)];
+    registry.register(
+        "attachments",
+        "Attachments, by whether their traffic is intercepted",
+        gauges("meshed", attachments.into_iter()),
+    );
+    let help = "Meshed Pods whose network namespace is not known yet";
+    registry.register("pending_pods", help, gauge(snapshot.pending));
+    let help = "Meshed Pods whose proxy does not listen; their connections are refused";
+    let without_listener = gauge(snapshot.without_listener);
+    registry.register("pods_without_listener", help, without_listener);
+}
+
+/// The daemon itself: its version, its repairs and its log.
+fn register_daemon(registry: &mut Registry, snapshot: &MetricsSnapshot) {
+    let help = "Version of the daemon and of the maps' layout";
+    registry.register("build_info", help, build());
+    let repairs = snapshot.repairs.iter();
+    let repairs = repairs.map(|(repair, count)| (repair.label(), count));
+    let help = "State that the daemon repaired";
+    registry.register("repairs", help, counters("type", repairs));
+    let dropped = Counter::<u64>::default();
+    dropped.inc_by(dropped_lines());
+    let help = "Log lines dropped because the reader of the log stalled";
+    registry.register("dropped_log_lines", help, dropped);
+}
+
+/// The latest audit, if there was one.
+fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
+    let Some(at) = audit.at else {
+        return;
+    };
+    let findings = FindingKind::ALL.into_iter().map(|kind| {
+        let count = audit.findings.get(&kind).copied();
+        (kind.label(), count.unwrap_or_default())
+    });
+    let seconds = Gauge::<f64, AtomicU64>::default();
+    seconds.set(audit.took.as_secs_f64());
+    let timestamp = Gauge::<f64, AtomicU64>::default();
+    let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    timestamp.set(since_1970.as_secs_f64());
+    let help = "Connections past the proxy, against the rules";
+    registry.register("audit_findings", help, gauges("kind", findings));
+    let help = "TCP connections of meshed Pods";
+    registry.register("audit_connections", help, gauge(audit.connections));
+    registry.register(
+        "audit_duration_seconds",
+        "Duration of the latest audit",
+        seconds,
+    );
+    let help = "End of the latest audit, in seconds since 1970";
+    registry.register("audit_timestamp_seconds", help, timestamp);
 }
 
 fn build() -> Family<[Label; 2], Gauge> {
@@ -185,10 +211,27 @@ fn counters(
     family
 }
 
-fn gauge(count: usize) -> Gauge {
+/// Gauges with one label.
+fn gauges<N: TryInto<i64>>(
+    name: &'static str,
+    values: impl Iterator<Item = (&'static str, N)>,
+) -> Family<[Label; 1], Gauge> {
+    let family = Family::<[Label; 1], Gauge>::default();
+    for (value, count) in values {
+        let label = (name, value.to_owned());
+        family.get_or_create(&[label]).set(saturating(count));
+    }
+    family
+}
+
+fn gauge(count: impl TryInto<i64>) -> Gauge {
     let gauge = Gauge::default();
-    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    gauge.set(saturating(count));
     gauge
+}
+
+fn saturating(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
 }
 
 /// The page in Prometheus' older text format (0.0.4), for collectors without `OpenMetrics`: there,
@@ -225,38 +268,6 @@ pub(super) fn classic(page: &str) -> String {
         }
     }
     lines
-}
-
-/// The latest audit, if there was one.
-fn register_audit(registry: &mut Registry, audit: &AuditSummary) {
-    let Some(at) = audit.at else {
-        return;
-    };
-    let findings = Family::<[Label; 1], Gauge>::default();
-    for kind in FindingKind::ALL {
-        let count = audit.findings.get(&kind).copied().unwrap_or_default();
-        let label = ("kind", kind.label().to_owned());
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        findings.get_or_create(&[label]).set(count);
-    }
-    let connections = Gauge::<i64>::default();
-    connections.set(i64::try_from(audit.connections).unwrap_or(i64::MAX));
-    let seconds = Gauge::<f64, AtomicU64>::default();
-    seconds.set(audit.took.as_secs_f64());
-    let timestamp = Gauge::<f64, AtomicU64>::default();
-    let since_1970 = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    timestamp.set(since_1970.as_secs_f64());
-    let help = "Connections past the proxy, against the rules";
-    registry.register("audit_findings", help, findings);
-    let help = "TCP connections of meshed Pods";
-    registry.register("audit_connections", help, connections);
-    registry.register(
-        "audit_duration_seconds",
-        "Duration of the latest audit",
-        seconds,
-    );
-    let help = "End of the latest audit, in seconds since 1970";
-    registry.register("audit_timestamp_seconds", help, timestamp);
 }
 
 #[cfg(test)]

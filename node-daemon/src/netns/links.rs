@@ -4,7 +4,6 @@ use std::{ffi::CStr, fs::File, net::IpAddr, os::fd::AsRawFd as _};
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NlaBuffer, NlasIterator};
-use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::{
     Handle,
@@ -76,14 +75,14 @@ pub(crate) struct Interface {
 /// Every interface of the namespace (`rtnetlink(7)`).
 pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
     let mut found = Vec::new();
-    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
+    Request::rtnetlink(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
         found.extend(link(body).map(|link| Interface {
             name: link.name,
             index: link.index,
             addresses: Vec::new(),
         }));
     })?;
-    request(GET_ADDRESS, &[0; ADDRESS]).dump(ADDRESSES, |body| {
+    Request::rtnetlink(GET_ADDRESS, &[0; ADDRESS]).dump(ADDRESSES, |body| {
         if let Some((index, address)) = own_address(body)
             && let Some(owner) = found.iter_mut().find(|one| one.index == index)
         {
@@ -97,7 +96,8 @@ pub(super) fn interfaces() -> Result<Vec<Interface>, Error> {
 /// packets come from the bridge, and no types of links with another header.
 pub(super) fn all() -> Result<Vec<VirtualLink>, Error> {
     let mut found = Vec::new();
-    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| found.extend(virtual_link(body)))?;
+    Request::rtnetlink(GET_LINK, &[0; LINK])
+        .dump(LINKS, |body| found.extend(virtual_link(body)))?;
     Ok(found)
 }
 
@@ -121,7 +121,7 @@ fn virtual_link(body: &[u8]) -> Option<VirtualLink> {
 /// veth, the parent of a macvlan. Creating such an interface needs `CAP_NET_ADMIN` there.
 pub(super) fn uplinks(hosts: &[File]) -> Result<Vec<u32>, Error> {
     let mut links = Vec::new();
-    request(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
+    Request::rtnetlink(GET_LINK, &[0; LINK]).dump(LINKS, |body| {
         links.extend(link(body).and_then(|link| Some((link.index, link.peer?))));
     })?;
     // The dump made the kernel assign ids to the peers' namespaces.
@@ -130,19 +130,10 @@ pub(super) fn uplinks(hosts: &[File]) -> Result<Vec<u32>, Error> {
         let fd = host.as_raw_fd().to_ne_bytes();
         let attribute = [8_u16.to_ne_bytes(), NSID_FD.to_ne_bytes()].concat();
         let body = [&[0; GENERIC][..], &attribute, &fd].concat();
-        request(GET_NSID, &body).ask(|body| numbers.extend(nsid(body)))?;
+        Request::rtnetlink(GET_NSID, &body).ask(|body| numbers.extend(nsid(body)))?;
     }
     links.retain(|(_, peer)| numbers.contains(peer));
     Ok(links.into_iter().map(|(index, _)| index).collect())
-}
-
-fn request(kind: u16, body: &[u8]) -> Request<'_> {
-    Request {
-        family: "NETLINK_ROUTE",
-        protocol: NETLINK_ROUTE,
-        kind,
-        body,
-    }
 }
 
 /// The relevant fields of an `RTM_NEWLINK`.

@@ -4,7 +4,7 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::{
     socket::{setsockopt, sockopt::ReceiveTimeout},
     time::{TimeVal, TimeValLike as _},
@@ -54,7 +54,17 @@ impl Limit {
     }
 }
 
-impl Request<'_> {
+impl<'a> Request<'a> {
+    /// A request to rtnetlink.
+    pub(super) fn rtnetlink(kind: u16, body: &'a [u8]) -> Self {
+        Self {
+            family: "NETLINK_ROUTE",
+            protocol: NETLINK_ROUTE,
+            kind,
+            body,
+        }
+    }
+
     /// Passes the body of each reply of a dump to `take`.
     ///
     /// # Errors

@@ -9,7 +9,6 @@ use std::{
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_core::Emitable as _,
@@ -243,13 +242,7 @@ pub(super) fn install_local_routes(
 fn change(kind: u16, flags: u16, route: &RouteMessage) -> Result<bool, Error> {
     let mut body = vec![0; route.buffer_len()];
     route.emit(&mut body);
-    let request = Request {
-        family: "NETLINK_ROUTE",
-        protocol: NETLINK_ROUTE,
-        kind,
-        body: &body,
-    };
-    request.attempt_with(flags)
+    Request::rtnetlink(kind, &body).attempt_with(flags)
 }
 
 /// The subset of these routes that is installed.

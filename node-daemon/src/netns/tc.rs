@@ -4,7 +4,6 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
     Error,
@@ -76,7 +75,7 @@ pub(super) fn attach(
         attribute(KIND, b"clsact\0"),
     ]
     .concat();
-    let added = request(NEW_QDISC, &discipline).act_with(NLM_F_CREATE | NLM_F_EXCL);
+    let added = Request::rtnetlink(NEW_QDISC, &discipline).act_with(NLM_F_CREATE | NLM_F_EXCL);
     unless(added, &[libc::EEXIST])?;
     let options = [
         attribute(BPF_FD, &program.as_raw_fd().to_ne_bytes()),
@@ -90,7 +89,7 @@ pub(super) fn attach(
         attribute(OPTIONS, &options),
     ]
     .concat();
-    request(NEW_FILTER, &filter).act_with(NLM_F_CREATE | NLM_F_REPLACE)
+    Request::rtnetlink(NEW_FILTER, &filter).act_with(NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// Detaches Sluice's programs, and removes a discipline without filters. An interface that is gone is
@@ -100,14 +99,14 @@ pub(super) fn detach(interface: u32) -> Result<(), Error> {
     for hook in Hook::BOTH {
         if label(interface, hook)?.is_some() {
             let filter = [filter_message(interface, hook), attribute(KIND, b"bpf\0")].concat();
-            let removed = request(DEL_FILTER, &filter).act();
+            let removed = Request::rtnetlink(DEL_FILTER, &filter).act();
             unless(removed, &[libc::ENOENT, libc::ENODEV])?;
         }
         others += labels(interface, hook)?.len();
     }
     if others == 0 {
         let discipline = message(interface, CLSACT_HANDLE, CLSACT, 0);
-        let removed = request(DEL_QDISC, &discipline).act();
+        let removed = Request::rtnetlink(DEL_QDISC, &discipline).act();
         unless(removed, &[libc::ENOENT, libc::ENODEV, libc::EINVAL])?;
     }
     Ok(())
@@ -124,7 +123,8 @@ pub(super) fn label(interface: u32, hook: Hook) -> Result<Option<String>, Error>
 fn labels(interface: u32, hook: Hook) -> Result<Vec<(u32, String)>, Error> {
     let mut found = Vec::new();
     let body = message(interface, 0, hook.parent(), 0);
-    let dumped = request(GET_FILTER, &body).dump(FILTERS, |body| found.extend(filter(body)));
+    let dumped =
+        Request::rtnetlink(GET_FILTER, &body).dump(FILTERS, |body| found.extend(filter(body)));
     // The discipline, or the interface, is not there.
     unless(dumped, &[libc::EINVAL, libc::ENODEV, libc::ENOENT])?;
     Ok(found)
@@ -154,15 +154,6 @@ fn unless(done: Result<(), Error>, expected: &[i32]) -> Result<(), Error> {
             Ok(())
         }
         done => done,
-    }
-}
-
-fn request(kind: u16, body: &[u8]) -> Request<'_> {
-    Request {
-        family: "NETLINK_ROUTE",
-        protocol: NETLINK_ROUTE,
-        kind,
-        body,
     }
 }
 

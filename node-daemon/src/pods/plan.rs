@@ -128,59 +128,18 @@ pub(crate) fn desired(
     addresses: &[IpAddr],
     changes: Changes,
 ) -> KernelState {
-    let SourceAddrs { v4, v6, others } = SourceAddrs::of(policy.sources(), addresses);
+    let sources = SourceAddrs::of(policy.sources(), addresses);
+    let SourceAddrs { v4, v6, .. } = sources;
     let routes = if policy.mesh.proxy_listens_on_localhost_only {
         Vec::new()
     } else {
         alias_routes::routes(v4, v6)
     };
-    let more = addresses
-        .iter()
-        .any(|ip| ![v4, v6].contains(&Addr::from(*ip)));
-    let loopback = policy.mesh.node.loopback;
-    let [loopback_net, loopback_mask] = loopback.map_or([0, 0], |cidr| {
-        [cidr.network(), cidr.netmask()].map(|ip| u32::from_ne_bytes(ip.octets()))
-    });
-    let pod = PodConfig {
-        cookie,
-        proxy_uid: policy.uid,
-        proxy_gid: policy.gid,
-        outbound_port: Port::new(policy.ports.outbound),
-        inbound_port: Port::new(policy.ports.inbound),
-        dns_port: Port::new(policy.ports.dns),
-        hbone_port: Port::new(policy.mesh.hbone_port),
-        mark: policy.mesh.mark,
-        mark_mask: policy.mesh.mark_mask,
-        excluded: rule_set::port_bitmap_of(policy),
-        source_mark: policy.source_mark(),
-        validator_uid: policy.validator_uid,
-        loopback_net,
-        loopback_mask,
-        flags: PodFlags::from_iter([
-            (more, PodFlags::HAS_EXTRA_ADDRS),
-            (
-                policy.mesh.proxy_listens_on_localhost_only,
-                PodFlags::PROXY_ON_LOCALHOST_ONLY,
-            ),
-            (policy.tproxy, PodFlags::TPROXY),
-            (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
-            (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
-            (policy.mesh.bypasses_node(), PodFlags::BYPASS_NODE),
-            (!others.is_empty(), PodFlags::HAS_PREFSRC),
-            (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
-            (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
-        ])
-        .with(rule_set::flags_of(policy))
-        .with(alias_routes::flags(&routes))
-        .with(
-            policy
-                .acceleration
-                .map_or(PodFlags::default(), Acceleration::flags),
-        ),
-    };
+    let flags = flags(policy, addresses, &sources).with(alias_routes::flags(&routes));
+    let pod = pod_config(cookie, policy, flags);
     KernelState {
         rule_set: (rule_set::rules_of(cookie, policy))
-            .chain(others.iter().map(|one| rule_set::source(cookie, one)))
+            .chain((sources.others.iter()).map(|one| rule_set::source(cookie, one)))
             .collect(),
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         netns_entry: Some(NetnsEntry { v4, v6, pod }),
@@ -195,6 +154,57 @@ pub(crate) fn desired(
         }),
         rerouting: rerouting::desired(policy, addresses),
     }
+}
+
+/// The settings of a Pod, as the programs read them.
+fn pod_config(cookie: u64, policy: &ResolvedPolicy, flags: PodFlags) -> PodConfig {
+    let loopback = policy.mesh.node.loopback;
+    let [loopback_net, loopback_mask] = loopback.map_or([0, 0], |cidr| {
+        [cidr.network(), cidr.netmask()].map(|ip| u32::from_ne_bytes(ip.octets()))
+    });
+    PodConfig {
+        cookie,
+        proxy_uid: policy.uid,
+        proxy_gid: policy.gid,
+        outbound_port: Port::new(policy.ports.outbound),
+        inbound_port: Port::new(policy.ports.inbound),
+        dns_port: Port::new(policy.ports.dns),
+        hbone_port: Port::new(policy.mesh.hbone_port),
+        mark: policy.mesh.mark,
+        mark_mask: policy.mesh.mark_mask,
+        excluded: rule_set::port_bitmap_of(policy),
+        source_mark: policy.source_mark(),
+        validator_uid: policy.validator_uid,
+        loopback_net,
+        loopback_mask,
+        flags,
+    }
+}
+
+/// The flags of a Pod, without those of its alias routes.
+fn flags(policy: &ResolvedPolicy, addresses: &[IpAddr], sources: &SourceAddrs) -> PodFlags {
+    let main = [sources.v4, sources.v6];
+    let more = addresses.iter().any(|ip| !main.contains(&Addr::from(*ip)));
+    PodFlags::from_iter([
+        (more, PodFlags::HAS_EXTRA_ADDRS),
+        (
+            policy.mesh.proxy_listens_on_localhost_only,
+            PodFlags::PROXY_ON_LOCALHOST_ONLY,
+        ),
+        (policy.tproxy, PodFlags::TPROXY),
+        (!policy.mesh.hairpin, PodFlags::NO_HAIRPIN),
+        (policy.mesh.bypass_local_dns, PodFlags::BYPASS_LOCAL_DNS),
+        (policy.mesh.bypasses_node(), PodFlags::BYPASS_NODE),
+        (!sources.others.is_empty(), PodFlags::HAS_PREFSRC),
+        (policy.bypasses_ipv6(addresses), PodFlags::IPV4_ONLY),
+        (policy.bypass_before_proxy, PodFlags::BEFORE_PROXY),
+    ])
+    .with(rule_set::flags_of(policy))
+    .with(
+        policy
+            .acceleration
+            .map_or(PodFlags::default(), Acceleration::flags),
+    )
 }
 
 impl KernelState {
@@ -268,103 +278,116 @@ pub(crate) fn reconcile(
     actions
 }
 
-/// The steps from one state to another. Data is written before the hook that reads it is attached,
-/// and removed after that hook is detached. A source entry is removed before its replacement is
-/// written; the main address applies meanwhile.
+/// The steps from one state to another. Parts are set in the order of their use: data before the hook
+/// that reads it. Then parts are removed in the reverse order.
 pub(crate) fn steps(before: &KernelState, after: &KernelState) -> Vec<Step> {
-    let netns_entry = (before.netns_entry != after.netns_entry).then_some(Step::NetnsEntry {
-        from: before.netns_entry,
-        to: after.netns_entry,
-    });
-    let (netns_entry_set, netns_entry_removed) = match after.netns_entry {
-        Some(_) => (netns_entry, None),
-        None => (None, netns_entry),
-    };
-    let routes = (before.routes != after.routes).then_some(Step::SetAliasRoutes {
-        from: before.routes.clone(),
-        to: after.routes.clone(),
-    });
-    // The flags announce only installed routes.
-    let (routes_installed, routes_removed) = if after.routes.is_empty() {
-        (None, routes)
-    } else {
-        (routes, None)
-    };
-    let source_routing =
-        (before.source_routing != after.source_routing).then_some(Step::SetSourceRouting {
-            from: before.source_routing,
-            to: after.source_routing,
-        });
-    // As with the alias routes, the mark announces only installed routing.
-    let (source_installed, source_removed) = if after.source_routing.is_some() {
-        (source_routing, None)
-    } else {
-        (None, source_routing)
-    };
-    let rerouting = (before.rerouting != after.rerouting).then(|| Step::SetRerouting {
-        from: before.rerouting.clone(),
-        to: after.rerouting.clone(),
-    });
-    // The programs read the Pod's entry, and the alias routes lead their packets to the proxy.
-    let (rerouting_set, rerouting_removed) = match after.rerouting {
-        Some(_) => (rerouting, None),
-        None => (None, rerouting),
-    };
-    let reserved = (before.reserved != after.reserved).then_some(Step::ReservePorts {
-        from: before.reserved,
-        to: after.reserved,
-    });
-    let (reserved, released) = if after.netns_entry.is_some() {
-        (reserved, None)
-    } else {
-        (None, reserved)
-    };
-    let begins = !before.sk_lookup && after.sk_lookup;
-    let ends = before.sk_lookup && !after.sk_lookup;
-
-    let is_source = |rule: &&Rule| matches!(rule, Rule::Prefsrc(..));
-    let (sources, rest): (Vec<&Rule>, Vec<&Rule>) =
-        (before.rule_set.difference(&after.rule_set)).partition(is_source);
-
+    let mut steps = Steps::default();
     // The ports are reserved before the rules lead connections to them.
-    let mut steps = Vec::from_iter(reserved);
-    steps.extend(routes_installed);
-    steps.extend(source_installed);
-    steps.extend(sources.into_iter().map(|rule| Step::RemoveRule(*rule)));
-    steps.extend((after.rule_set.difference(&before.rule_set)).map(|rule| Step::AddRule(*rule)));
-    steps.extend(after.addresses.iter().filter_map(|(addr, pod)| {
-        let from = before.addresses.get(addr).copied();
-        address(*addr, from, Some(*pod))
-    }));
+    steps.change(
+        [&before.reserved, &after.reserved],
+        after.netns_entry.is_some(),
+        |from, to| Step::ReservePorts { from, to },
+    );
+    // The netns entry announces only installed routes, and only installed routing.
+    steps.change(
+        [&before.routes, &after.routes],
+        !after.routes.is_empty(),
+        |from, to| Step::SetAliasRoutes { from, to },
+    );
+    steps.change(
+        [&before.source_routing, &after.source_routing],
+        after.source_routing.is_some(),
+        |from, to| Step::SetSourceRouting { from, to },
+    );
+    steps.change_rules(&before.rule_set, &after.rule_set);
+    steps.change_addresses(&before.addresses, &after.addresses);
+    let begins = !before.sk_lookup && after.sk_lookup;
     let may_bypass = |entry: &NetnsEntry| entry.pod.flags.has(PodFlags::BEFORE_PROXY);
     let opens = begins && after.netns_entry.as_ref().is_some_and(may_bypass);
-    steps.extend(opens.then_some(Step::OpenBeforeProxy));
-    steps.extend(netns_entry_set);
-    steps.extend((!before.passthrough && after.passthrough).then_some(Step::AddPassthroughAddr));
+    steps.set.extend(opens.then_some(Step::OpenBeforeProxy));
+    steps.change(
+        [&before.netns_entry, &after.netns_entry],
+        after.netns_entry.is_some(),
+        |from, to| Step::NetnsEntry { from, to },
+    );
+    let passthrough = [Step::RemovePassthroughAddr, Step::AddPassthroughAddr];
+    steps.switch(before.passthrough, after.passthrough, passthrough);
     // From the netns entry on, `sock_ops` registers new listeners. Those of a running proxy come before
     // the hook, which refuses a connection without a listener.
-    steps.extend(begins.then_some(Step::AdoptListeners));
-    steps.extend(begins.then_some(Step::AttachSkLookup));
-    steps.extend(rerouting_set);
-
-    steps.extend(rerouting_removed);
-    steps.extend((before.passthrough && !after.passthrough).then_some(Step::RemovePassthroughAddr));
-    steps.extend(ends.then_some(Step::DetachSkLookup));
-    steps.extend(netns_entry_removed);
-    steps.extend(routes_removed);
-    steps.extend(source_removed);
-    steps.extend(released);
-    let gone = before.addresses.iter();
-    steps.extend(
-        gone.filter(|(addr, _)| !after.addresses.contains_key(addr))
-            .filter_map(|(addr, pod)| address(*addr, Some(*pod), None)),
+    steps.set.extend(begins.then_some(Step::AdoptListeners));
+    let hook = [Step::DetachSkLookup, Step::AttachSkLookup];
+    steps.switch(before.sk_lookup, after.sk_lookup, hook);
+    // Its programs read the Pod's entry, and the alias routes lead their packets to the proxy.
+    steps.change(
+        [&before.rerouting, &after.rerouting],
+        after.rerouting.is_some(),
+        |from, to| Step::SetRerouting { from, to },
     );
-    steps.extend(rest.into_iter().map(|rule| Step::RemoveRule(*rule)));
-    steps
+    steps.in_order()
 }
 
-fn address(addr: Addr, from: Option<PodConfig>, to: Option<PodConfig>) -> Option<Step> {
-    (from != to).then_some(Step::Address { addr, from, to })
+/// Steps, by what they do to their part.
+#[derive(Default)]
+struct Steps {
+    /// The part exists afterwards. In the order of execution.
+    set: Vec<Step>,
+    /// It does not. In the reverse order of execution.
+    removed: Vec<Step>,
+}
+
+impl Steps {
+    fn in_order(self) -> Vec<Step> {
+        let Self { mut set, removed } = self;
+        set.extend(removed.into_iter().rev());
+        set
+    }
+
+    /// A part with a value. `exists`: whether it does after the step.
+    fn change<T: Clone + PartialEq>(
+        &mut self,
+        [from, to]: [&T; 2],
+        exists: bool,
+        step: impl FnOnce(T, T) -> Step,
+    ) {
+        if from != to {
+            let steps = if exists {
+                &mut self.set
+            } else {
+                &mut self.removed
+            };
+            steps.push(step(from.clone(), to.clone()));
+        }
+    }
+
+    /// A part without a value, with the step that removes it and the step that sets it.
+    fn switch(&mut self, from: bool, to: bool, [remove, set]: [Step; 2]) {
+        self.change([&from, &to], to, |_, to| if to { set } else { remove });
+    }
+
+    /// A source entry is removed before its replacement is written; the main address applies meanwhile.
+    fn change_rules(&mut self, before: &HashSet<Rule>, after: &HashSet<Rule>) {
+        let is_source = |rule: &Rule| matches!(rule, Rule::Prefsrc(..));
+        let gone = before.difference(after).copied();
+        let (sources, others): (Vec<_>, Vec<_>) = gone.partition(is_source);
+        let added = after.difference(before).copied();
+        self.set.extend(sources.into_iter().map(Step::RemoveRule));
+        self.set.extend(added.map(Step::AddRule));
+        let others = others.into_iter().map(Step::RemoveRule);
+        self.removed.extend(others);
+    }
+
+    fn change_addresses(
+        &mut self,
+        before: &HashMap<Addr, PodConfig>,
+        after: &HashMap<Addr, PodConfig>,
+    ) {
+        let gone = before.keys().filter(|addr| !after.contains_key(addr));
+        for addr in after.keys().chain(gone).copied() {
+            let [from, to] = [before, after].map(|state| state.get(&addr).copied());
+            let step = |from, to| Step::Address { addr, from, to };
+            self.change([&from, &to], to.is_some(), step);
+        }
+    }
 }
 
 impl Step {

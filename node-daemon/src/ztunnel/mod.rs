@@ -26,12 +26,11 @@ use sluice_api::{AddRequest, Attachment, ZtunnelView};
 use tokio::{sync::watch, time::timeout};
 use tracing::warn;
 
-pub(crate) use server::Error as SocketError;
-
 use crate::{
     netns,
     pods::{self, Pods, Uid, Workloads},
 };
+use server::Error as SocketError;
 
 /// Timeout for ztunnel to serve a new Pod: less than the plugin's total of 5 s.
 const ADD_TIMEOUT: Duration = Duration::from_secs(3);

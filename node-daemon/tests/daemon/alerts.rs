@@ -15,6 +15,7 @@ use sluice_api::{AddResponse, Status, path};
 
 use crate::{
     api_server::{ApiServer, pod},
+    balancer::Balancer,
     node::{Daemon, Pod},
     order,
     pods::add,
@@ -254,7 +255,7 @@ fn foreign_program_alerts() {
     let cgroup = daemon.cgroup().join("one");
     fs::create_dir(&cgroup).unwrap();
     order::await_children(&daemon, 1);
-    let _balancer = order::Balancer::attach_first(&cgroup);
+    let _balancer = Balancer::attach_first(&cgroup);
     let is_first =
         |(series, value): (&String, &String)| series.contains("order=\"before\"") && value != "0";
     let after = await_samples(&daemon, |now| now.iter().any(is_first));

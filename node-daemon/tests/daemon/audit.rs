@@ -4,8 +4,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
 use sluice_api::{
@@ -14,9 +12,10 @@ use sluice_api::{
 };
 
 use crate::{
+    balancer,
     node::{Daemon, Pod},
-    order,
     pods::add,
+    wait,
 };
 
 pub(crate) const APPLICATION: u32 = 1000;
@@ -102,19 +101,40 @@ fn kinds(found: &AuditResponse) -> Vec<(FindingKind, &str, String)> {
         .collect()
 }
 
+fn expect_only(found: &AuditResponse, (kind, rule, peer): (FindingKind, &str, &str)) {
+    assert_eq!(kinds(found), [(kind, rule, peer.to_owned())]);
+}
+
+/// A meshed Pod with a connection in each direction from before its ADD, and one of its proxy.
+struct Early {
+    client: Process,
+    server: Process,
+    _others: ([Process; 2], Pod, Pod),
+}
+
+impl Early {
+    fn start(daemon: &Daemon, test: &str) -> Self {
+        let (pod, peer, proxy) = pair(daemon, test);
+        let client = Process::start(&pod, daemon, APPLICATION, CLIENT).done();
+        let mut server = Process::start(&pod, daemon, APPLICATION, SERVER);
+        assert_eq!(server.line(), "listening");
+        let connect = "held = socket.create_connection(('10.1.0.1', 8080))";
+        let caller = Process::start(&peer, daemon, APPLICATION, connect).done();
+        let server = server.done();
+        assert_eq!(audit(daemon, false).pods, 0);
+        mesh(daemon, &pod);
+        Self {
+            client,
+            server,
+            _others: ([proxy, caller], pod, peer),
+        }
+    }
+}
+
 #[test]
 fn audit_finds_connections_from_before_the_add() {
     let daemon = Daemon::start("audit-add");
-    let (pod, peer, _proxy) = pair(&daemon, "audit-add");
-    let client = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
-    let mut server = Process::start(&pod, &daemon, APPLICATION, SERVER);
-    assert_eq!(server.line(), "listening");
-    let connect = "held = socket.create_connection(('10.1.0.1', 8080))";
-    let _peer = Process::start(&peer, &daemon, APPLICATION, connect).done();
-    let server = server.done();
-    assert_eq!(audit(&daemon, false).pods, 0);
-    mesh(&daemon, &pod);
-
+    let early = Early::start(&daemon, "audit-add");
     let found = audit(&daemon, false);
     let peer = "10.1.0.9".to_owned();
     let mut listed = kinds(&found);
@@ -126,7 +146,6 @@ fn audit_finds_connections_from_before_the_add() {
             (FindingKind::Bypass, "outbound_to_proxy", peer)
         ]
     );
-    // The proxy has one more.
     assert_eq!((found.pods, found.connections), (1, 3));
     for Finding {
         pod,
@@ -137,11 +156,30 @@ fn audit_finds_connections_from_before_the_add() {
         ..
     } in &found.findings
     {
-        let owner = if *accepted { &server } else { &client };
+        let owner = if *accepted {
+            &early.server
+        } else {
+            &early.client
+        };
         assert_eq!((&**pod, *uid), ("shop/pod-a", APPLICATION));
         assert_eq!(*pid, i32::try_from(owner.0.id()).ok());
         assert_eq!(process.as_deref(), Some("python3"));
     }
+
+    let killed = audit(&daemon, true);
+    assert!(killed.findings.len() == 2 && killed.findings.iter().all(|one| one.ended));
+    assert_eq!(audit(&daemon, false).findings, []);
+    assert!(
+        daemon
+            .ask(&["audit"])
+            .contains("past the sidecar against a rule: 0")
+    );
+}
+
+#[test]
+fn connections_are_listed_with_path_and_process() {
+    let daemon = Daemon::start("audit-list");
+    let _early = Early::start(&daemon, "audit-list");
     let listed: Connections = daemon
         .post(path::CONNECTIONS, &ConnectionsRequest { pod: None })
         .ok();
@@ -156,15 +194,6 @@ fn audit_finds_connections_from_before_the_add() {
     );
     let printed = daemon.ask(&["connections", "--pod", "shop/pod-a"]);
     assert!(printed.contains("10.1.0.9:80"), "{printed}");
-
-    let killed = audit(&daemon, true);
-    assert!(killed.findings.len() == 2 && killed.findings.iter().all(|one| one.ended));
-    assert_eq!(audit(&daemon, false).findings, []);
-    assert!(
-        daemon
-            .ask(&["audit"])
-            .contains("past the sidecar against a rule: 0")
-    );
 }
 
 #[test]
@@ -174,15 +203,13 @@ fn audit_finds_a_connection_made_without_hooks() {
     mesh(&daemon, &pod);
     let _redirected = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
     assert_eq!(audit(&daemon, false).findings, []);
-    assert!(order::clear(daemon.cgroup()) > 0);
+    assert!(balancer::clear(daemon.cgroup()) > 0);
     let _direct = Process::start(&pod, &daemon, APPLICATION, CLIENT).done();
     let found = audit(&daemon, false);
-    let expected = (
-        FindingKind::Bypass,
-        "outbound_to_proxy",
-        "10.1.0.9".to_owned(),
+    expect_only(
+        &found,
+        (FindingKind::Bypass, "outbound_to_proxy", "10.1.0.9"),
     );
-    assert_eq!(kinds(&found), [expected]);
 }
 
 #[test]
@@ -222,12 +249,10 @@ loopback.send(packet(2, struct.unpack('!I', seen[38:42])[0] + 1, 16))";
     let _sender = Process::start(&pod, &daemon, 0, packets).done();
     let _server = server.done();
     let found = audit(&daemon, false);
-    let expected = (
-        FindingKind::Bypass,
-        "inbound_to_proxy",
-        "10.1.0.8".to_owned(),
+    expect_only(
+        &found,
+        (FindingKind::Bypass, "inbound_to_proxy", "10.1.0.8"),
     );
-    assert_eq!(kinds(&found), [expected]);
 }
 
 #[test]
@@ -238,12 +263,10 @@ fn audit_lists_processes_of_the_proxys_user() {
     assert_eq!(audit(&daemon, false).findings, []);
     let impostor = Process::start(&pod, &daemon, PROXY, CLIENT).done();
     let found = audit(&daemon, false);
-    let expected = (
-        FindingKind::ProxyUser,
-        "outbound_to_proxy",
-        "10.1.0.9".to_owned(),
+    expect_only(
+        &found,
+        (FindingKind::ProxyUser, "outbound_to_proxy", "10.1.0.9"),
     );
-    assert_eq!(kinds(&found), [expected]);
     assert_eq!(found.findings[0].pid, i32::try_from(impostor.0.id()).ok());
     let metrics = daemon.get(path::METRICS).body;
     assert!(metrics.contains("sluice_audit_findings{kind=\"proxy_user\"}"));
@@ -257,11 +280,10 @@ fn enrollment_resets_earlier_connections_if_configured() {
     let mut client = Process::start(&pod, &daemon, APPLICATION, &client);
     assert_eq!(client.line(), "connected");
     mesh(&daemon, &pod);
-    let end = Instant::now() + Duration::from_secs(20);
-    while client.0.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < end, "the connection is still there");
-        sleep(Duration::from_millis(20));
-    }
+    wait::until(
+        || client.0.try_wait().unwrap().is_some(),
+        || "the connection is still there",
+    );
     assert_eq!(audit(&daemon, false).findings, []);
 }
 

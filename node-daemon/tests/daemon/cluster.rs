@@ -11,6 +11,7 @@ use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
@@ -225,12 +226,11 @@ fn listed_running_pods_are_adopted_once_their_proxies_listen() {
     daemon.crash();
     daemon.restart();
     // Until the list arrives, the Pod has no name.
-    let end = Instant::now() + PATIENCE;
     let is_adopted = |pod: &PodView| pod.pod.name == "cart" && pod.meshed;
-    while !found(&daemon).iter().any(is_adopted) {
-        assert!(Instant::now() < end, "{:?}", found(&daemon));
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait::until(
+        || found(&daemon).iter().any(is_adopted),
+        || format!("{:?}", found(&daemon)),
+    );
 }
 
 #[test]
@@ -319,11 +319,11 @@ fn pending_pod_without_proxy_is_released_by_its_first_connection() {
 }
 
 fn wait_for_pending(daemon: &Daemon, count: usize) {
-    let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().pending_pods != count {
-        assert!(Instant::now() < end, "not {count} pending Pods");
-        thread::sleep(Duration::from_millis(5));
-    }
+    let pending = || daemon.get(path::STATUS).ok::<Status>().pending_pods;
+    wait::until(
+        || pending() == count,
+        || format!("{} pending Pods", pending()),
+    );
 }
 
 #[test]

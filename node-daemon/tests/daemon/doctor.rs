@@ -18,8 +18,8 @@ use sluice_api::{AddRequest, AddResponse, PodView, path};
 
 use crate::{
     audit::{self, APPLICATION, CLIENT, Process},
+    balancer::{self, Balancer},
     node::{Daemon, Pod},
-    order::{self, Balancer},
     pods::{add, annotated},
 };
 
@@ -161,7 +161,7 @@ fn foreign_programs_are_named() {
     assert!(order.found.contains("'balance_connect'"), "{order:?}");
     drop(balancer);
     // A program that detaches Sluice's.
-    assert!(order::clear(daemon.cgroup()) > 0);
+    assert!(balancer::clear(daemon.cgroup()) > 0);
     named(
         &daemon,
         "readiness",

@@ -1,6 +1,6 @@
 //! A program of another owner that admits no further program at its hook.
 
-use crate::{node::Daemon, order::Balancer};
+use crate::{balancer::Balancer, node::Daemon};
 
 #[test]
 fn exclusive_holder_of_a_hook_is_named() {

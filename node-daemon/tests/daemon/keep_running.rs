@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Read as _,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -15,11 +15,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_abi::ABI_VERSION;
 use sluice_api::{PodView, path};
+use sluice_testbed::envoy;
 
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
-    pending_pod_envoy::envoy,
+    pending_pod_envoy::envoy_command,
+    wait,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -159,29 +161,7 @@ impl Link {
     }
 }
 
-/// A router: TCP listeners that forward to the server on the node.
-fn gateway(server: &str) -> Value {
-    let at =
-        |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
-    let listener = |port: u16| {
-        json!({ "name": port.to_string(), "address": at("0.0.0.0", port), "filter_chains": [{ "filters": [{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "node",
-                "cluster": "node",
-            },
-        }] }] })
-    };
-    let endpoint = json!({ "endpoint": { "address": at(server, SERVER) } });
-    json!({ "static_resources": {
-        "listeners": GATEWAY.map(listener),
-        "clusters": [{ "name": "node", "connect_timeout": "10s", "load_assignment": {
-            "cluster_name": "node", "endpoints": [{ "lb_endpoints": [endpoint] }],
-        } }],
-    } })
-}
-
+/// The ports of the gateway, an Envoy that forwards to the server on the node.
 const GATEWAY: [u16; 4] = [80, 8080, 8443, 15021];
 /// The rules of an init container, as far as TCP is concerned.
 const RULES: &str = "*nat
@@ -244,9 +224,12 @@ impl Node {
         };
         rules.0.restore_rules(RULES);
         let config = self.files.path().join("envoy.json");
-        fs::write(&config, gateway(&gate.1.node).to_string()).unwrap();
+        let listeners = GATEWAY.map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        let server = SocketAddr::new(gate.1.node.parse().unwrap(), SERVER);
+        let forwarding = envoy::forwarding(&listeners, server, 1);
+        fs::write(&config, forwarding.to_string()).unwrap();
         gate.0.sysctl("net.ipv4.ip_unprivileged_port_start=0");
-        let mut command = envoy(&gate.0, daemon, SIDECAR, &config);
+        let mut command = envoy_command(&gate.0, daemon, SIDECAR, &config);
         self.processes.push(Running {
             name: "envoy".to_owned(),
             process: command.stdin(Stdio::piped()).spawn().unwrap(),
@@ -275,15 +258,11 @@ impl Node {
     /// Waits until the gateway listens, and starts the traffic.
     fn begin(&mut self) {
         let gate: IpAddr = self.pods[0].1.pod.parse().unwrap();
-        let end = Instant::now() + PATIENCE;
         for port in GATEWAY {
-            while std::net::TcpStream::connect((gate, port)).is_err() {
-                assert!(
-                    Instant::now() < end,
-                    "the gateway does not listen on {port}"
-                );
-                sleep(Duration::from_millis(50));
-            }
+            wait::until(
+                || std::net::TcpStream::connect((gate, port)).is_ok(),
+                || format!("the gateway does not listen on {port}"),
+            );
         }
         self.clients().for_each(Running::proceed);
     }

@@ -9,6 +9,7 @@
 mod alerts;
 mod api_server;
 mod audit;
+mod balancer;
 mod client;
 mod cluster;
 #[cfg(feature = "failpoints")]
@@ -38,5 +39,6 @@ mod socket;
 mod tap;
 mod unit;
 mod virtual_interfaces;
+mod wait;
 mod worst;
 mod ztunnel;

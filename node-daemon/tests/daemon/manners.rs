@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output},
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -15,12 +14,7 @@ use nix::{
 };
 use sluice_api::{AddResponse, code, path};
 
-use crate::{
-    node::{Daemon, Log},
-    pods::add,
-};
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::{node::Daemon, pods::add};
 
 fn sluiced(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sluiced"))
@@ -38,26 +32,6 @@ fn outcome(output: &Output) -> (Option<i32>, String) {
 fn send(daemon: &Daemon, signal: Signal) {
     let pid = i32::try_from(daemon.pid()).unwrap();
     kill(Pid::from_raw(pid), signal).unwrap();
-}
-
-/// Waits for a line of the log that has these parts.
-fn await_line(log: &Log, parts: &[&str]) -> String {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let lines = log.lines();
-        let found = lines
-            .iter()
-            .find(|line| parts.iter().all(|part| line.contains(part)));
-        if let Some(line) = found {
-            return line.clone();
-        }
-        assert!(
-            Instant::now() < end,
-            "{parts:?} is not in\n{}",
-            lines.join("\n")
-        );
-        sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -128,7 +102,7 @@ fn hung_daemon_exits_with_3_after_the_timeout() {
         assert_eq!(code, Some(3), "{error}");
         assert!(error.contains("did not answer within 1 s"), "{error}");
     }
-    assert!(took < PATIENCE, "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(daemon.ask(&["status", "--live"]), "alive\n");
 }
 
@@ -178,9 +152,9 @@ fn signals_reload_or_are_ignored() {
     let mut daemon = Daemon::configured("signals", "log = 'info'\n");
     let log = daemon.log();
     send(&daemon, Signal::SIGUSR1);
-    await_line(&log, &["signal ignored", "SIGUSR1"]);
+    log.await_line(&["signal ignored", "SIGUSR1"]);
     send(&daemon, Signal::SIGUSR2);
-    await_line(&log, &["signal ignored", "SIGUSR2"]);
+    log.await_line(&["signal ignored", "SIGUSR2"]);
 
     let file = daemon.directory.path().join("sluiced.toml");
     let mut unknown = add("a", "/nowhere", &[]);
@@ -192,19 +166,13 @@ fn signals_reload_or_are_ignored() {
     )
     .unwrap();
     send(&daemon, Signal::SIGHUP);
-    await_line(
-        &log,
-        &["configuration reloaded", "log, missing-annotations"],
-    );
-    await_line(&log, &["need a restart", "mesh"]);
+    log.await_line(&["configuration reloaded", "log, missing-annotations"]);
+    log.await_line(&["need a restart", "mesh"]);
     assert!(!daemon.post(path::ADD, &unknown).ok::<AddResponse>().meshed);
 
     fs::write(&file, "log = 'loud'\n").unwrap();
     send(&daemon, Signal::SIGHUP);
-    await_line(
-        &log,
-        &["configuration not reloaded", "'loud' is neither a level"],
-    );
+    log.await_line(&["configuration not reloaded", "'loud' is neither a level"]);
     assert_eq!(daemon.get("/healthz").status, 200);
 }
 

@@ -3,21 +3,20 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
 use sluice_api::{PodView, Status, path};
+use sluice_testbed::envoy;
 
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
+    wait,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The users of an application and of the sidecar.
 const APPLICATION: u32 = 1000;
 const SIDECAR: u32 = 1337;
@@ -45,7 +44,7 @@ fn envoy_binary() -> PathBuf {
 }
 
 /// An Envoy with this configuration in a Pod.
-pub(crate) fn envoy(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Command {
+pub(crate) fn envoy_command(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Command {
     let mut command = home.command(daemon, user, &envoy_binary());
     command.arg("--config-path").arg(config);
     command.args([
@@ -58,35 +57,14 @@ pub(crate) fn envoy(home: &Pod, daemon: &Daemon, user: u32, config: &Path) -> Co
     command
 }
 
-/// An application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
+/// Starts an application that forwards connections to its port 9000 to 10.1.0.9:80, with up to three
 /// attempts.
-fn bootstrap() -> Value {
-    let at =
-        |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
-    let endpoint = json!({ "endpoint": { "address": at("10.1.0.9", 80) } });
-    json!({
-        "static_resources": {
-            "listeners": [{ "address": at("127.0.0.1", 9000), "filter_chains": [{ "filters": [{
-                "name": "envoy.filters.network.tcp_proxy",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                    "stat_prefix": "shop",
-                    "cluster": "shop",
-                    "max_connect_attempts": 3,
-                },
-            }] }] }],
-            "clusters": [{ "name": "shop", "connect_timeout": "5s", "load_assignment": {
-                "cluster_name": "shop", "endpoints": [{ "lb_endpoints": [endpoint] }],
-            } }],
-        },
-    })
-}
-
-/// Starts the application.
-fn start_envoy(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
+fn start_application(home: &Pod, daemon: &Daemon, directory: &Path) -> Running {
     let config = directory.join("envoy.json");
-    fs::write(&config, bootstrap().to_string()).unwrap();
-    let mut command = envoy(home, daemon, APPLICATION, &config);
+    let listeners = [SocketAddr::from(([127, 0, 0, 1], 9000))];
+    let forwarding = envoy::forwarding(&listeners, ([10, 1, 0, 9], 80).into(), 3);
+    fs::write(&config, forwarding.to_string()).unwrap();
+    let mut command = envoy_command(home, daemon, APPLICATION, &config);
     Running(command.spawn().unwrap())
 }
 
@@ -113,14 +91,6 @@ time.sleep(300)";
     (Running(process), lines.map(Result::unwrap))
 }
 
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_there() {
-        assert!(Instant::now() < end, "{what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn envoy_in_a_pending_pod_uses_its_sidecar() {
     let home = Pod::new("feedback", &["10.1.0.1/24"]);
@@ -129,11 +99,11 @@ fn envoy_in_a_pending_pod_uses_its_sidecar() {
     let files = tempfile::tempdir().unwrap();
     let daemon = Daemon::configured("feedback", &server.kubeconfig(files.path(), "first"));
     let status = || daemon.get(path::STATUS).ok::<Status>();
-    wait_for("the Pod is not pending", || status().pending_pods == 1);
+    wait::until(|| status().pending_pods == 1, || "the Pod is not pending");
 
     let (_sidecar, mut said) = start_sidecar(&home, &daemon);
     assert_eq!(said.next().unwrap(), "listens");
-    let _envoy = start_envoy(&home, &daemon, files.path());
+    let _application = start_application(&home, &daemon, files.path());
     let pods = || daemon.get(path::PODS).ok::<Vec<PodView>>();
     assert_eq!(pods(), [], "no client has connected yet");
 
@@ -158,10 +128,10 @@ print(client.recv(64).decode())";
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    wait_for("the Pod is not promoted", || {
-        pods()
-            .first()
-            .is_some_and(|pod| pod.pod.name == "cart" && pod.meshed)
-    });
+    let is_promoted = |pod: &PodView| pod.pod.name == "cart" && pod.meshed;
+    wait::until(
+        || pods().first().is_some_and(is_promoted),
+        || "the Pod is not promoted",
+    );
     assert_eq!(status().pending_pods, 0);
 }

@@ -1,21 +1,15 @@
 //! Tests of processes that use the proxy's ports under another user, and of connections before the
 //! proxy listens.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
-
 use sluice_api::{AddResponse, PodView, Status, path};
 
 use crate::{
     api_server::{ApiServer, pod},
-    node::{Daemon, Log, Pod},
+    node::{Daemon, Pod},
     pods::{add, annotated},
 };
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
-const PATIENCE: Duration = Duration::from_secs(10);
 /// A user that `OpenShift` assigns to a sidecar, and one of an application.
 const OPENSHIFT: u32 = 1_000_629_999;
 const APPLICATION: u32 = 1000;
@@ -47,15 +41,6 @@ fn view(daemon: &Daemon) -> PodView {
     pods.remove(0)
 }
 
-fn wait_for_line(log: &Log, words: &[&str]) {
-    let end = Instant::now() + PATIENCE;
-    let is_it = |line: &String| words.iter().all(|word| line.contains(word));
-    while !log.lines().iter().any(is_it) {
-        assert!(Instant::now() < end, "{words:?} in {:#?}", log.lines());
-        sleep(Duration::from_millis(10));
-    }
-}
-
 fn count(daemon: &Daemon, reason: &str) -> u64 {
     let metrics = daemon.get(path::METRICS).body;
     let line = format!("sluice_decisions_total{{reason=\"{reason}\"}} ");
@@ -82,7 +67,7 @@ fn sidecar_under_another_user_is_named_at_once() {
         "pod-spec",
         "sluice.io/proxy-uid",
     ];
-    wait_for_line(&log, &words);
+    log.await_line(&words);
     let status: Status = daemon.get(path::STATUS).ok();
     let problem = &status.problems[0];
     for word in ["15001", "user 1000629999", "1337", "sluice.io/proxy-uid"] {

@@ -12,9 +12,8 @@ use crate::{
     api_server::ApiServer,
     node::{Daemon, Pod},
     pods::{add, annotated},
+    wait,
 };
-
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn refused_pod_is_recorded_with_reason_and_remedy() {
@@ -86,11 +85,7 @@ fn refused_pod_gets_an_event() {
         request.attachment.container_id = container.into();
         daemon.post(path::ADD, &request).api_error(422);
     }
-    let end = Instant::now() + PATIENCE;
-    while server.events().is_empty() {
-        assert!(Instant::now() < end, "no Event");
-        sleep(Duration::from_millis(20));
-    }
+    wait::until(|| !server.events().is_empty(), || "no Event");
     sleep(Duration::from_millis(200));
     let events = server.events();
     assert_eq!(

@@ -11,30 +11,22 @@ use sluice_api::path;
 
 use crate::node::Daemon;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// A daemon that serves metrics, and the address.
 pub(crate) fn daemon(test: &str, daemon_config: &str) -> (Daemon, SocketAddr) {
     let mut daemon =
         Daemon::with_arguments(test, daemon_config, &["--metrics-address", "127.0.0.1:0"]);
     let log = daemon.log();
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let lines = log.lines();
-        let line = lines.iter().find(|line| line.contains("metrics served"));
-        let address = line.and_then(|line| line.split("address=").nth(1));
-        if let Some(address) = address {
-            return (daemon, address.trim().parse().unwrap());
-        }
-        assert!(Instant::now() < end, "{}", lines.join("\n"));
-        thread::sleep(Duration::from_millis(20));
-    }
+    let line = log.await_line(&["metrics served", "address="]);
+    let address = line.split("address=").nth(1);
+    (daemon, address.unwrap().trim().parse().unwrap())
 }
 
 /// The head and the body of a response.
 pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, header: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: node\r\n{header}\r\n"

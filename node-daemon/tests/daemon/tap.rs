@@ -6,12 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use sluice_api::{DelResponse, path};
-
 use crate::{
     node::{Daemon, Pod},
-    pods::add,
-    virtual_interfaces::{await_open, parts, pod},
+    virtual_interfaces::{await_open, delete, parts, pod},
 };
 
 /// Makes a tap of the given name in each netns, says so, and passes frames until it is killed.
@@ -85,10 +82,7 @@ fn reaches_the_proxy(test: &str, tap: &str) {
     assert_eq!(parts(&home), [true; 3]);
     // The machine ends before its Pod does.
     drop(machine);
-    let request = add("a", &home.path(), &["10.1.0.1"]);
-    daemon
-        .post(path::DEL, &request.attachment)
-        .ok::<DelResponse>();
+    delete(&daemon, &home);
     assert!(!parts(&home)[0], "the routing rule");
 }
 

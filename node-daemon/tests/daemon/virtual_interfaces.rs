@@ -1,20 +1,15 @@
 //! Tests of virtual interfaces, behind which another host is.
 
-use std::{
-    process::Command,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::process::Command;
 
 use sluice_api::{AddResponse, DelResponse, path};
 
 use crate::{
     node::{Daemon, Pod},
     pods::{add, annotated},
+    wait,
 };
 
-/// The daemon looks for interfaces every five seconds, or every second if a Pod names some.
-const PATIENCE: Duration = Duration::from_secs(15);
 /// Connects to a host beyond the Pod once, and prints `open` or the error.
 const CALL: &str = "
 try:
@@ -38,6 +33,12 @@ pub(super) fn pod(daemon: &Daemon, test: &str) -> Pod {
     home
 }
 
+/// Ends the Pod.
+pub(super) fn delete(daemon: &Daemon, home: &Pod) {
+    let request = add("a", &home.path(), &["10.1.0.1"]);
+    let _deleted: DelResponse = daemon.post(path::DEL, &request.attachment).ok();
+}
+
 /// Connects a host to `vm0` of the Pod.
 fn connect(home: &Pod, guest: &Pod) {
     let name = guest.path();
@@ -53,11 +54,10 @@ fn connect(home: &Pod, guest: &Pod) {
 }
 
 pub(super) fn await_open(daemon: &Daemon, guest: &Pod) {
-    let end = Instant::now() + PATIENCE;
-    while guest.run(daemon, 0, CALL) != "open\n" {
-        assert!(Instant::now() < end, "the proxy gets no connection");
-        sleep(Duration::from_millis(100));
-    }
+    wait::until(
+        || guest.run(daemon, 0, CALL) == "open\n",
+        || "the proxy gets no connection",
+    );
 }
 
 /// The output of a program inside a Pod.
@@ -92,10 +92,7 @@ fn later_interface_is_rerouted_until_the_del() {
     home.configure("link delete vm0");
     connect(&home, &guest);
     await_open(&daemon, &guest);
-    let request = add("a", &home.path(), &["10.1.0.1"]);
-    daemon
-        .post(path::DEL, &request.attachment)
-        .ok::<DelResponse>();
+    delete(&daemon, &home);
     assert_eq!(parts(&home), [false; 3]);
 }
 
@@ -126,9 +123,6 @@ fn setting_of_another_owner_is_kept() {
     home.sysctl("net.ipv4.conf.default.route_localnet=1");
     connect(&home, &guest);
     await_open(&daemon, &guest);
-    let request = add("a", &home.path(), &["10.1.0.1"]);
-    daemon
-        .post(path::DEL, &request.attachment)
-        .ok::<DelResponse>();
+    delete(&daemon, &home);
     assert_eq!(parts(&home), [false, false, true]);
 }

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// The checks so far.
 #[derive(Default)]
@@ -48,6 +48,21 @@ impl Checks {
             bail!("stopped at: {what}");
         }
         Ok(())
+    }
+
+    /// As [`Checks::require`], for a step whose outcome later steps use.
+    pub(crate) fn obtain<T>(
+        &mut self,
+        what: &str,
+        step: impl FnOnce() -> Result<(T, String)>,
+    ) -> Result<T> {
+        let mut outcome = None;
+        self.require(what, || {
+            let (value, seen) = step()?;
+            outcome = Some(value);
+            Ok(seen)
+        })?;
+        outcome.with_context(|| format!("stopped at: {what}"))
     }
 
     /// Whether every check passed.

@@ -10,7 +10,8 @@ use sluice_testbed::{
 };
 
 use crate::kubernetes::{
-    Options, calls,
+    Options,
+    calls::{self, End},
     chart::{Chart, DAEMONSET, IMAGE, SYSTEM},
     checks::Checks,
     cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
@@ -49,29 +50,74 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// A cluster, and the files of CNI before the installation.
 struct Scenario<'a> {
     options: &'a Options,
+    interrupt: &'a Interrupt,
     cluster: Cluster,
     before: Snapshot,
+}
+
+/// The Pods from before the installation.
+struct EarlierPods {
+    /// With iptables rules.
+    old: Pod,
+    /// Without a sidecar.
+    outside: Pod,
+    /// With a sidecar alone.
+    early: Pod,
+    untouched: Untouched,
+}
+
+impl EarlierPods {
+    fn start(kubectl: &Kubectl, checks: &mut Checks) -> Result<Self> {
+        let [old, outside, early] = checks.obtain("a Pod with iptables rules works", || {
+            let plans = [
+                ("old", Mesh::Rules),
+                ("outside", Mesh::None),
+                ("early", Mesh::Early),
+            ];
+            let pods = Pod::start(kubectl, plans)?;
+            let [old, outside, _] = &pods;
+            let called = calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])?;
+            Ok((pods, called))
+        })?;
+        let untouched = untouched(kubectl, &outside, checks, "before", BEFORE)?;
+        Ok(Self {
+            old,
+            outside,
+            early,
+            untouched,
+        })
+    }
+
+    /// A Pod that Sluice meshes beside those with rules and without a sidecar.
+    fn beside<'a>(&'a self, meshed: &'a Pod) -> [End<'a>; 3] {
+        [
+            (&self.old, Mesh::Rules),
+            (&self.outside, Mesh::None),
+            (meshed, Mesh::Plugin),
+        ]
+    }
 }
 
 impl Scenario<'_> {
     fn run(options: &Options, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
         node::setup_mounts(&options.cni_plugins)?;
         let before = Snapshot::take(&[CNI_BIN, CNI_CONF])?;
-        let mut cluster = None;
-        checks.require("a control plane starts", || {
-            let started = cluster.insert(Cluster::start(options, interrupt)?);
-            started.kubectl.raw("/version").map(|said| version(&said))
+        let cluster = checks.obtain("a control plane starts", || {
+            let cluster = Cluster::start(options, interrupt)?;
+            let said = cluster.kubectl.raw("/version")?;
+            Ok((cluster, version(&said)))
         })?;
         let mut scenario = Scenario {
             options,
-            cluster: cluster.context("no control plane")?,
+            interrupt,
+            cluster,
             before,
         };
         checks.require("a node joins", || {
             scenario.cluster.add_node(&options.images, interrupt)?;
             Ok("kubelet, containerd and runc; three images imported".to_owned())
         })?;
-        let done = scenario.run_steps(interrupt, checks);
+        let done = scenario.run_steps(checks);
         // There is a DaemonSet only if something failed before the end.
         scenario.keep_log("sluiced.log").ok();
         done
@@ -90,104 +136,120 @@ impl Scenario<'_> {
         Ok(fs::write(self.options.logs.join(name), said)?)
     }
 
-    fn run_steps(&mut self, interrupt: &Interrupt, checks: &mut Checks) -> Result<()> {
+    fn run_steps(&mut self, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl.clone();
         checks.check("the API server accepts the manifests", || {
             Chart::of(self.options).dry_run(kubectl)
         });
-        let mut first = None;
-        checks.require("a Pod with iptables rules works", || {
-            let plans = [
-                ("old", Mesh::Rules),
-                ("outside", Mesh::None),
-                ("early", Mesh::Early),
-            ];
-            let [old, outside, _] = first.insert(Pod::start(kubectl, plans)?);
-            calls::all(kubectl, &[(old, Mesh::Rules), (outside, Mesh::None)])
-        })?;
-        let [old, outside, early] = &first.context("no Pods")?;
-        let before = untouched(kubectl, outside, checks, "before", BEFORE)?;
+        let earlier = EarlierPods::start(kubectl, checks)?;
+        let untouched = self.install_beside(&earlier, checks)?;
+        let meshed = self.start_meshed(&earlier, checks)?;
+        self.start_without_annotations(&earlier.outside, checks);
+        self.keep_log("sluiced-before-the-upgrade.log")?;
+        self.upgrade_under_load(&earlier, &untouched, &meshed, checks);
+        checks.check("the daemon removes deleted Pods", || {
+            let [client, server] = &meshed;
+            let names = [client.name, server.name, earlier.early.name];
+            let others = ["quiet", "waiting", node_upgrade::POD];
+            let all = [&names[..], &others, &BEFORE, &AFTER].concat();
+            delete(kubectl, &all, self.interrupt)
+        });
+        self.keep_log("sluiced.log")?;
+        self.remove(&earlier, checks)
+    }
 
+    /// Installs Sluice beside Pods that run, and starts further Pods without redirection.
+    fn install_beside(&self, earlier: &EarlierPods, checks: &mut Checks) -> Result<Untouched> {
+        let kubectl = &self.cluster.kubectl;
+        let EarlierPods { outside, early, .. } = earlier;
         checks.require("the chart is installed", || self.install("latest"))?;
         checks.check(
             "a Pod that ran before is adopted with the API server's annotations",
             || {
-                known(kubectl, early.name, interrupt)?;
+                known(kubectl, early.name, self.interrupt)?;
                 calls::all(kubectl, &[(early, Mesh::Early), (outside, Mesh::None)])
             },
         );
         checks.check(
             "the installation does not change Pods without redirection",
-            || before.check(kubectl, outside),
+            || earlier.untouched.check(kubectl, outside),
         );
-        let added = untouched(kubectl, outside, checks, "after", AFTER)?;
-        let mut second = None;
-        checks.require("Pods without rules go through their sidecars", || {
-            let pods = Pod::start(
-                kubectl,
-                [("client", Mesh::Plugin), ("server", Mesh::Plugin)],
-            )?;
-            let [client, server] = second.insert(pods);
-            calls::all(kubectl, &[(client, Mesh::Plugin), (server, Mesh::Plugin)])
+        untouched(kubectl, outside, checks, "after", AFTER)
+    }
+
+    /// Starts two Pods that Sluice meshes: a client and a server.
+    fn start_meshed(&self, earlier: &EarlierPods, checks: &mut Checks) -> Result<[Pod; 2]> {
+        let kubectl = &self.cluster.kubectl;
+        let what = "Pods without rules go through their sidecars";
+        let pods = checks.obtain(what, || {
+            let plans = [("client", Mesh::Plugin), ("server", Mesh::Plugin)];
+            let pods = Pod::start(kubectl, plans)?;
+            let called = calls::all(kubectl, &pods.each_ref().map(|pod| (pod, Mesh::Plugin)))?;
+            Ok((pods, called))
         })?;
-        let [client, server] = &second.context("no Pods")?;
+        let [client, _] = &pods;
         checks.check("kubectl sluice asks the daemon of the node", || {
-            plugin::ask(kubectl, self.options, client, outside, interrupt)
+            plugin::ask(
+                kubectl,
+                self.options,
+                client,
+                &earlier.outside,
+                self.interrupt,
+            )
         });
-        let mixed = [
-            (old, Mesh::Rules),
-            (outside, Mesh::None),
-            (client, Mesh::Plugin),
-        ];
         checks.check("Pods with and without rules work together", || {
-            calls::all(kubectl, &mixed)
+            calls::all(kubectl, &earlier.beside(client))
         });
-        let mut quiet = None;
+        Ok(pods)
+    }
+
+    /// Starts Pods with a runtime that passes no annotations.
+    fn start_without_annotations(&self, outside: &Pod, checks: &mut Checks) {
+        let kubectl = &self.cluster.kubectl;
         checks.check(
             "the daemon asks the API server about a Pod without annotations",
             || {
                 kubectl.apply(&runtime_class())?;
-                let [pod] = quiet.insert(Pod::start(kubectl, [("quiet", Mesh::Quiet)])?);
-                calls::all(kubectl, &[(pod, Mesh::Quiet), (outside, Mesh::None)])
+                let [pod] = Pod::start(kubectl, [("quiet", Mesh::Quiet)])?;
+                calls::all(kubectl, &[(&pod, Mesh::Quiet), (outside, Mesh::None)])
             },
         );
         checks.check(
             "such a Pod waits while the API server denies access",
-            || self.wait_for_the_api_server(outside, interrupt),
+            || self.wait_for_the_api_server(outside),
         );
-        self.keep_log("sluiced-before-the-upgrade.log")?;
+    }
+
+    /// Upgrades Sluice, then the container runtime.
+    fn upgrade_under_load(
+        &mut self,
+        earlier: &EarlierPods,
+        added: &Untouched,
+        [client, server]: &[Pod; 2],
+        checks: &mut Checks,
+    ) {
+        let kubectl = &self.cluster.kubectl.clone();
         checks.check("no connection fails during an upgrade under load", || {
-            self.upgrade(client, server, interrupt)
+            self.upgrade(client, server)
         });
         checks.check("all Pods work after the upgrade", || {
-            calls::all(kubectl, &mixed)?;
-            before.check(kubectl, outside)?;
-            added.check(kubectl, outside)
+            calls::all(kubectl, &earlier.beside(client))?;
+            earlier.untouched.check(kubectl, &earlier.outside)?;
+            added.check(kubectl, &earlier.outside)
         });
         checks.check(
             "an upgrade of the container runtime under load harms no connection",
-            || node_upgrade::run(&mut self.cluster, self.options, [client, server], interrupt),
+            || {
+                let pair = [client, server];
+                node_upgrade::run(&mut self.cluster, self.options, pair, self.interrupt)
+            },
         );
-        checks.check("the daemon removes deleted Pods", || {
-            let others = [
-                &[early.name, "quiet", "waiting", node_upgrade::POD][..],
-                &BEFORE,
-                &AFTER,
-            ]
-            .concat();
-            delete(
-                kubectl,
-                &[&[client.name, server.name], &others[..]].concat(),
-                interrupt,
-            )
-        });
-        self.keep_log("sluiced.log")?;
-        self.remove(old, outside, checks)
     }
 
     /// Removes Sluice. Pods that the injector gives rules work as before.
-    fn remove(&self, old: &Pod, outside: &Pod, checks: &mut Checks) -> Result<()> {
+    fn remove(&self, earlier: &EarlierPods, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
+        let EarlierPods { old, outside, .. } = earlier;
         checks.require("deleting the DaemonSet removes Sluice", || self.uninstall())?;
         checks.check("iptables rules redirect after the removal", || {
             let [new] = Pod::start(kubectl, [("new", Mesh::Rules)])?;
@@ -230,12 +292,12 @@ impl Scenario<'_> {
     }
 
     /// Removes the daemon's permission to read Pods, starts a Pod, and restores the permission.
-    fn wait_for_the_api_server(&self, outside: &Pod, interrupt: &Interrupt) -> Result<String> {
+    fn wait_for_the_api_server(&self, outside: &Pod) -> Result<String> {
         let kubectl = &self.cluster.kubectl;
         kubectl.run(&["delete", "clusterrolebinding", "sluice"], "")?;
         Pod::ask_for(kubectl, &[("waiting", Mesh::Quiet)])?;
         let mut events = String::new();
-        let refused = interrupt.wait(REFUSED, || {
+        let refused = self.interrupt.wait(REFUSED, || {
             let reasons = [
                 "get",
                 "events",
@@ -258,7 +320,7 @@ impl Scenario<'_> {
         ))
     }
 
-    fn upgrade(&self, client: &Pod, server: &Pod, interrupt: &Interrupt) -> Result<String> {
+    fn upgrade(&self, client: &Pod, server: &Pod) -> Result<String> {
         cluster::tag(&format!("{IMAGE}:latest"), &format!("{IMAGE}:next"))?;
         let log = self.options.logs.join("load.log");
         let mut command = calls::load(&self.cluster.kubectl, client, server, LOAD_SECONDS);
@@ -266,7 +328,7 @@ impl Scenario<'_> {
         let rolled = self.install("next")?;
         load.check().context("the load ended before the upgrade")?;
         let limit = Duration::from_secs(LOAD_SECONDS * 2);
-        let ended = interrupt.wait(limit, || Ok(load.check().is_err()))?;
+        let ended = self.interrupt.wait(limit, || Ok(load.check().is_err()))?;
         ensure!(ended, "the load does not end");
         Ok(format!("{}; {rolled}", calls::judge(&load.log())?))
     }
@@ -310,15 +372,12 @@ fn untouched(
     moment: &str,
     names: [&'static str; 4],
 ) -> Result<Untouched> {
-    let mut started = None;
-    checks.require(
-        &format!("a gateway and Pods without redirection work {moment} the installation"),
-        || {
-            let pods = started.insert(Untouched::start(kubectl, names)?);
-            pods.check(kubectl, outside)
-        },
-    )?;
-    started.context("no Pods")
+    let what = format!("a gateway and Pods without redirection work {moment} the installation");
+    checks.obtain(&what, || {
+        let pods = Untouched::start(kubectl, names)?;
+        let called = pods.check(kubectl, outside)?;
+        Ok((pods, called))
+    })
 }
 
 fn version(said: &str) -> String {

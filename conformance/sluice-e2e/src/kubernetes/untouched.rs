@@ -1,11 +1,14 @@
 //! Pods that carry `sidecar.istio.io/status` and whose traffic no rule redirects: a gateway, a
 //! proxyless gRPC Pod, a Pod with the interception mode `NONE`, and one of a custom template.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sluice_testbed::agent::call::CallResult;
+use sluice_testbed::{agent::call::CallResult, envoy};
 
 use crate::kubernetes::{
     calls::PROGRAM,
@@ -126,7 +129,12 @@ fn server(name: &str, port: u16) -> Value {
 /// An Envoy that forwards to a server in its Pod. It is root: its ports are below 1024.
 fn gateway_manifest(name: &str) -> Result<Value> {
     let directory = directory(name);
-    configure_with(&directory, &router())?;
+    let ports = GATEWAY.into_iter().chain([READINESS]);
+    let listeners: Vec<_> = ports
+        .map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        .collect();
+    let backend = (Ipv4Addr::LOCALHOST, BACKEND).into();
+    configure_with(&directory, &envoy::forwarding(&listeners, backend, 1))?;
     let annotations =
         json!({ "sidecar.istio.io/status": STATUS, "inject.istio.io/templates": "gateway" });
     let mut pod = manifest(name, &annotations);
@@ -149,31 +157,4 @@ fn gateway_manifest(name: &str) -> Result<Value> {
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn router() -> Value {
-    let at =
-        |ip: &str, port: u16| json!({ "socket_address": { "address": ip, "port_value": port } });
-    let listener = |port: u16| {
-        json!({ "name": port.to_string(), "address": at("0.0.0.0", port), "filter_chains": [{ "filters": [{
-            "name": "envoy.filters.network.tcp_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "backend",
-                "cluster": "backend",
-            },
-        }] }] })
-    };
-    let endpoint = json!({ "endpoint": { "address": at("127.0.0.1", BACKEND) } });
-    let listeners: Vec<_> = GATEWAY
-        .into_iter()
-        .chain([READINESS])
-        .map(listener)
-        .collect();
-    json!({ "static_resources": {
-        "listeners": listeners,
-        "clusters": [{ "name": "backend", "connect_timeout": "5s", "load_assignment": {
-            "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [endpoint] }],
-        } }],
-    } })
 }

@@ -23,9 +23,12 @@ mod routes;
 mod sockets;
 mod syn;
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+};
 
-use lab::{APP, Lab, NEVER, POD, PROXY, SOON, WORLD, await_that, port};
+use lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, await_that, port};
 use sluice_abi::{PodFlags, PortList, Reason};
 use sockets::{Accepted, accept, call, connect, expect_greeting, listen};
 
@@ -45,27 +48,35 @@ fn canonical(at: SocketAddr) -> SocketAddr {
     SocketAddr::new(at.ip().to_canonical(), at.port())
 }
 
+/// Connects to each destination. The proxy's listener of the family must get the connection, with its
+/// source and its original destination.
+fn expect_redirected(
+    lab: &Lab,
+    (from, sources): (&Netns, [&str; 2]),
+    to: [(String, SocketAddr); 3],
+    listeners: [&TcpListener; 2],
+) {
+    for (written, at) in to {
+        let family = usize::from(at.is_ipv6());
+        let expected = Accepted {
+            peer: sources[family].parse().unwrap(),
+            original: Some(at),
+        };
+        let stream = connect(from, APP, &written);
+        assert_eq!(stream.peer_addr().map(canonical).unwrap(), at, "{written}");
+        let seen = accept(&lab.pod, listeners[family], SOON);
+        assert_eq!(seen, Some(expected), "{written}");
+        expect_greeting(stream);
+    }
+}
+
 #[test]
 fn outbound_connections_reach_the_proxy_with_original_dst() {
     let lab = Lab::meshed();
     let v4 = listen(&lab.pod, "0.0.0.0:15001");
     let v6 = listen(&lab.pod, "[::1]:15001");
-    for (written, at) in destinations(WORLD, 80) {
-        let stream = connect(&lab.pod, APP, &written);
-        assert_eq!(stream.peer_addr().map(canonical).unwrap(), at, "{written}");
-        let listener = if at.is_ipv4() { &v4 } else { &v6 };
-        let seen = accept(&lab.pod, listener, SOON);
-        let peer = POD[usize::from(at.is_ipv6())].parse().unwrap();
-        assert_eq!(
-            seen,
-            Some(Accepted {
-                peer,
-                original: Some(at)
-            }),
-            "{written}"
-        );
-        expect_greeting(stream);
-    }
+    let to = destinations(WORLD, 80);
+    expect_redirected(&lab, (&lab.pod, POD), to, [&v4, &v6]);
     assert_eq!(lab.count(Reason::OutboundToProxy), 3);
     assert_eq!(lab.count(Reason::OrigDstMissing), 0);
 }
@@ -74,12 +85,8 @@ fn outbound_connections_reach_the_proxy_with_original_dst() {
 fn dual_stack_listeners_get_ipv4_original_dst() {
     let lab = Lab::meshed();
     let both = listen(&lab.pod, "[::]:15001");
-    for (written, at) in destinations(WORLD, 443) {
-        let stream = connect(&lab.pod, APP, &written);
-        let seen = accept(&lab.pod, &both, SOON);
-        assert_eq!(seen.and_then(|seen| seen.original), Some(at), "{written}");
-        expect_greeting(stream);
-    }
+    let to = destinations(WORLD, 443);
+    expect_redirected(&lab, (&lab.pod, POD), to, [&both, &both]);
 }
 
 #[test]
@@ -88,21 +95,8 @@ fn inbound_connections_reach_the_proxy_with_source() {
     let app = listen(&lab.pod, "[::]:8080");
     let v4 = listen(&lab.pod, "0.0.0.0:15006");
     let v6 = listen(&lab.pod, "[::1]:15006");
-    for (written, at) in destinations(POD, 8080) {
-        let stream = connect(&lab.world, APP, &written);
-        let listener = if at.is_ipv4() { &v4 } else { &v6 };
-        let seen = accept(&lab.pod, listener, SOON);
-        let peer = WORLD[usize::from(at.is_ipv6())].parse().unwrap();
-        assert_eq!(
-            seen,
-            Some(Accepted {
-                peer,
-                original: Some(at)
-            }),
-            "{written}"
-        );
-        expect_greeting(stream);
-    }
+    let to = destinations(POD, 8080);
+    expect_redirected(&lab, (&lab.world, WORLD), to, [&v4, &v6]);
     assert_eq!(accept(&lab.pod, &app, NEVER), None);
     assert_eq!(lab.count(Reason::InboundToProxy), 3);
 }

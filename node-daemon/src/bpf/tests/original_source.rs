@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -117,16 +117,21 @@ fn proxy_reaches_the_application_from_the_clients_address() {
     }
 }
 
+/// The proxy connects to the application at each destination, from the address of a client.
+fn expect_clients(lab: &Lab, app: &TcpListener, to: [&str; 2]) {
+    for (client, to) in WORLD.into_iter().zip(to) {
+        let stream = Caller::ENVOY.connect(&lab.pod, client, to).unwrap();
+        let seen = accept(&lab.pod, app, SOON).unwrap();
+        assert_eq!(seen.peer.to_string(), client);
+        expect_greeting(stream);
+    }
+}
+
 #[test]
 fn loopback_destinations_keep_the_clients_address() {
     let lab = lab(ENVOY, 0);
     let app = listen(&lab.pod, "[::]:8080");
-    for (client, to) in [(WORLD[0], "127.0.0.1:8080"), (WORLD[1], "[::1]:8080")] {
-        let stream = Caller::ENVOY.connect(&lab.pod, client, to).unwrap();
-        let seen = accept(&lab.pod, &app, SOON).unwrap();
-        assert_eq!(seen.peer.to_string(), client);
-        expect_greeting(stream);
-    }
+    expect_clients(&lab, &app, ["127.0.0.1:8080", "[::1]:8080"]);
 }
 
 #[test]
@@ -138,12 +143,7 @@ fn unlisted_addresses_keep_a_marked_source() {
     });
     let app = listen(&lab.pod, "[::]:8080");
     let _proxy = listen(&lab.pod, "[::]:15006");
-    for (client, to) in [(WORLD[0], "10.77.0.99:8080"), (WORLD[1], "[fd77::99]:8080")] {
-        let stream = Caller::ENVOY.connect(&lab.pod, client, to).unwrap();
-        let seen = accept(&lab.pod, &app, SOON).unwrap();
-        assert_eq!(seen.peer.to_string(), client);
-        expect_greeting(stream);
-    }
+    expect_clients(&lab, &app, ["10.77.0.99:8080", "[fd77::99]:8080"]);
 }
 
 #[test]

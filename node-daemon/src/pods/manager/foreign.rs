@@ -36,29 +36,17 @@ impl PodManager {
         let (uid, proxy_uid) = self.view().users(key.cookie, found.uid);
         let pod = self.view().name_of(key.cookie);
         let (port, protocol) = (key.port.get(), protocol(key));
-        if found.uid == Event::NO_UID {
-            warn!(
-                pod,
-                port,
-                protocol,
-                uid,
-                proxy_uid,
-                dropped,
-                "process that is not the proxy listens on a port of the proxy, which it has without \
-                 bind(2) or from before its Pod was known; inbound connections do not reach it. Check \
-                 the process and end it: {REMEDY}"
-            );
+        let event = if found.uid == Event::NO_UID {
+            "process that is not the proxy listens on a port of the proxy, which it has without \
+             bind(2) or from before its Pod was known; inbound connections do not reach it. Check \
+             the process and end it"
         } else {
-            warn!(
-                pod,
-                port,
-                protocol,
-                uid,
-                proxy_uid,
-                dropped,
-                "port of the proxy was refused to a process that is not the proxy: {REMEDY}"
-            );
-        }
+            "port of the proxy was refused to a process that is not the proxy"
+        };
+        warn!(
+            pod,
+            port, protocol, uid, proxy_uid, dropped, "{event}: {REMEDY}"
+        );
     }
 
     /// Forgets the foreign listeners that have ended: the connections of their users are redirected again.

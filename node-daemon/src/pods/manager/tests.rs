@@ -261,11 +261,27 @@ fn check_names_the_first_difference() {
     differs(manager, "process_ip");
     manager.datapath.detach_sk_lookup(pod.cookie()).unwrap();
     differs(manager, "inbound hook attached");
+    remove_root_connect4(&node, manager);
+    differs(manager, "hooks of the cgroup missing");
+}
+
+/// Removes a program from the root, as another agent may.
+fn remove_root_connect4(node: &Node, manager: &PodManager) {
     let generation = format!("v{}/root/root_connect4", sluice_abi::ABI_VERSION);
     std::fs::remove_file(node.private.directory().join(generation)).unwrap();
     // The kernel detaches the program after an RCU grace period (`bpf_destroy_inode`).
     wait_until(|| !manager.datapath.missing().unwrap().is_empty());
-    differs(manager, "hooks of the cgroup missing");
+}
+
+#[test]
+fn missing_hooks_are_in_the_status_until_they_are_repaired() {
+    let node = Node::new("hooks");
+    let manager = &mut node.start();
+    let who = attachment("a", "eth0");
+    let pod = Namespace::with(&["10.1.0.1"]);
+    manager.add(request(&who, &pod, &["10.1.0.1"])).unwrap();
+    manager.datapath.detach_sk_lookup(pod.cookie()).unwrap();
+    remove_root_connect4(&node, manager);
     let status = manager.status().unwrap();
     assert_eq!(
         status.problems,

@@ -189,6 +189,17 @@ fn hooks_begin_last_and_end_first() {
 }
 
 #[test]
+fn removal_undoes_the_steps_in_reverse_order() {
+    let state = of(&["10.0.0.1", "fd00::1"]);
+    let nothing = KernelState::default();
+    let undos = steps(&nothing, &state)
+        .into_iter()
+        .rev()
+        .filter_map(Step::undo);
+    assert_eq!(steps(&state, &nothing), undos.collect::<Vec<_>>());
+}
+
+#[test]
 fn the_first_address_of_each_family_is_the_main_one() {
     let state = of(&["10.0.0.1", "fd00::1"]);
     let netns_entry = state.netns_entry.unwrap();

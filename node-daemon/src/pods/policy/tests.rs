@@ -26,12 +26,25 @@ fn with(pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
 
 fn within(mesh: &str, pairs: &[(&str, &str)]) -> Result<Verdict, Error> {
     let mesh = Mesh::preset(mesh);
-    let mut annotations = minimal_annotations(mesh);
-    annotations.extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    let annotations = annotated(mesh, pairs);
     decide(
         &node_policy(mesh, MissingAnnotations::Deny),
         Some(&annotations),
     )
+}
+
+/// The minimal annotations of a meshed Pod, and others.
+fn annotated(mesh: &Mesh, pairs: &[(&str, &str)]) -> Annotations {
+    let mut annotations = minimal_annotations(mesh);
+    annotations.extend((pairs.iter()).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    annotations
+}
+
+fn intercepted(verdict: Result<Verdict, Error>) -> PodPolicy {
+    match verdict {
+        Ok(Verdict::Intercept(policy)) => *policy,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn node_policy(mesh: &'static Mesh, missing_annotations: MissingAnnotations) -> NodePolicy {
@@ -47,10 +60,7 @@ fn meshed(pairs: &[(&str, &str)]) -> PodPolicy {
 }
 
 fn meshed_by(mesh: &str, pairs: &[(&str, &str)]) -> PodPolicy {
-    match within(mesh, pairs) {
-        Ok(Verdict::Intercept(policy)) => *policy,
-        other => panic!("{other:?}"),
-    }
+    intercepted(within(mesh, pairs))
 }
 
 fn except(ports: &[(u16, u16)]) -> Inbound {

@@ -1,18 +1,16 @@
 //! Many namespaces that no runtime reported, with listeners on the proxy's ports and the address of a
 //! pending Pod.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sluice_api::{AddResponse, Status, path};
 
-use super::{INJECTED, PATIENCE, UID, foreign_process::ForeignProcess};
+use super::{INJECTED, UID, await_list, foreign_process::ForeignProcess};
 use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 
 /// Many namespaces, each with a process, listeners and the address of a pending Pod; then each
@@ -74,15 +72,69 @@ pub(crate) fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     times
 }
 
+/// Sorted durations of requests, in microseconds.
+struct Times {
+    status: Vec<u128>,
+    /// An ADD and its DEL.
+    add: Vec<u128>,
+}
+
+impl Times {
+    fn measure(daemon: &Daemon, home: &Pod) -> Self {
+        let status = times(200, || {
+            assert_eq!(daemon.get(path::STATUS).status, 200);
+        });
+        let request = add("a", &home.path(), &["10.2.0.1"]);
+        let add = times(100, || {
+            assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+            assert_eq!(daemon.post(path::DEL, &request.attachment).status, 200);
+        });
+        Self { status, add }
+    }
+
+    fn add_median(&self) -> u128 {
+        self.add[self.add.len() / 2]
+    }
+
+    fn status_median(&self) -> u128 {
+        self.status[self.status.len() / 2]
+    }
+
+    /// The 99th percentile.
+    fn status_p99(&self) -> u128 {
+        self.status[self.status.len() * 99 / 100 - 1]
+    }
+}
+
 /// What a crowd cost.
 struct Cost {
-    /// Status at the 99th percentile, in microseconds, before and during.
-    status: [u128; 2],
-    /// ADD and DEL at the median, in microseconds, before and during.
-    add: [u128; 2],
+    before: Times,
+    during: Times,
     /// Log lines about the crowd, and the time in which the daemon wrote them.
-    lines: usize,
+    lines: Vec<String>,
     duration: Duration,
+}
+
+impl Cost {
+    fn print(&self, count: usize) {
+        let Self {
+            before,
+            during,
+            lines,
+            duration,
+        } = self;
+        eprintln!(
+            "{count} namespaces, {duration:?}: status {} µs at the median, {} µs at the 99th percentile, \
+             before {} and {} µs; ADD and DEL {} µs, {} µs before; {} lines\n{lines:#?}",
+            during.status_median(),
+            during.status_p99(),
+            before.status_median(),
+            before.status_p99(),
+            during.add_median(),
+            before.add_median(),
+            lines.len(),
+        );
+    }
 }
 
 /// Connects from many unprivileged namespaces with a pending Pod's address.
@@ -95,64 +147,33 @@ fn crowd(test: &str, count: usize) -> Cost {
     let mut daemon = Daemon::configured(test, &config);
     let log = daemon.log();
     let home = Pod::new(test, &["10.2.0.1/24"]);
-    let add = |daemon: &Daemon| {
-        let request = add("a", &home.path(), &["10.2.0.1"]);
-        times(100, || {
-            assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
-            assert_eq!(daemon.post(path::DEL, &request.attachment).status, 200);
-        })
-    };
-    let ask = |daemon: &Daemon| {
-        times(200, || {
-            assert_eq!(daemon.get(path::STATUS).status, 200);
-        })
-    };
-    let (before, status_before) = (add(&daemon), ask(&daemon));
-    let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 {
-        assert!(Instant::now() < end, "the list does not come");
-        sleep(Duration::from_millis(5));
-    }
+    let before = Times::measure(&daemon, &home);
+    await_list(&daemon);
     // A user namespace for each, so a user whose limit allows that many.
     let alone = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
     let join = ["sh", "-c", "echo 0 >\"$0\"; exec \"$@\""];
     let members = daemon.members();
     let who = [&join[..], &[&*members], &alone].concat();
     let mut crowd = ForeignProcess::start(&who, CROWD, &count.to_string());
-    let lines = log.lines().len();
+    let logged = log.lines().len();
     let begin = Instant::now();
     crowd.proceed();
-    let status = ask(&daemon);
-    let during = add(&daemon);
+    let during = Times::measure(&daemon, &home);
     assert_eq!(crowd.line(), "connected\n");
-    let written = log.lines().split_off(lines);
-    let strange: Vec<_> = (written.iter())
-        .filter(|line| !line.contains("pod added") && !line.contains("attachment deleted"))
-        .collect();
-    let (p99, median) = (status[197], |times: &[u128]| times[times.len() / 2]);
-    eprintln!(
-        "{count} namespaces, {:?}: status {} µs at the median, {p99} µs at the 99th percentile, \
-         before {} and {} µs; ADD and DEL {} µs, {} µs before; {} lines\n{strange:#?}",
-        begin.elapsed(),
-        median(&status),
-        median(&status_before),
-        status_before[197],
-        median(&during),
-        median(&before),
-        strange.len(),
-    );
+    let mut lines = log.lines().split_off(logged);
+    lines.retain(|line| !line.contains("pod added") && !line.contains("attachment deleted"));
     let cost = Cost {
-        status: [status_before[197], p99],
-        add: [median(&before), median(&during)],
-        lines: strange.len(),
+        before,
+        during,
+        lines,
         duration: begin.elapsed(),
     };
+    cost.print(count);
     // No entries of theirs stay in the kernel.
-    let end = Instant::now() + PATIENCE;
-    while daemon.processes() > 1 {
-        assert!(Instant::now() < end, "{} entries stay", daemon.processes());
-        sleep(Duration::from_millis(50));
-    }
+    wait::until(
+        || daemon.processes() <= 1,
+        || format!("{} entries stay", daemon.processes()),
+    );
     assert_eq!(daemon.get(path::STATUS).ok::<Status>().pending_pods, 1);
     crowd.proceed();
     crowd.wait();
@@ -163,9 +184,12 @@ fn crowd(test: &str, count: usize) -> Cost {
 fn crowd_of_foreign_namespaces_slows_nothing_down() {
     let cost = crowd("crowd", 300);
     // Tests run in parallel, and the crowd itself uses the CPUs.
-    let [before, p99] = cost.status;
-    assert!(p99 < 100_000.max(10 * before), "status takes {p99} µs");
-    assert!(cost.lines <= 40, "{} lines", cost.lines);
+    let [before, during] = [&cost.before, &cost.during].map(Times::status_p99);
+    assert!(
+        during < 100_000.max(10 * before),
+        "status takes {during} µs"
+    );
+    assert!(cost.lines.len() <= 40, "{} lines", cost.lines.len());
 }
 
 /// `SLUICE_NAMESPACES` sets the number. The limits hold for a release build on an idle machine.
@@ -174,10 +198,11 @@ fn crowd_of_foreign_namespaces_slows_nothing_down() {
 fn crowd_of_five_thousand_namespaces_slows_nothing_down() {
     let count = std::env::var("SLUICE_NAMESPACES").map_or(5000, |text| text.parse().unwrap());
     let cost = crowd("crowd-long", count);
-    let [_, p99] = cost.status;
+    let p99 = cost.during.status_p99();
     assert!(p99 <= 100_000, "status takes {p99} µs");
-    let [before, during] = cost.add;
+    let [before, during] = [&cost.before, &cost.during].map(Times::add_median);
     assert!(2 * during <= 3 * before, "ADD {during} µs, {before} before");
     let minutes = cost.duration.as_secs().div_ceil(60).max(1);
-    assert!(cost.lines as u64 <= 100 * minutes, "{} lines", cost.lines);
+    let lines = cost.lines.len();
+    assert!(lines as u64 <= 100 * minutes, "{lines} lines");
 }

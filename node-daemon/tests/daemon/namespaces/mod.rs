@@ -5,10 +5,7 @@ mod crowd;
 mod foreign_process;
 mod owner;
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sluice_api::{AddResponse, PodView, Status, code, path};
 
@@ -16,16 +13,22 @@ use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 pub(crate) use crowd::times;
 use foreign_process::{ForeignProcess, PRETENDER, USER};
 
 const INJECTED: (&str, &str) = ("sidecar.istio.io/status", "{}");
 const UID: &str = "8c26f6c5-6b8c-4a0e-9d3b-0f3f4b4cfa11";
-const PATIENCE: Duration = Duration::from_secs(10);
 
 fn pods(daemon: &Daemon) -> Vec<PodView> {
     daemon.get(path::PODS).ok()
+}
+
+/// Waits for the API server's list, which has a pending Pod.
+fn await_list(daemon: &Daemon) {
+    let has_come = || daemon.get(path::STATUS).ok::<Status>().pending_pods > 0;
+    wait::until(has_come, || "the list does not come");
 }
 
 #[test]
@@ -57,11 +60,7 @@ fn nested_namespace_of_a_pod_is_not_the_pod() {
     daemon.move_below(stranger.process.id(), &format!("kubepods/pod{UID}"));
     daemon.crash();
     daemon.restart();
-    let end = Instant::now() + PATIENCE;
-    while daemon.get(path::STATUS).ok::<Status>().pending_pods == 0 {
-        assert!(Instant::now() < end, "the list does not come");
-        sleep(Duration::from_millis(5));
-    }
+    await_list(&daemon);
     assert_eq!(pods(&daemon), []);
 }
 

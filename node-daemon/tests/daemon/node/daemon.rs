@@ -19,7 +19,10 @@ use sluice_abi::{ABI_VERSION, NetnsEntry};
 use sluice_testbed::{bpffs::Bpffs, cgroup, mountinfo};
 use tempfile::TempDir;
 
-use crate::client::{self, Reply};
+use crate::{
+    client::{self, Reply},
+    wait,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIG: &str = "sluiced.toml";
@@ -42,6 +45,18 @@ impl Log {
     /// All lines so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().expect("a list").clone()
+    }
+
+    /// The first line with these parts, as soon as it is logged.
+    #[track_caller]
+    pub(crate) fn await_line(&self, parts: &[&str]) -> String {
+        let has_all = |line: &String| parts.iter().all(|part| line.contains(part));
+        let found = || self.lines().into_iter().find(has_all);
+        wait::until(
+            || found().is_some(),
+            || format!("{parts:?} is not in\n{}", self.lines().join("\n")),
+        );
+        found().expect("the line")
     }
 }
 
@@ -100,12 +115,12 @@ impl Daemon {
         daemon
     }
 
+    fn is_ready(&self) -> bool {
+        client::try_send(&self.socket, "GET", "/readyz", "").is_some_and(|r| r.status == 200)
+    }
+
     fn await_ready(&self) {
-        let end = Instant::now() + PATIENCE;
-        while client::try_send(&self.socket, "GET", "/readyz", "").is_none_or(|r| r.status != 200) {
-            assert!(Instant::now() < end, "the daemon is not ready");
-            sleep(Duration::from_millis(20));
-        }
+        wait::until(|| self.is_ready(), || "the daemon is not ready");
     }
 
     /// Starts a second daemon on the same socket. Returns its exit code and output.
@@ -212,7 +227,7 @@ impl Daemon {
         command.env("FAILPOINTS", when.replace("=0*off->", "="));
         self.process = command.spawn().expect("the daemon starts");
         let end = Instant::now() + PATIENCE;
-        while client::try_send(&self.socket, "GET", "/readyz", "").is_none_or(|r| r.status != 200) {
+        while !self.is_ready() {
             assert!(Instant::now() < end, "the daemon is neither ready nor dead");
             if self.process.try_wait().expect("its state").is_some() {
                 return false;

@@ -3,5 +3,5 @@
 mod daemon;
 mod pod;
 
-pub(crate) use daemon::{Daemon, Log};
+pub(crate) use daemon::Daemon;
 pub(crate) use pod::Pod;

@@ -9,16 +9,16 @@ use std::{
 };
 
 use serde_json::Value;
-use sluice_api::{AddRequest, AddResponse, PodView, path};
+use sluice_api::{AddRequest, PodView, path};
 
 use super::{
-    Node, PATIENCE, Ztunnel, labelled,
+    Node, Ztunnel, labelled,
     listeners::SERVED,
     load::{ALL_SERVED, Load},
     request,
     stand_in::Seen,
 };
-use crate::{client, node::Pod};
+use crate::{client, node::Pod, wait};
 
 /// Threads that add and remove Pods: as many as a runtime starts at once.
 const WORKERS: usize = 8;
@@ -121,12 +121,7 @@ fn chaos(test: &str, size: &Size) {
     let mut ztunnel = Ztunnel::start_in(&node.socket, &members);
     node.await_ztunnels(1);
     let cart = request("cart", &served.home.path(), Served::HOME);
-    assert!(
-        node.daemon
-            .post(path::ADD, &cart)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&cart);
     let requests: Vec<_> = (names.iter().enumerate())
         .map(|(index, name)| {
             let address = format!("10.97.{}.{}", index / 200, index % 200 + 1);
@@ -153,11 +148,10 @@ fn chaos(test: &str, size: &Size) {
     }
     let pods: Vec<PodView> = node.daemon.get(path::PODS).ok();
     assert_eq!(pods.len(), 1, "{pods:?}");
-    let end = Instant::now() + PATIENCE;
-    while ztunnel.pods() != ["uid-cart"] {
-        assert!(Instant::now() < end, "{:?}", ztunnel.pods());
-        sleep(Duration::from_millis(5));
-    }
+    wait::until(
+        || ztunnel.pods() == ["uid-cart"],
+        || format!("{:?}", ztunnel.pods()),
+    );
 }
 
 #[test]

@@ -8,13 +8,7 @@ mod probes;
 mod real;
 mod stand_in;
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use serde_json::{Value, json};
 use sluice_api::{AddRequest, AddResponse, PodView, Status, code, path};
@@ -24,12 +18,12 @@ use crate::{
     api_server::{ApiServer, pod},
     node::{Daemon, Pod},
     pods::add,
+    wait,
 };
 use messages::Info;
 use stand_in::{Seen, Ztunnel};
 
 const MODE: &str = "istio.io/dataplane-mode";
-const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Node {
     daemon: Daemon,
@@ -61,17 +55,23 @@ impl Node {
         }
     }
 
+    /// Adds a Pod, which must be intercepted.
+    #[track_caller]
+    fn mesh(&self, request: &AddRequest) {
+        let answer: AddResponse = self.daemon.post(path::ADD, request).ok();
+        assert!(answer.meshed, "{answer:?}");
+    }
+
     /// Waits until so many ztunnels are connected.
     fn await_ztunnels(&self, count: usize) {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        let connected = || {
             let status: Status = self.daemon.get(path::STATUS).ok();
-            if status.ztunnel.expect("ambient mode").connections == count {
-                return;
-            }
-            assert!(Instant::now() < end, "{count} ztunnels did not come");
-            thread::sleep(Duration::from_millis(5));
-        }
+            status.ztunnel.expect("ambient mode").connections
+        };
+        wait::until(
+            || connected() == count,
+            || format!("{} ztunnels", connected()),
+        );
     }
 }
 
@@ -111,22 +111,16 @@ fn ztunnel_serves_labelled_pod_before_add_ends() {
     let ztunnel = Ztunnel::start(&node.socket);
     let home = Pod::new("zds", &["10.1.0.1/24"]);
     let request = request("cart", &home.path(), "10.1.0.1");
-    assert!(
-        node.daemon
-            .post(path::ADD, &request)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&request);
     assert!(
         ztunnel.seen().contains(&added("cart", &home)),
         "{:?}",
         ztunnel.seen()
     );
-    let end = Instant::now() + PATIENCE;
-    while node.server.patches().is_empty() {
-        assert!(Instant::now() < end, "the Pod is not annotated");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait::until(
+        || !node.server.patches().is_empty(),
+        || "the Pod is not annotated",
+    );
     let (path, body) = node.server.patches().remove(0);
     assert!(
         path.starts_with("/api/v1/namespaces/shop/pods/cart/status"),
@@ -198,12 +192,7 @@ fn ztunnel_error_fails_add_with_its_text() {
     ztunnel.await_seen(&Seen::Del("uid-cart".to_owned()));
 
     ztunnel.fail("");
-    assert!(
-        node.daemon
-            .post(path::ADD, &request)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&request);
 }
 
 #[test]
@@ -232,12 +221,7 @@ fn both_sides_restart_without_losing_pods() {
         Pod::new("zds-restart-2", &["10.1.0.2/24"]),
     ];
     let cart = request("cart", &homes[0].path(), "10.1.0.1");
-    assert!(
-        node.daemon
-            .post(path::ADD, &cart)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&cart);
 
     node.daemon.crash();
     node.daemon.restart();
@@ -246,11 +230,10 @@ fn both_sides_restart_without_losing_pods() {
     let count = |ztunnel: &Ztunnel, wanted: &Seen| {
         ztunnel.seen().iter().filter(|seen| *seen == wanted).count()
     };
-    let end = Instant::now() + PATIENCE;
-    while count(&first, &again) < 2 {
-        assert!(Instant::now() < end, "{:?}", first.seen());
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait::until(
+        || count(&first, &again) >= 2,
+        || format!("{:?}", first.seen()),
+    );
     assert_eq!(
         count(&first, &added("cart", &homes[0])),
         2,
@@ -264,12 +247,7 @@ fn both_sides_restart_without_losing_pods() {
     second.await_seen(&Seen::Snapshot);
     assert!(second.seen().contains(&added("cart", &homes[0])));
     let bread = request("bread", &homes[1].path(), "10.1.0.2");
-    assert!(
-        node.daemon
-            .post(path::ADD, &bread)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&bread);
     assert!(second.seen().contains(&added("bread", &homes[1])));
     assert!(!first.seen().contains(&added("bread", &homes[1])));
     node.daemon.post(path::DEL, &cart.attachment);
@@ -285,24 +263,14 @@ fn listeners_of_a_process_outside_the_pod_are_found() {
     node.await_ztunnels(1);
     let home = Pod::new("zds-listeners", &["10.1.0.1/24"]);
     let cart = request("cart", &home.path(), "10.1.0.1");
-    assert!(
-        node.daemon
-            .post(path::ADD, &cart)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&cart);
 
     // The next daemon knows nothing, and ztunnel serves the Pod already.
     node.daemon.crash();
     assert!(node.daemon.detach().status.success());
     node.daemon.restart();
     node.await_ztunnels(1);
-    assert!(
-        node.daemon
-            .post(path::ADD, &cart)
-            .ok::<AddResponse>()
-            .meshed
-    );
+    node.mesh(&cart);
     let pods: Vec<PodView> = node.daemon.get(path::PODS).ok();
     assert_eq!(pods[0].listeners, 1, "{pods:?}");
 }
@@ -312,14 +280,6 @@ fn other_version_of_the_protocol_is_refused() {
     let mut node = Node::start("zds-version", vec![]);
     let log = node.daemon.log();
     let _ztunnel = Ztunnel::of_version(&node.socket, 2);
-    let end = Instant::now() + PATIENCE;
-    while !log
-        .lines()
-        .iter()
-        .any(|line| line.contains("speaks version 2 of ZDS"))
-    {
-        assert!(Instant::now() < end, "{:?}", log.lines());
-        thread::sleep(Duration::from_millis(5));
-    }
+    log.await_line(&["speaks version 2 of ZDS"]);
     node.await_ztunnels(0);
 }

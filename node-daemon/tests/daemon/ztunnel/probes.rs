@@ -6,15 +6,17 @@ use std::{
     net::TcpListener,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    thread::{self, sleep},
-    time::{Duration, Instant},
+    thread,
 };
 
 use nix::sched::{CloneFlags, setns};
-use sluice_api::{AddResponse, AuditRequest, AuditResponse, path};
+use sluice_api::{AuditRequest, AuditResponse, path};
 
-use super::{Node, PATIENCE, Ztunnel, labelled, listeners::SERVED, request};
-use crate::node::{Daemon, Pod};
+use super::{Node, Ztunnel, labelled, listeners::SERVED, request};
+use crate::{
+    node::{Daemon, Pod},
+    wait,
+};
 
 const PORT: u16 = 8080;
 
@@ -108,8 +110,7 @@ fn node_reaches_application_and_pods_reach_ztunnel() {
     let mut second = cart.addresses[0].clone();
     second.ip = ends[1].1.parse().unwrap();
     cart.addresses.push(second);
-    let answer: AddResponse = node.daemon.post(path::ADD, &cart).ok();
-    assert!(answer.meshed);
+    node.mesh(&cart);
     serve(&home);
 
     for (_, pod) in &ends {
@@ -148,8 +149,7 @@ fn audit_accepts_connections_of_the_node() {
     let home = Pod::new("zds-audit", &[]);
     let ends = connect_node(&home);
     let cart = request("cart", &home.path(), &ends[0].1);
-    let answer: AddResponse = node.daemon.post(path::ADD, &cart).ok();
-    assert!(answer.meshed);
+    node.mesh(&cart);
     serve(&home);
     let program = format!("{}\nimport time; time.sleep(20)", client(&ends[0].1));
     let script = "echo 0 >\"$1\"; shift; exec \"$@\"";
@@ -158,13 +158,9 @@ fn audit_accepts_connections_of_the_node() {
         .args(["/usr/bin/python3", "-c", &program])
         .spawn()
         .unwrap();
-    let end = Instant::now() + PATIENCE;
     let audit =
         || -> AuditResponse { node.daemon.post(path::AUDIT, &AuditRequest::default()).ok() };
-    while audit().connections == 0 {
-        assert!(Instant::now() < end, "no connection");
-        sleep(Duration::from_millis(20));
-    }
+    wait::until(|| audit().connections > 0, || "no connection");
     let response = audit();
     assert_eq!(response.findings, [], "{response:?}");
     held.kill().unwrap();

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle, sleep},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::socket::{
@@ -22,8 +22,7 @@ use super::{
     listeners::{Listener, Place},
     messages::{Ack, Add, Del, Hello, Info, Keep, Request, Response, receive, send},
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::wait;
 
 /// A message that arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,15 +115,10 @@ impl Ztunnel {
 
     /// Waits until a message has arrived.
     pub(crate) fn await_seen(&self, wanted: &Seen) {
-        let end = Instant::now() + PATIENCE;
-        while !self.seen().contains(wanted) {
-            assert!(
-                Instant::now() < end,
-                "{wanted:?} did not come: {:?}",
-                self.seen()
-            );
-            sleep(Duration::from_millis(5));
-        }
+        wait::until(
+            || self.seen().contains(wanted),
+            || format!("{wanted:?} did not come: {:?}", self.seen()),
+        );
     }
 }
 

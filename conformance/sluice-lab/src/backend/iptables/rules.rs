@@ -167,10 +167,15 @@ fn inbound(table: &mut Table, plan: &Plan, targets: &[&str]) {
     }
 }
 
+/// What the `owner` match compares for the proxy: its user, and its group.
+fn proxy(plan: &Plan) -> [String; 2] {
+    let Plan { uid, gid, .. } = plan;
+    [format!("--uid-owner {uid}"), format!("--gid-owner {gid}")]
+}
+
 /// Who calls decides, over `lo` and elsewhere: for the user, then again for the group.
 fn owners(table: &mut Table, plan: &Plan, Family { loopback, .. }: &Family) {
-    let owners = [("--uid-owner", plan.uid), ("--gid-owner", plan.gid)];
-    for (index, (by, owner)) in owners.into_iter().enumerate() {
+    for (index, owner) in proxy(plan).into_iter().enumerate() {
         // Only the rule for the user spares DNS.
         let spared = if plan.dns && index == 0 {
             format!("-m multiport ! --dports 53,{HBONE}")
@@ -178,16 +183,16 @@ fn owners(table: &mut Table, plan: &Plan, Family { loopback, .. }: &Family) {
             format!("! --dport {HBONE}")
         };
         table.add(format!(
-            "ISTIO_OUTPUT -o lo ! -d {loopback} -p tcp {spared} -m owner {by} {owner} \
+            "ISTIO_OUTPUT -o lo ! -d {loopback} -p tcp {spared} -m owner {owner} \
              -j ISTIO_IN_REDIRECT"
         ));
         if !plan.takes_loopback() {
             let kind = if plan.dns { "-p tcp ! --dport 53 " } else { "" };
             table.add(format!(
-                "ISTIO_OUTPUT -o lo {kind}-m owner ! {by} {owner} -j RETURN"
+                "ISTIO_OUTPUT -o lo {kind}-m owner ! {owner} -j RETURN"
             ));
         }
-        table.add(format!("ISTIO_OUTPUT -m owner {by} {owner} -j RETURN"));
+        table.add(format!("ISTIO_OUTPUT -m owner {owner} -j RETURN"));
     }
 }
 
@@ -209,10 +214,7 @@ fn dns(table: &mut Table, plan: &Plan) {
     table.add(format!(
         "ISTIO_OUTPUT_DNS -p tcp --dport 53 -j REDIRECT --to-ports {DNS_PORT}"
     ));
-    for owner in [
-        format!("--uid-owner {}", plan.uid),
-        format!("--gid-owner {}", plan.gid),
-    ] {
+    for owner in proxy(plan) {
         table.add(format!(
             "ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner {owner} -j RETURN"
         ));
@@ -248,10 +250,7 @@ fn destinations(table: &mut Table, plan: &Plan, family: &Family) {
 fn raw(plan: &Plan) -> String {
     let mut table = Table::new("raw", &["ISTIO_OUTPUT_DNS", "ISTIO_INBOUND"]);
     table.add("OUTPUT -j ISTIO_OUTPUT_DNS");
-    for owner in [
-        format!("--uid-owner {}", plan.uid),
-        format!("--gid-owner {}", plan.gid),
-    ] {
+    for owner in proxy(plan) {
         table.add(format!(
             "ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner {owner} -j CT --zone 1"
         ));
@@ -297,10 +296,7 @@ fn mangle(plan: &Plan, family: &Family) -> String {
     table.add(format!(
         "OUTPUT -p tcp -o lo -m mark --mark {MARK} -j RETURN"
     ));
-    for owner in [
-        format!("--uid-owner {}", plan.uid),
-        format!("--gid-owner {}", plan.gid),
-    ] {
+    for owner in proxy(plan) {
         table.add(format!(
             "OUTPUT ! -d {loopback} -p tcp -o lo -m owner {owner} -j MARK --set-mark 1338"
         ));

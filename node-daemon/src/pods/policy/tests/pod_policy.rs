@@ -40,10 +40,7 @@ fn manifest_overrules_annotations_on_the_proxy_user() {
         annotations: Some(&annotations),
         manifest: Some(&manifest),
     };
-    let Ok(Verdict::Intercept(policy)) = decide(&node_policy(istio, MissingAnnotations::Deny), pod)
-    else {
-        panic!("not intercepted");
-    };
+    let policy = intercepted(decide(&node_policy(istio, MissingAnnotations::Deny), pod));
     assert_eq!(
         (policy.uid, policy.user_from),
         (1_000_629_999, UserSource::PodSpec)
@@ -60,16 +57,9 @@ fn families_follow_the_mesh_the_node_and_the_operator() {
             ..NodeValues::default()
         };
         let mesh = Mesh::choose(mesh, Meshes::new(), values, Selection::Annotation).unwrap();
-        let mut annotations = minimal_annotations(mesh);
-        annotations.extend(
-            stated
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
-        );
+        let annotations = annotated(mesh, stated);
         let node_policy = node_policy(mesh, MissingAnnotations::Deny);
-        let Ok(Verdict::Intercept(policy)) = decide(&node_policy, Some(&annotations)) else {
-            panic!("not intercepted");
-        };
+        let policy = intercepted(decide(&node_policy, Some(&annotations)));
         [&[v4, v6][..], &[v6]].map(|addresses| policy.bypasses_ipv6(addresses))
     };
     let rule = FamilyChoice::AsTheProxyListens;
@@ -125,11 +115,7 @@ fn dual_stack_of_istio_redirects_both_families() {
             annotations: Some(&annotations),
             manifest: Some(&manifest),
         };
-        let Ok(Verdict::Intercept(policy)) =
-            decide(&node_policy(mesh, MissingAnnotations::Deny), pod)
-        else {
-            panic!("not intercepted");
-        };
+        let policy = intercepted(decide(&node_policy(mesh, MissingAnnotations::Deny), pod));
         assert_eq!(policy.families, expected, "{node} {of_pod:?}");
     }
 }
@@ -146,17 +132,9 @@ fn values_of_linkerd_apply_unless_the_pod_lists_others() {
     };
     let mesh = Mesh::choose("linkerd", Meshes::new(), values, Selection::Annotation).unwrap();
     let policy = |stated: &[(&str, &str)]| {
-        let mut annotations = minimal_annotations(mesh);
-        annotations.extend(
-            stated
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
-        );
+        let annotations = annotated(mesh, stated);
         let node_policy = node_policy(mesh, MissingAnnotations::Deny);
-        match decide(&node_policy, Some(&annotations)) {
-            Ok(Verdict::Intercept(policy)) => *policy,
-            other => panic!("{other:?}"),
-        }
+        intercepted(decide(&node_policy, Some(&annotations)))
     };
     let plain = policy(&[]);
     let inbound = [(25, 25), (8000, 8001), (4190, 4190), (4191, 4191)];

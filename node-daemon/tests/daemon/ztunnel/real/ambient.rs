@@ -1,14 +1,7 @@
 //! ztunnel on the network: with an agent of its own, or with the daemon.
 
-use std::{
-    cell::RefCell,
-    fs::File,
-    path::PathBuf,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, fs::File, path::PathBuf, thread::sleep, time::Duration};
 
-use sluice_api::{AddResponse, path};
 use tempfile::TempDir;
 
 use super::{
@@ -19,6 +12,7 @@ use super::{
     process::Process,
     rules,
 };
+use crate::wait;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -82,12 +76,11 @@ impl Ambient {
         let process = Process::start(&self.binary, directory, &self.socket, &self.network.members);
         self.ztunnels.borrow_mut().push(process);
         self.enroll();
-        let end = Instant::now() + PATIENCE;
-        while listeners(SERVER) == before || listeners(CLIENT) == before {
-            let logs = || self.logs();
-            assert!(Instant::now() < end, "ztunnel does not listen: {}", logs());
-            sleep(Duration::from_millis(20));
-        }
+        wait::until_within(
+            PATIENCE,
+            || listeners(SERVER) != before && listeners(CLIENT) != before,
+            || format!("ztunnel does not listen: {}", self.logs()),
+        );
         // Both families listen by then, and the acknowledgement follows.
         sleep(Duration::from_millis(500));
     }
@@ -103,8 +96,7 @@ impl Ambient {
             let mut second = request.addresses[0].clone();
             second.ip = address(index, true).parse().unwrap();
             request.addresses.push(second);
-            let answer: AddResponse = node.daemon.post(path::ADD, &request).ok();
-            assert!(answer.meshed);
+            node.mesh(&request);
         }
     }
 

@@ -6,8 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sluice_api::{AddResponse, path};
@@ -20,7 +19,7 @@ use super::{
     network::{CLIENT, NAMES, Network, OUTSIDE, PORT, SERVER, address, serve},
     rules,
 };
-use crate::{node::Daemon, pods::add};
+use crate::{node::Daemon, pods::add, wait};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The proxy's user and its outbound port.
@@ -173,15 +172,13 @@ impl Linkerd {
         let authority = Authority::new();
         let start = |index| start_proxy(&network, index, (binary, files.path()), &authority, v6);
         let proxies = Proxies([CLIENT, SERVER].map(start).into());
-        let end = Instant::now() + PATIENCE;
-        while [CLIENT, SERVER]
-            .iter()
-            .any(|index| network.listeners(*index, OUTBOUND) == 0)
-        {
-            let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
-            assert!(Instant::now() < end, "the proxy does not listen: {}", log());
-            sleep(Duration::from_millis(50));
-        }
+        let listens = |index| network.listeners(index, OUTBOUND) > 0;
+        let log = || fs::read_to_string(files.path().join("server.log")).unwrap();
+        wait::until_within(
+            PATIENCE,
+            || [CLIENT, SERVER].into_iter().all(listens),
+            || format!("the proxy does not listen: {}", log()),
+        );
         Self {
             network,
             _daemon: daemon,

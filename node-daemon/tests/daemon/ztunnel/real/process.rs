@@ -4,8 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -14,6 +13,7 @@ use nix::{
 };
 
 use super::network::{NAMES, VIPS, address};
+use crate::wait;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -84,11 +84,11 @@ impl Process {
     pub(super) fn stop(mut self) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-        let end = Instant::now() + PATIENCE;
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < end, "ztunnel does not end: {}", self.log());
-            sleep(Duration::from_millis(20));
-        }
+        let has_ended = || self.child.try_wait().unwrap().is_some();
+        let log = || fs::read_to_string(&self.log).unwrap();
+        wait::until_within(PATIENCE, has_ended, || {
+            format!("ztunnel does not end: {}", log())
+        });
     }
 }
 

@@ -1,6 +1,8 @@
 //! Rates of requests through the real proxies: with the mesh's rules, and with Sluice at each setting of
 //! acceleration. The binaries should be release builds.
 
+use std::path::Path;
+
 use super::{
     Subject,
     ambient::Ambient,
@@ -55,10 +57,14 @@ fn measure(network: &Network) -> [f64; LOADS.len()] {
     })
 }
 
-/// The contenders take turns within a round. Ratios are paired within it.
-fn compare(proxy: &str, mut run: impl FnMut(Subject, &str) -> [f64; LOADS.len()]) {
+/// Compares the rates with a proxy, whose binary `variable` names. The contenders take turns within a
+/// round. Ratios are paired within it.
+fn compare(proxy: &str, variable: &str, run: impl Fn(Subject, &Path, &str) -> [f64; LOADS.len()]) {
+    let Some(binary) = binary(variable) else {
+        return;
+    };
     let rounds: Vec<_> = (0..ROUNDS)
-        .map(|_| CONTENDERS.map(|(_, subject, keys)| run(subject, keys)))
+        .map(|_| CONTENDERS.map(|(_, subject, keys)| run(subject, &binary, keys)))
         .collect();
     println!("| {proxy} | rules, 1/s | off | proxies | all |\n|---|---|---|---|---|");
     for (load, (name, _)) in LOADS.iter().enumerate() {
@@ -89,21 +95,17 @@ fn median(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
 #[test]
 #[ignore = "measures for minutes: make proxies RATES=1"]
 fn rates_with_ztunnel() {
-    let Some(ztunnel) = binary("ZTUNNEL") else {
-        return;
-    };
-    compare("ztunnel", |subject, keys| {
-        measure(&Ambient::start(subject, ztunnel.clone(), keys).network)
+    compare("ztunnel", "ZTUNNEL", |subject, binary, keys| {
+        measure(&Ambient::start(subject, binary.into(), keys).network)
     });
 }
 
 #[test]
 #[ignore = "measures for minutes: make proxies RATES=1"]
 fn rates_with_linkerd() {
-    let Some(proxy) = binary("LINKERD2_PROXY") else {
-        return;
-    };
-    compare("linkerd2-proxy", |subject, keys| {
-        measure(&Linkerd::start(subject, false, &proxy, keys).network)
-    });
+    compare(
+        "linkerd2-proxy",
+        "LINKERD2_PROXY",
+        |subject, binary, keys| measure(&Linkerd::start(subject, false, binary, keys).network),
+    );
 }
