@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contenders_rotate_through_every_place() {
+    fn variants_rotate_through_every_position() {
         let all = [1, 2, 3];
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_all_ends_the_start() {
+    fn slowest_pod_ends_the_start() {
         let slow = |number: u16| {
             thread::sleep(Duration::from_millis(u64::from(number) * 20));
             Ok(())

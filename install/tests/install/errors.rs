@@ -133,7 +133,7 @@ fn plugin_stays_until_its_last_pod_ends() {
 }
 
 #[test]
-fn an_installation_elsewhere_is_not_forgotten() {
+fn second_directory_needs_an_uninstall_first() {
     let mut host = Host::with(&[("10-calico.conflist", LIST)]);
     host.succeed("install");
     let first = host.conf.clone();

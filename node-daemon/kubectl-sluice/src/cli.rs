@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Asks the node daemons of Sluice in a cluster.
+/// Queries the node daemons of Sluice in a cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl-sluice",
@@ -76,7 +76,7 @@ pub(crate) enum Command {
         #[arg(value_name = "NAMESPACE/NAME")]
         pod: String,
     },
-    /// List the connections that go past their sidecars, on every node or of one Pod.
+    /// List the connections that bypass their sidecars, on every node or of one Pod.
     Audit {
         /// NAMESPACE/NAME.
         #[arg(value_name = "NAMESPACE/NAME")]

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_named_must_be_there() {
+    fn named_configuration_file_must_exist() {
         let missing = Config::read(Some(Path::new("/nowhere/sluiced.toml")));
         assert!(matches!(missing, Err(Error::Read { .. })));
     }

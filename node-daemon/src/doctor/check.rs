@@ -13,9 +13,9 @@ pub(crate) enum Level {
     Ok,
     /// The check is not possible here.
     Skipped,
-    /// Pods work; a person should look at it.
+    /// Pods work; an operator should examine the finding.
     Warning,
-    /// Pods do not start, are refused connections, or go past their sidecars.
+    /// Pods do not start, are refused connections, or bypass their sidecars.
     Problem,
 }
 

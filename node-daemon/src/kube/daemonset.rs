@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clear_answer_ends_the_data_path() {
+    fn only_certain_answers_end_the_data_path() {
         use Answer::{Deleted, Exists, Unauthorized, Unknown};
         for (answers, restarts) in [
             (vec![Exists], Some(true)),

@@ -45,7 +45,7 @@ pub(crate) struct Target {
 /// The connections that an examination keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Those that go past the proxy against the rule.
+    /// Connections that bypass the proxy against the rule.
     Findings,
     /// All.
     All,
@@ -215,7 +215,7 @@ impl Pass {
 }
 
 impl Path {
-    /// Whether the connection goes past the proxy against the rule.
+    /// Whether the connection bypasses the proxy against the rule.
     pub(crate) fn is_finding(self) -> bool {
         matches!(self, Self::Bypass(_) | Self::Impostor(_))
     }
@@ -228,7 +228,7 @@ struct OtherEnds {
     seen: HashSet<(Endpoint, Endpoint)>,
 }
 
-/// Both ends of a connection over `lo` are in the Pod, whatever the addresses are: with TPROXY the
+/// Both ends of a connection over `lo` are in the Pod, with any addresses: with TPROXY the
 /// proxy calls the application from the peer's address, and a Pod may have addresses that no runtime
 /// reported. Such an accepted connection is no finding; the other end is judged by itself.
 fn drop_loopback(netns: &Netns, kept: &mut Vec<Connection>) -> Result<(), netns::Error> {
