@@ -1,4 +1,4 @@
-//! Contenders, loads and figures of the comparison.
+//! Variants, loads and figures of the comparison.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -196,7 +196,7 @@ impl From<Load> for String {
     }
 }
 
-/// What one run of a load gave.
+/// The result of one run of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Sample {
     /// Requests, round trips or MiB in a second.

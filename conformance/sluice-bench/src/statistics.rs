@@ -1,4 +1,4 @@
-//! What samples say: medians, quartiles, and what paired samples differ by, with its uncertainty.
+//! Statistics of samples: medians, quartiles, and differences of paired samples with their uncertainty.
 
 use serde::Serialize;
 

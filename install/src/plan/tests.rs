@@ -282,7 +282,7 @@ fn conflicting_files_are_named() {
     }
 }
 
-/// What others may do.
+/// A change by another program.
 #[derive(Clone, Debug)]
 enum Event {
     Write(&'static str, &'static str),

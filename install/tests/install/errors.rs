@@ -1,4 +1,4 @@
-//! What goes wrong is said, with what to do, and leaves nothing half done.
+//! Errors name the cause and the remedy, and leave no partial change.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::host::{CHAINED, Host, LIST};
 
-/// Runs a job that must fail, and returns what it says.
+/// Runs a command that must fail, and returns its output.
 fn fail(host: &Host, job: &str) -> String {
     let output = host.run(job, &[]);
     assert!(!output.status.success());

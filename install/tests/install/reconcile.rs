@@ -51,7 +51,7 @@ impl Watcher {
         assert!(said, "it does not say '{part}'");
     }
 
-    /// What it has said since the last look.
+    /// Its output since the last call.
     fn said(&self) -> Vec<String> {
         self.said.try_iter().collect()
     }

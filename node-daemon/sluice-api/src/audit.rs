@@ -29,7 +29,7 @@ pub struct AuditResponse {
     pub findings: Vec<Finding>,
     /// The number of findings that are not listed.
     pub more: u64,
-    /// What could not be examined, or not be ended.
+    /// Pods that could not be examined, and connections that could not be ended.
     pub problems: Vec<String>,
 }
 

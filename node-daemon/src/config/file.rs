@@ -36,7 +36,7 @@ pub(crate) struct Config {
     pub(crate) pod_events: bool,
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
-    /// What happens to the connections of a Pod from before its enrollment.
+    /// The fate of a Pod's connections from before its enrollment.
     pub(crate) on_enrol: OnEnrol,
     /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,

@@ -50,9 +50,9 @@ pub(crate) struct Check {
     pub(crate) check: &'static str,
     /// The severity.
     pub(crate) level: Level,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub(crate) found: String,
-    /// What to do; empty if nothing.
+    /// The remedy; empty if there is nothing to do.
     pub(crate) remedy: String,
 }
 

@@ -116,7 +116,7 @@ impl Changes {
 }
 
 impl Record {
-    /// What Sluice changed inside the netns.
+    /// Sluice's changes inside the netns.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             passthrough: self.passthrough,

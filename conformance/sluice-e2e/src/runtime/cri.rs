@@ -150,7 +150,7 @@ impl Cri {
         self.is_entered(node, "users", meshed(), Some(users), INBOUND)
     }
 
-    /// The runtime runs STATUS of every plugin when it is asked for its own.
+    /// The runtime runs STATUS of every plugin for its own status.
     fn network_status(&mut self, node: &Node<'_>) -> Result<()> {
         let (socket, moved) = (node.lab.file("sluiced.sock"), node.lab.file("moved.sock"));
         ensure!(self.network_problem()?.is_none(), "it is not ready before");

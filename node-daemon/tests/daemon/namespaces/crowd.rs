@@ -74,7 +74,7 @@ pub(crate) fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     times
 }
 
-/// What a crowd cost.
+/// The cost of a crowd.
 struct Cost {
     /// Status at the 99th percentile, in microseconds, before and during.
     status: [u128; 2],
