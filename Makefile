@@ -24,11 +24,11 @@ export IMAGES := $(TARGET)/image
 # The image's name.
 IMAGE ?= sluice:0.1.0
 # Its architectures.
-ARCHITECTURES ?= amd64
+ARCHITECTURES ?= amd64 arm64
 # What is built for it, beside the plugin, and for a release.
 SHIPPED := -p sluiced -p sluice-install -p kubectl-sluice
 
-.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test safety crowd test-kernels test-kernels-quick fuzz \
+.PHONY: help root setup setup-demo build demo conformance proxies chaos bench scale test faults safety crowd test-kernels test-kernels-quick fuzz \
 	image-root image-amd64 image-arm64 image manifests e2e release test-release lint clean distclean
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo '  make build         release binaries below target/'
 	@echo '  make lint          formatting, clippy, rustdoc, links of the docs, licences'
 	@echo '  make fuzz          random input for every parser; SECONDS_EACH=60 for longer'
+	@echo '  make faults        faults planted into the sources one at a time; the suite must find each'
 	@echo '  make safety        200,000 random accelerated connections, every byte compared'
 	@echo '  make crowd         5,000 namespaces of unprivileged users beside a Pod; NAMESPACES=N'
 	@echo '  make test-kernels  twelve kernels of two architectures in QEMU; ROWS='"'6.1 6.12-arm64'"' chooses some'
@@ -60,14 +61,14 @@ help:
 	@echo
 	@echo 'Ship'
 	@echo '  make image         the container image, below target/image/;'
-	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES='"'amd64 arm64'"' adds arm64'
+	@echo '                     IMAGE=REGISTRY/sluice:0.1.0 names it, ARCHITECTURES=amd64 leaves arm64 out'
 	@echo '  make release       everything that a release has, below target/release-VERSION/'
 	@echo '  make test-release  the same twice, in two directories: equal byte for byte'
 	@echo '  make manifests     the plain manifest and the table of values, from the chart'
 	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
 	@echo
 	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
-	@echo 'demo, conformance, chaos, scale, test, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
+	@echo 'demo, conformance, chaos, scale, test, faults, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
 
 root:
 	@: $(if $(filter 0,$(shell id -u)),,$(error sluice needs root: it loads BPF programs and makes network \
@@ -130,6 +131,12 @@ test: root setup
 	@setup/prometheus.sh
 	@cni-plugin/build.sh
 	@.ci/tests
+
+# Faults are planted into a copy of the sources, one at a time; the parity suite must find each.
+faults: root setup
+	@cni-plugin/build.sh
+	@$(CARGO) build -p workspace-hack -p sluice-conformance
+	@$(CARGO) test -p sluice-conformance --test mutations -- --include-ignored --nocapture
 
 # 200,000 random connections through accelerated paths, every byte compared.
 safety: root setup

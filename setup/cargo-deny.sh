@@ -2,12 +2,4 @@
 # cargo-deny, for the lints only: licences, duplicate crates and where crates come from.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 
-CARGO_DENY=0.20.2
-
-install_deny() {
-    cargo install cargo-deny --version "$CARGO_DENY" --locked --root "$TOOLS"
-}
-
-if [[ ! -x $TOOLS/bin/cargo-deny ]]; then
-    step cargo-deny "cargo-deny $CARGO_DENY, 2 to 3 minutes" "cargo could not build it; check the network, then try again" install_deny
-fi
+cargo_tool cargo-deny 0.20.2 'a minute'

@@ -39,6 +39,13 @@ step() {
     printf ' %s s\n' $((SECONDS - start))
 }
 
+# cargo_tool NAME VERSION TIME: a command from crates.io, without optimisation: it works for seconds.
+cargo_tool() {
+    [[ ! -x $TOOLS/bin/$1 ]] || return 0
+    step "$1" "$1 $2, $3" "cargo could not build it; check the network, then try again" \
+        env CARGO_PROFILE_DEV_DEBUG=0 cargo install "$1" --version "$2" --locked --debug --root "$TOOLS"
+}
+
 # missing PACKAGE...: prints those that are not installed.
 missing() {
     local package

@@ -201,6 +201,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 #[test]
+#[ignore = "builds the daemon 24 times: make faults"]
 fn every_planted_fault_is_found() {
     let tree = Tree::copy();
     let sound = tree.build("sound");

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    io::{self, ErrorKind},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -179,36 +180,41 @@ pub(crate) fn copy_program(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-/// A link's content is where it leads to.
+/// The files below a directory. A file that the installer removes meanwhile is not among them.
 pub(crate) fn tree(directory: &Path) -> Tree {
     let mut tree = Tree::new();
-    for entry in fs::read_dir(directory).unwrap().flatten() {
-        let (path, metadata) = (entry.path(), entry.metadata().unwrap());
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if metadata.is_dir() {
+    for file in fs::read_dir(directory).unwrap().flatten() {
+        let path = file.path();
+        let name = file.file_name().into_string().unwrap();
+        if file.file_type().unwrap().is_dir() {
             let inner = self::tree(&path).into_iter();
             tree.extend(inner.map(|(file, entry)| (format!("{name}/{file}"), entry)));
             continue;
         }
-        let content = if metadata.is_symlink() {
-            fs::read_link(&path)
-                .unwrap()
-                .into_os_string()
-                .into_encoded_bytes()
-        } else {
-            fs::read(&path).unwrap()
-        };
-        let mut label = vec![0; 64];
-        let length = lgetxattr(&path, LABEL, &mut label).ok();
-        let entry = Entry {
-            content,
-            mode: metadata.mode(),
-            owner: (metadata.uid(), metadata.gid()),
-            label: length.map(|length| label[..length].to_owned()),
-        };
-        tree.insert(name, entry);
+        match entry(&path) {
+            Ok(entry) => _ = tree.insert(name, entry),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{}", path.display()),
+        }
     }
     tree
+}
+
+/// A link's content is its target.
+fn entry(path: &Path) -> io::Result<Entry> {
+    let metadata = fs::symlink_metadata(path)?;
+    let content = if metadata.is_symlink() {
+        fs::read_link(path)?.into_os_string().into_encoded_bytes()
+    } else {
+        fs::read(path)?
+    };
+    let mut label = vec![0; 64];
+    let length = lgetxattr(path, LABEL, &mut label).ok();
+    Ok(Entry {
+        content,
+        mode: metadata.mode(),
+        owner: (metadata.uid(), metadata.gid()),
+        label: length.map(|length| label[..length].to_owned()),
+    })
 }
 
 /// Copies a directory, links as links. Every file gets a mode, an owner and an attribute that

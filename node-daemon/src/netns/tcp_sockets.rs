@@ -83,6 +83,16 @@ pub(crate) enum Side {
     Server,
 }
 
+impl Side {
+    /// The side of the other end.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// The kernel's name of a socket, never reused (`struct inet_diag_sockid` with its cookie).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SocketId {

@@ -1,7 +1,12 @@
 //! Examines the sockets of one Pod. Works in the Pod's netns, outside the manager's thread, with bounded
 //! memory.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use sluice_abi::{Endpoint, NetnsEntry, PodFlags, Reason};
 use sluice_api::PodName;
@@ -130,7 +135,7 @@ impl Target {
             beyond: 0,
         };
         let mut pass = netns.each_tcp_socket(pass, Pass::see)?;
-        drop_loopback(&netns, &mut pass.kept)?;
+        pass.review(&netns)?;
         Ok(Some(Examined {
             netns,
             connections: pass.connections,
@@ -178,13 +183,9 @@ impl Pass {
         }
         self.connections += 1;
         let side = judge::side(&socket, &self.listeners);
-        let owner = self.owners.of(&socket);
-        let Some(mut path) = judge::path(self.target.subject(), &socket, side, owner) else {
+        let Some(path) = self.path(&socket, side) else {
             return;
         };
-        if path.is_finding() && side == Side::Server && self.is_of_node(&socket) {
-            path = Path::Direct(Reason::InboundFromNode);
-        }
         if self.keep == Keep::Findings && !path.is_finding() {
             return;
         }
@@ -199,9 +200,46 @@ impl Pass {
             path,
         });
     }
-}
 
-impl Pass {
+    /// Judges the findings again, with both ends of each. A socket whose counters changed while the kernel
+    /// listed them has no side; the second list, or the other end in the same Pod, shows it. Both ends of a
+    /// connection over `lo` are in the Pod, whatever the addresses are: with TPROXY the proxy calls the
+    /// application from the peer's address, and a Pod may have addresses that no runtime reported. Such an
+    /// accepted connection is no finding; the other end is judged by itself.
+    fn review(&mut self, netns: &Netns) -> Result<(), netns::Error> {
+        let findings = self.kept.iter().filter(|one| one.path.is_finding());
+        let wanted: HashSet<_> = findings.flat_map(|one| both_ends(&one.socket)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let ends = netns.each_tcp_socket(Ends::of(wanted), Ends::see)?;
+        let mut kept = mem::take(&mut self.kept);
+        for one in kept.iter_mut().filter(|one| one.path.is_finding()) {
+            if let (None, Some(side)) = (one.socket.side, ends.side(&one.socket)) {
+                one.side = side;
+                one.path = self.path(&one.socket, side).unwrap_or(one.path);
+            }
+            if one.side == Side::Server && one.path.is_finding() && ends.has_both(&one.socket) {
+                one.path = Path::Direct(Reason::InboundLocal);
+            }
+        }
+        kept.retain(|one| self.keep == Keep::All || one.path.is_finding());
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// `None` if the Pod has no rules.
+    fn path(&self, socket: &TcpSocket, side: Side) -> Option<Path> {
+        let owner = self.owners.of(socket);
+        let path = judge::path(self.target.subject(), socket, side, owner)?;
+        let of_node = path.is_finding() && side == Side::Server && self.is_of_node(socket);
+        Some(if of_node {
+            Path::Direct(Reason::InboundFromNode)
+        } else {
+            path
+        })
+    }
+
     /// Whether a process of the node opened the connection that a socket accepted. The entry of a client
     /// that closed is gone; what it sent has been judged before.
     fn is_of_node(&self, socket: &TcpSocket) -> bool {
@@ -221,30 +259,91 @@ impl Path {
     }
 }
 
-/// The accepted connections that are findings, and the other ends that were seen.
-#[derive(Default)]
-struct OtherEnds {
+/// The ends of some connections, and the sides of those that were seen.
+struct Ends {
     wanted: HashSet<(Endpoint, Endpoint)>,
-    seen: HashSet<(Endpoint, Endpoint)>,
+    seen: HashMap<(Endpoint, Endpoint), Option<Side>>,
 }
 
-/// Both ends of a connection over `lo` are in the Pod, with any addresses: with TPROXY the
-/// proxy calls the application from the peer's address, and a Pod may have addresses that no runtime
-/// reported. Such an accepted connection is no finding; the other end is judged by itself.
-fn drop_loopback(netns: &Netns, kept: &mut Vec<Connection>) -> Result<(), netns::Error> {
-    let accepted = |one: &&Connection| one.side == Side::Server && one.path.is_finding();
-    let other_end = |one: &Connection| (one.socket.remote, one.socket.local);
-    let wanted: HashSet<_> = kept.iter().filter(accepted).map(other_end).collect();
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let seen = HashSet::new();
-    let ends = netns.each_tcp_socket(OtherEnds { wanted, seen }, |ends, socket| {
-        let this = (socket.local, socket.remote);
-        if ends.wanted.contains(&this) {
-            ends.seen.insert(this);
+impl Ends {
+    fn of(wanted: HashSet<(Endpoint, Endpoint)>) -> Self {
+        Self {
+            wanted,
+            seen: HashMap::new(),
         }
-    })?;
-    kept.retain(|one| !(accepted(&one) && ends.seen.contains(&other_end(one))));
-    Ok(())
+    }
+
+    fn see(&mut self, socket: TcpSocket) {
+        let [here, _] = both_ends(&socket);
+        if self.wanted.contains(&here) {
+            self.seen.insert(here, socket.side);
+        }
+    }
+
+    /// The side of a socket, by the second list or by the other end.
+    fn side(&self, socket: &TcpSocket) -> Option<Side> {
+        let [here, there] = both_ends(socket).map(|end| *self.seen.get(&end)?);
+        here.or(there.map(Side::other))
+    }
+
+    /// Whether the other end of a connection is in the same Pod.
+    fn has_both(&self, socket: &TcpSocket) -> bool {
+        let [_, there] = both_ends(socket);
+        self.seen.contains_key(&there)
+    }
+}
+
+/// A socket's own end, and the other one.
+fn both_ends(socket: &TcpSocket) -> [(Endpoint, Endpoint); 2] {
+    let (local, remote) = (socket.local, socket.remote);
+    [(local, remote), (remote, local)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn second_list_or_other_end_shows_the_side() {
+        let end = |text: &str| text.parse::<SocketAddr>().unwrap().into();
+        let socket = |local: &str, remote: &str, side| {
+            let mut socket = TcpSocket::example(end(local), end(remote), 1337);
+            socket.side = side;
+            socket
+        };
+        let (at, from) = ("10.0.0.5:80", "10.0.0.5:40000");
+        let unclear = socket(at, from, None);
+        let other = socket(from, at, Some(Side::Client));
+        for (second, side, both) in [
+            (vec![], None, false),
+            (vec![unclear.clone()], None, false),
+            (
+                vec![unclear.clone(), other.clone()],
+                Some(Side::Server),
+                true,
+            ),
+            (vec![unclear.clone(), socket(from, at, None)], None, true),
+            (
+                vec![socket(at, from, Some(Side::Server))],
+                Some(Side::Server),
+                false,
+            ),
+            (
+                vec![socket(at, from, Some(Side::Client)), other.clone()],
+                Some(Side::Client),
+                true,
+            ),
+            (
+                vec![socket("10.0.0.5:81", from, Some(Side::Server))],
+                None,
+                false,
+            ),
+        ] {
+            let mut ends = Ends::of(both_ends(&unclear).into());
+            second.into_iter().for_each(|one| ends.see(one));
+            assert_eq!((ends.side(&unclear), ends.has_both(&unclear)), (side, both));
+        }
+    }
 }
