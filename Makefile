@@ -78,14 +78,14 @@ setup: setup-demo
 	@setup/packages.sh
 	@setup/manifests.sh
 
-# What the demo needs of it.
+# The files of it that the demo needs.
 setup-demo:
 	@setup/packages.sh demo
 	@setup/bpf.sh
 	@setup/cnitool.sh
 	@setup/envoy.sh
 
-# What is copied onto hosts with any C library brings its own.
+# Programs that are copied onto hosts with any C library are static.
 build: setup
 	@$(CARGO) build --release
 	@setup/static-cargo.sh amd64 build --release -p sluice-install -p kubectl-sluice

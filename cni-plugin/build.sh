@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# build.sh [amd64|arm64]: builds the plugin as it is copied onto hosts, whatever C library they have: static, with musl.
+# build.sh [amd64|arm64]: builds the plugin as it is copied onto hosts with any C library: static, with musl.
 #
-# Before its first line a program with glibc asks some 40 times what the processor can do, and in a
-# virtual machine each CPUID is a way out of it and back: half of what starting and ending it takes.
+# glibc's start-up executes some 40 CPUID instructions. In a virtual machine each of them traps to the
+# hypervisor, which takes half of the time to start and end the plugin.
 #
 # The compiler is that of the BPF programs: it has the sources of Rust's library, so that no library
 # built for musl is needed.

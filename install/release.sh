@@ -38,7 +38,7 @@ cp "$image" "$out/sluice-$VERSION-image.tar"
 cp -r install/manifests/chart "$work/sluice"
 archive "$out/sluice-chart-$VERSION.tgz" "$work" sluice
 cp install/manifests/sluice.yaml "$out/sluice-$VERSION.yaml"
-# SPDX asks for the time and a unique name: both are fixed, and the paths of this machine left out.
+# SPDX requires the time and a unique name: both are fixed, and the paths of this machine are left out.
 cargo sbom --output-format spdx_json_2_3 | jq --sort-keys --arg name "sluice-$VERSION" '
     .creationInfo.created = "1970-01-01T00:00:00Z" | .documentNamespace = "urn:" + $name | .name = $name
     | del(.files) | .relationships |= map(select((.spdxElementId + .relatedSpdxElement) | contains("File-") | not))

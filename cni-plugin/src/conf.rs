@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_value_is_named_with_what_is_allowed() {
+    fn wrong_value_errors_name_the_allowed_values() {
         let rows = [
             ("[]", 7, "an object"),
             (r#"{"name":"n","#, 6, "not JSON"),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_annotations_is_not_one_whose_annotations_were_not_handed_over() {
+    fn empty_annotations_differ_from_missing_ones() {
         let null = r#"{"name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":null}}"#;
         assert_eq!(conf(null).unwrap().annotations, Some(BTreeMap::new()));
         let without = r#"{"name":"n","runtimeConfig":{}}"#;

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_that_was_cut_short_is_not_taken() {
+    fn truncated_response_is_an_error() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull";
         assert_eq!(parse_response(whole).unwrap(), (200, &b"null"[..]));
         for end in 0..whole.len() {

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_is_found_whatever_the_order_of_the_arguments() {
+    fn pod_name_is_read_from_arguments_in_any_order() {
         let forwards = with_args("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart");
         let backwards = with_args("K8S_POD_NAME=cart;K8S_POD_NAMESPACE=shop;IgnoreUnknown=1;");
         let pod = forwards.pod().unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_kernel_would_refuse_are_refused() {
+    fn invalid_interface_names_are_rejected() {
         for good in ["eth0", "net1", "a", "fifteen-letters"] {
             assert!(is_ifname(good), "{good}");
         }

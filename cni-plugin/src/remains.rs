@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn remains_keep_every_key_that_can_be_read() {
+    fn readable_keys_of_a_wrong_configuration_are_kept() {
         let rows = [
             (
                 r#"{"name":"n","stray":1,"socket":"/s"}"#,
@@ -113,7 +113,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn remains_of_any_bytes_are_usable(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_configuration_yields_socket_and_timeout(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let remains = Remains::read(Ok(bytes));
             prop_assert!(remains.socket.is_absolute());
             prop_assert!((1..=60).contains(&remains.timeout.as_secs()));

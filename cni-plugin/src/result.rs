@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_an_interface_is_on_the_one_that_was_asked_for() {
+    fn address_without_interface_belongs_to_the_requested_one() {
         let result = json!({"ips": [{"address": "10.0.0.5/24"}]});
         assert_eq!(
             addresses(&result.to_string(), "1.0.0", "net1").unwrap()[0].interface,

@@ -1,4 +1,4 @@
-"""Keeps the table of values in the chart's README what values.yaml says.
+"""Writes the table of values in the chart's README from values.yaml.
 
 Each value of values.yaml has a comment in front of it, which is its description. The table stands
 between two markers. With --check nothing is written: the program fails if the README differs, if a

@@ -1,8 +1,8 @@
-//! Changes of files that are either done or not, whatever happens in between.
+//! Atomic changes of files: after a crash a file has its old content or its new one.
 //!
-//! A new content is written beside the file, flushed, and renamed over it; then the directory is
-//! flushed, which is when the rename is on disk. A file that has other names (hard links) is written
-//! where it is, in one call.
+//! The new content is written to a temporary file, flushed, and renamed over the file; then the directory
+//! is flushed, which makes the rename durable. A file with other names (hard links) is written in place,
+//! by one call.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,8 +18,7 @@ use crate::{
     failpoint,
 };
 
-/// Begins the name of a file that is being written. None of the endings that a runtime looks for
-/// follows it.
+/// Prefix of the names of temporary files. They have no extension that a runtime reads.
 const UNFINISHED: &str = ".sluice-unfinished-";
 
 #[derive(Debug, Error)]
@@ -56,7 +55,7 @@ fn advice(error: &io::Error, path: &Path) -> String {
     text.to_owned()
 }
 
-/// What forbids a change: an attribute of the file or of its directory, which holds root back, too,
+/// The cause of a refused change: an attribute of the file or of its directory, which also restricts root,
 /// the user, or a security module.
 fn forbidden(path: &Path) -> String {
     let mut both = [path, directory(path)].into_iter();
@@ -72,7 +71,7 @@ fn forbidden(path: &Path) -> String {
     "; run as root".to_owned()
 }
 
-/// Gives a file a new content, or makes it. Of a symbolic link it is what the link leads to.
+/// Writes a file's new content, or creates the file. The target of a symbolic link is written.
 pub(crate) fn write(path: &Path, content: &[u8], access: &Access) -> Result<(), Error> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if has_other_names(&target) {
@@ -81,7 +80,7 @@ pub(crate) fn write(path: &Path, content: &[u8], access: &Access) -> Result<(), 
     replace(&target, content, access)
 }
 
-/// Puts a new file in the place of another, whatever other names that has.
+/// Replaces a file by a new one. Other names of the old file keep the old content.
 pub(crate) fn replace(path: &Path, content: &[u8], access: &Access) -> Result<(), Error> {
     let directory = directory(path);
     let failed = || Error::io("write", path);
@@ -99,7 +98,7 @@ fn fill(file: &mut File, content: &[u8], access: &Access) -> io::Result<()> {
 }
 
 /// Writes a file in place. A content that is shorter than the old one is first padded with blanks,
-/// which JSON allows at the end: whenever it is read, it is the old one or the new one.
+/// which JSON allows at the end: a reader gets the old content or the new one.
 fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
     let old = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -121,7 +120,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes what a run that was killed has left half written.
+/// Removes the temporary files of a run that was killed.
 pub(crate) fn sweep(directory: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Ok(());
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_file_and_what_to_do() {
+    fn error_names_the_file_and_the_remedy() {
         let source = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
         let error = Error::io("write", Path::new("/etc/cni/net.d/a.conflist"))(source);
         let text = error.to_string();

@@ -1,5 +1,5 @@
-//! What a file is beside its content: mode, owner, extended attributes (labels of `SELinux` and ACLs
-//! among them), other names, and whether it may be changed at all.
+//! The properties of a file besides its content: mode, owner, extended attributes (including labels of
+//! `SELinux` and ACLs), other names, and whether it is immutable.
 
 use std::{
     fs::{self, File, Metadata, Permissions},
@@ -19,13 +19,13 @@ use rustix::{
     io::Errno,
 };
 
-/// Bytes of the longest value of an attribute, and of the list of their names (xattr(7)).
+/// Maximum length of an attribute's value, and of the list of names (xattr(7)), in bytes.
 const LONGEST: usize = 64 << 10;
 
-/// What IMA and EVM keep of a file's content.
+/// Attributes with which IMA and EVM store hashes of the content.
 const HASHES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
 
-/// Who may do what with a file.
+/// The mode, the owner and the extended attributes of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
     mode: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// That of a file that is there.
+    /// The access of an existing file.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let file = File::open(path).ok()?;
         Some(Self {
@@ -48,12 +48,12 @@ impl Access {
         self.mode & 0o111 != 0
     }
 
-    /// Whether mode and owner are those of another one.
+    /// Whether mode and owner equal those of another file.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         (self.mode, self.owner) == (other.mode, other.owner)
     }
 
-    /// This program's user, and a mode.
+    /// The user of this process, and a mode.
     pub(crate) fn own(mode: u32) -> Self {
         let owner = (nix::unistd::geteuid(), nix::unistd::getegid());
         Self {
@@ -71,7 +71,7 @@ impl Access {
         }
     }
 
-    /// Gives it to a file. What the file has already is not even asked for: it needs a capability.
+    /// Sets them on a file. Equal values are not set again: the call needs a capability.
     pub(crate) fn give(&self, file: &File) -> io::Result<()> {
         if Self::plain(&file.metadata()?).owner != self.owner {
             fchown(file, Some(self.owner.0), Some(self.owner.1))?;
@@ -85,8 +85,8 @@ impl Access {
     }
 }
 
-/// Those that the kernel shows to this process. File systems without attributes have none. Hashes of
-/// the content, which the kernel makes itself, are not among them.
+/// The extended attributes that the kernel shows to this process; none on file systems without attributes.
+/// Without the hashes of the content, which the kernel computes itself.
 fn attributes(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0; LONGEST];
     let length = match flistxattr(&file, &mut names) {
@@ -109,7 +109,7 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(found)
 }
 
-/// Whether the file has other names, which a rename would part from it.
+/// Whether the file has other names (hard links), which a rename would leave with the old content.
 pub(crate) fn has_other_names(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.nlink() > 1)
 }

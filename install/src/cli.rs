@@ -78,7 +78,7 @@ pub(crate) struct Status {
 }
 
 impl Install {
-    /// What is to be in place, and where.
+    /// The specification of the installation, and its directories.
     pub(crate) fn spec(self) -> (Paths, InstallSpec) {
         let beside = || {
             let program = env::current_exe().unwrap_or_default();

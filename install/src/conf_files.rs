@@ -16,7 +16,7 @@ pub(crate) fn folder<'a>(network: &str, files: &'a Files) -> impl Iterator<Item 
         .map(|(_, text)| text)
 }
 
-/// Whether a runtime looks at a file of this name.
+/// Whether a runtime reads a file of this name.
 pub(crate) fn is_configuration(name: &str) -> bool {
     matches!(extension(name), "conf" | "conflist" | "json")
 }
@@ -26,7 +26,7 @@ pub(crate) fn is_list(name: &str) -> bool {
     extension(name) == "conflist"
 }
 
-/// As Go's `filepath.Ext` has it: also that of a name that begins with the dot.
+/// The extension as Go's `filepath.Ext` returns it: also for a name that begins with the dot.
 pub(crate) fn extension(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, extension)| extension)
 }

@@ -1,5 +1,5 @@
-//! Network configurations as text. An edit touches the bytes of Sluice's entry and no others, so
-//! that taking the entry out gives back, byte for byte, what was there before.
+//! Network configurations as text. An edit changes the bytes of Sluice's entry and no others, so the
+//! removal of the entry restores the earlier text exactly.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::entry::{Entry, PLUGIN};
 
-/// Why a runtime would not use a configuration.
+/// The reason why a runtime does not use a configuration.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
     #[error("it is not JSON as expected: {0}")]
@@ -24,11 +24,11 @@ pub(crate) enum Error {
     NoType { index: usize },
 }
 
-/// The keys of an object and their values as they are written. Of a key that comes twice the last
-/// counts, as it does for the runtimes.
+/// The keys of an object and the text of their values. The last one of equal keys counts, as for the
+/// runtimes.
 pub(crate) type Object<'a> = BTreeMap<String, &'a RawValue>;
 
-/// What white space is in JSON (RFC 8259, section 2).
+/// White space in JSON (RFC 8259, section 2).
 const BLANK: [char; 4] = [' ', '\t', '\r', '\n'];
 /// The keys of lists of plugins: a network's own, and the networks that Multus delegates to.
 const PLUGINS: &str = "plugins";
@@ -46,14 +46,14 @@ pub(crate) fn value<'a, T: serde::Deserialize<'a>>(
     serde_json::from_str(raw.get()).map_err(|_| Error::Wrong { key, expected })
 }
 
-/// Puts the entry behind the last plugin; one that is there already is updated where it stands,
-/// unless it stands first, where there is no network yet.
+/// Adds the entry behind the last plugin. An existing entry is updated in place, unless it is the first
+/// plugin: no network exists before that.
 pub(crate) fn with_entry(text: &str, entry: &Entry) -> Result<String, Error> {
     edit(text, entry, |text| List::read(text))
 }
 
-/// Does the same in the first network that a Multus configuration delegates to. One that is a
-/// single plugin becomes a list.
+/// Adds the entry to the first network that a Multus configuration delegates to. A single plugin becomes a
+/// list.
 pub(crate) fn with_delegated_entry(text: &str, entry: &Entry) -> Result<String, Error> {
     let delegate = *delegates(text)?
         .first()
@@ -90,8 +90,8 @@ fn edit(
     }
 }
 
-/// Takes every entry of Sluice out, those in delegated networks too. A text without one, or that is
-/// no list, stays as it is.
+/// Removes every entry of Sluice, also from delegated networks. A text without an entry, or that is no
+/// list, does not change.
 pub(crate) fn without_entry(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(shorter) = without_first_entry(&text) {
@@ -108,8 +108,8 @@ fn without_first_entry(text: &str) -> Option<String> {
     own_entries.map(|(list, index)| list.remove_at(index))
 }
 
-/// The entry that a runtime would run: the first in the list, or in the first delegated network, if
-/// a network is made before it.
+/// The entry that a runtime runs: the first one in the list, or in the first delegated network, if it is
+/// not the first plugin.
 pub(crate) fn entry(text: &str) -> Option<Map<String, Value>> {
     let of = |list: List| match *list.own_entries() {
         [index, ..] if index > 0 => serde_json::from_str(list.raw(index)).ok(),
@@ -121,7 +121,7 @@ pub(crate) fn entry(text: &str) -> Option<Map<String, Value>> {
         .or_else(|| List::delegated(text).ok().and_then(of))
 }
 
-/// What others have put behind the entry, as it is written.
+/// The text of the plugins that other programs added behind the entry.
 pub(crate) fn behind_entry(text: &str) -> Vec<String> {
     let Ok(list) = List::read(text) else {
         return Vec::new();
@@ -162,13 +162,13 @@ pub(crate) fn all_kinds(text: &str) -> Vec<String> {
     kinds
 }
 
-/// Whether the configuration is a single plugin that delegates to networks which it holds.
+/// Whether the configuration is a single plugin that contains the networks to which it delegates.
 pub(crate) fn is_delegating(text: &str) -> bool {
     List::read(text).is_err() && delegates(text).is_ok_and(|all| !all.is_empty())
 }
 
-/// The versions of the CNI spec in which a runtime may run the list: libcni takes the highest of
-/// `cniVersions` that it knows, and before 1.1.0 looked at `cniVersion` alone.
+/// The versions of the CNI spec in which a runtime may run the list: libcni selects the highest of
+/// `cniVersions` that it supports; before 1.1.0 it read `cniVersion` alone.
 pub(crate) fn versions(text: &str) -> Vec<String> {
     let object: Object = serde_json::from_str(text).unwrap_or_default();
     let one = object.get("cniVersion").map_or("\"\"", |raw| raw.get());
@@ -184,14 +184,14 @@ pub(crate) fn name(text: &str) -> Option<String> {
     serde_json::from_str(object.get("name")?.get()).ok()
 }
 
-/// Whether a key, of the configuration or of a plugin in its list, holds the path of a file.
+/// Whether a key of the configuration, or of a plugin in its list, has the path of a file as its value.
 pub(crate) fn names_file(text: &str, key: &str, file: &str) -> bool {
     paths(text, key)
         .iter()
         .any(|(_, path)| path.rsplit('/').next() == Some(file))
 }
 
-/// The text with another file's name in such a path.
+/// The text with another file name in such a path.
 pub(crate) fn with_file(text: &str, key: &str, (from, to): (&str, &str)) -> Option<String> {
     let all = paths(text, key);
     let (range, path) = all
@@ -214,8 +214,8 @@ fn paths(text: &str, key: &str) -> Vec<(Range<usize>, String)> {
     of(text).into_iter().chain(plugins).collect()
 }
 
-/// A list of the one plugin that a `.conf` describes, under the same name and version of the spec.
-/// The plugin is taken over as it is written. Without a name the file's is taken, as CRI-O does.
+/// A list with the plugin of a `.conf` file, with the same name and version of the spec. The text of the
+/// plugin does not change. Without a name the list has the file's, as in CRI-O.
 pub(crate) fn conf_to_conflist(text: &str, file: &str) -> Result<String, Error> {
     let object: Object = serde_json::from_str(text)?;
     let unnamed = serde_json::to_string(file)?;
@@ -242,7 +242,7 @@ fn lists(text: &str) -> Vec<List<'_>> {
         .collect()
 }
 
-/// The networks that Multus delegates to, whether it is a single plugin or stands in a list.
+/// The networks that Multus delegates to, as a single plugin or in a list.
 fn delegates(text: &str) -> Result<Vec<&RawValue>, Error> {
     let object: Object = serde_json::from_str(text)?;
     let mut found = Vec::new();
@@ -262,7 +262,7 @@ fn delegates(text: &str) -> Result<Vec<&RawValue>, Error> {
     Ok(found)
 }
 
-/// A list of plugins, and where in the text they are.
+/// A list of plugins, and their positions in the text.
 pub(crate) struct List<'a> {
     text: &'a str,
     pub(crate) plugins: Vec<Plugin>,
@@ -274,17 +274,17 @@ pub(crate) struct Plugin {
 }
 
 impl<'a> List<'a> {
-    /// The network's own.
+    /// The list of the configuration itself.
     pub(crate) fn read(text: &'a str) -> Result<Self, Error> {
         Self::of(text, text)
     }
 
-    /// That of the first network that Multus delegates to.
+    /// The list of the first network that Multus delegates to.
     fn delegated(text: &'a str) -> Result<Self, Error> {
         Self::of(text, delegates(text)?.first().ok_or(NOT_EMPTY)?.get())
     }
 
-    /// That of an object within the text.
+    /// The list of an object within the text.
     fn of(text: &'a str, object: &'a str) -> Result<Self, Error> {
         let object: Object = serde_json::from_str(object)?;
         let key = PLUGINS;
@@ -304,7 +304,7 @@ impl<'a> List<'a> {
         &self.text[self.plugins[index].span.clone()]
     }
 
-    /// Where Sluice's entries are in the list.
+    /// The positions of Sluice's entries in the list.
     fn own_entries(&self) -> Vec<usize> {
         let is_ours = |&index: &usize| self.plugins[index].plugin_type.as_deref() == Some(PLUGIN);
         (0..self.plugins.len()).filter(is_ours).collect()
@@ -328,7 +328,7 @@ impl<'a> List<'a> {
         Ok(self.splice(span, &serde_json::to_string(&updated)?))
     }
 
-    /// Takes out a plugin, and with it what parts it from its neighbour.
+    /// Removes a plugin and one separator.
     fn remove_at(&self, index: usize) -> String {
         let span = |index: usize| &self.plugins[index].span;
         let range = match index {
@@ -345,7 +345,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Where a part is in the text that it was borrowed from.
+/// The position of a part in the text that it was borrowed from.
 fn span_of(text: &str, part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - text.as_ptr().addr();
     start..start + part.len()

@@ -1,4 +1,4 @@
-//! The configuration directory: read, and changed step by step.
+//! Reads the configuration directory, and changes it step by step.
 
 use std::{
     fs::{self, File},
@@ -15,15 +15,15 @@ use crate::{
 
 /// containerd refuses configurations that are longer (go-cni's `MaxFileSize`).
 const MAX_CONF_BYTES: u64 = 2 << 20;
-/// What a file is made with if there is none to take after.
+/// The mode of a new file without a predecessor.
 const READABLE: u32 = 0o644;
 
-/// What is in the directory.
+/// The content of the directory.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// Configurations, and the plugins in folders.
     pub(crate) files: Files,
-    /// What has the name of a configuration, but cannot be read as one.
+    /// Files with the name of a configuration that cannot be read as one.
     pub(crate) unreadable: Vec<(String, io::Error)>,
 }
 
@@ -39,7 +39,7 @@ impl Directory<'_> {
         };
         for entry in entries {
             let entry = entry.map_err(Error::io("list", self.0))?;
-            // A runtime would read a file with such a name; there is none in the world.
+            // A runtime would read such a file; no known program writes one.
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
@@ -69,8 +69,8 @@ impl Directory<'_> {
             .collect()
     }
 
-    /// Takes one step, if what it changes is still as it was read. A file that is new gets the
-    /// mode, the owner and the attributes of the one that it follows.
+    /// Carries out one step, if the file has not changed since it was read. A new file gets the mode, the
+    /// owner and the attributes of its predecessor.
     pub(crate) fn apply(
         &self,
         step: &Step,
@@ -94,8 +94,8 @@ impl Directory<'_> {
         }
     }
 
-    /// That a file is as it was read. What others do between this and the step, some microseconds
-    /// later, is lost, as it would be for any two programs that edit one file.
+    /// Checks that a file has not changed since it was read. A change by another program between this check
+    /// and the step, some microseconds later, is lost.
     fn confirm(&self, name: &str, files: &Files) -> Result<(), Error> {
         let path = self.path(name);
         let now = match read(&path) {
@@ -109,7 +109,7 @@ impl Directory<'_> {
         }
     }
 
-    /// Where the files really are: links may lead out of the directory.
+    /// The directories of the files: links may lead out of the configuration directory.
     pub(crate) fn real_directories(&self, files: &Files) -> Vec<PathBuf> {
         let real =
             |name: &String| Some(fs::canonicalize(self.path(name)).ok()?.parent()?.to_owned());
@@ -140,7 +140,7 @@ fn folder(name: &str, path: &Path) -> Files {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // A pipe would have to be waited for.
+    // Reading a pipe would block.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
     }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changed_since_it_was_read_is_not_overwritten() {
+    fn file_that_changed_since_is_not_overwritten() {
         let node = tempfile::tempdir().unwrap();
         let directory = Directory(node.path());
         let path = node.path().join("a.conflist");

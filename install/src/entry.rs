@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 
 /// The plugin's name: that of its file, and the entry's `type`.
 pub(crate) const PLUGIN: &str = "sluice-cni";
-/// Runtimes hand a Pod's annotations only to an entry that declares this capability
+/// Runtimes pass a Pod's annotations only to an entry that declares this capability
 /// (containerd since 1.5, CRI-O since 1.29).
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 /// The key of an entry with which every ADD needs the daemon.
 const REQUIRE_DAEMON: &str = "requireDaemon";
 
-/// What the entry has to say.
+/// The settings in the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The daemon's socket, unless it is the plugin's default.
@@ -39,7 +39,7 @@ impl Entry {
         }
     }
 
-    /// The entry as it stands in a list that has none yet.
+    /// The text of a new entry.
     pub(crate) fn to_json(&self) -> Map<String, Value> {
         self.update(&Map::from_iter([("type".to_owned(), json!(PLUGIN))]))
     }

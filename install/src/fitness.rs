@@ -1,5 +1,5 @@
-//! Whether runtimes take a file for a network's configuration (the rules of libcni, of go-cni in
-//! containerd, and of ocicni in CRI-O, which differ).
+//! Whether runtimes use a file as a network's configuration. The rules of libcni, of go-cni in containerd
+//! and of ocicni in CRI-O differ.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use crate::{
     entry::PLUGIN,
 };
 
-/// Keys that must be true or false. libcni takes them as texts, too, since 1.2.
+/// Keys of type boolean. libcni also accepts texts since 1.2.
 const BOOLEANS: [&str; 3] = ["disableCheck", "disableGC", "loadOnlyInlinedPlugins"];
 
-/// Why some runtimes use a file and others do not.
+/// The reason why some runtimes use a file and others do not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Doubt {
-    /// CRI-O passes over it; containerd uses it, and fails.
+    /// CRI-O ignores it; containerd uses it, and fails.
     MissingPlugin(String),
-    /// Older versions of libcni refuse it.
+    /// Older versions of libcni reject it.
     TextBoolean(&'static str),
-    /// Its plugins are in a folder, of which older versions of libcni know nothing.
+    /// Its plugins are in a folder, which older versions of libcni do not read.
     Folder,
-    /// CRI-O takes the file's name; containerd fails.
+    /// CRI-O uses the file's name; containerd fails.
     NoName,
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// The first doubt about a list, if it can be used at all.
+/// The first doubt about a list, or an error if no runtime can use it.
 pub(crate) fn of_list(
     text: &str,
     files: &Files,
@@ -75,7 +75,7 @@ pub(crate) fn of_list(
     Ok(doubts.into_iter().next())
 }
 
-/// The same of a single plugin.
+/// The first doubt about a single plugin, or an error if no runtime can use it.
 pub(crate) fn of_single(text: &str, plugins: &Plugins) -> Result<Option<Doubt>, Error> {
     let object: Object = serde_json::from_str(text)?;
     let key = "type";
@@ -91,7 +91,7 @@ pub(crate) fn of_single(text: &str, plugins: &Plugins) -> Result<Option<Doubt>, 
     Ok(missing(&[kind], plugins))
 }
 
-/// The name, after a look at the keys of the spec's version.
+/// The network's name, after a check of the keys of the spec's version.
 fn name(object: &Object) -> Result<Option<String>, Error> {
     if let Some(raw) = object.get("cniVersion") {
         let _: String = value("cniVersion", "a string", raw)?;
@@ -129,7 +129,7 @@ fn inline_kinds(text: &str) -> Result<Vec<String>, Error> {
         .collect()
 }
 
-/// One that is damaged makes libcni refuse the whole network.
+/// libcni rejects the whole network if one plugin is damaged.
 fn folder_kinds(name: &str, files: &Files) -> Result<Vec<String>, Error> {
     let mut kinds = Vec::new();
     for (index, text) in folder(name, files).enumerate() {

@@ -1,4 +1,4 @@
-//! What a fuzzer throws at the edits of a configuration, and what must hold of them.
+//! Fuzz targets: edits of arbitrary configurations, and their invariants.
 
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub fn conflist(text: &str) {
         conflist::with_entry(&chained, &entry).as_deref().ok(),
         Some(&*chained)
     );
-    // One that stands first, where there is no network yet, is removed for good.
+    // An entry that is the first plugin is removed for good.
     if conflist::without_entry(&list) == list {
         assert_eq!(conflist::without_entry(&chained), list);
         let parse = |text: &str| serde_json::from_str::<Value>(text).ok();

@@ -1,4 +1,4 @@
-//! What was done to the host, written down before it is done.
+//! The state of an installation: a write-ahead record of every change to the host.
 
 use std::{
     fs, io,
@@ -10,9 +10,9 @@ use thiserror::Error;
 
 use crate::{atomic_file, attributes::Access, plan::Change, spec::Paths};
 
-/// The journal's file in the state directory.
+/// The state's file in the state directory.
 const NAME: &str = "install.json";
-/// Of this layout.
+/// The version of this layout.
 const VERSION: u32 = 1;
 
 #[derive(Debug, Error)]
@@ -33,13 +33,13 @@ pub(crate) enum Error {
     Elsewhere { bin: PathBuf, conf: PathBuf },
 }
 
-/// How far things are.
+/// The progress of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Phase {
-    /// The plugin and the configuration are to be in place.
+    /// The plugin and the configuration are being, or have been, installed.
     Installed,
-    /// The configuration is being, or has been, taken back; the plugin goes next.
+    /// The configuration is being, or has been, restored; the plugin is removed next.
     Removing,
 }
 
@@ -50,10 +50,10 @@ pub(crate) struct InstallState {
     cni_bin: PathBuf,
     cni_conf: PathBuf,
     pub(crate) phase: Phase,
-    /// Directories that were not there, outermost first.
+    /// Directories that the installer created, outermost first.
     #[serde(alias = "made")]
     pub(crate) created_dirs: Vec<PathBuf>,
-    /// What was done, or is just being done, to the configurations.
+    /// The changes of configurations that are done or in progress.
     pub(crate) changes: Vec<Change>,
 }
 
@@ -69,7 +69,7 @@ impl InstallState {
         }
     }
 
-    /// The journal that an earlier run has left.
+    /// The state that an earlier run stored.
     pub(crate) fn read(paths: &Paths) -> Result<Option<Self>, Error> {
         let path = path(paths);
         let text = match fs::read(&path) {
@@ -97,7 +97,7 @@ impl InstallState {
             path: path.clone(),
             source,
         })?;
-        // The configurations in it may hold what only root may read.
+        // The configurations in it may contain secrets.
         Ok(atomic_file::write(&path, &text, &Access::own(0o600))?)
     }
 
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_read_back_as_it_was_written() {
+    fn install_state_round_trips() {
         let state = tempfile::tempdir().unwrap();
         let paths = paths(state.path(), "/etc/cni/net.d");
         assert_eq!(InstallState::read(&paths).unwrap(), None);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_does_not_fit_is_refused_with_what_to_do() {
+    fn state_of_other_directories_is_refused_with_remedy() {
         let state = tempfile::tempdir().unwrap();
         let here = paths(state.path(), "/etc/cni/net.d");
         InstallState::new(&here).write(&here).unwrap();

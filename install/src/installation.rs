@@ -1,4 +1,4 @@
-//! What is installed on the host, and every change to it.
+//! The installation on a host: installs, repairs and uninstalls.
 
 use std::{
     fs::{self, File, Metadata},
@@ -45,16 +45,16 @@ pub(crate) enum Error {
     Unserved { name: String, reason: String },
 }
 
-/// What a run found and did.
+/// The findings and the changes of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// In words, in the order in which it was done.
+    /// The changes in their order, as text.
     pub(crate) done: Vec<String>,
     /// Conditions that an operator should check.
     pub(crate) warnings: Vec<String>,
 }
 
-/// The installation of one host. As long as it lives no other process has it.
+/// The installation of one host. Holds a lock, so no other process has it.
 pub(crate) struct Installation<'a> {
     paths: &'a Paths,
     install_state: Option<InstallState>,
@@ -62,7 +62,7 @@ pub(crate) struct Installation<'a> {
 }
 
 impl<'a> Installation<'a> {
-    /// Waits for its turn and reads what earlier runs have left.
+    /// Waits for the lock, and reads the state of earlier runs.
     pub(crate) fn open(paths: &'a Paths) -> Result<Self, Error> {
         let Paths {
             cni_bin,
@@ -84,15 +84,14 @@ impl<'a> Installation<'a> {
         Ok(installation)
     }
 
-    /// How far things are, if anything was installed.
+    /// The progress, if anything was installed.
     pub(crate) fn phase(&self) -> Option<Phase> {
         self.install_state
             .as_ref()
             .map(|install_state| install_state.phase)
     }
 
-    /// Puts everything in place, if all of it can be: the plugin first, because a configuration
-    /// that names a plugin which is not there lets no Pod start.
+    /// Installs the plugin, then its entry: no Pod starts while a configuration names a missing plugin.
     pub(crate) fn install(&mut self, spec: &InstallSpec) -> Result<Report, Error> {
         let Paths {
             cni_bin, cni_conf, ..
@@ -168,7 +167,7 @@ impl<'a> Installation<'a> {
             .map(|install_state| install_state.created_dirs)
             .unwrap_or_default();
         for directory in created_dirs.iter().rev() {
-            // One that others use by now stays.
+            // A directory that other programs use stays.
             let _ = fs::remove_dir(directory);
             failpoint::hit();
         }
@@ -215,7 +214,7 @@ impl<'a> Installation<'a> {
             self.prove(&target, &plugins)?;
         }
         if !steps.is_empty() {
-            // The journal covers every prefix of the steps.
+            // The state covers every prefix of the steps.
             let mut earlier = self.changes();
             earlier.retain(|change| !after.contains(change));
             self.update_state(|install_state| {
@@ -230,7 +229,7 @@ impl<'a> Installation<'a> {
         self.update_state(|install_state| install_state.changes = after)
     }
 
-    /// That the plugin serves every network that is to carry its entry, in the network's versions.
+    /// Checks that the plugin serves every network that gets its entry, in the network's versions.
     fn prove(&self, target: &Files, plugins: &Plugins) -> Result<(), Error> {
         let path = self.paths.cni_bin.join(PLUGIN);
         for name in select::select(target, plugins).candidates {
@@ -278,7 +277,7 @@ impl<'a> Installation<'a> {
         install_state.map_or_else(Vec::new, |install_state| install_state.changes.clone())
     }
 
-    /// Changes the journal, on disk as well.
+    /// Changes the state, and writes it to disk.
     fn update_state(&mut self, change: impl FnOnce(&mut InstallState)) -> Result<(), Error> {
         let mut install_state = match &self.install_state {
             Some(install_state) => install_state.clone(),
@@ -293,7 +292,7 @@ impl<'a> Installation<'a> {
     }
 }
 
-/// Makes the state directory, and waits until no other process has it.
+/// Creates the state directory, and waits for its lock.
 fn lock(state: &Path) -> io::Result<File> {
     loop {
         let mut builder = fs::DirBuilder::new();
@@ -301,7 +300,7 @@ fn lock(state: &Path) -> io::Result<File> {
         // A user who can write there could replace the content of a configuration.
         let directory = owned::directory(state)?;
         directory.lock()?;
-        // An uninstall may have removed it while it was waited for.
+        // An uninstall may have removed it while this process waited.
         let is_same = |found: Metadata| Ok(found.ino() == directory.metadata()?.ino());
         match fs::metadata(state).and_then(is_same) {
             Ok(true) => return Ok(directory),
@@ -321,7 +320,7 @@ struct Plan {
     warnings: Vec<String>,
 }
 
-/// The directories on the way to these that are not there.
+/// The missing directories on the paths to these.
 fn missing(directories: &[&PathBuf]) -> Vec<PathBuf> {
     let ancestors = directories.iter().flat_map(|path| path.ancestors());
     ancestors
@@ -330,7 +329,7 @@ fn missing(directories: &[&PathBuf]) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Whether the plugin is there, whole, and can be started.
+/// Whether the plugin is installed, complete and executable.
 fn is_up_to_date(path: &Path, plugin: &[u8]) -> bool {
     fs::read(path).is_ok_and(|present| present == plugin)
         && Access::of(path).is_some_and(|access| access.is_like(&Access::own(EXECUTABLE)))

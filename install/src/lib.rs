@@ -1,22 +1,22 @@
-//! Puts Sluice's CNI plugin into a node's container network, and takes it out again.
+//! Installs Sluice's CNI plugin in a node's network configuration, and uninstalls it.
 //!
 //! | command | does |
 //! |---|---|
-//! | `install` | places the plugin, then puts its entry into the primary network's configuration |
-//! | `run` | installs, then repairs what others change, until SIGTERM; the plugin stays unless the daemon was the last |
-//! | `uninstall` | takes the configuration back, waits `--grace` seconds, removes the plugin if no Pod needs it |
-//! | `status` | says what is installed and whether it is used; fails if the next Pod is not seen |
+//! | `install` | places the plugin, then adds its entry to the primary network's configuration |
+//! | `run` | installs, then repairs changes by others until SIGTERM; the plugin stays unless the daemon left an uninstall marker |
+//! | `uninstall` | restores the configuration, waits `--grace` seconds, removes the plugin if no Pod needs it |
+//! | `status` | shows what is installed and whether the runtime uses it; fails if the next Pod would not be intercepted |
 //!
 //! The primary network is the one whose file the runtime would use without Sluice. A list
-//! (`.conflist`) gets the entry behind its last plugin. For a single plugin (`X.conf`) the list
-//! `X-sluice.conflist` goes before it; `X.conf` stays where others look for it. Of Multus the first
-//! network to which it delegates gets the entry. With `--mode standalone` the primary network's files are
-//! not edited, and a copy with the entry, `00-00-sluice.conflist`, goes first.
+//! (`.conflist`) gets the entry behind its last plugin. For a single plugin (`X.conf`) the installer writes
+//! the list `X-sluice.conflist`, which sorts before it; `X.conf` stays for other programs. With Multus the
+//! first network to which it delegates gets the entry. With `--mode standalone` the primary network's files
+//! are not edited, and a copy with the entry, `00-00-sluice.conflist`, sorts first.
 //!
 //! Before a network gets the entry, the plugin must serve it in its own version of the CNI spec.
 //!
-//! What others edit in between stays. An entry of Sluice's that was there before the installation
-//! counts as Sluice's: it is updated, and goes at the uninstall as the plugin does.
+//! Edits by other programs stay. An entry of Sluice from before the installation counts as Sluice's: it is
+//! updated, and an uninstall removes it with the plugin.
 #![forbid(unsafe_code)]
 
 mod atomic_file;
@@ -65,8 +65,8 @@ use crate::{
     spec::Paths,
 };
 
-/// How long the plugin outlives the configuration if both go with the daemon, within the time that
-/// the kubelet leaves.
+/// Time between the removal of the configuration and of the plugin if both end with the daemon. It is
+/// shorter than the kubelet's grace period.
 const UNINSTALL_GRACE: Duration = Duration::from_secs(5);
 
 /// The command line.
@@ -107,7 +107,7 @@ fn run(Cli { command, log }: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is installed stays when the watch ends, unless the daemon ended as the last one.
+/// The installation stays when `run` ends, unless the daemon left an uninstall marker.
 fn run_reconciler(install: Install) -> Result<()> {
     let socket = install.socket.clone();
     let (paths, spec) = install.spec();
@@ -120,7 +120,7 @@ fn run_reconciler(install: Install) -> Result<()> {
     Ok(())
 }
 
-/// The configuration goes first: a Pod that is being torn down still finds the plugin.
+/// The configuration is restored first: a Pod that is being torn down still finds the plugin.
 fn uninstall(paths: &Paths, grace: Duration) -> Result<()> {
     let report = Installation::open(paths)?.remove_config()?;
     log_report(&report);

@@ -1,17 +1,17 @@
-//! What has to become of the configuration directory. Nothing here touches it.
+//! Computes the desired state of the configuration directory, without changing it.
 //!
-//! A run computes the directory without Sluice ([`pristine`]), puts Sluice in as wanted
-//! ([`target`]), and applies what the two differ in ([`steps`]). Hence it does not matter in what
-//! state an earlier run, or another program, has left the directory.
+//! A run computes the directory without Sluice ([`pristine`]), then with Sluice ([`target`]), and returns
+//! the differences to the present state ([`steps`]). The result does not depend on the state in which an
+//! earlier run, or another program, left the directory.
 //!
-//! | the runtime uses | the entry goes |
+//! | the runtime uses | the entry is added |
 //! |---|---|
 //! | a list | behind its last plugin |
 //! | a list whose plugins are in a folder | into a file of the folder that sorts last |
-//! | a single plugin, `X.conf` | into the list `X-sluice.conflist`, which sorts before it; `X.conf` stays, because others look for it |
+//! | a single plugin, `X.conf` | into the list `X-sluice.conflist`, which sorts before it; `X.conf` stays, because other programs read it |
 //! | Multus with the networks to which it delegates | behind the last plugin of the first of them: Multus would take a list beside its own file for a network, and call itself |
 //!
-//! In the mode `own` a copy of the first candidate, [`STANDALONE`], carries the entry, except beside Multus.
+//! In the mode `standalone` a copy of the first candidate, [`STANDALONE`], has the entry, except beside Multus.
 
 use std::collections::BTreeSet;
 
@@ -27,15 +27,15 @@ use crate::{
     spec::Mode,
 };
 
-/// Sluice's own configuration. It sorts before everything that is in use.
+/// Sluice's own configuration. It sorts before every file in use.
 pub(crate) const STANDALONE: &str = "00-00-sluice.conflist";
-/// Ends the names of the lists that Sluice derives from others' files.
+/// Suffix of the lists that Sluice derives from files of others.
 const DERIVED: &str = "-sluice.conflist";
 /// The entry's file in a folder of plugins. It sorts behind the others.
 const IN_FOLDER: &str = "/~sluice-cni.conf";
-/// Multus' plugins: the one that does everything, and the one that calls a daemon.
+/// Multus' plugins: the standalone one, and the one that calls a daemon.
 const MULTUS: [&str; 2] = ["multus", "multus-shim"];
-/// Keys with which Multus names files.
+/// Keys whose values are names of Multus' files.
 const FILE_KEYS: [&str; 2] = ["clusterNetwork", "readinessindicatorfile"];
 
 #[derive(Debug, Error)]
@@ -53,7 +53,7 @@ pub(crate) enum Error {
     LowerPriority { first: String },
 }
 
-/// One file, before and after a change of Sluice's. `None` is a file that is not there.
+/// One file, before and after a change by Sluice. `None`: the file does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Change {
     pub(crate) name: String,
@@ -64,15 +64,15 @@ pub(crate) struct Change {
 /// One atomic step in the directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
-    // In the order in which they are taken: at no moment is there no configuration.
+    // In the order of their execution: a configuration exists at any time.
     Write { name: String, text: String },
     Remove { name: String },
 }
 
-/// The directory as it would be without Sluice.
+/// The directory without Sluice.
 ///
-/// A file that is as Sluice left it becomes what it was before; out of one that others have
-/// changed since, only the entry is taken.
+/// A file that is as Sluice wrote it gets its earlier content. From a file that others changed since, only
+/// the entry is removed.
 pub(crate) fn pristine(current: &Files, changes: &[Change]) -> Files {
     let touched = changes.iter().map(|change| &change.name);
     let names: BTreeSet<&String> = current.keys().chain(touched).collect();
@@ -91,8 +91,8 @@ pub(crate) fn pristine(current: &Files, changes: &[Change]) -> Files {
     files
 }
 
-/// Where Multus names a file that Sluice made, it gets the name of the one that this was made from;
-/// if there is none, the file stays, without the entry.
+/// A name of Sluice's file in Multus' configuration is replaced by the name of the file from which it was
+/// derived. Without such a file, Sluice's file stays, without the entry.
 fn forget(name: &str, files: &mut Files, text: &str) {
     let naming: Vec<String> = (files.iter())
         .filter(|(_, text)| {
@@ -117,7 +117,7 @@ fn forget(name: &str, files: &mut Files, text: &str) {
     }
 }
 
-/// The file that one of Sluice's was made from.
+/// The file from which one of Sluice's was derived.
 fn source(name: &str, files: &Files) -> Option<String> {
     if name != STANDALONE {
         let stem = name.strip_suffix(DERIVED)?;
@@ -144,8 +144,8 @@ fn undo(name: &str, current: &Files, changes: &[Change]) -> Option<String> {
     }
 }
 
-/// Whether Sluice made the file: its own copy, a list that the journal knows and that others have
-/// not made their own, or one that holds what a single plugin's file holds.
+/// Whether Sluice created the file: its own copy, a list in the recorded state that no other program
+/// replaced, or a list with the content of a single plugin's file.
 fn is_derived(name: &str, files: &Files, changes: &[Change]) -> bool {
     if name == STANDALONE || name.ends_with(IN_FOLDER) {
         return true;
@@ -180,7 +180,7 @@ fn calls_multus(text: &str) -> bool {
         .any(|kind| MULTUS.contains(&&**kind))
 }
 
-/// The files that Sluice made and that others have added plugins to, which go with them.
+/// The files that Sluice created and to which others added plugins, which are lost with them.
 pub(crate) fn with_foreign_plugins(current: &Files, pristine: &Files) -> Vec<(String, String)> {
     let gone = current
         .iter()
@@ -194,7 +194,7 @@ pub(crate) fn with_foreign_plugins(current: &Files, pristine: &Files) -> Vec<(St
         .collect()
 }
 
-/// The directory with Sluice in it: its entry in every file that a runtime may use.
+/// The directory with Sluice: its entry is in every file that a runtime may use.
 pub(crate) fn target(
     pristine: &Files,
     current: &Files,
@@ -226,7 +226,7 @@ pub(crate) fn target(
                 (name, derived.map_err(failed)?)
             }
             Place::Theirs(edit) => {
-                // An entry that is in place keeps what else it says.
+                // An existing entry keeps its other keys.
                 let in_place = |now: &&String| conflist::without_entry(now) == *text;
                 let base = current.get(primary).filter(in_place).unwrap_or(text);
                 (primary.to_owned(), edit(base, entry).map_err(failed)?)
@@ -251,16 +251,16 @@ pub(crate) fn target(
     }
 }
 
-/// Puts the entry into a text.
+/// Adds the entry to a text.
 type Edit = fn(&str, &Entry) -> Result<String, conflist::Error>;
 
-/// Where the entry goes.
+/// The place of the entry.
 enum Place {
-    /// Into a list of Sluice's: what it holds beside the entry, and its name.
+    /// In a list of Sluice: its content besides the entry, and its name.
     Own(String, String),
-    /// Into the text of others.
+    /// In the file of another program.
     Theirs(Edit),
-    /// Into a file of its own, beside the plugins of a folder.
+    /// In a file of its own, beside the plugins of a folder.
     Folder(String),
 }
 
@@ -286,8 +286,7 @@ fn place(primary: &str, text: &str, mode: Mode) -> Result<Place, conflist::Error
     })
 }
 
-/// A list of Sluice's own. Its entry keeps what else it says, and plugins that others have put
-/// behind it stay.
+/// A list of Sluice. Its entry keeps its other keys, and plugins that others added behind it stay.
 fn derive(list: &str, current: Option<&String>, entry: &Entry) -> Result<String, conflist::Error> {
     let mut text = list.to_owned();
     let current = current.map(String::as_str).unwrap_or_default();
@@ -303,7 +302,7 @@ fn derive(list: &str, current: Option<&String>, entry: &Entry) -> Result<String,
     Ok(text)
 }
 
-/// What differs between two states of the directory.
+/// The difference between two states of the directory.
 pub(crate) fn changes(before: &Files, after: &Files) -> Vec<Change> {
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let differs = |name: &&String| before.get(*name) != after.get(*name);
@@ -315,7 +314,7 @@ pub(crate) fn changes(before: &Files, after: &Files) -> Vec<Change> {
     names.into_iter().filter(differs).map(change).collect()
 }
 
-/// How to get from one state of the directory to another.
+/// The steps from one state of the directory to another.
 pub(crate) fn steps(before: &Files, after: &Files) -> Vec<Step> {
     let step = |Change { name, after, .. }: Change| match after {
         Some(text) => Step::Write { name, text },
@@ -326,14 +325,14 @@ pub(crate) fn steps(before: &Files, after: &Files) -> Vec<Step> {
     steps
 }
 
-/// The list that goes before a single plugin's file: `-` sorts before the dot of the extension, and
-/// nothing that is in use stands between the two.
+/// The name of the list that sorts before a single plugin's file: `-` sorts before the dot of the
+/// extension, and no file in use is between the two.
 fn derived(single: &str) -> String {
     let stem = single.rsplit_once('.').map_or(single, |(stem, _)| stem);
     format!("{stem}{DERIVED}")
 }
 
-/// The entry that a runtime would run if it used this file.
+/// The entry that a runtime runs if it uses this file.
 pub(crate) fn entry(name: &str, files: &Files) -> Option<serde_json::Map<String, Value>> {
     let text = files.get(name)?;
     let in_folder = || {

@@ -1,4 +1,4 @@
-//! The installed plugin, started as a runtime starts it.
+//! Dry runs of the installed plugin, started as a runtime starts it.
 
 use std::{
     io::{self, Write as _},
@@ -12,15 +12,15 @@ use crate::{conflist, entry::PLUGIN};
 
 /// The first version of the spec with STATUS.
 const WITH_STATUS: &str = "1.1.0";
-/// What a missing or empty version means.
+/// The meaning of a missing or empty version.
 const UNSTATED: &str = "0.1.0";
 /// The container of a dry run. No runtime has one with such an id.
 const DRY_RUN_CONTAINER: &str = "sluice-install-dry-run";
-/// The daemon's socket in a dry run. It leads nowhere, so the daemon does not learn of that container,
-/// and no file can be left there.
+/// The daemon's socket in a dry run. It does not exist, so the daemon gets no request, and no pending DEL
+/// can be stored.
 const DRY_RUN_SOCKET: &str = "/dev/null/sluiced.sock";
 
-/// Asks the plugin whether it could serve an ADD; if not, says why.
+/// Runs the plugin's STATUS. Returns the error if an ADD would fail.
 pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), String> {
     let mut configuration = Map::from_iter([
         ("cniVersion".to_owned(), json!(WITH_STATUS)),
@@ -31,8 +31,8 @@ pub(crate) fn status(plugin: &Path, entry: Map<String, Value>) -> Result<(), Str
     run(plugin, "STATUS", &Value::Object(configuration)).map(drop)
 }
 
-/// Whether the plugin serves a network in the versions that its configuration has: it must name
-/// each of them, and a DEL of a container that is not there must succeed.
+/// Whether the plugin serves a network in the versions of its configuration: it must list each of them,
+/// and a DEL of an unknown container must succeed.
 pub(crate) fn serves(plugin: &Path, list: &str, entry: &Map<String, Value>) -> Result<(), String> {
     let name = conflist::name(list).unwrap_or_default();
     for version in conflist::versions(list) {
@@ -101,7 +101,7 @@ fn start(plugin: &Path, verb: &str) -> io::Result<Child> {
 
 fn talk(mut child: Child, configuration: &str) -> io::Result<Output> {
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read it is known by its exit code.
+        // The exit code shows a program that does not read its input.
         let _ = stdin.write_all(configuration.as_bytes());
     }
     child.wait_with_output()

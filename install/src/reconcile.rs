@@ -1,7 +1,7 @@
-//! Keeps in place what was installed.
+//! Watches the installation, and repairs it.
 //!
-//! Whatever happens in the directories is a reason to look, and a look that finds everything as
-//! it should be changes nothing: what Sluice itself has written wakes it once, and no more.
+//! Every event in the directories triggers a check. A check that finds the desired state changes nothing,
+//! so Sluice's own writes trigger one check.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -32,7 +32,7 @@ use crate::{
 
 /// Delay between a change and the check: programs write files in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// When to try again what failed, if nothing happens before.
+/// Time until a failed check is repeated without an event.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Installs, then repairs until SIGTERM or SIGINT. SIGHUP starts a check; SIGUSR1 and SIGUSR2 are ignored.
@@ -45,7 +45,7 @@ pub(crate) fn run(paths: &Paths, spec: &InstallSpec) -> Result<()> {
     info!("watching {conf} and {bin}");
     let mut due = None;
     loop {
-        // Something may have happened in a directory before it was watched.
+        // A directory may have changed before the watch began.
         if reconciler.directories(&events)? {
             due = Some(reconciler.backoff.next(Instant::now()));
         }
@@ -64,7 +64,7 @@ pub(crate) fn run(paths: &Paths, spec: &InstallSpec) -> Result<()> {
     }
 }
 
-/// The signals, as something to be waited for.
+/// The signals as a pollable descriptor.
 fn signals() -> Result<SignalFd> {
     let signals = SigSet::from_iter([
         Signal::SIGTERM,
@@ -85,7 +85,7 @@ enum Event {
 
 fn wait(signals: &SignalFd, events: &Inotify, timeout: Option<Duration>) -> Result<Event> {
     let timeout = match timeout {
-        // Rounded up, so as not to wake just before the time.
+        // Rounded up: the wait must not end before the time.
         Some(timeout) => PollTimeout::try_from(timeout + Duration::from_millis(1))?,
         None => PollTimeout::NONE,
     };
@@ -128,7 +128,7 @@ struct Reconciler<'a> {
     paths: &'a Paths,
     spec: &'a InstallSpec,
     backoff: Backoff,
-    /// What was said already.
+    /// The messages that were logged already.
     logged: BTreeSet<String>,
     watched: HashSet<WatchDescriptor>,
 }
@@ -239,8 +239,7 @@ fn uninstalled() -> Report {
     }
 }
 
-/// A directory that is watched already stays so, under the same descriptor; one that was removed
-/// and made again gets a new one.
+/// A watched directory keeps its descriptor; one that was removed and created again gets a new one.
 fn add(events: &Inotify, path: &Path) -> Result<Option<WatchDescriptor>> {
     let what = AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_ATTRIB

@@ -11,7 +11,7 @@ use crate::{
 /// Plugins of meshes that redirect a Pod's traffic themselves.
 const MESHES: [&str; 4] = ["istio-cni", "linkerd-cni", "kuma-cni", "consul-cni"];
 
-/// Files that are not used, by some runtimes or by all.
+/// Files that some or all runtimes do not use.
 pub(crate) fn on_choice(
     files: &Files,
     plugins: &Plugins,
@@ -27,7 +27,7 @@ pub(crate) fn on_choice(
         .doubts
         .iter()
         .map(|(name, doubt)| format!("{name}: {doubt}"));
-    // One whose plugins are elsewhere, and nothing beside it, is no choice.
+    // A single candidate whose plugins are in a folder is no ambiguity.
     let matter = selection.candidates.len() > 1;
     unusable
         .chain(unread)

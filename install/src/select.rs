@@ -1,9 +1,9 @@
-//! Which file of the configuration directory a runtime uses.
+//! Selects the file of the configuration directory that a runtime uses.
 //!
-//! Kubelet, containerd and CRI-O take the first, in the order of the names' bytes, of the files
-//! that end in `.conf`, `.conflist` or `.json`. Kubelet and CRI-O pass over one that they cannot
-//! use; containerd stops at it, hence the warning. Where it depends on the runtime and its version
-//! whether a file is used, each file that may be chosen is a candidate.
+//! Kubelet, containerd and CRI-O use the first file, in the order of the names' bytes, that ends in
+//! `.conf`, `.conflist` or `.json`. Kubelet and CRI-O ignore a file that they cannot use; containerd stops
+//! at it, hence the warning. If the use of a file depends on the runtime and its version, each file that
+//! may be selected is a candidate.
 
 use crate::{
     conf_files::{Files, Plugins, extension},
@@ -11,14 +11,14 @@ use crate::{
     fitness::{self, Doubt},
 };
 
-/// The outcome of a choice.
+/// The outcome of a selection.
 #[derive(Debug, Default)]
 pub(crate) struct Selection<'a> {
-    /// The files of which one is used: the first by most runtimes.
+    /// The candidates. Most runtimes use the first.
     pub(crate) candidates: Vec<&'a str>,
-    /// Those of them that some runtimes do not use, and why.
+    /// The candidates that some runtimes do not use, with the reasons.
     pub(crate) doubts: Vec<(&'a str, Doubt)>,
-    /// Those before them that cannot be used, and why.
+    /// The files before the candidates that cannot be used, with the reasons.
     pub(crate) unusable: Vec<(&'a str, conflist::Error)>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn select<'a>(files: &'a Files, plugins: &Plugins) -> Selection<'a> {
             return selection;
         }
     }
-    // Without one that every runtime uses, there is nothing for which one would be passed over.
+    // Without a file that every runtime uses, the doubtful ones are the only candidates.
     selection.candidates.truncate(1);
     let first = selection.first();
     selection.doubts.retain(|(name, _)| Some(*name) == first);
@@ -67,7 +67,7 @@ mod tests {
     const TEXTUAL: &str = r#"{"name":"n","disableCheck":"True","plugins":[{"type":"bridge"}]}"#;
     const FOLDED: &str = r#"{"name":"n"}"#;
 
-    /// Files, the candidates, those passed over.
+    /// Files, the candidates, the ignored files.
     type Row = (
         &'static [(&'static str, &'static str)],
         &'static [&'static str],

@@ -51,7 +51,7 @@ pub(crate) enum Mode {
     Standalone,
 }
 
-/// What is to be in place.
+/// The desired installation.
 #[derive(Debug)]
 pub(crate) struct InstallSpec {
     pub(crate) plugin: PathBuf,

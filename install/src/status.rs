@@ -1,4 +1,4 @@
-//! `sluice-install status`: the installation, and what the runtime uses of it.
+//! `sluice-install status`: the installation, and the parts of it that the runtime uses.
 
 use std::{fmt::Write as _, fs, iter, path::Path};
 
@@ -23,14 +23,14 @@ use crate::{
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Status {
-    /// How far the installation is, if there is one.
+    /// The progress of the installation, if there is one.
     phase: Option<Phase>,
     plugin: Plugin,
     /// The file that the runtime uses; of several candidates the one that most runtimes use.
     selected: Option<String>,
     /// The files of which a runtime uses one, which depends on the runtime and its version.
     candidates: Vec<String>,
-    /// The files that have Sluice's entry where a runtime would run it.
+    /// The files with an entry of Sluice that a runtime runs.
     configs_with_entry: Vec<String>,
     unusable: Vec<Remark>,
     /// Files that not every runtime uses.
@@ -42,7 +42,7 @@ pub(crate) struct Status {
     /// Cached configurations of Pods that need the plugin when they end.
     users: usize,
     daemon: Daemon,
-    /// Whether the next Pod will be seen by Sluice.
+    /// Whether the next Pod will be intercepted.
     pub(crate) active: bool,
 }
 
@@ -63,7 +63,7 @@ struct Remark {
 #[derive(Debug, Serialize)]
 struct Daemon {
     ready: bool,
-    /// What the plugin said if it is not.
+    /// The plugin's error if it is not.
     reason: Option<String>,
 }
 
@@ -123,7 +123,7 @@ fn configs_with_entry(files: &Files) -> Vec<String> {
     configs_with_entry.cloned().collect()
 }
 
-/// The plugin is run as the runtime would run it for each network.
+/// Runs the plugin for each network, as the runtime does.
 fn unserved(binary: &Path, candidates: &[&str], files: &Files) -> Vec<Remark> {
     let mut unserved = Vec::new();
     for name in candidates {
@@ -145,7 +145,7 @@ fn plugin(path: &Path) -> Plugin {
     }
 }
 
-/// The plugin is asked as a runtime would: it asks the daemon.
+/// Runs the plugin's STATUS as a runtime does; the plugin queries the daemon.
 fn daemon(binary: &Path, plugin: Plugin, entry: Option<Map<String, Value>>) -> Daemon {
     let asked = match plugin {
         Plugin::InPlace => probe::status(binary, entry.unwrap_or_default()),
@@ -161,7 +161,7 @@ fn daemon(binary: &Path, plugin: Plugin, entry: Option<Map<String, Value>>) -> D
 type Line = (&'static str, String);
 
 impl Status {
-    /// For people.
+    /// The status as text.
     pub(crate) fn table(&self) -> String {
         let phase = match self.phase {
             Some(Phase::Installed) => "installed",

@@ -1,5 +1,5 @@
-//! The end of `run`: whether the plugin stays. Only the daemon knows whether it has a successor; both
-//! get SIGTERM at the same moment.
+//! Decides at the end of `run` whether the plugin stays. Only the daemon knows whether it has a successor;
+//! both get SIGTERM at the same time.
 
 use std::{
     fs, io,
@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The daemon asks the API server first, which may take half a minute.
+/// The daemon queries the API server first, for up to half a minute.
 const PATIENCE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits until the daemon has ended. `true` if it was the last one of the node.
+/// Waits for the end of the daemon. `true` if it left the marker: it was the node's last one.
 pub(crate) fn daemon_requested(socket: &Path) -> bool {
     let end = Instant::now() + PATIENCE;
     while UnixStream::connect(socket).is_ok() && Instant::now() < end {
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn uninstall_marker_is_awaited_until_the_daemon_ends() {
+    fn installer_waits_for_marker_until_the_daemon_ends() {
         let run = tempfile::tempdir().unwrap();
         let socket = run.path().join("sluiced.sock");
         let daemon = UnixListener::bind(&socket).unwrap();

@@ -279,7 +279,7 @@ fn acceleration(wanted: Acceleration) -> (Acceleration, Option<KernelOffsets>) {
     }
 }
 
-/// The acceleration that is safe with the features of this kernel. What it lacks is logged once, here.
+/// The acceleration that is safe with the features of this kernel. Missing features are logged once, here.
 fn limit_acceleration(wanted: Acceleration, datapath: &Datapath) -> Acceleration {
     let found = datapath.features();
     let missing = pods::describe_features(&Release::running(), found);

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unified_node_has_it_at_the_usual_place() {
+    fn cgroup2_root_is_found_on_unified_nodes() {
         let table = "\
 22 27 0:21 / /proc rw,nosuid shared:12 - proc proc rw
 29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hybrid_node_has_it_beside_version_1() {
+    fn cgroup2_root_is_found_beside_version_1() {
         let table = "\
 30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
 31 30 0:27 / /sys/fs/cgroup/cpu rw shared:10 master:3 - cgroup cgroup rw,cpu
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_mount_there_is_no_answer() {
+    fn cgroup2_root_needs_a_mount() {
         assert_eq!(
             found("31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw"),
             None

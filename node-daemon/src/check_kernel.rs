@@ -1,4 +1,4 @@
-//! `sluiced check-kernel`: finds out whether this kernel has what Sluice needs, by loading and trying.
+//! `sluiced check-kernel`: tests whether this kernel supports Sluice, by loading and attaching the programs.
 
 use std::{io::Write, os::fd::AsFd as _, path::PathBuf};
 

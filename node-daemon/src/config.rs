@@ -26,7 +26,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon.
@@ -37,11 +37,11 @@ pub(crate) enum Command {
     Pods(PodsArgs),
     /// Explain how a connection of a Pod is handled, and by which rule.
     Explain(ExplainArgs),
-    /// List the connections that go past their Pod's sidecar against the rules.
+    /// List the connections that bypass their Pod's sidecar against the rules.
     Audit(AuditArgs),
     /// List the TCP connections of meshed Pods, and their paths.
     Connections(ConnectionsArgs),
-    /// Check the node, and say what to do about each problem.
+    /// Check the node, and print the remedy of each problem.
     Doctor(DoctorArgs),
     /// Write an archive with the state of the node, for a bug report.
     BugReport(BugReportArgs),

@@ -19,7 +19,7 @@ pub(crate) fn run(paths: &Paths) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "{} pins and {} records of Pods removed: Pods go past their sidecars now",
+        "{} pins and {} records of Pods removed: Pods bypass their sidecars now",
         removed.len(),
         records.len()
     )?;

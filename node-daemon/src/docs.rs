@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use serde::{Deserialize, Deserializer, de, forward_to_deserialize_any};
 use sluice_abi::Reason;
 
@@ -43,38 +43,31 @@ pub(crate) fn listed(section: &str) -> BTreeSet<String> {
     section.lines().filter_map(span).collect()
 }
 
-/// The command lines of a program in the fenced blocks of every page.
-fn command_lines(program: &str) -> Vec<String> {
+/// Whether a file is a page of the documentation. The changelog has commands of earlier versions.
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "md") && !path.ends_with("CHANGELOG.md")
+}
+
+/// The commands of every page, in lines of fenced blocks and in code spans: what follows `program`. A fence has
+/// three backquotes and a span one, both odd numbers. Text with an ellipsis is no command.
+fn commands(program: &str) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let mut paths = vec![docs.join("../README.md")];
-    for folder in ["", "reference", "design"] {
-        let entries = fs::read_dir(docs.join(folder)).unwrap();
-        paths.extend(entries.map(|entry| entry.unwrap().path()));
-    }
-    for path in paths
-        .iter()
-        .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
-    {
-        let text = fs::read_to_string(path).unwrap();
-        let fenced = text.split("```").skip(1).step_by(2).flat_map(str::lines);
-        let command = |line: &str| {
-            let line = line.trim().trim_start_matches("$ ");
-            let line = line.split_once(" -- ").map_or(line, |(_, inner)| inner);
-            line.split(" >")
-                .next()
-                .unwrap_or_default()
-                .split(" #")
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
-        };
-        found.extend(
-            fenced
-                .map(command)
-                .filter(|line| line.split(' ').next() == Some(program)),
-        );
+    for folder in ["", "docs", "docs/reference", "docs/design"] {
+        for file in fs::read_dir(root.join(folder)).unwrap() {
+            let path = file.unwrap().path();
+            if is_page(&path) {
+                let text = fs::read_to_string(path).unwrap();
+                let code = text.split('`').skip(1).step_by(2);
+                found.extend(code.flat_map(str::lines).filter_map(|line| {
+                    let line = line.split(['>', '#', '|']).next()?.trim();
+                    let line = line.trim_start_matches("$ ");
+                    let line = line.split_once(" -- ").map_or(line, |(_, inside)| inside);
+                    let arguments = line.strip_prefix(program)?;
+                    (!arguments.contains('…')).then(|| arguments.to_owned())
+                }));
+            }
+        }
     }
     found
 }
@@ -197,12 +190,33 @@ fn api_page_lists_every_path() {
     }
 }
 
+/// Pages name a command also without its required arguments.
 #[test]
 fn pages_quote_valid_commands() {
-    let lines = command_lines("sluiced");
-    assert!(lines.len() > 10, "{lines:?}");
-    for line in lines {
-        let parsed = Cli::try_parse_from(line.split_whitespace());
-        assert!(parsed.is_ok(), "{line}: {parsed:?}");
+    let own = commands("sluiced ");
+    let of_kubectl = ["explain", "monitor"].map(|command| {
+        let all = commands(&format!("kubectl sluice {command} "));
+        let complete = all
+            .into_iter()
+            .filter(|line| !line.starts_with("NAMESPACE"));
+        complete
+            .map(|line| format!("{command} --pod {line}"))
+            .collect::<Vec<_>>()
+    });
+    let lines = [own, of_kubectl.concat()].concat();
+    assert!(lines.len() > 60, "{lines:?}");
+    for line in &lines {
+        let parsed = Cli::try_parse_from(["sluiced"].into_iter().chain(line.split_whitespace()));
+        let accepted = parsed.as_ref().map_or_else(
+            |error| {
+                [
+                    ErrorKind::MissingRequiredArgument,
+                    ErrorKind::DisplayVersion,
+                ]
+                .contains(&error.kind())
+            },
+            |_| true,
+        );
+        assert!(accepted, "{line}: {parsed:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The running kernel: its release, and what the daemon cannot do without. Whether a kernel is supported is found by
+//! The running kernel: its release, and its required features. Whether a kernel is supported is found by
 //! loading and trying; its release only explains a failure.
 
 use std::{fmt, path::Path};
@@ -55,7 +55,7 @@ impl fmt::Display for Release {
     }
 }
 
-/// Checks what every ADD needs and no program does: the list of a network namespace's TCP sockets.
+/// Checks a feature that every ADD needs and no program uses: the list of a network namespace's TCP sockets.
 ///
 /// # Errors
 ///
@@ -67,11 +67,11 @@ pub(crate) fn require_socket_diagnostics() -> anyhow::Result<()> {
     )
 }
 
-/// Opens the datapath on a kernel that has what the daemon needs.
+/// Opens the datapath on a kernel with the required features.
 ///
 /// # Errors
 ///
-/// What the kernel lacks. If it is older than [`OLDEST`], the error says so first.
+/// The missing features. If the kernel is older than [`OLDEST`], the error says so first.
 pub(crate) fn open_datapath(
     pins: Pins,
     cgroup: &Path,

@@ -78,7 +78,7 @@ impl Refusal {
         }
     }
 
-    /// What to do.
+    /// The remedy.
     pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::AnnotationsUnavailable => {

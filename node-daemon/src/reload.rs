@@ -51,7 +51,7 @@ fn ignored(signal: &str) {
     );
 }
 
-/// What a reload reads and changes.
+/// The input and the targets of a reload.
 pub(crate) struct Reload {
     /// The file of `--config`.
     pub(crate) path: Option<PathBuf>,

@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What a fake daemon does with a connection.
+/// The behaviour of a fake daemon on a connection.
 pub(super) enum Daemon {
     /// Answers with this status and body.
     Answers(u16, Value),
@@ -28,7 +28,7 @@ pub(super) struct Node {
     served: Option<JoinHandle<Option<(String, Value)>>>,
 }
 
-/// What the plugin did.
+/// The result of the plugin.
 pub(super) struct Outcome {
     pub(super) succeeded: bool,
     pub(super) stdout: Value,

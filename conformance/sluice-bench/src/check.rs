@@ -41,7 +41,7 @@ impl Bound {
 /// A promised limit, and the result of a run.
 #[derive(Serialize)]
 pub(super) struct Check {
-    /// Of what, under what, by which figure.
+    /// The variant, the load and the figure.
     pub(super) promise: [String; 3],
     pub(super) threshold: String,
     pub(super) measured: String,

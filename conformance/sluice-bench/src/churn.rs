@@ -33,7 +33,7 @@ const FULL_COUNT: u32 = 2000;
 const PORTS: &str = "20000 21999";
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The result of one contender.
+/// The result of one variant.
 #[derive(Serialize)]
 pub(super) struct Churn {
     pub(super) variant: Variant,

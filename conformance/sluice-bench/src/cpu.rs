@@ -1,4 +1,4 @@
-//! Which processor does what, who yields there, and that none of them sleeps meanwhile.
+//! Processors: affinity, weights, and no idle states during a measurement.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,7 +14,7 @@ use nix::{
 };
 use sluice_testbed::agent::ExecContext;
 
-/// What asks the kernel how long a processor may take to wake up.
+/// The file that limits the wake-up time of processors.
 const LATENCY: &str = "/dev/cpu_dma_latency";
 /// The driver that puts idle processors to sleep; without one, requests have no effect.
 const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";

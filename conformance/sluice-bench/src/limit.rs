@@ -1,4 +1,4 @@
-//! The limit of acceleration as a contender: a program that redirects each message and checks nothing.
+//! The limit of acceleration as a variant: a program that redirects each message and checks nothing.
 
 use std::{fs::File, path::Path};
 

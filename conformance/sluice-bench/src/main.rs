@@ -68,27 +68,27 @@ struct Arguments {
     agent: Option<agent::Job>,
 }
 
-/// What to compare, and how long.
+/// The comparisons, and their duration.
 #[derive(Args)]
 struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// What to measure.
+    /// The part to measure.
     #[arg(long = "part", value_enum, value_delimiter = ',', default_values = PARTS)]
     parts: Vec<Part>,
     /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds, fewer connections.
     #[arg(long)]
     quick: bool,
-    /// Rounds of the traffic; each contender runs each load once in each. Five take three quarters of an hour.
+    /// Rounds of the traffic; each variant runs each load once in each. Five take three quarters of an hour.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a load of the traffic runs, in seconds.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// Who takes part.
+    /// The variants.
     #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
     variants: Vec<Variant>,
-    /// The object of the contender `limit`, which is built with the daemon.
+    /// The object of the variant `limit`, which is built with the daemon.
     #[arg(
         long,
         value_name = "FILE",
@@ -116,7 +116,7 @@ enum Part {
     ControlPlane,
     /// The price of interception when Pods start: the rules, or the plugin's call.
     PodStart,
-    /// What each program costs, as the kernel counts it.
+    /// The time of each program, as the kernel counts it.
     Programs,
     /// Short connections with client ports used again.
     Churn,
@@ -214,5 +214,33 @@ mod tests {
     fn default_arguments_are_valid() {
         assert!(Arguments::try_parse_from(["sluice-bench"]).is_ok());
         assert!(Arguments::try_parse_from(["sluice-bench", "exec", "--", "true"]).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::once;
+
+    use sluice_testbed::workspace;
+
+    use super::*;
+
+    #[test]
+    fn arguments_in_pages_and_makefile_are_valid() {
+        let mut count = 0;
+        for file in ["Makefile", "docs/benchmarks.md", "docs/development.md"] {
+            let text = fs::read_to_string(workspace::root().join(file)).unwrap();
+            for rest in text.split("BENCH='").skip(1) {
+                let words = rest
+                    .split('\'')
+                    .next()
+                    .unwrap_or_default()
+                    .split_whitespace();
+                let parsed = Arguments::try_parse_from(once("sluice-bench").chain(words));
+                assert_eq!(parsed.err().map(|error| error.to_string()), None, "{file}");
+                count += 1;
+            }
+        }
+        assert!(count >= 3, "{count} lists of arguments");
     }
 }

@@ -1,4 +1,4 @@
-//! Contenders, loads and figures of the comparison.
+//! Variants, loads and figures of the comparison.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -196,7 +196,7 @@ impl From<Load> for String {
     }
 }
 
-/// What one run of a load gave.
+/// The result of one run of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Sample {
     /// Requests, round trips or MiB in a second.
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contenders_rotate_through_every_place() {
+    fn variants_rotate_through_every_position() {
         let all = [1, 2, 3];
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);

@@ -1,4 +1,4 @@
-//! A picture: each contender's rate against the rules, load by load.
+//! A picture: each variant's rate against the rules, load by load.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ const TOP: i32 = 70;
 /// Right of the longest bar: its number.
 const NUMBER: i32 = 60;
 
-/// The colour of a contender.
+/// The colour of a variant.
 pub(super) fn colour(variant: Variant) -> RGBColor {
     match variant {
         Variant::Direct => RGBColor(190, 190, 190),

@@ -35,7 +35,7 @@ const MEMORY: &str = "/dev/shm";
 /// The means of interception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Contender {
+enum Variant {
     /// `iptables-restore` and `ip6tables-restore` in the Pod's namespace, as istio-cni runs them.
     Rules,
     /// The plugin, as the runtime runs it.
@@ -46,7 +46,7 @@ enum Contender {
 #[derive(Serialize)]
 struct Sample {
     round: usize,
-    contender: Contender,
+    variant: Variant,
     pods: u16,
     /// Until the last of them is intercepted.
     start_millis: f64,
@@ -94,18 +94,18 @@ impl Node {
     }
 
     fn samples(&self, rounds: usize, interrupt: &Interrupt) -> Result<Vec<Sample>> {
-        let contenders = [Contender::Rules, Contender::Plugin];
-        let progress = Progress::start(rounds * AT_ONCE.len() * contenders.len());
+        let variants = [Variant::Rules, Variant::Plugin];
+        let progress = Progress::start(rounds * AT_ONCE.len() * variants.len());
         let mut samples = Vec::new();
         for round in 0..rounds {
             for pods in AT_ONCE {
-                for contender in rotated(&contenders, round) {
+                for variant in rotated(&variants, round) {
                     progress.show(&format!("Pods that start at once: {pods}"));
-                    let [start_millis, end_millis] = self.run(contender, pods, interrupt)?;
+                    let [start_millis, end_millis] = self.run(variant, pods, interrupt)?;
                     progress.step();
                     samples.push(Sample {
                         round,
-                        contender,
+                        variant,
                         pods,
                         start_millis: start_millis.context("a start")?,
                         end_millis,
@@ -117,15 +117,10 @@ impl Node {
     }
 
     /// Milliseconds of the start, and of the end.
-    fn run(
-        &self,
-        contender: Contender,
-        pods: u16,
-        interrupt: &Interrupt,
-    ) -> Result<[Option<f64>; 2]> {
+    fn run(&self, variant: Variant, pods: u16, interrupt: &Interrupt) -> Result<[Option<f64>; 2]> {
         let name = self.directory.path().file_name().unwrap_or_default();
         let crowd = BulkNetns::make(format!("{}-pod", name.display()), pods, interrupt)?;
-        if contender == Contender::Rules {
+        if variant == Variant::Rules {
             let start = at_once(pods, |number| self.write_rules(&crowd, number))?;
             return Ok([Some(start), None]);
         }
@@ -181,34 +176,34 @@ fn at_once(pods: u16, work: impl Fn(u16) -> Result<()> + Sync) -> Result<f64> {
 impl PodStart {
     fn series(
         &self,
-        contender: Contender,
+        variant: Variant,
         pods: u16,
         figure: impl Fn(&Sample) -> Option<f64>,
     ) -> Vec<Option<f64>> {
         let wanted = |round| {
             let mut samples = self.samples.iter();
-            samples.find(|one| (one.round, one.contender, one.pods) == (round, contender, pods))
+            samples.find(|one| (one.round, one.variant, one.pods) == (round, variant, pods))
         };
         (0..self.rounds)
             .map(|round| figure(wanted(round)?))
             .collect()
     }
 
-    fn starts(&self, contender: Contender, pods: u16) -> Vec<Option<f64>> {
-        self.series(contender, pods, |sample| Some(sample.start_millis))
+    fn starts(&self, variant: Variant, pods: u16) -> Vec<Option<f64>> {
+        self.series(variant, pods, |sample| Some(sample.start_millis))
     }
 
     /// How many times longer the rules take.
     fn ratio(&self, pods: u16) -> Option<Estimate> {
-        let of = |contender| self.starts(contender, pods);
-        Estimate::ratio(&of(Contender::Rules), &of(Contender::Plugin))
+        let of = |variant| self.starts(variant, pods);
+        Estimate::ratio(&of(Variant::Rules), &of(Variant::Plugin))
     }
 
     /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
         let alone = |figure| ["sluice-cni", "one Pod starts", figure];
         let own: Vec<_> = self
-            .starts(Contender::Plugin, 1)
+            .starts(Variant::Plugin, 1)
             .into_iter()
             .flatten()
             .collect();
@@ -239,7 +234,7 @@ impl PodStart {
             Summary::of(&series).map_or_else(|| "–".to_owned(), |of| of.text(1))
         };
         lines.extend(AT_ONCE.map(|pods| {
-            let (rules, add) = (Contender::Rules, Contender::Plugin);
+            let (rules, add) = (Variant::Rules, Variant::Plugin);
             let del = self.series(add, pods, |sample| sample.end_millis);
             let ratio = self.ratio(pods);
             format!(
@@ -260,9 +255,9 @@ mod tests {
 
     #[test]
     fn the_ratio_is_paired_within_a_round() {
-        let sample = |round, contender, start_millis| Sample {
+        let sample = |round, variant, start_millis| Sample {
             round,
-            contender,
+            variant,
             pods: 1,
             start_millis,
             end_millis: None,
@@ -270,10 +265,10 @@ mod tests {
         let start = PodStart {
             rounds: 2,
             samples: vec![
-                sample(0, Contender::Rules, 30.0),
-                sample(0, Contender::Plugin, 1.0),
-                sample(1, Contender::Rules, 60.0),
-                sample(1, Contender::Plugin, 2.0),
+                sample(0, Variant::Rules, 30.0),
+                sample(0, Variant::Plugin, 1.0),
+                sample(1, Variant::Rules, 60.0),
+                sample(1, Variant::Plugin, 2.0),
             ],
         };
         assert_eq!(start.ratio(1).map(|ratio| ratio.median), Some(30.0));
@@ -283,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_all_ends_the_start() {
+    fn slowest_pod_ends_the_start() {
         let slow = |number: u16| {
             thread::sleep(Duration::from_millis(u64::from(number) * 20));
             Ok(())

@@ -37,7 +37,7 @@ pub(super) struct Results {
     pub(super) checks: Vec<Check>,
 }
 
-/// A sample with its contender and load.
+/// A sample with its variant and load.
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) round: usize,
@@ -90,7 +90,7 @@ impl Results {
         Summary::of(&series.into_iter().flatten().collect::<Vec<_>>())
     }
 
-    /// Of one contender to another, round by round.
+    /// Of one variant to another, round by round.
     pub(super) fn ratio(
         &self,
         (variant, base): (Variant, Variant),
@@ -101,7 +101,7 @@ impl Results {
         Estimate::ratio(&of(variant), &of(base))
     }
 
-    /// Its contenders and loads, in order.
+    /// Its variants and loads, in order.
     pub(super) fn contents(&self) -> (Vec<Variant>, Vec<(Sidecar, Load)>) {
         let mut variants: Vec<_> = self.samples.iter().map(|one| one.variant).collect();
         let mut matters: Vec<_> = self

@@ -1,4 +1,4 @@
-//! What samples say: medians, quartiles, and what paired samples differ by, with its uncertainty.
+//! Statistics of samples: medians, quartiles, and differences of paired samples with their uncertainty.
 
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_without_one_of_the_two_does_not_count() {
+    fn incomplete_round_is_not_compared() {
         let (samples, base) = ([Some(3.0), None, Some(9.0)], [Some(1.0), Some(1.0), None]);
         let ratio = Estimate::ratio(&samples, &base);
         assert_eq!(ratio.map(|ratio| ratio.median), Some(3.0));

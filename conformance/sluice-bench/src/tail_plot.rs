@@ -1,4 +1,4 @@
-//! A picture: the share of short connections that took longer than a time, for each contender.
+//! A picture: the share of short connections that took longer than a time, for each variant.
 
 use std::path::Path;
 

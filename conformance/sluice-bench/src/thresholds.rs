@@ -88,7 +88,7 @@ fn all() -> Vec<Threshold> {
 }
 
 impl Threshold {
-    /// The check of a run; none if a contender is missing.
+    /// The check of a run; none if a variant is missing.
     fn check(&self, results: &Results) -> Option<Check> {
         let Self {
             variant,

@@ -1,4 +1,4 @@
-//! A contender's node: a client's Pod and a server's Pod, each with a sidecar.
+//! A variant's node: a client's Pod and a server's Pod, each with a sidecar.
 
 use std::{
     env,
@@ -42,9 +42,9 @@ const PORTS: &str = "1024 65000";
 /// choose it, and without losses it differs little from CUBIC.
 pub(super) const CONGESTION: &str = "reno";
 
-/// Everything of one contender.
+/// Everything of one variant.
 pub(super) struct Topology {
-    // Processes end before what they live in.
+    // Processes end before their namespaces.
     processes: Vec<(Role, Process)>,
     limit: Option<Limit>,
     mtls: Option<Mtls>,
@@ -133,7 +133,7 @@ impl Topology {
             .try_for_each(|(role, process)| pin(role.cpu(placement), process.id()))
     }
 
-    /// Removes it; returns what went wrong or was left behind.
+    /// Removes it. Returns failures and leftovers.
     pub(super) fn remove(self) -> Vec<String> {
         let Self {
             processes,
@@ -281,7 +281,7 @@ pub(super) fn settle(lab: &Lab, name: &str, ports: &str) -> Result<()> {
     output(command.args(["-c", &script]), START).map(drop)
 }
 
-/// A node of a contender's, without Pods.
+/// A node of a variant's, without Pods.
 pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -> Result<Lab> {
     let Some(acceleration) = variant.acceleration() else {
         let choice = match variant {

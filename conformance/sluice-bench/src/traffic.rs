@@ -1,4 +1,4 @@
-//! The path of the data: every contender under every load, with every kind of sidecar.
+//! The path of the data: every variant under every load, with every kind of sidecar.
 
 use std::time::Duration;
 
@@ -90,10 +90,10 @@ impl Plan {
         loads * self.variants.len() * self.rounds
     }
 
-    /// Every contender with one kind of sidecar. Returns failures of the removal.
+    /// Every variant with one kind of sidecar. Returns failures of the removal.
     ///
     /// They are built anew for each round: where a process finds its memory makes it faster or slower
-    /// for as long as it lives, and would be taken for its contender's merit.
+    /// for as long as it lives, and would be taken for its variant's merit.
     fn compare(
         &self,
         sidecar: Sidecar,

@@ -1,5 +1,5 @@
 //! Restarts and crashes of the daemon while real proxies carry real traffic: nothing may fail, and
-//! nothing may go past the proxies.
+//! no connection may bypass the proxies.
 
 use std::{
     io::IsTerminal as _,
@@ -219,7 +219,7 @@ fn show(report: &Report, json: bool) -> Result<()> {
     );
     println!("  {} connections opened", traffic.opened);
     println!(
-        "  {} failed or reset, {} went past a proxy",
+        "  {} failed or reset, {} bypassed a proxy",
         traffic.failed, traffic.bypassed
     );
     println!("  {} findings of the daemon's audit", bypassing.len());

@@ -38,13 +38,13 @@ enum Job {
     Attack(attack::Options),
     /// Compare the daemon's decisions on a corpus of Pods with those of each mesh's own tools.
     Who(who::Options),
-    /// Be an attacker in a Pod: many attempts.
+    /// Act as an attacker in a Pod: many attempts.
     #[command(hide = true)]
     Intrude,
-    /// Be an attacker in a Pod: many destinations.
+    /// Act as an attacker in a Pod: many destinations.
     #[command(hide = true)]
     Flood(attack::agent::flood::Flood),
-    /// Be a witness on the node: packets with a route.
+    /// Act as a witness on the node: packets with a route.
     #[command(hide = true)]
     Sniff,
     /// An agent, which runs inside a namespace.

@@ -63,7 +63,7 @@ struct Expected {
     settings: Map<String, Value>,
 }
 
-/// What `sluiced decide` prints of a Pod.
+/// The output of `sluiced decide` for a Pod.
 #[derive(Deserialize)]
 struct Decision {
     #[serde(rename = "decision")]
@@ -83,7 +83,7 @@ struct Row {
     expected: String,
     decision: String,
     reason: String,
-    /// What differs from the expected answer; empty if nothing does.
+    /// The differences to the expected answer.
     wrong: String,
 }
 

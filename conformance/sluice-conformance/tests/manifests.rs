@@ -166,7 +166,7 @@ fn service_account_reads_pods_and_its_daemon_set() {
     );
 }
 
-/// A daemon that is not ready must not be restarted: readiness and liveness ask different questions.
+/// A daemon that is not ready must not be restarted: readiness and liveness differ.
 #[test]
 fn probes_distinguish_ready_and_alive() {
     let all = containers(&objects(&json!({})));
@@ -275,7 +275,76 @@ fn unknown_value_is_rejected_by_name() {
     }
 }
 
-/// The daemon names the keys that it knows when it meets one that it does not.
+/// The commands of a program in the fenced blocks of the pages.
+fn page_commands(program: &str) -> Vec<String> {
+    let root = manifests().join("../..");
+    let mut pages = vec![
+        root.join("README.md"),
+        root.join("install/manifests/chart/README.md"),
+    ];
+    let docs = fs::read_dir(root.join("docs")).unwrap();
+    pages.extend(docs.map(|entry| entry.unwrap().path()));
+    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
+    let mut found = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(page).unwrap().replace("\\\n", " ");
+        let fenced = text.split("```").skip(1).step_by(2).flat_map(str::lines);
+        let lines = fenced.map(|line| line.trim().trim_start_matches("$ "));
+        found.extend(
+            lines
+                .filter(|line| line.starts_with(program))
+                .map(str::to_owned),
+        );
+    }
+    found
+}
+
+#[test]
+fn helm_commands_of_the_pages_set_known_values() {
+    let mut count = 0;
+    for command in page_commands("helm ") {
+        let words: Vec<_> = command.split_whitespace().collect();
+        if !words.contains(&"install/manifests/chart") {
+            continue;
+        }
+        for pair in words.windows(2).filter(|pair| pair[0] == "--set") {
+            let (path, value) = pair[1].split_once('=').unwrap();
+            let value = serde_json::from_str(value).unwrap_or_else(|_| json!(value));
+            let nested = path
+                .rsplit('.')
+                .fold(value, |inner, key| json!({ key: inner }));
+            objects(&nested);
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "{count} values");
+}
+
+#[test]
+fn kubectl_commands_of_the_pages_name_existing_containers() {
+    let objects = objects(&json!({}));
+    let set = object(&objects, "DaemonSet");
+    let set = set["metadata"]["name"].as_str().unwrap();
+    let containers = containers(&objects);
+    let mut count = 0;
+    for command in page_commands("kubectl ") {
+        let Some((_, rest)) = command.split_once("daemonset/") else {
+            continue;
+        };
+        assert_eq!(rest.split(' ').next(), Some(set), "{command}");
+        if let Some((_, name)) = command.split_once("--container ") {
+            let name = name.split(' ').next().unwrap();
+            assert!(
+                containers.iter().any(|one| one["name"] == name),
+                "{command}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count} containers");
+}
+
+/// The daemon's error about an unknown key lists the known ones.
 #[test]
 fn the_chart_knows_the_keys_of_the_daemons_configuration() {
     let default = manifests().join("../../target/release/sluiced");

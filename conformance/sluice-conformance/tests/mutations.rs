@@ -52,7 +52,7 @@ const FAULTS: &[Fault] = &[
         case: THROUGH,
     },
     Fault {
-        what: "a proxy that keeps its client's address meets itself",
+        what: "a proxy that keeps its client's address reaches its own listener",
         file: ORIGINAL_SOURCE,
         from: "set_option(ctx, SO_MARK, &mut mark) && set_option(ctx, SO_BINDTODEVICE, &mut device)",
         to: "set_option(ctx, SO_MARK, &mut mark) && device.len() == 4",
@@ -87,14 +87,14 @@ const FAULTS: &[Fault] = &[
         case: "inbound: 15008 reaches the application",
     },
     Fault {
-        what: "the proxy that calls its own Pod goes past itself",
+        what: "the proxy's call to its own Pod is not redirected",
         file: DECIDE,
         from: "if by_proxy(facts) && !excepted",
         to: "if false && by_proxy(facts) && !excepted",
         case: "owner: the proxy that calls its own Pod is redirected",
     },
     Fault {
-        what: "the proxy's source towards its application is not known",
+        what: "the proxy's source address towards its application is not recognised",
         file: DECIDE,
         from: "return Some(Verdict::Direct(Reason::OutboundPassthrough));",
         to: "",
@@ -150,14 +150,14 @@ const FAULTS: &[Fault] = &[
         case: THROUGH,
     },
     Fault {
-        what: "the proxy sees a loopback address as the client that it meets at its only address",
+        what: "a proxy on localhost only sees a loopback address as the client",
         file: CONNECT,
         from: "let _keeps_its_route = F::bind(ctx.sock_addr, source_addr);",
         to: "let _ = F::bind;",
         case: "meshes: linkerd: a server is reached through the proxy",
     },
     Fault {
-        what: "a default outlives the list that replaces it",
+        what: "a default stays beside the list that replaces it",
         file: "node-daemon/src/pods/policy/stated.rs",
         from: "policy.excluded_outbound = ports(pod, key, list)?;",
         to: "policy.excluded_outbound.extend(ports(pod, key, list)?);",
@@ -171,7 +171,7 @@ const FAULTS: &[Fault] = &[
         case: "outbound: an empty list of ranges redirects nothing",
     },
     Fault {
-        what: "what is excluded is looked at after what is included",
+        what: "included networks have precedence over excluded ones",
         file: DECIDE,
         from: "if facts.has(Facts::CIDR_EXCLUDED) {",
         to: "if facts.has(Facts::CIDR_EXCLUDED) && !facts.has(Facts::CIDR_INCLUDED) {",
@@ -185,14 +185,14 @@ const FAULTS: &[Fault] = &[
         case: "interfaces: a connection over an excluded interface is direct",
     },
     Fault {
-        what: "the routes of a Pod with several addresses are not asked",
+        what: "the routes of a Pod with several addresses are not read",
         file: INSIDE,
         from: "if source_addr::is_ambiguous(interfaces) {",
         to: "if false && source_addr::is_ambiguous(interfaces) {",
         case: "interfaces: a connection over a second interface is redirected unless excluded",
     },
     Fault {
-        what: "the users of a Pod are taken for the host's",
+        what: "the users of a Pod are not mapped to the host's",
         file: INSIDE,
         from: "let (uid, gid) = (users.user(policy.uid), users.group(policy.gid));",
         to: "let (uid, gid) = (Some(policy.uid), Some(policy.gid));",

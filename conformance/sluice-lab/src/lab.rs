@@ -1,4 +1,4 @@
-//! A node with Pods, in namespaces and a cgroup of its own, next to whatever runs on the machine.
+//! A node with Pods, in namespaces and a cgroup of its own.
 
 use std::{
     fs::{self, Permissions},
@@ -43,10 +43,10 @@ pub enum Caller {
 pub struct Lab {
     /// A name that no other lab has.
     pub name: String,
-    // Fields are dropped in this order: processes before what they live in.
+    // Fields are dropped in this order: processes before their namespaces.
     /// Its Pods.
     pub pods: Vec<Pod>,
-    /// What redirects the connections of its Pods.
+    /// The backend, which redirects the connections of its Pods.
     pub backend: Box<dyn Backend>,
     network: Network,
     node: Netns,

@@ -22,7 +22,7 @@ pub const OUTBOUND: &str = "outbound";
 /// Name of the inbound listener.
 pub const INBOUND: &str = "inbound";
 
-/// How it takes connections and meets its application.
+/// How the proxy accepts connections and connects to its application.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// As Istio's `REDIRECT`: from 127.0.0.6 or `::6`.
@@ -47,9 +47,9 @@ pub struct Hop {
     pub pod: String,
     /// The listener that accepted it.
     pub listener: String,
-    /// Who connected.
+    /// The peer.
     pub client: SocketAddr,
-    /// The original destination, as the proxy learned it.
+    /// The original destination, as the proxy read it.
     pub original: SocketAddr,
     /// The proxy's destination, if it connected.
     pub upstream: Option<String>,

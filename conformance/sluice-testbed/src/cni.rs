@@ -86,7 +86,7 @@ impl AddressPlan {
         Self::Second,
     ];
 
-    /// What this network's name and bridge end with.
+    /// The suffix of this network's name and bridge.
     fn suffix(self) -> &'static str {
         match self {
             Self::Dual => "",

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM ask the lab to end; it then removes itself as after a full run.
+//! Ctrl-C and SIGTERM end the lab, which removes its state as after a full run.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whether a signal asked for the end.
+/// Whether a signal arrived.
 #[derive(Clone)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -40,7 +40,7 @@ impl Interrupt {
         Self(Arc::new(AtomicBool::new(false)))
     }
 
-    /// Fails once a signal asked for the end.
+    /// Fails once a signal arrived.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");

@@ -1,4 +1,4 @@
-//! Network namespaces with names, as `ip netns` makes them: what stands for Pods, nodes and hosts.
+//! Named network namespaces, as `ip netns` creates them, for Pods, nodes and hosts.
 
 use std::{
     fs::{self, File},

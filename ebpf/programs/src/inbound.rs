@@ -62,7 +62,7 @@ pub(crate) fn redirect(ctx: &SkLookupContext) -> u32 {
         // `reroute` has decided.
         return SK_PASS;
     }
-    if arrival.is_foreign_to_meeting() {
+    if arrival.is_foreign_to_alias() {
         return SK_DROP;
     }
     match decide::inbound(&netns.pod, &facts(netns, arrival, (peer, dst), is_virtual)) {

@@ -30,7 +30,7 @@ const OTHER_HOST: u32 = 3;
 /// The bits of a VLAN tag with the VLAN's number.
 const VLAN: u32 = 0xfff;
 
-/// What becomes of a segment.
+/// The fate of a segment.
 enum Fate {
     /// The kernel forwards it.
     Keep,

@@ -265,7 +265,7 @@ impl Arrival {
     /// Whether another host connects to an IPv6 alias address, whose local route accepts packets from
     /// every interface. The kernel itself drops foreign packets to `127.0.0.0/8`.
     #[must_use]
-    pub const fn is_foreign_to_meeting(&self) -> bool {
+    pub const fn is_foreign_to_alias(&self) -> bool {
         self.to.is_alias() && !self.to.is_v4() && self.interface != Self::LOOPBACK
     }
 }

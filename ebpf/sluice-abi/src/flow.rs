@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_is_looked_at_late_and_after_an_answer_only() {
+    fn reader_is_checked_late_and_after_an_answer() {
         let mut flow = Flow::new(1);
         flow.mark_redirected(SockRole::CLIENT);
         assert!(!flow.may_renew(SockRole::CLIENT, REDIRECT_WINDOW_BYTES));

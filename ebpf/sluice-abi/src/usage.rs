@@ -1,4 +1,4 @@
-//! What one Pod uses of a shared map, and the number of its connections.
+//! A Pod's use of a shared map, and the number of its connections.
 
 /// Value of `alias_usage`: one Pod's usage of the map `alias_to_dst`.
 ///

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_survive_the_way_there_and_back() {
+    fn addresses_round_trip() {
         for text in ["10.1.2.3", "fd00::5", "127.0.0.1", "::1"] {
             let Ok(ip) = text.parse::<IpAddr>() else {
                 panic!("{text}")

@@ -56,7 +56,7 @@ fn the_entry_follows_the_last_plugin_in_the_style_of_the_list() {
 }
 
 #[test]
-fn an_entry_that_is_there_is_updated_where_it_stands() {
+fn existing_entry_is_updated_in_place() {
     let elsewhere = Entry::new(Path::new("/run/x.sock"));
     let list = |entry: &str| format!(r#"{{"plugins":[{{"type":"a"}}, {entry} , {{"type":"b"}}]}}"#);
     let rows = [
@@ -83,7 +83,7 @@ fn an_entry_that_is_there_is_updated_where_it_stands() {
 }
 
 #[test]
-fn of_several_entries_one_stays_and_not_in_front_of_the_network() {
+fn duplicate_entries_become_one_behind_the_network() {
     let rows = [
         (format!("{{\"plugins\":[{ENTRY},{{}},{ENTRY}]}}"), 1),
         (format!("{{\"plugins\":[{{}},{ENTRY},{ENTRY},{ENTRY}]}}"), 1),
@@ -110,7 +110,7 @@ fn a_list_without_a_network_takes_no_entry() {
 }
 
 #[test]
-fn a_single_plugin_becomes_a_list_that_says_the_same() {
+fn conf_becomes_an_equivalent_conflist() {
     let rows = [
         r#"{"name":"n","type":"bridge"}"#,
         "\r\n{\"cniVersion\":\"0.2.0\",\r\n\"type\":\"bridge\",\"name\":\"n\",\"ipam\":{\"a\":[1.0,1e2]}}\r\n",
@@ -169,7 +169,7 @@ fn a_configuration_is_refused_with_the_reason() {
 }
 
 #[test]
-fn doubts_are_named_in_a_list_that_some_runtimes_use() {
+fn remarks_name_what_some_runtimes_reject() {
     let rows = [
         (
             r#"{"name":"n","plugins":[{"type":"a"},{"type":"gone"}]}"#,

@@ -76,7 +76,7 @@ fn selected(node: &Node) -> Option<String> {
 }
 
 #[test]
-fn the_entry_goes_where_the_runtime_looks() {
+fn entry_is_in_the_file_that_the_runtime_uses() {
     let rows = [
         (
             Mode::Chained,
@@ -244,7 +244,7 @@ fn a_hand_made_entry_counts_as_sluices() {
 }
 
 #[test]
-fn without_the_journal_everything_is_recognised() {
+fn uninstall_recognises_files_without_recorded_state() {
     for mode in [Mode::Chained, Mode::Standalone] {
         for (name, text) in [("a.conf", SINGLE), ("a.conflist", LIST)] {
             for taken in 0..4 {
@@ -282,7 +282,7 @@ fn conflicting_files_are_named() {
     }
 }
 
-/// What others may do.
+/// A change by another program.
 #[derive(Clone, Debug)]
 enum Event {
     Write(&'static str, &'static str),
@@ -315,7 +315,7 @@ proptest! {
     /// The network of others, as they see it, is never lost: neither by runs that are killed at
     /// any step nor by anything that others do in between.
     #[test]
-    fn an_uninstall_gives_back_what_others_have_made(events in prop::collection::vec(event(), 0..16)) {
+    fn uninstall_keeps_edits_by_others(events in prop::collection::vec(event(), 0..16)) {
         let (mut node, mut others) = (Node::default(), Files::new());
         for event in events {
             match event {

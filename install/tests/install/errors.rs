@@ -1,4 +1,4 @@
-//! What goes wrong is said, with what to do, and leaves nothing half done.
+//! Errors name the cause and the remedy, and leave no partial change.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::host::{CHAINED, Host, LIST};
 
-/// Runs a job that must fail, and returns what it says.
+/// Runs a command that must fail, and returns its output.
 fn fail(host: &Host, job: &str) -> String {
     let output = host.run(job, &[]);
     assert!(!output.status.success());
@@ -133,7 +133,7 @@ fn plugin_stays_until_its_last_pod_ends() {
 }
 
 #[test]
-fn an_installation_elsewhere_is_not_forgotten() {
+fn second_directory_needs_an_uninstall_first() {
     let mut host = Host::with(&[("10-calico.conflist", LIST)]);
     host.succeed("install");
     let first = host.conf.clone();

@@ -1,6 +1,6 @@
 //! Situations on nodes, each a directory below `tests/golden`:
 //!
-//! | name | what it is |
+//! | name | meaning |
 //! |---|---|
 //! | `before` | the configuration directory before the installation |
 //! | `after` | the same after it; as `before` if there is none |
@@ -44,7 +44,7 @@ pub(crate) fn text(situation: &Path, name: &str) -> String {
     fs::read_to_string(situation.join(name)).unwrap_or_default()
 }
 
-/// What the directory must be like after the installation.
+/// The expected content of the directory after the installation.
 fn compare(host: &Host, situation: &Path) {
     let expected = self::host(situation, "after").tree();
     assert_eq!(host.tree(), expected, "{}", situation.display());

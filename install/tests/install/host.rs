@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::{XattrFlags, lgetxattr, setxattr};
 use tempfile::TempDir;
 
-/// What the plugin's file holds: it speaks every version but one.
+/// The content of the plugin's file: it supports every version but one.
 pub(crate) const PLUGIN: &[u8] = br#"#!/bin/sh
 [ "$CNI_COMMAND" != VERSION ] || echo '{"cniVersion":"1.1.0","supportedVersions":
     ["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}'
@@ -124,7 +124,7 @@ impl Host {
         self.command(job).args(arguments).output().unwrap()
     }
 
-    /// Runs a job that must succeed, and returns what it says.
+    /// Runs a command that must succeed, and returns its output.
     pub(crate) fn succeed(&self, job: &str) -> String {
         let output = self.run(job, &[]);
         let said = String::from_utf8(output.stderr).unwrap();

@@ -51,7 +51,7 @@ impl Watcher {
         assert!(said, "it does not say '{part}'");
     }
 
-    /// What it has said since the last look.
+    /// Its output since the last call.
     fn said(&self) -> Vec<String> {
         self.said.try_iter().collect()
     }
@@ -158,7 +158,7 @@ fn the_entry_follows_files_that_appear_and_disappear() {
 }
 
 #[test]
-fn a_file_behind_a_link_is_watched_where_it_is() {
+fn target_of_a_symbolic_link_is_watched() {
     let host = Host::new();
     fs::create_dir(host.path("far")).unwrap();
     let real = host.path("far/real");

@@ -1,4 +1,4 @@
-//! What `status` says, with the real plugin.
+//! The output of `status`, with the real plugin.
 
 use std::{
     fs,

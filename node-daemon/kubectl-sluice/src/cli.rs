@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Asks the node daemons of Sluice in a cluster.
+/// Queries the node daemons of Sluice in a cluster.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl-sluice",
@@ -76,7 +76,7 @@ pub(crate) enum Command {
         #[arg(value_name = "NAMESPACE/NAME")]
         pod: String,
     },
-    /// List the connections that go past their sidecars, on every node or of one Pod.
+    /// List the connections that bypass their sidecars, on every node or of one Pod.
     Audit {
         /// NAMESPACE/NAME.
         #[arg(value_name = "NAMESPACE/NAME")]
@@ -99,6 +99,8 @@ pub(crate) fn sluiced(command: &str, arguments: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, iter::once, path::Path};
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -106,6 +108,28 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// In the pages optional words are in brackets, and an ellipsis stands for flags of `sluiced`.
+    #[test]
+    fn pages_quote_valid_commands() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let mut count = 0;
+        for page in ["operations.md", "troubleshooting.md", "reference/cli.md"] {
+            let text = fs::read_to_string(docs.join(page)).unwrap();
+            // A fence has three backquotes and a span one, both odd numbers.
+            for line in text.split('`').skip(1).step_by(2).flat_map(str::lines) {
+                let line = line.trim_start_matches("$ ").replace(['[', ']', '…'], "");
+                let Some(words) = line.strip_prefix("kubectl sluice ") else {
+                    continue;
+                };
+                let parsed =
+                    Cli::try_parse_from(once("kubectl-sluice").chain(words.split_whitespace()));
+                assert!(parsed.is_ok(), "{line}: {parsed:?}");
+                count += 1;
+            }
+        }
+        assert!(count >= 11, "{count} commands");
     }
 
     #[test]

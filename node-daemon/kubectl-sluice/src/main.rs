@@ -1,5 +1,5 @@
-//! `kubectl sluice`: asks the node daemons of a cluster. Each question is a command that runs in the
-//! daemon's container, over the API server (`pods/exec`); the daemon itself opens no port.
+//! `kubectl sluice`: queries the node daemons of a cluster. Each query is a command that runs in the daemon's
+//! container, over the API server (`pods/exec`), because the daemon serves its API on a unix socket only.
 #![forbid(unsafe_code)]
 
 mod cli;

@@ -11,7 +11,7 @@ use crate::{
     cluster::{Cluster, Daemon, Output},
 };
 
-/// The number of nodes that are asked at a time.
+/// The number of nodes that are queried at a time.
 const AT_A_TIME: usize = 16;
 
 /// Runs a command on every node, and prints the outputs in the order of the nodes. Returns the worst exit

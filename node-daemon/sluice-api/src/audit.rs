@@ -25,11 +25,11 @@ pub struct AuditResponse {
     pub connections: u64,
     /// The duration in milliseconds.
     pub millis: u64,
-    /// The connections that go past the proxy against a rule.
+    /// The connections that bypass the proxy against a rule.
     pub findings: Vec<Finding>,
     /// The number of findings that are not listed.
     pub more: u64,
-    /// What could not be examined, or not be ended.
+    /// Pods that could not be examined, and connections that could not be ended.
     pub problems: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl FindingKind {
     }
 }
 
-/// A connection that goes past the proxy against a rule.
+/// A connection that bypasses the proxy against a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The Pod, as `NAMESPACE/NAME`.

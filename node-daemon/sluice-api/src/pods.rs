@@ -81,7 +81,7 @@ pub struct RefusedAdd {
     pub message: String,
     /// Its cause.
     pub details: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 

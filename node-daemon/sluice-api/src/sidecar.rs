@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn mark_of_any_mesh_leaves_a_doubt() {
+    fn annotation_of_any_mesh_requires_the_daemon() {
         assert!(has_no_sidecar_annotation(&BTreeMap::new()));
         for annotation in SIDECAR_ANNOTATIONS.into_iter().chain([ISTIO_STATUS]) {
             assert!(

@@ -1,4 +1,4 @@
-//! An ADD in progress: whatever ends it, a refused Pod is recorded with its name.
+//! An ADD in progress. A refused Pod is recorded with its name, also if the request is aborted.
 
 use sluice_api::{AddRequest, AddResponse, ApiError, code};
 

@@ -54,7 +54,7 @@ pub(crate) struct Handler {
     pub(super) metrics: Metrics,
 }
 
-/// What a handler is made of.
+/// The parts of a handler.
 pub(crate) struct Sources {
     pub(crate) auditor: Auditor,
     pub(crate) cluster: Cluster,
@@ -173,7 +173,7 @@ impl Handler {
         outcome
     }
 
-    /// The Pod manager's status, ztunnel's, and what the API itself has counted.
+    /// The status of the Pod manager and of ztunnel, and the counts of the API itself.
     async fn status(&self) -> Result<Status, Error> {
         let mut status = self.pods.status().await?;
         let [with, without] = &*self.adds;

@@ -18,7 +18,7 @@ pub(super) struct Lobby {
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    guests: BTreeMap<u64, oneshot::Sender<()>>,
+    connections: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
 /// A connection's place, until its request has arrived or the connection ends.
@@ -47,9 +47,9 @@ impl Lobby {
         let number = self.with(|waiting| {
             let number = waiting.next;
             waiting.next += 1;
-            waiting.guests.insert(number, evict);
-            if waiting.guests.len() > self.limit
-                && let Some((_, oldest)) = waiting.guests.pop_first()
+            waiting.connections.insert(number, evict);
+            if waiting.connections.len() > self.limit
+                && let Some((_, oldest)) = waiting.connections.pop_first()
             {
                 // The connection may have ended concurrently.
                 let _ = oldest.send(());
@@ -71,7 +71,7 @@ impl Seat {
     /// Removes the connection when its request has arrived: it is not evicted any more.
     pub(super) fn leave(&self) {
         self.lobby
-            .with(|waiting| drop(waiting.guests.remove(&self.number)));
+            .with(|waiting| drop(waiting.connections.remove(&self.number)));
     }
 }
 

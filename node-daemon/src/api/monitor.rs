@@ -1,4 +1,4 @@
-//! What monitors see: events of the programs, and their runs.
+//! Events and runs of the programs, for monitors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

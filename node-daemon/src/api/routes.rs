@@ -159,7 +159,7 @@ mod tests {
         }
 
         #[test]
-        fn a_body_is_read_as_it_was_written_and_refused_if_it_is_cut(
+        fn cut_request_body_is_rejected(
             name in ".*",
             ip: std::net::IpAddr,
             cut: prop::sample::Index,

@@ -168,7 +168,7 @@ impl Features {
         })
     }
 
-    /// What distinguishes the results of probes on one kernel.
+    /// The key of probe results on one kernel.
     pub(super) fn found(self) -> ([bool; 4], Option<bool>) {
         let creds = self.creds.valid != 0;
         (

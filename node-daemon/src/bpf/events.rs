@@ -1,4 +1,4 @@
-//! What the programs report: rings of events, and counters.
+//! The reports of the programs: rings of events, and counters.
 
 use std::time::Duration;
 

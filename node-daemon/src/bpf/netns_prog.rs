@@ -21,7 +21,7 @@ use super::{Error, link, loaded::Loaded};
 pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 
 /// The index of the deciding program.
-const STEER_AT: u32 = 0;
+const DECIDING_INDEX: u32 = 0;
 
 /// Descriptors of the two maps that the entry programs use.
 pub(super) struct NetnsProgram {
@@ -40,7 +40,7 @@ impl NetnsProgram {
         };
         link::set_program(
             entry.prog.as_fd(),
-            STEER_AT,
+            DECIDING_INDEX,
             object.program(SK_LOOKUP_PROG)?,
         )
         .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))?;

@@ -36,7 +36,7 @@ pub(crate) struct Config {
     pub(crate) pod_events: bool,
     /// Whether the data path stays when the daemon stops.
     pub(crate) on_exit: OnExit,
-    /// What happens to the connections of a Pod from before its enrollment.
+    /// The fate of a Pod's connections from before its enrollment.
     pub(crate) on_enrol: OnEnrol,
     /// The connections that are accelerated.
     pub(crate) acceleration: Acceleration,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_named_must_be_there() {
+    fn named_configuration_file_must_exist() {
         let missing = Config::read(Some(Path::new("/nowhere/sluiced.toml")));
         assert!(matches!(missing, Err(Error::Read { .. })));
     }

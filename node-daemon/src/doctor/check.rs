@@ -13,9 +13,9 @@ pub(crate) enum Level {
     Ok,
     /// The check is not possible here.
     Skipped,
-    /// Pods work; a person should look at it.
+    /// Pods work; an operator should examine the finding.
     Warning,
-    /// Pods do not start, are refused connections, or go past their sidecars.
+    /// Pods do not start, are refused connections, or bypass their sidecars.
     Problem,
 }
 
@@ -50,9 +50,9 @@ pub(crate) struct Check {
     pub(crate) check: &'static str,
     /// The severity.
     pub(crate) level: Level,
-    /// What was found, in one line.
+    /// The finding, in one line.
     pub(crate) found: String,
-    /// What to do; empty if nothing.
+    /// The remedy; empty if there is nothing to do.
     pub(crate) remedy: String,
 }
 

@@ -231,7 +231,7 @@ fn pending(answers: &Answers) -> Check {
         format!(
             "{pending} Pods whose namespace is unknown, {orphaned} namespaces whose Pod is unknown"
         ),
-        "inbound connections of pending Pods go past their sidecars until the first outbound one: restart them",
+        "inbound connections of pending Pods bypass their sidecars until the first outbound one: restart them",
     )
 }
 

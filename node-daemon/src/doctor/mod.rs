@@ -1,6 +1,6 @@
-//! `sluiced doctor`: checks the node in the order in which a person would, and says what to do.
+//! `sluiced doctor`: checks the node, from its foundations to single Pods, and prints remedies.
 //!
-//! It runs in a process of its own. Without a daemon it checks what it can.
+//! It runs in a process of its own. Without a daemon it skips the checks that need one.
 
 mod answers;
 mod check;

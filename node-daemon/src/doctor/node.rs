@@ -52,7 +52,7 @@ pub(super) fn kernel() -> Check {
         );
     }
     if release.is_before(kernel::OLDEST) {
-        // A distribution's kernel may have what the programs need all the same.
+        // A distribution's kernel may have backports.
         return Check::warning(
             "kernel",
             format!("Linux {release} is older than 5.15"),

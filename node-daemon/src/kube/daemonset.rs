@@ -1,7 +1,7 @@
 //! Detects whether another daemon follows this one, which is the case while its `DaemonSet` exists.
 //!
-//! A terminating Pod does not learn the cause: an upgrade looks like the deletion of the
-//! installation. The daemon therefore asks the API server when it stops. The service account is
+//! A terminating Pod does not know the cause: an upgrade looks like the deletion of the
+//! installation. The daemon therefore queries the API server when it stops. The service account is
 //! often deleted together with the `DaemonSet`; the API server then does not authenticate the
 //! daemon, nor would it a successor, which needs the same account.
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clear_answer_ends_the_data_path() {
+    fn only_certain_answers_end_the_data_path() {
         use Answer::{Deleted, Exists, Unauthorized, Unknown};
         for (answers, restarts) in [
             (vec![Exists], Some(true)),

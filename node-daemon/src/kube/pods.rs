@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_network_namespace_of_its_own_is_not_expected() {
+    fn host_network_pods_are_not_listed() {
         let spec = json!({ "containers": [] });
         let running =
             json!({ "phase": "Running", "podIPs": [{ "ip": "10.0.0.7" }, { "ip": "fd00::7" }] });

@@ -38,7 +38,7 @@ pub(crate) fn report_dropped_lines() {
     }
 }
 
-/// Standard error, which drops what would block.
+/// Standard error. Lines that would block are dropped.
 pub(super) struct LossyStderr;
 
 impl Write for LossyStderr {

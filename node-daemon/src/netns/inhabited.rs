@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn inhabited_namespace_is_not_opened_through_a_path_that_leads_elsewhere() {
+    fn path_to_another_namespace_is_not_opened() {
         let namespaces = [(); 2].map(|()| crate::netns::new_netns().expect("root"));
         let path = |file: &fs::File| {
             PathBuf::from(format!(

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecars_rules_are_seen_and_others_are_not() {
+    fn redirect_rules_of_sidecars_are_recognised() {
         let sidecar = "*nat\n:ISTIO_OUTPUT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\n\
                        -A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n";
         assert!(rewrites(sidecar));

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_users_are_known_outside_though_no_process_of_it_is_left() {
+    fn users_are_mapped_without_a_process() {
         let netns = netns_with_own_userns();
         let users = Users::of(netns.as_fd()).unwrap();
         for (inside, outside) in [

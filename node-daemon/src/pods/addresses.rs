@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_both_and_what_is_there() {
+    fn message_names_address_interface_and_its_addresses() {
         let message = check("10.1.0.9", "eth0").unwrap_err().to_string();
         assert_eq!(
             message,

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_by_an_excluded_interface_is_a_network() {
+    fn routes_of_excluded_interfaces_become_networks() {
         let routes = || {
             vec![
                 route("0.0.0.0/0", &[2], 0),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_route_and_a_lower_metric_win() {
+    fn longer_prefix_and_lower_metric_win() {
         let routes = vec![
             route("10.8.0.0/14", &[3], 0),
             route("10.9.0.0/16", &[2], 0),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_routes_do_not_tell_is_refused() {
+    fn ambiguous_routes_are_rejected() {
         let shared = vec![route("10.0.0.0/8", &[2, 3], 0)];
         let to = "10.0.0.0/8".parse().unwrap();
         assert_eq!(
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_kernels_and_loopback_is_none() {
+    fn excluded_interfaces_need_valid_names_except_lo() {
         for bad in [
             "",
             "+",
@@ -281,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn networks_are_where_the_longest_route_leads_by_such_an_interface(
+        fn bypassed_networks_follow_the_longest_route(
             all in prop::collection::vec((any_network(), 2_u32..4, 0_u32..3), 0..8),
             asked in any::<u8>(),
         ) {

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_counted_and_proxies_wanted() {
+    fn evidence_limits_addresses_and_needs_a_proxy() {
         let seen = evidence(true, Some(UID), Some(UID));
         for (addresses, expected) in [
             (0, Some(Doubt::NotLinked)),

@@ -28,7 +28,7 @@ enum Change {
 }
 
 impl ForeignLog {
-    /// Logs what changed since the last call.
+    /// Logs the changes since the last call.
     pub(crate) fn update(&mut self, found: Vec<ForeignProgram>) {
         let found = found.into_iter().map(|one| ((one.hook, one.id), one));
         let found = found.collect();

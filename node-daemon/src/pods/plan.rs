@@ -231,7 +231,7 @@ impl KernelState {
         }
     }
 
-    /// What Sluice changed inside the netns.
+    /// Sluice's changes inside the netns.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             passthrough: self.passthrough,

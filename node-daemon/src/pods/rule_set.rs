@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_raises_its_flag() {
+    fn lists_set_their_flags() {
         let network = |text: &str| text.parse::<IpNet>().unwrap();
         let only = PodPolicy {
             inbound: Inbound::Include(Ports::new()),

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_routes_address_is_the_main_one_and_else_the_first() {
+    fn source_of_the_default_route_is_main_else_first() {
         assert_eq!(
             annotation_unless_star(&[]),
             sources("10.0.0.1", "fd00::1", &[])
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn if_one_route_prefers_another_all_of_its_family_are_listed() {
+    fn one_exception_lists_all_routes_of_its_family() {
         let v4 = [
             ("0.0.0.0/0", "10.0.0.1"),
             ("10.9.0.0/16", "10.0.0.2"),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_reported_is_a_source_but_not_the_main_one() {
+    fn unreported_address_is_a_source_only() {
         let default = [("0.0.0.0/0", "192.0.2.1")];
         assert_eq!(
             annotation_unless_star(&default),

@@ -116,7 +116,7 @@ impl Changes {
 }
 
 impl Record {
-    /// What Sluice changed inside the netns.
+    /// Sluice's changes inside the netns.
     pub(crate) fn changes(&self) -> Changes {
         Changes {
             passthrough: self.passthrough,
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_is_there_for_the_next_daemon_in_its_order() {
+    fn records_are_read_in_their_order() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, none) = open(directory.path());
         assert_eq!(none, []);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_boot_left_is_thrown_away() {
+    fn records_of_an_earlier_boot_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = open(directory.path());
         store.boot = "yesterday".to_owned();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_set_aside_and_costs_no_other_record() {
+    fn damaged_record_is_renamed_and_others_load() {
         let directory = tempfile::tempdir().unwrap();
         let (mut store, _) = open(directory.path());
         let record = store.record(add("a"), None, Changes::default());

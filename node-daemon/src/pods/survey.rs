@@ -77,7 +77,7 @@ pub(crate) struct Survey {
     /// Namespaces that may be Pods.
     pub(crate) sights: Vec<Sight>,
     /// The number of namespaces that another user namespace owns and that are no Pods.
-    pub(crate) strangers: usize,
+    pub(crate) foreign: usize,
     /// Whether the kubelet keeps Pods in cgroups on this node.
     pub(crate) kubelet: bool,
     /// Cookies of meshed Pods that have neither an address nor a process any more.
@@ -151,7 +151,7 @@ impl Survey {
         let of_hosts_users = opened.is_of_hosts_users().ok()?;
         let members: BTreeSet<_> = members.copied().filter_map(cgroup::pod_of).collect();
         if !of_hosts_users && members.is_empty() {
-            self.strangers += 1;
+            self.foreign += 1;
             return None;
         }
         self.kubelet |= !members.is_empty();

@@ -1,4 +1,4 @@
-//! Istio's ambient mode without istio-cni: the daemon is the agent that ztunnel learns its Pods from.
+//! Istio's ambient mode without istio-cni: the daemon is the agent that sends Pods to ztunnel.
 //!
 //! ztunnel connects to a socket of the daemon and gets the Pods of the node, each with the descriptor
 //! of its network namespace. It opens its listeners in that namespace. The protocol is ZDS

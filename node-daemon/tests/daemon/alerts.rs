@@ -1,4 +1,4 @@
-//! Tests of the chart's alerts: a real daemon meets the cause of each alert, and Prometheus' own rule
+//! Tests of the chart's alerts: a real daemon has the cause of each alert, and Prometheus' own rule
 //! engine evaluates the chart's rules over the series that the daemon showed before and after it.
 
 use std::{

@@ -1,4 +1,4 @@
-//! Tests of the audit: it finds every kind of connection that goes past the sidecar, and no other.
+//! Tests of the audit: it finds every kind of connection that bypasses the sidecar, and no other.
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
+use sluice_abi::ABI_VERSION;
 use sluice_api::{AddResponse, path};
 
 use crate::{
@@ -51,6 +52,17 @@ fn blocks() -> Vec<String> {
         body.collect::<Vec<_>>()
     };
     pages().into_iter().flat_map(read).collect()
+}
+
+/// The pins in commands of the pages: `/sys/fs/bpf/sluice/v*/PIN`.
+fn pins() -> Vec<String> {
+    let blocks = blocks();
+    let words = blocks.iter().flat_map(|block| block.split_whitespace());
+    let pins: Vec<_> = words
+        .filter_map(|word| Some(word.strip_prefix("/sys/fs/bpf/sluice/v*/")?.to_owned()))
+        .collect();
+    assert!(pins.len() >= 5, "{pins:?}");
+    pins
 }
 
 fn success(example: &str, output: &Output) {
@@ -110,4 +122,8 @@ fn examples_of_the_pages_succeed() {
         }
     }
     assert!(count >= 20, "{count} examples");
+    for pin in pins() {
+        let path = daemon.pins().join(format!("v{ABI_VERSION}/{pin}"));
+        assert!(path.exists(), "{pin}");
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) const READ_ONLY: [&str; 8] = [
 
 /// Traffic that other systems interpret as control messages: kmesh enrolls the source of a
 /// connection to 0.0.0.1:929 and unenrolls it at 0.0.0.2:930, or by one address and two ports;
-/// Merbridge learns a namespace from a connection to port 39807 from 127.128.0.0/16, and binds
+/// Merbridge resolves a namespace by a connection to port 39807 from 127.128.0.0/16, and binds
 /// proxies to 127.0.0.6.
 const TRICKS: &str = "
 import socket

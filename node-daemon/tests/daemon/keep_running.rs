@@ -216,7 +216,7 @@ impl Node {
             .collect()
     }
 
-    /// Starts what runs in the Pods and on the node.
+    /// Starts the processes of the Pods and of the node.
     fn start(&mut self, daemon: &Daemon) {
         let python = Path::new("/usr/bin/python3");
         let [gate, grpc, sidecar, rules, plain] = &self.pods[..] else {

@@ -66,7 +66,7 @@ fn missing_daemon_exits_with_3() {
 }
 
 #[test]
-fn other_users_learn_that_root_is_needed() {
+fn error_for_other_users_names_root() {
     let daemon = Daemon::start("denied");
     let binary = daemon.directory.path().join("sluiced");
     fs::copy(env!("CARGO_BIN_EXE_sluiced"), &binary).unwrap();

@@ -19,7 +19,7 @@ const ARGUMENTS: [[&str; 2]; 2] = [
 /// The exit code of a failed validation.
 const FAILED: i32 = 95;
 
-/// What the validator does, for machines without it.
+/// A stand-in for the validator, for machines without it.
 const PROGRAM: &str = "import os, socket, sys, threading\n\
     end = lambda text: (text.rsplit(':', 1)[0].strip('[]'), int(text.rsplit(':', 1)[1]))\n\
     token = os.urandom(32)\n\

@@ -77,7 +77,7 @@ fn meshed(daemon: &Daemon, pod: &Pod) {
 }
 
 #[test]
-fn proxy_learns_the_service_in_any_attach_order() {
+fn proxy_gets_the_service_in_any_attach_order() {
     let mut daemon = Daemon::start("order");
     daemon.restart_with_child("pods");
     let pod = Pod::new("order", &["10.1.0.1/24"]);
@@ -100,7 +100,7 @@ fn proxy_learns_the_service_in_any_attach_order() {
 }
 
 #[test]
-fn agent_that_clears_the_root_meets_no_error() {
+fn agent_that_clears_the_root_gets_no_error() {
     let mut daemon = Daemon::start("clear");
     daemon.restart_with_child("pods");
     let pod = Pod::new("clear", &["10.1.0.1/24"]);

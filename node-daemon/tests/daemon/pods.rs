@@ -135,7 +135,7 @@ fn on_exit_detach_removes_the_datapath() {
 }
 
 #[test]
-fn a_proxy_that_listened_before_is_found() {
+fn add_registers_existing_listeners_of_the_proxy() {
     let daemon = Daemon::start("early");
     let mut pod = Pod::new("early", &["10.1.0.1/24"]);
     pod.listen(&[15006]);
@@ -195,7 +195,7 @@ fn missing_annotations_name_the_capability() {
 }
 
 #[test]
-fn annotations_that_cannot_be_followed_refuse_the_pod() {
+fn malformed_annotation_refuses_the_pod() {
     let daemon = Daemon::start("policy");
     let mut request = add("a", "/nowhere", &[]);
     let key = "traffic.sidecar.istio.io/excludeInboundPorts";

@@ -1,4 +1,4 @@
-//! One Pod at its worst, and what its neighbour notices.
+//! A Pod that misbehaves, and the effect on its neighbour.
 
 use sluice_api::{AddResponse, PodView, path};
 

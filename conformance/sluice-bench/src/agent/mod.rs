@@ -13,19 +13,19 @@ use clap::Subcommand;
 /// The hidden subcommands.
 #[derive(Subcommand)]
 pub(crate) enum Job {
-    /// Be the server of the benchmark.
+    /// Act as the server of the benchmark.
     #[command(hide = true)]
     BenchServer(bench_server::BenchServer),
-    /// Be the minimal proxy of the benchmark.
+    /// Act as the minimal proxy of the benchmark.
     #[command(hide = true)]
     MinProxy(min_proxy::MinProxy),
-    /// Be a client of the benchmark.
+    /// Act as a client of the benchmark.
     #[command(hide = true)]
     BenchClient(bench_client::BenchClient),
-    /// Be a client of the benchmark that opens short connections.
+    /// Act as a client of the benchmark that opens short connections.
     #[command(hide = true)]
     Churn(churn::Churn),
-    /// Be a client of the benchmark that leaves its connections open.
+    /// Act as a client of the benchmark that leaves its connections open.
     #[command(hide = true)]
     IdleConns(idle_conns::IdleConns),
     /// Make one system call many times.

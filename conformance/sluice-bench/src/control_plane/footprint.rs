@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_in_millions_of_bytes() {
+    fn footprint_limits_are_in_megabytes() {
         let footprint = Footprint {
             plugin_bytes: 2_000_001,
             plugin_kib: 3_900.0,

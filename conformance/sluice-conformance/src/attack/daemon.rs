@@ -26,7 +26,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(10);
 /// A user of the node without processes in the lab.
 const LOCAL_USER: u32 = 65_534;
-/// What containerd and CRI-O give root in a container.
+/// The capabilities of root in a container of containerd and CRI-O.
 const DEFAULT: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,\
                        +net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
 

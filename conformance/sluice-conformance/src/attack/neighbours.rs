@@ -29,7 +29,7 @@ pub(super) fn fill_list(stage: &mut Fixture, count: usize, interrupt: &Interrupt
     Ok(goal(refused.is_some(), refused.unwrap_or_default()))
 }
 
-/// A Pod may ask for any number of destinations; the next Pod's connections reach its proxy.
+/// A Pod connects to many destinations; connections of the next Pod reach its proxy.
 pub(super) fn fill_aliases(stage: &mut Fixture, count: u32, interrupt: &Interrupt) -> Result<Saw> {
     let lonely = PodAnnotations {
         proxy: false,
@@ -57,7 +57,7 @@ pub(super) fn fill_aliases(stage: &mut Fixture, count: u32, interrupt: &Interrup
     Ok(goal(by != OUTBOUND, detail))
 }
 
-/// Who answers a connection of a Pod.
+/// The process that answers a connection of a Pod.
 fn reached(stage: &Fixture, test_pod: &TestPod) -> Result<String> {
     let attempt = V4.resolve(stage, test_pod)?;
     let got: Vec<Got> = stage.client(test_pod, Origin::Application, "intrude", &[attempt])?;

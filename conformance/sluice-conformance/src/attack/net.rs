@@ -1,4 +1,4 @@
-//! Connections that must end at the proxy, and what counts as getting past it.
+//! Connections that must end at the proxy, and the observations that count as a bypass.
 
 use std::{collections::BTreeMap, net::IpAddr, net::SocketAddr, path::Path, time::Duration};
 

@@ -21,7 +21,7 @@ const TIMED: u32 = 21;
 const TIMED_POD: &str = "plain";
 const CONNTRACK: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// What to show, and of what.
+/// The rows of the demo, and the backend.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -114,7 +114,7 @@ impl Sink {
         println!();
     }
 
-    /// A line for the behaviour and, below, what everybody saw.
+    /// A line for the behaviour and, below, the observations of each process.
     pub(crate) fn row(&self, row: &Row) {
         if self.json {
             return;

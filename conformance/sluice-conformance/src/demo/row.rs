@@ -221,7 +221,7 @@ impl Case {
         Ok(())
     }
 
-    /// Envoy counts each connection as it accepts it, whatever becomes of it.
+    /// Envoy counts each connection that it accepts, also if the connection fails later.
     fn check_accepted(&self, accepted: &Counters, wrong: &mut Vec<String>) {
         let name = |via: &Via| {
             let (pod, listener) = via.names();
@@ -285,13 +285,13 @@ fn hops(lab: &Lab) -> Result<Vec<Hop>> {
     Ok(hops?.into_iter().flatten().collect())
 }
 
-/// What every proxy has accepted.
+/// The accepted connections of every proxy.
 fn accepted(lab: &Lab) -> Result<Counters> {
     let counts: Result<Vec<_>> = lab.pods.iter().map(sluice_lab::Pod::accepted).collect();
     Ok(counts?.into_iter().flatten().collect())
 }
 
-/// What came after `before`; each Pod's own part only grows at its end.
+/// The connections after `before`; each Pod's list only grows at its end.
 fn fresh(before: &[Hop], after: Vec<Hop>) -> Vec<Hop> {
     let mut known: BTreeMap<String, usize> = BTreeMap::new();
     for hop in before {

@@ -57,7 +57,7 @@ fn connect(pod: &Netns, host: &Netns) -> Result<()> {
     pod.forward()
 }
 
-/// Lets what is sent to the host come to the Pod with these addresses.
+/// Routes packets for the host to the Pod with these addresses.
 pub(crate) fn lead(node: &Netns, addresses: &[IpAddr]) -> Result<()> {
     for (range, v4) in RANGES.into_iter().zip([true, false]) {
         if let Some(via) = addresses.iter().find(|ip| ip.is_ipv4() == v4) {

@@ -27,7 +27,7 @@ const POD_LIMIT: usize = 2;
 /// Differences that are shrunk; more have the same causes.
 const SHRUNK: usize = 8;
 
-/// Which cases to run, and on what.
+/// The cases to run, and the subjects.
 #[derive(Args)]
 pub(crate) struct Run {
     /// Only this subject; without it all three, and the random connections.
@@ -37,7 +37,7 @@ pub(crate) struct Run {
     common: Common,
 }
 
-/// Which two subjects to compare, and by what.
+/// The two subjects to compare, and the random cases.
 #[derive(Args)]
 pub(crate) struct Diff {
     /// The reference.
@@ -50,7 +50,7 @@ pub(crate) struct Diff {
     common: Common,
 }
 
-/// What `run` and `diff` share.
+/// Common options of `run` and `diff`.
 #[derive(Args)]
 struct Common {
     #[command(flatten)]

@@ -8,7 +8,7 @@ use sluice_testbed::agent::probe::Way;
 /// A port without a server.
 pub(crate) const CLOSED: u16 = 81;
 
-/// Who connects.
+/// The connecting process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Origin {
@@ -48,11 +48,11 @@ pub(crate) enum Source {
     Passthrough,
     /// That of an ambient node's probes.
     Probe,
-    /// The client's, which is a Pod that is not meshed: as a proxy with `TPROXY` meets its application.
+    /// The address of the client, which is a Pod that is not meshed: the source of a proxy with `TPROXY`.
     Client,
 }
 
-/// Whom it wants to reach.
+/// The destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Target {

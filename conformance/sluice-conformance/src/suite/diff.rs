@@ -1,4 +1,4 @@
-//! The same connections on two subjects, and what differs.
+//! The same connections on two subjects, and the differences.
 
 use std::{collections::BTreeMap, fmt, thread};
 
@@ -38,9 +38,9 @@ pub(crate) struct Difference {
     pub(crate) settings: PodAnnotations,
     /// Nothing if the Pods themselves differ.
     pub(crate) ask: Option<ConnSpec>,
-    /// What differs, with both values.
+    /// The differing fields, with both values.
     pub(crate) fields: Vec<Field>,
-    /// What explains it, if it is meant.
+    /// The explanation of an intended difference.
     pub(crate) meant: Option<PerPod>,
 }
 

@@ -1,11 +1,11 @@
-//! Differences from the rules that are known, and why they are there.
+//! The intended differences from the iptables rules, with their reasons.
 
 use serde::Serialize;
 use sluice_lab::pod_annotations::PodAnnotations;
 
 use crate::suite::conn_spec::{ConnSpec, Source, Target};
 
-/// A difference that is meant. The comparison leaves it out.
+/// An intended difference of every Pod. The comparison ignores it.
 pub(crate) struct Global {
     pub(crate) what: &'static str,
     pub(crate) why: &'static str,
@@ -15,18 +15,17 @@ pub(crate) struct Global {
 pub(crate) const MEANT: &[Global] = &[
     Global {
         what: "conntrack",
-        why: "no connection of a Pod is tracked, which is what the rules are replaced for",
+        why: "no connection of a Pod is tracked: this is the purpose of the replacement",
     },
     Global {
-        what: "the own address of the proxy's socket",
-        why: "the rules rewrite to 127.0.0.1 and the listener's port; here outbound connections \
-              meet the proxy all over 127.64.0.0/10 and 100::7f40:0/106, so that client ports last \
-              and the address identifies the destination, and inbound ones keep the address that was \
-              asked for",
+        what: "the local address of the proxy's socket",
+        why: "the rules rewrite to 127.0.0.1 and the listener's port; Sluice uses an alias address \
+              of 127.64.0.0/10 or 100::7f40:0/106 outbound, and keeps the original destination inbound",
     },
     Global {
-        what: "the owner of a socket that changed hands",
-        why: "the rules look at who made the socket, the hooks at who connects it",
+        what: "the owner of a socket that was passed to another process",
+        why: "the rules exempt a socket by the process that created it; the hooks require that the \
+              process that connects it is exempt as well",
     },
 ];
 
@@ -41,20 +40,20 @@ pub(crate) struct PerPod {
 /// All of them.
 pub(crate) const EXCEPTIONS: &[PerPod] = &[
     PerPod {
-        what: "queries are captured once the proxy listens for them, not before, so that Pods whose \
-               proxy has no resolver keep theirs",
+        what: "queries are captured once the proxy listens for them, so that Pods whose proxy has no \
+               resolver keep their own",
         applies: |settings, ask| {
             settings.dns && !settings.proxy && ask.from.inside() && ask.port == 53
         },
     },
     PerPod {
-        what: "with TPROXY and no proxy, what would enter it is refused at once, as with REDIRECT, where \
-               the rules lose packets",
+        what: "with TPROXY and no proxy, redirected connections are refused at once, as with REDIRECT; \
+               under the rules their packets are lost",
         applies: |settings, _| settings.transparent() && !settings.proxy,
     },
     PerPod {
-        what: "the proxy's connection from a client's address to its own inbound listener is refused: it would \
-               return to the proxy, again and again",
+        what: "the proxy's connection from a client's address to its own inbound listener is refused: the \
+               proxy would accept its own connection",
         applies: |settings, ask| {
             ask.source == Source::Client
                 && matches!(ask.to, Target::Pod | Target::PodSecond | Target::Loopback)
@@ -64,7 +63,7 @@ pub(crate) const EXCEPTIONS: &[PerPod] = &[
 ];
 
 impl PerPod {
-    /// What explains a difference in a connection.
+    /// The intended difference that explains a difference in a connection.
     pub(crate) fn of(settings: &PodAnnotations, ask: ConnSpec) -> Option<Self> {
         EXCEPTIONS
             .iter()

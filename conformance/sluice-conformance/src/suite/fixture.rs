@@ -155,7 +155,7 @@ impl Fixture {
         Ok(views)
     }
 
-    /// The address that a connection asks for, by name.
+    /// The destination of a connection, by name.
     pub(crate) fn asked(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<Asked> {
         let names = self.names(test_pod);
         let to = self.attempt(test_pod, ask)?.to;
@@ -251,7 +251,7 @@ impl Fixture {
         self.peer.netns.path()
     }
 
-    /// The addresses that an ask means; none if the Pod lacks them.
+    /// The addresses of a connection; none if the Pod lacks them.
     pub(crate) fn attempt(&self, test_pod: &TestPod, ask: ConnSpec) -> Option<Attempt> {
         let v4 = ask.family.v4();
         let pod = test_pod.address(v4, 0);
@@ -346,7 +346,7 @@ impl Fixture {
         }
     }
 
-    /// Removes everything; returns what went wrong or was left.
+    /// Removes everything. Returns failures and leftovers.
     pub(crate) fn remove(self) -> Vec<String> {
         let Self {
             outside_servers,

@@ -18,7 +18,7 @@ use crate::suite::{
 /// Connections of one Pod.
 pub(crate) const PER_POD: usize = 60;
 
-/// Ports that are asked for beside the served ones: a closed one and the proxy's own.
+/// Destination ports besides the served ones: a closed one and the proxy's own.
 const ODD_PORTS: [u16; 3] = [CLOSED, 15001, 15006];
 const PORT_RANGES: [&str; 5] = ["8000-8999", "1-1023", "443-9000", "15000-15100", "1-65535"];
 /// Of a Pod that has `eth0` and `net1`.

@@ -18,13 +18,13 @@ pub(crate) const DNS: (&str, u16) = ("dns", 15053);
 pub(crate) struct Observation {
     /// Which socket accepted.
     pub(crate) accepted_by: Option<String>,
-    /// The original destination, as a proxy learns it.
+    /// The original destination, as a proxy reads it.
     pub(crate) original: Option<String>,
     /// The client's address, as the accepting side sees it.
     pub(crate) source: Option<String>,
     /// The accepting socket's own address, unless it is a proxy's: there it is a way of diverting.
     pub(crate) reached: Option<String>,
-    /// `getpeername()` at the client, or whom `recvfrom()` named.
+    /// The client's peer by `getpeername()`, or by `recvfrom()`.
     pub(crate) peer: Option<String>,
     /// The client's own address.
     pub(crate) local: Option<String>,
@@ -40,7 +40,7 @@ pub(crate) struct Observation {
 /// The field for a refusal that came at once.
 pub(crate) const PACE: &str = "prompt";
 
-/// What two views differ in, with both values.
+/// The fields in which two observations differ, with both values.
 pub(crate) type Field = (&'static str, String, String);
 
 /// Names of addresses.

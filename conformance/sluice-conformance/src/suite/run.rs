@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) source: &'static str,
     /// The outcome is the expected one.
     pub(crate) passed: bool,
-    /// That is how it must be on this subject: the control must fail what needs interception.
+    /// Whether the result is the expected one: without interception, cases that need it must fail.
     pub(crate) as_it_should: bool,
     /// Each thing that differs from the promise.
     pub(crate) wrong: Vec<String>,
@@ -140,7 +140,7 @@ impl Outcome {
         }
     }
 
-    /// What another subject showed otherwise.
+    /// The differences to another subject.
     pub(crate) fn differences(&self, other: &Self) -> Vec<Difference> {
         let Some(case) = self.case else {
             return Vec::new();

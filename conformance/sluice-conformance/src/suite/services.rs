@@ -15,7 +15,7 @@ use crate::suite::conn_spec::{SERVICE_PORTS, Service};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What translates the Services of a lab.
+/// The program that translates the Services of a lab.
 pub(crate) enum Services {
     /// Rules on the node: a packet that leaves a Pod still has the Service's address.
     Node,

@@ -1,4 +1,4 @@
-//! A subject of the suite: a backend, and what stands beside it.
+//! A subject of the suite: a backend, and the programs beside it.
 
 use anyhow::Result;
 use nix::sys::signal::Signal;

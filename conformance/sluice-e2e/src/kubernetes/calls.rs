@@ -138,9 +138,9 @@ pub(crate) fn judge(said: &str) -> Result<String> {
     } = outcome;
     ensure!(
         failed == 0,
-        "{failed} calls failed, {bypassed} went past a sidecar: {failures:?}"
+        "{failed} calls failed, {bypassed} bypassed a sidecar: {failures:?}"
     );
-    ensure!(bypassed == 0, "{bypassed} calls went past a sidecar");
+    ensure!(bypassed == 0, "{bypassed} calls bypassed a sidecar");
     ensure!(
         kept.to_string() == OPEN,
         "{kept} connections stayed, not {OPEN}"

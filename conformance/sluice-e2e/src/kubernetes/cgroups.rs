@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hierarchies_are_found_with_what_it_takes_to_mount_them_again() {
+    fn hierarchies_are_found_with_their_mount_options() {
         let mounts = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard\n\
             33 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
             40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd\n\

@@ -1,4 +1,4 @@
-//! What the daemon knows of the cluster's Pods.
+//! The cluster's Pods as the daemon lists them.
 
 use std::time::Duration;
 

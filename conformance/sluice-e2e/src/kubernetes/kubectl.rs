@@ -37,7 +37,7 @@ impl Kubectl {
         command
     }
 
-    /// Runs it with `input`, and returns what it printed.
+    /// Runs it with `input`, and returns its output.
     pub(crate) fn run(&self, arguments: &[&str], input: &str) -> Result<String> {
         let Output {
             status,

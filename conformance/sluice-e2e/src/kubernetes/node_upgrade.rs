@@ -22,7 +22,7 @@ const LOAD_SECONDS: u64 = 60;
 /// For the load to end.
 const LIMIT: Duration = Duration::from_secs(2 * LOAD_SECONDS);
 
-/// Fails if a connection is lost or goes past a sidecar, or if a Pod does not work afterwards.
+/// Fails if a connection is lost or bypasses a sidecar, or if a Pod does not work afterwards.
 pub(crate) fn run(
     cluster: &mut Cluster,
     options: &Options,

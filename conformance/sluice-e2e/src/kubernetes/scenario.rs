@@ -1,4 +1,4 @@
-//! What happens on the node, in order.
+//! The steps on the node, in order.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 

@@ -109,7 +109,7 @@ impl Containerd {
         )
     }
 
-    /// Whether it has user namespaces for Pods and asks the plugins for their status.
+    /// Whether it supports user namespaces for Pods and runs STATUS of the plugins.
     pub(super) fn is_modern(&self) -> bool {
         self.major >= MODERN
     }

@@ -43,7 +43,7 @@ const IMAGE: &str = "sluice.test/pause:1";
 const LIMIT: Duration = Duration::from_mins(1);
 const PORT: u16 = 8080;
 
-/// What to run.
+/// The options of a run.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -58,7 +58,7 @@ pub trait Backend: Send + Sync {
     fn pods(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())
     }
-    /// The connections that go past a proxy against a rule, if it looks for them.
+    /// The connections that bypass a proxy against a rule, if the backend audits them.
     fn audit(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())
     }

@@ -63,7 +63,7 @@ pub struct ListenResult {
     pub source: SocketAddr,
     /// The address at which it was reached.
     pub local: SocketAddr,
-    /// The destination as a proxy learns it; datagrams have none.
+    /// The original destination as a proxy reads it; datagrams have none.
     pub original: Option<SocketAddr>,
 }
 
@@ -140,7 +140,7 @@ fn open(at: SocketAddr, kind: Type, transparent: bool) -> Result<Socket> {
         setsockopt(&socket, sockopt::IpTransparent, &true)?;
     }
     if kind == Type::DGRAM {
-        // So that a reply may come from any address that was asked.
+        // A reply may then have the address of the request as its source.
         if domain == Domain::IPV6 {
             socket.set_freebind_v6(true)?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
@@ -178,7 +178,7 @@ fn answer(mut stream: &TcpStream, by: String) -> Result<()> {
     Ok(())
 }
 
-/// What `SO_ORIGINAL_DST` answers.
+/// The result of `SO_ORIGINAL_DST`.
 fn original(stream: &TcpStream) -> Option<SocketAddr> {
     if stream.local_addr().ok()?.is_ipv4() {
         let address = getsockopt(stream, sockopt::OriginalDst).ok()?;
@@ -196,7 +196,7 @@ fn receive(socket: &UdpSocket, name: &str) {
     }
 }
 
-/// Answers from the address that was asked, which a wildcard socket would not do by itself.
+/// Replies from the address of the request, which a wildcard socket does not do by itself.
 fn reply(socket: &UdpSocket, by: &str) -> Result<()> {
     let mut buffer = [0; 512];
     let mut slices = [IoSliceMut::new(&mut buffer)];

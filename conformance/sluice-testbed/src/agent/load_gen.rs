@@ -44,7 +44,7 @@ pub struct LoadGen {
     seconds: u64,
 }
 
-/// What became of the calls.
+/// The results of the calls.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LoadResult {
     /// Seconds under load.

@@ -19,22 +19,22 @@ pub enum Job {
     /// Start a program in a network namespace, in a cgroup, as a user.
     #[command(hide = true)]
     Exec(exec::Exec),
-    /// Be the application of a Pod.
+    /// Act as the application of a Pod.
     #[command(hide = true)]
     Serve(serve::Serve),
     /// Check that traffic is redirected, as Istio does before a Pod starts.
     #[command(hide = true)]
     Validate(validate::Validate),
-    /// Be a client: one connection, one request.
+    /// Act as a client: one connection, one request.
     #[command(hide = true)]
     Call(call::Call),
-    /// Be many clients, for a while.
+    /// Act as many clients, for a while.
     #[command(hide = true)]
     LoadGen(load_gen::LoadGen),
-    /// Be the proxy, the application or a server of the suite.
+    /// Act as the proxy, the application or a server of the suite.
     #[command(hide = true)]
     EchoServer(echo_server::EchoServer),
-    /// Be a client of the suite: many connections.
+    /// Act as a client of the suite: many connections.
     #[command(hide = true)]
     Probe,
 }

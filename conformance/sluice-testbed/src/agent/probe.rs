@@ -73,7 +73,7 @@ pub struct Attempt {
 pub struct ProbeResult {
     /// The answer.
     pub seen: Option<ListenResult>,
-    /// `getpeername()`, or whom `recvfrom()` named.
+    /// The peer by `getpeername()`, or by `recvfrom()`.
     pub peer: Option<SocketAddr>,
     /// `getsockname()`.
     pub local: Option<SocketAddr>,

@@ -92,7 +92,7 @@ fn accept(listener: &TcpListener, name: &str) {
     }
 }
 
-/// Answers until the client goes away or asks for the end.
+/// Responds until the client closes the connection or requests its end.
 fn answer(mut stream: TcpStream, pod: String) -> Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let greeting = Greeting {
@@ -117,7 +117,7 @@ fn answer(mut stream: TcpStream, pod: String) -> Result<()> {
     Ok(())
 }
 
-/// Reads the head of a request: whether it asks for the end. `None` if none comes.
+/// Reads the head of a request. Returns whether it ends the connection; `None` without a request.
 fn request(reader: &mut impl BufRead) -> Result<Option<bool>> {
     let mut last = false;
     let mut line = String::new();

@@ -111,7 +111,7 @@ fn replace(
     ALLOW
 }
 
-/// Shows the Service that a socket asked for in place of the backend.
+/// Returns the Service to which a socket connected in place of the backend.
 #[inline(always)]
 fn translate_back(
     ctx: &SockAddrContext,

@@ -1,5 +1,5 @@
 //! The limit of acceleration: each message of each TCP connection in a cgroup goes to the queue of the
-//! connection's other end, and nothing is checked. A contender of the benchmark; it is no part of the
+//! connection's other end, and nothing is checked. A variant of the benchmark; it is no part of the
 //! daemon's object.
 //!
 //! It keeps neither the order of bytes nor their bounds, and mistakes equal connections of two network

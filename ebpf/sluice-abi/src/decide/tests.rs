@@ -208,7 +208,7 @@ fn every_inbound_row_holds() {
 }
 
 #[test]
-fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
+fn inbound_port_list_redirects_listed_ports_only() {
     let pod = PodConfig {
         flags: PodFlags::INBOUND_ALLOWLIST,
         ..POD

@@ -92,7 +92,7 @@ pub(super) fn counts(lab: &Lab) -> [u64; 4] {
 }
 
 #[test]
-fn application_and_proxy_are_joined_in_both_directions_whatever_the_family() {
+fn both_directions_are_redirected_in_every_family() {
     let (lab, proxy) = pod(ALL);
     for (number, to) in ["10.77.0.1:80", "[fd77::1]:80", "[::ffff:10.77.0.1]:80"]
         .into_iter()
@@ -154,7 +154,7 @@ fn an_excluded_port_of_the_other_pod_belongs_to_its_application() {
 }
 
 #[test]
-fn a_connection_whose_budget_is_spent_goes_back_to_tcp_without_a_byte_out_of_order() {
+fn spent_window_returns_to_tcp_in_order() {
     let (lab, proxy) = pod(ALL);
     let (client, server) = through(&lab, &proxy, "10.77.0.1:80");
     call(&client, &server, 1);
@@ -219,7 +219,7 @@ fn high_connection_rates_are_not_accelerated() {
 }
 
 #[test]
-fn a_reader_that_never_reads_holds_the_sender_up() {
+fn reader_without_reads_stops_the_sender() {
     let (lab, proxy) = pod(ALL);
     let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
     let mut taken = 0;
@@ -272,7 +272,7 @@ fn a_half_closed_connection_carries_the_rest_and_ends() {
 }
 
 #[test]
-fn what_is_sent_before_a_close_arrives() {
+fn bytes_before_close_are_delivered() {
     let (lab, proxy) = pod(ALL);
     for round in 0..50_u8 {
         let (mut client, server) = through(&lab, &proxy, "10.77.0.1:80");
@@ -316,7 +316,7 @@ fn accelerated_connections_outlive_the_data_path_without_losing_a_byte() {
 }
 
 #[test]
-fn two_pods_with_equal_connections_on_loopback_never_hear_each_other() {
+fn equal_loopback_connections_of_pods_stay_separate() {
     // Only a connection to a loopback address may have a loopback source.
     let flags = ALL.with(PodFlags::LOOPBACK_INCLUDED);
     let (mut lab, proxy) = pod(flags);

@@ -41,7 +41,7 @@ fn key(lab: &Lab, port: u16, protocol: u16) -> ForeignKey {
 }
 
 #[test]
-fn strangers_are_refused_the_ports_of_the_proxy() {
+fn foreign_users_cannot_bind_proxy_ports() {
     let lab = Lab::meshed();
     for user in [0, APP] {
         for at in [
@@ -130,7 +130,7 @@ fn listener_bound_before_its_pod_gets_nothing() {
 }
 
 #[test]
-fn proxy_listens_beside_refused_strangers() {
+fn refused_foreign_bind_keeps_the_proxys_listener() {
     let lab = Lab::meshed();
     let proxy = listen(&lab.pod, "0.0.0.0:15006");
     listen_as(&lab.pod, APP, "0.0.0.0:15006").unwrap_err();

@@ -1,4 +1,4 @@
-//! Tests of sockets that are bound to a device, whose packets leave the Pod whatever their destination.
+//! Tests of sockets that are bound to a device: their packets leave the Pod with any destination.
 
 use std::{
     io::{self, ErrorKind},

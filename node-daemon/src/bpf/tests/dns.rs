@@ -96,7 +96,7 @@ fn heard(socket: &UdpSocket) -> SocketAddr {
 }
 
 #[test]
-fn the_resolver_answers_queries_in_the_name_of_the_server_that_was_asked() {
+fn replies_show_the_queried_server() {
     let servers = servers();
     for (written, at) in destinations(WORLD, 53) {
         let resolver = &servers.dns_capture[usize::from(at.is_ipv6())];
@@ -145,7 +145,7 @@ fn queries_over_tcp_and_to_a_loopback_resolver_are_captured_too() {
 }
 
 #[test]
-fn the_proxy_and_excluded_ports_and_other_ports_reach_the_server() {
+fn dns_of_proxy_and_excluded_ports_is_direct() {
     let mut servers = servers();
     let to = format!("{}:53", WORLD[0]);
     let reaches = |servers: &Servers, user| {
@@ -167,7 +167,7 @@ fn the_proxy_and_excluded_ports_and_other_ports_reach_the_server() {
 }
 
 #[test]
-fn until_the_resolver_listens_queries_are_left_alone() {
+fn queries_are_direct_until_the_resolver_listens() {
     let lab = Lab::meshed();
     let world = bind(&lab.world, "[::]:53");
     let to = format!("{}:53", WORLD[0]);

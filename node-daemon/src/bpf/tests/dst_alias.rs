@@ -75,7 +75,7 @@ fn redirect(lab: &Lab, proxy: &std::net::TcpListener, written: &str, to: SocketA
 }
 
 #[test]
-fn a_destination_has_an_address_to_itself_in_every_family() {
+fn each_destination_has_an_alias_in_every_family() {
     let lab = routed();
     let proxy = listen(&lab.pod, "[::]:15001");
     for port in [80, 443] {
@@ -93,7 +93,7 @@ fn a_destination_has_an_address_to_itself_in_every_family() {
 }
 
 #[test]
-fn without_a_route_sockets_are_bound_and_ipv6_has_one_address() {
+fn missing_alias_route_binds_sockets_and_limits_ipv6() {
     let lab = Lab::meshed();
     let proxy = listen(&lab.pod, "[::]:15001");
     for (written, to) in destinations(WORLD, 80) {

@@ -49,7 +49,7 @@ fn proxied(lab: &Lab, number: u16) -> [bool; 3] {
 }
 
 #[test]
-fn excluded_networks_are_left_alone_in_every_family() {
+fn excluded_networks_are_direct_in_every_family() {
     let mut lab = lab(PodFlags::CIDR_EXCLUDES);
     lab.list(excluded(&["10.77.0.0/24"]));
     assert_eq!(proxied(&lab, 80), [false, true, false]);
@@ -59,7 +59,7 @@ fn excluded_networks_are_left_alone_in_every_family() {
 }
 
 #[test]
-fn with_a_list_of_networks_only_these_are_the_proxys() {
+fn network_list_redirects_listed_networks_only() {
     let mut lab = lab(PodFlags::CIDR_ALLOWLIST);
     assert_eq!(proxied(&lab, 80), [false; 3]);
     assert_eq!(lab.count(Reason::OutboundNotListed), 3);
@@ -78,7 +78,7 @@ fn an_exclusion_wins_over_an_inclusion() {
 }
 
 #[test]
-fn a_listed_port_is_the_proxys_in_a_network_that_is_not() {
+fn listed_outbound_port_is_redirected_in_unlisted_networks() {
     let ranges = PodFlags::PORT_RANGES.with(PodFlags::OUTBOUND_PORT_INCLUDES);
     let mut lab = lab(PodFlags::CIDR_ALLOWLIST.with(ranges));
     lab.list(port(PortList::OutboundIncluded, 8000, 8999));
@@ -95,7 +95,7 @@ fn a_listed_port_is_the_proxys_in_a_network_that_is_not() {
 }
 
 #[test]
-fn five_thousand_networks_of_one_pod_are_all_looked_at() {
+fn last_of_five_thousand_excluded_networks_is_found() {
     let mut lab = lab(PodFlags::CIDR_EXCLUDES);
     let addr = |number: u16| IpAddr::from([172, 16 + (number >> 8) as u8, (number & 255) as u8, 0]);
     let many = (0..5000).map(|number| NetworkPrefix::new(0, addr(number).into(), 24));
@@ -106,7 +106,7 @@ fn five_thousand_networks_of_one_pod_are_all_looked_at() {
 }
 
 #[test]
-fn with_a_list_of_inbound_ports_only_these_are_the_proxys() {
+fn inbound_port_list_redirects_listed_ports_only() {
     let mut lab = lab(PodFlags::INBOUND_ALLOWLIST);
     lab.list(port(PortList::InboundIncluded, 8080, 8080));
     let proxy = listen(&lab.pod, "[::]:15006");

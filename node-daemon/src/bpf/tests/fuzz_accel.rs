@@ -26,13 +26,13 @@ const PROXIES_EACH: u64 = 4;
 const ROUND: u64 = 4_000;
 
 #[test]
-fn of_thousands_of_random_connections_none_carries_a_wrong_byte() {
+fn random_connections_carry_correct_bytes() {
     run_round(SEED);
 }
 
 #[test]
 #[ignore = "takes minutes; 'make safety' runs it"]
-fn of_two_hundred_thousand_random_connections_none_carries_a_wrong_byte() {
+fn two_hundred_thousand_connections_carry_correct_bytes() {
     for round in 0..50 {
         run_round(SEED + round * ROUND);
     }

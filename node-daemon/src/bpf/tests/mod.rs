@@ -118,7 +118,7 @@ fn a_pod_whose_proxy_does_not_listen_refuses_connections() {
 }
 
 #[test]
-fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
+fn closed_listener_leaves_the_others_in_use() {
     let lab = Lab::meshed();
     let to = format!("{}:8080", POD[0]);
     let mut workers: Vec<_> = (0..4).map(|_| listen(&lab.pod, "0.0.0.0:15006")).collect();
@@ -148,7 +148,7 @@ fn a_listener_of_the_proxy_that_closes_does_not_take_the_others_with_it() {
 }
 
 #[test]
-fn a_proxy_that_listened_before_its_pod_was_admitted_is_found_when_it_is_registered() {
+fn registered_listener_from_before_enrollment_gets_connections() {
     let mut lab = Lab::bare();
     let early = listen(&lab.pod, "0.0.0.0:15006");
     lab.enroll();
@@ -222,7 +222,7 @@ fn unenrolled_netns_is_not_intercepted() {
 }
 
 #[test]
-fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
+fn pinned_data_path_works_until_its_pins_end() {
     let lab = Lab::meshed();
     let world = listen(&lab.world, "[::]:80");
     let app = listen(&lab.pod, "[::]:8080");
@@ -255,7 +255,7 @@ fn without_a_daemon_the_data_path_works_on_and_ends_with_its_pins() {
 }
 
 #[test]
-fn the_next_daemon_replaces_the_programs_and_keeps_what_connections_know() {
+fn restart_replaces_programs_and_keeps_orig_dst() {
     let lab = Lab::meshed();
     let proxy = listen(&lab.pod, "0.0.0.0:15001");
     let to = format!("{}:80", WORLD[0]);
@@ -269,7 +269,7 @@ fn the_next_daemon_replaces_the_programs_and_keeps_what_connections_know() {
 }
 
 #[test]
-fn without_a_hairpin_the_proxy_meets_the_application_at_the_pods_own_address() {
+fn no_hairpin_connects_proxy_to_the_application() {
     let mut lab = Lab::bare();
     lab.enroll_with(PodFlags::NO_HAIRPIN);
     let proxy = listen(&lab.pod, "[::]:15006");

@@ -1,4 +1,4 @@
-//! The audit: proof that no connection of a meshed Pod goes past its proxy against the rules.
+//! The audit: proof that no connection of a meshed Pod bypasses its proxy against the rules.
 //!
 //! Every TCP socket of every meshed Pod is judged by the functions that decide about new connections.
 //! The manager only describes the Pods; the sockets are read in other threads, one Pod after the other.
@@ -32,7 +32,7 @@ use pass::{Connection, Examined, Keep};
 const FINDINGS: usize = 1000;
 const CONNECTIONS: usize = 4096;
 
-/// The fate of a new Pod's connections that go past the proxy against the rules.
+/// The fate of a new Pod's connections that bypass the proxy against the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnEnrol {
@@ -132,7 +132,7 @@ impl Auditor {
             let (pod, rule, peer) = (&first.pod, &first.rule, first.peer);
             warn!(
                 count, pod, rule, %peer,
-                "connections go past the sidecar; 'sluiced audit' lists them, and 'sluiced audit --kill' ends them"
+                "connections bypass the sidecar; 'sluiced audit' lists them, and 'sluiced audit --kill' ends them"
             );
         }
         *last = summary;

@@ -50,7 +50,7 @@ pub(crate) struct Target {
 /// The connections that an examination keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Those that go past the proxy against the rule.
+    /// Connections that bypass the proxy against the rule.
     Findings,
     /// All.
     All,
@@ -253,7 +253,7 @@ impl Pass {
 }
 
 impl Path {
-    /// Whether the connection goes past the proxy against the rule.
+    /// Whether the connection bypasses the proxy against the rule.
     pub(crate) fn is_finding(self) -> bool {
         matches!(self, Self::Bypass(_) | Self::Impostor(_))
     }

@@ -102,7 +102,7 @@ impl PodManager {
     pub(in crate::pods) fn adopt(&mut self, survey: Survey) -> Vec<IpAddr> {
         let (mut left, mut addresses) = (Vec::new(), Vec::new());
         let mut doubts = Doubts {
-            strangers: survey.strangers,
+            foreign: survey.foreign,
             ..Doubts::default()
         };
         let kubelet = survey.kubelet;
@@ -191,12 +191,12 @@ impl PodManager {
 
     /// Logs one line for each reason to reject namespaces.
     fn log_doubts(&mut self) {
-        let Doubts {
-            by_reason,
-            strangers,
-        } = self.discovery.doubts();
-        if *strangers > 0 {
-            debug!(strangers, "network namespaces of other users are ignored");
+        let Doubts { by_reason, foreign } = self.discovery.doubts();
+        if *foreign > 0 {
+            debug!(
+                count = foreign,
+                "network namespaces of other users are ignored"
+            );
         }
         for (doubt, count) in by_reason {
             if let Some(dropped) = self.logs.pass() {

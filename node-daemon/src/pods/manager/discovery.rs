@@ -24,7 +24,7 @@ pub(super) struct Doubts {
     /// By reason.
     pub(super) by_reason: BTreeMap<Doubt, usize>,
     /// Those of unprivileged users.
-    pub(super) strangers: usize,
+    pub(super) foreign: usize,
 }
 
 /// A running Pod that no runtime reported and that was not adopted.

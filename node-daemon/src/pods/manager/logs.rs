@@ -1,4 +1,4 @@
-//! The state of logs: what was logged already, and how much more may be.
+//! The state of logs: the messages that were logged already, and the rate limit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

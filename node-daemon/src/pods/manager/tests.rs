@@ -108,7 +108,7 @@ fn an_address_on_lo_that_was_there_before_stays() {
 }
 
 #[test]
-fn admitting_again_changes_nothing_and_with_other_addresses_replaces_them() {
+fn repeated_add_replaces_changed_addresses() {
     let Fixture { manager, .. } = &mut fixture("again");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1", "10.1.0.2"]);
@@ -200,7 +200,7 @@ fn a_refused_pod_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_step_that_fails_takes_those_before_it_back() {
+fn failed_step_undoes_earlier_steps() {
     let Fixture { manager, .. } = &mut fixture("rollback");
     let Ok(Verdict::Intercept(policy)) = policy::decide(
         &manager.node_policy,
@@ -352,7 +352,7 @@ fn check_compares_the_report_with_the_record() {
 }
 
 #[test]
-fn retire_without_a_network_finds_the_attachment() {
+fn del_without_a_network_finds_the_attachment() {
     let Fixture { manager, .. } = &mut fixture("unnamed");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1"]);

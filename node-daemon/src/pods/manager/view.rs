@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// What the manager knows of the Pods, to be read.
+/// Read access to the state of the Pods.
 #[derive(Clone, Copy)]
 pub(in crate::pods) struct View<'a> {
     pub(super) datapath: &'a Datapath,

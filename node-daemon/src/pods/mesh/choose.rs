@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_of_ones_own_needs_few_words_and_may_replace_a_preset() {
+    fn custom_mesh_needs_four_keys_and_replaces_presets() {
         let words = "[istio]\nuid = 7\noutbound-port = 1\ninbound-port = 2\nsidecar-annotation = 'mine/here'";
         let own = Mesh::choose(
             "istio",

@@ -132,7 +132,7 @@ fn any_held() -> impl Strategy<Value = KernelState> {
 
 proptest! {
     #[test]
-    fn the_steps_lead_there_and_their_undos_lead_back(
+    fn steps_converge_and_undo_reverts_them(
         before in any_held(),
         after in any_held(),
         stop in any::<prop::sample::Index>(),
@@ -158,7 +158,7 @@ proptest! {
 }
 
 #[test]
-fn only_a_pod_that_is_gone_loses_what_the_kernel_holds() {
+fn only_deleted_pods_lose_their_kernel_state() {
     let desired = BTreeMap::from([(1, of(&["10.0.0.1"])), (2, of(&["10.0.0.2"]))]);
     let actions = reconcile(desired.clone(), [2, 3, 4].into_iter(), |cookie| cookie == 3);
     let expected = [
@@ -171,13 +171,13 @@ fn only_a_pod_that_is_gone_loses_what_the_kernel_holds() {
 }
 
 #[test]
-fn nothing_is_to_be_done_when_nothing_changes() {
+fn unchanged_state_needs_no_step() {
     let state = of(&["10.0.0.1", "fd00::1"]);
     assert_eq!(steps(&state, &state), []);
 }
 
 #[test]
-fn hooks_begin_last_and_end_first() {
+fn hooks_attach_last_and_detach_first() {
     let state = of(&["10.0.0.1"]);
     let nothing = KernelState::default();
     let begin = steps(&nothing, &state);

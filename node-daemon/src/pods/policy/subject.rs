@@ -1,5 +1,5 @@
 //! The known facts about a Pod at the time of the decision: its annotations, and the rest of the
-//! manifest if the API server was asked.
+//! manifest if the API server was queried.
 
 use sluice_api::{AddRequest, Container, INTERCEPT, Manifest};
 

@@ -149,7 +149,7 @@ fn a_pod_cannot_take_the_whole_table() {
 }
 
 #[test]
-fn a_list_of_inbound_ports_includes_only_these_and_the_empty_one_none() {
+fn inbound_port_list_is_exclusive_even_if_empty() {
     for (list, expected) in [("80, 9000-9001", &[(80, 80), (9000, 9001)][..]), (" ", &[])] {
         let policy = meshed(&[(INCLUDE_INBOUND, list), (EXCLUDE_INBOUND, "80")]);
         assert_eq!(
@@ -177,7 +177,7 @@ fn networks_of_both_families_may_be_listed_together() {
 }
 
 #[test]
-fn both_modes_of_interception_are_taken_and_no_other() {
+fn unknown_interception_modes_are_rejected() {
     const MODE: &str = "sidecar.istio.io/interceptionMode";
     assert!(meshed(&[(MODE, " TPROXY ")]).tproxy);
     assert!(!meshed(&[(MODE, "REDIRECT")]).tproxy);
@@ -276,7 +276,7 @@ fn opt_out_annotations_bypass_the_pod() {
 }
 
 #[test]
-fn every_mesh_has_its_own_words() {
+fn every_mesh_has_its_own_annotations() {
     for (mesh, key) in [
         ("linkerd", "config.linkerd.io/skip-outbound-ports"),
         ("kuma", "traffic.kuma.io/exclude-outbound-ports"),
@@ -328,7 +328,7 @@ proptest! {
     }
 
     #[test]
-    fn a_malformed_item_is_named_wherever_it_stands(
+    fn error_quotes_the_malformed_port(
         before in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
         bad in "[a-z+*]{1,6}|[1-9][0-9]{5,8}|-[0-9]{1,3}|[1-9][0-9]{0,2}-|9-1",
         after in prop::collection::vec("[1-9][0-9]{0,3}", 0..4),
@@ -343,7 +343,7 @@ proptest! {
     }
 
     #[test]
-    fn a_malformed_network_is_named_wherever_it_stands(
+    fn error_quotes_the_malformed_network(
         before in 0_usize..3,
         bad in "[a-z]{1,8}|10\\.0\\.0\\.0/(3[3-9]|[4-9][0-9])|10\\.0\\.0\\.256/8|fd00::/129|10\\.0\\.0\\.1",
         after in 0_usize..3,

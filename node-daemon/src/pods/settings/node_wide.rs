@@ -32,9 +32,9 @@ pub(crate) enum FamilyChoice {
     /// Those of the mesh's own rules, in each Pod.
     #[default]
     AsTheProxyListens,
-    /// IPv4 and IPv6, whatever the mesh's rules.
+    /// IPv4 and IPv6, independent of the mesh's rules.
     Both,
-    /// IPv4, whatever the mesh's rules.
+    /// IPv4, independent of the mesh's rules.
     Ipv4,
 }
 

@@ -106,7 +106,7 @@ impl Times {
     }
 }
 
-/// What a crowd cost.
+/// The cost of a crowd.
 struct Cost {
     before: Times,
     during: Times,

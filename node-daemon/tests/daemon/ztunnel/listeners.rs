@@ -19,7 +19,7 @@ use nix::{
 };
 use socket2::Socket;
 
-/// What every client is served.
+/// The response to every client.
 pub(super) const SERVED: &str = "ztunnel";
 
 /// Listens as ztunnel does in each namespace that arrives, and returns the sockets. A socket belongs to

@@ -11,7 +11,7 @@ use nix::{
 };
 use prost::Message;
 
-/// What ztunnel reads.
+/// The message that ztunnel reads.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Request {
     #[prost(message, optional, tag = "1")]

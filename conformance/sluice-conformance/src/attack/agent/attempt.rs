@@ -47,7 +47,7 @@ pub(crate) enum Trick {
     Passed,
     /// A thread other than the one that made the socket connects.
     Thread,
-    /// A TCP SYN by a raw socket. Only the asked host answers a closed port with RST.
+    /// A TCP SYN by a raw socket. Only the destination host answers a closed port with RST.
     RawSyn,
     /// The same by a packet socket.
     PacketSyn,

@@ -1,4 +1,4 @@
-//! A client that asks for many destinations, each once.
+//! A client that connects to many destinations, once to each.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

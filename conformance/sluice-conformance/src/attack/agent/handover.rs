@@ -60,7 +60,7 @@ impl Try {
         Ok(socket)
     }
 
-    /// `maker` makes the socket, `other` connects it and asks who answers.
+    /// `maker` creates the socket; `other` connects it and reads who answers.
     fn connected_by(
         &self,
         maker: &OtherProcess<'_>,
@@ -75,7 +75,7 @@ impl Try {
         })
     }
 
-    /// `maker` connects, `other` asks who answers.
+    /// `maker` connects; `other` reads who answers.
     fn used_by(&self, maker: &OtherProcess<'_>, other: &OtherProcess<'_>) -> io::Result<String> {
         let to = SockAddr::from(self.to()?);
         let message = maker.send(|| {
@@ -166,7 +166,7 @@ impl Try {
     }
 }
 
-/// Who answers on a connected socket.
+/// The process that answers on a connected socket.
 fn ask(socket: Socket) -> io::Result<String> {
     let mut stream = TcpStream::from(socket);
     stream.write_all(HELLO)?;

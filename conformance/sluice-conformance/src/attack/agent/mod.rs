@@ -35,7 +35,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_millis(1500);
 const HELLO: &[u8] = b"who are you?\n";
-/// The host that was asked answered by its kernel.
+/// The kernel of the destination host answered.
 const ASKED: &str = "the asked host";
 /// The attacker has a listener of its own.
 const LISTENER: &str = "the attacker's listener";
@@ -191,7 +191,7 @@ impl Try {
             stream.write_all(HELLO)?;
         }
         if self.trick == Trick::Protocol(136) {
-            // No one serves it: a refusal is the asked host's answer.
+            // No process serves it: a refusal is the destination host's answer.
             return match stream.read(&mut [0; 64]) {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     Ok(ASKED.to_owned())

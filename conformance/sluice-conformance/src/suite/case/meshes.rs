@@ -50,7 +50,7 @@ const AMBIENT_IN: Case = Case {
     settings: ambient,
     ..IN
 };
-/// What ztunnel opens from its client's address.
+/// A connection of ztunnel from its client's address.
 const AMBIENT_KEPT: Case = Case {
     from: Origin::Proxy,
     bound: Source::Client,

@@ -68,11 +68,11 @@ pub(crate) struct Case {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Expect {
-    /// The proxy's outbound listener accepts and learns the destination.
+    /// The proxy's outbound listener accepts, and reads the destination.
     Outbound,
-    /// The proxy's inbound listener accepts and learns the destination.
+    /// The proxy's inbound listener accepts, and reads the destination.
     Inbound,
-    /// The proxy's resolver answers in the name of the asked one.
+    /// The proxy's resolver replies with the address of the queried one.
     Dns,
     /// The destination itself answers.
     Direct,

@@ -77,7 +77,7 @@ impl Report {
         Ok(())
     }
 
-    /// Compares what two subjects showed of the listed cases.
+    /// Compares the observations of two subjects for the listed cases.
     pub(crate) fn compare(&mut self, one: BackendKind, other: BackendKind) {
         let shown = |backend: BackendKind| {
             self.backends

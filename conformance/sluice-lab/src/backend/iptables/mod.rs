@@ -26,9 +26,9 @@ use plan::Plan;
 use rules::{Family, V4, V6};
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Packets with the mark of the transparent proxy are delivered locally, whatever their address.
+/// Packets with the mark of the transparent proxy are delivered locally, with any address.
 const TPROXY_TABLE: &str = "133";
-/// The same in ambient mode, for what ztunnel opens from its client's address.
+/// The same in ambient mode, for connections of ztunnel from its client's address.
 const AMBIENT_LOOKUP: (&str, &str) = ("0x111/0xfff", "100");
 
 const FAMILIES: [(&str, Family); 2] = [("iptables-restore", V4), ("ip6tables-restore", V6)];

@@ -14,7 +14,7 @@ const ALWAYS_DIRECT: [&str; 3] = ["15020", "15021", "15090"];
 /// Not redirected outbound by default.
 const DIRECT_BY_DEFAULT: &str = "15020";
 
-/// What rules are written from.
+/// The input of the rules.
 pub(super) struct Plan {
     pub(super) uid: u32,
     pub(super) gid: u32,

@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// What `iptables-restore` reads.
+/// The input of `iptables-restore`.
 pub(super) fn rules(plan: &Plan, family: &Family) -> String {
     let loopback = plan.node_wide.as_ref().map(|node| node.loopback);
     let family = &Family {

@@ -62,7 +62,7 @@ fn source_is_local_if_only_the_namespace_can_have_it() {
 }
 
 #[test]
-fn neighbours_are_foreign_where_the_proxy_is_met() {
+fn remote_peers_are_foreign_to_alias_addresses() {
     for (to, interface, foreign) in [
         ("100::7f40:1", ETH0, true),
         ("100::7f40:1", UNKNOWN, true),
@@ -70,7 +70,7 @@ fn neighbours_are_foreign_where_the_proxy_is_met() {
         ("127.64.0.1", ETH0, false),
         ("fd00::2", ETH0, false),
     ] {
-        let found = arrival("fd00::9", to, interface).is_foreign_to_meeting();
+        let found = arrival("fd00::9", to, interface).is_foreign_to_alias();
         assert_eq!(found, foreign, "{to} by {interface}");
     }
 }

@@ -60,7 +60,7 @@ fn taken_unread(lab: &Lab, mut client: &TcpStream) -> usize {
 }
 
 #[test]
-fn a_reader_that_never_reads_takes_what_it_takes_over_tcp_and_the_budget() {
+fn reader_without_reads_queues_tcp_buffers_and_window() {
     let (lab, client, _server) = of_an_application_left_to_tcp();
     client.set_nonblocking(true).unwrap();
     let plain = taken_unread(&lab, &client);
@@ -83,7 +83,7 @@ fn a_reader_that_never_reads_takes_what_it_takes_over_tcp_and_the_budget() {
 }
 
 #[test]
-fn an_application_that_waits_for_all_gets_all() {
+fn msg_waitall_returns_all_bytes() {
     for flags in [PodFlags::ACCELERATE_PROXIES, ALL] {
         let (lab, mut client, server) = of_an_application(flags);
         let speaker = thread::spawn(move || {
@@ -136,7 +136,7 @@ fn splice(from: &TcpStream) -> io::Result<Vec<u8>> {
 
 /// Only for kernels on which splices are detected. For others, `sluiced status` warns.
 #[test]
-fn an_application_that_splices_is_left_to_tcp_from_then_on() {
+fn splicing_application_is_no_longer_accelerated() {
     let (lab, mut client, mut server) = of_an_accelerated_application();
     if lab.datapath.features().splice != Some(true) {
         assert_eq!(lab.hooks_if_any("tcp_splice_read"), None);

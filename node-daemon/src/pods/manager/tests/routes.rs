@@ -20,7 +20,7 @@ fn add_interface(pod: &Namespace) {
 }
 
 #[test]
-fn of_several_addresses_the_default_routes_sources_are_the_main_ones() {
+fn sources_of_default_routes_are_the_main_addresses() {
     let node = Node::new("sources");
     let addresses = ["10.1.0.1", "10.1.0.2", "fd00::1", "fd00::2"];
     let pod = pod(&addresses);

@@ -9,7 +9,7 @@ use super::{Namespace, Node, attachment, request};
 use crate::{bpf::Pins, pods::Error};
 
 #[test]
-fn the_next_daemon_takes_over_what_the_kernel_and_the_records_hold() {
+fn takeover_adopts_kernel_state_and_records() {
     let node = Node::new("adopt");
     let (meshed, plain) = (attachment("a", "eth0"), attachment("b", "eth0"));
     let (pod, other) = (
@@ -56,7 +56,7 @@ fn lost_kernel_state_is_restored() {
 }
 
 #[test]
-fn what_is_left_of_a_pod_that_went_meanwhile_is_removed() {
+fn takeover_removes_state_of_deleted_pods() {
     let node = Node::new("gone");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1"]);
@@ -79,7 +79,7 @@ fn what_is_left_of_a_pod_that_went_meanwhile_is_removed() {
 }
 
 #[test]
-fn upkeep_releases_a_pod_without_address_and_process() {
+fn resync_releases_a_pod_without_address_and_process() {
     let node = Node::new("abandoned");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["10.1.0.1", "10.1.0.2"]);
@@ -182,7 +182,7 @@ fn removed_hooks_are_reattached() {
 }
 
 #[test]
-fn of_two_daemons_one_owns_the_kernel_side() {
+fn second_owner_of_the_pins_is_refused() {
     let node = Node::new("lock");
     let _owner = node.start();
     let second = Pins::open(&node.private.directory());
@@ -190,7 +190,7 @@ fn of_two_daemons_one_owns_the_kernel_side() {
 }
 
 #[test]
-fn detaching_removes_every_pin_and_record_and_what_the_pods_were_given() {
+fn detach_removes_pins_records_and_pod_routes() {
     let node = Node::new("detach");
     let who = attachment("a", "eth0");
     let pod = Namespace::with(&["fd00::1"]);

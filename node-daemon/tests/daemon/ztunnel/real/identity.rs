@@ -1,4 +1,4 @@
-//! The Pod of Linkerd's identity service: its application asks the API server before its proxy serves.
+//! The Pod of Linkerd's identity service: its application queries the API server before its proxy serves.
 
 use std::{
     path::Path,

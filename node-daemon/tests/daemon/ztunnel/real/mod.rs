@@ -20,7 +20,7 @@ use super::load::ALL_SERVED;
 use ambient::Ambient;
 use rows::{ROWS, Row};
 
-/// What redirects the connections of a run.
+/// The backend of a run, which redirects the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
     /// Nothing: the control. The proxy listens in the Pods, and gets no connection.

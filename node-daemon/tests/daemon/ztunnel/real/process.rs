@@ -50,7 +50,7 @@ fn mesh() -> String {
 }
 
 impl Process {
-    /// Starts a ztunnel that asks an agent at `socket` for Pods. `members` is the file of a cgroup.
+    /// Starts a ztunnel that gets its Pods from an agent at `socket`. `members` is the file of a cgroup.
     pub(super) fn start(binary: &Path, directory: &Path, socket: &Path, members: &str) -> Self {
         let number = fs::read_dir(directory).unwrap().count();
         let log = directory.join(format!("ztunnel-{number}.log"));

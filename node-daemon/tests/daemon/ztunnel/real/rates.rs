@@ -14,8 +14,8 @@ use super::{
 const PORT: u16 = 8085;
 const ROUNDS: usize = 5;
 const SECONDS: u16 = 2;
-/// What redirects, and the daemon's configuration.
-const CONTENDERS: [(&str, Subject, &str); 4] = [
+/// The variants: the backend, and the daemon's configuration.
+const VARIANTS: [(&str, Subject, &str); 4] = [
     ("rules", Subject::Rules, ""),
     ("off", Subject::Sluice, "acceleration = 'off'\n"),
     ("proxies", Subject::Sluice, "acceleration = 'proxies'\n"),
@@ -57,23 +57,23 @@ fn measure(network: &Network) -> [f64; LOADS.len()] {
     })
 }
 
-/// Compares the rates with a proxy, whose binary `variable` names. The contenders take turns within a
+/// Compares the rates with a proxy, whose binary `variable` names. The variants take turns within a
 /// round. Ratios are paired within it.
 fn compare(proxy: &str, variable: &str, run: impl Fn(Subject, &Path, &str) -> [f64; LOADS.len()]) {
     let Some(binary) = binary(variable) else {
         return;
     };
     let rounds: Vec<_> = (0..ROUNDS)
-        .map(|_| CONTENDERS.map(|(_, subject, keys)| run(subject, &binary, keys)))
+        .map(|_| VARIANTS.map(|(_, subject, keys)| run(subject, &binary, keys)))
         .collect();
     println!("| {proxy} | rules, 1/s | off | proxies | all |\n|---|---|---|---|---|");
     for (load, (name, _)) in LOADS.iter().enumerate() {
         let rules = median(rounds.iter().map(|round| round[0][load])).0;
         print!("| {name} | {rules:.0} |");
-        for contender in 1..CONTENDERS.len() {
+        for variant in 1..VARIANTS.len() {
             let ratios = rounds
                 .iter()
-                .map(|round| round[contender][load] / round[0][load]);
+                .map(|round| round[variant][load] / round[0][load]);
             let (middle, least, most) = median(ratios);
             print!(" {middle:.2}\u{d7} ({least:.2}\u{2013}{most:.2}) |");
         }
