@@ -11,7 +11,7 @@ use crate::{
     ALLOW, DENY, accelerate, before_proxy, conn_rate,
     context::{self, Family},
     count::count,
-    dns, dst_alias,
+    dns, dst_alias, filter,
     maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
     mptcp,
     order::Level,
@@ -40,11 +40,12 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     if level.is_decided(ctx) {
         return ALLOW;
     }
+    let source = F::source(context::socket(ctx));
     let dst = context::destination::<F>(ctx);
+    let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);
     if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
         return keep_source(ctx, netns, dst, verdict);
     }
-    let source = F::source(context::socket(ctx));
     let verdict = outbound::decide(ctx, netns, (source, dst));
     if would_loop(&netns.pod, verdict) {
         outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
@@ -75,7 +76,7 @@ fn carry_out<F: Family>(
             clear_orig_dst(context::socket(ctx));
             ALLOW
         }
-        Verdict::ToProxy(port, _) => match alias_for(cookie, netns, dst, port) {
+        Verdict::ToProxy(port, _) => match alias_for(cookie, netns, (source, dst), port) {
             Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
             None => redirect_with_storage::<F>(ctx, netns, dst, port),
         },
@@ -186,13 +187,21 @@ fn is_accelerated(addr: Addr) -> bool {
 /// Hairpin connections and DNS queries use one loopback address. Connections to a loopback destination
 /// have a loopback source, but the alias route has another preferred source. Without that route, IPv6
 /// alias addresses are unreachable.
+///
+/// The proxy answers the source. If that is an address of another host (`IPV6_FREEBIND`), the host could
+/// complete the handshake with an IPv6 alias address. The kernel drops its packets to `::1`.
 #[inline(always)]
-fn alias_for(cookie: u64, netns: &NetnsEntry, dst: Endpoint, port: Port) -> Option<Endpoint> {
+fn alias_for(
+    cookie: u64,
+    netns: &NetnsEntry,
+    (source, dst): (Addr, Endpoint),
+    port: Port,
+) -> Option<Endpoint> {
     let pod = &netns.pod;
     if !port.const_eq(pod.outbound_port)
         || pod.flags.has(PodFlags::PROXY_ON_LOCALHOST_ONLY)
         || dst.addr.connects_to_loopback()
-        || !(dst.addr.is_v4() || netns.has_alias_route(dst.addr))
+        || !(dst.addr.is_v4() || (netns.has_alias_route(dst.addr) && is_own(netns, source)))
     {
         return None;
     }
@@ -201,6 +210,14 @@ fn alias_for(cookie: u64, netns: &NetnsEntry, dst: Endpoint, port: Port) -> Opti
         count(Reason::OutboundNoAlias);
     }
     alias
+}
+
+/// Whether a socket has no source yet, or an address of the Pod or of `lo`.
+#[inline(always)]
+fn is_own(netns: &NetnsEntry, source: Addr) -> bool {
+    source.connects_to_loopback()
+        || source.is_passthrough_source()
+        || filter::is_pod_addr(netns, source)
 }
 
 /// Redirects the connection to its alias address at the proxy.

@@ -96,6 +96,18 @@ impl Addr {
         }
     }
 
+    /// The address to which a TCP socket that is bound to `source` connects: the kernel replaces
+    /// `0.0.0.0` by the source (`ip_route_output_key_hash_rcu`), which `IP_TRANSPARENT` permits to be one
+    /// of another host. It replaces `::` by `::1`, whatever the source is.
+    #[must_use]
+    pub const fn reached_from(self, source: Self) -> Self {
+        if self.is_v4() && self.is_unspecified() && source.is_v4() && !source.is_unspecified() {
+            source
+        } else {
+            self
+        }
+    }
+
     /// Whether this is a loopback address: in `127.0.0.0/8`, or `::1`.
     ///
     /// The kernel drops a packet from another host with such a source. The unspecified address is not

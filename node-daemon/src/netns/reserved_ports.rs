@@ -73,6 +73,9 @@ impl ReservedPorts {
 
     /// The subset that the namespace does not reserve.
     pub(super) fn unreserved(self) -> Result<Self, Error> {
+        if self.is_empty() {
+            return Ok(self);
+        }
         let reserved = read(&Settings::open()?)?;
         let is_free = |port| !reserved.contains(&port);
         Ok(Self::of(

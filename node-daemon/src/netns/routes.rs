@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
     packet_core::Emitable as _,
@@ -46,6 +46,16 @@ const NETWORKS: Limit = Limit {
 /// `RTM_NEWROUTE`, `RTM_DELROUTE` (`linux/rtnetlink.h`).
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
+/// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP`.
+const NEW_NEXTHOP: u16 = 104;
+const DEL_NEXTHOP: u16 = 105;
+
+/// `RTA_NH_ID`, and `NHA_ID` and `NHA_BLACKHOLE` (`linux/nexthop.h`).
+const RTA_NH_ID: u16 = 30;
+const NHA_ID: u16 = 1;
+const NHA_BLACKHOLE: u16 = 4;
+/// The identifier of the nexthop of the IPv6 guard, in each netns.
+const GUARD_NEXTHOP: u32 = 0x534c_4943;
 
 /// The default routing tables (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
 const DEFAULT_TABLES: [u8; 3] = [LOCAL, RouteHeader::RT_TABLE_MAIN, 253];
@@ -217,6 +227,9 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
 /// Makes all addresses of some networks local, with preferred sources (a route of the type `local`,
 /// ip-route(8)), and removes such routes to other networks. Returns the refused routes: the family
 /// may be disabled, or the source address not assigned yet.
+///
+/// Each route gets a guard: a socket that is bound to another interface than `lo` does not match the
+/// local route, and its packets would leave by that interface.
 pub(super) fn install_local_routes(
     gone: &[IpNet],
     new: &[SourceRoute],
@@ -225,6 +238,7 @@ pub(super) fn install_local_routes(
     for network in gone {
         // If the kernel refuses, the route is missing, or its family is disabled.
         let _is_removed = change(DEL_ROUTE, 0, &local_route(network, lo))?;
+        remove_guard(network)?;
     }
     let mut refused = Vec::new();
     for route in new {
@@ -233,9 +247,78 @@ pub(super) fn install_local_routes(
         message.attributes.push(source);
         if !change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message)? {
             refused.push(*route);
+            continue;
         }
+        install_guard(&route.dst)?;
     }
     Ok(refused)
+}
+
+/// Installs a route that discards the packets to a network which match no route before it. A kernel that
+/// refuses it has none for the family.
+fn install_guard(network: &IpNet) -> Result<(), Error> {
+    if matches!(network, IpNet::V6(_)) {
+        // The kernel refuses a second one.
+        let _is_new = change_nexthop(NEW_NEXTHOP, NLM_F_CREATE | NLM_F_EXCL)?;
+    }
+    let _is_there = change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &guard(network))?;
+    Ok(())
+}
+
+/// Removes that route. If the kernel refuses, it is missing.
+fn remove_guard(network: &IpNet) -> Result<(), Error> {
+    let _is_removed = match network {
+        IpNet::V4(_) => change(DEL_ROUTE, 0, &guard(network))?,
+        // The route goes with it.
+        IpNet::V6(_) => change_nexthop(DEL_NEXTHOP, 0)?,
+    };
+    Ok(())
+}
+
+/// A route of the lowest priority that discards packets. In IPv6 only one with a nexthop object (Linux 5.3)
+/// matches packets of a socket that is bound to an interface.
+fn guard(network: &IpNet) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.destination_prefix_length = network.prefix_len();
+    message.header.table = LOCAL;
+    message.header.protocol = RouteProtocol::Static;
+    message.attributes = vec![
+        RouteAttribute::Destination(network.network().into()),
+        RouteAttribute::Priority(u32::MAX),
+    ];
+    match network {
+        IpNet::V4(_) => {
+            message.header.address_family = AddressFamily::Inet;
+            message.header.kind = RouteType::Unreachable;
+        }
+        IpNet::V6(_) => {
+            message.header.address_family = AddressFamily::Inet6;
+            message.header.kind = RouteType::Unicast;
+            let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
+            let nexthop = RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, id));
+            message.attributes.push(nexthop);
+        }
+    }
+    message
+}
+
+/// Requests a change of the nexthop that discards IPv6 packets. `false` if the kernel refuses.
+fn change_nexthop(kind: u16, flags: u16) -> Result<bool, Error> {
+    // struct nhmsg: family, scope, protocol, reserved, and flags of four bytes.
+    let mut body = vec![0; 8];
+    (body[0], body[2]) = (AddressFamily::Inet6.into(), RouteProtocol::Static.into());
+    let mut attributes = vec![DefaultNla::new(
+        NHA_ID,
+        GUARD_NEXTHOP.to_ne_bytes().to_vec(),
+    )];
+    if kind == NEW_NEXTHOP {
+        attributes.push(DefaultNla::new(NHA_BLACKHOLE, Vec::new()));
+    }
+    let attributes = attributes.as_slice();
+    let header = body.len();
+    body.resize(header + attributes.buffer_len(), 0);
+    attributes.emit(&mut body[header..]);
+    Request::rtnetlink(kind, &body).attempt_with(flags)
 }
 
 /// Requests a change of a route. `false` if the kernel refuses.

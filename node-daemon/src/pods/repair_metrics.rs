@@ -19,13 +19,15 @@ pub(crate) enum Repair {
     BypassRoutesUpdated,
     /// A Pod's alias routes were removed externally, and reinstalled.
     AliasRoutes,
+    /// Ports of the proxy were no longer reserved in a Pod's netns, and are reserved again.
+    ReservedPorts,
     /// A record could not be read, and was renamed.
     DamagedRecord,
 }
 
 impl Repair {
     /// Every kind.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Hooks,
         Self::InboundHook,
         Self::StaleNetns,
@@ -34,6 +36,7 @@ impl Repair {
         Self::PendingPodResolved,
         Self::BypassRoutesUpdated,
         Self::AliasRoutes,
+        Self::ReservedPorts,
         Self::DamagedRecord,
     ];
 
@@ -48,6 +51,7 @@ impl Repair {
             Self::PendingPodResolved => "pending_pod_resolved",
             Self::BypassRoutesUpdated => "bypass_routes_updated",
             Self::AliasRoutes => "alias_routes",
+            Self::ReservedPorts => "reserved_ports",
             Self::DamagedRecord => "damaged_record",
         }
     }

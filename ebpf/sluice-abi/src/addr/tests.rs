@@ -229,3 +229,20 @@ fn ports_keep_network_order_inside() {
     assert_eq!(Port::new(0x1234).to_be().to_ne_bytes(), [0x12, 0x34]);
     assert_eq!(Port::from_be(Port::new(15006).to_be()).get(), 15006);
 }
+
+#[test]
+fn unspecified_ipv4_destination_is_the_source() {
+    let own = v4(10, 1, 0, 1);
+    let any = v4(0, 0, 0, 0);
+    for (to, from, reached) in [
+        (any, own, own),
+        (any, any, any),
+        (any, Addr::UNSPECIFIED, any),
+        (any, v6(1), any),
+        (v4(10, 1, 0, 9), own, v4(10, 1, 0, 9)),
+        (Addr::UNSPECIFIED, own, Addr::UNSPECIFIED),
+        (Addr::UNSPECIFIED, v6(1), Addr::UNSPECIFIED),
+    ] {
+        assert_eq!(to.reached_from(from), reached, "{to:?} from {from:?}");
+    }
+}

@@ -14,7 +14,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{
     destinations,
     lab::{APP, Lab, Netns, POD, PROXY, SOON, WORLD, ip},
-    sockets::{Accepted, accept, call, connect, expect_greeting, listen, original_dst, take},
+    sockets::{
+        Accepted, accept, begin, call, connect, expect_greeting, listen, original_dst, take,
+    },
 };
 
 const OUTBOUND: u16 = 15001;
@@ -381,4 +383,45 @@ fn socket_bound_to_loopback_is_refused_by_the_kernel() {
         assert_eq!(error, Some(libc::EINVAL), "{from}");
     }
     assert_eq!(lab.count(Reason::OutboundToProxy), 0);
+}
+
+/// Connects from a socket that is bound to another host's address, without waiting.
+fn begin_from(lab: &Lab, user: u32, source: &'static str, to: &str) {
+    let (source, to): (SocketAddr, SocketAddr) = (source.parse().unwrap(), to.parse().unwrap());
+    lab.pod.run_as(user, move || {
+        begin(to, |socket| {
+            if to.is_ipv4() {
+                socket.set_ip_transparent_v4(true).unwrap();
+            } else {
+                socket.set_freebind_v6(true).unwrap();
+            }
+            socket.bind(&source.into()).unwrap();
+        });
+    });
+}
+
+#[test]
+fn foreign_ipv6_sources_get_no_alias_address() {
+    let lab = routed();
+    let _proxy = listen(&lab.pod, "[::]:15001");
+    let to = format!("[{}]:80", WORLD[1]);
+    begin_from(&lab, APP, "[fd77::1]:0", &to);
+    assert_eq!(lab.count(Reason::OutboundToProxy), 1);
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap().held, 0);
+    begin_from(&lab, APP, "[fd77::2]:0", &to);
+    assert_eq!(lab.count(Reason::OutboundToProxy), 2);
+    assert_eq!(lab.datapath.alias_usage(lab.cookie).unwrap().held, 1);
+}
+
+#[test]
+fn unspecified_destination_of_a_foreign_source_is_redirected() {
+    let lab = routed();
+    let _proxy = listen(&lab.pod, "[::]:15001");
+    begin_from(&lab, 0, "10.77.0.1:0", "0.0.0.0:80");
+    assert_eq!(lab.count(Reason::OutboundLocal), 0);
+    assert_eq!(lab.count(Reason::OutboundToProxy), 1);
+    let app = listen(&lab.pod, "[::]:8080");
+    begin_from(&lab, 0, "10.77.0.2:0", "0.0.0.0:8080");
+    assert!(accept(&lab.pod, &app, SOON).is_some());
+    assert_eq!(lab.count(Reason::OutboundLocal), 1);
 }

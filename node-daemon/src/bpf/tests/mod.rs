@@ -32,6 +32,8 @@ use lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, await_that, port};
 use sluice_abi::{PodFlags, PortList, Reason};
 use sockets::{Accepted, accept, call, connect, expect_greeting, listen};
 
+use crate::netns::SourceRoute;
+
 /// Each destination in the client's notation, and in its canonical form.
 fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
     let [v4, v6] = of;
@@ -42,6 +44,14 @@ fn destinations(of: [&str; 2], port: u16) -> [(String, SocketAddr); 3] {
         plain(format!("[{v6}]:{port}")),
         (format!("[::ffff:{v4}]:{port}"), v4_at),
     ]
+}
+
+/// The alias routes of the Pod.
+fn alias_routes() -> [SourceRoute; 2] {
+    [("127.64.0.0/10", POD[0]), ("100::7f40:0/106", POD[1])].map(|(dst, prefsrc)| SourceRoute {
+        dst: dst.parse().unwrap(),
+        prefsrc: prefsrc.parse().unwrap(),
+    })
 }
 
 fn canonical(at: SocketAddr) -> SocketAddr {

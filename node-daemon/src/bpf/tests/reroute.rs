@@ -8,12 +8,13 @@ use std::{
 use sluice_abi::{InterfaceKey, PodFlags, Reason};
 
 use super::{
+    alias_routes,
     lab::{APP, Lab, NEVER, POD, SOON, WORLD, ip},
     sockets::{accept, call, connect, connect_pair, expect_greeting, listen, take},
 };
 use crate::{
     bpf::Rule,
-    netns::{Families, Netns, Rerouting, SourceRoute, VirtualLink},
+    netns::{Families, Netns, Rerouting, VirtualLink},
 };
 
 /// Hosts beyond the Pod, in networks that the world reaches through it.
@@ -26,12 +27,7 @@ fn lab(with: PodFlags) -> Lab {
     let mut lab = Lab::bare();
     let announced = PodFlags::ALIAS_ROUTE_V4.with(PodFlags::ALIAS_ROUTE_V6);
     lab.enroll_with(PodFlags::REROUTES.with(announced).with(with));
-    let routes = [("127.64.0.0/10", POD[0]), ("100::7f40:0/106", POD[1])];
-    let routes = routes.map(|(dst, prefsrc)| SourceRoute {
-        dst: dst.parse().unwrap(),
-        prefsrc: prefsrc.parse().unwrap(),
-    });
-    let refused = netns(&lab).install_local_routes(Vec::new(), routes.into());
+    let refused = netns(&lab).install_local_routes(Vec::new(), alias_routes().into());
     assert_eq!(refused.unwrap(), []);
     lab.pod.run(|| {
         // The kernel resolves these files in the netns of the thread.

@@ -3,12 +3,15 @@
 use tracing::{error, info, warn};
 
 use super::{PodManager, namespaces::MeshedPod, netns_facts::routes_of};
-use crate::pods::{
-    Error, Repair,
-    error::one_line,
-    plan::{self, KernelState},
-    rule_set,
-    store::Changes,
+use crate::{
+    netns::ReservedPorts,
+    pods::{
+        Error, Repair,
+        error::one_line,
+        plan::{self, KernelState},
+        rule_set,
+        store::Changes,
+    },
 };
 
 impl PodManager {
@@ -89,6 +92,48 @@ impl PodManager {
         applied.log(&self.view().name_of(cookie));
         let now = self.namespaces.get(cookie).map(MeshedPod::state);
         Ok(has_lost || now != Some(&before))
+    }
+
+    /// Reserves the proxy's ports again where they are not reserved any more. A runtime writes a Pod's own
+    /// `net.ipv4.ip_local_reserved_ports` after ADD.
+    pub(super) fn repair_reserved_ports(&mut self) {
+        for cookie in self.namespaces.cookies() {
+            match self.reserve_again(cookie) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.repairs.count(Repair::ReservedPorts);
+                    let pod = self.view().name_of(cookie);
+                    warn!(
+                        pod,
+                        "ports of the proxy were not reserved any more; reserved again"
+                    );
+                }
+                Err(error) => {
+                    let pod = self.view().name_of(cookie);
+                    warn!(
+                        pod,
+                        error = one_line(&error),
+                        "failed to reserve ports of the proxy"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `true` if one of the Pod's reserved ports was not reserved.
+    fn reserve_again(&self, cookie: u64) -> Result<bool, Error> {
+        let Some(pod) = self.namespaces.get(cookie) else {
+            return Ok(false);
+        };
+        let Some(netns) = pod.reopen() else {
+            return Ok(false);
+        };
+        let missing = netns.unreserved(pod.state().reserved)?;
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        netns.reserve(ReservedPorts::NONE, missing)?;
+        Ok(true)
     }
 
     /// `true` if the settings changed.

@@ -15,6 +15,7 @@ impl PodManager {
         self.log_departed();
         self.refresh_routes();
         self.repair_alias_routes();
+        self.repair_reserved_ports();
         self.follow_virtual_interfaces(true);
         self.remove_stale_aliases();
         self.adopt(survey);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Namespace, Node, attachment, request};
+use crate::pods::Repair;
 
 const ADDRESSES: [&str; 2] = ["10.1.0.1", "fd00::1"];
 const PORTS: &str = "15001,15006,15053";
@@ -74,6 +75,24 @@ fn ports_of_the_proxy_are_reserved_with_the_pod() {
     pod.output(&format!("sysctl -w net.ipv4.ip_local_reserved_ports={now}"));
     manager.del(&who).unwrap();
     assert_eq!(reserved(&pod), before.replace("8080,", "8080,8443,"));
+}
+
+#[test]
+fn ports_that_a_runtime_releases_are_reserved_again() {
+    let node = Node::new("reserve-again");
+    let manager = &mut node.start();
+    let (who, pod) = (attachment("a", "eth0"), Namespace::with(&ADDRESSES));
+    manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
+    pod.output("sysctl -w net.ipv4.ip_local_reserved_ports=8080,15006");
+    for _ in 0..2 {
+        manager.survey_and_resync();
+        assert_eq!(reserved(&pod), "8080,15001,15006,15053");
+    }
+    let repairs = manager.read().unwrap().repairs;
+    let repairs: Vec<_> = repairs.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(repairs, [(Repair::ReservedPorts, 1)]);
+    manager.del(&who).unwrap();
+    assert_eq!(reserved(&pod), "8080");
 }
 
 #[test]
