@@ -73,6 +73,19 @@ fn api_server_supplies_missing_annotations() {
 }
 
 #[test]
+fn static_pod_is_added_by_the_uid_of_the_runtime() {
+    let mirrored = ("kubernetes.io/config.mirror", "0f3a");
+    let mut mirror = pod("cart", &[], &[INJECTED, mirrored]);
+    mirror["metadata"]["uid"] = "8c26f6c5".into();
+    let server = ApiServer::start(vec![mirror]);
+    let (daemon, _files) = daemon("static", &server, "");
+    let home = Pod::new("static", &["10.1.0.1/24"]);
+    let mut request = unknown("cart", &home.path(), "10.1.0.1");
+    "0f3a".clone_into(&mut request.pod.uid);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+}
+
+#[test]
 fn api_server_failures_deny_add_with_reason() {
     let server = ApiServer::start(vec![]);
     let (daemon, _files) = daemon("trouble", &server, "");

@@ -398,3 +398,33 @@ print('tried')"
     let api_error = daemon.post(path::EXPLAIN, &unknown).api_error(404);
     assert!(api_error.message.contains("shop/cart"));
 }
+
+#[test]
+fn explained_datagrams_are_direct_unless_a_query_is_captured() {
+    let daemon = Daemon::start("datagram");
+    let mut pod = Pod::new("datagram", &["10.1.0.1/24"]);
+    let request = add("a", &pod.path(), &["10.1.0.1"]);
+    assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+    let outcome = |port: u16| {
+        let question = ExplainRequest {
+            pod: "shop/pod-a".to_owned(),
+            connection: Connection::Outbound {
+                to: ([192, 0, 2, 1], port).into(),
+                uid: 1000,
+                gid: 1000,
+                udp: true,
+            },
+        };
+        let explained: ExplainResponse = daemon.post(path::EXPLAIN, &question).ok();
+        explained.outcome
+    };
+    assert_eq!(
+        [53, 443].map(outcome),
+        ["direct, past the proxy", "direct, past the proxy"]
+    );
+    pod.listen_in(&daemon, 1337, &[15001, 15006, 15053]);
+    assert_eq!(
+        [53, 443].map(outcome),
+        ["to the proxy's port 15053", "direct, past the proxy"]
+    );
+}

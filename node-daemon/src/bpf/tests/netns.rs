@@ -50,10 +50,20 @@ impl Netns {
         id: u32,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> R {
+        self.run_with_users(id, id, work)
+    }
+
+    /// Runs `work` in the namespace as a real and an effective user, and their groups.
+    pub(super) fn run_with_users<R: Send + 'static>(
+        &self,
+        real: u32,
+        effective: u32,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> R {
         self.run(move || {
-            become_user(id);
+            set_users(real, effective);
             let result = work();
-            become_user(0);
+            set_users(0, 0);
             result
         })
     }
@@ -83,11 +93,11 @@ impl Netns {
 
 /// Changes the calling thread's UID and GID, and keeps root as the saved IDs. The C library's functions
 /// would change every thread.
-fn become_user(id: u32) {
+fn set_users(real: u32, effective: u32) {
     for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
         // The saved UID is root, which permits the change back.
         // SAFETY: the call has three integer arguments.
-        assert_eq!(unsafe { libc::syscall(call, id, id, 0) }, 0);
+        assert_eq!(unsafe { libc::syscall(call, real, effective, 0) }, 0);
     }
 }
 

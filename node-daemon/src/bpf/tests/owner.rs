@@ -52,6 +52,30 @@ fn proxy_connection_needs_the_proxy_as_maker_and_caller() {
 }
 
 #[test]
+fn proxy_connection_needs_the_proxy_as_real_and_effective_user() {
+    let lab = Lab::meshed();
+    for (real, effective, reason) in [
+        (PROXY, APP, Reason::OutboundToProxy),
+        (APP, PROXY, Reason::OutboundToProxy),
+        (PROXY, PROXY, Reason::OutboundByProxy),
+    ] {
+        for protocol in protocols() {
+            let before = lab.count(reason);
+            for (written, _) in destinations(WORLD, 80) {
+                let to: SocketAddr = written.parse().unwrap();
+                lab.pod.run_with_users(real, effective, move || {
+                    let domain = Domain::for_address(to);
+                    let socket = Socket::new(domain, Type::STREAM, Some(protocol)).unwrap();
+                    drop(socket.connect_timeout(&to.into(), PATIENCE));
+                });
+            }
+            let count = lab.count(reason) - before;
+            assert_eq!(count, 3, "real {real}, effective {effective}, {protocol:?}");
+        }
+    }
+}
+
+#[test]
 fn bind_of_a_proxy_port_needs_the_proxy_as_maker_and_caller() {
     let lab = Lab::meshed();
     let at: SocketAddr = "0.0.0.0:15001".parse().unwrap();
