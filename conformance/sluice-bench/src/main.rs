@@ -208,6 +208,10 @@ fn run(options: &Options) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::once;
+
+    use sluice_testbed::workspace;
+
     use super::*;
 
     #[test]
@@ -215,15 +219,6 @@ mod tests {
         assert!(Arguments::try_parse_from(["sluice-bench"]).is_ok());
         assert!(Arguments::try_parse_from(["sluice-bench", "exec", "--", "true"]).is_ok());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::iter::once;
-
-    use sluice_testbed::workspace;
-
-    use super::*;
 
     #[test]
     fn arguments_in_pages_and_makefile_are_valid() {
