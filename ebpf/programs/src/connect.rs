@@ -59,7 +59,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     }
     outbound::record_verdict(netns, dst, verdict);
     mark_accel_candidate(ctx, netns, dst, verdict);
-    carry_out::<F>(ctx, cookie, netns, dst, verdict)
+    carry_out::<F>(ctx, cookie, netns, (source, dst), verdict)
 }
 
 /// Carries out a decision. `cookie`: the caller's netns, also while its Pod has a provisional cookie.
@@ -68,7 +68,7 @@ fn carry_out<F: Family>(
     ctx: &SockAddrContext,
     cookie: u64,
     netns: &NetnsEntry,
-    dst: Endpoint,
+    (source, dst): (Addr, Endpoint),
     verdict: Verdict,
 ) -> i32 {
     match verdict {
