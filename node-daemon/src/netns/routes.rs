@@ -8,10 +8,10 @@ use std::{
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
-    packet_core::Emitable as _,
+    packet_core::{DefaultNla, Emitable as _},
     packet_route::{
         AddressFamily,
         route::{
