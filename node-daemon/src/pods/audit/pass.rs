@@ -212,7 +212,7 @@ impl Pass {
         if wanted.is_empty() {
             return Ok(());
         }
-        let ends = netns.each_tcp_socket(Ends::of(wanted), Ends::see)?;
+        let ends = netns.each_tcp_socket(Ends::of(wanted), |ends, socket| ends.see(&socket))?;
         let mut kept = mem::take(&mut self.kept);
         for one in kept.iter_mut().filter(|one| one.path.is_finding()) {
             if let (None, Some(side)) = (one.socket.side, ends.side(&one.socket)) {
@@ -273,8 +273,8 @@ impl Ends {
         }
     }
 
-    fn see(&mut self, socket: TcpSocket) {
-        let [here, _] = both_ends(&socket);
+    fn see(&mut self, socket: &TcpSocket) {
+        let [here, _] = both_ends(socket);
         if self.wanted.contains(&here) {
             self.seen.insert(here, socket.side);
         }
@@ -342,7 +342,9 @@ mod tests {
             ),
         ] {
             let mut ends = Ends::of(both_ends(&unclear).into());
-            second.into_iter().for_each(|one| ends.see(one));
+            for one in &second {
+                ends.see(one);
+            }
             assert_eq!((ends.side(&unclear), ends.has_both(&unclear)), (side, both));
         }
     }
