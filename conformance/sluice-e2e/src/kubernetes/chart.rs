@@ -95,7 +95,7 @@ fn values(tag: &str, platform: &str) -> Value {
         "global": { "platform": platform },
         "kubeVersion": KUBERNETES,
         "image": { "repository": IMAGE, "tag": tag },
-        "config": { "acceleration": "proxies" },
+        "config": { "acceleration": "proxies", "pod-events": true },
     })
 }
 

@@ -27,6 +27,9 @@ pub(crate) const APP: &str = "app";
 /// The image of every container.
 pub(crate) const IMAGE: &str = "sluice.test/pod:1";
 
+/// The annotation of a Pod of `Mesh::Wrong`, a list of ports.
+pub(crate) const WRONG: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+
 /// How a Pod is meshed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mesh {
@@ -41,6 +44,8 @@ pub(crate) enum Mesh {
     Early,
     /// As `Plugin`, with a runtime that passes no annotations.
     Quiet,
+    /// As `Plugin`, with an annotation whose value is wrong.
+    Wrong,
 }
 
 /// A Pod that runs.
@@ -137,7 +142,10 @@ fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
         match mesh {
             Mesh::None | Mesh::Early => {}
             Mesh::Rules => first.push(rules(&directory)?),
-            Mesh::Plugin | Mesh::Quiet => first.push(validation()),
+            Mesh::Plugin | Mesh::Quiet | Mesh::Wrong => first.push(validation()),
+        }
+        if mesh == Mesh::Wrong {
+            annotations[WRONG] = json!("http");
         }
     }
     Ok(json!({

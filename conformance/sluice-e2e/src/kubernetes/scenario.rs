@@ -19,7 +19,7 @@ use crate::kubernetes::{
     kubectl::Kubectl,
     node::{self, CNI_BIN, CNI_CONF},
     node_upgrade, plugin,
-    pods::{Mesh, NAMESPACE, Pod},
+    pods::{Mesh, NAMESPACE, Pod, WRONG},
     snapshot::Snapshot,
     untouched::Untouched,
 };
@@ -200,7 +200,26 @@ impl Scenario<'_> {
         checks.check("Pods with and without rules work together", || {
             calls::all(kubectl, &earlier.beside(client))
         });
+        checks.check("a refused Pod gets an Event with the reason", || {
+            self.refuse()
+        });
         Ok(pods)
+    }
+
+    /// Starts a Pod that Sluice refuses.
+    fn refuse(&self) -> Result<String> {
+        let kubectl = &self.cluster.kubectl;
+        Pod::ask_for(kubectl, &[("wrong", Mesh::Wrong)])?;
+        let mut message = String::new();
+        let reported = self.interrupt.wait(REFUSED, || {
+            let of_pod = "--field-selector=reason=SluiceRefusedPod,involvedObject.name=wrong";
+            let column = "--output=custom-columns=:.message";
+            message = kubectl.run(&["get", "events", of_pod, column], "")?;
+            Ok(message.contains(WRONG))
+        })?;
+        ensure!(reported, "no event of the Pod names {WRONG}: {message:?}");
+        kubectl.run(&["delete", "pod/wrong", "--wait=false"], "")?;
+        Ok(message.trim().to_owned())
     }
 
     /// Starts Pods with a runtime that passes no annotations.
