@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
@@ -228,7 +228,7 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
 /// ip-route(8)), and removes such routes to other networks. Returns the refused routes: the family
 /// may be disabled, or the source address not assigned yet.
 ///
-/// Each route gets a guard: a socket that is bound to another interface than `lo` does not match the
+/// An IPv6 route gets a guard: a socket that is bound to another interface than `lo` does not match the
 /// local route, and its packets would leave by that interface.
 pub(super) fn install_local_routes(
     gone: &[IpNet],
@@ -254,51 +254,43 @@ pub(super) fn install_local_routes(
     Ok(refused)
 }
 
-/// Installs a route that discards the packets to a network which match no route before it. A kernel that
-/// refuses it has none for the family.
+/// Installs a route of the lowest priority that discards the packets to an IPv6 network. A kernel that refuses
+/// it has none. IPv4 has no such route: if none matches, the kernel sends the packets of a socket that is
+/// bound to an interface over that interface (`ip_route_output_key_hash_rcu`).
 fn install_guard(network: &IpNet) -> Result<(), Error> {
-    if matches!(network, IpNet::V6(_)) {
-        // The kernel refuses a second one.
-        let _is_new = change_nexthop(NEW_NEXTHOP, NLM_F_CREATE | NLM_F_EXCL)?;
-    }
+    let IpNet::V6(network) = network else {
+        return Ok(());
+    };
+    // The kernel refuses a second one.
+    let _is_new = change_nexthop(NEW_NEXTHOP, NLM_F_CREATE | NLM_F_EXCL)?;
     let _is_there = change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &guard(network))?;
     Ok(())
 }
 
 /// Removes that route. If the kernel refuses, it is missing.
 fn remove_guard(network: &IpNet) -> Result<(), Error> {
-    let _is_removed = match network {
-        IpNet::V4(_) => change(DEL_ROUTE, 0, &guard(network))?,
+    if matches!(network, IpNet::V6(_)) {
         // The route goes with it.
-        IpNet::V6(_) => change_nexthop(DEL_NEXTHOP, 0)?,
-    };
+        let _is_removed = change_nexthop(DEL_NEXTHOP, 0)?;
+    }
     Ok(())
 }
 
-/// A route of the lowest priority that discards packets. In IPv6 only one with a nexthop object (Linux 5.3)
-/// matches packets of a socket that is bound to an interface.
-fn guard(network: &IpNet) -> RouteMessage {
+/// Only a route with a nexthop object (Linux 5.3) discards the packets of a socket that is bound to an
+/// interface.
+fn guard(network: &Ipv6Net) -> RouteMessage {
     let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
     message.header.destination_prefix_length = network.prefix_len();
     message.header.table = LOCAL;
     message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
     message.attributes = vec![
         RouteAttribute::Destination(network.network().into()),
         RouteAttribute::Priority(u32::MAX),
+        RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, id)),
     ];
-    match network {
-        IpNet::V4(_) => {
-            message.header.address_family = AddressFamily::Inet;
-            message.header.kind = RouteType::Unreachable;
-        }
-        IpNet::V6(_) => {
-            message.header.address_family = AddressFamily::Inet6;
-            message.header.kind = RouteType::Unicast;
-            let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
-            let nexthop = RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, id));
-            message.attributes.push(nexthop);
-        }
-    }
     message
 }
 
