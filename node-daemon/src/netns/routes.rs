@@ -298,12 +298,12 @@ fn guard(network: &Ipv6Net) -> RouteMessage {
 fn change_nexthop(kind: u16, flags: u16) -> Result<bool, Error> {
     // struct nhmsg: family, scope, protocol, reserved, and flags of four bytes.
     let mut body = vec![0; 8];
-    (body[0], body[2]) = (AddressFamily::Inet6.into(), RouteProtocol::Static.into());
-    let mut attributes = vec![DefaultNla::new(
-        NHA_ID,
-        GUARD_NEXTHOP.to_ne_bytes().to_vec(),
-    )];
+    body[0] = AddressFamily::Inet6.into();
+    let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
+    let mut attributes = vec![DefaultNla::new(NHA_ID, id)];
+    // The kernel refuses a deletion that states more than the identifier.
     if kind == NEW_NEXTHOP {
+        body[2] = RouteProtocol::Static.into();
         attributes.push(DefaultNla::new(NHA_BLACKHOLE, Vec::new()));
     }
     let attributes = attributes.as_slice();

@@ -113,8 +113,6 @@ fn redirected_connections_get_no_device() {
 fn packets_to_ipv6_alias_addresses_do_not_leave_by_a_device() {
     let (lab, _gateway) = meshed_with_gateway();
     let netns = crate::netns::Netns::open(lab.pod.path()).unwrap();
-    lab.pod
-        .run(|| ip(&format!("-6 route add default via {}", WORLD[1])));
     let routes = alias_routes();
     let networks = routes.map(|route| route.dst);
     let over = |device| {
