@@ -7,12 +7,12 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use ipnet::IpNet;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use ipnet::{IpNet, Ipv6Net};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
     Handle, IpVersion, RouteMessageBuilder,
-    packet_core::Emitable as _,
+    packet_core::{DefaultNla, Emitable as _},
     packet_route::{
         AddressFamily,
         route::{
@@ -55,7 +55,7 @@ const DEL_NEXTHOP: u16 = 105;
 const RTA_NH_ID: u16 = 30;
 const NHA_ID: u16 = 1;
 const NHA_BLACKHOLE: u16 = 4;
-/// The identifier of the nexthop of the IPv6 guard, in each netns.
+/// The identifier of the guard's nexthop, in each netns.
 const GUARD_NEXTHOP: u32 = 0x534c_4943;
 
 /// The default routing tables (`RT_TABLE_LOCAL`, `RT_TABLE_MAIN`, `RT_TABLE_DEFAULT`).
@@ -229,8 +229,9 @@ fn source(answer: &RouteMessage) -> Option<IpAddr> {
 /// ip-route(8)), and removes such routes to other networks. Returns the refused routes: the family
 /// may be disabled, or the source address not assigned yet.
 ///
-/// Each route gets a guard: a socket that is bound to another interface than `lo` does not match the
-/// local route, and its packets would leave by that interface.
+/// An IPv6 route gets a guard: a socket that is bound to another interface than `lo` does not match the
+/// local route, and its packets would leave by that interface. The kernel drops answers to such IPv4
+/// packets, and sends them whatever the routes are (`ip_route_output_key_hash_rcu`).
 pub(super) fn install_local_routes(
     gone: &[IpNet],
     new: &[SourceRoute],
@@ -239,7 +240,10 @@ pub(super) fn install_local_routes(
     for network in gone {
         // If the kernel refuses, the route is missing, or its family is disabled.
         let _is_removed = change(DEL_ROUTE, 0, &local_route(network, lo))?;
-        remove_guard(network)?;
+        if matches!(network, IpNet::V6(_)) {
+            // The guard goes with its nexthop.
+            let _is_removed = change_nexthop(DEL_NEXTHOP, 0)?;
+        }
     }
     let mut refused = Vec::new();
     for route in new {
@@ -248,58 +252,37 @@ pub(super) fn install_local_routes(
         message.attributes.push(source);
         if !change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &message)? {
             refused.push(*route);
-            continue;
+        } else if let IpNet::V6(network) = &route.dst {
+            install_guard(network)?;
         }
-        install_guard(&route.dst)?;
     }
     Ok(refused)
 }
 
-/// Installs a route that discards the packets to a network which match no route before it. A kernel that
-/// refuses it has none for the family.
-fn install_guard(network: &IpNet) -> Result<(), Error> {
-    if matches!(network, IpNet::V6(_)) {
-        // The kernel refuses a second one.
-        let _is_new = change_nexthop(NEW_NEXTHOP, NLM_F_CREATE | NLM_F_EXCL)?;
-    }
+/// Installs a route that discards IPv6 packets to a network which match no route before it. A kernel that
+/// refuses it has no nexthop objects.
+fn install_guard(network: &Ipv6Net) -> Result<(), Error> {
+    // The kernel refuses a second one.
+    let _is_new = change_nexthop(NEW_NEXTHOP, NLM_F_CREATE | NLM_F_EXCL)?;
     let _is_there = change(NEW_ROUTE, NLM_F_CREATE | NLM_F_REPLACE, &guard(network))?;
     Ok(())
 }
 
-/// Removes that route. If the kernel refuses, it is missing.
-fn remove_guard(network: &IpNet) -> Result<(), Error> {
-    let _is_removed = match network {
-        IpNet::V4(_) => change(DEL_ROUTE, 0, &guard(network))?,
-        // The route goes with it.
-        IpNet::V6(_) => change_nexthop(DEL_NEXTHOP, 0)?,
-    };
-    Ok(())
-}
-
-/// A route of the lowest priority that discards packets. In IPv6 only one with a nexthop object (Linux 5.3)
-/// matches packets of a socket that is bound to an interface.
-fn guard(network: &IpNet) -> RouteMessage {
+/// A route of the lowest priority that discards packets. Only one with a nexthop object (Linux 5.3) matches
+/// the packets of a socket that is bound to an interface.
+fn guard(network: &Ipv6Net) -> RouteMessage {
     let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
     message.header.destination_prefix_length = network.prefix_len();
     message.header.table = LOCAL;
     message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    let nexthop = DefaultNla::new(RTA_NH_ID, GUARD_NEXTHOP.to_ne_bytes().to_vec());
     message.attributes = vec![
         RouteAttribute::Destination(network.network().into()),
         RouteAttribute::Priority(u32::MAX),
+        RouteAttribute::Other(nexthop),
     ];
-    match network {
-        IpNet::V4(_) => {
-            message.header.address_family = AddressFamily::Inet;
-            message.header.kind = RouteType::Unreachable;
-        }
-        IpNet::V6(_) => {
-            message.header.address_family = AddressFamily::Inet6;
-            message.header.kind = RouteType::Unicast;
-            let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
-            let nexthop = RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, id));
-            message.attributes.push(nexthop);
-        }
-    }
     message
 }
 
@@ -307,12 +290,10 @@ fn guard(network: &IpNet) -> RouteMessage {
 fn change_nexthop(kind: u16, flags: u16) -> Result<bool, Error> {
     // struct nhmsg: family, scope, protocol, reserved, and flags of four bytes.
     let mut body = vec![0; 8];
-    (body[0], body[2]) = (AddressFamily::Inet6.into(), RouteProtocol::Static.into());
-    let mut attributes = vec![DefaultNla::new(
-        NHA_ID,
-        GUARD_NEXTHOP.to_ne_bytes().to_vec(),
-    )];
+    let id = GUARD_NEXTHOP.to_ne_bytes().to_vec();
+    let mut attributes = vec![DefaultNla::new(NHA_ID, id)];
     if kind == NEW_NEXTHOP {
+        (body[0], body[2]) = (AddressFamily::Inet6.into(), RouteProtocol::Static.into());
         attributes.push(DefaultNla::new(NHA_BLACKHOLE, Vec::new()));
     }
     let attributes = attributes.as_slice();
