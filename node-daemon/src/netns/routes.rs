@@ -256,7 +256,7 @@ pub(super) fn install_local_routes(
 
 /// Installs a route of the lowest priority that discards the packets to an IPv6 network. A kernel that refuses
 /// it has none. IPv4 has no such route: if none matches, the kernel sends the packets of a socket that is
-/// bound to an interface over that interface (`ip_route_output_key_hash_rcu`).
+/// bound to an interface over that interface (`ip_route_output_key_hash_rcu`). It drops the answers.
 fn install_guard(network: &IpNet) -> Result<(), Error> {
     let IpNet::V6(network) = network else {
         return Ok(());
