@@ -23,7 +23,7 @@ pub(super) struct Row {
 /// A port without an application.
 const CLOSED: u16 = 8081;
 
-pub(super) const ROWS: [Row; 14] = [
+pub(super) const ROWS: [Row; 15] = [
     row("the Pod's address, in the mesh", true, |n, v6| {
         by(n, CLIENT, &address(SERVER, v6), PORT)
     }),
@@ -61,7 +61,11 @@ pub(super) const ROWS: [Row; 14] = [
     row("a name of the mesh, over TCP", true, |n, v6| {
         resolve(n, v6, true)
     }),
-    row("ztunnel replaced under load", true, replaced),
+    row("ztunnel replaced under load", true, |n, v6| {
+        let [load] = replaced(n, v6, [(CLIENT, vip(v6), 80)]);
+        load
+    }),
+    row("ztunnel replaced under load of plaintext", true, plaintext),
 ];
 
 const fn row(name: &'static str, needs_proxy: bool, run: fn(&Ambient, bool) -> String) -> Row {
@@ -145,15 +149,33 @@ fn resolve(ambient: &Ambient, v6: bool, over_tcp: bool) -> String {
     ambient.network.run(CLIENT, &program)
 }
 
-/// Connects again and again while another ztunnel starts and the first one ends.
-fn replaced(ambient: &Ambient, v6: bool) -> String {
-    let seen = address(CLIENT, v6);
-    let place = |program: &str| ambient.network.command(CLIENT, program);
-    let load = Load::start(place, (vip(v6), 80), &seen);
+/// Connects again and again from a Pod to an address, while another ztunnel starts and the first one ends.
+fn replaced<const LOADS: usize>(
+    ambient: &Ambient,
+    v6: bool,
+    loads: [(usize, &str, u16); LOADS],
+) -> [String; LOADS] {
+    let loads = loads.map(|(from, to, port)| {
+        let place = |program: &str| ambient.network.command(from, program);
+        Load::start(place, (to, port), &address(from, v6))
+    });
     sleep(Duration::from_millis(500));
     ambient.start_ztunnel();
     let first = ambient.ztunnels.borrow_mut().remove(0);
     first.stop();
     sleep(Duration::from_secs(1));
-    load.finish()
+    loads.map(Load::finish)
+}
+
+/// Likewise into the mesh and out of it, without HBONE.
+fn plaintext(ambient: &Ambient, v6: bool) -> String {
+    let [server, outside] = [SERVER, OUTSIDE].map(|index| address(index, v6));
+    let loads = [(OUTSIDE, &*server, PORT), (CLIENT, &*outside, PORT)];
+    let [into, out] = replaced(ambient, v6, loads);
+    let logs = ambient.logs();
+    let passed = ["inbound", "outbound"].map(|direction| {
+        let served = format!("direction=\"{direction}\"");
+        logs.contains(&served)
+    });
+    format!("into: {into}; out of: {out}; through ztunnel: {passed:?}")
 }
