@@ -173,9 +173,7 @@ fn plaintext(ambient: &Ambient, v6: bool) -> String {
     let loads = [(OUTSIDE, &*server, PORT), (CLIENT, &*outside, PORT)];
     let [into, out] = replaced(ambient, v6, loads);
     let logs = ambient.logs();
-    let passed = ["inbound", "outbound"].map(|direction| {
-        let served = format!("direction=\"{direction}\"");
-        logs.contains(&served)
-    });
+    let passed = ["inbound", "outbound"]
+        .map(|direction| logs.contains(&format!("direction=\"{direction}\"")));
     format!("into: {into}; out of: {out}; through ztunnel: {passed:?}")
 }
