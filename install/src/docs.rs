@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use clap::{CommandFactory as _, Parser as _};
+use sluice_testbed::pages;
 
 use crate::cli::Cli;
 
@@ -17,32 +18,9 @@ fn listed(page: &str, heading: &str) -> BTreeSet<String> {
     lines.filter_map(flag).collect()
 }
 
-/// Whether a file is a page of the documentation. The changelog has commands of earlier versions.
-fn is_page(path: &Path) -> bool {
-    path.extension().is_some_and(|kind| kind == "md") && !path.ends_with("CHANGELOG.md")
-}
-
-/// The code of every page: the lines of fenced blocks, and code spans. A fence has three backquotes and a span
-/// one, both odd numbers.
-fn code() -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut found = Vec::new();
-    for folder in ["", "docs", "docs/reference", "docs/design"] {
-        for file in fs::read_dir(root.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            if is_page(&path) {
-                let text = fs::read_to_string(path).unwrap();
-                let code = text.split('`').skip(1).step_by(2);
-                found.extend(code.flat_map(str::lines).map(|line| line.trim().to_owned()));
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn pages_quote_valid_commands() {
-    let code = code();
+    let code = pages::code().unwrap();
     let commands = code
         .iter()
         .filter(|line| line.starts_with("sluice-install "));

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use serde::{Deserialize, Deserializer, de, forward_to_deserialize_any};
 use sluice_abi::Reason;
+use sluice_testbed::pages;
 
 use crate::{
     config::{Cli, Config},
@@ -43,33 +44,17 @@ pub(crate) fn listed(section: &str) -> BTreeSet<String> {
     section.lines().filter_map(span).collect()
 }
 
-/// Whether a file is a page of the documentation. The changelog has commands of earlier versions.
-fn is_page(path: &Path) -> bool {
-    path.extension().is_some_and(|kind| kind == "md") && !path.ends_with("CHANGELOG.md")
-}
-
-/// The commands of every page, in lines of fenced blocks and in code spans: what follows `program`. A fence has
-/// three backquotes and a span one, both odd numbers. Text with an ellipsis is no command.
+/// The commands of every page: what follows `program`. Text with an ellipsis is no command.
 fn commands(program: &str) -> Vec<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut found = Vec::new();
-    for folder in ["", "docs", "docs/reference", "docs/design"] {
-        for file in fs::read_dir(root.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            if is_page(&path) {
-                let text = fs::read_to_string(path).unwrap();
-                let code = text.split('`').skip(1).step_by(2);
-                found.extend(code.flat_map(str::lines).filter_map(|line| {
-                    let line = line.split(['>', '#', '|']).next()?.trim();
-                    let line = line.trim_start_matches("$ ");
-                    let line = line.split_once(" -- ").map_or(line, |(_, inside)| inside);
-                    let arguments = line.strip_prefix(program)?;
-                    (!arguments.contains('…')).then(|| arguments.to_owned())
-                }));
-            }
-        }
-    }
-    found
+    let command = |line: &String| {
+        let line = line.split(['>', '#', '|']).next()?.trim();
+        let line = line.trim_start_matches("$ ");
+        let line = line.split_once(" -- ").map_or(line, |(_, inside)| inside);
+        let arguments = line.strip_prefix(program)?;
+        (!arguments.contains('…')).then(|| arguments.to_owned())
+    };
+    let code = pages::code().unwrap();
+    code.iter().filter_map(command).collect()
 }
 
 /// The configuration keys of `T`.

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf, process::Command};
 
+use sluice_testbed::pages;
+
 const BEGIN: &str = "<!-- begin cases -->\n";
 const END: &str = "<!-- end cases -->";
 
@@ -109,26 +111,6 @@ fn every_rule_has_a_case_and_every_case_a_rule() {
     }
 }
 
-/// Every page with commands.
-fn pages() -> Vec<String> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
-    for folder in ["docs", "docs/reference", "docs/design"] {
-        let entries = fs::read_dir(root.join(folder)).unwrap();
-        pages.extend(entries.map(|entry| entry.unwrap().path()));
-    }
-    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
-    let read = |page: PathBuf| fs::read_to_string(page).unwrap();
-    pages.into_iter().map(read).collect()
-}
-
-/// The code of a page: fenced lines and code spans.
-fn code(page: &str) -> impl Iterator<Item = &str> {
-    let fenced = page.split("```").skip(1).step_by(2).flat_map(str::lines);
-    let plain = page.split("```").step_by(2);
-    fenced.chain(plain.flat_map(|text| text.split('`').skip(1).step_by(2)))
-}
-
 #[test]
 fn pages_name_existing_make_targets() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -139,12 +121,11 @@ fn pages_name_existing_make_targets() {
         .flat_map(|(names, _)| names.split_whitespace())
         .collect();
     let mut count = 0;
-    for page in pages() {
-        for line in code(&page).filter_map(|line| line.trim().strip_prefix("make ")) {
-            let target = line.split_whitespace().next().unwrap_or_default();
-            assert!(targets.contains(target), "no target of 'make {line}'");
-            count += 1;
-        }
+    let code = pages::code().unwrap();
+    for line in code.iter().filter_map(|line| line.strip_prefix("make ")) {
+        let target = line.split_whitespace().next().unwrap_or_default();
+        assert!(targets.contains(target), "no target of 'make {line}'");
+        count += 1;
     }
     assert!(count >= 20, "{count} targets");
 }
@@ -152,21 +133,19 @@ fn pages_name_existing_make_targets() {
 #[test]
 fn commands_of_the_pages_parse() {
     let mut count = 0;
-    for page in pages() {
-        for line in code(&page) {
-            let Some((before, arguments)) = line.split_once("sluice-conformance ") else {
-                continue;
-            };
-            if !(before.is_empty() || before.ends_with('/')) {
-                continue;
-            }
-            // With --help last, clap parses the arguments before it, and runs nothing.
-            let script = format!("\"$0\" {arguments} --help >/dev/null");
-            let mut shell = Command::new("sh");
-            let shell = shell.args(["-c", &script, env!("CARGO_BIN_EXE_sluice-conformance")]);
-            assert!(shell.status().unwrap().success(), "{line}");
-            count += 1;
+    for line in pages::code().unwrap() {
+        let Some((before, arguments)) = line.split_once("sluice-conformance ") else {
+            continue;
+        };
+        if !(before.is_empty() || before.ends_with('/')) {
+            continue;
         }
+        // With --help last, clap parses the arguments before it, and runs nothing.
+        let script = format!("\"$0\" {arguments} --help >/dev/null");
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &script, env!("CARGO_BIN_EXE_sluice-conformance")]);
+        assert!(shell.status().unwrap().success(), "{line}");
+        count += 1;
     }
     assert!(count >= 10, "{count} commands");
 }

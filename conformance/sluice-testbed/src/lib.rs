@@ -1,5 +1,6 @@
 //! Bricks of every test that needs a real kernel: network namespaces, cgroups, a private bpffs,
-//! processes, CNI networks, and the agents that run inside the namespaces.
+//! processes, CNI networks, and the agents that run inside the namespaces. Also the checkout: the built
+//! binaries and the pages of the documentation.
 //!
 //! The tests of the daemon and of the plugin, the parity suite, the benchmark and the end-to-end tests
 //! are built from them. The crate does not depend on Sluice's product crates.
@@ -23,6 +24,7 @@ pub mod http;
 pub mod interrupt;
 pub mod mountinfo;
 pub mod netns;
+pub mod pages;
 pub mod process;
 pub mod terminal;
 pub mod workspace;

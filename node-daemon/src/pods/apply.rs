@@ -280,7 +280,7 @@ impl AppliedState {
 }
 
 impl Applied {
-    /// Logs the routes that the netns refused.
+    /// Logs the parts that the netns refused.
     pub(crate) fn log(&self, pod: &str) {
         for refused in &self.refused {
             match refused {

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
 use sluice_abi::ABI_VERSION;
 use sluice_api::{AddResponse, path};
+use sluice_testbed::pages;
 
 use crate::{
     node::{Daemon, Pod},
@@ -30,28 +31,15 @@ const PARSED: [&str; 7] = [
 const POD: &str =
     "{apiVersion: v1, kind: Pod, metadata: {name: cart, namespace: shop}, spec: {containers: []}}";
 
-/// Every page.
-fn pages() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut pages = vec![root.join("README.md")];
-    for folder in ["docs", "docs/reference", "docs/design"] {
-        let entries = fs::read_dir(root.join(folder)).unwrap();
-        pages.extend(entries.map(|entry| entry.unwrap().path()));
-    }
-    pages.retain(|page| page.extension().is_some_and(|kind| kind == "md"));
-    pages
-}
-
 /// The fenced blocks of every page.
 fn blocks() -> Vec<String> {
-    let read = |page: PathBuf| {
-        let text = fs::read_to_string(page).unwrap();
+    let read = |text: String| {
         let fenced = text.split("```").skip(1).step_by(2);
         // The first line names the language.
         let body = fenced.filter_map(|block| Some(block.split_once('\n')?.1.to_owned()));
         body.collect::<Vec<_>>()
     };
-    pages().into_iter().flat_map(read).collect()
+    pages::texts().unwrap().into_iter().flat_map(read).collect()
 }
 
 /// The pins in commands of the pages: `/sys/fs/bpf/sluice/v*/PIN`.
