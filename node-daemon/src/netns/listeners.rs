@@ -133,6 +133,9 @@ impl ListenSockets {
     /// The sockets of this thread's netns.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
+        if !tcp_sockets::may_exist() {
+            return Ok(Self(found));
+        }
         tcp_sockets::dump(LISTENING, SOCKETS, |body| {
             found.extend(Described::parse(body));
         })?;

@@ -1,7 +1,10 @@
 //! Many namespaces that no runtime reported, with listeners on the proxy's ports and the address of a
 //! pending Pod.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use sluice_api::{AddResponse, Status, path};
 
@@ -59,10 +62,14 @@ input()
 os.close(finish)
 ";
 
+/// The pause before each request: the requests cover the whole time in which the crowd connects.
+const PAUSE: Duration = Duration::from_millis(15);
+
 /// The sorted durations of a request, in microseconds.
 pub(crate) fn times(count: usize, mut ask: impl FnMut()) -> Vec<u128> {
     let mut times: Vec<_> = (0..count)
         .map(|_| {
+            thread::sleep(PAUSE);
             let begin = Instant::now();
             ask();
             begin.elapsed().as_micros()
