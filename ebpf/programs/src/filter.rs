@@ -2,13 +2,13 @@
 
 use aya_ebpf::btf_maps::{LpmTrie, lpm_trie::Key};
 use sluice_abi::{
-    Addr, CidrKey, InterfaceKey, NetnsEntry, OwnerGroupKey, PodConfig, PodFlags, Port, PortKey,
-    PortList, maps::MAX_NETWORKS,
+    Addr, CidrKey, InterfaceKey, NetnsEntry, OwnAddrKey, OwnerGroupKey, PodConfig, PodFlags, Port,
+    PortKey, PortList, maps::MAX_NETWORKS,
 };
 
 use crate::maps::{
-    self, BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, OWNER_GROUPS, PORT_RANGES,
-    PORTS, PREFSRC_BY_DST, VIRTUAL_IFINDEX,
+    BYPASS_CIDRS, EXCLUDE_CIDRS, EXCLUDE_IFINDEX, INCLUDE_CIDRS, OWN_ADDRS, OWNER_GROUPS,
+    PORT_RANGES, PORTS, PREFSRC_BY_DST, VIRTUAL_IFINDEX,
 };
 
 /// Whether an outbound port is excluded.
@@ -121,12 +121,14 @@ pub(crate) fn lists_inbound_port(pod: &PodConfig, port: Port) -> bool {
     lists_port(pod, list, port)
 }
 
-/// Whether an address belongs to the Pod.
+/// Whether an address belongs to the Pod: the kernel sends packets to it over `lo`. Nearly every Pod has
+/// link-local addresses of IPv6, so these are looked up without a flag.
 #[inline(always)]
 pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
     if netns.owns(addr) {
         return true;
     }
-    netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS)
-        && maps::pod(addr).is_some_and(|pod| pod.cookie == netns.pod.cookie)
+    let key = OwnAddrKey::new(netns.pod.cookie, addr);
+    (netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS) || addr.is_v6_link_local())
+        && OWN_ADDRS.get_ptr(key).is_some()
 }

@@ -10,13 +10,14 @@ use aya_ebpf::{
 };
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
-    ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst, OwnerGroupKey,
-    PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
+    ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst, OwnAddrKey,
+    OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
         MAX_ACCEL_SOCKS, MAX_ADDRESSES, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS,
-        MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS, MAX_NODE_CONNS, MAX_OWNER_GROUPS,
-        MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS, MAX_PODS, MAX_PORTS, NETNS_FOUND_RING_BYTES,
+        MAX_INTERFACES, MAX_LISTENERS, MAX_NETWORKS, MAX_NODE_CONNS, MAX_OWN_ADDRS,
+        MAX_OWNER_GROUPS, MAX_PENDING_ORIG_DSTS, MAX_PENDING_PODS, MAX_PODS, MAX_PORTS,
+        NETNS_FOUND_RING_BYTES,
     },
 };
 
@@ -83,6 +84,9 @@ pub(crate) static PROXY_SOCKETS: SkStorage<u8> = SkStorage::new();
 #[btf_map(name = "owner_groups")]
 pub(crate) static OWNER_GROUPS: HashMap<OwnerGroupKey, u8, MAX_OWNER_GROUPS, ON_DEMAND> =
     HashMap::new();
+
+#[btf_map(name = "own_addrs")]
+pub(crate) static OWN_ADDRS: HashMap<OwnAddrKey, u8, MAX_OWN_ADDRS, ON_DEMAND> = HashMap::new();
 
 #[btf_map(name = "foreign_binds")]
 pub(crate) static FOREIGN_BINDS: LruHashMap<ForeignKey, ForeignUse, MAX_FOREIGN_BINDS> =

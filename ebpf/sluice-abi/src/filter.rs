@@ -1,5 +1,6 @@
 //! Keys of the maps of the Pod's lists (`ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`,
-//! `bypass_cidrs`, `exclude_ifindex`) and of its preferred source addresses (`prefsrc_by_dst`).
+//! `bypass_cidrs`, `exclude_ifindex`), of its preferred source addresses (`prefsrc_by_dst`) and of its
+//! own addresses (`own_addrs`).
 //!
 //! A port range is a few prefixes of the 16-bit number, as an address range is one of the 128-bit
 //! number. A hash table holds single ports, a trie holds shorter prefixes. The programs look into the
@@ -229,6 +230,27 @@ impl OwnerGroupKey {
             gid,
             pad: 0,
         }
+    }
+}
+
+/// Key of `own_addrs`: an address of the Pod beside its main addresses.
+///
+/// The cookie makes the entry the Pod's own: another Pod may have the same address, and a process that
+/// configures an address changes the decisions about its own Pod alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OwnAddrKey {
+    /// Cookie of the Pod's network namespace.
+    pub cookie: u64,
+    /// The address.
+    pub addr: Addr,
+}
+
+impl OwnAddrKey {
+    /// The key of one address of one Pod.
+    #[must_use]
+    pub const fn new(cookie: u64, addr: Addr) -> Self {
+        Self { cookie, addr }
     }
 }
 

@@ -6,7 +6,7 @@ use core::mem::{align_of, size_of};
 use crate::{
     ABI_VERSION, AliasKey, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
     ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
-    OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, SockKey, maps,
+    OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, SockKey, maps,
 };
 
 #[test]
@@ -28,6 +28,7 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (size_of::<ForeignKey>(), align_of::<ForeignKey>()),
         (size_of::<InterfaceKey>(), align_of::<InterfaceKey>()),
         (size_of::<OwnerGroupKey>(), align_of::<OwnerGroupKey>()),
+        (size_of::<OwnAddrKey>(), align_of::<OwnAddrKey>()),
         (size_of::<ForeignUse>(), align_of::<ForeignUse>()),
         (size_of::<BeforeProxy>(), align_of::<BeforeProxy>()),
         (size_of::<Event>(), align_of::<Event>()),
@@ -51,13 +52,14 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (16, 8),
         (16, 8),
         (16, 8),
+        (24, 8),
         (16, 8),
         (16, 8),
         (64, 8),
         (16, 8),
         (40, 8),
     ];
-    assert_eq!((ABI_VERSION, layout), (10, recorded));
+    assert_eq!((ABI_VERSION, layout), (11, recorded));
 }
 
 /// A daemon adopts pinned maps as they are: with another size, the shares of Pods would not fit.
@@ -71,6 +73,7 @@ fn map_sizes_are_those_recorded_for_this_abi_version() {
         maps::MAX_INTERFACES,
         maps::MAX_LISTENERS,
         maps::MAX_OWNER_GROUPS,
+        maps::MAX_OWN_ADDRS,
         maps::MAX_FOREIGN_BINDS,
         maps::MAX_ALIASES,
         maps::MAX_PENDING_ORIG_DSTS,
@@ -79,8 +82,8 @@ fn map_sizes_are_those_recorded_for_this_abi_version() {
         maps::MAX_CONN_RATES,
     ];
     let recorded = [
-        16_384, 4096, 65_536, 1_048_576, 4096, 16_384, 16_384, 1024, 131_072, 8192, 8192, 32_768,
-        4096,
+        16_384, 4096, 65_536, 1_048_576, 4096, 16_384, 16_384, 16_384, 1024, 131_072, 8192, 8192,
+        32_768, 4096,
     ];
-    assert_eq!((ABI_VERSION, sizes), (10, recorded));
+    assert_eq!((ABI_VERSION, sizes), (11, recorded));
 }

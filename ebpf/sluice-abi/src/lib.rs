@@ -34,7 +34,8 @@ pub use conn_rate::{ConnRateKey, MAX_NEW_CONNS_PER_SEC};
 pub use event::{Event, RateWindow};
 pub use facts::Facts;
 pub use filter::{
-    CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortBitmap, PortKey, PortList, PortPrefix,
+    CidrKey, InterfaceKey, NetworkPrefix, OwnAddrKey, OwnerGroupKey, PortBitmap, PortKey, PortList,
+    PortPrefix,
 };
 pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey};
 pub use kernel_offsets::{CredOffsets, KernelOffsets};
@@ -49,4 +50,4 @@ pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 ///
 /// It changes whenever a map's key, value, type or size changes; a test compares the layout with the
 /// recorded layout of this number.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;

@@ -50,6 +50,9 @@ pub const LOOKUP_PROG: &str = "lookup_prog";
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
 /// [`OwnerGroupKey`](crate::OwnerGroupKey) → `u8` (unused): listed groups. Written by the daemon.
 pub const OWNER_GROUPS: &str = "owner_groups";
+/// [`OwnAddrKey`](crate::OwnAddrKey) → `u8` (unused): addresses of the Pod beside its main addresses,
+/// reported or not. Written by the daemon.
+pub const OWN_ADDRS: &str = "own_addrs";
 /// [`ForeignKey`](crate::ForeignKey) → [`ForeignUse`](crate::ForeignUse): a process that was denied a
 /// port of the proxy. Written by `bind` and `listen`.
 pub const FOREIGN_BINDS: &str = "foreign_binds";
@@ -106,7 +109,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 39] = [
+pub const ALL: [&str; 40] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -126,6 +129,7 @@ pub const ALL: [&str; 39] = [
     LOOKUP_PROG,
     PROXY_SOCKETS,
     OWNER_GROUPS,
+    OWN_ADDRS,
     FOREIGN_BINDS,
     FOREIGN_FOUND,
     FOREIGN_LISTENERS,
@@ -172,6 +176,8 @@ pub const MAX_INTERFACES: usize = 4096;
 pub const MAX_LISTENERS: usize = 16_384;
 /// Listed groups of all Pods.
 pub const MAX_OWNER_GROUPS: usize = 16_384;
+/// Addresses of all Pods beside their main addresses.
+pub const MAX_OWN_ADDRS: usize = 16_384;
 /// Recorded denials of the proxies' ports, node-wide (LRU).
 pub const MAX_FOREIGN_BINDS: usize = 1024;
 /// Alias addresses of all Pods. Connections beyond use socket storage instead.
@@ -198,6 +204,9 @@ pub const FULL_SHARES: usize = 512;
 pub const FULL_LIST_SHARES: usize = 128;
 /// Addresses of one Pod: its entries of `local_pod_ips`.
 pub const ADDRESSES_PER_POD: usize = MAX_ADDRESSES / FULL_SHARES;
+/// Entries of one Pod in `own_addrs`: every reported address, and at least as many others. The daemon
+/// writes no more.
+pub const OWN_ADDRS_PER_POD: usize = 2 * ADDRESSES_PER_POD;
 /// Entries of one Pod in `ports`, and in `port_ranges`, over all its lists. A port range needs up to 30
 /// entries.
 pub const PORTS_PER_POD: usize = MAX_PORTS / FULL_LIST_SHARES;
@@ -213,10 +222,13 @@ pub const DESTINATIONS_PER_POD: u64 = 4096;
 
 /// Number of Pods whose full shares of `alias_to_dst` fit into it together.
 const FULL_ALIASES: u64 = 32;
+/// The same for `own_addrs`, of which most Pods use an entry or two.
+const FULL_OWN_ADDRS: usize = 256;
 
 // The slots of a key limit the share of `proxy_listeners`: `SLOTS` for each of two families.
 const _: () = {
     let places = 2 * crate::ListenerKey::SLOTS as usize;
     assert!(places * FULL_SHARES <= MAX_LISTENERS);
     assert!(DESTINATIONS_PER_POD * FULL_ALIASES <= MAX_ALIASES as u64);
+    assert!(OWN_ADDRS_PER_POD * FULL_OWN_ADDRS <= MAX_OWN_ADDRS);
 };

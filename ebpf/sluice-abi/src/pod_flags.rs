@@ -6,7 +6,8 @@
 pub struct PodFlags(pub(crate) u32);
 
 impl PodFlags {
-    /// The Pod has more addresses than [`crate::NetnsEntry`] holds; `local_pod_ips` has all of them.
+    /// The Pod has more addresses than [`crate::NetnsEntry`] holds, link-local ones of IPv6 not counted;
+    /// `own_addrs` has them.
     pub const HAS_EXTRA_ADDRS: Self = Self(1);
     /// The proxy listens on `127.0.0.1` only, so connections cannot use other loopback addresses.
     pub const PROXY_ON_LOCALHOST_ONLY: Self = Self(1 << 1);

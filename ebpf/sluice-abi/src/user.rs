@@ -6,7 +6,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::{
     Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, CredOffsets, Endpoint, Event, Flow,
     ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
-    OwnerGroupKey, PodConfig, PodCounters, Port, PortKey,
+    OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, Port, PortKey,
 };
 
 macro_rules! pods {
@@ -40,6 +40,7 @@ pods!(
     ForeignUse,
     BeforeProxy,
     OwnerGroupKey,
+    OwnAddrKey,
     AliasKey
 );
 

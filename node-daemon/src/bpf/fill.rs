@@ -4,8 +4,8 @@ use std::{fmt::Debug, path::Path};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError};
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, CidrKey, Endpoint, InterfaceKey, NetnsEntry, PodConfig, PortKey,
-    maps,
+    Addr, AliasKey, AliasUsage, CidrKey, Endpoint, InterfaceKey, NetnsEntry, OwnAddrKey, PodConfig,
+    PortKey, maps,
 };
 
 use super::Error;
@@ -37,6 +37,11 @@ pub(crate) fn fill(directory: &Path) -> Result<Vec<Fill>, Error> {
             maps::LOCAL_POD_IPS,
             maps::MAX_ADDRESSES,
             entries::<Addr, PodConfig>,
+        ),
+        hash(
+            maps::OWN_ADDRS,
+            maps::MAX_OWN_ADDRS,
+            entries::<OwnAddrKey, u8>,
         ),
         hash(maps::PORTS, maps::MAX_PORTS, entries::<PortKey, u8>),
         hash(

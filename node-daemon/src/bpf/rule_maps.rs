@@ -1,4 +1,4 @@
-//! The maps of the Pods' rules: ports, CIDRs, interfaces and preferred sources.
+//! The maps of the Pods' rules: ports, CIDRs, interfaces, preferred sources and own addresses.
 
 use aya::{
     Pod,
@@ -8,7 +8,8 @@ use aya::{
     },
 };
 use sluice_abi::{
-    Addr, CidrKey, InterfaceKey, NetworkPrefix, OwnerGroupKey, PortKey, PortPrefix, maps,
+    Addr, CidrKey, InterfaceKey, NetworkPrefix, OwnAddrKey, OwnerGroupKey, PortKey, PortPrefix,
+    maps,
 };
 
 use super::{
@@ -36,10 +37,12 @@ pub(crate) enum Rule {
     VirtualInterface(InterfaceKey),
     /// A group that the Pod's rules name.
     OwnerGroup(OwnerGroupKey),
+    /// An address of the Pod beside its main addresses.
+    OwnAddr(OwnAddrKey),
 }
 
 /// The maps `ports`, `port_ranges`, `include_cidrs`, `exclude_cidrs`, `bypass_cidrs`, `prefsrc_by_dst`,
-/// `exclude_ifindex` and `owner_groups`.
+/// `exclude_ifindex`, `virtual_ifindex`, `owner_groups` and `own_addrs`.
 pub(super) struct RuleMaps {
     ports: TypedMap<PortKey, u8>,
     ranges: Trie<PortKey, u8>,
@@ -50,6 +53,7 @@ pub(super) struct RuleMaps {
     exclude_ifindex: TypedMap<InterfaceKey, u8>,
     virtual_ifindex: TypedMap<InterfaceKey, u8>,
     owner_groups: TypedMap<OwnerGroupKey, u8>,
+    own_addrs: TypedMap<OwnAddrKey, u8>,
 }
 
 /// A trie with its name for error messages.
@@ -69,6 +73,7 @@ impl Rule {
             | Self::Prefsrc(prefix, _) => prefix.key.cookie,
             Self::ExcludeInterface(key) | Self::VirtualInterface(key) => key.cookie,
             Self::OwnerGroup(key) => key.cookie,
+            Self::OwnAddr(key) => key.cookie,
         }
     }
 }
@@ -86,6 +91,7 @@ impl RuleMaps {
             exclude_ifindex: TypedMap::open(object, maps::EXCLUDE_IFINDEX)?,
             virtual_ifindex: TypedMap::open(object, maps::VIRTUAL_IFINDEX)?,
             owner_groups: TypedMap::open(object, maps::OWNER_GROUPS)?,
+            own_addrs: TypedMap::open(object, maps::OWN_ADDRS)?,
         })
     }
 
@@ -103,6 +109,7 @@ impl RuleMaps {
             Rule::ExcludeInterface(key) => self.exclude_ifindex.set(*key, 0),
             Rule::VirtualInterface(key) => self.virtual_ifindex.set(*key, 0),
             Rule::OwnerGroup(key) => self.owner_groups.set(*key, 0),
+            Rule::OwnAddr(key) => self.own_addrs.set(*key, 0),
         }
     }
 
@@ -118,6 +125,7 @@ impl RuleMaps {
             Rule::ExcludeInterface(key) => self.exclude_ifindex.remove(*key),
             Rule::VirtualInterface(key) => self.virtual_ifindex.remove(*key),
             Rule::OwnerGroup(key) => self.owner_groups.remove(*key),
+            Rule::OwnAddr(key) => self.own_addrs.remove(*key),
         }
     }
 
@@ -144,6 +152,7 @@ impl RuleMaps {
         let exclude_ifindex = self.exclude_ifindex.all()?.into_iter().map(|(key, _)| key);
         let virtual_ifindex = self.virtual_ifindex.all()?.into_iter().map(|(key, _)| key);
         let groups = self.owner_groups.all()?.into_iter().map(|(key, _)| key);
+        let own_addrs = self.own_addrs.all()?.into_iter().map(|(key, _)| key);
         Ok(ports
             .chain(ranges)
             .chain(include_cidrs.map(Rule::IncludeCidr))
@@ -153,6 +162,7 @@ impl RuleMaps {
             .chain(exclude_ifindex.map(Rule::ExcludeInterface))
             .chain(virtual_ifindex.map(Rule::VirtualInterface))
             .chain(groups.map(Rule::OwnerGroup))
+            .chain(own_addrs.map(Rule::OwnAddr))
             .collect())
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use sluice_abi::{
-    Addr, Endpoint, Facts, PodFlags, Port, Reason,
+    Addr, Endpoint, Facts, OwnAddrKey, PodFlags, Port, Reason,
     decide::{self, Verdict},
 };
 use sluice_api::Connection;
@@ -17,6 +17,7 @@ use super::{
     policy::{Inbound, ResolvedPolicy},
     settings::{OwnerGroups, Ports},
 };
+use crate::bpf::Rule;
 
 /// The port of DNS servers.
 const DNS: u16 = 53;
@@ -200,9 +201,17 @@ impl Subject<'_> {
         }
     }
 
-    /// Whether an address belongs to the Pod.
+    /// Whether an address belongs to the Pod, as far as the programs know.
     pub(super) fn owns(&self, ip: IpAddr) -> bool {
-        self.state.addresses.contains_key(&ip.into())
+        let addr = ip.into();
+        let KernelState {
+            addresses,
+            netns_entry,
+            rule_set,
+            ..
+        } = self.state;
+        let listed = |cookie| rule_set.contains(&Rule::OwnAddr(OwnAddrKey::new(cookie, addr)));
+        addresses.contains_key(&addr) || netns_entry.is_some_and(|entry| listed(entry.pod.cookie))
     }
 
     fn listed_inbound(&self) -> &Ports {

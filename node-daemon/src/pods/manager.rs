@@ -12,6 +12,7 @@ mod ipv6_listeners;
 mod logs;
 mod namespaces;
 mod netns_facts;
+mod own_addrs;
 mod pending;
 mod pod_routes;
 mod registry;

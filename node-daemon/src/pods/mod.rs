@@ -18,6 +18,7 @@ mod foreign_log;
 pub(crate) mod fuzz;
 mod manager;
 mod mesh;
+mod own_addrs;
 mod pending_dels;
 mod plan;
 mod policy;

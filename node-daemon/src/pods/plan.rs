@@ -8,8 +8,8 @@ use std::{
 use sluice_abi::{Addr, NetnsEntry, PodConfig, PodFlags, Port};
 
 use super::{
-    acceleration::Acceleration, alias_routes, policy::ResolvedPolicy, rerouting, rule_set,
-    source_addr::SourceAddrs, store::Changes,
+    acceleration::Acceleration, alias_routes, own_addrs::OwnAddrs, policy::ResolvedPolicy,
+    rerouting, rule_set, source_addr::SourceAddrs, store::Changes,
 };
 use crate::{
     bpf::Rule,
@@ -19,7 +19,7 @@ use crate::{
 /// The kernel state of one netns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KernelState {
-    /// Entries of the Pod's port and network lists.
+    /// Entries of the Pod's lists, and of its own addresses.
     pub(crate) rule_set: HashSet<Rule>,
     /// Entries of `local_pod_ips`.
     pub(crate) addresses: HashMap<Addr, PodConfig>,
@@ -135,11 +135,13 @@ pub(crate) fn desired(
     } else {
         alias_routes::routes(v4, v6)
     };
-    let flags = flags(policy, addresses, &sources).with(alias_routes::flags(&routes));
+    let own = OwnAddrs::of(addresses, policy.own_addresses(), [v4, v6]);
+    let flags = flags(policy, addresses, &sources, &own).with(alias_routes::flags(&routes));
     let pod = pod_config(cookie, policy, flags);
     KernelState {
         rule_set: (rule_set::rules_of(cookie, policy))
             .chain((sources.others.iter()).map(|one| rule_set::source(cookie, one)))
+            .chain(rule_set::own_addrs(cookie, &own))
             .collect(),
         addresses: addresses.iter().map(|ip| ((*ip).into(), pod)).collect(),
         netns_entry: Some(NetnsEntry { v4, v6, pod }),
@@ -182,11 +184,14 @@ fn pod_config(cookie: u64, policy: &ResolvedPolicy, flags: PodFlags) -> PodConfi
 }
 
 /// The flags of a Pod, without those of its alias routes.
-fn flags(policy: &ResolvedPolicy, addresses: &[IpAddr], sources: &SourceAddrs) -> PodFlags {
-    let main = [sources.v4, sources.v6];
-    let more = addresses.iter().any(|ip| !main.contains(&Addr::from(*ip)));
+fn flags(
+    policy: &ResolvedPolicy,
+    addresses: &[IpAddr],
+    sources: &SourceAddrs,
+    own: &OwnAddrs,
+) -> PodFlags {
     PodFlags::from_iter([
-        (more, PodFlags::HAS_EXTRA_ADDRS),
+        (own.need_flag(), PodFlags::HAS_EXTRA_ADDRS),
         (
             policy.mesh.proxy_listens_on_localhost_only,
             PodFlags::PROXY_ON_LOCALHOST_ONLY,

@@ -4,10 +4,13 @@ mod ports;
 mod share;
 
 use ipnet::IpNet;
-use sluice_abi::{InterfaceKey, NetworkPrefix, OwnerGroupKey, PodFlags, PortBitmap, PortList};
+use sluice_abi::{
+    Addr, InterfaceKey, NetworkPrefix, OwnAddrKey, OwnerGroupKey, PodFlags, PortBitmap, PortList,
+};
 
 use super::{
     bypass::Bypass,
+    own_addrs::OwnAddrs,
     policy::{Inbound, PodPolicy, ResolvedPolicy},
     settings::{OwnerGroups, Ports},
 };
@@ -69,6 +72,12 @@ pub(super) fn port_bitmap_of<S>(policy: &PodPolicy<S>) -> PortBitmap {
 /// The source address for a destination network.
 pub(super) fn source(cookie: u64, source: &SourceRoute) -> Rule {
     Rule::Prefsrc(prefix(cookie, &source.dst), source.prefsrc.into())
+}
+
+/// The Pod's own addresses.
+pub(super) fn own_addrs(cookie: u64, own: &OwnAddrs) -> impl Iterator<Item = Rule> {
+    let entry = move |addr: &Addr| Rule::OwnAddr(OwnAddrKey::new(cookie, *addr));
+    own.entries.iter().map(entry)
 }
 
 /// Every entry of every list.

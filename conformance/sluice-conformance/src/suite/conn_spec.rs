@@ -60,6 +60,8 @@ pub(crate) enum Target {
     Pod,
     /// The second address of the Pod.
     PodSecond,
+    /// The Pod's address on an interface of which its network's plugins know nothing.
+    PodSide,
     /// A Pod that is not meshed.
     Peer,
     /// The node.

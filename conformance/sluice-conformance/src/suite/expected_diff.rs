@@ -56,7 +56,10 @@ pub(crate) const EXCEPTIONS: &[PerPod] = &[
                proxy would accept its own connection",
         applies: |settings, ask| {
             ask.source == Source::Client
-                && matches!(ask.to, Target::Pod | Target::PodSecond | Target::Loopback)
+                && matches!(
+                    ask.to,
+                    Target::Pod | Target::PodSecond | Target::PodSide | Target::Loopback
+                )
                 && ask.port == settings.mesh.ports().inbound
         },
     },

@@ -263,6 +263,7 @@ impl Fixture {
         let ip = match ask.to {
             Target::Pod => pod?,
             Target::PodSecond => test_pod.address(v4, 1)?,
+            Target::PodSide => test_pod.side_address(v4)?,
             Target::Peer => self.peer.address(v4, 0)?,
             Target::Node => *test_pod.gateways.iter().find(|ip| ip.is_ipv4() == v4)?,
             Target::Behind => behind::address(v4)?,

@@ -337,6 +337,7 @@ fn target(rng: &mut Rng, from: Origin, family: Family) -> Target {
         &[
             (18, Target::Pod),
             (4, Target::PodSecond),
+            (4, Target::PodSide),
             (10, Target::Peer),
             (8, Target::Node),
             (40, server),

@@ -172,6 +172,13 @@ impl TestPod {
             .copied()
     }
 
+    /// Its address of a family on the interface of which its network's plugins know nothing.
+    pub(crate) fn side_address(&self, v4: bool) -> Option<IpAddr> {
+        let has_side = self.settings.address_plan == AddressPlan::Side;
+        let mut all = second_nic::addresses().filter(|_| has_side);
+        all.find(|ip| ip.is_ipv4() == v4)
+    }
+
     /// The process of its proxy, if that runs.
     pub(crate) fn proxy(&self) -> Option<u32> {
         let starts_first = self.settings.meshed() && self.settings.proxy;

@@ -10,8 +10,8 @@ use super::{
     syn::{self, Syn},
 };
 
-/// The link-local address of `eth0` in the Pod, in the world's notation.
-fn link_local(lab: &Lab) -> String {
+/// The link-local address of `eth0` in the Pod, in the notation of another namespace or of the Pod.
+pub(super) fn link_local(lab: &Lab, seen_from: &Netns) -> String {
     let text = |netns: &Netns, what: &'static str| {
         netns.run(move || {
             let output = Command::new("ip").args(what.split(' ')).output().unwrap();
@@ -26,7 +26,7 @@ fn link_local(lab: &Lab) -> String {
         .split_whitespace()
         .find(|word| word.starts_with("fe80"));
     let address = address.unwrap().split('/').next().unwrap().to_owned();
-    let links = text(&lab.world, "-o link show dev eth0");
+    let links = text(seen_from, "-o link show dev eth0");
     let index = links.split(':').next().unwrap();
     format!("[{address}%{index}]")
 }
@@ -40,7 +40,7 @@ fn unlisted(lab: &Lab) -> [String; 3] {
     [
         "10.77.0.99".to_owned(),
         "[fd77::99]".to_owned(),
-        link_local(lab),
+        link_local(lab, &lab.world),
     ]
 }
 
@@ -95,7 +95,7 @@ fn ipv4_only_pod_is_closed_over_ipv6() {
     lab.datapath.set_netns_entry(lab.cookie, &v4_only).unwrap();
     let app = listen(&lab.pod, "[::]:8080");
     let v4 = listen(&lab.pod, "0.0.0.0:15006");
-    for address in [format!("[{}]", POD[1]), link_local(&lab)] {
+    for address in [format!("[{}]", POD[1]), link_local(&lab, &lab.world)] {
         let refused = call(&lab.world, APP, &format!("{address}:8080"));
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused), "{address}");
     }

@@ -13,7 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_abi::{NetnsEntry, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix};
+use sluice_abi::{
+    NetnsEntry, OwnAddrKey, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix,
+};
 
 pub(super) use super::netns::{Netns, ip};
 use crate::{
@@ -234,6 +236,18 @@ impl Lab {
         }
     }
 
+    /// Lists own addresses of the Pod, as the daemon does.
+    pub(super) fn own(&mut self, addresses: &[&str]) {
+        let entry = |text: &&str| {
+            let ip: IpAddr = text.parse().unwrap();
+            Rule::OwnAddr(OwnAddrKey::new(0, ip.into()))
+        };
+        self.list(addresses.iter().map(entry));
+        let mut entry = self.datapath.netns_entry(self.cookie).unwrap().unwrap();
+        entry.pod.flags = entry.pod.flags.with(PodFlags::HAS_EXTRA_ADDRS);
+        self.datapath.set_netns_entry(self.cookie, &entry).unwrap();
+    }
+
     /// The counter of a reason.
     pub(super) fn count(&self, reason: sluice_abi::Reason) -> u64 {
         let counters = self.datapath.counters().unwrap();
@@ -295,6 +309,7 @@ fn of(cookie: u64, mut rule: Rule) -> Rule {
         | Rule::Prefsrc(prefix, _) => prefix.key.cookie = cookie,
         Rule::ExcludeInterface(key) | Rule::VirtualInterface(key) => key.cookie = cookie,
         Rule::OwnerGroup(key) => key.cookie = cookie,
+        Rule::OwnAddr(key) => key.cookie = cookie,
     }
     rule
 }

@@ -15,6 +15,7 @@ mod lab;
 mod netns;
 mod node_conns;
 mod original_source;
+mod own_addrs;
 mod owner;
 mod pending;
 mod raw_socket;

@@ -37,7 +37,7 @@ pub(crate) struct Target {
     pub(crate) path: PathBuf,
     /// Its settings.
     pub(crate) policy: ResolvedPolicy,
-    /// Its kernel state without rules.
+    /// Its addresses and its entry of the kernel state.
     pub(crate) state: KernelState,
     /// Whether its proxy answers DNS queries.
     pub(crate) captures_dns: bool,

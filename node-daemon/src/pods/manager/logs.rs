@@ -23,6 +23,8 @@ pub(super) struct Logs {
     silent: SilentProxies,
     /// The Pods that are logged because IPv6 bypasses a proxy with an IPv6 listener.
     ipv6_unserved: BTreeSet<u64>,
+    /// The Pods that are logged because they have more addresses than their share.
+    cut_addresses: BTreeSet<u64>,
     programs: ForeignLog,
 }
 
@@ -49,6 +51,12 @@ impl Logs {
     pub(super) fn new_ipv6_unserved(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
         let before = std::mem::replace(&mut self.ipv6_unserved, found);
         self.ipv6_unserved.difference(&before).copied().collect()
+    }
+
+    /// The Pods with more addresses than their share that are not logged yet.
+    pub(super) fn new_cut_addresses(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
+        let before = std::mem::replace(&mut self.cut_addresses, found);
+        self.cut_addresses.difference(&before).copied().collect()
     }
 
     /// Logs foreign programs that appeared, disappeared or changed their order.

@@ -6,6 +6,7 @@ use crate::{
     pods::{
         Error,
         bypass::{self, Bypass},
+        own_addrs,
         policy::{NetnsFacts, PodPolicy, ResolvedPolicy, RouteFacts},
         rerouting, rule_set,
         settings::OwnerGroups,
@@ -51,8 +52,8 @@ pub(super) fn resolve_in_netns(
     Ok(policy)
 }
 
-/// The facts that may change. Pods with one address and no excluded interfaces, nearly all, need
-/// none.
+/// The facts that may change. Pods with one address and no excluded interfaces, nearly all, need no
+/// routes.
 pub(super) fn routes_of<S>(
     policy: &PodPolicy<S>,
     netns: &Netns,
@@ -71,5 +72,9 @@ pub(super) fn routes_of<S>(
         rule_set::check_routes(routes.main.len())?;
         Bypass::from_interfaces(&policy.excluded_interfaces, interfaces, &routes)?
     };
-    Ok(RouteFacts { bypass, sources })
+    Ok(RouteFacts {
+        bypass,
+        sources,
+        own_addresses: own_addrs::of_netns(interfaces),
+    })
 }

@@ -1,6 +1,6 @@
-//! Routes inside the Pods: they may change, and settings follow from them.
+//! Addresses and routes inside the Pods: they may change, and settings follow from them.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{PodManager, namespaces::MeshedPod, netns_facts::routes_of};
 use crate::{
@@ -15,23 +15,24 @@ use crate::{
 };
 
 impl PodManager {
-    /// Updates Pods whose settings depend on routes: networks may be added to a Pod without notice.
+    /// Updates the settings that depend on addresses and routes: a process in a Pod may add some without
+    /// notice.
     pub(super) fn refresh_routes(&mut self) {
-        let all: Vec<u64> = (self.namespaces.iter())
-            .filter(|(_, pod)| pod.policy().depends_on_routes())
-            .map(|(cookie, _)| cookie)
-            .collect();
-        for cookie in all {
-            match self.refresh_pod_routes(cookie) {
-                Ok(false) => {}
-                Ok(true) => info!(
-                    pod = self.view().name_of(cookie),
-                    "routes changed; bypass rules updated"
-                ),
-                Err(error) => {
-                    let pod = self.view().name_of(cookie);
-                    warn!(pod, error = one_line(&error), "failed to refresh routes");
+        for cookie in self.namespaces.cookies() {
+            let done = self.refresh_pod_routes(cookie);
+            let pod = || self.view().name_of(cookie);
+            match done {
+                Ok(Change::Nothing) => {}
+                Ok(Change::Addresses) => debug!(pod = pod(), "addresses of the Pod changed"),
+                Ok(Change::Routes) => {
+                    info!(pod = pod(), "routes changed; bypass rules updated");
+                    self.repairs.count(Repair::BypassRoutesUpdated);
                 }
+                Err(error) => warn!(
+                    pod = pod(),
+                    error = one_line(&error),
+                    "failed to refresh addresses and routes"
+                ),
             }
         }
     }
@@ -136,25 +137,40 @@ impl PodManager {
         Ok(true)
     }
 
-    /// `true` if the settings changed.
-    fn refresh_pod_routes(&mut self, cookie: u64) -> Result<bool, Error> {
+    /// The settings that changed.
+    fn refresh_pod_routes(&mut self, cookie: u64) -> Result<Change, Error> {
         let Some(pod) = self.namespaces.get(cookie) else {
-            return Ok(false);
+            return Ok(Change::Nothing);
         };
         let Some(netns) = pod.reopen() else {
-            return Ok(false);
+            return Ok(Change::Nothing);
         };
         let routes = routes_of(pod.policy(), &netns, &netns.interfaces()?)?;
         let policy = pod.policy().with_routes(routes);
         rule_set::check_resolved(&policy)?;
-        if policy == *pod.policy() {
-            return Ok(false);
+        let before = pod.policy();
+        if policy == *before {
+            return Ok(Change::Nothing);
         }
+        let change = if (policy.bypass(), policy.sources()) == (before.bypass(), before.sources()) {
+            Change::Addresses
+        } else {
+            Change::Routes
+        };
         let addresses = self.view().addresses_of(cookie);
         let desired = plan::desired(cookie, &policy, &addresses, pod.state().changes());
         let applied = (self.namespaces).update(&mut self.datapath, &netns, policy, desired)?;
         applied.log(&self.view().name_of(cookie));
-        self.repairs.count(Repair::BypassRoutesUpdated);
-        Ok(true)
+        Ok(change)
     }
+}
+
+/// The settings that a refresh changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    /// The own addresses.
+    Addresses,
+    /// The preferred sources, or the traffic of excluded interfaces; perhaps the own addresses, too.
+    Routes,
 }

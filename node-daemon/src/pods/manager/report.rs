@@ -50,6 +50,7 @@ impl PodManager {
         let foreign = view.foreign_binds()?;
         let programs = self.datapath.foreign_programs()?;
         let ipv6 = view.ipv6_problem()?;
+        let addresses = view.cut_addresses_problem();
         let kernel = Release::running();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -61,6 +62,7 @@ impl PodManager {
                 .chain(view.foreign_listeners())
                 .chain(silent_problem(view, &silent))
                 .chain(ipv6)
+                .chain(addresses)
                 .chain(programs.iter().filter_map(runs_first))
                 .collect(),
             mesh: self.node_policy.mesh.name.clone(),

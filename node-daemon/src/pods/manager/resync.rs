@@ -23,6 +23,7 @@ impl PodManager {
         self.report_foreign();
         self.forget_foreign_listeners();
         self.log_ipv6_unserved();
+        self.log_cut_addresses();
     }
 
     /// Attaches programs to new children of the root cgroup.

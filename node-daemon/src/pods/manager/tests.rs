@@ -4,6 +4,7 @@
 mod alias_routes;
 mod departed;
 mod fixture;
+mod own_addrs;
 mod reserved_ports;
 mod routes;
 mod source_routing;

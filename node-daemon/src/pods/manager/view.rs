@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod foreign;
 mod ipv6_listeners;
+mod own_addrs;
 mod pods;
 
 use std::net::IpAddr;

@@ -80,13 +80,14 @@ fn of(addresses: &[&str]) -> KernelState {
 fn any_held() -> impl Strategy<Value = KernelState> {
     let ports = prop::collection::vec(1_u16..6, 0..4);
     let addresses = prop::collection::vec((0_u8..6, any::<bool>()), 0..4);
+    let own = addresses.clone();
     let routes = prop::collection::vec((0_u8..3, 0_u8..6), 0..3);
     // The meshes have different source marks. Without one the mark is zero.
     let meshes = [None, Some("istio"), Some("ambient")].map(|name| name.map(Mesh::preset));
     let meshes = prop::sample::select(meshes.to_vec());
     let links = prop::collection::btree_set(2_u32..5, 0..3);
-    prop::option::of((ports, addresses, routes, meshes, links)).prop_map(|pod| {
-        let Some((ports, addresses, routes, mesh, links)) = pod else {
+    prop::option::of((ports, addresses, own, routes, meshes, links)).prop_map(|pod| {
+        let Some((ports, addresses, own, routes, mesh, links)) = pod else {
             return KernelState::default();
         };
         let route = |(to, from): (u8, u8)| SourceRoute {
@@ -115,6 +116,7 @@ fn any_held() -> impl Strategy<Value = KernelState> {
             links: links.into_iter().map(link).collect(),
             routes: RouteFacts {
                 sources: routes.into_iter().map(route).collect(),
+                own_addresses: own.iter().map(address).collect(),
                 ..RouteFacts::default()
             },
             ..NetnsFacts::default()

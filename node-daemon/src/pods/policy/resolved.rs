@@ -1,7 +1,10 @@
 //! The two states of a Pod's settings: parsed, and resolved against the Pod's netns. Only resolved
 //! settings become kernel state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{Error, OwnerGroups, PodPolicy};
 use crate::{
@@ -52,6 +55,8 @@ pub(crate) struct RouteFacts {
     pub(crate) bypass: Bypass,
     /// The preferred source address of each network, if the Pod has several addresses.
     pub(crate) sources: Vec<SourceRoute>,
+    /// The addresses of the netns, reported or not, up to a limit.
+    pub(crate) own_addresses: BTreeSet<IpAddr>,
 }
 
 impl PodPolicy {
@@ -179,11 +184,6 @@ impl ResolvedPolicy {
         }
     }
 
-    /// Whether the settings follow from routes, which may change.
-    pub(crate) fn depends_on_routes(&self) -> bool {
-        !self.excluded_interfaces.is_empty() || !self.sources().is_empty()
-    }
-
     /// The traffic that no rule applies to.
     pub(crate) fn bypass(&self) -> &Bypass {
         &self.state.routes.bypass
@@ -197,6 +197,11 @@ impl ResolvedPolicy {
     /// The preferred source address of each network, if the Pod has several addresses.
     pub(crate) fn sources(&self) -> &[SourceRoute] {
         &self.state.routes.sources
+    }
+
+    /// The addresses of the netns, reported or not, up to a limit.
+    pub(crate) fn own_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.state.routes.own_addresses
     }
 
     /// The mark of the proxy's connections to the Pod from its clients' addresses; zero if the
@@ -260,17 +265,17 @@ mod tests {
         let ambient = Mesh::preset("ambient");
         let resolved = PodPolicy::of(ambient).provisional();
         assert_eq!(resolved.bypass().networks, ambient.bypass_cidrs);
-        assert!(!resolved.depends_on_routes());
         let source = SourceRoute {
             dst: "10.9.0.0/16".parse().unwrap(),
             prefsrc: [10, 9, 0, 1].into(),
         };
         let routes = RouteFacts {
-            bypass: Bypass::default(),
             sources: vec![source],
+            own_addresses: [[10, 9, 0, 1].into()].into(),
+            ..RouteFacts::default()
         };
         let changed = resolved.with_routes(routes);
-        assert!(changed.depends_on_routes());
+        assert_ne!(changed, resolved);
         assert_eq!(changed.with_routes(RouteFacts::default()), resolved);
     }
 }

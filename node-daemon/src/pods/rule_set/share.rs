@@ -252,7 +252,7 @@ mod tests {
         };
         let interfaces = istio().provisional().with_routes(RouteFacts {
             bypass,
-            sources: Vec::new(),
+            ..RouteFacts::default()
         });
         let annotation = check_resolved(&interfaces).unwrap_err().to_string();
         assert!(

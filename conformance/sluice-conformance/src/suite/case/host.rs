@@ -156,6 +156,24 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
+        name: "the application reaches an unreported address of its Pod directly",
+        source: "O4",
+        settings: || shaped(AddressPlan::Side),
+        to: Target::PodSide,
+        expect: Direct,
+        ..OUT
+    },
+    Case {
+        name: "the proxy that calls an unreported address of its Pod is redirected",
+        source: "O3",
+        settings: || shaped(AddressPlan::Side),
+        from: Origin::Proxy,
+        to: Target::PodSide,
+        port: 8080,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
         name: "a Pod on a routed link connects through the proxy",
         source: ROUTED,
         settings: || shaped(AddressPlan::Routed),

@@ -128,6 +128,16 @@ pub(crate) const CASES: &[Case] = &[
         ..OUT
     },
     Case {
+        name: "the proxy that calls an unreported address of its Pod is redirected",
+        source: SOURCE,
+        settings: second,
+        from: Origin::Proxy,
+        to: Target::PodSide,
+        port: 8080,
+        expect: Inbound,
+        ..OUT
+    },
+    Case {
         name: "lo cannot be excluded",
         source: SOURCE,
         settings: || PodAnnotations::default().with(EXCLUDE_INTERFACES, "lo"),

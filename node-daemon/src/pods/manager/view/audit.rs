@@ -3,10 +3,13 @@
 use sluice_abi::Endpoint;
 
 use super::View;
-use crate::pods::{
-    Error,
-    audit::{Details, Target},
-    plan::KernelState,
+use crate::{
+    bpf::Rule,
+    pods::{
+        Error,
+        audit::{Details, Target},
+        plan::KernelState,
+    },
 };
 
 impl View<'_> {
@@ -27,6 +30,7 @@ impl View<'_> {
         };
         let known = self.first_of(cookie);
         let state = pod.state();
+        let own = |rule: &&Rule| matches!(rule, Rule::OwnAddr(_));
         Ok(Some(Target {
             pod: known
                 .map(|known| known.record.request.pod.clone())
@@ -37,6 +41,7 @@ impl View<'_> {
             state: KernelState {
                 addresses: state.addresses.clone(),
                 netns_entry: state.netns_entry,
+                rule_set: state.rule_set.iter().filter(own).copied().collect(),
                 ..KernelState::default()
             },
             captures_dns: self.datapath.captures_dns(cookie)?,
