@@ -22,22 +22,22 @@ const CONTAINER: &str = "has(c.securityContext) && \
 const POD: &str = "has(object.spec.template.spec.securityContext.seccompProfile) && \
     object.spec.template.spec.securityContext.seccompProfile.type == 'RuntimeDefault'";
 
-/// Creates the policy, and waits until it refuses a privileged `DaemonSet`.
+/// Creates the policy, and waits until it refuses a `DaemonSet` without confinement.
 pub(crate) fn enforce(kubectl: &Kubectl, interrupt: &Interrupt) -> Result<String> {
     let policies = json!({ "apiVersion": "v1", "kind": "List", "items": [policy(), binding()] });
     kubectl.apply(&policies.to_string())?;
-    let privileged = privileged().to_string();
+    let unconfined = unconfined().to_string();
     let mut said = String::new();
     let refused = interrupt.wait(ENFORCED, || {
         let arguments = ["apply", "--dry-run=server", "--filename=-"];
-        said = match kubectl.run(&arguments, &privileged) {
+        said = match kubectl.run(&arguments, &unconfined) {
             Ok(said) => said,
             Err(error) => format!("{error:#}"),
         };
         Ok(said.contains(NAME))
     })?;
-    ensure!(refused, "a privileged DaemonSet is accepted: {said}");
-    Ok("a privileged DaemonSet is refused".to_owned())
+    ensure!(refused, "an unconfined DaemonSet is accepted: {said}");
+    Ok("a DaemonSet without a security context is refused".to_owned())
 }
 
 fn policy() -> Value {
@@ -76,21 +76,17 @@ fn binding() -> Value {
     })
 }
 
-fn privileged() -> Value {
-    let labels = json!({ "app": "privileged" });
+fn unconfined() -> Value {
+    let labels = json!({ "app": "unconfined" });
     json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
-        "metadata": { "name": "privileged", "namespace": SYSTEM },
+        "metadata": { "name": "unconfined", "namespace": SYSTEM },
         "spec": {
             "selector": { "matchLabels": labels },
             "template": {
                 "metadata": { "labels": labels },
-                "spec": { "containers": [{
-                    "name": "privileged",
-                    "image": IMAGE,
-                    "securityContext": { "privileged": true },
-                }] },
+                "spec": { "containers": [{ "name": "unconfined", "image": IMAGE }] },
             },
         },
     })

@@ -55,6 +55,7 @@ pub(crate) fn setup_mounts(cni_plugins: &Path) -> Result<()> {
     }
     fs::create_dir_all(LAB)?;
     writable_etc()?;
+    whole_proc()?;
     mask_sysctls()?;
     attach("sysfs", "/sys", "sysfs", "")?;
     attach("bpf", "/sys/fs/bpf", "bpf", "")?;
@@ -87,6 +88,13 @@ fn writable_etc() -> Result<()> {
     fs::create_dir_all(&work)?;
     let options = format!("lowerdir=/etc,upperdir={upper},workdir={work}");
     attach("overlay", "/etc", "overlay", &options)
+}
+
+/// In a user namespace the kernel mounts proc only where another one is visible that nothing covers.
+fn whole_proc() -> Result<()> {
+    let point = format!("{LAB}/proc");
+    fs::create_dir(&point)?;
+    attach("proc", &point, "proc", "")
 }
 
 fn mask_sysctls() -> Result<()> {

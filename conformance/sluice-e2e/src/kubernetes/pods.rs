@@ -88,8 +88,9 @@ impl Pod {
         let pod = format!("pod/{name}");
         let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=180s"];
         if let Err(error) = kubectl.run(&wait, "") {
-            let events =
-                kubectl.run(&["get", "events", "--output=custom-columns=:.message"], "")?;
+            let of_pod = format!("--field-selector=involvedObject.name={name}");
+            let column = "--output=custom-columns=:.message";
+            let events = kubectl.run(&["get", "events", &of_pod, column], "")?;
             return Err(error.context(events));
         }
         let found = kubectl.get(NAMESPACE, &pod)?;
