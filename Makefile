@@ -65,7 +65,8 @@ help:
 	@echo '  make release       everything that a release has, below target/release-VERSION/'
 	@echo '  make test-release  the same twice, in two directories: equal byte for byte'
 	@echo '  make manifests     the plain manifest and the table of values, from the chart'
-	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node'
+	@echo '  make e2e           install, upgrade and remove Sluice on a real Kubernetes node;'
+	@echo '                     KUBERNETES=DIR, KUBELET=FILE: also on programs of a newer release'
 	@echo
 	@echo 'Variables: SLUICE_BPF_TOOLCHAIN=debian|nightly, SLUICE_BPF_OBJECT=FILE (docs/development.md).'
 	@echo 'demo, conformance, chaos, scale, test, faults, crowd, test-kernels, e2e and a first setup need root, on Debian with rustup.'
@@ -202,14 +203,21 @@ release: image
 test-release: release
 	@install/test-release.sh
 
+# Debian has the sources of Kubernetes 1.20 alone: programs of a newer release are named with KUBERNETES=DIR.
 e2e: IMAGE := sluice.test/sluice:latest
 e2e: ARCHITECTURES := amd64
+e2e: E2E = $(TARGET)/$(HOST)/release/sluice-e2e kubernetes
+e2e: NEXT = --kubernetes $(abspath $(KUBERNETES)) --logs $(TARGET)/e2e-next $(addprefix --older-kubelet ,$(abspath $(KUBELET))) \
+	--containerd $(TARGET)/debian/containerd-trixie --next-containerd $(TARGET)/debian/containerd-sid \
+	--cni-plugins $(TARGET)/debian/containerd-sid/usr/lib/cni
 e2e: root image
 	@setup/kubernetes.sh
 	@setup/containerd.sh trixie
+	@$(if $(KUBERNETES),setup/containerd.sh sid)
 	@setup/static-cargo.sh amd64 build --release -p sluice-e2e -p kubectl-sluice
 	@conformance/sluice-e2e/images.sh $(TARGET)/$(HOST)/release $(ENVOY) $(IMAGES)
-	@$(TARGET)/$(HOST)/release/sluice-e2e kubernetes
+	@$(E2E) --kubernetes $(TARGET)/tools/kubernetes
+	@$(if $(KUBERNETES),$(E2E) $(NEXT))
 
 lint: setup
 	@setup/cargo-deny.sh

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A Kubernetes node and its control plane for the end-to-end test. etcd and the container runtime
-# are Debian packages; of Kubernetes Debian has only the client as a package, but the sources of
-# everything. Building them takes about five minutes on two cores, so the binaries are kept
-# outside the repository, where a fresh clone finds them: in $SLUICE_CACHE, or
-# /var/cache/sluice/kubernetes-VERSION/bin.
+# are Debian packages; of Kubernetes Debian has only the client as a package, but bookworm the sources
+# of everything (those of later releases hold kubectl alone). Building them takes about five minutes
+# on two cores, so the binaries are kept outside the repository, where a fresh clone finds them: in
+# $SLUICE_CACHE, or /var/cache/sluice/kubernetes-VERSION/bin.
 source "${BASH_SOURCE[0]%/*}/lib.sh"
 
 KUBERNETES=1.20.2

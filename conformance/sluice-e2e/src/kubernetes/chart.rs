@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sluice_testbed::process::output;
 
-use crate::kubernetes::{Options, kubectl::Kubectl, node::LAB};
+use crate::kubernetes::{Options, kubectl::Kubectl, node::LAB, release::Release};
 
 /// Sluice's image, without a tag.
 pub(crate) const IMAGE: &str = "sluice.test/sluice";
@@ -14,8 +14,6 @@ pub(crate) const IMAGE: &str = "sluice.test/sluice";
 pub(crate) const SYSTEM: &str = "kube-system";
 /// Its daemons.
 pub(crate) const DAEMONSET: &str = "daemonset/sluice";
-/// The version that the chart is rendered for: that of `setup/kubernetes.sh`.
-const KUBERNETES: &str = "1.20";
 /// Every value of `global.platform`.
 const PLATFORMS: [&str; 10] = [
     "",
@@ -30,7 +28,7 @@ const PLATFORMS: [&str; 10] = [
     "talos",
 ];
 /// API groups that a cluster gets from `OpenShift` and from the Prometheus operator. A custom resource definition
-/// would not help: the API server of this version, built by this Go, crashes at objects of defined kinds.
+/// would not help: the API server of 1.20, built by this Go, crashes at objects of defined kinds.
 const FOREIGN_GROUPS: [&str; 2] = ["security.openshift.io/", "monitoring.coreos.com/"];
 const RENDER: Duration = Duration::from_secs(30);
 
@@ -38,19 +36,22 @@ const RENDER: Duration = Duration::from_secs(30);
 pub(crate) struct Chart<'a> {
     python: &'a Path,
     manifests: &'a Path,
+    /// The release that the chart is rendered for.
+    release: Release,
 }
 
 impl<'a> Chart<'a> {
-    pub(crate) fn of(options: &'a Options) -> Self {
+    pub(crate) fn new(options: &'a Options, release: Release) -> Self {
         Self {
             python: &options.helm,
             manifests: &options.manifests,
+            release,
         }
     }
 
     /// The manifest for an image's tag.
     pub(crate) fn render(&self, tag: &str) -> Result<String> {
-        self.render_with(&values(tag, ""), &[])
+        self.render_with(&self.values(tag, ""), &[])
     }
 
     fn render_with(&self, values: &Value, flags: &[&str]) -> Result<String> {
@@ -69,7 +70,7 @@ impl<'a> Chart<'a> {
     pub(crate) fn dry_run(&self, kubectl: &Kubectl) -> Result<String> {
         let (mut accepted, mut foreign) = (0, 0);
         for platform in PLATFORMS {
-            let mut values = values("latest", platform);
+            let mut values = self.values("latest", platform);
             values["monitoring"] = json!({ "enabled": true });
             let mut objects: Vec<Value> =
                 serde_json::from_str(&self.render_with(&values, &["--json"])?)?;
@@ -88,15 +89,15 @@ impl<'a> Chart<'a> {
             PLATFORMS.len()
         ))
     }
-}
 
-fn values(tag: &str, platform: &str) -> Value {
-    json!({
-        "global": { "platform": platform },
-        "kubeVersion": KUBERNETES,
-        "image": { "repository": IMAGE, "tag": tag },
-        "config": { "acceleration": "proxies", "pod-events": true },
-    })
+    fn values(&self, tag: &str, platform: &str) -> Value {
+        json!({
+            "global": { "platform": platform },
+            "kubeVersion": self.release.to_string(),
+            "image": { "repository": IMAGE, "tag": tag },
+            "config": { "acceleration": "proxies", "pod-events": true },
+        })
+    }
 }
 
 fn is_foreign(object: &Value) -> bool {

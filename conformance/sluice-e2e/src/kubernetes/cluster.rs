@@ -1,13 +1,13 @@
 //! The cluster: a control plane and one node.
 
 use std::{
-    env, fs, iter,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sluice_testbed::{
     interrupt::Interrupt,
@@ -16,22 +16,19 @@ use sluice_testbed::{
 
 use crate::kubernetes::{
     Options,
+    containerd::{Containerd, SOCKET},
     kubectl::Kubectl,
-    node::{ADDRESS, API, CNI_BIN, CNI_CONF, LAB, RUNTIME_WITHOUT_ANNOTATIONS_CONF},
+    node::{ADDRESS, API, LAB},
+    release::Release,
 };
 
 /// The node's name.
 pub(crate) const NODE: &str = "sluice-node";
-/// The handler of a runtime that passes no annotations.
-pub(crate) const RUNTIME_WITHOUT_ANNOTATIONS: &str = "quiet";
-/// The image of the container that holds a Pod's namespaces.
-const PAUSE: &str = "sluice.test/pause:1";
 /// The API server's own certificate, authority included.
 const CERTIFICATE: &str = "pki/apiserver.crt";
 /// The key that signs tokens of service accounts.
 const KEY: &str = "service-accounts.key";
 const ETCD: &str = "http://127.0.0.1:2379";
-const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Names are those of Kubernetes: group and tokens of a cluster that ends with this process.
 const TOKENS: &str = "admin,admin,admin,system:masters\n\
                       kubelet,system:node:sluice-node,kubelet,system:nodes\n";
@@ -41,6 +38,10 @@ const COMMAND: Duration = Duration::from_mins(3);
 /// The running processes. The kernel ends everything else with the namespaces.
 pub(crate) struct Cluster {
     pub(crate) kubectl: Kubectl,
+    /// Of the control plane.
+    pub(crate) release: Release,
+    pub(crate) runtime: Containerd,
+    kubelet: PathBuf,
     binaries: PathBuf,
     logs: PathBuf,
     running: Vec<Process>,
@@ -51,8 +52,12 @@ impl Cluster {
     pub(crate) fn start(options: &Options, interrupt: &Interrupt) -> Result<Self> {
         let admin = file("admin.conf");
         fs::write(&admin, kubeconfig("admin"))?;
+        let kubelet = options.kubernetes.join("kubelet");
         let mut cluster = Self {
             kubectl: Kubectl::new(options.kubernetes.join("kubectl"), admin.into()),
+            release: Release::of(&kubelet)?,
+            runtime: Containerd::find(options.containerd.as_deref()),
+            kubelet: options.older_kubelet.clone().unwrap_or(kubelet),
             binaries: options.kubernetes.clone(),
             logs: options.logs.clone(),
             running: Vec::new(),
@@ -114,70 +119,64 @@ impl Cluster {
         self.launch("kube-scheduler", &[&access, "--leader-elect=false"])
     }
 
-    /// Starts the container runtime and the kubelet; the node becomes ready.
-    pub(crate) fn add_node(&mut self, images: &Path, interrupt: &Interrupt) -> Result<()> {
-        self.start_runtime(None, interrupt)?;
+    /// Starts the container runtime and the kubelet; the node becomes ready. Returns their versions.
+    pub(crate) fn add_node(&mut self, images: &Path, interrupt: &Interrupt) -> Result<String> {
+        self.start_runtime("containerd", interrupt)?;
         for image in ["pause", "pod", "sluice"] {
-            import(&images.join(format!("{image}.tar")))?;
+            self.runtime.import(&images.join(format!("{image}.tar")))?;
         }
-        self.start_kubelet()?;
+        self.start_kubelet("kubelet")?;
         self.wait_for_node(interrupt, |node| {
             node["status"]["conditions"]
                 .to_string()
                 .contains("KubeletReady")
-        })
+        })?;
+        Ok(versions(&self.node()?))
     }
 
-    /// Changes the container runtime for the one in a directory, and restarts the kubelet. Returns the
-    /// runtime that the kubelet then reports.
-    pub(crate) fn upgrade_runtime(&mut self, next: &Path, interrupt: &Interrupt) -> Result<String> {
-        let runtime =
-            |node: &Value| node["status"]["nodeInfo"]["containerRuntimeVersion"].to_string();
-        let before = runtime(&self.node()?);
+    /// Changes the container runtime for the one below a directory, and the kubelet for that of the control
+    /// plane's release. Returns the versions that the node reports before and after.
+    pub(crate) fn upgrade_node(&mut self, next: &Path, interrupt: &Interrupt) -> Result<String> {
+        let before = versions(&self.node()?);
         for _ in ["kubelet", "containerd"] {
             self.running.pop().context("no node")?.stop()?;
         }
-        self.start_runtime(Some(next), interrupt)?;
-        self.start_kubelet()?;
-        self.wait_for_node(interrupt, |node| runtime(node) != before)?;
-        Ok(format!("{before}, then {}", runtime(&self.node()?)))
+        self.runtime = Containerd::find(Some(next));
+        self.kubelet = self.binaries.join("kubelet");
+        self.start_runtime("containerd-next", interrupt)?;
+        self.start_kubelet("kubelet-next")?;
+        let kubelet = format!("v{}.", self.release);
+        self.wait_for_node(interrupt, |node| {
+            let now = versions(node);
+            now != before && now.contains(&kubelet)
+        })?;
+        Ok(format!("{before}; then {}", versions(&self.node()?)))
     }
 
-    /// Starts the machine's container runtime, or one from a directory.
-    fn start_runtime(&mut self, from: Option<&Path>, interrupt: &Interrupt) -> Result<()> {
-        let configuration = file("containerd.toml");
-        fs::write(&configuration, containerd())?;
-        let mut command = Command::new("containerd");
-        if let Some(directory) = from {
-            command = Command::new(directory.join("containerd"));
-            // It looks for its shim there.
-            let inherited = env::var_os("PATH").unwrap_or_default();
-            let path = iter::once(directory.to_owned()).chain(env::split_paths(&inherited));
-            command.env("PATH", env::join_paths(path)?);
-        }
-        command.args(["--config", &configuration]);
-        let name = from.map_or("containerd", |_| "containerd-next");
-        self.start_process(name, &mut command)?;
-        self.wait("the container runtime", interrupt, || {
-            output(Command::new("ctr").arg("version"), COMMAND).is_ok()
-        })
+    fn start_runtime(&mut self, name: &str, interrupt: &Interrupt) -> Result<()> {
+        let runtime = self.runtime.clone();
+        self.start_process(name, &mut runtime.daemon()?)?;
+        self.wait("the container runtime", interrupt, || runtime.answers())
     }
 
-    fn start_kubelet(&mut self) -> Result<()> {
+    fn start_kubelet(&mut self, name: &str) -> Result<()> {
         let (configuration, access) = (file("kubelet.json"), file("kubelet.conf"));
-        fs::write(&configuration, kubelet().to_string())?;
+        let release = Release::of(&self.kubelet)?;
+        fs::write(&configuration, kubelet(release).to_string())?;
         fs::write(&access, kubeconfig("kubelet"))?;
-        self.launch(
-            "kubelet",
-            &[
-                &format!("--kubeconfig={access}"),
-                &format!("--config={configuration}"),
-                "--container-runtime=remote",
-                &format!("--container-runtime-endpoint=unix://{CONTAINERD}"),
-                &format!("--node-ip={ADDRESS}"),
-                &format!("--hostname-override={NODE}"),
-            ],
-        )
+        let mut command = Command::new(&self.kubelet);
+        command.args([
+            &format!("--kubeconfig={access}"),
+            &format!("--config={configuration}"),
+            &format!("--node-ip={ADDRESS}"),
+            &format!("--hostname-override={NODE}"),
+        ]);
+        if release < Release::CONFIGURED_ENDPOINT {
+            command
+                .arg("--container-runtime=remote")
+                .arg(format!("--container-runtime-endpoint=unix://{SOCKET}"));
+        }
+        self.start_process(name, &mut command)
     }
 
     /// The node, as the API server has it.
@@ -224,33 +223,27 @@ impl Cluster {
     }
 }
 
-fn get_node(kubectl: &Kubectl) -> Result<Value> {
+/// The node, as the API server has it.
+pub(crate) fn get_node(kubectl: &Kubectl) -> Result<Value> {
     let node = kubectl.run(&["get", "node", NODE, "--output=json"], "")?;
     Ok(serde_json::from_str(&node)?)
 }
 
+/// What the node reports of its kubelet and its container runtime.
+fn versions(node: &Value) -> String {
+    let version = |key: &str| {
+        let reported = node["status"]["nodeInfo"][key].as_str();
+        reported.unwrap_or_default().to_owned()
+    };
+    format!(
+        "kubelet {}, {}",
+        version("kubeletVersion"),
+        version("containerRuntimeVersion")
+    )
+}
+
 fn file(name: &str) -> String {
     format!("{LAB}/{name}")
-}
-
-/// Loads an image into the runtime.
-fn import(image: &Path) -> Result<()> {
-    let mut command = Command::new("ctr");
-    command
-        .args(["--namespace=k8s.io", "images", "import"])
-        .arg(image);
-    output(&mut command, COMMAND)
-        .map(drop)
-        .with_context(|| format!("cannot import {}", image.display()))
-}
-
-/// Gives an image another name.
-pub(crate) fn tag(image: &str, name: &str) -> Result<()> {
-    let mut command = Command::new("ctr");
-    command.args(["--namespace=k8s.io", "images", "tag", image, name]);
-    let said = output(&mut command, COMMAND)?;
-    ensure!(said.contains(name), "no image {name}: {said}");
-    Ok(())
 }
 
 /// Access for a user of [`TOKENS`].
@@ -269,30 +262,8 @@ fn kubeconfig(user: &str) -> String {
     .to_string()
 }
 
-/// The directories of CNI are named, as Debian's containerd 1.7 has another default than 1.6.
-///
-/// `restrict_oom_score_adj`: on machines without `CAP_SYS_RESOURCE` scores cannot be lowered.
-fn containerd() -> String {
-    format!(
-        "version = 2\n\
-         [grpc]\n\
-         address = \"{CONTAINERD}\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\"]\n\
-         sandbox_image = \"{PAUSE}\"\n\
-         restrict_oom_score_adj = true\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
-         bin_dir = \"{CNI_BIN}\"\n\
-         conf_dir = \"{CNI_CONF}\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{RUNTIME_WITHOUT_ANNOTATIONS}]\n\
-         runtime_type = \"io.containerd.runc.v2\"\n\
-         cni_conf_dir = \"{RUNTIME_WITHOUT_ANNOTATIONS_CONF}\"\n"
-    )
-}
-
-fn kubelet() -> serde_json::Value {
-    json!({
+fn kubelet(release: Release) -> Value {
+    let mut configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         // Only processes of the test's network namespace reach this kubelet.
@@ -302,5 +273,12 @@ fn kubelet() -> serde_json::Value {
         "failSwapOn": false,
         "resolvConf": "",
         "evictionHard": { "memory.available": "100Mi" },
-    })
+    });
+    if release >= Release::CONFIGURED_ENDPOINT {
+        configuration["containerRuntimeEndpoint"] = format!("unix://{SOCKET}").into();
+    }
+    if release >= Release::CGROUPS_REFUSED {
+        configuration["failCgroupV1"] = false.into();
+    }
+    configuration
 }

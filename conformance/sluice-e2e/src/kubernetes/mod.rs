@@ -6,17 +6,22 @@
 //! one prepares the node, starts the cluster and runs the scenario. When it ends, the kernel ends
 //! every process and unmounts every file system in its namespaces.
 
+mod admission;
 mod calls;
 mod cgroups;
 mod chart;
 mod checks;
 mod cluster;
+mod containerd;
+mod features;
+mod gc;
 mod known;
 mod kubectl;
 mod node;
 mod node_upgrade;
 mod plugin;
 mod pods;
+mod release;
 mod scenario;
 mod snapshot;
 mod untouched;
@@ -64,6 +69,9 @@ pub(crate) struct Options {
         default_value = "target/tools/manifests/bin/python"
     )]
     helm: PathBuf,
+    /// The kubelet that the node has before its upgrade: that of --kubernetes if none is named.
+    #[arg(long)]
+    older_kubelet: Option<PathBuf>,
     /// The directory with bridge, host-local and portmap.
     #[arg(long, env = "CNI_PLUGINS", default_value = "/usr/lib/cni")]
     cni_plugins: PathBuf,
@@ -74,6 +82,9 @@ pub(crate) struct Options {
         default_value = "target/x86_64-unknown-linux-gnu/release"
     )]
     kubectl_plugins: PathBuf,
+    /// The directory with the containerd of before the upgrade, unpacked: the machine's if none is named.
+    #[arg(long)]
+    containerd: Option<PathBuf>,
     /// The directory with the next containerd, unpacked.
     #[arg(long, default_value = "target/debian/containerd-trixie")]
     next_containerd: PathBuf,
@@ -99,13 +110,15 @@ impl Options {
             helm: find(&self.helm)?,
             cni_plugins: find(&self.cni_plugins)?,
             kubectl_plugins: find(&self.kubectl_plugins)?,
+            older_kubelet: self.older_kubelet.as_ref().map(find).transpose()?,
+            containerd: self.containerd.as_ref().map(find).transpose()?,
             next_containerd: find(&self.next_containerd)?,
             logs: find(&self.logs)?,
         })
     }
 
-    fn arguments(&self) -> [(&'static str, &Path); 8] {
-        [
+    fn arguments(&self) -> Vec<(&'static str, &Path)> {
+        let mut arguments: Vec<(_, &Path)> = vec![
             ("--kubernetes", &self.kubernetes),
             ("--images", &self.images),
             ("--manifests", &self.manifests),
@@ -114,7 +127,14 @@ impl Options {
             ("--kubectl-plugins", &self.kubectl_plugins),
             ("--next-containerd", &self.next_containerd),
             ("--logs", &self.logs),
-        ]
+        ];
+        for (name, path) in [
+            ("--older-kubelet", &self.older_kubelet),
+            ("--containerd", &self.containerd),
+        ] {
+            arguments.extend(path.as_deref().map(|path| (name, path)));
+        }
+        arguments
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
-use sluice_testbed::process::output;
+use sluice_testbed::process::{finish, output};
 
 use crate::kubernetes::cgroups::{Hierarchy, hierarchies};
 
@@ -37,6 +37,8 @@ pub(crate) const API: &str = "10.96.0.1";
 pub(crate) const LAB: &str = "/run/lab";
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// The version of CNI with STATUS and GC.
+pub(crate) const CNI_CURRENT: &str = "1.1.0";
 const NETWORK: &str = "/etc/cni/net.d/10-bridge.conflist";
 /// The same network for a runtime of another handler, which passes no annotations: the plugin's
 /// entry has no such capability.
@@ -53,6 +55,7 @@ pub(crate) fn setup_mounts(cni_plugins: &Path) -> Result<()> {
     }
     fs::create_dir_all(LAB)?;
     writable_etc()?;
+    whole_proc()?;
     mask_sysctls()?;
     attach("sysfs", "/sys", "sysfs", "")?;
     attach("bpf", "/sys/fs/bpf", "bpf", "")?;
@@ -85,6 +88,13 @@ fn writable_etc() -> Result<()> {
     fs::create_dir_all(&work)?;
     let options = format!("lowerdir=/etc,upperdir={upper},workdir={work}");
     attach("overlay", "/etc", "overlay", &options)
+}
+
+/// In a user namespace the kernel mounts proc only where another one is visible that nothing covers.
+fn whole_proc() -> Result<()> {
+    let point = format!("{LAB}/proc");
+    fs::create_dir(&point)?;
+    attach("proc", &point, "proc", "")
 }
 
 fn mask_sysctls() -> Result<()> {
@@ -137,9 +147,13 @@ fn network(cni_plugins: &Path) -> Result<()> {
         )
         .with_context(|| format!("cannot place the plugin {plugin}"))?;
     }
-    let network = include_str!("network.json");
-    fs::write(NETWORK, network)?;
-    let mut quiet: Value = serde_json::from_str(network)?;
+    let mut network: Value = serde_json::from_str(include_str!("network.json"))?;
+    if supports_current_spec(&Path::new(CNI_BIN).join("bridge"))? {
+        // A runtime selects the newest that it knows.
+        network["cniVersions"] = json!(["0.4.0", "1.0.0", CNI_CURRENT]);
+    }
+    fs::write(NETWORK, serde_json::to_string_pretty(&network)?)?;
+    let mut quiet = network;
     let plugins = quiet["plugins"].as_array_mut().context("no plugins")?;
     plugins.push(json!({ "type": "sluice-cni" }));
     fs::create_dir_all(RUNTIME_WITHOUT_ANNOTATIONS_CONF)?;
@@ -148,4 +162,15 @@ fn network(cni_plugins: &Path) -> Result<()> {
         quiet.to_string(),
     )?;
     Ok(())
+}
+
+/// Whether a plugin knows the version of CNI with STATUS and GC.
+fn supports_current_spec(plugin: &Path) -> Result<bool> {
+    let mut command = Command::new(plugin);
+    let Output { stdout, .. } = finish(command.env("CNI_COMMAND", "VERSION"), "{}", LIMIT)?;
+    let said: Value = serde_json::from_slice(&stdout).context("no versions of CNI")?;
+    let versions = said["supportedVersions"]
+        .as_array()
+        .context("no versions")?;
+    Ok(versions.contains(&CNI_CURRENT.into()))
 }

@@ -1,4 +1,4 @@
-//! The node's container runtime is changed for another release, and its kubelet restarted, while Pods are connected.
+//! The node's container runtime and its kubelet are changed for other releases while Pods are connected.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(
     let kubectl = cluster.kubectl.clone();
     let log = options.logs.join("load-of-the-node-upgrade.log");
     let mut load = Process::start("the load", &mut load(&kubectl, client, server)?, &log)?;
-    let changed = cluster.upgrade_runtime(&options.next_containerd.join("usr/bin"), interrupt)?;
+    let changed = cluster.upgrade_node(&options.next_containerd, interrupt)?;
     load.check().context("the load ended before the upgrade")?;
     let [later] = Pod::start(&kubectl, [(POD, Mesh::Plugin)])?;
     let called = calls::all(&kubectl, &[(&later, Mesh::Plugin), (server, Mesh::Plugin)])?;

@@ -16,7 +16,7 @@ use sluice_lab::{
     proxy::{self, Hop},
 };
 
-use crate::kubernetes::{cluster::RUNTIME_WITHOUT_ANNOTATIONS, kubectl::Kubectl, node::LAB};
+use crate::kubernetes::{containerd::RUNTIME_WITHOUT_ANNOTATIONS, kubectl::Kubectl, node::LAB};
 
 /// Their namespace.
 pub(crate) const NAMESPACE: &str = "default";
@@ -46,6 +46,8 @@ pub(crate) enum Mesh {
     Quiet,
     /// As `Plugin`, with an annotation whose value is wrong.
     Wrong,
+    /// As `Plugin`, with the sidecar as an init container that keeps running.
+    Native,
 }
 
 /// A Pod that runs.
@@ -86,8 +88,9 @@ impl Pod {
         let pod = format!("pod/{name}");
         let wait = ["wait", "--for=condition=Ready", &pod, "--timeout=180s"];
         if let Err(error) = kubectl.run(&wait, "") {
-            let events =
-                kubectl.run(&["get", "events", "--output=custom-columns=:.message"], "")?;
+            let of_pod = format!("--field-selector=involvedObject.name={name}");
+            let column = "--output=custom-columns=:.message";
+            let events = kubectl.run(&["get", "events", &of_pod, column], "")?;
             return Err(error.context(events));
         }
         let found = kubectl.get(NAMESPACE, &pod)?;
@@ -122,7 +125,8 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(LAB).join("pods").join(name)
 }
 
-fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
+/// A Pod as the API server gets it.
+pub(crate) fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
     let port = PORT.to_string();
     let mut containers = vec![json!({
         "name": APP,
@@ -138,11 +142,15 @@ fn manifest(name: &str, mesh: Mesh) -> Result<Value> {
         let directory = directory(name);
         configure(&directory)?;
         annotations = json!({ "sidecar.istio.io/status": "{}" });
-        containers.push(sidecar());
         match mesh {
             Mesh::None | Mesh::Early => {}
             Mesh::Rules => first.push(rules(&directory)?),
-            Mesh::Plugin | Mesh::Quiet | Mesh::Wrong => first.push(validation()),
+            Mesh::Plugin | Mesh::Quiet | Mesh::Wrong | Mesh::Native => first.push(validation()),
+        }
+        if mesh == Mesh::Native {
+            first.push(native(sidecar()));
+        } else {
+            containers.push(sidecar());
         }
         if mesh == Mesh::Wrong {
             annotations[WRONG] = json!("http");
@@ -191,6 +199,14 @@ fn sidecar() -> Value {
         "securityContext": { "runAsUser": PROXY, "runAsGroup": PROXY },
         "volumeMounts": [{ "name": "shared", "mountPath": "/shared" }],
     })
+}
+
+/// The sidecar as an init container: the next one starts when it listens. It accepts for every port.
+fn native(mut sidecar: Value) -> Value {
+    sidecar["restartPolicy"] = "Always".into();
+    sidecar["startupProbe"] =
+        json!({ "tcpSocket": { "port": PORT }, "periodSeconds": 1, "failureThreshold": 60 });
+    sidecar
 }
 
 /// The init container of istio-init, with the same program.

@@ -10,16 +10,19 @@ use sluice_testbed::{
 };
 
 use crate::kubernetes::{
-    Options,
+    Options, admission,
     calls::{self, End},
     chart::{Chart, DAEMONSET, IMAGE, SYSTEM},
     checks::Checks,
-    cluster::{self, Cluster, RUNTIME_WITHOUT_ANNOTATIONS},
+    cluster::Cluster,
+    containerd::RUNTIME_WITHOUT_ANNOTATIONS,
+    features,
     known::{delete, known},
     kubectl::Kubectl,
     node::{self, CNI_BIN, CNI_CONF},
     node_upgrade, plugin,
     pods::{Mesh, NAMESPACE, Pod, WRONG},
+    release::Release,
     snapshot::Snapshot,
     untouched::Untouched,
 };
@@ -114,8 +117,8 @@ impl Scenario<'_> {
             before,
         };
         checks.require("a node joins", || {
-            scenario.cluster.add_node(&options.images, interrupt)?;
-            Ok("kubelet, containerd and runc; three images imported".to_owned())
+            let versions = scenario.cluster.add_node(&options.images, interrupt)?;
+            Ok(format!("{versions}; three images imported"))
         })?;
         let done = scenario.run_steps(checks);
         // There is a DaemonSet only if something failed before the end.
@@ -138,8 +141,13 @@ impl Scenario<'_> {
 
     fn run_steps(&mut self, checks: &mut Checks) -> Result<()> {
         let kubectl = &self.cluster.kubectl.clone();
+        if self.cluster.release >= Release::ADMISSION_POLICIES {
+            checks.check("the API server enforces an admission policy", || {
+                admission::enforce(kubectl, self.interrupt)
+            });
+        }
         checks.check("the API server accepts the manifests", || {
-            Chart::of(self.options).dry_run(kubectl)
+            self.chart().dry_run(kubectl)
         });
         let earlier = EarlierPods::start(kubectl, checks)?;
         let untouched = self.install_beside(&earlier, checks)?;
@@ -147,11 +155,16 @@ impl Scenario<'_> {
         self.start_without_annotations(&earlier.outside, checks);
         self.keep_log("sluiced-before-the-upgrade.log")?;
         self.upgrade_under_load(&earlier, &untouched, &meshed, checks);
+        let [client, server] = &meshed;
+        let mut more = Vec::new();
+        if self.cluster.release >= Release::USER_NAMESPACES {
+            more.extend(features::PODS);
+            features::check(kubectl, server, self.interrupt, checks);
+        }
         checks.check("the daemon removes deleted Pods", || {
-            let [client, server] = &meshed;
             let names = [client.name, server.name, earlier.early.name];
             let others = ["quiet", "waiting", node_upgrade::POD];
-            let all = [&names[..], &others, &BEFORE, &AFTER].concat();
+            let all = [&names[..], &others, &BEFORE, &AFTER, &more].concat();
             delete(kubectl, &all, self.interrupt)
         });
         self.keep_log("sluiced.log")?;
@@ -239,7 +252,7 @@ impl Scenario<'_> {
         );
     }
 
-    /// Upgrades Sluice, then the container runtime.
+    /// Upgrades Sluice, then the node.
     fn upgrade_under_load(
         &mut self,
         earlier: &EarlierPods,
@@ -257,7 +270,7 @@ impl Scenario<'_> {
             added.check(kubectl, &earlier.outside)
         });
         checks.check(
-            "an upgrade of the container runtime under load harms no connection",
+            "an upgrade of the kubelet and the container runtime under load harms no connection",
             || {
                 let pair = [client, server];
                 node_upgrade::run(&mut self.cluster, self.options, pair, self.interrupt)
@@ -285,7 +298,11 @@ impl Scenario<'_> {
     }
 
     fn render(&self, tag: &str) -> Result<String> {
-        Chart::of(self.options).render(tag)
+        self.chart().render(tag)
+    }
+
+    fn chart(&self) -> Chart<'_> {
+        Chart::new(self.options, self.cluster.release)
     }
 
     /// Applies the chart and waits until its Pods are ready.
@@ -340,7 +357,8 @@ impl Scenario<'_> {
     }
 
     fn upgrade(&self, client: &Pod, server: &Pod) -> Result<String> {
-        cluster::tag(&format!("{IMAGE}:latest"), &format!("{IMAGE}:next"))?;
+        let image = |tag: &str| format!("{IMAGE}:{tag}");
+        self.cluster.runtime.tag(&image("latest"), &image("next"))?;
         let log = self.options.logs.join("load.log");
         let mut command = calls::load(&self.cluster.kubectl, client, server, LOAD_SECONDS);
         let mut load = Process::start("the load", &mut command, &log)?;
