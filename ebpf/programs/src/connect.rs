@@ -1,7 +1,7 @@
 //! `connect(2)`: applies the outbound rules, stores the original destination, and redirects to the
 //! proxy.
 
-use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
+use aya_ebpf::{bindings::bpf_sock, btf_maps::ProgramArray, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodCounter, PodFlags, Port, Reason, SockRole,
     SourceVerdict, decide::Verdict,
@@ -19,13 +19,32 @@ use crate::{
     sk_storage::SocketStorage as _,
 };
 
-/// Handles one connect. A caller outside every meshed Pod costs one hash lookup and one array lookup
-/// (for pending Pods).
+/// Enters at one level of the cgroups, and continues with the program in `deciding`. The verifier
+/// explores that program once for both levels.
+///
+/// The daemon stores the program before it attaches this one. Without it, the connections of meshed Pods
+/// are refused.
 #[inline(always)]
-pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
+pub(crate) fn enter(ctx: &SockAddrContext, level: Level, deciding: &ProgramArray<1>) -> i32 {
+    if level.is_decided(ctx) {
+        return ALLOW;
+    }
+    // SAFETY: this program holds nothing that the other one would have to release.
+    unsafe { deciding.tail_call(ctx, 0) };
+    if maps::netns_entry(context::netns_cookie(ctx)).is_some() {
+        DENY
+    } else {
+        ALLOW
+    }
+}
+
+/// Decides about one connect. A caller outside every meshed Pod costs one hash lookup and one array
+/// lookup (for pending Pods).
+#[inline(always)]
+pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     if context::is_udp(ctx) {
         let source = || F::source(context::socket(ctx));
-        return dns::capture::<F>(ctx, level, source, |netns, dst| {
+        return dns::capture::<F>(ctx, None, source, |netns, dst| {
             bind_source::<F>(ctx, netns, dst, Addr::UNSPECIFIED);
         });
     }
@@ -37,9 +56,6 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     else {
         return ALLOW;
     };
-    if level.is_decided(ctx) {
-        return ALLOW;
-    }
     let source = F::source(context::socket(ctx));
     let dst = context::destination::<F>(ctx);
     let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);

@@ -21,7 +21,7 @@ use crate::{
 #[inline(always)]
 pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
     let source = || F::message_source(ctx.sock_addr);
-    capture::<F>(ctx, level, source, |netns, dst| {
+    capture::<F>(ctx, Some(level), source, |netns, dst| {
         if let Some(source_addr) = outbound::source_addr(netns, dst) {
             F::set_source(ctx.sock_addr, source_addr);
         }
@@ -29,11 +29,12 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
 }
 
 /// Redirects a DNS query. A datagram to another port costs one comparison. The source is set before the
-/// new destination. `source` is the source that the datagram would have.
+/// new destination. `level` is that of the program, unless it was tested before. `source` is the source
+/// that the datagram would have.
 #[inline(always)]
 pub(crate) fn capture<F: Family>(
     ctx: &SockAddrContext,
-    level: Level,
+    level: Option<Level>,
     source: impl FnOnce() -> Addr,
     come_from: impl FnOnce(&NetnsEntry, Addr),
 ) -> i32 {
@@ -44,7 +45,8 @@ pub(crate) fn capture<F: Family>(
     let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
-    if !outbound::captures_dns(netns, dst.port) || level.is_decided(ctx) {
+    let is_decided = || level.is_some_and(|level| level.is_decided(ctx));
+    if !outbound::captures_dns(netns, dst.port) || is_decided() {
         return ALLOW;
     }
     let verdict = outbound::decide(ctx, netns, (source(), dst));

@@ -52,6 +52,7 @@ use aya_ebpf::{
 
 use crate::{
     context::{V4, V6},
+    maps::{CONNECT4_PROG, CONNECT6_PROG},
     order::Level,
 };
 
@@ -63,25 +64,37 @@ pub(crate) const DENY: i32 = 0;
 /// `connect(2)` on an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V4>(&ctx, Level::Child)
+    connect::enter(&ctx, Level::Child, &CONNECT4_PROG)
 }
 
 /// The root copy of `connect4`.
 #[cgroup_sock_addr(connect4)]
 fn root_connect4(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V4>(&ctx, Level::Root)
+    connect::enter(&ctx, Level::Root, &CONNECT4_PROG)
+}
+
+/// The continuation of both.
+#[cgroup_sock_addr(connect4)]
+fn decide_connect4(ctx: SockAddrContext) -> i32 {
+    connect::connect::<V4>(&ctx)
 }
 
 /// `connect(2)` on an `AF_INET6` socket, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V6>(&ctx, Level::Child)
+    connect::enter(&ctx, Level::Child, &CONNECT6_PROG)
 }
 
 /// The root copy of `connect6`.
 #[cgroup_sock_addr(connect6)]
 fn root_connect6(ctx: SockAddrContext) -> i32 {
-    connect::connect::<V6>(&ctx, Level::Root)
+    connect::enter(&ctx, Level::Root, &CONNECT6_PROG)
+}
+
+/// The continuation of both.
+#[cgroup_sock_addr(connect6)]
+fn decide_connect6(ctx: SockAddrContext) -> i32 {
+    connect::connect::<V6>(&ctx)
 }
 
 /// After `bind(2)` on an `AF_INET` socket.

@@ -60,6 +60,12 @@ pub(crate) static VIRTUAL_IFINDEX: HashMap<InterfaceKey, u8, MAX_INTERFACES, ON_
 #[btf_map(name = "reroute_progs")]
 pub(crate) static REROUTE_PROGS: ProgramArray<2> = ProgramArray::new();
 
+#[btf_map(name = "connect4_prog")]
+pub(crate) static CONNECT4_PROG: ProgramArray<1> = ProgramArray::new();
+
+#[btf_map(name = "connect6_prog")]
+pub(crate) static CONNECT6_PROG: ProgramArray<1> = ProgramArray::new();
+
 #[btf_map(name = "dns_capture")]
 pub(crate) static DNS_CAPTURE: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
 

@@ -1,7 +1,7 @@
 //! The order among cgroup programs. Other programs at the cgroup root, such as the socket load balancer
 //! of a CNI, replace a Service's address by that of a backend. The kernel runs the programs of a cgroup
-//! before those of its ancestors (`compute_effective_progs`), so the deciding copies of `connect` and
-//! `sendmsg` are attached to the children of the root. The root copy serves the processes outside every
+//! before those of its ancestors (`compute_effective_progs`), so copies of `connect` and `sendmsg` are
+//! attached to the children of the root. The root copy serves the processes outside every
 //! child; it must not decide again about an address that a load balancer has replaced.
 //!
 //! The child copy stores the socket's cookie in [`DECIDED`], and the root copy of the same call

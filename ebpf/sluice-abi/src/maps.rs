@@ -45,6 +45,11 @@ pub const PROXY_LISTENERS: &str = "proxy_listeners";
 pub const LOOKUP_NETNS: &str = "lookup_netns";
 /// 0 → the `inbound_lookup` program (program array). Written by the daemon.
 pub const LOOKUP_PROG: &str = "lookup_prog";
+/// 0 → the program that decides about `connect` on `AF_INET` sockets, for the copies at both levels of the
+/// cgroups. Written by the daemon.
+pub const CONNECT4_PROG: &str = "connect4_prog";
+/// The same for `AF_INET6`: the kernel accepts programs of one hook in one map (Linux 6.18).
+pub const CONNECT6_PROG: &str = "connect6_prog";
 /// Socket → `u8`: who bound this socket to a port of the proxy: 0 for the proxy, 1 for a container that
 /// validates the redirection.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
@@ -109,7 +114,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 40] = [
+pub const ALL: [&str; 42] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -127,6 +132,8 @@ pub const ALL: [&str; 40] = [
     PROXY_LISTENERS,
     LOOKUP_NETNS,
     LOOKUP_PROG,
+    CONNECT4_PROG,
+    CONNECT6_PROG,
     PROXY_SOCKETS,
     OWNER_GROUPS,
     OWN_ADDRS,

@@ -8,6 +8,7 @@ mod aliases;
 mod attach;
 mod btf;
 mod cgroup_prog;
+mod connect_prog;
 mod error;
 mod events;
 mod fill;

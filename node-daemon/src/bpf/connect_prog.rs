@@ -1,0 +1,34 @@
+//! The programs that decide about `connect`. The copies at both levels of the cgroups continue with them:
+//! a copy of its own for each level would double the time of the verifier, and the code.
+//!
+//! At a takeover the new daemon replaces the programs in these maps, for both levels at once.
+
+use std::os::fd::AsFd as _;
+
+use sluice_abi::maps;
+
+use super::{Error, link, loaded::Loaded, netns_prog};
+
+/// The programs, each with its map.
+const PROGRAMS: [(&str, &str); 2] = [
+    ("decide_connect4", maps::CONNECT4_PROG),
+    ("decide_connect6", maps::CONNECT6_PROG),
+];
+
+/// The index of the program in its map.
+const INDEX: u32 = 0;
+
+/// The names of the programs.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
+}
+
+/// Stores the object's programs in their maps.
+pub(super) fn install(object: &Loaded) -> Result<(), Error> {
+    for (name, map) in PROGRAMS {
+        let map = netns_prog::descriptor(object, map)?;
+        link::set_program(map.as_fd(), INDEX, object.program(name)?)
+            .map_err(|source| Error::attach(name, source))?;
+    }
+    Ok(())
+}
