@@ -27,6 +27,8 @@ const QUICK: Sizes = Sizes {
 };
 /// What an open connection may take of the memory that is available: two sockets, and what belongs to them.
 const ROOM: u64 = 16 << 10;
+/// What fewer take is lost among what else the kernel does.
+const MANY: u32 = 100;
 const KIB: f64 = 1024.0;
 
 /// The largest sizes of the part `growth`; the smaller ones are the powers of ten below.
@@ -336,8 +338,12 @@ impl Growth {
             let [connect, add, restart, daemon] =
                 Figure::ALL.map(|figure| self.cell(axis, *size, figure));
             let maps = maps_bytes / 1024;
-            let each = kernel_bytes / KIB / f64::from(*size);
-            format!("| {size} | {connect} | {add} | {restart} | {daemon} | {maps} | {each:.2} |")
+            let each = if *size < MANY {
+                "–".to_owned()
+            } else {
+                format!("{:.2}", kernel_bytes / KIB / f64::from(*size))
+            };
+            format!("| {size} | {connect} | {add} | {restart} | {daemon} | {maps} | {each} |")
         }));
         lines.extend(self.each(axis));
         lines.join("\n")
