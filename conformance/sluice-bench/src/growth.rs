@@ -253,25 +253,25 @@ impl Growth {
             progress.step();
             for round in 0..self.rounds {
                 progress.show(&format!("{}: {size}", axis.name()));
-                let mut costs = [None, None];
-                for which in rotated(&[0, 1], round) {
-                    let stage = if which == 0 {
-                        &mut *stage
-                    } else {
-                        &mut *reference
-                    };
-                    costs[which] = Some(stage.costs(interrupt)?);
+                let stages = [&mut *stage, &mut *reference];
+                let mut costs = [Costs::default(); 2];
+                let order = rotated(&[0, 1], round);
+                for which in &order {
+                    costs[*which] = stages[*which].costs(interrupt)?;
+                }
+                // A daemon works for a while after its start.
+                for which in &order {
+                    costs[*which].restart_millis = stages[*which].restart(interrupt)?;
                 }
                 progress.step();
-                if let [Some(costs), Some(reference)] = costs {
-                    self.samples.push(Sample {
-                        axis,
-                        size,
-                        round,
-                        costs,
-                        reference,
-                    });
-                }
+                let [costs, reference] = costs;
+                self.samples.push(Sample {
+                    axis,
+                    size,
+                    round,
+                    costs,
+                    reference,
+                });
             }
         }
         Ok(())

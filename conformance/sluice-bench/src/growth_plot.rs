@@ -22,6 +22,8 @@ const ABOVE: i32 = 36;
 const BELOW: i32 = 36;
 /// Powers of ten along.
 const SIZES: [&str; 7] = ["1", "10", "100", "1,000", "10,000", "100,000", "1,000,000"];
+/// The end of a curve has its number from so many times the node with one Pod on.
+const GROWN: f64 = 1.1;
 /// Parts of the scale upwards.
 const PARTS: u8 = 4;
 
@@ -111,17 +113,30 @@ impl Panel {
             canvas.draw_line((x + LEFT, height), (end, height), &BLACK.mix(0.6))?;
         }
         for axis in AXES {
-            let points: Vec<_> = (growth.curve(axis, self.figure).into_iter())
-                .map(|(size, value)| self.place(f64::from(size), value))
-                .collect();
+            let curve = growth.curve(axis, self.figure);
+            let points = curve
+                .iter()
+                .map(|(size, value)| self.place(f64::from(*size), *value));
+            let points: Vec<_> = points.collect();
             if points.len() > 1 {
                 canvas.draw_path(points.clone(), &colour(axis).stroke_width(2))?;
             }
-            for point in points {
-                canvas.draw_circle(point, 3, &colour(axis), true)?;
+            for point in &points {
+                canvas.draw_circle(*point, 3, &colour(axis), true)?;
+            }
+            let ends = curve.last().zip(points.last());
+            let grown = ends.filter(|((_, value), _)| self.shows(*value, growth));
+            if let Some(((_, value), (along, height))) = grown {
+                canvas.draw_text(&number(*value), &text(12), (along + 7, height - 6))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the end of a curve has its number: it is clearly above the node with one Pod.
+    fn shows(&self, value: f64, growth: &Growth) -> bool {
+        let reference = growth.reference(self.figure);
+        reference.is_some_and(|reference| value > GROWN * reference)
     }
 
     /// The pixel of a size and a value: the sizes' scale is logarithmic, that of the values begins at zero.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, mem,
     net::Ipv4Addr,
     path::PathBuf,
     process::Command,
@@ -44,13 +44,16 @@ const ADDS: usize = 5;
 /// Freed objects are counted until a grace period of RCU is over.
 const REST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(2);
+/// A daemon that used no processor for so long has nothing to do; at most so long it is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_secs(5);
 /// Networks of a list, which do not touch: RFC 1918.
 const FIRST_NETWORK: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
 const NETWORK_STRIDE: u32 = 16;
 const NETWORK_PREFIX: u8 = 29;
 
 /// What things cost at a size.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Costs {
     /// The median of an application's connections.
     pub(super) connect_nanos: f64,
@@ -195,7 +198,7 @@ impl Stage {
         Ok(command)
     }
 
-    /// Measures once.
+    /// Measures all but a restart.
     pub(super) fn costs(&mut self, interrupt: &Interrupt) -> Result<Costs> {
         interrupt.check()?;
         let mut command = self.repeat(WATCHED, CONNECTS)?;
@@ -211,14 +214,32 @@ impl Stage {
         })?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let daemon_kib = footprint(self.sluice.pid()?)?.0 as f64;
-        let begin = Instant::now();
-        on_cpu(DAEMON, || self.sluice.restart(Signal::SIGTERM, interrupt))?;
         Ok(Costs {
             connect_nanos: connect.trim().parse()?,
             add_millis: median(&adds).context("no ADD")?,
-            restart_millis: begin.elapsed().as_secs_f64() * 1e3,
+            restart_millis: 0.0,
             daemon_kib,
         })
+    }
+
+    /// Restarts the daemon, and waits until it has nothing to do any more. Milliseconds until it serves.
+    pub(super) fn restart(&mut self, interrupt: &Interrupt) -> Result<f64> {
+        let begin = Instant::now();
+        on_cpu(DAEMON, || self.sluice.restart(Signal::SIGTERM, interrupt))?;
+        let took = begin.elapsed();
+        let mut before = None;
+        interrupt.wait(CALM, || {
+            thread::sleep(PAUSE);
+            let now = Some(self.ticks()?);
+            Ok(mem::replace(&mut before, now) == now)
+        })?;
+        Ok(took.as_secs_f64() * 1e3)
+    }
+
+    /// Processor time of the daemon so far, in ticks.
+    fn ticks(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.sluice.pid()?))?;
+        ticks(&stat).context("no processor time in /proc")
     }
 
     /// The memory of the daemon's maps, as the kernel states it.
@@ -304,6 +325,13 @@ fn networks(count: u16) -> String {
     (0..count).map(network).collect::<Vec<_>>().join(",")
 }
 
+/// proc(5): `utime` and `stime` are fields 14 and 15; the name, field 2, may hold blanks.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut times = fields.split(' ').skip(11).map(str::parse::<u64>);
+    Some(times.next()?.ok()? + times.next()?.ok()?)
+}
+
 /// The number of a map and its bytes, from fdinfo.
 fn map(info: &str) -> Option<(u32, u64)> {
     let field = |name: &str| {
@@ -362,6 +390,8 @@ mod tests {
     fn memory_is_read_from_the_kernels_files() {
         let info = "pos:\t0\nmap_type:\t1\nmemlock:\t4096\nmap_id:\t7\nfrozen:\t0\n";
         assert_eq!(map(info), Some((7, 4096)));
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 8 0 0 0 30 4 0 0 20 0 1 0\n";
+        assert_eq!(ticks(stat), Some(34));
         assert_eq!(map("prog_id:\t7\nmemlock:\t4096\n"), None);
         assert_eq!(
             kib("MemFree:  5 kB\nPercpu:    12 kB\n", "Percpu:"),
