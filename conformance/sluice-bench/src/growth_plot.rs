@@ -21,7 +21,7 @@ const RIGHT: i32 = 24;
 const ABOVE: i32 = 36;
 const BELOW: i32 = 36;
 /// Powers of ten along.
-const SIZES: [&str; 7] = ["1", "10", "100", "1,000", "10,000", "100,000", "1,000,000"];
+const SIZES: [&str; 7] = ["1", "10", "100", "1k", "10k", "100k", "1M"];
 /// The end of a curve has its number from so many times the node with one Pod on.
 const GROWN: f64 = 1.1;
 /// Parts of the scale upwards.
@@ -48,7 +48,7 @@ pub(super) fn draw(growth: &Growth, to: &Path) -> Result<()> {
 
 fn paint(canvas: &mut SVGBackend<'_>, growth: &Growth) -> Result<()> {
     canvas.draw_rect((0, 0), (WIDTH, HEIGHT), &WHITE, true)?;
-    let title = "Cost over size: a flat line is a size that costs nothing";
+    let title = "Cost over size (logarithmic): a flat line is a size that costs nothing";
     canvas.draw_text(title, &text(18), (10, 10))?;
     let mut x = 12;
     for axis in AXES.into_iter().rev() {
