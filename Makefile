@@ -56,7 +56,7 @@ help:
 	@echo '  make proxies       the rows of a mesh with its real proxy: ZTUNNEL=FILE, LINKERD2_PROXY=FILE;'
 	@echo '                     RATES=1 also measures, with wrk'
 	@echo '  make chaos         restart and kill the daemon under load; likewise ztunnel'
-	@echo "  make bench         speed against iptables, time of ADD; BENCH=--quick, BENCH='--part control'"
+	@echo "  make bench         speed against iptables, time of ADD, cost over size; BENCH=--quick, BENCH='--part growth'"
 	@echo '  make scale         ADD, memory and takeover with 500 Pods, audit of 50,000 sockets'
 	@echo
 	@echo 'Ship'

@@ -13,7 +13,7 @@ use crate::{
     matrix::{Sidecar, Variant, rotated},
     progress::Progress,
     statistics::{Estimate, Summary},
-    topology::Topology,
+    topology::{Shape, Topology},
 };
 
 const VARIANTS: [Variant; 3] = [Variant::Iptables, Variant::Off, Variant::All];
@@ -58,8 +58,11 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
     let mut stages = Vec::new();
     for round in 0..rounds {
         for variant in rotated(&VARIANTS, round) {
-            let sidecar = Sidecar::Minimal;
-            let topology = Topology::build(options, variant, sidecar, interrupt)?;
+            let shape = Shape {
+                sidecar: Sidecar::Minimal,
+                tree: false,
+            };
+            let topology = Topology::build(options, variant, shape, interrupt)?;
             stages.push((round, variant, topology));
         }
     }
@@ -78,7 +81,7 @@ pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<(Idle,
 
 /// How many connections a sidecar may have, with two descriptors for each. Containers may not
 /// raise their limit.
-fn possible() -> Result<u16> {
+pub(super) fn possible() -> Result<u16> {
     let enough = 2 * u64::from(COUNT) + SPARE;
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let raised = setrlimit(Resource::RLIMIT_NOFILE, enough, enough.max(most)).is_ok();
@@ -136,7 +139,7 @@ fn more(before: u64, after: u64) -> f64 {
 }
 
 /// Bytes in the kernel's small objects.
-fn allocated() -> Result<u64> {
+pub(super) fn allocated() -> Result<u64> {
     Ok(objects(&fs::read_to_string("/proc/slabinfo")?))
 }
 

@@ -8,6 +8,8 @@ mod conntrack;
 mod control_plane;
 mod cpu;
 mod envoy;
+mod growth;
+mod growth_plot;
 mod idle;
 mod limit;
 mod matrix;
@@ -35,28 +37,22 @@ use sluice_lab::Binaries;
 use sluice_testbed::interrupt::Interrupt;
 
 use cpu::NoIdle;
+use growth::Sizes;
 use matrix::{Sidecar, Variant};
 use results::Results;
 
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "traffic",
     "control",
     "pod-start",
     "programs",
     "churn",
     "idle",
+    "growth",
 ];
 const VARIANTS: [&str; 7] = [
     "direct", "explicit", "iptables", "off", "proxies", "all", "limit",
 ];
-const SIDECARS: [&str; 5] = [
-    "envoy-tcp-mtls",
-    "envoy-http-mtls",
-    "envoy-tcp",
-    "envoy-http",
-    "minimal",
-];
-
 #[derive(Parser)]
 #[command(name = "sluice-bench", version, about)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -76,10 +72,10 @@ struct Options {
     /// The part to measure.
     #[arg(long = "part", value_enum, value_delimiter = ',', default_values = PARTS)]
     parts: Vec<Part>,
-    /// Less than three minutes: Envoy as TCP proxy, few loads, few rounds, fewer connections.
+    /// Fewer loads, rounds and connections; Envoy as TCP proxy unless `--sidecar` names another.
     #[arg(long)]
     quick: bool,
-    /// Rounds of the traffic; each variant runs each load once in each. Five take three quarters of an hour.
+    /// Rounds of the traffic; each variant runs each load once in each. Five take more than an hour.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a load of the traffic runs, in seconds.
@@ -95,15 +91,28 @@ struct Options {
         default_value = "target/bpf/bpfel-unknown-none/release/limit"
     )]
     limit_object: PathBuf,
-    /// Which proxies.
-    #[arg(long = "sidecar", value_enum, value_delimiter = ',', default_values = SIDECARS)]
-    sidecars: Vec<Sidecar>,
+    /// Which proxies: by default all, of a quick run Envoy as TCP proxy.
+    #[arg(long = "sidecar", value_enum, value_delimiter = ',')]
+    chosen_sidecars: Vec<Sidecar>,
     /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections'.
     #[arg(long = "load", value_delimiter = ',')]
     loads: Vec<String>,
+    #[command(flatten)]
+    sizes: Sizes,
     /// Where samples, table and plots go.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
+}
+
+impl Options {
+    /// Which proxies.
+    fn sidecars(&self) -> Vec<Sidecar> {
+        match &*self.chosen_sidecars {
+            [] if self.quick => vec![Sidecar::EnvoyTcp],
+            [] => Sidecar::value_variants().to_vec(),
+            chosen => chosen.to_vec(),
+        }
+    }
 }
 
 /// A part of the benchmark.
@@ -114,7 +123,7 @@ enum Part {
     /// The plugin's part of ADD and DEL, and the resources of plugin and daemon.
     #[value(name = "control")]
     ControlPlane,
-    /// The price of interception when Pods start: the rules, or the plugin's call.
+    /// The price of interception when Pods start, and when they end: the rules, or the plugin's call.
     PodStart,
     /// The time of each program, as the kernel counts it.
     Programs,
@@ -122,6 +131,8 @@ enum Part {
     Churn,
     /// Memory of connections that are left open.
     Idle,
+    /// The cost of many Pods, open connections, destinations and networks, step by step.
+    Growth,
 }
 
 impl Part {
@@ -156,6 +167,10 @@ impl Part {
                 let (idle, complaints) = idle::measure(options, interrupt)?;
                 results.idle = Some(idle);
                 Ok(complaints)
+            }
+            Self::Growth => {
+                results.growth = Some(growth::measure(options, interrupt)?);
+                Ok(Vec::new())
             }
         }
     }
@@ -194,11 +209,14 @@ fn run(options: &Options) -> Result<bool> {
     write("samples.json", &serde_json::to_string_pretty(&results)?)?;
     let markdown = table::markdown(&results);
     write("report.md", &markdown)?;
-    for sidecar in &options.sidecars {
+    for sidecar in options.sidecars() {
         let name = format!("{}.svg", sidecar.file());
-        plot::draw(&results, *sidecar, &options.output.join(name))?;
+        plot::draw(&results, sidecar, &options.output.join(name))?;
     }
     tail_plot::draw(&results.churn, &options.output.join("tail.svg"))?;
+    if let Some(growth) = &results.growth {
+        growth_plot::draw(growth, &options.output.join("growth.svg"))?;
+    }
     println!("{markdown}");
     for complaint in &complaints {
         eprintln!("  {complaint}");

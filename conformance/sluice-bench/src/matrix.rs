@@ -53,6 +53,14 @@ impl Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Sidecar {
+    /// Envoy with the filters of a mesh; HTTP/1.1 and mutual TLS between the sidecars.
+    MeshHttp1,
+    /// The same, with an access log.
+    MeshHttp1Log,
+    /// The same, with HTTP/2 between the sidecars and without an access log.
+    MeshHttp2,
+    /// The same, with an access log.
+    MeshHttp2Log,
     /// Envoy, which passes bytes on; mutual TLS between the sidecars.
     EnvoyTcpMtls,
     /// Envoy, which reads and writes HTTP; mutual TLS between the sidecars.
@@ -69,6 +77,10 @@ impl Sidecar {
     /// The name of its picture.
     pub(super) fn file(self) -> &'static str {
         match self {
+            Self::MeshHttp1 => "mesh-http1",
+            Self::MeshHttp1Log => "mesh-http1-log",
+            Self::MeshHttp2 => "mesh-http2",
+            Self::MeshHttp2Log => "mesh-http2-log",
             Self::EnvoyTcpMtls => "envoy-tcp-mtls",
             Self::EnvoyHttpMtls => "envoy-http-mtls",
             Self::EnvoyTcp => "envoy-tcp",
@@ -80,6 +92,10 @@ impl Sidecar {
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::MeshHttp1 => "Envoy, mesh, HTTP/1.1",
+            Self::MeshHttp1Log => "Envoy, mesh, HTTP/1.1, access log",
+            Self::MeshHttp2 => "Envoy, mesh, HTTP/2",
+            Self::MeshHttp2Log => "Envoy, mesh, HTTP/2, access log",
             Self::EnvoyTcpMtls => "Envoy, TCP, mTLS",
             Self::EnvoyHttpMtls => "Envoy, HTTP, mTLS",
             Self::EnvoyTcp => "Envoy, TCP",
@@ -88,21 +104,58 @@ impl Sidecar {
         }
     }
 
-    /// Whether it reads and writes HTTP.
-    pub(super) fn speaks_http(self) -> bool {
-        matches!(self, Self::EnvoyHttp | Self::EnvoyHttpMtls)
+    /// What it reads and writes; nothing if it passes bytes on.
+    pub(super) fn http(self) -> Option<Http> {
+        let mesh = |http2, access_log| Http::Mesh { http2, access_log };
+        match self {
+            Self::MeshHttp1 => Some(mesh(false, false)),
+            Self::MeshHttp1Log => Some(mesh(false, true)),
+            Self::MeshHttp2 => Some(mesh(true, false)),
+            Self::MeshHttp2Log => Some(mesh(true, true)),
+            Self::EnvoyHttp | Self::EnvoyHttpMtls => Some(Http::Plain),
+            Self::EnvoyTcp | Self::EnvoyTcpMtls | Self::Minimal => None,
+        }
     }
 
     /// Whether the sidecars speak TLS with each other.
     pub(super) fn encrypts(self) -> bool {
-        matches!(self, Self::EnvoyTcpMtls | Self::EnvoyHttpMtls)
+        !matches!(self, Self::EnvoyTcp | Self::EnvoyHttp | Self::Minimal)
     }
 
-    /// Whether a load runs with it: with TLS only the loads of a quick run.
+    /// Whether a load runs with it: with TLS only the loads of a quick run, and with an access log only those that
+    /// show what it costs.
     pub(super) fn carries(self, load: Load) -> bool {
-        let is_http = matches!(load, Load::KeepAlive(..) | Load::NewConnection(_));
-        (is_http || !self.speaks_http()) && (QUICK.contains(&load) || !self.encrypts())
+        let http = self.http();
+        let logs = matches!(
+            http,
+            Some(Http::Mesh {
+                access_log: true,
+                ..
+            })
+        );
+        if logs {
+            return LOGGED.contains(&load);
+        }
+        let possible = match load {
+            Load::Grpc(_) | Load::Tree(_) => matches!(http, Some(Http::Mesh { .. })),
+            Load::KeepAlive(..) | Load::NewConnection(_) => true,
+            Load::Bulk(_) | Load::RoundTrip(..) => http.is_none(),
+        };
+        possible && (QUICK.contains(&load) || !self.encrypts())
     }
+}
+
+/// How a sidecar treats HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Http {
+    /// As little as a proxy of HTTP can.
+    Plain,
+    /// With the filters of a mesh.
+    Mesh {
+        /// Between the sidecars.
+        http2: bool,
+        access_log: bool,
+    },
 }
 
 /// The client's load.
@@ -117,6 +170,10 @@ pub(super) enum Load {
     Bulk(u16),
     /// One message of so many bytes at a time, to and fro.
     RoundTrip(u32, Placement),
+    /// Unary calls of gRPC on one connection, so many at a time.
+    Grpc(u16),
+    /// Requests on so many connections; the server calls a second one for each, and that a third one.
+    Tree(u16),
 }
 
 /// Who shares a processor.
@@ -131,7 +188,7 @@ pub(super) enum Placement {
 }
 
 /// Every load, in the order of the tables.
-pub(super) const LOADS: [Load; 13] = [
+pub(super) const LOADS: [Load; 17] = [
     Load::KeepAlive(1, Placement::Sidecars),
     Load::KeepAlive(16, Placement::Sidecars),
     Load::KeepAlive(64, Placement::Sidecars),
@@ -145,16 +202,27 @@ pub(super) const LOADS: [Load; 13] = [
     Load::RoundTrip(64, Placement::Pods),
     Load::RoundTrip(1024, Placement::Pods),
     Load::RoundTrip(16384, Placement::Pods),
+    Load::Grpc(1),
+    Load::Grpc(64),
+    Load::Tree(1),
+    Load::Tree(16),
 ];
 
 /// Those of a quick run.
-pub(super) const QUICK: [Load; 5] = [
+pub(super) const QUICK: [Load; 9] = [
     Load::KeepAlive(1, Placement::Sidecars),
     Load::KeepAlive(64, Placement::Sidecars),
     Load::NewConnection(16),
     Load::Bulk(4),
     Load::RoundTrip(64, Placement::Together),
+    Load::Grpc(1),
+    Load::Grpc(64),
+    Load::Tree(1),
+    Load::Tree(16),
 ];
+
+/// Those of sidecars with an access log.
+const LOGGED: [Load; 2] = [Load::KeepAlive(64, Placement::Sidecars), Load::Grpc(64)];
 
 impl Load {
     /// Its name.
@@ -165,6 +233,8 @@ impl Load {
             Self::NewConnection(count) => format!("new connection each, {count} at a time"),
             Self::Bulk(count) => format!("bulk, {count} streams"),
             Self::RoundTrip(size, _) => format!("round trip, {size} B"),
+            Self::Grpc(count) => format!("gRPC unary, {count} at a time"),
+            Self::Tree(count) => format!("call tree of three Pods, {count} at a time"),
         };
         match self.placement() {
             Placement::Together => format!("{what}, one processor"),
@@ -177,7 +247,9 @@ impl Load {
     pub(super) fn placement(self) -> Placement {
         match self {
             Self::KeepAlive(_, placement) | Self::RoundTrip(_, placement) => placement,
-            Self::NewConnection(_) | Self::Bulk(_) => Placement::Sidecars,
+            Self::NewConnection(_) | Self::Bulk(_) | Self::Grpc(_) | Self::Tree(_) => {
+                Placement::Sidecars
+            }
         }
     }
 
@@ -207,8 +279,10 @@ pub(super) struct Sample {
     pub(super) p99: Option<f64>,
     /// Time of all processors, without idle time, for each, in µs.
     pub(super) cpu: f64,
-    /// Connections tracked in the two Pods, at its end.
+    /// Connections tracked in the Pods, at its end.
     pub(super) conntrack: u64,
+    /// The share of TLS handshakes at the server's sidecar that resumed a session; nothing without many.
+    pub(super) resumed: Option<f64>,
 }
 
 /// A number of a sample.
@@ -218,6 +292,7 @@ pub(super) enum Figure {
     Median,
     Cpu,
     Conntrack,
+    Resumed,
 }
 
 impl Figure {
@@ -229,6 +304,7 @@ impl Figure {
             Self::Cpu => Some(sample.cpu),
             #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
             Self::Conntrack => Some(sample.conntrack as f64),
+            Self::Resumed => sample.resumed,
         }
     }
 
@@ -239,6 +315,7 @@ impl Figure {
             Self::Median => "median time",
             Self::Cpu => "CPU time",
             Self::Conntrack => "conntrack entries",
+            Self::Resumed => "resumed TLS sessions",
         }
     }
 }
@@ -262,5 +339,17 @@ mod tests {
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
         assert!(rotated::<u8>(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn only_sidecars_of_a_mesh_carry_grpc_and_trees() {
+        for sidecar in Sidecar::value_variants() {
+            let mesh = matches!(sidecar.http(), Some(Http::Mesh { .. }));
+            assert_eq!(sidecar.carries(Load::Grpc(64)), mesh, "{sidecar:?}");
+            assert_eq!(sidecar.carries(Load::Bulk(4)), sidecar.http().is_none());
+        }
+        assert!(!Sidecar::MeshHttp1.carries(Load::NewConnection(1)));
+        let tree = Load::Tree(16);
+        assert!(Sidecar::MeshHttp2.carries(tree) && !Sidecar::MeshHttp2Log.carries(tree));
     }
 }

@@ -1,4 +1,5 @@
-//! Mutual TLS between two sidecars, as in a mesh: TLS 1.3, ECDSA, one authority.
+//! Mutual TLS between sidecars, as in a mesh: TLS 1.3, ECDSA, one authority. Sessions are resumed by tickets,
+//! which is Envoy's default and Istio's.
 
 use anyhow::Result;
 use rcgen::{
@@ -10,7 +11,7 @@ const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v
 /// The form of Istio's identities.
 const IDENTITY: &str = "spiffe://cluster.local/ns/demo/sa/default";
 
-/// The certificates of both sidecars, in PEM.
+/// The certificates of all sidecars, in PEM.
 pub(super) struct Mtls {
     authority: String,
     certificate: String,
@@ -37,32 +38,33 @@ impl Mtls {
         })
     }
 
-    /// Of the sidecar that connects. Envoy resumes sessions by default.
-    pub(super) fn client(&self) -> Value {
+    /// Of the sidecar that connects, which offers these protocols (ALPN).
+    pub(super) fn client(&self, protocols: &[&str]) -> Value {
         json!({
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": format!("{TYPE}.UpstreamTlsContext"),
-                "common_tls_context": self.common(),
+                "common_tls_context": self.common(protocols),
                 "sni": "server",
             },
         })
     }
 
-    /// Of the sidecar that accepts.
-    pub(super) fn server(&self) -> Value {
+    /// Of the sidecar that accepts, and chooses one of these protocols.
+    pub(super) fn server(&self, protocols: &[&str]) -> Value {
         json!({
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": format!("{TYPE}.DownstreamTlsContext"),
-                "common_tls_context": self.common(),
+                "common_tls_context": self.common(protocols),
                 "require_client_certificate": true,
             },
         })
     }
 
-    fn common(&self) -> Value {
+    fn common(&self, protocols: &[&str]) -> Value {
         json!({
+            "alpn_protocols": protocols,
             "tls_params": {
                 "tls_minimum_protocol_version": "TLSv1_3",
                 "tls_maximum_protocol_version": "TLSv1_3",

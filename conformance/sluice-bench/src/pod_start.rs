@@ -1,7 +1,10 @@
 //! The price of interception when a Pod starts and ends: the rules, or the plugin's call.
 
+mod end;
+
 use std::{
     fs::File,
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,7 +17,9 @@ use sluice_lab::{
     backend::{Backend as _, iptables, sluice::Sluice},
     pod_annotations::PodAnnotations,
 };
-use sluice_testbed::{bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, process};
+use sluice_testbed::{
+    bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, netns::Netns, process,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -24,6 +29,7 @@ use crate::{
     progress::Progress,
     statistics::{Estimate, Summary},
 };
+use end::Ends;
 
 /// Pods that start at once.
 const AT_ONCE: [u16; 3] = [1, 20, 100];
@@ -59,12 +65,17 @@ struct Sample {
 pub(super) struct PodStart {
     rounds: usize,
     samples: Vec<Sample>,
+    ends: Ends,
 }
 
 /// A daemon, and the rules.
 struct Node {
     sluice: Sluice,
     cgroup: Cgroup,
+    /// Of the Pods' processes.
+    pods_cgroup: PathBuf,
+    /// The namespace of the other ends of the Pods' links.
+    host: Netns,
     rules: [(&'static str, String); 2],
     directory: TempDir,
 }
@@ -73,21 +84,31 @@ struct Node {
 pub(super) fn measure(options: &Options, interrupt: &Interrupt) -> Result<PodStart> {
     let node = Node::start(options, interrupt)?;
     let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
-    let samples = node.samples(rounds, interrupt);
+    let measured = node.samples(rounds, interrupt).and_then(|samples| {
+        let ends = Ends::of(&node, options.quick, interrupt)?;
+        Ok((samples, ends))
+    });
     node.remove()?;
-    let samples = samples?;
-    Ok(PodStart { rounds, samples })
+    let (samples, ends) = measured?;
+    Ok(PodStart {
+        rounds,
+        samples,
+        ends,
+    })
 }
 
 impl Node {
     fn start(options: &Options, interrupt: &Interrupt) -> Result<Self> {
         let directory = TempDir::with_prefix_in("sluice-pod-start-", MEMORY)?;
         let name = directory.path().file_name().unwrap_or_default();
-        let cgroup = Cgroup::create(&name.to_string_lossy())?;
+        let name = name.to_string_lossy().into_owned();
+        let cgroup = Cgroup::create(&name)?;
         let binaries = options.binaries.resolve()?;
         Ok(Self {
             sluice: Sluice::start(&binaries, directory.path(), cgroup.path(), "", interrupt)?,
+            pods_cgroup: cgroup.child("pods")?,
             cgroup,
+            host: Netns::create(format!("{name}-node"))?,
             rules: iptables::rules(&PodAnnotations::default())?,
             directory,
         })
@@ -118,22 +139,28 @@ impl Node {
 
     /// Milliseconds of the start, and of the end.
     fn run(&self, variant: Variant, pods: u16, interrupt: &Interrupt) -> Result<[Option<f64>; 2]> {
-        let name = self.directory.path().file_name().unwrap_or_default();
-        let crowd = BulkNetns::make(format!("{}-pod", name.display()), pods, interrupt)?;
+        let crowd = BulkNetns::make(self.name("pod"), pods, interrupt)?;
         if variant == Variant::Rules {
             let start = at_once(pods, |number| self.write_rules(&crowd, number))?;
             return Ok([Some(start), None]);
         }
-        let plugin = self.sluice.plugin().context("a plugin")?;
-        let entry = self.sluice.entry().context("an entry")?;
-        let times = ["ADD", "DEL"].map(|verb| {
-            at_once(pods, |number| {
-                let called = crowd.call(Command::new(&plugin), &entry, verb, number);
-                called.map(drop)
-            })
-        });
+        let times =
+            ["ADD", "DEL"].map(|verb| at_once(pods, |number| self.call(&crowd, verb, number)));
         let [start, end] = times;
         Ok([Some(start?), Some(end?)])
+    }
+
+    /// A name that no other node's part has.
+    fn name(&self, part: &str) -> String {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        format!("{}-{part}", name.display())
+    }
+
+    /// Has the plugin called for a Pod.
+    fn call(&self, crowd: &BulkNetns, verb: &str, number: u16) -> Result<()> {
+        let plugin = Command::new(self.sluice.plugin().context("a plugin")?);
+        let entry = self.sluice.entry().context("an entry")?;
+        crowd.call(plugin, &entry, verb, number).map(drop)
     }
 
     fn write_rules(&self, crowd: &BulkNetns, number: u16) -> Result<()> {
@@ -150,6 +177,7 @@ impl Node {
 
     fn remove(self) -> Result<()> {
         Box::new(self.sluice).stop()?;
+        self.host.remove()?;
         self.cgroup.remove()?;
         Ok(self.directory.close()?)
     }
@@ -245,6 +273,7 @@ impl PodStart {
                 text(del),
             )
         }));
+        lines.push(self.ends.section());
         lines.join("\n")
     }
 }
@@ -270,6 +299,7 @@ mod tests {
                 sample(1, Variant::Rules, 60.0),
                 sample(1, Variant::Plugin, 2.0),
             ],
+            ends: Ends::default(),
         };
         assert_eq!(start.ratio(1).map(|ratio| ratio.median), Some(30.0));
         assert!(start.ratio(20).is_none());

@@ -10,6 +10,7 @@ use crate::{
     check::Check,
     churn::Churn,
     control_plane::ControlPlane,
+    growth::Growth,
     idle::Idle,
     matrix::{Figure, Load, Sample, Sidecar, Variant},
     pod_start::PodStart,
@@ -33,6 +34,7 @@ pub(super) struct Results {
     pub(super) programs: Option<Programs>,
     pub(super) churn: Vec<Churn>,
     pub(super) idle: Option<Idle>,
+    pub(super) growth: Option<Growth>,
     /// The checks of measured figures.
     pub(super) checks: Vec<Check>,
 }

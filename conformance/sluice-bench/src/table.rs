@@ -4,6 +4,7 @@ use crate::{
     check::Check,
     churn,
     control_plane::ControlPlane,
+    growth::Growth,
     idle::Idle,
     matrix::{Figure, Load, Sidecar, Variant},
     pod_start::PodStart,
@@ -39,6 +40,7 @@ pub(super) fn markdown(results: &Results) -> String {
         lines.push(churn::section(&results.churn));
     }
     lines.extend(results.idle.iter().map(Idle::section));
+    lines.extend(results.growth.iter().map(Growth::section));
     if !results.checks.is_empty() {
         lines.push("\n## Goals\n\n| what | under | figure | goal | measured | |".to_owned());
         lines.push("|---|---|---|---|---|---|".to_owned());
@@ -93,6 +95,17 @@ fn table(results: &Results, variants: &[Variant], what: (Sidecar, Load)) -> Stri
             cell(Figure::Median),
             cell(Figure::Cpu),
             cell(Figure::Conntrack),
+        ));
+    }
+    let resumed = variants.iter().filter_map(|variant| {
+        let share = results.summary(*variant, what, Figure::Resumed)?.median;
+        Some(format!("{} {share:.2}", variant.name()))
+    });
+    let resumed: Vec<_> = resumed.collect();
+    if !resumed.is_empty() {
+        let resumed = resumed.join(", ");
+        lines.push(format!(
+            "\nShare of TLS handshakes that resumed a session: {resumed}."
         ));
     }
     lines.join("\n")

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use sluice_testbed::{agent::ExecContext, process::output};
 
 use crate::{
-    agent::bench_client::BenchResult,
+    agent::{bench_result::BenchResult, bench_server::TREE_PATH},
     matrix::{Load, Sample},
     statistics::quantile,
 };
@@ -36,9 +36,10 @@ pub(super) fn run(
 ) -> Result<Sample> {
     let before = busy()?;
     let seen = match load {
-        Load::KeepAlive(connections, _) => wrk(place, to, (connections, false), duration),
-        Load::NewConnection(connections) => wrk(place, to, (connections, true), duration),
-        Load::Bulk(_) | Load::RoundTrip(..) => drive(place, to, load, duration),
+        Load::KeepAlive(..) | Load::NewConnection(_) | Load::Tree(_) => {
+            wrk(place, to, load, duration)
+        }
+        Load::Bulk(_) | Load::RoundTrip(..) | Load::Grpc(_) => drive(place, to, load, duration),
     }?;
     let cpu = busy()? - before;
     Ok(Sample {
@@ -47,24 +48,25 @@ pub(super) fn run(
         p99: seen.p99,
         cpu: cpu / seen.count,
         conntrack: conntrack()?,
+        resumed: None,
     })
 }
 
-fn wrk(
-    place: ExecContext<'_>,
-    to: SocketAddr,
-    (connections, close): (u16, bool),
-    duration: Duration,
-) -> Result<Seen> {
+fn wrk(place: ExecContext<'_>, to: SocketAddr, load: Load, duration: Duration) -> Result<Seen> {
+    let (connections, path) = match load {
+        Load::KeepAlive(connections, _) | Load::NewConnection(connections) => (connections, "/"),
+        Load::Tree(connections) => (connections, TREE_PATH),
+        Load::Bulk(_) | Load::RoundTrip(..) | Load::Grpc(_) => bail!("that is not for wrk"),
+    };
     let mut command = place.command(Path::new(WRK))?;
     let seconds = duration.as_secs().max(1);
     command.args(["--threads", "1", "--latency", "--timeout", "5"]);
     command.args(["--connections", &connections.to_string()]);
     command.args(["--duration", &seconds.to_string()]);
-    if close {
+    if matches!(load, Load::NewConnection(_)) {
         command.args(["--header", "Connection: close"]);
     }
-    command.arg(format!("http://{to}/"));
+    command.arg(format!("http://{to}{path}"));
     let said = output(&mut command, duration + PATIENCE)?;
     read(&said).with_context(|| format!("what wrk says: {said}"))
 }
@@ -113,7 +115,12 @@ fn micros(time: &str) -> Option<f64> {
 
 fn drive(place: ExecContext<'_>, to: SocketAddr, load: Load, duration: Duration) -> Result<Seen> {
     let mut command = place.own()?;
-    command.args(["bench-client", "--to", &to.to_string()]);
+    let client = if matches!(load, Load::Grpc(_)) {
+        "grpc-client"
+    } else {
+        "bench-client"
+    };
+    command.args([client, "--to", &to.to_string()]);
     command.args(["--millis", &duration.as_millis().to_string()]);
     let unit = match load {
         Load::Bulk(streams) => {
@@ -124,7 +131,11 @@ fn drive(place: ExecContext<'_>, to: SocketAddr, load: Load, duration: Duration)
             command.args(["--size", &size.to_string()]);
             1.0
         }
-        Load::KeepAlive(..) | Load::NewConnection(_) => bail!("that is for wrk"),
+        Load::Grpc(calls) => {
+            command.args(["--calls", &calls.to_string()]);
+            1.0
+        }
+        Load::KeepAlive(..) | Load::NewConnection(_) | Load::Tree(_) => bail!("that is for wrk"),
     };
     let driven: BenchResult = serde_json::from_str(&output(&mut command, duration + PATIENCE)?)?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]

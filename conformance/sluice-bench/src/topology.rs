@@ -1,14 +1,14 @@
-//! A variant's node: a client's Pod and a server's Pod, each with a sidecar.
+//! A variant's node: a client's Pod and servers' Pods, each with a sidecar.
 
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sluice_lab::{
     APPLICATION, Binaries, Lab, PROXY, Pod, PodSpec,
     backend::{BackendKind, sluice::Sluice},
@@ -22,7 +22,7 @@ use sluice_testbed::{
 use crate::{
     Options,
     cpu::{niced, on_cpu, pin},
-    envoy::{self, Route},
+    envoy::{self, Kind, Route},
     limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
     mtls::Mtls,
@@ -35,6 +35,10 @@ const OUTBOUND: u16 = 15001;
 const INBOUND: u16 = 15006;
 const CLIENT: &str = "client";
 const SERVER: &str = "server";
+/// The servers of the call tree: each calls the next one.
+const TREE: [&str; 3] = [SERVER, "second", "third"];
+/// Fewer handshakes are those of connections that stay open.
+const MANY_HANDSHAKES: u64 = 100;
 /// Client ports: enough for connections that are not used again.
 const PORTS: &str = "1024 65000";
 /// The congestion control of all connections, in place of the machine's: BBR, where that is the default,
@@ -50,6 +54,16 @@ pub(super) struct Topology {
     mtls: Option<Mtls>,
     lab: Lab,
     target: SocketAddr,
+    /// The directory of the server's Envoy.
+    envoy: Option<PathBuf>,
+}
+
+/// What a topology is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) sidecar: Sidecar,
+    /// Whether there are all servers of the call tree, or the first alone.
+    pub(super) tree: bool,
 }
 
 /// The role of a process in its Pod.
@@ -75,7 +89,7 @@ impl Topology {
     pub(super) fn build(
         options: &Options,
         variant: Variant,
-        sidecar: Sidecar,
+        shape: Shape,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let binaries = &options.binaries;
@@ -87,12 +101,14 @@ impl Topology {
         let mut topology = Self {
             processes: Vec::new(),
             limit,
-            mtls: sidecar.encrypts().then(Mtls::new).transpose()?,
+            mtls: shape.sidecar.encrypts().then(Mtls::new).transpose()?,
             lab,
             target: nowhere,
+            envoy: None,
         };
         let meshed = !matches!(variant, Variant::Direct | Variant::Explicit);
-        for name in [CLIENT, SERVER] {
+        let names = &TREE[..if shape.tree { TREE.len() } else { 1 }];
+        for name in [CLIENT].into_iter().chain(names.iter().copied()) {
             topology.lab.add(PodSpec {
                 name,
                 meshed,
@@ -102,19 +118,29 @@ impl Topology {
             })?;
             settle(&topology.lab, name, PORTS)?;
         }
-        let server = SocketAddr::new(topology.lab.pod(SERVER)?.address(true)?, PORT);
-        on_cpu(cpu(SERVER), || topology.serve(interrupt))?;
-        if variant != Variant::Direct {
-            for (name, route) in routes(variant, server) {
-                on_cpu(cpu(name), || {
-                    topology.start_sidecar(name, sidecar, (route, &binaries.envoy), interrupt)
-                })?;
-            }
-        }
-        topology.target = match variant {
+        let address = |name: &&'static str| -> Result<_> {
+            let pod = topology.lab.pod(name)?;
+            Ok((*name, SocketAddr::new(pod.address(true)?, PORT)))
+        };
+        let servers = names.iter().map(address).collect::<Result<Vec<_>>>()?;
+        // How a Pod's application calls a server.
+        let call = |server: SocketAddr| match variant {
             Variant::Explicit => SocketAddr::from((Ipv4Addr::LOCALHOST, OUTBOUND)),
             _ => server,
         };
+        topology.target = call(servers.first().context("no server")?.1);
+        for (place, (name, _)) in servers.iter().enumerate() {
+            let next = servers.get(place + 1).map(|(_, next)| call(*next));
+            on_cpu(cpu(name), || topology.serve(name, next, interrupt))?;
+        }
+        if variant != Variant::Direct {
+            for (name, routes) in routes(variant, &servers) {
+                on_cpu(cpu(name), || {
+                    let sidecar = (shape.sidecar, &*routes);
+                    topology.start_sidecar(name, sidecar, &binaries.envoy, interrupt)
+                })?;
+            }
+        }
         Ok(topology)
     }
 
@@ -122,9 +148,18 @@ impl Topology {
     pub(super) fn run(&self, load: Load, duration: Duration) -> Result<Sample> {
         self.pin_all(load.placement())?;
         let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
-        on_cpu(cpu(CLIENT), || {
+        let before = self.handshakes()?;
+        let mut sample = on_cpu(cpu(CLIENT), || {
             tools::run(load, duration, place, self.target, || self.conntrack())
-        })
+        })?;
+        sample.resumed = resumed(before, self.handshakes()?);
+        Ok(sample)
+    }
+
+    /// Handshakes of the server's sidecar, and those that resumed a session, if it speaks TLS.
+    fn handshakes(&self) -> Result<(u64, u64)> {
+        let envoy = self.envoy.as_deref().filter(|_| self.mtls.is_some());
+        envoy.map_or(Ok((0, 0)), envoy::handshakes)
     }
 
     /// Puts the processes where a load wants them.
@@ -191,12 +226,21 @@ impl Topology {
         self.lab.pods.iter().map(count).sum()
     }
 
-    fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
-        let place = self.lab.place(self.lab.pod(SERVER)?, APPLICATION);
+    /// Starts a Pod's application, which calls `next` for each request of the call tree.
+    fn serve(
+        &mut self,
+        pod: &'static str,
+        next: Option<SocketAddr>,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let place = self.lab.place(self.lab.pod(pod)?, APPLICATION);
         let mut command = place.own()?;
         command.args(["bench-server", "--port", &PORT.to_string()]);
+        if let Some(next) = next {
+            command.args(["--next", &next.to_string()]);
+        }
         let role = Role {
-            pod: SERVER,
+            pod,
             sidecar: false,
         };
         self.start((role, "application"), &mut command, interrupt)
@@ -206,8 +250,8 @@ impl Topology {
     fn start_sidecar(
         &mut self,
         name: &'static str,
-        sidecar: Sidecar,
-        (route, program): (Route, &Path),
+        (sidecar, routes): (Sidecar, &[Route]),
+        program: &Path,
         interrupt: &Interrupt,
     ) -> Result<()> {
         let role = Role {
@@ -217,12 +261,21 @@ impl Topology {
         let place = self.lab.place(self.lab.pod(name)?, PROXY);
         let own = self.lab.file(&format!("{name}-envoy"));
         if sidecar != Sidecar::Minimal {
-            let mtls = self.mtls.as_ref();
-            let configuration = envoy::configuration(route, sidecar.speaks_http(), mtls, &own);
+            let kind = Kind {
+                http: sidecar.http(),
+                mtls: self.mtls.as_ref(),
+            };
+            let configuration = envoy::configuration(routes, kind, &own);
             let process = envoy::start(program, place, &own, &configuration, interrupt)?;
             self.processes.push((role, process));
+            if name == SERVER {
+                self.envoy = Some(own);
+            }
             return Ok(());
         }
+        let [route] = routes else {
+            bail!("the minimal proxy has one listener");
+        };
         let mut command = niced(place, &env::current_exe()?)?;
         command.args(["min-proxy", "--port", &route.port.to_string()]);
         if let Some(to) = route.to {
@@ -297,27 +350,48 @@ pub(super) fn lab(binaries: Binaries, variant: Variant, interrupt: &Interrupt) -
     })
 }
 
-/// The work of the two sidecars.
-fn routes(variant: Variant, server: SocketAddr) -> [(&'static str, Route); 2] {
+/// The work of the sidecars: the client's, and one for each server, which calls the next one.
+fn routes(
+    variant: Variant,
+    servers: &[(&'static str, SocketAddr)],
+) -> Vec<(&'static str, Vec<Route>)> {
     let explicit = variant == Variant::Explicit;
-    let inbound = SocketAddr::new(server.ip(), INBOUND);
-    let outbound = Route {
+    let outbound = |server: &(&'static str, SocketAddr)| Route {
         port: OUTBOUND,
-        to: explicit.then_some(inbound),
+        to: explicit.then_some(SocketAddr::new(server.1.ip(), INBOUND)),
         from: None,
     };
-    let inbound = Route {
+    let inbound = |server: &(&'static str, SocketAddr)| Route {
         port: INBOUND,
         // The Pod's address, and the source addresses of its sidecar's calls.
-        to: explicit.then_some(server),
+        to: explicit.then_some(server.1),
         from: Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
     };
-    [(CLIENT, outbound), (SERVER, inbound)]
+    let client = servers.iter().take(1).map(outbound).collect();
+    let mut all = vec![(CLIENT, client)];
+    all.extend(servers.iter().enumerate().map(|(place, server)| {
+        let next = servers.get(place + 1).map(outbound);
+        (
+            server.0,
+            [inbound(server)].into_iter().chain(next).collect(),
+        )
+    }));
+    all
 }
 
-/// The Pods have a processor each, as far as there are some.
+/// The share of handshakes that resumed a session, from the counters before and after.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn resumed(before: (u64, u64), after: (u64, u64)) -> Option<f64> {
+    let (all, resumed) = (
+        after.0.checked_sub(before.0)?,
+        after.1.checked_sub(before.1)?,
+    );
+    (all >= MANY_HANDSHAKES).then(|| resumed as f64 / all as f64)
+}
+
+/// Client and servers have a processor each, as far as there are some.
 fn cpu(pod: &str) -> usize {
-    usize::from(pod == SERVER)
+    usize::from(pod != CLIENT)
 }
 
 #[cfg(test)]
@@ -328,5 +402,33 @@ mod tests {
     fn tcp_sockets_are_counted_separately() {
         let sockstat = "sockets: used 10\nTCP: inuse 7 orphan 0 tw 0 alloc 9 mem 0\nUDP: inuse 1\n";
         assert_eq!(in_use(sockstat), Some(7));
+    }
+
+    #[test]
+    fn each_server_but_the_last_calls_the_next() {
+        let server = |name, last| (name, SocketAddr::from(([10, 0, 0, last], PORT)));
+        let servers = [server(SERVER, 1), server("second", 2)];
+        let of = |variant| {
+            routes(variant, &servers)
+                .into_iter()
+                .map(|(pod, routes)| (pod, routes.iter().map(|route| route.to).collect::<Vec<_>>()))
+                .collect::<Vec<_>>()
+        };
+        let inbound = |last| Some(SocketAddr::from(([10, 0, 0, last], INBOUND)));
+        let application = |last| Some(SocketAddr::from(([10, 0, 0, last], PORT)));
+        let explicit = vec![
+            (CLIENT, vec![inbound(1)]),
+            (SERVER, vec![application(1), inbound(2)]),
+            ("second", vec![application(2)]),
+        ];
+        assert_eq!(of(Variant::Explicit), explicit);
+        let ports = of(Variant::Off).into_iter().map(|(_, to)| to.len());
+        assert_eq!(ports.collect::<Vec<_>>(), [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_few_handshakes_have_no_share() {
+        assert_eq!(resumed((0, 0), (MANY_HANDSHAKES - 1, 0)), None);
+        assert_eq!(resumed((100, 50), (300, 150)), Some(0.5));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     matrix::{self, LOADS, Load, Sidecar, Variant, rotated},
     progress::Progress,
     results::{Measured, Results},
-    topology::Topology,
+    topology::{Shape, Topology},
 };
 
 const QUICK_ROUNDS: usize = 3;
@@ -48,10 +48,10 @@ impl Plan {
             rounds,
             seconds,
             variants,
-            sidecars,
             loads,
             ..
         } = options;
+        let sidecars = options.sidecars();
         let is_wanted = |load: &Load| {
             let name = load.name();
             loads.is_empty() || loads.iter().any(|part| name.contains(part))
@@ -62,7 +62,7 @@ impl Plan {
                 rounds: QUICK_ROUNDS,
                 duration: Duration::from_secs(1),
                 variants: variants.clone(),
-                sidecars: vec![Sidecar::EnvoyTcp],
+                sidecars,
                 loads: wanted(&matrix::QUICK),
             };
         }
@@ -70,7 +70,7 @@ impl Plan {
             rounds: *rounds,
             duration: Duration::from_secs(*seconds),
             variants: variants.clone(),
-            sidecars: sidecars.clone(),
+            sidecars,
             loads: wanted(&LOADS),
         }
     }
@@ -105,8 +105,12 @@ impl Plan {
         for round in 0..self.rounds {
             progress.show(&format!("{}: starting", sidecar.name()));
             let mut stages = Vec::new();
+            let shape = Shape {
+                sidecar,
+                tree: (self.carried(sidecar)).any(|load| matches!(load, Load::Tree(_))),
+            };
             for variant in &self.variants {
-                let topology = Topology::build(options, *variant, sidecar, interrupt)?;
+                let topology = Topology::build(options, *variant, shape, interrupt)?;
                 stages.push((*variant, topology));
             }
             let measured = self.measure(sidecar, (round, &stages), progress, interrupt);

@@ -1,6 +1,8 @@
 //! Many network namespaces that stand for Pods, with nothing in them but an address.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -8,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
 use crate::{
@@ -61,13 +64,26 @@ impl BulkNetns {
 
     /// Runs the plugin alone, as the runtime would after the rest of the chain: `plugin` is it, or
     /// what starts it. Milliseconds.
-    pub fn call(&self, mut plugin: Command, entry: &Value, verb: &str, number: u16) -> Result<f64> {
+    pub fn call(&self, plugin: Command, entry: &Value, verb: &str, number: u16) -> Result<f64> {
+        self.call_with(plugin, entry, verb, number, &BTreeMap::new())
+    }
+
+    /// The same with annotations beside that of the injector.
+    pub fn call_with(
+        &self,
+        mut plugin: Command,
+        entry: &Value,
+        verb: &str,
+        number: u16,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<f64> {
         let netns = self.path(number);
         let mut stdin = entry.clone();
         stdin["cniVersion"] = "1.0.0".into();
         stdin["name"] = "crowd".into();
-        stdin["runtimeConfig"] =
-            json!({ "io.kubernetes.cri.pod-annotations": { "sidecar.istio.io/status": "{}" } });
+        let mut annotations = json!(annotations);
+        annotations["sidecar.istio.io/status"] = "{}".into();
+        stdin["runtimeConfig"] = json!({ "io.kubernetes.cri.pod-annotations": annotations });
         stdin["prevResult"] = json!({
             "cniVersion": "1.0.0",
             "interfaces": [{ "name": "lo", "sandbox": netns }],
@@ -88,6 +104,20 @@ impl BulkNetns {
         let said = String::from_utf8_lossy(&stdout);
         ensure!(status.success(), "{verb} of Pod {number}: {said}");
         Ok(took.as_secs_f64() * 1e3)
+    }
+
+    /// Runs `ip` in a namespace, with arguments that are separated by blanks.
+    pub fn ip(&self, number: u16, arguments: &str) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-n", &self.name(number)]);
+        output(command.args(arguments.split(' ')), LIMIT).map(drop)
+    }
+
+    /// Removes the name of a namespace. The kernel takes the namespace down afterwards.
+    pub fn remove(&self, number: u16) -> Result<()> {
+        let path = self.path(number);
+        umount2(&path, MntFlags::MNT_DETACH)?;
+        Ok(fs::remove_file(path)?)
     }
 
     fn name(&self, number: u16) -> String {

@@ -11,9 +11,8 @@ use std::{
 use anyhow::{Result, anyhow};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde::{Deserialize, Serialize};
 
-use crate::agent::bench_server::BULK;
+use crate::agent::{bench_result::BenchResult, bench_server::BULK};
 
 const CHUNK: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,16 +30,6 @@ pub(crate) struct BenchClient {
     /// Receive on so many connections as fast as it goes.
     #[arg(long, default_value_t = 1)]
     streams: u16,
-}
-
-/// Its observations.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct BenchResult {
-    /// Round trips, or bytes.
-    pub(crate) count: u64,
-    pub(crate) seconds: f64,
-    /// Every round trip, in µs, sorted.
-    pub(crate) micros: Vec<f64>,
 }
 
 impl BenchClient {

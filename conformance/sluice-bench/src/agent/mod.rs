@@ -1,8 +1,10 @@
 //! Agents of the benchmark inside namespaces: hidden commands of this binary.
 
-pub(crate) mod bench_client;
+mod bench_client;
+pub(crate) mod bench_result;
 pub(crate) mod bench_server;
 pub(crate) mod churn;
+mod grpc;
 mod idle_conns;
 mod min_proxy;
 mod syscall_loop;
@@ -22,6 +24,9 @@ pub(crate) enum Job {
     /// Act as a client of the benchmark.
     #[command(hide = true)]
     BenchClient(bench_client::BenchClient),
+    /// Act as a client of the benchmark that calls by gRPC.
+    #[command(hide = true)]
+    GrpcClient(grpc::GrpcClient),
     /// Act as a client of the benchmark that opens short connections.
     #[command(hide = true)]
     Churn(churn::Churn),
@@ -43,6 +48,7 @@ impl Job {
             Self::BenchServer(bench_server) => bench_server.run(),
             Self::MinProxy(min_proxy) => min_proxy.run(),
             Self::BenchClient(bench_client) => bench_client.run(),
+            Self::GrpcClient(grpc_client) => grpc_client.run(),
             Self::Churn(churn) => churn.run(),
             Self::IdleConns(idle_conns) => idle_conns.run(),
             Self::SyscallLoop(syscall_loop) => syscall_loop.run(),
