@@ -134,9 +134,10 @@ test: root setup
 	@.ci/tests
 
 # Faults are planted into a copy of the sources, one at a time; the parity suite must find each.
+faults: export SLUICED := $(TARGET)/debug/sluiced
 faults: root setup
 	@cni-plugin/build.sh
-	@$(CARGO) build -p workspace-hack -p sluice-conformance
+	@$(CARGO) build -p workspace-hack -p sluiced -p sluice-conformance
 	@$(CARGO) test -p sluice-conformance --test mutations -- --include-ignored --nocapture
 
 # 200,000 random connections through accelerated paths, every byte compared.

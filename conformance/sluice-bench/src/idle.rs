@@ -24,7 +24,7 @@ const QUICK_COUNT: u16 = 5000;
 /// Descriptors of a sidecar beside those of its connections.
 const SPARE: u64 = 100;
 /// Freed objects are counted until a grace period of RCU is over.
-const REST: Duration = Duration::from_secs(1);
+pub(crate) const REST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The results of a round, for each connection.

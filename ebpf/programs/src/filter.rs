@@ -121,14 +121,12 @@ pub(crate) fn lists_inbound_port(pod: &PodConfig, port: Port) -> bool {
     lists_port(pod, list, port)
 }
 
-/// Whether an address belongs to the Pod: the kernel sends packets to it over `lo`. Nearly every Pod has
-/// link-local addresses of IPv6, so these are looked up without a flag.
+/// Whether an address belongs to the Pod: the kernel sends packets to it over `lo`.
 #[inline(always)]
 pub(crate) fn is_pod_addr(netns: &NetnsEntry, addr: Addr) -> bool {
     if netns.owns(addr) {
         return true;
     }
     let key = OwnAddrKey::new(netns.pod.cookie, addr);
-    (netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS) || addr.is_v6_link_local())
-        && OWN_ADDRS.get_ptr(key).is_some()
+    netns.pod.flags.has(PodFlags::HAS_EXTRA_ADDRS) && OWN_ADDRS.get_ptr(key).is_some()
 }

@@ -115,12 +115,10 @@ pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason, counter:
 
 /// The Pod's source address for a destination, unless that is a loopback address. The source of a
 /// connection to an own IPv6 address is that address (RFC 6724, rule 1); the local routes of IPv4 use
-/// the first address of a network. No program can bind to a link-local address: the context lacks its
-/// scope.
+/// the first address of a network.
 #[inline(always)]
 pub(crate) fn source_addr(netns: &NetnsEntry, dst: Addr) -> Option<Addr> {
-    let bindable = !dst.is_v4() && !dst.is_v6_link_local();
-    let source_addr = if bindable && filter::is_pod_addr(netns, dst) {
+    let source_addr = if !dst.is_v4() && filter::is_pod_addr(netns, dst) {
         dst
     } else {
         filter::source(&netns.pod, dst).unwrap_or_else(|| netns.addr_for(dst))

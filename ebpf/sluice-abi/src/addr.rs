@@ -120,12 +120,6 @@ impl Addr {
         self.const_eq(Self::V6_LOOPBACK)
     }
 
-    /// Whether this is an IPv6 link-local address (`fe80::/10`), which nearly every interface has.
-    #[must_use]
-    pub const fn is_v6_link_local(self) -> bool {
-        u32::from_be(self.0[0]) >> 22 == 0xfe80 >> 6
-    }
-
     /// Whether `connect(2)` to this address stays on the host: a loopback address, or the unspecified
     /// address, which the kernel replaces by one.
     #[must_use]

@@ -62,7 +62,7 @@ pub(super) fn descriptor(object: &Loaded, name: &'static str) -> Result<OwnedFd,
         return Err(Error::Missing { name });
     };
     let fd = map.fd().as_fd().try_clone_to_owned();
-    fd.map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
+    fd.map_err(|source| Error::attach(name, source))
 }
 
 /// The instructions. Without a slot for the CPU, or a program in `lookup_prog`, they drop the

@@ -42,6 +42,8 @@ const LINK_NETNSID: u16 = 37;
 /// `IFA_ADDRESS`, `IFA_LOCAL` (`linux/if_addr.h`).
 const ADDRESS_ADDRESS: u16 = 1;
 const ADDRESS_LOCAL: u16 = 2;
+/// `IFA_F_DADFAILED`, a bit of the flags in `struct ifaddrmsg`.
+const DUPLICATE: u8 = 0x08;
 /// `NETNSA_NSID`, `NETNSA_FD` (`linux/net_namespace.h`).
 const NSID_NSID: u16 = 1;
 const NSID_FD: u16 = 3;
@@ -165,8 +167,12 @@ fn link(body: &[u8]) -> Option<Link> {
 }
 
 /// The interface and address of an `RTM_NEWADDR`. On a point-to-point link `IFA_ADDRESS` is the
-/// peer's address, and `IFA_LOCAL` the interface's own.
+/// peer's address, and `IFA_LOCAL` the interface's own. An address that another host has
+/// (`IFA_F_DADFAILED`) is not the interface's.
 fn own_address(body: &[u8]) -> Option<(u32, IpAddr)> {
+    if body.get(2)? & DUPLICATE != 0 {
+        return None;
+    }
     let index = number(body.get(4..8)?)?;
     let mut address = None;
     for attribute in attributes(body, ADDRESS) {
@@ -320,6 +326,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn address_of_another_host_is_not_an_own_one() {
+        let body = |flags: u8| {
+            let header = [10, 64, flags, 0, 7, 0, 0, 0];
+            let attribute = [20, 0, 1, 0];
+            let address = std::net::Ipv6Addr::LOCALHOST.octets();
+            [&header[..], &attribute, &address].concat()
+        };
+        let expected = (7, IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
+        assert_eq!(own_address(&body(0x80)), Some(expected));
+        assert_eq!(own_address(&body(0x80 | DUPLICATE)), None);
+    }
 
     #[test]
     fn interfaces_with_too_many_addresses_are_refused() {

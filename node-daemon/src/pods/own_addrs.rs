@@ -27,7 +27,8 @@ impl OwnAddrs {
     /// Selects the entries. Reported addresses have precedence: a process in the Pod cannot displace them.
     pub(super) fn of(reported: &[IpAddr], present: &BTreeSet<IpAddr>, main: [Addr; 2]) -> Self {
         let mut own = Self::default();
-        for addr in reported.iter().chain(present).map(|ip| Addr::from(*ip)) {
+        let usable = (reported.iter().chain(present)).filter(|ip| !is_link_local(ip));
+        for addr in usable.map(|ip| Addr::from(*ip)) {
             if main.contains(&addr) || own.entries.contains(&addr) {
                 continue;
             }
@@ -40,9 +41,9 @@ impl OwnAddrs {
         own
     }
 
-    /// Whether the programs must look for other addresses than link-local ones of IPv6.
+    /// Whether the programs must look for them.
     pub(super) fn need_flag(&self) -> bool {
-        self.entries.iter().any(|addr| !addr.is_v6_link_local())
+        !self.entries.is_empty()
     }
 }
 
@@ -50,9 +51,15 @@ impl OwnAddrs {
 /// and the source of the proxy's calls to its application.
 pub(super) fn of_netns(interfaces: &[Interface]) -> BTreeSet<IpAddr> {
     let all = interfaces.iter().flat_map(|one| &one.addresses);
-    let own = all.filter(|ip| !ip.is_loopback() && **ip != PASSTHROUGH);
+    let own = all.filter(|ip| !ip.is_loopback() && **ip != PASSTHROUGH && !is_link_local(ip));
     let own: BTreeSet<IpAddr> = own.copied().collect();
     own.into_iter().take(READ).collect()
+}
+
+/// Whether an address is an IPv6 link-local one. It belongs to its interface: a host beside another
+/// interface of the Pod may have the same, and the programs do not know the interface of a destination.
+fn is_link_local(ip: &IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 #[cfg(test)]
@@ -72,26 +79,24 @@ mod tests {
     }
 
     #[test]
-    fn loopback_addresses_are_not_listed() {
+    fn loopback_and_link_local_addresses_are_not_listed() {
         let found = of_netns(&[
             interface("lo", &["127.0.0.1", "127.9.9.9", "::1", "::6", "10.9.0.1"]),
             interface("eth0", &["10.1.0.7", "fe80::7"]),
         ]);
-        assert_eq!(found, ["10.1.0.7", "10.9.0.1", "fe80::7"].map(ip).into());
+        assert_eq!(found, ["10.1.0.7", "10.9.0.1"].map(ip).into());
     }
 
     #[test]
-    fn main_addresses_need_no_entry_and_link_local_ones_no_flag() {
+    fn main_and_link_local_addresses_need_no_entry() {
         let main = [ip("10.1.0.7").into(), ip("fd00::7").into()];
-        let reported = ["10.1.0.7", "fd00::7"].map(ip);
+        let reported = ["10.1.0.7", "fd00::7", "fe80::5"].map(ip);
         let own = |present: &[&str]| {
             let present = present.iter().map(|text| ip(text)).collect();
             OwnAddrs::of(&reported, &present, main)
         };
         assert_eq!(own(&["10.1.0.7", "fd00::7"]), OwnAddrs::default());
-        let link_local = own(&["10.1.0.7", "fe80::7"]);
-        assert_eq!(link_local.entries, [ip("fe80::7").into()].into());
-        assert!(!link_local.need_flag());
+        assert_eq!(own(&["10.1.0.7", "fe80::7"]), OwnAddrs::default());
         for more in ["10.1.0.8", "fd00::8", "169.254.0.1"] {
             let own = own(&["10.1.0.7", "fe80::7", more]);
             assert!(own.entries.contains(&ip(more).into()), "{more}");

@@ -54,13 +54,7 @@ impl BenchClient {
             stream.read_exact(&mut echo)?;
             micros.push(sent.elapsed().as_secs_f64() * 1e6);
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        micros.sort_unstable_by(f64::total_cmp);
-        Ok(BenchResult {
-            count: micros.len() as u64,
-            seconds,
-            micros,
-        })
+        Ok(BenchResult::since(begin, micros))
     }
 
     fn bulk(&self) -> Result<BenchResult> {

@@ -1,5 +1,7 @@
 //! What a client of the benchmark prints.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
 /// The observations of a client.
@@ -10,4 +12,17 @@ pub(crate) struct BenchResult {
     pub(crate) seconds: f64,
     /// Every round trip or call, in µs, sorted.
     pub(crate) micros: Vec<f64>,
+}
+
+impl BenchResult {
+    /// The round trips or calls since `begin`, in any order.
+    pub(crate) fn since(begin: Instant, mut micros: Vec<f64>) -> Self {
+        let seconds = begin.elapsed().as_secs_f64();
+        micros.sort_unstable_by(f64::total_cmp);
+        Self {
+            count: micros.len() as u64,
+            seconds,
+            micros,
+        }
+    }
 }

@@ -74,13 +74,7 @@ impl GrpcClient {
         while let Some(ended) = callers.join_next().await {
             micros.extend(ended??);
         }
-        let seconds = begin.elapsed().as_secs_f64();
-        micros.sort_unstable_by(f64::total_cmp);
-        Ok(BenchResult {
-            count: micros.len() as u64,
-            seconds,
-            micros,
-        })
+        Ok(BenchResult::since(begin, micros))
     }
 }
 

@@ -27,7 +27,12 @@ use sluice_testbed::{
 };
 use tempfile::TempDir;
 
-use crate::{cpu::on_cpu, growth::Axis, idle::allocated, statistics::median};
+use crate::{
+    cpu::on_cpu,
+    growth::Axis,
+    idle::{REST, allocated},
+    statistics::median,
+};
 
 /// The daemon has a processor of its own.
 const RUNTIME: usize = 0;
@@ -41,8 +46,6 @@ const OUTBOUND: u16 = 15001;
 const WATCHED: u16 = 0;
 const CONNECTS: u32 = 2000;
 const ADDS: usize = 5;
-/// Freed objects are counted until a grace period of RCU is over.
-const REST: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// A daemon that used no processor for so long has nothing to do; at most so long it is waited for.
 const PAUSE: Duration = Duration::from_millis(50);

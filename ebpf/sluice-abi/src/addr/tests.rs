@@ -46,18 +46,6 @@ fn alias_addresses_are_recognised() {
 }
 
 #[test]
-fn link_local_addresses_are_those_of_fe80_10() {
-    let first = |word: u32| Addr::v6([word.to_be(), 0, 0, 7]);
-    for word in [0xfe80_0000, 0xfebf_ffff] {
-        assert!(first(word).is_v6_link_local());
-    }
-    for word in [0xfe7f_ffff, 0xfec0_0000, 0, 0xfd00_0000] {
-        assert!(!first(word).is_v6_link_local());
-    }
-    assert!(!v4(169, 254, 0, 1).is_v6_link_local());
-}
-
-#[test]
 fn alias_probes_keep_the_family_and_differ() {
     for to in destinations() {
         let mut seen = std::collections::HashSet::new();

@@ -3,7 +3,6 @@
 use sluice_abi::{OwnAddrKey, PodFlags, Reason};
 
 use super::{
-    inbound::link_local,
     lab::{APP, Lab, NEVER, PROXY, SOON, ip},
     sockets::{accept, connect, expect_greeting, listen},
 };
@@ -84,25 +83,6 @@ fn application_calls_are_direct() {
     assert_eq!(accept(&lab.pod, &outbound, NEVER), None);
     assert_eq!(accept(&lab.pod, &inbound, NEVER), None);
     assert_eq!(lab.count(Reason::OutboundLocal), 7);
-}
-
-#[test]
-fn link_local_addresses_need_no_flag() {
-    let mut lab = lab();
-    let own = link_local(&lab, &lab.pod);
-    let bare = own.trim_start_matches('[').split('%').next().unwrap();
-    let key = OwnAddrKey::new(0, bare.parse::<std::net::IpAddr>().unwrap().into());
-    lab.list([Rule::OwnAddr(key)].into_iter());
-    let app = listen(&lab.pod, "[::]:8080");
-    let inbound = listen(&lab.pod, "[::]:15006");
-    let stream = connect(&lab.pod, PROXY, &format!("{own}:8080"));
-    let seen = accept(&lab.pod, &inbound, SOON).unwrap();
-    let original = seen.original.unwrap();
-    assert_eq!(original.ip().to_string(), bare);
-    expect_greeting(stream);
-    let stream = connect(&lab.pod, APP, &format!("{own}:8080"));
-    assert!(accept(&lab.pod, &app, SOON).is_some());
-    expect_greeting(stream);
 }
 
 #[test]
