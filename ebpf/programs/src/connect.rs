@@ -4,13 +4,14 @@
 use aya_ebpf::{bindings::bpf_sock, btf_maps::ProgramArray, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodCounter, PodFlags, Port, Reason, SockRole,
-    SourceVerdict, decide::Verdict,
+    SourceVerdict,
 };
 
 use crate::{
     ALLOW, DENY, accelerate, before_proxy, conn_rate,
     context::{self, Family},
     count::count,
+    decision::Decision,
     dns, dst_alias, filter,
     maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
     mptcp,
@@ -59,23 +60,40 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let source = F::source(context::socket(ctx));
     let dst = context::destination::<F>(ctx);
     let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);
+    let (source, dst) = opaque::<F>(netns, (source, dst));
     if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
         return keep_source(ctx, netns, dst, verdict);
     }
-    let verdict = outbound::decide(ctx, netns, (source, dst));
-    if would_loop(&netns.pod, verdict) {
+    let (source, dst) = opaque::<F>(netns, (source, dst));
+    let decision = outbound::decide(ctx, netns, (source, dst));
+    let (source, dst) = opaque::<F>(netns, (source, dst));
+    if would_loop(&netns.pod, decision) {
         outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
     }
-    if outbound::refuses_device(context::socket(ctx), netns, dst, verdict) {
+    if outbound::refuses_device(context::socket(ctx), netns, dst, decision) {
         return DENY;
     }
-    if matches!(verdict, Verdict::Direct(Reason::OutboundBeforeProxy)) {
+    if decision.is_by(Reason::OutboundBeforeProxy) {
         before_proxy::count(cookie);
     }
-    outbound::record_verdict(netns, dst, verdict);
-    mark_accel_candidate(ctx, netns, dst, verdict);
-    carry_out::<F>(ctx, cookie, netns, (source, dst), verdict)
+    outbound::record_decision(netns, dst, decision);
+    mark_accel_candidate(ctx, netns, dst, decision);
+    carry_out::<F>(
+        ctx,
+        cookie,
+        netns,
+        opaque::<F>(netns, (source, dst)),
+        decision,
+    )
+}
+
+/// The same addresses for the next stage: see [`crate::opaque`].
+#[inline(always)]
+fn opaque<F: Family>(netns: &NetnsEntry, (source, dst): (Addr, Endpoint)) -> (Addr, Endpoint) {
+    let unknown = netns.pod.cookie;
+    let addr = F::opaque(dst.addr, unknown);
+    (F::opaque(source, unknown), Endpoint::new(addr, dst.port))
 }
 
 /// Carries out a decision. `cookie`: the caller's netns, also while its Pod has a provisional cookie.
@@ -85,18 +103,18 @@ fn carry_out<F: Family>(
     cookie: u64,
     netns: &NetnsEntry,
     (source, dst): (Addr, Endpoint),
-    verdict: Verdict,
+    decision: Decision,
 ) -> i32 {
-    match verdict {
-        Verdict::Direct(_) => {
-            clear_orig_dst(context::socket(ctx));
-            ALLOW
-        }
-        Verdict::ToProxy(port, _) => match alias_for(cookie, netns, (source, dst), port) {
-            Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
-            None => redirect_with_storage::<F>(ctx, netns, dst, port),
-        },
-        Verdict::Refused(_) => refuse::with_einval(),
+    if decision.is_refused() {
+        return refuse::with_einval();
+    }
+    let Some(port) = decision.proxy_port() else {
+        clear_orig_dst(context::socket(ctx));
+        return ALLOW;
+    };
+    match alias_for(cookie, netns, (source, dst), port) {
+        Some(alias) => redirect_to_alias::<F>(ctx, netns, dst, alias),
+        None => redirect_with_storage::<F>(ctx, netns, dst, port),
     }
 }
 
@@ -131,8 +149,8 @@ fn keep_source(
 /// Whether the caller itself listens on the proxy's outbound port, as a user that is not the proxy's:
 /// its connection would return to it, again and again. A Pod without such a listener costs no lookup.
 #[inline(always)]
-fn would_loop(pod: &PodConfig, verdict: Verdict) -> bool {
-    let Verdict::ToProxy(port, _) = verdict else {
+fn would_loop(pod: &PodConfig, decision: Decision) -> bool {
+    let Some(port) = decision.proxy_port() else {
         return false;
     };
     if !pod.flags.has(PodFlags::FOREIGN_LISTENER) || !port.const_eq(pod.outbound_port) {
@@ -163,7 +181,7 @@ fn mark_accel_candidate(
     ctx: &SockAddrContext,
     netns: &NetnsEntry,
     dst: Endpoint,
-    verdict: Verdict,
+    decision: Decision,
 ) {
     let flags = netns.pod.flags;
     if !flags.has(PodFlags::ACCELERATE_PROXIES) {
@@ -175,16 +193,18 @@ fn mark_accel_candidate(
         return;
     }
     let own = netns.pod.cookie;
-    let shared = match verdict.reason() {
-        // Within the Pod: application and proxy.
-        Reason::OutboundToProxy | Reason::OutboundPortListed | Reason::OutboundPassthrough
-            if flags.has(PodFlags::ACCELERATE_ALL) && !accelerate::netns_splices(own) =>
-        {
-            Some(own)
-        }
-        // Between Pods: this proxy, and the one that will accept.
-        Reason::OutboundByProxy if is_accelerated(dst.addr) => Some(0),
-        _ => None,
+    let within_pod = decision.is_by(Reason::OutboundToProxy)
+        || decision.is_by(Reason::OutboundPortListed)
+        || decision.is_by(Reason::OutboundPassthrough);
+    let shared = if within_pod {
+        // Application and proxy.
+        let accelerates = flags.has(PodFlags::ACCELERATE_ALL) && !accelerate::netns_splices(own);
+        accelerates.then_some(own)
+    } else if decision.is_by(Reason::OutboundByProxy) && is_accelerated(dst.addr) {
+        // This proxy, and the one of another Pod that will accept.
+        Some(0)
+    } else {
+        None
     };
     match shared {
         Some(cookie) if conn_rate::within_limit(own, dst) => accelerate::mark_candidate(sk, cookie),

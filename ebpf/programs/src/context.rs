@@ -12,6 +12,8 @@ use aya_ebpf::{
 };
 use sluice_abi::{Addr, Endpoint, Port};
 
+use crate::opaque;
+
 /// `AF_INET`.
 pub(crate) const AF_INET: u16 = 2;
 /// `AF_INET6`.
@@ -151,6 +153,9 @@ pub(crate) trait Family {
     fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
     /// Whether a socket of this family can represent this address.
     fn can_represent(addr: Addr) -> bool;
+    /// The same address, of which neither the compiler nor the verifier knows that it is. `unknown`: see
+    /// [`opaque::zero`].
+    fn opaque(addr: Addr, unknown: u64) -> Addr;
 }
 
 /// `AF_INET` sockets.
@@ -175,11 +180,9 @@ impl Family for V4 {
         if read!(sk, family) != u32::from(AF_INET6) {
             return Addr::v4(read!(sk, src_ip4));
         }
-        let source = V6::source(sk);
-        if source.is_v4() {
-            source
-        } else {
-            Addr::UNSPECIFIED
+        match V6::source(sk).as_v4() {
+            Some(source) => Addr::v4(source),
+            None => Addr::v4(0),
         }
     }
 
@@ -205,6 +208,11 @@ impl Family for V4 {
     #[inline(always)]
     fn can_represent(addr: Addr) -> bool {
         addr.is_v4()
+    }
+
+    #[inline(always)]
+    fn opaque(addr: Addr, unknown: u64) -> Addr {
+        Addr::v4(addr.words()[3] ^ opaque::zero_word(unknown))
     }
 }
 
@@ -255,6 +263,12 @@ impl Family for V6 {
     #[inline(always)]
     fn can_represent(_addr: Addr) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn opaque(addr: Addr, unknown: u64) -> Addr {
+        let zero = opaque::zero_word(unknown);
+        Addr::v6(addr.words().map(|word| word ^ zero))
     }
 }
 

@@ -7,7 +7,13 @@ use crate::maps::{COUNTERS, POD_COUNTERS};
 /// Counts one decision.
 #[inline(always)]
 pub(crate) fn count(reason: Reason) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+    count_number(reason as u32);
+}
+
+/// As [`count`], by the reason's number.
+#[inline(always)]
+pub(crate) fn count_number(reason: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason) {
         // SAFETY: the pointer is to this CPU's slot, and a program does not migrate between CPUs. A
         // program that preempts this one may lose a count, never more.
         unsafe { *counter += 1 };

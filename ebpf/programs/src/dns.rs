@@ -2,10 +2,7 @@
 //! as the source of the reply.
 
 use aya_ebpf::programs::SockAddrContext;
-use sluice_abi::{
-    Addr, Endpoint, NetnsEntry, OrigDst, Port, Reason, SockRole,
-    decide::{DNS, Verdict},
-};
+use sluice_abi::{Addr, Endpoint, NetnsEntry, OrigDst, Port, Reason, SockRole, decide::DNS};
 
 use crate::{
     ALLOW, DENY,
@@ -49,18 +46,20 @@ pub(crate) fn capture<F: Family>(
     if !outbound::captures_dns(netns, dst.port) || is_decided() {
         return ALLOW;
     }
-    let verdict = outbound::decide(ctx, netns, (source(), dst));
-    if outbound::refuses_device(context::socket(ctx), netns, dst, verdict) {
+    let source = F::opaque(source(), netns.pod.cookie);
+    let decision = outbound::decide(ctx, netns, (source, dst));
+    let dst = Endpoint::new(F::opaque(dst.addr, netns.pod.cookie), dst.port);
+    if outbound::refuses_device(context::socket(ctx), netns, dst, decision) {
         return DENY;
     }
-    outbound::record_verdict(netns, dst, verdict);
-    match verdict {
-        Verdict::Direct(_) => ALLOW,
-        Verdict::ToProxy(port, _) => {
+    outbound::record_decision(netns, dst, decision);
+    match decision.proxy_port() {
+        Some(port) => {
             come_from(netns, dst.addr);
             redirect_query::<F>(ctx, dst, port)
         }
-        Verdict::Refused(_) => refuse::with_einval(),
+        None if decision.is_refused() => refuse::with_einval(),
+        None => ALLOW,
     }
 }
 

@@ -130,11 +130,11 @@ fn facts(
     let bypass = is_virtual || filter::bypasses_from(pod, arrival.from, arrival.interface);
     InboundConn {
         port,
-        facts: Facts::default()
-            .with_if(Facts::LOCAL, local)
-            .with_if(Facts::BYPASS, bypass)
-            .with_if(Facts::FROM_NODE, node_conn::is_open(pod, peer, dst))
-            .with_if(Facts::INBOUND_LISTED, filter::lists_inbound_port(pod, port)),
+        facts: Facts::opaque(pod.cookie)
+            .with_opaque(Facts::LOCAL, local)
+            .with_opaque(Facts::BYPASS, bypass)
+            .with_opaque(Facts::FROM_NODE, node_conn::is_open(pod, peer, dst))
+            .with_opaque(Facts::INBOUND_LISTED, filter::lists_inbound_port(pod, port)),
     }
 }
 
@@ -167,7 +167,7 @@ fn ingress(ctx: &SkLookupContext) -> u32 {
 #[inline(always)]
 pub(crate) fn would_redirect(pod: &PodConfig, port: Port) -> bool {
     let listed = filter::lists_inbound_port(pod, port);
-    let facts = Facts::default().with_if(Facts::INBOUND_LISTED, listed);
+    let facts = Facts::opaque(pod.cookie).with_opaque(Facts::INBOUND_LISTED, listed);
     let from = InboundConn { port, facts };
     matches!(decide::inbound(pod, &from), Verdict::ToProxy(..))
 }

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::bpf_setsockopt,
     programs::{SockAddrContext, SockOpsContext},
 };
-use sluice_abi::{BoundCall, Endpoint, NetnsEntry, PodConfig, SourceVerdict, original_source};
+use sluice_abi::{Endpoint, Facts, NetnsEntry, PodConfig, SourceVerdict, original_source};
 
 use crate::{
     context::{self, Family, read},
@@ -38,23 +38,25 @@ pub(crate) fn decide<F: Family>(
     let sk = context::socket(ctx);
     let source = F::source(sk);
     let marked = pod.source_mark != 0 && read!(sk, mark) == pod.source_mark;
+    let facts = Facts::opaque(pod.cookie).with_opaque(Facts::MARKED, marked);
+    let marked = facts.has(Facts::MARKED);
     if (source.is_unspecified() && !marked) || !is_by_proxy(pod, sk, marked) {
         return None;
     }
     let to_loopback = dst.addr.connects_to_loopback();
     let local_source =
         source.is_unspecified() || source.is_loopback() || source.is_passthrough_source();
-    let call = BoundCall {
-        by_proxy: true,
-        marked,
-        foreign_source: !local_source && !is_pod_addr(netns, source),
-        to_own: !to_loopback && is_pod_addr(netns, dst.addr),
-        to_loopback,
-        redirected: inbound::would_redirect(pod, dst.port)
-            && !filter::bypasses_from(pod, source, 0),
-        to_listener: dst.port.const_eq(pod.inbound_port),
-    };
-    original_source(pod, &call)
+    let foreign_source = !local_source && !is_pod_addr(netns, source);
+    let redirected =
+        inbound::would_redirect(pod, dst.port) && !filter::bypasses_from(pod, source, 0);
+    let facts = facts
+        .with_opaque(Facts::BY_PROXY, true)
+        .with_opaque(Facts::FOREIGN_SOURCE, foreign_source)
+        .with_opaque(Facts::LOCAL, !to_loopback && is_pod_addr(netns, dst.addr))
+        .with_opaque(Facts::TO_LOOPBACK, to_loopback)
+        .with_opaque(Facts::INBOUND_REDIRECTED, redirected)
+        .with_opaque(Facts::TO_LISTENER, dst.port.const_eq(pod.inbound_port));
+    original_source(pod, facts)
 }
 
 /// Whether the proxy opens the connection. Where a mark identifies the proxy, the source mark replaces

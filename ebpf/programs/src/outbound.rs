@@ -4,27 +4,29 @@
 use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, Event, Facts, NetnsEntry, PodCounter, PodFlags, Port, Reason,
-    decide::{self, DNS, OutboundConn, Verdict},
+    decide::{self, DNS, OutboundConn},
 };
 
 use crate::{
     before_proxy,
     context::{self, read},
-    count::{count, count_for_pod},
+    count::{count_for_pod, count_number},
+    decision::Decision,
     device, events, filter,
     maps::DNS_CAPTURE,
     owner,
 };
 
-/// The verdict for a socket's connection, or for its datagram to a DNS server. `src` is the address that
+/// The decision on a socket's connection, or for its datagram to a DNS server. `src` is the address that
 /// the socket is bound to, or the source of the datagram.
 #[inline(always)]
 pub(crate) fn decide(
     ctx: &SockAddrContext,
     netns: &NetnsEntry,
     (src, dst): (Addr, Endpoint),
-) -> Verdict {
-    decide::outbound(&netns.pod, &facts(ctx, netns, (src, dst)))
+) -> Decision {
+    let verdict = decide::outbound(&netns.pod, &facts(ctx, netns, (src, dst)));
+    Decision::new(verdict, netns.pod.cookie)
 }
 
 /// Whether the Pod's proxy answers queries to this port.
@@ -43,7 +45,7 @@ fn facts(ctx: &SockAddrContext, netns: &NetnsEntry, (src, dst): (Addr, Endpoint)
     });
     let inbound_listed =
         || pod.flags.has(PodFlags::TPROXY) && filter::lists_inbound_port(pod, dst.port);
-    let facts = Facts::opaque(uid.into())
+    let facts = Facts::opaque(pod.cookie)
         .with_opaque(Facts::LOCAL, filter::is_pod_addr(netns, dst.addr))
         .with_opaque(Facts::PORT_EXCLUDED, filter::excludes_port(pod, dst.port))
         .with_opaque(Facts::DATAGRAM, context::is_udp(ctx))
@@ -74,30 +76,30 @@ pub(crate) fn refuses_device(
     sk: *const bpf_sock,
     netns: &NetnsEntry,
     dst: Endpoint,
-    verdict: Verdict,
+    decision: Decision,
 ) -> bool {
-    let refuses = matches!(verdict, Verdict::ToProxy(..)) && device::is_bound(sk);
+    let refuses = decision.proxy_port().is_some() && device::is_bound(sk);
     if refuses {
         record(netns, dst, Reason::OutboundDevice, PodCounter::Refused);
     }
     refuses
 }
 
-/// Counts a verdict about a process in the Pod, and emits an event.
+/// Counts a decision about a process in the Pod by its rule, and emits an event.
 #[inline(always)]
-pub(crate) fn record_verdict(netns: &NetnsEntry, dst: Endpoint, verdict: Verdict) {
-    let counter = match verdict {
-        Verdict::ToProxy(..) => PodCounter::OutboundToProxy,
-        Verdict::Direct(_) => PodCounter::OutboundDirect,
-        Verdict::Refused(_) => PodCounter::Refused,
-    };
-    record(netns, dst, verdict.reason(), counter);
+pub(crate) fn record_decision(netns: &NetnsEntry, dst: Endpoint, decision: Decision) {
+    record_number(netns, dst, decision.reason(), decision.counter());
 }
 
 /// Counts a decision about a process in the Pod, and emits an event.
 #[inline(always)]
 pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason, counter: PodCounter) {
-    count(reason);
+    record_number(netns, dst, reason as u32, counter);
+}
+
+#[inline(always)]
+fn record_number(netns: &NetnsEntry, dst: Endpoint, reason: u32, counter: PodCounter) {
+    count_number(reason);
     count_for_pod(netns.pod.cookie, counter);
     if events::enabled() {
         let (uid, gid) = context::current_uid_gid();
@@ -105,7 +107,7 @@ pub(crate) fn record(netns: &NetnsEntry, dst: Endpoint, reason: Reason, counter:
             cookie: netns.pod.cookie,
             from: Endpoint::new(netns.addr_for(dst.addr), Port::new(0)),
             to: dst,
-            reason: reason as u32,
+            reason,
             uid,
             gid,
             pad: 0,

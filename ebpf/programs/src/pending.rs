@@ -30,39 +30,33 @@ pub(crate) fn resolve<F: Family>(
     Some(netns)
 }
 
-/// The provisional cookie of the Pod with the caller's address.
+/// The provisional cookie of the Pod with the caller's address: a socket can bind only to an address of its
+/// network namespace. Callers that stay within their namespace, or that selected a source, are not tested.
 #[inline(always)]
 fn match_pending<F: Family>(ctx: &SockAddrContext) -> Option<u64> {
+    if *PENDING_PODS.get(0)? == 0 {
+        return None;
+    }
+    let dst = context::destination::<F>(ctx).addr;
+    let chosen = !F::source(context::socket(ctx)).is_unspecified();
+    if chosen || dst.connects_to_loopback() || can_bind_nonlocal::<F>(ctx, dst) {
+        return None;
+    }
     for slot in 0..MAX_PENDING_PODS {
         let provisional = *PENDING_PODS.get(slot)?;
         if provisional == 0 {
             return None;
         }
-        if maps::netns_entry(provisional).is_some_and(|netns| owns_addr::<F>(ctx, netns)) {
+        let addr =
+            maps::netns_entry(provisional).map_or(Addr::UNSPECIFIED, |netns| netns.addr_for(dst));
+        if !addr.is_unspecified() && F::bind(ctx.sock_addr, addr) {
             return Some(provisional);
         }
     }
     None
 }
 
-/// Whether the caller's network namespace has a Pod's address: only then can a socket bind to it.
-/// Callers that stay within their namespace, or that selected a source, are not tested.
-///
-/// A function of its own: if it were inlined, the verifier would explore each of its paths again for
-/// each entry of the list.
-#[inline(never)]
-fn owns_addr<F: Family>(ctx: &SockAddrContext, netns: &NetnsEntry) -> bool {
-    let dst = context::destination::<F>(ctx).addr;
-    let addr = netns.addr_for(dst);
-    let chosen = !F::source(context::socket(ctx)).is_unspecified();
-    !dst.connects_to_loopback()
-        && !addr.is_unspecified()
-        && !chosen
-        && F::bind(ctx.sock_addr, addr)
-        && !can_bind_nonlocal::<F>(ctx, dst)
-}
-
-/// Whether the caller may bind to foreign addresses (`ip_nonlocal_bind`, `IP_FREEBIND`): then the test
+/// Whether the caller may bind to foreign addresses (`ip_nonlocal_bind`, `IP_FREEBIND`): then a bind
 /// proves nothing, and the socket stays unchanged.
 #[inline(always)]
 fn can_bind_nonlocal<F: Family>(ctx: &SockAddrContext, dst: Addr) -> bool {

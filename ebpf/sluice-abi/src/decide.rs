@@ -55,26 +55,26 @@ impl OutboundConn {
         reason = "the verifier follows a call for each fact otherwise"
     )]
     #[inline(always)]
-    const fn all_facts(&self, pod: &PodConfig) -> Facts {
+    fn all_facts(&self, pod: &PodConfig) -> Facts {
         let Self { dst, src, .. } = self;
         let via_lo = self.facts.has(Facts::LOCAL) || dst.addr.connects_to_loopback();
-        let from_loopback = src.is_v4() && src.is_loopback() && !via_lo;
         let by_user = self.uid == pod.proxy_uid || pod.mark_matches(self.mark);
-        self.facts
-            .with_if(Facts::VIA_LO, via_lo)
-            .with_if(Facts::TO_APP_LOOPBACK, pod.is_app_loopback(dst.addr))
-            .with_if(Facts::FROM_PASSTHROUGH, src.is_passthrough_source())
-            .with_if(Facts::BY_USER, by_user)
-            .with_if(Facts::BY_GROUP, self.gid == pod.proxy_gid)
-            .with_if(Facts::TO_IPV6, !dst.addr.is_v4())
-            .with_if(Facts::FROM_LOOPBACK, from_loopback)
-            .with_if(Facts::TO_TUNNEL, dst.port.const_eq(pod.hbone_port))
+        let facts = self.facts.with_opaque(Facts::VIA_LO, via_lo);
+        let from_loopback = src.is_v4() && src.is_loopback() && !facts.has(Facts::VIA_LO);
+        facts
+            .with_opaque(Facts::TO_APP_LOOPBACK, pod.is_app_loopback(dst.addr))
+            .with_opaque(Facts::FROM_PASSTHROUGH, src.is_passthrough_source())
+            .with_opaque(Facts::BY_USER, by_user)
+            .with_opaque(Facts::BY_GROUP, self.gid == pod.proxy_gid)
+            .with_opaque(Facts::TO_IPV6, !dst.addr.is_v4())
+            .with_opaque(Facts::FROM_LOOPBACK, from_loopback)
+            .with_opaque(Facts::TO_TUNNEL, dst.port.const_eq(pod.hbone_port))
     }
 }
 
 /// The verdict for a TCP connection from a socket in `pod`, or for a datagram to a DNS server.
 #[must_use]
-pub const fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
+pub fn outbound(pod: &PodConfig, to: &OutboundConn) -> Verdict {
     let facts = to.all_facts(pod);
     if pod.flags.has(PodFlags::IPV4_ONLY) && facts.has(Facts::TO_IPV6) {
         return Verdict::Direct(Reason::OutboundBypass);

@@ -41,6 +41,20 @@ impl Facts {
     /// [`crate::PodFlags::BYPASS_NODE`].
     pub const FROM_NODE: Self = Self(1 << 19);
 
+    /// The socket belongs to the proxy, by user, group or mark. As the next five, it is only used with
+    /// [`crate::original_source`].
+    pub const BY_PROXY: Self = Self(1 << 20);
+    /// The socket carries [`crate::PodConfig::source_mark`].
+    pub const MARKED: Self = Self(1 << 21);
+    /// The socket is bound to an address that is neither the Pod's nor a loopback address.
+    pub const FOREIGN_SOURCE: Self = Self(1 << 22);
+    /// The destination is a loopback address.
+    pub const TO_LOOPBACK: Self = Self(1 << 23);
+    /// The inbound rules redirect connections from the socket's source to this port.
+    pub const INBOUND_REDIRECTED: Self = Self(1 << 24);
+    /// The destination port is that of the proxy's inbound listener.
+    pub const TO_LISTENER: Self = Self(1 << 25);
+
     /// The packets leave through `lo`.
     pub(crate) const VIA_LO: Self = Self(1 << 9);
     /// The destination is a loopback address that the rules exclude even for the proxy.
@@ -147,6 +161,12 @@ mod tests {
             Facts::TO_IPV6,
             Facts::FROM_LOOPBACK,
             Facts::FROM_NODE,
+            Facts::BY_PROXY,
+            Facts::MARKED,
+            Facts::FOREIGN_SOURCE,
+            Facts::TO_LOOPBACK,
+            Facts::INBOUND_REDIRECTED,
+            Facts::TO_LISTENER,
         ];
         for fact in all {
             let one = Facts::opaque(42).with_opaque(fact, true);

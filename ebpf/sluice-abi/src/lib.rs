@@ -40,7 +40,7 @@ pub use filter::{
 pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey};
 pub use kernel_offsets::{CredOffsets, KernelOffsets};
 pub use listener::{ForeignKey, ForeignUse, ListenerKey};
-pub use original_source::{BoundCall, SourceVerdict, original_source};
+pub use original_source::{SourceVerdict, original_source};
 pub use pod::{NetnsEntry, PodConfig, REROUTE_MARK};
 pub use pod_flags::PodFlags;
 pub use reason::{Reason, ReasonKind};

@@ -5,31 +5,7 @@
 //! the client. Neither the source nor the interface shows that such a connection comes from within the
 //! Pod, so the inbound rules would return it to the proxy.
 
-use crate::PodConfig;
-
-/// An outbound TCP connection of a socket that is bound to an address, or carries
-/// [`PodConfig::source_mark`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "facts that do not depend on each other"
-)]
-pub struct BoundCall {
-    /// The socket belongs to the proxy, by user, group or mark.
-    pub by_proxy: bool,
-    /// The socket carries [`PodConfig::source_mark`].
-    pub marked: bool,
-    /// The socket is bound to an address that is neither the Pod's nor a loopback address.
-    pub foreign_source: bool,
-    /// The destination is an address of the Pod.
-    pub to_own: bool,
-    /// The destination is a loopback address.
-    pub to_loopback: bool,
-    /// The inbound rules redirect connections from this source to this port.
-    pub redirected: bool,
-    /// The destination port is that of the proxy's inbound listener.
-    pub to_listener: bool,
-}
+use crate::{Facts, PodConfig};
 
 /// The decision on such a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,20 +16,25 @@ pub enum SourceVerdict {
     Refuse,
 }
 
-/// The decision, or `None` if the outbound rules decide.
+/// The decision on an outbound TCP connection of a socket that is bound to an address, or carries
+/// [`PodConfig::source_mark`]. `None` if the outbound rules decide.
+///
+/// `facts`: [`Facts::BY_PROXY`], [`Facts::MARKED`], [`Facts::FOREIGN_SOURCE`], [`Facts::LOCAL`],
+/// [`Facts::TO_LOOPBACK`], [`Facts::INBOUND_REDIRECTED`] and [`Facts::TO_LISTENER`].
 #[must_use]
-pub const fn original_source(pod: &PodConfig, call: &BoundCall) -> Option<SourceVerdict> {
-    if !call.by_proxy {
+pub const fn original_source(pod: &PodConfig, facts: Facts) -> Option<SourceVerdict> {
+    if !facts.has(Facts::BY_PROXY) {
         return None;
     }
-    let from_client = call.foreign_source && (call.to_own || call.to_loopback);
-    if from_client && call.to_listener {
+    let foreign_source = facts.has(Facts::FOREIGN_SOURCE);
+    let from_client = foreign_source && facts.has(Facts::LOCAL.with(Facts::TO_LOOPBACK));
+    if from_client && facts.has(Facts::TO_LISTENER) {
         return Some(SourceVerdict::Refuse);
     }
-    if pod.source_mark != 0 && (call.marked || from_client) {
+    if pod.source_mark != 0 && (from_client || facts.has(Facts::MARKED)) {
         return Some(SourceVerdict::Keep);
     }
-    if call.foreign_source && call.to_own && call.redirected {
+    if foreign_source && facts.has(Facts::LOCAL) && facts.has(Facts::INBOUND_REDIRECTED) {
         return Some(SourceVerdict::Refuse);
     }
     None
@@ -63,22 +44,24 @@ pub const fn original_source(pod: &PodConfig, call: &BoundCall) -> Option<Source
 mod tests {
     use super::*;
 
-    const CALL: BoundCall = BoundCall {
-        by_proxy: true,
-        marked: false,
-        foreign_source: true,
-        to_own: true,
-        to_loopback: false,
-        redirected: true,
-        to_listener: false,
-    };
+    /// The proxy connects to its own Pod from its client's address.
+    const CALL: Facts = Facts::BY_PROXY
+        .with(Facts::FOREIGN_SOURCE)
+        .with(Facts::LOCAL)
+        .with(Facts::INBOUND_REDIRECTED);
 
-    fn verdict(source_mark: u32, call: BoundCall) -> Option<SourceVerdict> {
+    fn verdict(source_mark: u32, call: Facts) -> Option<SourceVerdict> {
         let pod = PodConfig {
             source_mark,
             ..PodConfig::default()
         };
-        original_source(&pod, &call)
+        original_source(&pod, call)
+    }
+
+    /// `CALL` without one fact.
+    fn without(fact: Facts) -> Facts {
+        assert!(CALL.has(fact));
+        CALL.with(fact)
     }
 
     #[test]
@@ -86,19 +69,12 @@ mod tests {
         for (call, marked_pod, other_pod) in [
             (CALL, Some(SourceVerdict::Keep), Some(SourceVerdict::Refuse)),
             (
-                BoundCall {
-                    redirected: false,
-                    ..CALL
-                },
+                without(Facts::INBOUND_REDIRECTED),
                 Some(SourceVerdict::Keep),
                 None,
             ),
             (
-                BoundCall {
-                    to_own: false,
-                    to_loopback: true,
-                    ..CALL
-                },
+                without(Facts::LOCAL).with(Facts::TO_LOOPBACK),
                 Some(SourceVerdict::Keep),
                 None,
             ),
@@ -110,31 +86,18 @@ mod tests {
 
     #[test]
     fn call_to_the_own_listener_from_a_foreign_source_is_refused() {
-        let call = BoundCall {
-            to_listener: true,
-            ..CALL
-        };
         for mark in [0, 1337] {
-            assert_eq!(verdict(mark, call), Some(SourceVerdict::Refuse));
+            let verdict = verdict(mark, CALL.with(Facts::TO_LISTENER));
+            assert_eq!(verdict, Some(SourceVerdict::Refuse));
         }
     }
 
     #[test]
     fn outbound_rules_decide_about_other_calls() {
         for call in [
-            BoundCall {
-                by_proxy: false,
-                marked: true,
-                ..CALL
-            },
-            BoundCall {
-                foreign_source: false,
-                ..CALL
-            },
-            BoundCall {
-                to_own: false,
-                ..CALL
-            },
+            without(Facts::BY_PROXY).with(Facts::MARKED),
+            without(Facts::FOREIGN_SOURCE),
+            without(Facts::LOCAL),
         ] {
             for mark in [0, 1337] {
                 assert_eq!(verdict(mark, call), None, "{call:?}");
@@ -144,11 +107,7 @@ mod tests {
 
     #[test]
     fn a_marked_socket_of_the_proxy_needs_no_listed_address() {
-        let call = BoundCall {
-            marked: true,
-            to_own: false,
-            ..CALL
-        };
+        let call = without(Facts::LOCAL).with(Facts::MARKED);
         assert_eq!(verdict(1337, call), Some(SourceVerdict::Keep));
     }
 }

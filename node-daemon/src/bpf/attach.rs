@@ -364,7 +364,10 @@ pub(super) fn has_sk_lookup(pin: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aya_obj::Object;
+    use aya_obj::{
+        Object,
+        generated::{BPF_CALL, BPF_JMP, BPF_PSEUDO_CALL},
+    };
 
     use super::*;
 
@@ -381,6 +384,27 @@ mod tests {
             creds: CredOffsets::default(),
         });
         assert_eq!(programs, hooked);
+    }
+
+    /// Before Linux 6.2 the verifier compares every number of a program with functions exactly, and then
+    /// explores too many paths of these.
+    #[test]
+    fn no_program_of_the_object_calls_a_function() {
+        let object = Object::parse(OBJECT).unwrap();
+        let calling: Vec<_> = object
+            .programs
+            .iter()
+            .filter(|(_, program)| {
+                let function = &object.functions[&program.function_key()];
+                let mut instructions = function.instructions.iter();
+                instructions.any(|one| {
+                    u32::from(one.code) == BPF_JMP | BPF_CALL
+                        && u32::from(one.src_reg()) == BPF_PSEUDO_CALL
+                })
+            })
+            .map(|(name, _)| name)
+            .collect();
+        assert!(calling.is_empty(), "{calling:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! | excluded by a rule | any | any | any |
 
 use sluice_abi::{
-    BoundCall, Endpoint, PodConfig, Reason, SourceVerdict,
+    Endpoint, Facts, PodConfig, Reason, SourceVerdict,
     decide::{Arrival, Verdict},
     original_source,
 };
@@ -132,16 +132,22 @@ fn kept_source(
     let marked = pod.source_mark != 0 && socket.mark == pod.source_mark;
     let local = source.is_loopback() || source.is_passthrough_source();
     let inbound = subject.inbound(source.into(), to.port.get())?;
-    let call = BoundCall {
-        by_proxy: is_proxys(pod, socket, owner) || (marked && pod.mark_mask != 0),
-        marked,
-        foreign_source: !local && !subject.owns(source.into()),
-        to_own: subject.owns(to.addr.into()),
-        to_loopback: to.addr.connects_to_loopback(),
-        redirected: matches!(inbound, Verdict::ToProxy(..)),
-        to_listener: to.port.const_eq(pod.inbound_port),
-    };
-    Some(match original_source(pod, &call)? {
+    let by_proxy = is_proxys(pod, socket, owner) || (marked && pod.mark_mask != 0);
+    let facts = Facts::default()
+        .with_if(Facts::BY_PROXY, by_proxy)
+        .with_if(Facts::MARKED, marked)
+        .with_if(
+            Facts::FOREIGN_SOURCE,
+            !local && !subject.owns(source.into()),
+        )
+        .with_if(Facts::LOCAL, subject.owns(to.addr.into()))
+        .with_if(Facts::TO_LOOPBACK, to.addr.connects_to_loopback())
+        .with_if(
+            Facts::INBOUND_REDIRECTED,
+            matches!(inbound, Verdict::ToProxy(..)),
+        )
+        .with_if(Facts::TO_LISTENER, to.port.const_eq(pod.inbound_port));
+    Some(match original_source(pod, facts)? {
         SourceVerdict::Keep => Path::Direct(Reason::OutboundOriginalSource),
         SourceVerdict::Refuse => Path::Bypass(Reason::OutboundLoop),
     })
