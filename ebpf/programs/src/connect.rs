@@ -1,10 +1,10 @@
 //! `connect(2)`: applies the outbound rules, stores the original destination, and redirects to the
 //! proxy.
 
-use aya_ebpf::{bindings::bpf_sock, btf_maps::ProgramArray, programs::SockAddrContext};
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use sluice_abi::{
     Addr, Endpoint, NetnsEntry, OrigDst, PodConfig, PodCounter, PodFlags, Port, Reason, SockRole,
-    SourceVerdict,
+    SourceVerdict, decide::DNS,
 };
 
 use crate::{
@@ -14,54 +14,35 @@ use crate::{
     decision::Decision,
     dns, dst_alias, filter,
     maps::{self, FOREIGN_LISTENERS, ORIGINAL_DST},
-    mptcp,
-    order::Level,
-    original_source, outbound, pending, refuse,
+    mptcp, original_source, outbound, pending, refuse,
     sk_storage::SocketStorage as _,
 };
 
-/// Enters at one level of the cgroups, and continues with the program in `deciding`. The verifier
-/// explores that program once for both levels.
-///
-/// The daemon stores the program before it attaches this one. Without it, the connections of meshed Pods
-/// are refused.
-#[inline(always)]
-pub(crate) fn enter(ctx: &SockAddrContext, level: Level, deciding: &ProgramArray<1>) -> i32 {
-    if level.is_decided(ctx) {
-        return ALLOW;
-    }
-    // SAFETY: this program holds nothing that the other one would have to release.
-    unsafe { deciding.tail_call(ctx, 0) };
-    if maps::netns_entry(context::netns_cookie(ctx)).is_some() {
-        DENY
-    } else {
-        ALLOW
-    }
-}
-
 /// Decides about one connect. A caller outside every meshed Pod costs one hash lookup and one array
-/// lookup (for pending Pods).
+/// lookup (for pending Pods); a UDP socket that connects to another port than DNS costs a comparison.
 #[inline(always)]
 pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
-    if context::is_udp(ctx) {
-        let source = || F::source(context::socket(ctx));
-        return dns::capture::<F>(ctx, None, source, |netns, dst| {
-            bind_source::<F>(ctx, netns, dst, Addr::UNSPECIFIED);
-        });
+    let datagram = context::is_udp(ctx);
+    if !datagram && !context::is_tcp(ctx) {
+        return ALLOW;
     }
-    if !context::is_tcp(ctx) {
+    let dst = context::destination::<F>(ctx);
+    if datagram && !dst.port.const_eq(DNS) {
         return ALLOW;
     }
     let cookie = context::netns_cookie(ctx);
-    let Some(netns) = maps::netns_entry(cookie).or_else(|| pending::resolve::<F>(ctx, cookie))
-    else {
+    let pending = || (!datagram).then(|| pending::resolve::<F>(ctx, cookie))?;
+    let Some(netns) = maps::netns_entry(cookie).or_else(pending) else {
         return ALLOW;
     };
     let source = F::source(context::socket(ctx));
-    let dst = context::destination::<F>(ctx);
     let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);
     let (source, dst) = opaque::<F>(netns, (source, dst));
-    if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
+    if datagram {
+        if !outbound::captures_dns(netns, dst.port) {
+            return ALLOW;
+        }
+    } else if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
         return keep_source(ctx, netns, dst, verdict);
     }
     let (source, dst) = opaque::<F>(netns, (source, dst));
@@ -78,14 +59,14 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         before_proxy::count(cookie);
     }
     outbound::record_decision(netns, dst, decision);
+    let (source, dst) = opaque::<F>(netns, (source, dst));
+    if context::is_udp(ctx) {
+        return dns::carry_out::<F>(ctx, dst, decision, || {
+            bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);
+        });
+    }
     mark_accel_candidate(ctx, netns, dst, decision);
-    carry_out::<F>(
-        ctx,
-        cookie,
-        netns,
-        opaque::<F>(netns, (source, dst)),
-        decision,
-    )
+    carry_out::<F>(ctx, cookie, netns, (source, dst), decision)
 }
 
 /// The same addresses for the next stage: see [`crate::opaque`].

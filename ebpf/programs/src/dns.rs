@@ -1,61 +1,77 @@
 //! DNS capture over UDP: redirects queries to the proxy's resolver, and restores the server's address
 //! as the source of the reply.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{btf_maps::ProgramArray, programs::SockAddrContext};
 use sluice_abi::{Addr, Endpoint, NetnsEntry, OrigDst, Port, Reason, SockRole, decide::DNS};
 
 use crate::{
     ALLOW, DENY,
     context::{self, Family},
     count::count,
+    decision::Decision,
     maps::{self, ORIGINAL_DST},
-    order::Level,
+    order::{self, Level},
     outbound, refuse,
     sk_storage::SocketStorage as _,
 };
 
-/// `sendmsg(2)` with a destination address.
+/// `sendmsg(2)` with a destination address: a captured query continues with the program in `deciding`. A
+/// datagram to another port costs one comparison.
 #[inline(always)]
-pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext, level: Level) -> i32 {
-    let source = || F::message_source(ctx.sock_addr);
-    capture::<F>(ctx, Some(level), source, |netns, dst| {
-        if let Some(source_addr) = outbound::source_addr(netns, dst) {
+pub(crate) fn sendmsg<F: Family>(
+    ctx: &SockAddrContext,
+    level: Level,
+    deciding: &ProgramArray<1>,
+) -> i32 {
+    match captured::<F>(ctx) {
+        Some(_) => order::decide(ctx, level, deciding),
+        None => ALLOW,
+    }
+}
+
+/// The destination of a query that the caller's Pod captures, and that Pod.
+#[inline(always)]
+fn captured<F: Family>(ctx: &SockAddrContext) -> Option<(Endpoint, &'static NetnsEntry)> {
+    let dst = context::destination::<F>(ctx);
+    if !dst.port.const_eq(DNS) {
+        return None;
+    }
+    let netns = maps::netns_entry(context::netns_cookie(ctx))?;
+    outbound::captures_dns(netns, dst.port).then_some((dst, netns))
+}
+
+/// Decides about one query.
+#[inline(always)]
+pub(crate) fn decide<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some((dst, netns)) = captured::<F>(ctx) else {
+        return ALLOW;
+    };
+    let unknown = netns.pod.cookie;
+    let source = F::opaque(F::message_source(ctx.sock_addr), unknown);
+    let decision = outbound::decide(ctx, netns, (source, dst));
+    let dst = Endpoint::new(F::opaque(dst.addr, unknown), dst.port);
+    if outbound::refuses_device(context::socket(ctx), netns, dst, decision) {
+        return DENY;
+    }
+    outbound::record_decision(netns, dst, decision);
+    carry_out::<F>(ctx, dst, decision, || {
+        if let Some(source_addr) = outbound::source_addr(netns, dst.addr) {
             F::set_source(ctx.sock_addr, source_addr);
         }
     })
 }
 
-/// Redirects a DNS query. A datagram to another port costs one comparison. The source is set before the
-/// new destination. `level` is that of the program, unless it was tested before. `source` is the source
-/// that the datagram would have.
+/// Carries out a decision about a query. `set_source` runs before the destination changes.
 #[inline(always)]
-pub(crate) fn capture<F: Family>(
+pub(crate) fn carry_out<F: Family>(
     ctx: &SockAddrContext,
-    level: Option<Level>,
-    source: impl FnOnce() -> Addr,
-    come_from: impl FnOnce(&NetnsEntry, Addr),
+    dst: Endpoint,
+    decision: Decision,
+    set_source: impl FnOnce(),
 ) -> i32 {
-    let dst = context::destination::<F>(ctx);
-    if !dst.port.const_eq(DNS) {
-        return ALLOW;
-    }
-    let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
-        return ALLOW;
-    };
-    let is_decided = || level.is_some_and(|level| level.is_decided(ctx));
-    if !outbound::captures_dns(netns, dst.port) || is_decided() {
-        return ALLOW;
-    }
-    let source = F::opaque(source(), netns.pod.cookie);
-    let decision = outbound::decide(ctx, netns, (source, dst));
-    let dst = Endpoint::new(F::opaque(dst.addr, netns.pod.cookie), dst.port);
-    if outbound::refuses_device(context::socket(ctx), netns, dst, decision) {
-        return DENY;
-    }
-    outbound::record_decision(netns, dst, decision);
     match decision.proxy_port() {
         Some(port) => {
-            come_from(netns, dst.addr);
+            set_source();
             redirect_query::<F>(ctx, dst, port)
         }
         None if decision.is_refused() => refuse::with_einval(),

@@ -54,7 +54,7 @@ use aya_ebpf::{
 
 use crate::{
     context::{V4, V6},
-    maps::{CONNECT4_PROG, CONNECT6_PROG},
+    maps::{CONNECT4_PROG, CONNECT6_PROG, SENDMSG4_PROG, SENDMSG6_PROG},
     order::Level,
 };
 
@@ -66,13 +66,13 @@ pub(crate) const DENY: i32 = 0;
 /// `connect(2)` on an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    connect::enter(&ctx, Level::Child, &CONNECT4_PROG)
+    order::decide(&ctx, Level::Child, &CONNECT4_PROG)
 }
 
 /// The root copy of `connect4`.
 #[cgroup_sock_addr(connect4)]
 fn root_connect4(ctx: SockAddrContext) -> i32 {
-    connect::enter(&ctx, Level::Root, &CONNECT4_PROG)
+    order::decide(&ctx, Level::Root, &CONNECT4_PROG)
 }
 
 /// The continuation of both.
@@ -84,13 +84,13 @@ fn decide_connect4(ctx: SockAddrContext) -> i32 {
 /// `connect(2)` on an `AF_INET6` socket, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    connect::enter(&ctx, Level::Child, &CONNECT6_PROG)
+    order::decide(&ctx, Level::Child, &CONNECT6_PROG)
 }
 
 /// The root copy of `connect6`.
 #[cgroup_sock_addr(connect6)]
 fn root_connect6(ctx: SockAddrContext) -> i32 {
-    connect::enter(&ctx, Level::Root, &CONNECT6_PROG)
+    order::decide(&ctx, Level::Root, &CONNECT6_PROG)
 }
 
 /// The continuation of both.
@@ -144,25 +144,37 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// `sendto(2)` with an address on an `AF_INET` UDP socket.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    dns::sendmsg::<V4>(&ctx, Level::Child)
+    dns::sendmsg::<V4>(&ctx, Level::Child, &SENDMSG4_PROG)
 }
 
 /// The root copy of `sendmsg4`.
 #[cgroup_sock_addr(sendmsg4)]
 fn root_sendmsg4(ctx: SockAddrContext) -> i32 {
-    dns::sendmsg::<V4>(&ctx, Level::Root)
+    dns::sendmsg::<V4>(&ctx, Level::Root, &SENDMSG4_PROG)
+}
+
+/// The continuation of both.
+#[cgroup_sock_addr(sendmsg4)]
+fn decide_sendmsg4(ctx: SockAddrContext) -> i32 {
+    dns::decide::<V4>(&ctx)
 }
 
 /// `sendto(2)` with an address on an `AF_INET6` UDP socket.
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    dns::sendmsg::<V6>(&ctx, Level::Child)
+    dns::sendmsg::<V6>(&ctx, Level::Child, &SENDMSG6_PROG)
 }
 
 /// The root copy of `sendmsg6`.
 #[cgroup_sock_addr(sendmsg6)]
 fn root_sendmsg6(ctx: SockAddrContext) -> i32 {
-    dns::sendmsg::<V6>(&ctx, Level::Root)
+    dns::sendmsg::<V6>(&ctx, Level::Root, &SENDMSG6_PROG)
+}
+
+/// The continuation of both.
+#[cgroup_sock_addr(sendmsg6)]
+fn decide_sendmsg6(ctx: SockAddrContext) -> i32 {
+    dns::decide::<V6>(&ctx)
 }
 
 /// `recvfrom(2)` on an `AF_INET` UDP socket.

@@ -66,6 +66,12 @@ pub(crate) static CONNECT4_PROG: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "connect6_prog")]
 pub(crate) static CONNECT6_PROG: ProgramArray<1> = ProgramArray::new();
 
+#[btf_map(name = "sendmsg4_prog")]
+pub(crate) static SENDMSG4_PROG: ProgramArray<1> = ProgramArray::new();
+
+#[btf_map(name = "sendmsg6_prog")]
+pub(crate) static SENDMSG6_PROG: ProgramArray<1> = ProgramArray::new();
+
 #[btf_map(name = "dns_capture")]
 pub(crate) static DNS_CAPTURE: HashMap<u64, u8, MAX_PODS, ON_DEMAND> = HashMap::new();
 

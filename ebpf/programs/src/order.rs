@@ -8,10 +8,15 @@
 //! consumes it. Both run on one CPU, with the socket locked. If another task preempts the call in
 //! between and its socket has the same slot, the root copy decides again.
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_socket_cookie};
+use aya_ebpf::{
+    EbpfContext, btf_maps::ProgramArray, helpers::bpf_get_socket_cookie, programs::SockAddrContext,
+};
 use sluice_abi::maps::DECIDED_SLOTS;
 
-use crate::maps::DECIDED;
+use crate::{
+    ALLOW, DENY, context,
+    maps::{self, DECIDED},
+};
 
 /// The level of the cgroup at which a copy of a program is attached.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,24 @@ pub(crate) enum Level {
     Child,
     /// The root: runs for every process, after the programs of its child.
     Root,
+}
+
+/// Continues with the program in `deciding`, unless the child copy has decided about this call. The verifier
+/// explores that program once for both levels.
+///
+/// The daemon stores the program before it attaches this one. Without it, the calls of meshed Pods are refused.
+#[inline(always)]
+pub(crate) fn decide(ctx: &SockAddrContext, level: Level, deciding: &ProgramArray<1>) -> i32 {
+    if level.is_decided(ctx) {
+        return ALLOW;
+    }
+    // SAFETY: this program holds nothing that the other one would have to release.
+    unsafe { deciding.tail_call(ctx, 0) };
+    if maps::netns_entry(context::netns_cookie(ctx)).is_some() {
+        DENY
+    } else {
+        ALLOW
+    }
 }
 
 impl Level {

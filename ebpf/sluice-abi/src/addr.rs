@@ -96,7 +96,7 @@ impl Addr {
         }
     }
 
-    /// The address to which a TCP socket that is bound to `source` connects: the kernel replaces
+    /// The address to which a socket that is bound to `source` connects: the kernel replaces
     /// `0.0.0.0` by the source (`ip_route_output_key_hash_rcu`), which `IP_TRANSPARENT` permits to be one
     /// of another host. It replaces `::` by `::1`, whatever the source is.
     #[must_use]

@@ -50,6 +50,10 @@ pub const LOOKUP_PROG: &str = "lookup_prog";
 pub const CONNECT4_PROG: &str = "connect4_prog";
 /// The same for `AF_INET6`: the kernel accepts programs of one hook in one map (Linux 6.18).
 pub const CONNECT6_PROG: &str = "connect6_prog";
+/// 0 → the program that decides about DNS queries in `sendmsg` on `AF_INET` sockets, likewise.
+pub const SENDMSG4_PROG: &str = "sendmsg4_prog";
+/// The same for `AF_INET6`.
+pub const SENDMSG6_PROG: &str = "sendmsg6_prog";
 /// Socket → `u8`: who bound this socket to a port of the proxy: 0 for the proxy, 1 for a container that
 /// validates the redirection.
 pub const PROXY_SOCKETS: &str = "proxy_sockets";
@@ -114,7 +118,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 42] = [
+pub const ALL: [&str; 44] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -134,6 +138,8 @@ pub const ALL: [&str; 42] = [
     LOOKUP_PROG,
     CONNECT4_PROG,
     CONNECT6_PROG,
+    SENDMSG4_PROG,
+    SENDMSG6_PROG,
     PROXY_SOCKETS,
     OWNER_GROUPS,
     OWN_ADDRS,

@@ -25,7 +25,7 @@ use sluice_abi::{CredOffsets, maps};
 use super::{
     Error, Options,
     cgroup_prog::{self, ProgramInfo},
-    connect_prog, hierarchy,
+    decide_progs, hierarchy,
     kernel_offsets::{self, SPLICE_FN},
     link::{self, Link},
     loaded::Loaded,
@@ -132,7 +132,7 @@ pub(super) fn program_names(features: Features) -> Vec<&'static str> {
     let mut names: Vec<_> = HOOKS.iter().map(|(name, _)| *name).collect();
     names.extend([SK_LOOKUP_PROG, SK_MSG_PROG]);
     names.extend(reroute_prog::PROGRAMS);
-    names.extend(connect_prog::names());
+    names.extend(decide_progs::names());
     names.extend(
         cgroup_prog::HOOKS
             .iter()
@@ -258,7 +258,7 @@ pub(super) fn attach(
     enabled_hooks: EnabledHooks,
 ) -> Result<(), Error> {
     // The order matters: the programs at the cgroups continue with these.
-    connect_prog::install(object)?;
+    decide_progs::install(object)?;
     // Without this program, no socket may be in the map.
     attach_sk_msg(object)?;
     if enabled_hooks.has(SPLICE_PROG) {

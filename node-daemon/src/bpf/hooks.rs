@@ -10,7 +10,7 @@ use sluice_api::ProgramView;
 use super::{
     Datapath, Error, attach,
     cgroup_prog::{self, ProgramInfo},
-    connect_prog,
+    decide_progs,
     hierarchy::{self, ForeignProgram},
     netns_prog, pins, reroute_prog,
 };
@@ -86,7 +86,7 @@ impl Datapath {
             let (attach_type, attach_count) = match name {
                 netns_prog::SK_LOOKUP_PROG => ("netns", self.netns_with_sk_lookup()?.len()),
                 attach::SK_MSG_PROG => ("map", 1),
-                name if connect_prog::names().any(|one| one == name) => ("map", 1),
+                name if decide_progs::names().any(|one| one == name) => ("map", 1),
                 name if reroute_prog::PROGRAMS.contains(&name) => {
                     ("tc", self.rule_maps.virtual_interfaces()?)
                 }

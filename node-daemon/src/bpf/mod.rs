@@ -8,7 +8,7 @@ mod aliases;
 mod attach;
 mod btf;
 mod cgroup_prog;
-mod connect_prog;
+mod decide_progs;
 mod error;
 mod events;
 mod fill;

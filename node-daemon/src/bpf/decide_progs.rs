@@ -1,5 +1,6 @@
-//! The programs that decide about `connect`. The copies at both levels of the cgroups continue with them:
-//! a copy of its own for each level would double the time of the verifier, and the code.
+//! The programs that decide about `connect` and about DNS queries in `sendmsg`. The copies at both levels of
+//! the cgroups continue with them: a copy of its own for each level would double the time of the verifier, and
+//! the code.
 //!
 //! At a takeover the new daemon replaces the programs in these maps, for both levels at once.
 
@@ -10,9 +11,11 @@ use sluice_abi::maps;
 use super::{Error, link, loaded::Loaded, netns_prog};
 
 /// The programs, each with its map.
-const PROGRAMS: [(&str, &str); 2] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("decide_connect4", maps::CONNECT4_PROG),
     ("decide_connect6", maps::CONNECT6_PROG),
+    ("decide_sendmsg4", maps::SENDMSG4_PROG),
+    ("decide_sendmsg6", maps::SENDMSG6_PROG),
 ];
 
 /// The index of the program in its map.
