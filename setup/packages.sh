@@ -6,7 +6,7 @@ build=(gcc libc6-dev musl-dev curl python3-venv protobuf-compiler)
 lab=(iptables iproute2 util-linux libcap2-bin containernetworking-plugins)
 runtimes=(busybox-static conmon containerd jq podman runc)
 cnitool=(golang-go golang-github-appc-cni-dev)
-kernels=(qemu-system-x86 qemu-system-arm cpio jq xz-utils)
+kernels=(qemu-system-x86 qemu-system-arm cpio jq kmod xz-utils)
 bench=(conntrack wrk time linux-perf)
 
 case ${1:-all} in

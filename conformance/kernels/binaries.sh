@@ -37,11 +37,11 @@ case $profile-$architecture in
         lay tests "$(cargo test --workspace --features sluiced/failpoints,sluice-install/failpoints --no-run --message-format=json |
             test_binary)"
         for program in sluiced sluice-cni sluice-conformance; do lay "$program" "target/debug/$program"; done
-        cp "$TOOLS/bin/cnitool" "$out"
+        cp "$TOOLS/bin/"{cnitool,envoy} "$out"
         ;;
     release-amd64)
         release x86_64
-        cp "$TOOLS/bin/cnitool" "$out"
+        cp "$TOOLS/bin/"{cnitool,envoy} "$out"
         ;;
     release-arm64)
         STRIP=aarch64-linux-gnu-strip release aarch64

@@ -4,9 +4,11 @@ source "$ROOT/setup/debian.sh"
 
 # Releases with a kernel of some row. The user space is of the machine's own, as what runs in it is built here.
 KERNEL_RELEASES=(bullseye bookworm trixie trixie-backports)
-# What Debian builds as modules. `init` loads them in this order.
-MODULES=(veth sch_ingress cls_bpf llc stp bridge inet_diag tcp_diag udp_diag)
-USER_SPACE=(busybox-static iproute2 util-linux containernetworking-plugins libgcc-s1)
+# What Debian builds as modules and the tests use; `init` loads them after what they depend on.
+MODULES=(veth bridge dummy macvlan tun tls sch_ingress cls_bpf inet_diag tcp_diag udp_diag crc32c_generic nft_compat
+    nft_chain_nat xt_tcpudp xt_nat xt_REDIRECT xt_TPROXY xt_CT xt_connmark xt_conntrack xt_comment xt_mark xt_owner xt_socket xt_multiport
+    xt_MASQUERADE xt_addrtype xt_set ip_set_hash_ip)
+USER_SPACE=(busybox-static iproute2 iptables util-linux containernetworking-plugins libgcc-s1)
 
 # kernel_packages SERIES ARCHITECTURE: the newest kernel of a series, as `linux-binary-VERSION-ARCH` beside
 # `linux-modules-VERSION-ARCH` if Debian has it split, or as `linux-image-VERSION-ARCH`.
@@ -21,26 +23,39 @@ kernel_packages() {
     grep -x -e "linux-\($kind\|modules\)-$version-$architecture" <<<"$all"
 }
 
+# take_module NAME: moves a module from `all` to `modules` after those that it depends on, and adds its name to `order`.
+# What the kernel has built in is no file.
+take_module() {
+    local file=all/$1.ko needed
+    [[ -e $file ]] || return 0
+    for needed in $(modinfo -F depends "$file" | tr , ' '); do take_module "${needed//-/_}"; done
+    [[ ! -e $file ]] || { mv "$file" modules && echo "$1" >>modules/order; }
+}
+
 # fetch_kernel SERIES ARCHITECTURE: `vmlinuz` and the modules below the work directory.
 fetch_kernel() {
-    local directory=$WORK/kernels/$1-$2 architecture=$2 part=$WORK/part modules="${MODULES[*]}" packages deb
+    local directory=$WORK/kernels/$1-$2 architecture=$2 part=$WORK/part packages deb module
     rm -rf "$part"
-    mkdir -p "$part/modules" "$WORK/kernels"
+    mkdir -p "$part"/{all,modules} "$WORK/kernels"
     packages=$(kernel_packages "$1" "$architecture")
     cd "$part"
     # shellcheck disable=SC2086
     foreign_apt "$architecture" apt-get download $packages
     for deb in *.deb; do
         dpkg-deb --fsys-tarfile "$deb" >whole.tar
-        tar --list --file whole.tar | grep -E "/(vmlinuz[^/]*|(${modules// /|})\.ko(\.xz)?)\$" >wanted || continue
+        tar --list --file whole.tar | grep -E '/vmlinuz[^/]*$|/kernel/(net|drivers/net|lib|crypto|arch/[^/]*/crypto)/.*\.ko(\.xz)?$' >wanted ||
+            continue
         tar --extract --file whole.tar --files-from wanted --transform 's,.*/,,'
     done
     rm -f ./*.deb whole.tar wanted
-    mv ./*.ko* modules
+    # From 6.12 on they are compressed, and busybox loads none of those.
+    ! compgen -G '*.ko.xz' >/dev/null || xz --decompress ./*.ko.xz
+    for module in *.ko; do mv "$module" "all/${module//-/_}"; done
+    : >modules/order
+    for module in "${MODULES[@]}"; do take_module "$module"; done
+    rm -rf all
     # Split packages have it beside the modules, without the release in its name.
     [[ -e vmlinuz ]] || mv vmlinuz-* vmlinuz
-    # From 6.12 on they are compressed, and busybox loads none of those.
-    ! compgen -G 'modules/*.xz' >/dev/null || xz --decompress modules/*.xz
     rm -rf "$directory"
     mv "$part" "$directory"
 }

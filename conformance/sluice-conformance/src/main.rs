@@ -58,10 +58,7 @@ fn main() -> ExitCode {
         Job::Demo(options) => demo::run(&options),
         Job::Chaos(options) => chaos::run(&options),
         Job::Scale(options) => scale::run(&options),
-        Job::List => {
-            suite::command::list();
-            Ok(true)
-        }
+        Job::List => suite::command::list().map(|()| true),
         Job::Run(run) => run.run(),
         Job::Diff(diff) => diff.run(),
         Job::Attack(options) => options.run(),
@@ -74,9 +71,16 @@ fn main() -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // The reader ended, as `head` does when it has its lines.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice-conformance: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
 }

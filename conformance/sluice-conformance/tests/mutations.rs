@@ -47,8 +47,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "v4-mapped addresses are not folded",
         file: CONNECT,
-        from: "if !context::is_tcp(ctx) {",
-        to: "if !context::is_tcp(ctx) || context::read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
+        from: "if !datagram && !context::is_tcp(ctx) {",
+        to: "if !datagram && !context::is_tcp(ctx) || context::read!(ctx.sock_addr, user_family) == 10 && context::destination::<F>(ctx).addr.is_v4() {",
         case: THROUGH,
     },
     Fault {

@@ -1,5 +1,7 @@
 //! `list`, `run` and `diff`.
 
+use std::io::Write as _;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 use nix::unistd::Uid;
@@ -79,25 +81,34 @@ struct Random {
 }
 
 /// Prints every case with its rules.
-pub(crate) fn list() {
-    println!(
+pub(crate) fn list() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
         "{:<12} {:<74} RULES (docs/reference/rules.md)",
         "GROUP", "CASE"
-    );
+    )?;
     for (group, case) in case::all() {
-        println!("{group:<12} {:<74} {}", case.name, case.source);
+        writeln!(out, "{group:<12} {:<74} {}", case.name, case.source)?;
     }
     for row in demo::CASES {
-        println!("{:<12} {:<74} {}", run::ENVOY, row.name, run::ENVOY_SOURCE);
+        writeln!(
+            out,
+            "{:<12} {:<74} {}",
+            run::ENVOY,
+            row.name,
+            run::ENVOY_SOURCE
+        )?;
     }
-    println!("\nIntended differences from the rules:");
+    writeln!(out, "\nIntended differences from the rules:")?;
     for meant in MEANT {
-        println!("  {}: {}", meant.what, meant.why);
+        writeln!(out, "  {}: {}", meant.what, meant.why)?;
     }
-    println!("\nIntended differences of some Pods:");
+    writeln!(out, "\nIntended differences of some Pods:")?;
     for exception in EXCEPTIONS {
-        println!("  {}", exception.what);
+        writeln!(out, "  {}", exception.what)?;
     }
+    Ok(())
 }
 
 impl Run {
