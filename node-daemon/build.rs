@@ -93,11 +93,11 @@ fn cargo(root: &Path, own_linker: &Path) -> anyhow::Result<Command> {
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", linker.display()),
-        // No program has functions: before Linux 6.2 the verifier compares every number of such a program
-        // exactly, and explores too many paths. This includes LLVM's own calls of `memset` and `memmove`,
-        // which it leaves in place if it must keep the order of copies.
+        // No program contains a BPF-to-BPF call: before Linux 6.2 the verifier treats every scalar of a
+        // program with such calls as precise, and explores too many paths. LLVM leaves its own calls of
+        // `memset` and `memmove` in place if it must keep the order of copies.
         "-Clink-arg=--llvm-args=--inline-threshold=1000000".to_owned(),
-        "-Clink-arg=--llvm-args=--bpf-expand-memcpy-in-order=false".to_owned(),
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // The object has the names of its sources: those of every directory are the same.
         format!("--remap-path-prefix={}=/sluice", root.display()),
     ];

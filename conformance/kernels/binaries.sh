@@ -15,6 +15,12 @@ lay() {
     "${STRIP:-strip}" -o "$out/$1" "$2"
 }
 
+# The socket load balancer of the suite, which is built with the daemon.
+lay_balancer() {
+    [[ ! ${SLUICE_BPF_OBJECT:-} ]] || die "unset SLUICE_BPF_OBJECT: some rows need the load balancer, which is built with the programs"
+    cp target/bpf/bpfel-unknown-none/release/balancer "$out/balancer.o"
+}
+
 # The test binary of the daemon's library among cargo's messages.
 test_binary() {
     jq -r 'select(.executable and .profile.test and .target.name == "sluiced" and (.target.kind | index("lib"))) | .executable'
@@ -38,10 +44,12 @@ case $profile-$architecture in
             test_binary)"
         for program in sluiced sluice-cni sluice-conformance; do lay "$program" "target/debug/$program"; done
         cp "$TOOLS/bin/"{cnitool,envoy} "$out"
+        lay_balancer
         ;;
     release-amd64)
         release x86_64
         cp "$TOOLS/bin/"{cnitool,envoy} "$out"
+        lay_balancer
         ;;
     release-arm64)
         STRIP=aarch64-linux-gnu-strip release aarch64

@@ -4,7 +4,7 @@ source "$ROOT/setup/debian.sh"
 
 # Releases with a kernel of some row. The user space is of the machine's own, as what runs in it is built here.
 KERNEL_RELEASES=(bullseye bookworm trixie trixie-backports)
-# What Debian builds as modules and the tests use; `init` loads them after what they depend on.
+# Modules of Debian's kernels that the tests use; `init` loads them after their dependencies.
 MODULES=(veth bridge dummy macvlan tun tls sch_ingress cls_bpf inet_diag tcp_diag udp_diag crc32c_generic nft_compat
     nft_chain_nat xt_tcpudp xt_nat xt_REDIRECT xt_TPROXY xt_CT xt_connmark xt_conntrack xt_comment xt_mark xt_owner xt_socket xt_multiport
     xt_MASQUERADE xt_addrtype xt_set ip_set_hash_ip)
@@ -23,12 +23,13 @@ kernel_packages() {
     grep -x -e "linux-\($kind\|modules\)-$version-$architecture" <<<"$all"
 }
 
-# take_module NAME: moves a module from `all` to `modules` after those that it depends on, and adds its name to `order`.
-# What the kernel has built in is no file.
+# take_module NAME: moves a module from `all` to `modules` after its dependencies, and adds its name to `order`. A module
+# that is built in has no file.
 take_module() {
-    local file=all/$1.ko needed
+    local file=all/$1.ko depends needed
     [[ -e $file ]] || return 0
-    for needed in $(modinfo -F depends "$file" | tr , ' '); do take_module "${needed//-/_}"; done
+    depends=$(modinfo -F depends "$file")
+    for needed in ${depends//,/ }; do take_module "${needed//-/_}"; done
     [[ ! -e $file ]] || { mv "$file" modules && echo "$1" >>modules/order; }
 }
 
@@ -58,6 +59,7 @@ fetch_kernel() {
     [[ -e vmlinuz ]] || mv vmlinuz-* vmlinuz
     rm -rf "$directory"
     mv "$part" "$directory"
+    touch "$directory"
 }
 
 # fetch_user_space ARCHITECTURE: the programs that tests call, with their libraries.
@@ -72,4 +74,5 @@ fetch_user_space() {
     rm -f "$archives"/*.deb
     rm -rf "$directory.part/usr/share" "$directory"
     mv "$directory.part" "$directory"
+    touch "$directory"
 }

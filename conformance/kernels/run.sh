@@ -9,21 +9,26 @@ WORK=$ROOT/target/kernels
 mkdir -p "$WORK"
 source "$here/packages.sh"
 
-mapfile -t rows < <(grep -v '^#' "$here/rows" | if (($#)); then grep -E "^($(IFS='|' && echo "$*")) "; else grep -v '^quick '; fi)
+mapfile -t rows < <(grep -v '^#' "$here/rows" | if (($#)); then grep -E "^($(IFS='|' && echo "$*")) "; else grep -vE '^(quick|balancer-[a-z]*) '; fi)
 ((${#rows[@]})) || die "no such row in conformance/kernels/rows: $*"
+
+# is_fresh DIRECTORY: it was fetched with the present packages.sh.
+is_fresh() {
+    [[ $1 -nt $here/packages.sh ]]
+}
 
 # Kernels stay until `make distclean`, so that only a first run needs the archive.
 for row in "${rows[@]}"; do
     read -r _ series architecture _ <<<"$row"
-    if [[ ! -e $WORK/kernels/$series-$architecture || ! -e $WORK/user-$architecture ]]; then
+    if ! is_fresh "$WORK/kernels/$series-$architecture" || ! is_fresh "$WORK/user-$architecture"; then
         [[ ${read_lists:-} == *"$architecture"* ]] ||
             step "lists-$architecture" "package lists of Debian for $architecture" "check the network, then try again" \
                 foreign_release "$architecture" "${KERNEL_RELEASES[@]}"
         read_lists+=" $architecture"
     fi
-    [[ -e $WORK/kernels/$series-$architecture ]] ||
+    is_fresh "$WORK/kernels/$series-$architecture" ||
         step "kernel-$series-$architecture" "Linux $series for $architecture" "see the log" fetch_kernel "$series" "$architecture"
-    [[ -e $WORK/user-$architecture ]] ||
+    is_fresh "$WORK/user-$architecture" ||
         step "user-$architecture" "user space for $architecture" "see the log" fetch_user_space "$architecture"
 done
 

@@ -31,13 +31,13 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     }
     let cookie = context::netns_cookie(ctx);
-    let pending = || (!datagram).then(|| pending::resolve::<F>(ctx, cookie))?;
-    let Some(netns) = maps::netns_entry(cookie).or_else(pending) else {
+    let resolve_pending = || (!datagram).then(|| pending::resolve::<F>(ctx, cookie))?;
+    let Some(netns) = maps::netns_entry(cookie).or_else(resolve_pending) else {
         return ALLOW;
     };
     let source = F::source(context::socket(ctx));
     let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);
-    let (source, dst) = opaque::<F>(netns, (source, dst));
+    let (source, dst) = context::hide::<F>(netns, (source, dst));
     if datagram {
         if !outbound::captures_dns(netns, dst.port) {
             return ALLOW;
@@ -45,9 +45,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     } else if let Some(verdict) = original_source::decide::<F>(ctx, netns, dst) {
         return keep_source(ctx, netns, dst, verdict);
     }
-    let (source, dst) = opaque::<F>(netns, (source, dst));
+    let (source, dst) = context::hide::<F>(netns, (source, dst));
     let decision = outbound::decide(ctx, netns, (source, dst));
-    let (source, dst) = opaque::<F>(netns, (source, dst));
+    let (source, dst) = context::hide::<F>(netns, (source, dst));
     if would_loop(&netns.pod, decision) {
         outbound::record(netns, dst, Reason::OutboundLoop, PodCounter::Refused);
         return DENY;
@@ -59,7 +59,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         before_proxy::count(cookie);
     }
     outbound::record_decision(netns, dst, decision);
-    let (source, dst) = opaque::<F>(netns, (source, dst));
+    let (source, dst) = context::hide::<F>(netns, (source, dst));
     if context::is_udp(ctx) {
         return dns::carry_out::<F>(ctx, dst, decision, || {
             bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);
@@ -67,14 +67,6 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     mark_accel_candidate(ctx, netns, dst, decision);
     carry_out::<F>(ctx, cookie, netns, (source, dst), decision)
-}
-
-/// The same addresses for the next stage: see [`crate::opaque`].
-#[inline(always)]
-fn opaque<F: Family>(netns: &NetnsEntry, (source, dst): (Addr, Endpoint)) -> (Addr, Endpoint) {
-    let unknown = netns.pod.cookie;
-    let addr = F::opaque(dst.addr, unknown);
-    (F::opaque(source, unknown), Endpoint::new(addr, dst.port))
 }
 
 /// Carries out a decision. `cookie`: the caller's netns, also while its Pod has a provisional cookie.

@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_bind, bpf_get_current_uid_gid, bpf_get_netns_cookie},
     programs::SockAddrContext,
 };
-use sluice_abi::{Addr, Endpoint, Port};
+use sluice_abi::{Addr, Endpoint, NetnsEntry, Port};
 
 use crate::opaque;
 
@@ -153,9 +153,8 @@ pub(crate) trait Family {
     fn set_source(ctx: *mut bpf_sock_addr, addr: Addr);
     /// Whether a socket of this family can represent this address.
     fn can_represent(addr: Addr) -> bool;
-    /// The same address, of which neither the compiler nor the verifier knows that it is. `unknown`: see
-    /// [`opaque::zero`].
-    fn opaque(addr: Addr, unknown: u64) -> Addr;
+    /// Hides what the compiler and the verifier know about an address. `unknown`: see [`opaque::zero`].
+    fn hide(addr: Addr, unknown: u64) -> Addr;
 }
 
 /// `AF_INET` sockets.
@@ -211,7 +210,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn opaque(addr: Addr, unknown: u64) -> Addr {
+    fn hide(addr: Addr, unknown: u64) -> Addr {
         Addr::v4(addr.words()[3] ^ opaque::zero_word(unknown))
     }
 }
@@ -266,7 +265,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn opaque(addr: Addr, unknown: u64) -> Addr {
+    fn hide(addr: Addr, unknown: u64) -> Addr {
         let zero = opaque::zero_word(unknown);
         Addr::v6(addr.words().map(|word| word ^ zero))
     }
@@ -287,6 +286,17 @@ fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) ->
 )]
 pub(crate) const fn bytes<const WORDS: usize>(_name: &[u32; WORDS]) -> i32 {
     size_of::<[u32; WORDS]>() as i32
+}
+
+/// The same addresses for the next stage: see [`opaque`].
+#[inline(always)]
+pub(crate) fn hide<F: Family>(
+    netns: &NetnsEntry,
+    (source, dst): (Addr, Endpoint),
+) -> (Addr, Endpoint) {
+    let unknown = netns.pod.cookie;
+    let addr = F::hide(dst.addr, unknown);
+    (F::hide(source, unknown), Endpoint::new(addr, dst.port))
 }
 
 /// The destination of a `bpf_sock_addr`.

@@ -24,7 +24,7 @@ pub(crate) fn sendmsg<F: Family>(
     deciding: &ProgramArray<1>,
 ) -> i32 {
     match captured::<F>(ctx) {
-        Some(_) => order::decide(ctx, level, deciding),
+        Some(_) => order::continue_once(ctx, level, deciding),
         None => ALLOW,
     }
 }
@@ -46,10 +46,11 @@ pub(crate) fn decide<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some((dst, netns)) = captured::<F>(ctx) else {
         return ALLOW;
     };
-    let unknown = netns.pod.cookie;
-    let source = F::opaque(F::message_source(ctx.sock_addr), unknown);
+    let source = F::message_source(ctx.sock_addr);
+    let dst = Endpoint::new(dst.addr.reached_from(source), dst.port);
+    let (source, dst) = context::hide::<F>(netns, (source, dst));
     let decision = outbound::decide(ctx, netns, (source, dst));
-    let dst = Endpoint::new(F::opaque(dst.addr, unknown), dst.port);
+    let (_, dst) = context::hide::<F>(netns, (source, dst));
     if outbound::refuses_device(context::socket(ctx), netns, dst, decision) {
         return DENY;
     }

@@ -66,13 +66,13 @@ pub(crate) const DENY: i32 = 0;
 /// `connect(2)` on an `AF_INET` socket.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    order::decide(&ctx, Level::Child, &CONNECT4_PROG)
+    order::continue_once(&ctx, Level::Child, &CONNECT4_PROG)
 }
 
 /// The root copy of `connect4`.
 #[cgroup_sock_addr(connect4)]
 fn root_connect4(ctx: SockAddrContext) -> i32 {
-    order::decide(&ctx, Level::Root, &CONNECT4_PROG)
+    order::continue_once(&ctx, Level::Root, &CONNECT4_PROG)
 }
 
 /// The continuation of both.
@@ -84,13 +84,13 @@ fn decide_connect4(ctx: SockAddrContext) -> i32 {
 /// `connect(2)` on an `AF_INET6` socket, v4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    order::decide(&ctx, Level::Child, &CONNECT6_PROG)
+    order::continue_once(&ctx, Level::Child, &CONNECT6_PROG)
 }
 
 /// The root copy of `connect6`.
 #[cgroup_sock_addr(connect6)]
 fn root_connect6(ctx: SockAddrContext) -> i32 {
-    order::decide(&ctx, Level::Root, &CONNECT6_PROG)
+    order::continue_once(&ctx, Level::Root, &CONNECT6_PROG)
 }
 
 /// The continuation of both.

@@ -1,9 +1,9 @@
 //! Numbers that the verifier does not know.
 //!
-//! The verifier explores the rest of a program once for each set of numbers that it knows at a place and that
-//! decide a later branch. The compiler makes such numbers: it keeps what one branch found out about an
-//! address, in a register, for all later branches about it. Between two stages, an address is
-//! therefore combined with a zero that only the processor knows, and the verifier explores the next stage once.
+//! The verifier explores the rest of a program again for each state that differs in a known number on which a
+//! later branch depends. The compiler creates such states: it keeps the result of a test of an address in a
+//! register for later tests. Between two stages, the programs therefore combine each address with a zero
+//! whose value only the processor knows. The verifier then explores the next stage once.
 
 use core::hint::black_box;
 

@@ -32,7 +32,11 @@ pub(crate) enum Level {
 ///
 /// The daemon stores the program before it attaches this one. Without it, the calls of meshed Pods are refused.
 #[inline(always)]
-pub(crate) fn decide(ctx: &SockAddrContext, level: Level, deciding: &ProgramArray<1>) -> i32 {
+pub(crate) fn continue_once(
+    ctx: &SockAddrContext,
+    level: Level,
+    deciding: &ProgramArray<1>,
+) -> i32 {
     if level.is_decided(ctx) {
         return ALLOW;
     }

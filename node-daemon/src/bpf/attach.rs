@@ -386,10 +386,10 @@ mod tests {
         assert_eq!(programs, hooked);
     }
 
-    /// Before Linux 6.2 the verifier compares every number of a program with functions exactly, and then
-    /// explores too many paths of these.
+    /// Before Linux 6.2 the verifier treats every scalar of a program with BPF-to-BPF calls as precise, and
+    /// explores too many paths.
     #[test]
-    fn no_program_of_the_object_calls_a_function() {
+    fn no_program_of_the_object_has_a_bpf_to_bpf_call() {
         let object = Object::parse(OBJECT).unwrap();
         let calling: Vec<_> = object
             .programs

@@ -118,7 +118,7 @@ impl Pins {
         let backup = self.free_name("incomplete")?;
         fs::rename(&generation.0, &backup)
             .map_err(|source| Error::pin("rename", &generation.0, source))?;
-        tracing::warn!(path = %backup.display(), "generation is incomplete; rebuilding");
+        tracing::warn!(path = %backup.display(), "generation lacks maps of this version; building a new one beside it");
         Ok(None)
     }
 

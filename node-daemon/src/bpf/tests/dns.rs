@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use sluice_abi::{PortList, Reason};
+use sluice_abi::{PodFlags, PortList, Reason};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     canonical, destinations,
@@ -200,4 +201,31 @@ fn unspecified_server_is_shown_as_the_loopback_address() {
             .run_as(APP, move || clone.connect(to).unwrap());
         assert_eq!(canonical(socket.peer_addr().unwrap()), shown, "{written}");
     }
+}
+
+/// The kernel replaces `0.0.0.0` by the source of the socket, also if that is an address of another host: the
+/// query would leave the Pod.
+#[test]
+fn query_to_the_unspecified_address_from_a_foreign_source_is_captured() {
+    let mut servers = servers();
+    servers.lab.enroll_with(PodFlags::BYPASS_LOCAL_DNS);
+    let lab = &servers.lab;
+    let (source, to): (SocketAddr, SocketAddr) = (
+        format!("{}:0", WORLD[0]).parse().unwrap(),
+        "0.0.0.0:53".parse().unwrap(),
+    );
+    for connects in [true, false] {
+        lab.pod.run_as(0, move || {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            socket.set_ip_transparent_v4(true).unwrap();
+            socket.bind(&source.into()).unwrap();
+            if connects {
+                socket.connect(&to.into()).unwrap();
+            } else {
+                let _unreachable = socket.send_to(b"query", &to.into());
+            }
+        });
+    }
+    assert_eq!(lab.count(Reason::OutboundLocal), 0);
+    assert_eq!(lab.count(Reason::OutboundDns), 2);
 }
