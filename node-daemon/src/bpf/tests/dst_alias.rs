@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     destinations,
-    lab::{APP, Lab, Netns, POD, PROXY, SOON, WORLD, ip},
+    lab::{APP, Lab, Netns, POD, PROXY, SOON, WORLD, await_that, ip},
     sockets::{
         Accepted, accept, begin, call, connect, expect_greeting, listen, original_dst, take,
     },
@@ -284,8 +284,12 @@ fn connect_to_many(netns: &Netns, proxy: &std::net::TcpListener, count: u64) {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
             socket.connect(&to.into()).unwrap();
-            // Over loopback, an established connection is in the listener's queue.
-            drop((proxy.accept().unwrap(), socket));
+            let mut accepted = None;
+            await_that(|| {
+                accepted = proxy.accept().ok();
+                accepted.is_some()
+            });
+            drop((accepted, socket));
         }
     });
 }
