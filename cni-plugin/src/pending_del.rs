@@ -1,10 +1,9 @@
 //! Pending DELs: files for DELs that the daemon does not answer.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -36,15 +35,13 @@ impl<'a> PendingDel<'a> {
     }
 
     /// Writes the file atomically. It fails in a directory of another user, who could redirect the
-    /// file.
+    /// file. It does nothing without the directory, which the daemon makes: there is no state to undo before the
+    /// first daemon of the node, and after the last one.
     pub(crate) fn write(&self) -> io::Result<()> {
-        let made = DirBuilder::new().mode(0o700).create(&self.directory);
-        if let Err(error) = made
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(error);
-        }
-        owned::directory(&self.directory)?;
+        match owned::directory(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            directory => directory?,
+        };
         if fs::read_dir(&self.directory)?.count() >= MAX_PENDING {
             return Err(io::Error::other(format!("there are {MAX_PENDING} already")));
         }

@@ -79,6 +79,8 @@ fn del_that_the_daemon_refuses_succeeds_and_is_replayed() {
     let refusal = json!({"code": 104, "message": "no memory", "details": ""});
     let node = Node::with(Daemon::Answers(500, refusal));
     let directory = node.directory();
+    let pending = sluice_api::pending_dels_dir(&node.socket());
+    std::fs::create_dir(pending).unwrap();
     let conf = node.conf("1.0.0");
     let outcome = node.run("DEL", &conf);
     outcome.succeeds_with(&Value::Null);
@@ -86,6 +88,17 @@ fn del_that_the_daemon_refuses_succeeds_and_is_replayed() {
     let pending = pending_deletions(&directory);
     assert_eq!(pending.len(), 1);
     assert_eq!(pending[0]["container_id"], "c0ffee");
+}
+
+/// Sluice was uninstalled, and the runtime repeats a DEL by a cached configuration.
+#[test]
+fn del_after_the_last_daemon_leaves_nothing() {
+    let node = Node::without_daemon();
+    let directory = node.directory();
+    let conf = node.conf("1.1.0");
+    node.run("DEL", &conf).succeeds_with(&Value::Null);
+    assert!(pending_deletions(&directory).is_empty());
+    assert!(!sluice_api::pending_dels_dir(&directory.path().join("daemon.sock")).exists());
 }
 
 #[test]

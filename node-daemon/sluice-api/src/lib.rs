@@ -64,7 +64,8 @@ pub fn uninstall_marker(socket: &Path) -> PathBuf {
 }
 
 /// The directory of pending DELs: the plugin stores one file with an [`Attachment`] for each DEL that
-/// no daemon answered. The daemon replays them at its start and in each resync.
+/// no daemon answered. The daemon makes it, replays them at its start and in each resync, and removes it when
+/// Sluice is uninstalled.
 #[must_use]
 pub fn pending_dels_dir(socket: &Path) -> PathBuf {
     socket.with_file_name("pending-del")

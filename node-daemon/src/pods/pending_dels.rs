@@ -1,7 +1,12 @@
 //! Pending DELs: files that the plugin leaves for DELs while no daemon runs.
+//!
+//! The daemon makes their directory, and the last daemon of the node removes it. The plugin stores no DEL without
+//! it, so that a late DEL leaves nothing on a node without Sluice.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -28,7 +33,22 @@ impl PendingDels {
         let directory = sluice_api::pending_dels_dir(socket);
         // Until ABI 6 the directory was called `retired`.
         let _absent = fs::rename(directory.with_file_name("retired"), &directory);
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let path = directory.display();
+                tracing::warn!(%path, %error, "the plugin cannot store DELs while no daemon runs");
+            }
+            _ => {}
+        }
         Self(directory)
+    }
+
+    /// Removes the pending DELs beside a socket: no daemon follows.
+    pub(crate) fn remove(socket: &Path) -> io::Result<()> {
+        match fs::remove_dir_all(sluice_api::pending_dels_dir(socket)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Every complete file. A directory that another user can write to counts as empty: each file
@@ -79,7 +99,6 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let pending_dels = PendingDels::beside(&run.path().join("sluiced.sock"));
         assert!(pending_dels.all().is_empty());
-        fs::create_dir(&pending_dels.0).unwrap();
         let text = r#"{"network":"n","container_id":"c","ifname":"e"}"#;
         fs::write(pending_dels.0.join("1.json"), text).unwrap();
         assert_eq!(pending_dels.all().len(), 1);
