@@ -95,6 +95,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn last_daemon_removes_the_directory() {
+        let run = tempfile::tempdir().unwrap();
+        let socket = run.path().join("sluiced.sock");
+        let pending_dels = PendingDels::beside(&socket);
+        fs::write(pending_dels.0.join("1.json"), "{}").unwrap();
+        for _ in 0..2 {
+            PendingDels::remove(&socket).unwrap();
+            assert!(!pending_dels.0.exists());
+        }
+    }
+
+    #[test]
     fn markers_of_another_user_are_not_read() {
         let run = tempfile::tempdir().unwrap();
         let pending_dels = PendingDels::beside(&run.path().join("sluiced.sock"));

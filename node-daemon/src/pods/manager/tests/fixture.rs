@@ -44,6 +44,7 @@ pub(super) struct Node {
     cgroup: Cgroup,
     pub(super) private: PrivateBpffs,
     pub(super) state: tempfile::TempDir,
+    run: tempfile::TempDir,
 }
 
 impl Node {
@@ -59,6 +60,7 @@ impl Node {
             cgroup: Cgroup::new(test),
             private: PrivateBpffs::mount().expect("this test must run as root"),
             state: tempfile::tempdir().expect("a directory"),
+            run: tempfile::tempdir().expect("a directory"),
         }
     }
 
@@ -76,7 +78,7 @@ impl Node {
             datapath,
             store,
             records,
-            pending_dels: PendingDels::beside(&self.state.path().join("socket")),
+            pending_dels: PendingDels::beside(&self.run.path().join("socket")),
             node_policy: NodePolicy {
                 mesh: Mesh::preset("istio"),
                 missing_annotations: MissingAnnotations::default(),
