@@ -41,7 +41,8 @@ cp install/manifests/sluice.yaml "$out/sluice-$VERSION.yaml"
 # SPDX requires the time and a unique name: both are fixed, and the paths of this machine are left out.
 cargo sbom --output-format spdx_json_2_3 | jq --sort-keys --arg name "sluice-$VERSION" '
     .creationInfo.created = "1970-01-01T00:00:00Z" | .documentNamespace = "urn:" + $name | .name = $name
-    | del(.files) | .relationships |= map(select((.spdxElementId + .relatedSpdxElement) | contains("File-") | not))
+    | del(.files) | .relationships |= (map(select((.spdxElementId + .relatedSpdxElement) | contains("File-") | not)) | sort)
+    | .packages |= sort_by(.SPDXID)
 ' >"$out/sluice-$VERSION.spdx.json"
 cp "$work/THIRD-PARTY.txt" "$out/sluice-$VERSION-third-party.txt"
 (cd "$out" && sha256sum -- * >SHA256SUMS)
