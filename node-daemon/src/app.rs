@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use nix::sys::utsname::uname;
 use sluice_abi::{Event, KernelOffsets};
 use tokio::{
@@ -116,8 +115,9 @@ async fn serve(args: RunArgs, config: Config, mesh: &'static Mesh, log: Log) -> 
     info!(data_path = ?on_exit, "stopping");
     upkeep.stop().await;
     if owner.join(on_exit) && is_last {
-        let pending_dels = PendingDels::remove(&args.socket);
-        pending_dels.context("the pending DELs cannot be removed")?;
+        if let Err(error) = PendingDels::remove(&args.socket) {
+            warn!(%error, "the pending DELs stay");
+        }
         socket.write_uninstall_marker()?;
     }
     Ok(())

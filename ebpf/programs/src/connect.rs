@@ -60,6 +60,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
     outbound::record_decision(netns, dst, decision);
     let (source, dst) = context::hide::<F>(netns, (source, dst));
+    // Read again: the verifier would know `datagram`, and explore every stage for each kind of socket.
     if context::is_udp(ctx) {
         return dns::carry_out::<F>(ctx, dst, decision, || {
             bind_source::<F>(ctx, netns, dst.addr, Addr::UNSPECIFIED);

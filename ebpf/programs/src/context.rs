@@ -10,9 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_bind, bpf_get_current_uid_gid, bpf_get_netns_cookie},
     programs::SockAddrContext,
 };
-use sluice_abi::{Addr, Endpoint, NetnsEntry, Port};
-
-use crate::opaque;
+use sluice_abi::{Addr, Endpoint, NetnsEntry, Port, opaque};
 
 /// `AF_INET`.
 pub(crate) const AF_INET: u16 = 2;
@@ -211,7 +209,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn hide(addr: Addr, unknown: u64) -> Addr {
-        Addr::v4(addr.words()[3] ^ opaque::zero_word(unknown))
+        Addr::v4(addr.words()[3] ^ zero_word(unknown))
     }
 }
 
@@ -266,7 +264,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn hide(addr: Addr, unknown: u64) -> Addr {
-        let zero = opaque::zero_word(unknown);
+        let zero = zero_word(unknown);
         Addr::v6(addr.words().map(|word| word ^ zero))
     }
 }
@@ -286,6 +284,13 @@ fn bind<const WORDS: usize>(ctx: *mut bpf_sock_addr, name: &mut [u32; WORDS]) ->
 )]
 pub(crate) const fn bytes<const WORDS: usize>(_name: &[u32; WORDS]) -> i32 {
     size_of::<[u32; WORDS]>() as i32
+}
+
+/// Zero, for a word of an address.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a part of a zero is zero")]
+fn zero_word(unknown: u64) -> u32 {
+    opaque::zero(unknown) as u32
 }
 
 /// The same addresses for the next stage: see [`opaque`].

@@ -1,11 +1,9 @@
-//! A verdict in a form that the verifier does not look into.
+//! A verdict whose content the verifier does not know.
 
-use sluice_abi::{PodCounter, Port, Reason, decide::Verdict};
+use sluice_abi::{PodCounter, Port, Reason, decide::Verdict, opaque};
 
-use crate::opaque;
-
-/// A verdict as one number that the verifier does not know: it explores what follows once, and not once for
-/// each verdict that the rules can return.
+/// A verdict as one opaque number. The verifier explores the rest of the program once, and not once for each
+/// verdict that the rules can return.
 #[derive(Clone, Copy)]
 pub(crate) struct Decision(u64);
 

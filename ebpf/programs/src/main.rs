@@ -26,7 +26,6 @@ mod kread;
 mod maps;
 mod mptcp;
 mod node_conn;
-mod opaque;
 mod order;
 mod orig_dst;
 mod original_source;

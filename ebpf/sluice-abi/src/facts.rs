@@ -2,6 +2,8 @@
 
 use core::hint::black_box;
 
+use crate::opaque;
+
 /// A set of facts about a connection. [`crate::decide`] reads it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,9 +74,7 @@ impl Facts {
     /// The socket is bound to an IPv4 loopback address, and the destination is elsewhere.
     pub(crate) const FROM_LOOPBACK: Self = Self(1 << 18);
 
-    /// The empty set, whose content the verifier does not know. `unknown` is any number that the
-    /// verifier does not know: combined with itself it is zero, which neither the verifier nor the
-    /// compiler detects.
+    /// The empty set, whose content the verifier does not know. `unknown`: see [`opaque::zero`].
     ///
     /// The verifier explores every combination of known facts, so a decision that depends on n facts
     /// takes up to 2 to the n paths. Opaque facts take one path.
@@ -85,7 +85,7 @@ impl Facts {
     #[inline(always)]
     #[must_use]
     pub fn opaque(unknown: u64) -> Self {
-        Self(unknown ^ black_box(unknown))
+        Self(opaque::zero(unknown))
     }
 
     /// The facts of both sets, which have none in common.

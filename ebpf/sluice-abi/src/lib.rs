@@ -19,6 +19,7 @@ mod kernel_offsets;
 mod layout;
 mod listener;
 pub mod maps;
+pub mod opaque;
 mod original_source;
 mod pod;
 mod pod_flags;
