@@ -21,7 +21,10 @@ fn main() -> ExitCode {
         started,
     );
     if let Err(error) = print(&output.stdout) {
-        eprintln!("sluice-cni: cannot write to standard output: {error}");
+        let _unwritten = writeln!(
+            io::stderr(),
+            "sluice-cni: cannot write to standard output: {error}"
+        );
         return ExitCode::FAILURE;
     }
     if output.succeeded {

@@ -54,7 +54,15 @@ impl<'a> PendingDel<'a> {
     /// Removes the file, if it exists.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_file(self.path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Without a directory there is no file.
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

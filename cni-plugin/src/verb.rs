@@ -1,6 +1,9 @@
 //! The implementation of the verbs (CNI spec 1.1.0, "CNI operations").
 
-use std::time::Instant;
+use std::{
+    io::{self, Write as _},
+    time::Instant,
+};
 
 use serde_json::json;
 use sluice_api::{
@@ -143,10 +146,11 @@ fn del(invocation: &Invocation, remains: &Remains, started: Instant) -> Result<(
     }
     let daemon = Daemon::new(&remains.socket, started + remains.timeout);
     if let Err(error) = daemon.post::<DelResponse>(path::DEL, &attachment) {
+        let stored = PendingDel::new(&attachment, &remains.socket).write();
         report("DEL goes on without the daemon", &error);
-        if let Err(error) = PendingDel::new(&attachment, &remains.socket).write() {
+        if let Err(error) = stored {
             let error = Printable::new(error);
-            eprintln!("sluice-cni: failed to record the pending DEL: {error}");
+            log(&format!("failed to record the pending DEL: {error}"));
         }
     }
     Ok(())
@@ -157,7 +161,12 @@ fn report(what: &str, error: &Error) {
     let details = error.details();
     let parted = if details.is_empty() { "" } else { ": " };
     let line = Printable::new(format!("{error}{parted}{details}"));
-    eprintln!("sluice-cni: {what}: {line}");
+    log(&format!("{what}: {line}"));
+}
+
+/// Writes a line to the runtime's log. A log that cannot be written does not fail the call.
+fn log(line: &str) {
+    let _unwritten = writeln!(io::stderr(), "sluice-cni: {line}");
 }
 
 /// Compares the runtime's report with the daemon's record, and the record with the kernel.

@@ -115,9 +115,6 @@ async fn serve(args: RunArgs, config: Config, mesh: &'static Mesh, log: Log) -> 
     info!(data_path = ?on_exit, "stopping");
     upkeep.stop().await;
     if owner.join(on_exit) && is_last {
-        if let Err(error) = PendingDels::remove(&args.socket) {
-            warn!(%error, "the pending DELs stay");
-        }
         socket.write_uninstall_marker()?;
     }
     Ok(())

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// neither a running daemon nor root.
     Decide(Decide),
     /// Remove every hook and map: traffic of the Pods bypasses the sidecars.
-    Detach(Paths),
+    Detach(DetachArgs),
     /// Load and attach every program to check this kernel, then remove them.
     CheckKernel(CheckKernelArgs),
     /// Print a script that completes this command line in a shell.
@@ -95,6 +95,16 @@ pub(crate) struct Paths {
     /// Directory for per-Pod state.
     #[arg(long, value_name = "PATH", default_value = "/run/sluice/pods")]
     pub(crate) state: PathBuf,
+}
+
+/// Options of `detach`.
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// The daemon's socket, beside which the plugin stores DELs.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub(crate) socket: PathBuf,
+    #[command(flatten)]
+    pub(crate) paths: Paths,
 }
 
 /// Options of commands that query a running daemon.

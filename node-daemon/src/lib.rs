@@ -78,7 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => return doctor::run(&args),
         Command::BugReport(args) => bug_report::run(&args)?,
         Command::Decide(decide) => decide::run(&decide)?,
-        Command::Detach(paths) => detach::run(&paths)?,
+        Command::Detach(args) => detach::run(&args)?,
         Command::CheckKernel(args) => check_kernel::run(args)?,
         Command::Completions(args) => manual::completions(args.shell),
         Command::Man(args) => manual::man(&args.directory)?,

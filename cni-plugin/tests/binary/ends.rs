@@ -1,5 +1,7 @@
 //! DEL and GC: how attachments end.
 
+use std::{fs::OpenOptions, io::Write as _};
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -88,6 +90,21 @@ fn del_that_the_daemon_refuses_succeeds_and_is_replayed() {
     let pending = pending_deletions(&directory);
     assert_eq!(pending.len(), 1);
     assert_eq!(pending[0]["container_id"], "c0ffee");
+}
+
+#[test]
+fn del_without_a_log_succeeds_and_is_stored() {
+    let node = Node::without_daemon();
+    let directory = node.directory();
+    std::fs::create_dir(sluice_api::pending_dels_dir(&node.socket())).unwrap();
+    let conf = node.conf("1.1.0").to_string();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut plugin = Node::command("DEL").stderr(full).spawn().unwrap();
+    let mut stdin = plugin.stdin.take().unwrap();
+    stdin.write_all(conf.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(plugin.wait().unwrap().success());
+    assert_eq!(pending_deletions(&directory).len(), 1);
 }
 
 /// Sluice was uninstalled, and the runtime repeats a DEL by a cached configuration.

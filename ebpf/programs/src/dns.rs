@@ -2,7 +2,7 @@
 //! as the source of the reply.
 
 use aya_ebpf::{btf_maps::ProgramArray, programs::SockAddrContext};
-use sluice_abi::{Addr, Endpoint, NetnsEntry, OrigDst, Port, Reason, SockRole, decide::DNS};
+use sluice_abi::{Addr, Endpoint, OrigDst, Port, Reason, SockRole, decide::DNS};
 
 use crate::{
     ALLOW, DENY,
@@ -23,27 +23,23 @@ pub(crate) fn sendmsg<F: Family>(
     level: Level,
     deciding: &ProgramArray<1>,
 ) -> i32 {
-    match captured::<F>(ctx) {
-        Some(_) => order::continue_once(ctx, level, deciding),
-        None => ALLOW,
+    let port = context::destination::<F>(ctx).port;
+    if !port.const_eq(DNS) {
+        return ALLOW;
+    }
+    match maps::netns_entry(context::netns_cookie(ctx)) {
+        Some(netns) if outbound::captures_dns(netns, port) => {
+            order::continue_once(ctx, level, deciding)
+        }
+        _ => ALLOW,
     }
 }
 
-/// The destination of a query that the caller's Pod captures, and that Pod.
-#[inline(always)]
-fn captured<F: Family>(ctx: &SockAddrContext) -> Option<(Endpoint, &'static NetnsEntry)> {
-    let dst = context::destination::<F>(ctx);
-    if !dst.port.const_eq(DNS) {
-        return None;
-    }
-    let netns = maps::netns_entry(context::netns_cookie(ctx))?;
-    outbound::captures_dns(netns, dst.port).then_some((dst, netns))
-}
-
-/// Decides about one query.
+/// Decides about one query: `sendmsg` has found that the caller's Pod captures it.
 #[inline(always)]
 pub(crate) fn decide<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let Some((dst, netns)) = captured::<F>(ctx) else {
+    let dst = context::destination::<F>(ctx);
+    let Some(netns) = maps::netns_entry(context::netns_cookie(ctx)) else {
         return ALLOW;
     };
     let source = F::message_source(ctx.sock_addr);

@@ -310,9 +310,9 @@ impl PodManager {
     }
 
     /// Releases the parts that ending the data path needs.
-    pub(super) fn into_parts(self) -> (Pins, Store, Vec<(RecordId, Record)>) {
+    pub(super) fn into_parts(self) -> (Pins, Store, Vec<(RecordId, Record)>, PendingDels) {
         let (store, records) = self.registry.into_parts();
-        (self.datapath.into_pins(), store, records)
+        (self.datapath.into_pins(), store, records, self.pending_dels)
     }
 }
 

@@ -123,8 +123,8 @@ impl Thread {
         if on_exit == OnExit::Keep {
             return true;
         }
-        let (pins, store, records) = manager.into_parts();
-        let detached = detach(pins, &store, &records);
+        let (pins, store, records, pending_dels) = manager.into_parts();
+        let detached = detach(pins, &store, &records, &pending_dels);
         match &detached {
             Ok(removed) => tracing::info!(pins = removed.len(), "detached"),
             Err(error) => {
@@ -190,6 +190,7 @@ pub(crate) fn detach(
     pins: Pins,
     store: &Store,
     records: &[(RecordId, Record)],
+    pending_dels: &PendingDels,
 ) -> Result<Vec<PathBuf>, Error> {
     let removed = pins.remove_all()?;
     for (record_id, record) in records {
@@ -207,6 +208,7 @@ pub(crate) fn detach(
         }
         store.remove(*record_id)?;
     }
+    pending_dels.end();
     Ok(removed)
 }
 

@@ -1,7 +1,7 @@
 //! Pending DELs: files that the plugin leaves for DELs while no daemon runs.
 //!
-//! The daemon makes their directory, and the last daemon of the node removes it. The plugin stores no DEL without
-//! it, so that a late DEL leaves nothing on a node without Sluice.
+//! The daemon makes their directory, and it goes with the data path. The plugin stores no DEL without it, so that a
+//! late DEL leaves nothing on a node without Sluice.
 
 use std::{
     fs::{self, DirBuilder},
@@ -33,21 +33,26 @@ impl PendingDels {
         let directory = sluice_api::pending_dels_dir(socket);
         // Until ABI 6 the directory was called `retired`.
         let _absent = fs::rename(directory.with_file_name("retired"), &directory);
-        match DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                let path = directory.display();
-                tracing::warn!(%path, %error, "the plugin cannot store DELs while no daemon runs");
-            }
-            _ => {}
-        }
         Self(directory)
     }
 
-    /// Removes the pending DELs beside a socket: no daemon follows.
-    pub(crate) fn remove(socket: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(sluice_api::pending_dels_dir(socket)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    /// Makes the directory, if it is missing.
+    pub(super) fn prepare(&self) {
+        let path = self.0.display();
+        let made = DirBuilder::new().mode(0o700).create(&self.0);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            tracing::warn!(%path, %error, "the plugin cannot store DELs while no daemon runs");
+        }
+    }
+
+    /// Removes the directory: the data path is gone, so no DEL has anything to undo.
+    pub(super) fn end(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "the pending DELs stay");
         }
     }
 
@@ -95,15 +100,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn last_daemon_removes_the_directory() {
+    fn directory_is_made_again_and_ends_with_the_data_path() {
         let run = tempfile::tempdir().unwrap();
-        let socket = run.path().join("sluiced.sock");
-        let pending_dels = PendingDels::beside(&socket);
-        fs::write(pending_dels.0.join("1.json"), "{}").unwrap();
+        let pending_dels = PendingDels::beside(&run.path().join("sluiced.sock"));
         for _ in 0..2 {
-            PendingDels::remove(&socket).unwrap();
+            pending_dels.prepare();
+            pending_dels.prepare();
+            fs::write(pending_dels.0.join("1.json"), "{}").unwrap();
+            pending_dels.end();
+            pending_dels.end();
             assert!(!pending_dels.0.exists());
         }
+        // Another user's file in its place stops nothing.
+        fs::write(&pending_dels.0, "").unwrap();
+        pending_dels.prepare();
+        assert!(pending_dels.all().is_empty());
+        pending_dels.end();
     }
 
     #[test]
@@ -111,6 +123,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let pending_dels = PendingDels::beside(&run.path().join("sluiced.sock"));
         assert!(pending_dels.all().is_empty());
+        pending_dels.prepare();
         let text = r#"{"network":"n","container_id":"c","ifname":"e"}"#;
         fs::write(pending_dels.0.join("1.json"), text).unwrap();
         assert_eq!(pending_dels.all().len(), 1);

@@ -87,6 +87,7 @@ impl PodManager {
 
     /// Executes the DELs that were stored while no daemon ran.
     pub(in crate::pods) fn replay_pending_dels(&mut self) {
+        self.pending_dels.prepare();
         for pending_del in self.pending_dels.all() {
             let done = if let Some(attachment) = &pending_del.attachment {
                 self.del(attachment).map(|retired| {

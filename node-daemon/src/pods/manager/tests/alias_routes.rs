@@ -136,8 +136,8 @@ fn alias_routes_survive_a_restart_and_detach() {
     assert_eq!(sources(&pod), [] as [IpAddr; 0]);
 
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
-    let (pins, store, records) = manager.into_parts();
-    crate::pods::detach(pins, &store, &records).unwrap();
+    let (pins, store, records, pending_dels) = manager.into_parts();
+    crate::pods::detach(pins, &store, &records, &pending_dels).unwrap();
     assert_eq!(sources(&pod), [] as [IpAddr; 0]);
 }
 

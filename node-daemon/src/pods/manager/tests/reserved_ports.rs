@@ -102,8 +102,8 @@ fn detach_releases_the_reserved_ports() {
     let (who, pod) = (attachment("a", "eth0"), Namespace::with(&ADDRESSES));
     manager.add(request(&who, &pod, &ADDRESSES)).unwrap();
     assert_eq!(reserved(&pod), PORTS);
-    let (pins, store, records) = manager.into_parts();
-    crate::pods::detach(pins, &store, &records).unwrap();
+    let (pins, store, records, pending_dels) = manager.into_parts();
+    crate::pods::detach(pins, &store, &records, &pending_dels).unwrap();
     assert_eq!(reserved(&pod), "");
 }
 

@@ -137,7 +137,7 @@ fn detach_removes_source_routing() {
     let (who, pod) = (attachment("a", "eth0"), pod());
     let before = inside(&pod);
     manager.add(tproxy(&who, &pod, &ADDRESSES)).unwrap();
-    let (pins, store, records) = manager.into_parts();
-    crate::pods::detach(pins, &store, &records).unwrap();
+    let (pins, store, records, pending_dels) = manager.into_parts();
+    crate::pods::detach(pins, &store, &records, &pending_dels).unwrap();
     assert_eq!(inside(&pod), before);
 }

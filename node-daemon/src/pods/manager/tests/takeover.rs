@@ -196,8 +196,8 @@ fn detach_removes_pins_records_and_pod_routes() {
     let pod = Namespace::with(&["fd00::1"]);
     let mut manager = node.start();
     manager.add(request(&who, &pod, &["fd00::1"])).unwrap();
-    let (pins, store, records) = manager.into_parts();
-    let removed = crate::pods::detach(pins, &store, &records).unwrap();
+    let (pins, store, records, pending_dels) = manager.into_parts();
+    let removed = crate::pods::detach(pins, &store, &records, &pending_dels).unwrap();
     let hook = format!("pods/{}", pod.cookie());
     assert!(
         removed.iter().any(|path| path.ends_with(&hook)),
