@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::utsname::uname;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    utsname::uname,
+};
 use sluice_abi::{Event, KernelOffsets};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -58,11 +61,22 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<()> {
     let mesh = config.choose_mesh(None)?;
     let filter = args.log.as_ref().unwrap_or(&config.log);
     let log = Log::start(filter, args.log_format)?;
+    raise_descriptor_limit();
     // One thread: the Pod manager's thread does all blocking work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(serve(args, config, mesh, log))
+}
+
+/// Raises the limit of open files to its maximum: a takeover opens the network namespace of every Pod, and the
+/// usual limit is 1,024.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(args: RunArgs, config: Config, mesh: &'static Mesh, log: Log) -> anyhow::Result<()> {
@@ -273,7 +287,7 @@ fn acceleration(wanted: Acceleration) -> (Acceleration, Option<KernelOffsets>) {
     match Acceleration::kernel_offsets(&Release::running()) {
         Ok(kernel_offsets) => (wanted, Some(kernel_offsets)),
         Err(reason) => {
-            warn!("{reason}");
+            info!("{reason}");
             (Acceleration::Off, None)
         }
     }

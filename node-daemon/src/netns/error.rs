@@ -108,4 +108,45 @@ impl Error {
             source,
         }
     }
+
+    /// Whether the machine lacks descriptors, memory or threads: the namespace may exist.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let errno = match self {
+            Self::Thread(_) => return true,
+            Self::Call { source, .. } => Some(*source),
+            Self::Open { source, .. } | Self::Io { source, .. } => {
+                source.raw_os_error().map(Errno::from_raw)
+            }
+            _ => None,
+        };
+        let shortage = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+        errno.is_some_and(|errno| shortage.contains(&errno))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortage_says_nothing_about_the_namespace() {
+        let open = |errno: Errno| Error::open(Path::new("/run/netns/a"), errno.into());
+        for (error, expected) in [
+            (open(Errno::EMFILE), true),
+            (open(Errno::ENFILE), true),
+            (open(Errno::ENOENT), false),
+            (open(Errno::EACCES), false),
+            (Error::Thread(None), true),
+            (
+                Error::Call {
+                    call: "setns",
+                    source: Errno::ENOMEM,
+                },
+                true,
+            ),
+            (Error::NotNetns { path: "/".into() }, false),
+        ] {
+            assert_eq!(error.is_shortage(), expected, "{error:?}");
+        }
+    }
 }

@@ -34,6 +34,7 @@ mod users;
 mod worker;
 
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions},
     net::IpAddr,
     os::{
@@ -153,6 +154,15 @@ impl Netns {
     /// Its interfaces, with their addresses.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
         self.run_in(links::interfaces)?
+    }
+
+    /// Reads it, as [`visit_all`] does.
+    pub(crate) fn visit(self) -> Result<Visited, Error> {
+        let interfaces = self.interfaces()?;
+        Ok(Visited {
+            netns: self,
+            interfaces,
+        })
     }
 
     /// Its routing table.
@@ -344,6 +354,39 @@ impl Inode {
     }
 }
 
+/// A namespace that was opened and read in one visit.
+#[derive(Debug)]
+pub(crate) struct Visited {
+    /// The namespace.
+    pub(crate) netns: Netns,
+    /// Its interfaces.
+    pub(crate) interfaces: Vec<Interface>,
+}
+
+/// Opens and reads the namespaces at some paths. One thread enters one after the other: a change of threads for
+/// each costs more than what it reads. A namespace that cannot be opened or read is absent.
+///
+/// # Errors
+///
+/// If there is no thread.
+pub(crate) fn visit_all<'a>(
+    paths: impl Iterator<Item = &'a Path>,
+) -> Result<HashMap<PathBuf, Visited>, Error> {
+    let files: Vec<_> = paths
+        .filter_map(|path| NetnsFile::open(path).ok())
+        .collect();
+    let all: Vec<_> = files.iter().map(|one| one.file.as_fd()).collect();
+    let facts = worker::run_in_each(&all, || {
+        Ok((syscalls::netns_cookie_here()?, links::interfaces()?))
+    })?;
+    let visited = files.into_iter().zip(facts).filter_map(|(file, facts)| {
+        let (cookie, interfaces) = facts.flatten().ok()?;
+        let netns = file.identified(cookie);
+        Some((netns.path.clone(), Visited { netns, interfaces }))
+    });
+    Ok(visited.collect())
+}
+
 /// An open network namespace that no thread has entered.
 #[derive(Debug)]
 pub(crate) struct NetnsFile {
@@ -394,13 +437,17 @@ impl NetnsFile {
     ///
     /// If it cannot be entered.
     pub(crate) fn worker(self) -> Result<Netns, Error> {
+        let cookie = worker::run_in(self.file.as_fd(), syscalls::netns_cookie_here)??;
+        Ok(self.identified(cookie))
+    }
+
+    fn identified(self, cookie: u64) -> Netns {
         let Self { file, path, inode } = self;
-        let cookie = worker::run_in(file.as_fd(), syscalls::netns_cookie_here)??;
-        Ok(Netns {
+        Netns {
             file,
             path,
             id: Id { inode, cookie },
             worker: None,
-        })
+        }
     }
 }

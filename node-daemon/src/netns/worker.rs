@@ -105,6 +105,30 @@ pub(super) fn run_in<T: Send + 'static>(
     NetnsWorker::spawn(netns)?.run(work)
 }
 
+/// Runs `work` in one namespace after another, in one thread. The results have the order of the
+/// namespaces.
+pub(super) fn run_in_each<T: Send>(
+    all: &[BorrowedFd<'_>],
+    work: impl Fn() -> T + Sync,
+) -> Result<Vec<Result<T, Error>>, Error> {
+    let visit = || {
+        let visit_one = |netns: &BorrowedFd<'_>| {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
+                call: "setns",
+                source,
+            })?;
+            Ok(work())
+        };
+        all.iter().map(visit_one).collect()
+    };
+    scope(|threads| {
+        let thread = Builder::new().name(NAME.into());
+        let thread = thread.spawn_scoped(threads, visit);
+        let thread = thread.map_err(|source| Error::Thread(Some(source)))?;
+        thread.join().map_err(|_| Error::Thread(None))
+    })
+}
+
 /// Runs `work` in a thread of its own in the host's cgroup namespace: in a container's, the paths
 /// in `/proc/PID/cgroup` are relative to the container's cgroup.
 pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
@@ -174,7 +198,7 @@ pub(crate) fn new_netns() -> Result<File, Error> {
 #[cfg(test)]
 mod tests {
     use std::{
-        os::fd::AsFd as _,
+        os::fd::AsFd,
         thread::{ThreadId, current, yield_now},
         time::{Duration, Instant},
     };
@@ -237,6 +261,21 @@ mod tests {
         assert!(HERE.put(&one));
         assert!(!HERE.put(&other));
         assert!(HERE.take().is_some() && HERE.take().is_none());
+    }
+
+    #[test]
+    fn one_thread_works_in_each_namespace() {
+        let (one, other) = (new_netns().unwrap(), new_netns().unwrap());
+        let no_netns = File::open("/proc/self/stat").unwrap();
+        let all = [&one, &no_netns, &other].map(AsFd::as_fd);
+        let mut seen = run_in_each(&all, observe).unwrap().into_iter();
+        let mut next = || seen.next().unwrap();
+        let (cookie, thread) = next().unwrap();
+        assert!(matches!(next(), Err(Error::Call { call: "setns", .. })));
+        let (second, again) = next().unwrap();
+        assert_eq!(again, thread);
+        let expected = [&one, &other].map(|netns| run_in(netns.as_fd(), observe).unwrap().0);
+        assert_eq!([cookie, second], expected);
     }
 
     #[test]

@@ -19,9 +19,9 @@ const FIRST: (u32, u32) = (6, 1);
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Acceleration {
     /// None.
-    #[default]
     Off,
     /// Connections between the proxies of two Pods.
+    #[default]
     Proxies,
     /// Also connections between a proxy and its application.
     All,

@@ -208,7 +208,7 @@ impl PodManager {
     ) -> Changes {
         let earlier = self.namespaces.get(netns.id().cookie);
         let earlier = earlier.map_or_else(Changes::default, |pod| pod.state().changes());
-        let there = (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH));
+        let there = has_passthrough(interfaces);
         let off = if policy.source_mark() == 0 {
             Switches::default()
         } else {
@@ -314,6 +314,11 @@ impl PodManager {
         let (store, records) = self.registry.into_parts();
         (self.datapath.into_pins(), store, records, self.pending_dels)
     }
+}
+
+/// Whether a netns has the address `::6`.
+fn has_passthrough(interfaces: &[Interface]) -> bool {
+    (interfaces.iter()).any(|one| one.addresses.contains(&PASSTHROUGH))
 }
 
 fn name(pod: &PodName) -> String {

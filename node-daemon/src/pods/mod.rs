@@ -168,7 +168,7 @@ pub(crate) struct NodePolicy {
 pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread)> {
     let mut manager = PodManager::restore(startup_state)?;
     manager.replay_pending_dels();
-    manager.adopt(Survey::of(&manager.brief()));
+    manager.adopt(Survey::of_processes(&manager.brief()));
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Namespace changes and system calls block: they must not delay the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {

@@ -264,23 +264,18 @@ pub(crate) fn reconcile(
     state: impl Iterator<Item = u64>,
     alive: impl Fn(u64) -> bool,
 ) -> BTreeMap<u64, Action> {
-    let rest = state.map(|cookie| {
-        (
-            cookie,
-            if alive(cookie) {
-                Action::Keep
-            } else {
-                Action::Remove
-            },
-        )
+    let rest = state.filter(|cookie| !desired.contains_key(cookie));
+    let rest = rest.map(|cookie| {
+        let action = if alive(cookie) {
+            Action::Keep
+        } else {
+            Action::Remove
+        };
+        (cookie, action)
     });
-    let mut actions: BTreeMap<_, _> = rest.collect();
-    actions.extend(
-        desired
-            .into_iter()
-            .map(|(cookie, state)| (cookie, Action::Converge(state.into()))),
-    );
-    actions
+    let rest: BTreeMap<_, _> = rest.collect();
+    let converge = |(cookie, state)| (cookie, Action::Converge(Box::new(state)));
+    desired.into_iter().map(converge).chain(rest).collect()
 }
 
 /// The steps from one state to another. Parts are set in the order of their use: data before the hook

@@ -125,6 +125,11 @@ impl Record {
         }
     }
 
+    /// The path of the netns, if the Pod is intercepted.
+    pub(crate) fn netns_path(&self) -> Option<&Path> {
+        self.netns.map(|_| Path::new(&self.request.netns))
+    }
+
     /// The Pod's addresses on this network.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         (self.request.addresses.iter()).map(|one| one.ip.to_canonical())

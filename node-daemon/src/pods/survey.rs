@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     cgroup,
-    netns::{self, Inhabited, Interface, Netns, Paths, ProxyUser},
+    netns::{self, Inhabited, Interface, Netns, Paths, ProxyUser, Visited},
 };
 
 /// The number of processes of a namespace whose cgroup is read.
@@ -100,24 +100,35 @@ pub(crate) struct Sight {
 }
 
 impl Lodging {
-    /// Whether it has one of its addresses, or a process. A path to another netns is no evidence.
-    pub(crate) fn is_inhabited(&self, netns: &Netns) -> bool {
-        let Ok(interfaces) = netns.interfaces() else {
-            return true;
-        };
+    /// Whether it has one of its addresses, or a process.
+    pub(crate) fn is_inhabited(&self, interfaces: &[Interface]) -> bool {
         let has = |ip: &IpAddr| interfaces.iter().any(|one| one.addresses.contains(ip));
         self.addresses.is_empty() || self.addresses.iter().any(has) || netns::is_inhabited(self.id)
     }
 
-    fn is_abandoned(&self) -> bool {
-        let there = Netns::open(&self.path).ok();
-        there.is_some_and(|netns| netns.id() == self.id && !self.is_inhabited(&netns))
+    /// A path to another netns is no evidence.
+    fn is_abandoned(&self, there: &Visited) -> bool {
+        there.netns.id() == self.id && !self.is_inhabited(&there.interfaces)
     }
 }
 
 impl Survey {
     /// Surveys the namespaces of all processes, and the meshed Pods.
     pub(crate) fn of(brief: &Brief) -> Self {
+        let there = netns::visit_all(brief.meshed.iter().map(|pod| &*pod.path));
+        let there = there.unwrap_or_default();
+        let abandoned = brief.meshed.iter().filter(|pod| {
+            let there = there.get(&pod.path);
+            there.is_some_and(|there| pod.is_abandoned(there))
+        });
+        Self {
+            abandoned: abandoned.map(|pod| pod.id.cookie).collect(),
+            ..Self::of_processes(brief)
+        }
+    }
+
+    /// Surveys the namespaces of all processes.
+    pub(crate) fn of_processes(brief: &Brief) -> Self {
         let seen = netns::among_hosts_cgroups(|| {
             let mut survey = Self::default();
             let reported = Paths::of(brief.reported.iter().map(Path::new));
@@ -129,10 +140,7 @@ impl Survey {
             }
             survey
         });
-        let mut survey = seen.unwrap_or_default();
-        let abandoned = brief.meshed.iter().filter(|pod| pod.is_abandoned());
-        survey.abandoned = abandoned.map(|pod| pod.id.cookie).collect();
-        survey
+        seen.unwrap_or_default()
     }
 
     fn inspect_netns(

@@ -50,13 +50,15 @@ pub(super) struct Owner {
 }
 
 /// The end that a socket is. A socket that neither the kernel's counters nor a listener identify is
-/// taken for a client, which most rules concern.
-pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint]) -> Side {
+/// taken for a client, which most rules concern. No client has an alias address: a socket with one, at a
+/// port of the proxy, is the proxy's, also if its listener has ended.
+pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint], pod: Option<&PodConfig>) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
+    let is_redirected = addr.is_alias() && pod.is_some_and(|pod| pod.reserves(port, false));
     let accepts =
         |one: &Endpoint| one.port == port && (one.addr == addr || one.addr.is_unspecified());
     let by_listener = || {
-        if listeners.iter().any(accepts) {
+        if is_redirected || listeners.iter().any(accepts) {
             Side::Server
         } else {
             Side::Client
@@ -193,22 +195,34 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::pods::{mesh::Mesh, plan, policy::PodPolicy, store::Changes};
+    use crate::pods::{
+        mesh::Mesh,
+        plan::{self, KernelState},
+        policy::{PodPolicy, ResolvedPolicy},
+        store::Changes,
+    };
 
     const APPLICATION: u32 = 1000;
     const PROXY: u32 = 1337;
 
-    fn judged(side: Side, (local, remote): (&str, &str), uid: u32, foreign: bool) -> Path {
-        let policy = PodPolicy {
+    fn policy() -> ResolvedPolicy {
+        PodPolicy {
             excluded_outbound: [(8000, 8999)].into(),
             ..PodPolicy::of(Mesh::preset("istio"))
         }
-        .provisional();
+        .provisional()
+    }
+
+    fn state_of(policy: &ResolvedPolicy) -> KernelState {
         let addresses = ["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()];
-        let state = plan::desired(7, &policy, &addresses, Changes::PASSTHROUGH);
+        plan::desired(7, policy, &addresses, Changes::PASSTHROUGH)
+    }
+
+    fn judged(side: Side, (local, remote): (&str, &str), uid: u32, foreign: bool) -> Path {
+        let policy = policy();
         let subject = Subject {
             policy: &policy,
-            state: &state,
+            state: &state_of(&policy),
             captures_dns: true,
             before_proxy: false,
         };
@@ -378,7 +392,26 @@ mod tests {
             ("10.0.0.6:8080", Side::Client),
             ("0.0.0.0:8081", Side::Client),
         ] {
-            assert_eq!(side(&socket, &[end(listener)]), expected, "{listener}");
+            assert_eq!(
+                side(&socket, &[end(listener)], None),
+                expected,
+                "{listener}"
+            );
+        }
+    }
+
+    #[test]
+    fn unclear_sockets_at_an_alias_address_are_the_proxys_without_its_listener() {
+        let end = |text: &str| text.parse::<SocketAddr>().unwrap().into();
+        let state = state_of(&policy());
+        let pod = state.netns_entry.as_ref().map(|entry| &entry.pod);
+        for (local, expected) in [
+            ("127.67.36.205:15001", Side::Server),
+            ("127.67.36.205:8080", Side::Client),
+            ("10.0.0.5:15001", Side::Client),
+        ] {
+            let socket = TcpSocket::example(end(local), end("10.0.0.5:5000"), 0);
+            assert_eq!(side(&socket, &[], pod), expected, "{local}");
         }
     }
 }

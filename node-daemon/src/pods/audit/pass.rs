@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use sluice_abi::{Endpoint, NetnsEntry, PodFlags, Reason};
+use sluice_abi::{Endpoint, NetnsEntry, PodConfig, PodFlags, Reason};
 use sluice_api::PodName;
 
 use super::{
@@ -182,7 +182,7 @@ impl Pass {
             return;
         }
         self.connections += 1;
-        let side = judge::side(&socket, &self.listeners);
+        let side = judge::side(&socket, &self.listeners, self.pod());
         let Some(path) = self.path(&socket, side) else {
             return;
         };
@@ -226,6 +226,11 @@ impl Pass {
         kept.retain(|one| self.keep == Keep::All || one.path.is_finding());
         self.kept = kept;
         Ok(())
+    }
+
+    fn pod(&self) -> Option<&PodConfig> {
+        let entry = self.target.state.netns_entry.as_ref();
+        entry.map(|entry| &entry.pod)
     }
 
     /// `None` if the Pod has no rules.

@@ -289,8 +289,10 @@ impl MeshedPod {
     /// a netns after the Pod has ended.
     pub(super) fn is_alive(&self, addresses: Vec<IpAddr>) -> bool {
         let lodging = self.lodging(addresses);
-        self.reopen()
-            .is_some_and(|netns| lodging.is_inhabited(&netns))
+        self.reopen().is_some_and(|netns| {
+            let interfaces = netns.interfaces();
+            interfaces.map_or(true, |interfaces| lodging.is_inhabited(&interfaces))
+        })
     }
 
     pub(super) fn lodging(&self, addresses: Vec<IpAddr>) -> Lodging {

@@ -7,11 +7,12 @@ use sluice_api::AddRequest;
 use tracing::{error, info, warn};
 
 use super::{
-    PodManager, name, namespaces::Enrollment, netns_facts::resolve_in_netns, registry::MeshStatus,
+    PodManager, has_passthrough, name, namespaces::Enrollment, netns_facts::resolve_in_netns,
+    registry::MeshStatus,
 };
 use crate::{
     cgroup,
-    netns::{self, Netns, Rerouting, SourceRouting},
+    netns::{self, Netns, Rerouting, ReservedPorts, SourceRouting, Visited},
     pods::{
         Error, Repair, StartupState, alias_routes,
         apply::AppliedState,
@@ -25,7 +26,7 @@ use crate::{
 
 /// The meaning of a record at takeover.
 enum RecordState {
-    Meshed(Netns, Box<ResolvedPolicy>),
+    Meshed(Box<FoundNetns>),
     Bypassed(&'static str),
     /// The Pod is gone.
     Gone,
@@ -33,9 +34,16 @@ enum RecordState {
 
 /// An existing Pod, assembled from its records.
 struct Found {
+    netns: FoundNetns,
+    members: Vec<(RecordId, Record)>,
+}
+
+/// The netns of a record.
+struct FoundNetns {
     netns: Netns,
     policy: ResolvedPolicy,
-    members: Vec<(RecordId, Record)>,
+    /// Whether it has the address `::6`.
+    passthrough: bool,
 }
 
 impl PodManager {
@@ -60,28 +68,31 @@ impl PodManager {
         let mut state = manager.state()?;
         let mut found = BTreeMap::new();
         let mut complete = true;
+        let netns = (records.iter()).filter_map(|(_, record)| record.netns_path());
+        let mut visited = netns::visit_all(netns)?;
         for (record_id, record) in records {
-            complete &= manager.classify_record(record_id, record, &mut found);
+            let visited = visited.remove(Path::new(&record.request.netns));
+            complete &= manager.classify_record(record_id, record, visited, &mut found);
         }
         let desired = (found.iter()).map(|(cookie, pod)| (*cookie, pod.desired(*cookie)));
         let alive = |cookie| manager.datapath.has_sk_lookup(cookie);
         for (cookie, action) in plan::reconcile(desired.collect(), state.keys().copied(), alive) {
-            let mut state = state.remove(&cookie).unwrap_or_default();
-            if let (Some(routing), Some(pod)) = (&mut state.source_routing, found.get(&cookie)) {
-                routing.switches = pod.changes().switches;
-            }
-            let mut kernel = AppliedState::of(cookie, state);
+            let state = state.remove(&cookie).unwrap_or_default();
             let done = match (action, found.remove(&cookie)) {
-                (Action::Converge(desired), Some(pod)) => manager.converge(kernel, *desired, pod),
+                (Action::Converge(desired), Some(pod)) => {
+                    let kernel = AppliedState::of(cookie, pod.in_netns(state, &desired));
+                    manager.converge(kernel, *desired, pod)
+                }
                 (Action::Keep, _) => {
                     warn!(
                         cookie,
                         "netns without a record stays intercepted (orphaned)"
                     );
+                    let kernel = AppliedState::of(cookie, state);
                     manager.namespaces.keep(cookie, kernel);
                     Ok(())
                 }
-                _ => kernel.remove(&mut manager.datapath),
+                _ => AppliedState::of(cookie, state).remove(&mut manager.datapath),
             };
             if let Err(error) = done {
                 let pod = manager.view().name_of(cookie);
@@ -157,13 +168,13 @@ impl PodManager {
         &mut self,
         record_id: RecordId,
         record: Record,
+        visited: Option<Visited>,
         found: &mut BTreeMap<u64, Found>,
     ) -> bool {
-        match self.record_state(&record) {
-            Ok(RecordState::Meshed(netns, policy)) => {
-                let pod = found.entry(netns.id().cookie).or_insert_with(|| Found {
-                    netns,
-                    policy: *policy,
+        match self.record_state(&record, visited) {
+            Ok(RecordState::Meshed(one)) => {
+                let pod = found.entry(one.netns.id().cookie).or_insert_with(|| Found {
+                    netns: *one,
                     members: Vec::new(),
                 });
                 pod.members.push((record_id, record));
@@ -193,22 +204,33 @@ impl PodManager {
         }
     }
 
-    fn record_state(&self, record: &Record) -> Result<RecordState, Error> {
+    /// `visited`: the namespace at the record's path, unless another record had it, or it could not be
+    /// read.
+    fn record_state(
+        &self,
+        record: &Record,
+        visited: Option<Visited>,
+    ) -> Result<RecordState, Error> {
         let path = Path::new(&record.request.netns);
         match (self.recorded_verdict(&record.request)?, record.netns) {
             (Verdict::Intercept(policy), Some(id)) => {
-                let there = Netns::open(path).ok().filter(|netns| netns.id() == id);
-                let processes = || cgroup::processes(self.datapath.cgroup());
-                let netns = there.or_else(|| netns::find(&processes(), id));
-                let Some(netns) = netns else {
-                    return Ok(RecordState::Gone);
+                let visited = visited.filter(|one| one.netns.id() == id);
+                let Visited { netns, interfaces } = match visited {
+                    Some(visited) => visited,
+                    None => match self.find(path, id)? {
+                        Some(netns) => netns.visit()?,
+                        None => return Ok(RecordState::Gone),
+                    },
                 };
-                let interfaces = netns.interfaces()?;
                 let features = self.datapath.features();
                 let mut policy = resolve_in_netns(*policy, &netns, &interfaces, features)?;
                 // Without an entry of this generation nothing shows that the proxy has not listened.
                 policy.bypass_before_proxy &= self.datapath.before_proxy(id.cookie)?.is_some();
-                Ok(RecordState::Meshed(netns, policy.into()))
+                Ok(RecordState::Meshed(Box::new(FoundNetns {
+                    netns,
+                    policy,
+                    passthrough: has_passthrough(&interfaces),
+                })))
             }
             (Verdict::Bypass(reason), None) if path.exists() => Ok(RecordState::Bypassed(reason)),
             (Verdict::Bypass(_) | Verdict::Intercept(_), None) if !path.exists() => {
@@ -217,6 +239,20 @@ impl PodManager {
             // The configuration changed since the record was written.
             (Verdict::Intercept(_), None) | (Verdict::Bypass(_), _) => Err(Error::Changed),
         }
+    }
+
+    /// The namespace with this identity: at its path, or by a process in it.
+    ///
+    /// # Errors
+    ///
+    /// If the machine has no descriptor, memory or thread to open it.
+    fn find(&self, path: &Path, id: netns::Id) -> Result<Option<Netns>, Error> {
+        let there = match Netns::open(path) {
+            Err(error) if error.is_shortage() => return Err(error.into()),
+            opened => opened.ok().filter(|netns| netns.id() == id),
+        };
+        let by_process = || netns::find(&cgroup::processes(self.datapath.cgroup()), id);
+        Ok(there.or_else(by_process))
     }
 
     /// The verdict on a Pod that was added. An earlier version ignored unknown annotations of Sluice; a
@@ -241,11 +277,8 @@ impl PodManager {
         desired: KernelState,
         pod: Found,
     ) -> Result<(), Error> {
-        let Found {
-            netns,
-            policy,
-            members,
-        } = pod;
+        let Found { netns, members } = pod;
+        let FoundNetns { netns, policy, .. } = netns;
         let first = members.first();
         let pod = first.map(|(_, record)| name(&record.request.pod));
         let status = MeshStatus::Meshed {
@@ -275,6 +308,28 @@ impl Found {
     fn desired(&self, cookie: u64) -> KernelState {
         let records = || self.members.iter().map(|(_, record)| record);
         let addresses: Vec<IpAddr> = records().flat_map(Record::addresses).collect();
-        plan::desired(cookie, &self.policy, &addresses, self.changes())
+        plan::desired(cookie, &self.netns.policy, &addresses, self.changes())
+    }
+
+    /// The kernel state, with Sluice's changes inside the netns, which the maps do not hold.
+    ///
+    /// Ports are the first change of an enrollment and `sk_lookup` is one of the last: a Pod with the hook
+    /// had its ports reserved. The resync reserves those that it released since then. A look here would take
+    /// a time that grows with the square of the number of Pods: the names in `/proc/sys` of all namespaces
+    /// are in one hash chain (`proc_sys_compare`).
+    fn in_netns(&self, mut state: KernelState, desired: &KernelState) -> KernelState {
+        if let Some(routing) = &mut state.source_routing {
+            routing.switches = self.changes().switches;
+        }
+        let reserved = if state.sk_lookup {
+            desired.reserved
+        } else {
+            ReservedPorts::NONE
+        };
+        KernelState {
+            passthrough: desired.passthrough && self.netns.passthrough,
+            reserved,
+            ..state
+        }
     }
 }

@@ -96,6 +96,23 @@ fn ports_that_a_runtime_releases_are_reserved_again() {
 }
 
 #[test]
+fn what_a_pod_lost_without_a_daemon_is_restored() {
+    let node = Node::new("reserve-takeover");
+    let (who, pod) = (attachment("a", "eth0"), Namespace::with(&ADDRESSES));
+    node.start().add(request(&who, &pod, &ADDRESSES)).unwrap();
+    assert!(pod.has("::6"));
+    pod.output("sysctl -w net.ipv4.ip_local_reserved_ports=8080,15006");
+    pod.output("ip address delete ::6/128 dev lo");
+    let manager = &mut node.start();
+    assert!(pod.has("::6"));
+    manager.survey_and_resync();
+    assert_eq!(reserved(&pod), "8080,15001,15006,15053");
+    manager.del(&who).unwrap();
+    assert_eq!(reserved(&pod), "8080");
+    assert!(!pod.has("::6"));
+}
+
+#[test]
 fn detach_releases_the_reserved_ports() {
     let node = Node::new("reserve-detach");
     let mut manager = node.start();
