@@ -287,7 +287,12 @@ fn acceleration(wanted: Acceleration) -> (Acceleration, Option<KernelOffsets>) {
     match Acceleration::kernel_offsets(&Release::running()) {
         Ok(kernel_offsets) => (wanted, Some(kernel_offsets)),
         Err(reason) => {
-            info!("{reason}");
+            // The default is no wish.
+            if wanted == Acceleration::default() {
+                info!("{reason}");
+            } else {
+                warn!("{reason}");
+            }
             (Acceleration::Off, None)
         }
     }

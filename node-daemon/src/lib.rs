@@ -34,6 +34,7 @@ mod pods;
 mod privileges;
 mod refusals;
 mod reload;
+mod shortage;
 mod ztunnel;
 
 use std::process::ExitCode;

@@ -35,6 +35,7 @@ use super::{
     pins::{self, Generation},
     reroute_prog,
 };
+use crate::shortage::is_io_shortage;
 
 /// Constants of the object for optional kernel features.
 const HAS_MPTCP: &str = "HAS_MPTCP";
@@ -357,9 +358,10 @@ pub(super) fn attach_sk_lookup(
         .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
 }
 
-/// Whether a Pod's inbound hook is attached.
+/// Whether a Pod's inbound hook is attached. A hook that cannot be opened for lack of resources is.
 pub(super) fn has_sk_lookup(pin: &Path) -> bool {
-    Link::open(pin).is_ok_and(|link| link.netns_exists().unwrap_or(false))
+    let found = Link::open(pin).and_then(|link| link.netns_exists());
+    found.unwrap_or_else(|error| is_io_shortage(&error))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::{
 
 use nix::errno::Errno;
 
+use crate::shortage::{is_io_shortage, is_shortage};
+
 /// A network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -109,18 +111,26 @@ impl Error {
         }
     }
 
-    /// Whether the machine lacks descriptors, memory or threads: the namespace may exist.
-    pub(crate) fn is_shortage(&self) -> bool {
-        let errno = match self {
-            Self::Thread(_) => return true,
-            Self::Call { source, .. } => Some(*source),
-            Self::Open { source, .. } | Self::Io { source, .. } => {
-                source.raw_os_error().map(Errno::from_raw)
+    /// Whether the path leads to no namespace of a Pod.
+    pub(crate) fn is_absence(&self) -> bool {
+        match self {
+            Self::Open { source, .. } => {
+                let kind = source.kind();
+                kind == io::ErrorKind::NotFound || kind == io::ErrorKind::NotADirectory
             }
-            _ => None,
-        };
-        let shortage = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
-        errno.is_some_and(|errno| shortage.contains(&errno))
+            Self::NotNetns { .. } | Self::Host { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the machine lacks descriptors, memory or threads.
+    pub(crate) fn is_shortage(&self) -> bool {
+        match self {
+            Self::Thread(_) => true,
+            Self::Call { source, .. } => is_shortage(*source),
+            Self::Open { source, .. } | Self::Io { source, .. } => is_io_shortage(source),
+            _ => false,
+        }
     }
 }
 
@@ -129,24 +139,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shortage_says_nothing_about_the_namespace() {
+    fn absence_and_shortage_differ() {
         let open = |errno: Errno| Error::open(Path::new("/run/netns/a"), errno.into());
-        for (error, expected) in [
-            (open(Errno::EMFILE), true),
-            (open(Errno::ENFILE), true),
-            (open(Errno::ENOENT), false),
-            (open(Errno::EACCES), false),
-            (Error::Thread(None), true),
-            (
-                Error::Call {
-                    call: "setns",
-                    source: Errno::ENOMEM,
-                },
-                true,
-            ),
-            (Error::NotNetns { path: "/".into() }, false),
+        let call = |source| Error::Call {
+            call: "setns",
+            source,
+        };
+        for (error, absence, shortage) in [
+            (open(Errno::ENOENT), true, false),
+            (open(Errno::ENOTDIR), true, false),
+            (Error::NotNetns { path: "/".into() }, true, false),
+            (Error::Host { path: "/".into() }, true, false),
+            (open(Errno::EMFILE), false, true),
+            (open(Errno::ENFILE), false, true),
+            (Error::Thread(None), false, true),
+            (call(Errno::ENOMEM), false, true),
+            (open(Errno::EACCES), false, false),
+            (call(Errno::EPERM), false, false),
         ] {
-            assert_eq!(error.is_shortage(), expected, "{error:?}");
+            let seen = (error.is_absence(), error.is_shortage());
+            assert_eq!(seen, (absence, shortage), "{error:?}");
         }
     }
 }

@@ -34,7 +34,7 @@ mod users;
 mod worker;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{File, OpenOptions},
     net::IpAddr,
     os::{
@@ -42,7 +42,7 @@ use std::{
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
 };
 
 use ipnet::IpNet;
@@ -56,6 +56,7 @@ pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
 pub(crate) use links::{Interface, VirtualLink};
 pub(crate) use listeners::{Fetched, ListenSockets, ProxyUser, probe_socket_diagnostics};
 pub(crate) use rerouting::Rerouting;
+use reserved_ports::PortList;
 pub(crate) use reserved_ports::ReservedPorts;
 pub(crate) use routes::{Route, RoutingTable, SourceRoute, is_link_local};
 pub(crate) use source_routing::{Families, SourceRouting};
@@ -78,6 +79,8 @@ pub(crate) struct Netns {
     id: Id,
     /// A thread that stays inside, for several operations.
     worker: Option<NetnsWorker>,
+    /// Its reserved ports, once they are read.
+    port_list: OnceLock<PortList>,
 }
 
 /// The identity of a network namespace.
@@ -128,6 +131,7 @@ impl Netns {
             path,
             id: Id { inode, cookie },
             worker: Some(worker),
+            port_list: OnceLock::new(),
         })
     }
 
@@ -197,12 +201,26 @@ impl Netns {
 
     /// The subset of some ports that the kernel may select for a socket.
     pub(crate) fn unreserved(&self, ports: ReservedPorts) -> Result<ReservedPorts, Error> {
-        self.run_in(move || ports.unreserved())?
+        if ports.is_empty() {
+            return Ok(ports);
+        }
+        self.port_list()?.unreserved(ports)
     }
 
     /// Releases some reserved ports, then reserves others.
     pub(crate) fn reserve(&self, gone: ReservedPorts, new: ReservedPorts) -> Result<(), Error> {
-        self.run_in(move || gone.release().and_then(|()| new.reserve()))?
+        if gone.is_empty() && new.is_empty() {
+            return Ok(());
+        }
+        self.port_list()?.change(gone, new)
+    }
+
+    fn port_list(&self) -> Result<&PortList, Error> {
+        if let Some(list) = self.port_list.get() {
+            return Ok(list);
+        }
+        let list = self.run_in(PortList::here)??;
+        Ok(self.port_list.get_or_init(|| list))
     }
 
     /// Installs the routing of connections that keep their source. Removes it again after an error.
@@ -364,27 +382,19 @@ pub(crate) struct Visited {
 }
 
 /// Opens and reads the namespaces at some paths. One thread enters one after the other: a change of threads for
-/// each costs more than what it reads. A namespace that cannot be opened or read is absent.
-///
-/// # Errors
-///
-/// If there is no thread.
-pub(crate) fn visit_all<'a>(
+/// each costs more than what it reads. Returns what `keep` keeps of each. A namespace that cannot be opened or
+/// read is absent.
+pub(crate) fn visit_all<'a, T: Send>(
     paths: impl Iterator<Item = &'a Path>,
-) -> Result<HashMap<PathBuf, Visited>, Error> {
-    let files: Vec<_> = paths
-        .filter_map(|path| NetnsFile::open(path).ok())
-        .collect();
-    let all: Vec<_> = files.iter().map(|one| one.file.as_fd()).collect();
-    let facts = worker::run_in_each(&all, || {
-        Ok((syscalls::netns_cookie_here()?, links::interfaces()?))
-    })?;
-    let visited = files.into_iter().zip(facts).filter_map(|(file, facts)| {
-        let (cookie, interfaces) = facts.flatten().ok()?;
-        let netns = file.identified(cookie);
-        Some((netns.path.clone(), Visited { netns, interfaces }))
-    });
-    Ok(visited.collect())
+    keep: impl Fn(Visited) -> T + Sync,
+) -> HashMap<PathBuf, T> {
+    let paths: BTreeSet<&Path> = paths.collect();
+    let visit = |path: &'a Path| {
+        let visited = NetnsFile::open(path).and_then(NetnsFile::visit);
+        Some((path.to_owned(), keep(visited.ok()?)))
+    };
+    let visit_all = || paths.into_iter().filter_map(visit).collect();
+    worker::in_new_thread(visit_all).unwrap_or_default()
 }
 
 /// An open network namespace that no thread has entered.
@@ -441,6 +451,16 @@ impl NetnsFile {
         Ok(self.identified(cookie))
     }
 
+    /// Moves the calling thread into it, and reads it.
+    fn visit(self) -> Result<Visited, Error> {
+        worker::enter(self.file.as_fd())?;
+        let cookie = syscalls::netns_cookie_here()?;
+        Ok(Visited {
+            interfaces: links::interfaces()?,
+            netns: self.identified(cookie),
+        })
+    }
+
     fn identified(self, cookie: u64) -> Netns {
         let Self { file, path, inode } = self;
         Netns {
@@ -448,6 +468,7 @@ impl NetnsFile {
             path,
             id: Id { inode, cookie },
             worker: None,
+            port_list: OnceLock::new(),
         }
     }
 }

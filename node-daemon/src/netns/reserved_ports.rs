@@ -1,11 +1,11 @@
-//! The ports of the proxy in `net.ipv4.ip_local_reserved_ports` of the calling thread's netns, for both
-//! families.
+//! The ports of the proxy in `net.ipv4.ip_local_reserved_ports` of a netns, for both families.
 //!
 //! The kernel selects no reserved port for a socket that was not bound. Such a socket passes no hook of
 //! `bind(2)`, so a process could get a port of the proxy by `listen(2)` or `sendto(2)` alone.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, fs::File, io, os::unix::fs::FileExt as _};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, sysctl::Settings};
@@ -70,64 +70,60 @@ impl ReservedPorts {
     fn iter(self) -> impl Iterator<Item = u16> {
         self.0.into_iter().filter(|port| *port != 0)
     }
+}
 
-    /// The subset that the namespace does not reserve.
-    pub(super) fn unreserved(self) -> Result<Self, Error> {
-        if self.is_empty() {
-            return Ok(self);
-        }
-        let reserved = read(&Settings::open()?)?;
-        let is_free = |port| !reserved.contains(&port);
-        Ok(Self::of(
-            self.0.map(|port| if is_free(port) { port } else { 0 }),
-        ))
+/// The open list of one netns.
+///
+/// A lookup in `/proc/sys` compares the names of all namespaces, one after the other (`proc_sys_compare`), so
+/// the file is opened once.
+#[derive(Debug)]
+pub(super) struct PortList(File);
+
+impl PortList {
+    /// That of the calling thread's netns. Every thread may use it.
+    pub(super) fn here() -> Result<Self, Error> {
+        let opened = Settings::open()?.open_file(SETTING, OFlag::O_RDWR);
+        opened.map(Self).map_err(failed)
     }
 
-    /// Reserves every member, and keeps the other reserved ports.
-    pub(super) fn reserve(self) -> Result<(), Error> {
-        self.change(BTreeSet::insert)
+    /// The subset of some ports that the namespace does not reserve.
+    pub(super) fn unreserved(&self, ports: ReservedPorts) -> Result<ReservedPorts, Error> {
+        let reserved = self.read()?;
+        let free = |port| if reserved.contains(&port) { 0 } else { port };
+        Ok(ReservedPorts::of(ports.0.map(free)))
     }
 
-    /// Releases every member, and keeps the other reserved ports.
-    pub(super) fn release(self) -> Result<(), Error> {
-        self.change(|reserved, port| reserved.remove(&port))
-    }
-
-    fn change(self, change: fn(&mut BTreeSet<u16>, u16) -> bool) -> Result<(), Error> {
-        if self.is_empty() {
+    /// Releases some ports and reserves others. All other ports stay.
+    pub(super) fn change(&self, gone: ReservedPorts, new: ReservedPorts) -> Result<(), Error> {
+        let before = self.read()?;
+        let mut after = before.clone();
+        after.retain(|port| !gone.0.contains(port));
+        after.extend(new.iter());
+        if after == before {
             return Ok(());
         }
-        let settings = Settings::open()?;
-        let mut reserved = read(&settings)?;
-        let mut is_changed = false;
-        for port in self.iter() {
-            is_changed |= change(&mut reserved, port);
-        }
-        if !is_changed {
-            return Ok(());
-        }
-        let text = format(&reserved) + "\n";
+        let text = format(&after) + "\n";
         let done = if text.len() > LONGEST {
             Err(io::Error::other(TOO_LONG))
         } else {
-            settings.set(SETTING, text.as_bytes())
+            self.0.write_all_at(text.as_bytes(), 0)
         };
         done.map_err(failed)
+    }
+
+    /// By one call: the kernel cuts the list at the end of the buffer, and returns nothing more.
+    fn read(&self) -> Result<BTreeSet<u16>, Error> {
+        let mut buffer = [0; LONGEST + 1];
+        let length = self.0.read_at(&mut buffer, 0).map_err(failed)?;
+        if length > LONGEST {
+            return Err(failed(io::Error::other(TOO_LONG)));
+        }
+        let text = std::str::from_utf8(&buffer[..length]).unwrap_or("?");
+        parse(text.trim_end()).ok_or_else(|| failed(io::Error::other("the list cannot be read")))
     }
 }
 
 const TOO_LONG: &str = "the list is longer than 4,095 bytes";
-
-/// Reads the list by one call: the kernel cuts it at the end of the buffer, and returns nothing more.
-fn read(settings: &Settings) -> Result<BTreeSet<u16>, Error> {
-    let mut buffer = [0; LONGEST + 1];
-    let length = settings.read_once(SETTING, &mut buffer).map_err(failed)?;
-    if length > LONGEST {
-        return Err(failed(io::Error::other(TOO_LONG)));
-    }
-    let text = std::str::from_utf8(&buffer[..length]).unwrap_or("?");
-    parse(text.trim_end()).ok_or_else(|| failed(io::Error::other("the list cannot be read")))
-}
 
 fn failed(source: io::Error) -> Error {
     Error::Setting {

@@ -145,7 +145,8 @@ impl Settings {
         Ok(Self(MOUNT.get_or_init(|| mount).as_fd()))
     }
 
-    fn open_file(&self, setting: &str, access: OFlag) -> io::Result<File> {
+    /// Opens a setting. The file is that of the netns of this thread, in every other thread as well.
+    pub(super) fn open_file(&self, setting: &str, access: OFlag) -> io::Result<File> {
         let path = format!("sys/{setting}");
         let file = openat(
             self.0,
@@ -169,21 +170,13 @@ impl Settings {
         Ok(text)
     }
 
-    /// Reads a setting by one call. Returns the number of bytes.
-    pub(super) fn read_once(&self, setting: &str, buffer: &mut [u8]) -> io::Result<usize> {
-        self.open_file(setting, OFlag::O_RDONLY)?.read(buffer)
-    }
-
     fn write(&self, setting: &'static str, on: bool) -> Result<(), Error> {
         self.switch(setting, on)
             .map_err(|source| Error::Setting { setting, source })
     }
 
     fn switch(&self, setting: &str, on: bool) -> io::Result<()> {
-        self.set(setting, if on { b"1" } else { b"0" })
-    }
-
-    pub(super) fn set(&self, setting: &str, value: &[u8]) -> io::Result<()> {
+        let value = if on { b"1" } else { b"0" };
         self.open_file(setting, OFlag::O_WRONLY)?.write_all(value)
     }
 }

@@ -105,43 +105,32 @@ pub(super) fn run_in<T: Send + 'static>(
     NetnsWorker::spawn(netns)?.run(work)
 }
 
-/// Runs `work` in one namespace after another, in one thread. The results have the order of the
-/// namespaces.
-pub(super) fn run_in_each<T: Send>(
-    all: &[BorrowedFd<'_>],
-    work: impl Fn() -> T + Sync,
-) -> Result<Vec<Result<T, Error>>, Error> {
-    let visit = || {
-        let visit_one = |netns: &BorrowedFd<'_>| {
-            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
-                call: "setns",
-                source,
-            })?;
-            Ok(work())
-        };
-        all.iter().map(visit_one).collect()
-    };
+/// Runs `work` in a thread of its own in the host's cgroup namespace: in a container's, the paths
+/// in `/proc/PID/cgroup` are relative to the container's cgroup.
+pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    in_new_thread(|| {
+        // Fails if the host's processes are not visible: the paths are then used as they are.
+        let _relative =
+            File::open("/proc/1/ns/cgroup").map(|host| setns(&host, CloneFlags::CLONE_NEWCGROUP));
+        work()
+    })
+}
+
+/// Runs `work` in a thread of its own, which may enter namespaces and ends there.
+pub(super) fn in_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     scope(|threads| {
         let thread = Builder::new().name(NAME.into());
-        let thread = thread.spawn_scoped(threads, visit);
+        let thread = thread.spawn_scoped(threads, work);
         let thread = thread.map_err(|source| Error::Thread(Some(source)))?;
         thread.join().map_err(|_| Error::Thread(None))
     })
 }
 
-/// Runs `work` in a thread of its own in the host's cgroup namespace: in a container's, the paths
-/// in `/proc/PID/cgroup` are relative to the container's cgroup.
-pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-    scope(|threads| {
-        let thread = Builder::new().name(NAME.into());
-        let thread = thread.spawn_scoped(threads, || {
-            // Fails if the host's processes are not visible: the paths are then used as they are.
-            let _relative = File::open("/proc/1/ns/cgroup")
-                .map(|host| setns(&host, CloneFlags::CLONE_NEWCGROUP));
-            work()
-        });
-        let thread = thread.map_err(|source| Error::Thread(Some(source)))?;
-        thread.join().map_err(|_| Error::Thread(None))
+/// Moves the calling thread into a namespace. Only a thread of [`in_new_thread`] calls it.
+pub(super) fn enter(netns: BorrowedFd<'_>) -> Result<(), Error> {
+    setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
+        call: "setns",
+        source,
     })
 }
 
@@ -185,20 +174,13 @@ pub(crate) fn new_netns() -> Result<File, Error> {
             source,
         })
     };
-    scope(|threads| {
-        Builder::new()
-            .name(NAME.into())
-            .spawn_scoped(threads, leave)
-            .map_err(|source| Error::Thread(Some(source)))?
-            .join()
-            .map_err(|_| Error::Thread(None))?
-    })
+    in_new_thread(leave)?
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        os::fd::AsFd,
+        os::fd::AsFd as _,
         thread::{ThreadId, current, yield_now},
         time::{Duration, Instant},
     };
@@ -261,21 +243,6 @@ mod tests {
         assert!(HERE.put(&one));
         assert!(!HERE.put(&other));
         assert!(HERE.take().is_some() && HERE.take().is_none());
-    }
-
-    #[test]
-    fn one_thread_works_in_each_namespace() {
-        let (one, other) = (new_netns().unwrap(), new_netns().unwrap());
-        let no_netns = File::open("/proc/self/stat").unwrap();
-        let all = [&one, &no_netns, &other].map(AsFd::as_fd);
-        let mut seen = run_in_each(&all, observe).unwrap().into_iter();
-        let mut next = || seen.next().unwrap();
-        let (cookie, thread) = next().unwrap();
-        assert!(matches!(next(), Err(Error::Call { call: "setns", .. })));
-        let (second, again) = next().unwrap();
-        assert_eq!(again, thread);
-        let expected = [&one, &other].map(|netns| run_in(netns.as_fd(), observe).unwrap().0);
-        assert_eq!([cookie, second], expected);
     }
 
     #[test]

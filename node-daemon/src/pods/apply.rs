@@ -350,8 +350,14 @@ fn reserve_ports(
         };
     };
     match netns.reserve(from.without(to), to.without(from)) {
-        Err(error) if !to.is_empty() => Ok(Some(Refused::ReservedPorts(error))),
-        done => Ok(done.map(|()| None)?),
+        Err(error) if to.is_empty() => {
+            debug!(
+                error = one_line(&error),
+                "failed to release ports of the proxy"
+            );
+            Ok(None)
+        }
+        done => Ok(done.err().map(Refused::ReservedPorts)),
     }
 }
 

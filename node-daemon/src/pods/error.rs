@@ -100,6 +100,11 @@ impl Error {
         matches!(self, Self::Policy(settings::Error::NotHandedOver))
     }
 
+    /// Whether the machine lacks descriptors, memory or threads to open the Pod's netns.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, Self::Netns(error) if error.is_shortage())
+    }
+
     /// The reason of a refused ADD.
     pub(crate) fn refusal(&self) -> Refusal {
         match self {

@@ -48,6 +48,7 @@ use sluice_api::{
     GcRequest, Manifest, PodName, PodView, Status,
 };
 use tokio::sync::{mpsc, oneshot};
+use tracing::debug;
 
 use crate::{
     bpf::{Datapath, Pins, RunTime},
@@ -166,7 +167,7 @@ pub(crate) struct NodePolicy {
 ///
 /// If the kernel's maps cannot be read, or the thread cannot be spawned.
 pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread)> {
-    let mut manager = PodManager::restore(startup_state)?;
+    let mut manager = PodManager::restore(startup_state).map_err(explain)?;
     manager.replay_pending_dels();
     manager.adopt(Survey::of_processes(&manager.brief()));
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
@@ -178,6 +179,19 @@ pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread
         manager
     })?;
     Ok((Pods { manager: sender }, Thread(thread)))
+}
+
+/// Adds the remedy to an error of a takeover.
+fn explain(error: Error) -> anyhow::Error {
+    let is_shortage = error.is_shortage();
+    let error = anyhow::Error::new(error);
+    if !is_shortage {
+        return error;
+    }
+    error.context(
+        "the machine lacks descriptors, memory or threads to take over the Pods, which stay as they are: raise the \
+         daemon's limits (open files, memory, processes), then start it again",
+    )
 }
 
 /// Ends the data path: removes every hook, then the changes inside the Pods, then the records.
@@ -201,7 +215,12 @@ pub(crate) fn detach(
             netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
             netns.remove_source_routing(record.switches)?;
             netns.remove_rerouting()?;
-            netns.reserve(record.reserved, ReservedPorts::NONE)?;
+            if let Err(error) = netns.reserve(record.reserved, ReservedPorts::NONE) {
+                debug!(
+                    error = one_line(&error),
+                    "failed to release ports of the proxy"
+                );
+            }
             if record.passthrough {
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }

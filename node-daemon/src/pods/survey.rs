@@ -106,17 +106,18 @@ impl Lodging {
         self.addresses.is_empty() || self.addresses.iter().any(has) || netns::is_inhabited(self.id)
     }
 
-    /// A path to another netns is no evidence.
-    fn is_abandoned(&self, there: &Visited) -> bool {
-        there.netns.id() == self.id && !self.is_inhabited(&there.interfaces)
+    /// Whether the netns at its path is its own and nothing of the Pod is there.
+    fn is_abandoned(&self, (id, interfaces): &(netns::Id, Vec<Interface>)) -> bool {
+        *id == self.id && !self.is_inhabited(interfaces)
     }
 }
 
 impl Survey {
     /// Surveys the namespaces of all processes, and the meshed Pods.
     pub(crate) fn of(brief: &Brief) -> Self {
-        let there = netns::visit_all(brief.meshed.iter().map(|pod| &*pod.path));
-        let there = there.unwrap_or_default();
+        // No descriptor stays open: a deleted Pod's netns would stay with it.
+        let keep = |there: Visited| (there.netns.id(), there.interfaces);
+        let there = netns::visit_all(brief.meshed.iter().map(|pod| &*pod.path), keep);
         let abandoned = brief.meshed.iter().filter(|pod| {
             let there = there.get(&pod.path);
             there.is_some_and(|there| pod.is_abandoned(there))

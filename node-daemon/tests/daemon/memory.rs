@@ -198,7 +198,7 @@ fn daemon_with_500_pods_stays_small() {
 
 #[test]
 fn maps_of_acceleration_are_small_until_it_is_switched_on() {
-    let mut daemon = Daemon::start("accel-maps");
+    let mut daemon = Daemon::configured("accel-maps", "acceleration = 'off'\n");
     let pod = Pod::new("accel-maps", &["10.1.0.1/24"]);
     let request = add("a", &pod.path(), &["10.1.0.1"]);
     assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);

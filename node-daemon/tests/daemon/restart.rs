@@ -1,10 +1,13 @@
-//! Restarts of the daemon: unchanged programs are adopted.
+//! Restarts of the daemon: unchanged programs are adopted, and no Pod is lost.
 
 use std::{collections::BTreeMap, fs};
 
-use sluice_api::{Status, path};
+use sluice_api::{AddResponse, Status, path};
 
-use crate::node::Daemon;
+use crate::{
+    node::{Daemon, Pod},
+    pods::add,
+};
 
 fn status(daemon: &Daemon) -> Status {
     daemon.get(path::STATUS).ok()
@@ -40,7 +43,7 @@ fn restarted_daemon_adopts_unchanged_programs() {
     daemon.stop();
     fs::write(
         daemon.directory.path().join("sluiced.toml"),
-        "acceleration = \"all\"\n",
+        "acceleration = \"off\"\n",
     )
     .unwrap();
     daemon.restart();
@@ -48,4 +51,32 @@ fn restarted_daemon_adopts_unchanged_programs() {
     assert!(!changed.programs_adopted && changed.ready);
     let changed = ids(changed);
     assert!(loaded.iter().all(|(name, id)| changed[name] != *id));
+}
+
+/// A daemon has some 90 open files, without those of the namespaces.
+#[test]
+fn daemon_that_cannot_open_the_pods_namespaces_changes_nothing() {
+    const PODS: usize = 60;
+    let test = "few-files";
+    let mut daemon = Daemon::start(test);
+    let pods: Vec<_> = (0..PODS)
+        .map(|index| {
+            let address = format!("10.1.0.{}", 1 + index);
+            let pod = Pod::new(&format!("{test}-{index}"), &[&format!("{address}/24")]);
+            let request = add(&index.to_string(), &pod.path(), &[&address]);
+            assert!(daemon.post(path::ADD, &request).ok::<AddResponse>().meshed);
+            (pod, request.attachment)
+        })
+        .collect();
+    daemon.crash();
+    let (code, said) = daemon.rival_launched(&["timeout", "20", "prlimit", "--nofile=110:110"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("lacks descriptors"), "{said}");
+    assert_eq!(daemon.processes(), PODS);
+    // The daemon raises a limit that it may raise.
+    daemon.restart_by(&["prlimit", "--nofile=110:1024"]);
+    assert_eq!(status(&daemon).meshed_pods, PODS);
+    for (_, attachment) in &pods {
+        assert_eq!(daemon.post(path::CHECK, attachment).status, 204);
+    }
 }

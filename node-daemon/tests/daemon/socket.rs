@@ -169,7 +169,7 @@ fn status_and_metrics_report_the_daemon() {
     let status: Status = daemon.get(path::STATUS).ok();
     assert!(status.ready && !status.programs.is_empty());
     assert_eq!((status.meshed_pods, status.unmeshed_pods), (0, 0));
-    assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "off"));
+    assert_eq!((&*status.mesh, &*status.acceleration), ("istio", "proxies"));
     assert!(!status.kernel.is_empty() && !status.features.is_empty());
     let page = daemon.ask(&["status"]);
     for line in ["ready, version", "0 meshed, 0 not intercepted", "connect4"] {

@@ -50,8 +50,8 @@ pub(super) struct Owner {
 }
 
 /// The end that a socket is. A socket that neither the kernel's counters nor a listener identify is
-/// taken for a client, which most rules concern. No client has an alias address: a socket with one, at a
-/// port of the proxy, is the proxy's, also if its listener has ended.
+/// taken for a client, which most rules concern. No client has an alias address and a port of the proxy, which
+/// the hooks of `bind` deny: such a socket is the proxy's, also if its listener has ended.
 pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint], pod: Option<&PodConfig>) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
     let is_redirected = addr.is_alias() && pod.is_some_and(|pod| pod.reserves(port, false));

@@ -25,6 +25,8 @@ pub(super) struct Logs {
     ipv6_unserved: BTreeSet<u64>,
     /// The Pods that are logged because they have more addresses than their share.
     cut_addresses: BTreeSet<u64>,
+    /// The Pods that are logged because ports of their proxy cannot be reserved.
+    unreserved: BTreeSet<u64>,
     programs: ForeignLog,
 }
 
@@ -57,6 +59,12 @@ impl Logs {
     pub(super) fn new_cut_addresses(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
         let before = std::mem::replace(&mut self.cut_addresses, found);
         self.cut_addresses.difference(&before).copied().collect()
+    }
+
+    /// The Pods whose ports cannot be reserved that are not logged yet.
+    pub(super) fn new_unreserved(&mut self, found: BTreeSet<u64>) -> Vec<u64> {
+        let before = std::mem::replace(&mut self.unreserved, found);
+        self.unreserved.difference(&before).copied().collect()
     }
 
     /// Logs foreign programs that appeared, disappeared or changed their order.

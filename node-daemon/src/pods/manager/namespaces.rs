@@ -288,11 +288,16 @@ impl MeshedPod {
     /// Whether its netns exists and has one of the Pod's addresses, or a process. A mount can keep
     /// a netns after the Pod has ended.
     pub(super) fn is_alive(&self, addresses: Vec<IpAddr>) -> bool {
-        let lodging = self.lodging(addresses);
-        self.reopen().is_some_and(|netns| {
-            let interfaces = netns.interfaces();
-            interfaces.map_or(true, |interfaces| lodging.is_inhabited(&interfaces))
-        })
+        match Netns::open(&self.path) {
+            Ok(netns) if netns.id() == self.id => {
+                let lodging = self.lodging(addresses);
+                let interfaces = netns.interfaces();
+                interfaces.map_or(true, |interfaces| lodging.is_inhabited(&interfaces))
+            }
+            Ok(_) => false,
+            // What cannot be opened may be there.
+            Err(error) => !error.is_absence(),
+        }
     }
 
     pub(super) fn lodging(&self, addresses: Vec<IpAddr>) -> Lodging {

@@ -1,5 +1,7 @@
 //! Addresses and routes inside the Pods: they may change, and settings follow from them.
 
+use std::collections::BTreeMap;
+
 use tracing::{debug, error, info, warn};
 
 use super::{PodManager, namespaces::MeshedPod, netns_facts::routes_of};
@@ -98,6 +100,7 @@ impl PodManager {
     /// Reserves the proxy's ports again where they are not reserved any more. A runtime writes a Pod's own
     /// `net.ipv4.ip_local_reserved_ports` after ADD.
     pub(super) fn repair_reserved_ports(&mut self) {
+        let mut failed = BTreeMap::new();
         for cookie in self.namespaces.cookies() {
             match self.reserve_again(cookie) {
                 Ok(false) => {}
@@ -109,15 +112,16 @@ impl PodManager {
                         "ports of the proxy were not reserved any more; reserved again"
                     );
                 }
-                Err(error) => {
-                    let pod = self.view().name_of(cookie);
-                    warn!(
-                        pod,
-                        error = one_line(&error),
-                        "failed to reserve ports of the proxy"
-                    );
-                }
+                Err(error) => drop(failed.insert(cookie, one_line(&error))),
             }
+        }
+        for cookie in self.logs.new_unreserved(failed.keys().copied().collect()) {
+            let pod = self.view().name_of(cookie);
+            warn!(
+                pod,
+                error = failed.remove(&cookie),
+                "failed to reserve ports of the proxy"
+            );
         }
     }
 

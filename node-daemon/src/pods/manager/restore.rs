@@ -1,7 +1,11 @@
 //! Takeover: merges the records, the existing namespaces and the kernel state that the previous
 //! daemon left.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use sluice_api::AddRequest;
 use tracing::{error, info, warn};
@@ -27,6 +31,8 @@ use crate::{
 /// The meaning of a record at takeover.
 enum RecordState {
     Meshed(Box<FoundNetns>),
+    /// Another attachment of a Pod that an earlier record has.
+    Member,
     Bypassed(&'static str),
     /// The Pod is gone.
     Gone,
@@ -52,7 +58,8 @@ impl PodManager {
     ///
     /// # Errors
     ///
-    /// If the kernel's maps cannot be read.
+    /// If the kernel's maps cannot be read, or the machine has no descriptors, memory or threads to open the
+    /// namespaces. No Pod is changed then.
     pub(in crate::pods) fn restore(startup_state: StartupState) -> Result<Self, Error> {
         let StartupState {
             datapath,
@@ -69,10 +76,9 @@ impl PodManager {
         let mut found = BTreeMap::new();
         let mut complete = true;
         let netns = (records.iter()).filter_map(|(_, record)| record.netns_path());
-        let mut visited = netns::visit_all(netns)?;
+        let mut visited = netns::visit_all(netns, |visited| visited);
         for (record_id, record) in records {
-            let visited = visited.remove(Path::new(&record.request.netns));
-            complete &= manager.classify_record(record_id, record, visited, &mut found);
+            complete &= manager.classify_record(record_id, record, &mut visited, &mut found)?;
         }
         let desired = (found.iter()).map(|(cookie, pod)| (*cookie, pod.desired(*cookie)));
         let alive = |cookie| manager.datapath.has_sk_lookup(cookie);
@@ -163,21 +169,32 @@ impl PodManager {
         Ok(all)
     }
 
-    /// The meaning of a record now. `false` if it cannot be determined.
+    /// The meaning of a record now. `false` if it cannot be determined. `visited`: the namespaces at the records'
+    /// paths, which this takes.
+    ///
+    /// # Errors
+    ///
+    /// If the machine lacks the resources to open its namespace.
     fn classify_record(
         &mut self,
         record_id: RecordId,
         record: Record,
-        visited: Option<Visited>,
+        visited: &mut HashMap<PathBuf, Visited>,
         found: &mut BTreeMap<u64, Found>,
-    ) -> bool {
-        match self.record_state(&record, visited) {
-            Ok(RecordState::Meshed(one)) => {
-                let pod = found.entry(one.netns.id().cookie).or_insert_with(|| Found {
-                    netns: *one,
-                    members: Vec::new(),
-                });
-                pod.members.push((record_id, record));
+    ) -> Result<bool, Error> {
+        let visited = visited.remove(Path::new(&record.request.netns));
+        let pod = record.netns.and_then(|id| found.get_mut(&id.cookie));
+        let known = match self.record_state(&record, pod.is_some(), visited) {
+            Ok(RecordState::Meshed(netns)) => {
+                let cookie = netns.netns.id().cookie;
+                let (netns, members) = (*netns, vec![(record_id, record)]);
+                found.insert(cookie, Found { netns, members });
+                true
+            }
+            Ok(RecordState::Member) => {
+                if let Some(pod) = pod {
+                    pod.members.push((record_id, record));
+                }
                 true
             }
             Ok(RecordState::Bypassed(reason)) => {
@@ -192,6 +209,7 @@ impl PodManager {
                 })
                 .is_ok()
             }
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 let container = record.request.attachment.container_id;
                 error!(
@@ -201,18 +219,21 @@ impl PodManager {
                 );
                 false
             }
-        }
+        };
+        Ok(known)
     }
 
-    /// `visited`: the namespace at the record's path, unless another record had it, or it could not be
+    /// `is_member`: another record has its netns. `visited`: the namespace at the record's path, if it could be
     /// read.
     fn record_state(
         &self,
         record: &Record,
+        is_member: bool,
         visited: Option<Visited>,
     ) -> Result<RecordState, Error> {
         let path = Path::new(&record.request.netns);
         match (self.recorded_verdict(&record.request)?, record.netns) {
+            (Verdict::Intercept(_), Some(_)) if is_member => Ok(RecordState::Member),
             (Verdict::Intercept(policy), Some(id)) => {
                 let visited = visited.filter(|one| one.netns.id() == id);
                 let Visited { netns, interfaces } = match visited {
@@ -245,14 +266,15 @@ impl PodManager {
     ///
     /// # Errors
     ///
-    /// If the machine has no descriptor, memory or thread to open it.
+    /// If it may be at the path, and cannot be opened.
     fn find(&self, path: &Path, id: netns::Id) -> Result<Option<Netns>, Error> {
-        let there = match Netns::open(path) {
-            Err(error) if error.is_shortage() => return Err(error.into()),
-            opened => opened.ok().filter(|netns| netns.id() == id),
-        };
+        let opened = Netns::open(path);
         let by_process = || netns::find(&cgroup::processes(self.datapath.cgroup()), id);
-        Ok(there.or_else(by_process))
+        match opened {
+            Ok(netns) if netns.id() == id => Ok(Some(netns)),
+            Err(error) if !error.is_absence() => by_process().map(Some).ok_or(error.into()),
+            _ => Ok(by_process()),
+        }
     }
 
     /// The verdict on a Pod that was added. An earlier version ignored unknown annotations of Sluice; a
@@ -313,10 +335,10 @@ impl Found {
 
     /// The kernel state, with Sluice's changes inside the netns, which the maps do not hold.
     ///
-    /// Ports are the first change of an enrollment and `sk_lookup` is one of the last: a Pod with the hook
-    /// had its ports reserved. The resync reserves those that it released since then. A look here would take
-    /// a time that grows with the square of the number of Pods: the names in `/proc/sys` of all namespaces
-    /// are in one hash chain (`proc_sys_compare`).
+    /// Ports are the first change of an enrollment and `sk_lookup` is one of the last, so the ports of a Pod
+    /// with the hook count as reserved. The resync reserves those that are not. A look here would take a time
+    /// that grows with the square of the number of Pods: the names in `/proc/sys` of all namespaces are in one
+    /// hash chain (`proc_sys_compare`).
     fn in_netns(&self, mut state: KernelState, desired: &KernelState) -> KernelState {
         if let Some(routing) = &mut state.source_routing {
             routing.switches = self.changes().switches;

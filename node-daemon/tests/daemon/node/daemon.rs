@@ -214,7 +214,13 @@ impl Daemon {
 
     /// Starts its successor.
     pub(crate) fn restart(&mut self) {
-        self.process = self.another().spawn().expect("the daemon starts");
+        self.restart_by(&[]);
+    }
+
+    /// Likewise, by a program that executes it.
+    pub(crate) fn restart_by(&mut self, launcher: &[&str]) {
+        let mut command = command(launcher, self.directory.path(), &self.cgroup, &self.pins);
+        self.process = command.spawn().expect("the daemon starts");
         self.await_ready();
     }
 
@@ -223,7 +229,7 @@ impl Daemon {
     #[cfg(feature = "failpoints")]
     pub(crate) fn restart_crashing(&mut self, moment: usize) -> bool {
         let when = format!("crash={moment}*off->return");
-        let mut command = self.another();
+        let mut command = command(&[], self.directory.path(), &self.cgroup, &self.pins);
         command.env("FAILPOINTS", when.replace("=0*off->", "="));
         self.process = command.spawn().expect("the daemon starts");
         let end = Instant::now() + PATIENCE;
@@ -263,10 +269,6 @@ impl Daemon {
 
     pub(crate) fn pins(&self) -> PathBuf {
         self.pins.pins()
-    }
-
-    fn another(&self) -> Command {
-        command(&[], self.directory.path(), &self.cgroup, &self.pins)
     }
 
     /// Stops it, as an operator would. Returns its exit code.

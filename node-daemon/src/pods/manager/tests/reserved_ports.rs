@@ -124,6 +124,25 @@ fn detach_releases_the_reserved_ports() {
     assert_eq!(reserved(&pod), "");
 }
 
+/// A list with the proxy's ports would be longer than the kernel accepts at once.
+#[test]
+fn refused_reservation_prevents_neither_takeover_nor_del() {
+    let node = Node::new("reserve-refused");
+    let (who, pod) = (attachment("a", "eth0"), Namespace::with(&ADDRESSES));
+    let ports: Vec<_> = (0..929).map(|index| (1 + 2 * index).to_string()).collect();
+    let long = ports.join(",");
+    pod.output(&format!(
+        "sysctl -w net.ipv4.ip_local_reserved_ports={long}"
+    ));
+    node.start().add(request(&who, &pod, &ADDRESSES)).unwrap();
+    let manager = &mut node.start();
+    manager.survey_and_resync();
+    manager.del(&who).unwrap();
+    assert_eq!(reserved(&pod), long);
+    let repairs = manager.read().unwrap().repairs;
+    assert!(repairs.iter().all(|(_, count)| count == 0));
+}
+
 #[test]
 fn kernel_selects_no_port_of_the_proxy() {
     let node = Node::new("reserve-select");
