@@ -77,7 +77,7 @@ fn build(root: &Path) -> anyhow::Result<PathBuf> {
         "the BPF programs do not build: 'make setup' installs the BPF toolchain, and {OBJECT}=FILE \
          uses an object that was built before (docs/development.md)"
     );
-    Ok(built.join(TARGET).join("release/sluice"))
+    strip(&built.join(TARGET).join("release/sluice"))
 }
 
 /// The inner cargo, without the host settings of the outer one.
@@ -116,6 +116,23 @@ fn cargo(root: &Path, own_linker: &Path) -> anyhow::Result<Command> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     Ok(cargo)
+}
+
+/// Removes the debug information, from which the linker has made the BTF. Nothing reads it, and the names in it depend on
+/// the directory of the sources.
+fn strip(object: &Path) -> anyhow::Result<PathBuf> {
+    let stripped = object.with_extension("stripped.o");
+    let status = Command::new("llvm-objcopy")
+        .arg("--strip-debug")
+        .args([object, &stripped])
+        .status()
+        .context("llvm-objcopy does not start: 'make setup' installs it")?;
+    ensure!(
+        status.success(),
+        "llvm-objcopy does not strip {}",
+        object.display()
+    );
+    Ok(stripped)
 }
 
 /// Finds a rustc that can compile `core`.
