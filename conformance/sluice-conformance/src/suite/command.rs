@@ -302,7 +302,8 @@ fn generated(pair: &mut Pair, seed: u64, count: usize, interrupt: &Interrupt) ->
     let mut comparison = Comparison::default();
     // A Pod that one of the subjects refuses gives no connections.
     let pods = POD_LIMIT * count.div_ceil(generate::PER_POD);
-    for random_case in generate::scenes(seed).take(pods) {
+    for mut random_case in generate::scenes(seed).take(pods) {
+        random_case.settings.users &= translates_users();
         comparison.extend(pair.compare(&random_case, interrupt)?);
         if comparison.connections >= count {
             break;
