@@ -114,9 +114,11 @@ impl Error {
     /// Whether the path leads to no namespace of a Pod.
     pub(crate) fn is_absence(&self) -> bool {
         match self {
+            // What is no file of a namespace has many errors: `ENXIO` for a socket, `ELOOP`, and others.
             Self::Open { source, .. } => {
-                let kind = source.kind();
-                kind == io::ErrorKind::NotFound || kind == io::ErrorKind::NotADirectory
+                let unknown = [Errno::EACCES, Errno::EPERM, Errno::EIO, Errno::EINTR];
+                let errno = source.raw_os_error().map(Errno::from_raw);
+                errno.is_some_and(|errno| !is_shortage(errno) && !unknown.contains(&errno))
             }
             Self::NotNetns { .. } | Self::Host { .. } => true,
             _ => false,
@@ -148,6 +150,7 @@ mod tests {
         for (error, absence, shortage) in [
             (open(Errno::ENOENT), true, false),
             (open(Errno::ENOTDIR), true, false),
+            (open(Errno::ENXIO), true, false),
             (Error::NotNetns { path: "/".into() }, true, false),
             (Error::Host { path: "/".into() }, true, false),
             (open(Errno::EMFILE), false, true),

@@ -1,6 +1,10 @@
 //! Tests of alias routes and of the flags that announce them.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use sluice_abi::{Addr, AliasKey, Endpoint, PodFlags, Port};
 
@@ -11,10 +15,16 @@ const ADDRESSES: [&str; 2] = ["10.1.0.1", "fd00::1"];
 const V4: &str = "route delete local 127.64.0.0/10 table local";
 const V6: &str = "-6 route delete local 100::7f40:0/106 table local";
 
-/// A Pod with `lo` up.
+/// A Pod with `lo` up. The kernel accepts an IPv6 address as a preferred source when its workqueue has
+/// ended the duplicate detection.
 fn pod() -> Namespace {
     let pod = Namespace::with(&ADDRESSES);
     pod.ip("link set lo up");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !pod.output("ip -6 address show tentative").is_empty() {
+        assert!(Instant::now() < end, "the address stays tentative");
+        sleep(Duration::from_millis(5));
+    }
     pod
 }
 
