@@ -21,7 +21,7 @@ const MIB: u64 = 1 << 20;
 /// The highest use of the cgroup at the start, in MiB, without the kernel's verifier.
 const START: u64 = 40;
 /// The memory of processes and kernel with [`PODS`] Pods, in MiB.
-const STEADY: u64 = 20;
+const STEADY: u64 = 28;
 const PODS: usize = 500;
 
 /// A cgroup of the memory controller.
