@@ -159,6 +159,18 @@ impl Netns {
         .context("cannot forward")
     }
 
+    /// Keeps it from redirecting hosts of a link to another router there (ICMP). They would remember it longer
+    /// than the route exists.
+    pub fn send_no_redirects(&self) -> Result<()> {
+        self.run(|| {
+            for interface in fs::read_dir("/proc/sys/net/ipv4/conf")? {
+                fs::write(interface?.path().join("send_redirects"), "0")?;
+            }
+            Ok::<_, std::io::Error>(())
+        })?
+        .context("cannot switch redirects off")
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

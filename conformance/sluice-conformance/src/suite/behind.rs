@@ -59,6 +59,7 @@ fn connect(pod: &Netns, host: &Netns) -> Result<()> {
 
 /// Routes packets for the host to the Pod with these addresses.
 pub(crate) fn lead(node: &Netns, addresses: &[IpAddr]) -> Result<()> {
+    node.send_no_redirects()?;
     for (range, v4) in RANGES.into_iter().zip([true, false]) {
         if let Some(via) = addresses.iter().find(|ip| ip.is_ipv4() == v4) {
             node.ip(&format!("route replace {range} via {via}"))?;
