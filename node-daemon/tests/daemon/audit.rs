@@ -287,7 +287,8 @@ fn enrollment_resets_earlier_connections_if_configured() {
     assert_eq!(audit(&daemon, false).findings, []);
 }
 
-/// Both ends are nonblocking, which acceleration needs. Both directions exchange enough to start.
+/// Both ends are nonblocking, which acceleration needs: Python switches an accepted socket just after `accept`, and
+/// the client waits for that. Both directions exchange enough to start.
 const PROXY_ANSWERS: &str = "
 socket.setdefaulttimeout(20)
 listeners = [socket.create_server(('0.0.0.0', port)) for port in (15001, 15006)]
@@ -299,8 +300,10 @@ for _ in range(3):
         asked += len(held.recv(65536))
     held.sendall(bytes(9000))";
 const CLIENT_ASKS: &str = "
+import time
 socket.setdefaulttimeout(20)
 held = socket.create_connection(('10.1.0.9', 80))
+time.sleep(0.2)
 for _ in range(3):
     held.sendall(bytes(700))
     answered = 0
