@@ -114,7 +114,7 @@ impl Error {
     /// Whether the path leads to no namespace of a Pod.
     pub(crate) fn is_absence(&self) -> bool {
         match self {
-            // What is no file of a namespace has many errors: `ENXIO` for a socket, `ELOOP`, and others.
+            // Other files have many errors: `ENXIO` for a socket, `ELOOP` for a symbolic link to itself.
             Self::Open { source, .. } => {
                 let unknown = [Errno::EACCES, Errno::EPERM, Errno::EIO, Errno::EINTR];
                 let errno = source.raw_os_error().map(Errno::from_raw);

@@ -31,10 +31,10 @@ mod sysctl;
 mod tc;
 mod tcp_sockets;
 mod users;
+mod visit;
 mod worker;
 
 use std::{
-    collections::{BTreeSet, HashMap},
     fs::{File, OpenOptions},
     net::IpAddr,
     os::{
@@ -65,6 +65,7 @@ pub(crate) use tcp_sockets::{Side, SocketId, TcpSocket};
 pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::netns_with_own_userns;
+pub(crate) use visit::{Visited, visit_all};
 pub(crate) use worker::{among_hosts_cgroups, new_netns};
 
 /// The host's own namespaces, as far as the daemon can see them.
@@ -158,15 +159,6 @@ impl Netns {
     /// Its interfaces, with their addresses.
     pub(crate) fn interfaces(&self) -> Result<Vec<Interface>, Error> {
         self.run_in(links::interfaces)?
-    }
-
-    /// Reads it, as [`visit_all`] does.
-    pub(crate) fn visit(self) -> Result<Visited, Error> {
-        let interfaces = self.interfaces()?;
-        Ok(Visited {
-            netns: self,
-            interfaces,
-        })
     }
 
     /// Its routing table.
@@ -372,31 +364,6 @@ impl Inode {
     }
 }
 
-/// A namespace that was opened and read in one visit.
-#[derive(Debug)]
-pub(crate) struct Visited {
-    /// The namespace.
-    pub(crate) netns: Netns,
-    /// Its interfaces.
-    pub(crate) interfaces: Vec<Interface>,
-}
-
-/// Opens and reads the namespaces at some paths. One thread enters one after the other: a change of threads for
-/// each costs more than what it reads. Returns what `keep` keeps of each. A namespace that cannot be opened or
-/// read is absent.
-pub(crate) fn visit_all<'a, T: Send>(
-    paths: impl Iterator<Item = &'a Path>,
-    keep: impl Fn(Visited) -> T + Sync,
-) -> HashMap<PathBuf, T> {
-    let paths: BTreeSet<&Path> = paths.collect();
-    let visit = |path: &'a Path| {
-        let visited = NetnsFile::open(path).and_then(NetnsFile::visit);
-        Some((path.to_owned(), keep(visited.ok()?)))
-    };
-    let visit_all = || paths.into_iter().filter_map(visit).collect();
-    worker::in_new_thread(visit_all).unwrap_or_default()
-}
-
 /// An open network namespace that no thread has entered.
 #[derive(Debug)]
 pub(crate) struct NetnsFile {
@@ -449,16 +416,6 @@ impl NetnsFile {
     pub(crate) fn worker(self) -> Result<Netns, Error> {
         let cookie = worker::run_in(self.file.as_fd(), syscalls::netns_cookie_here)??;
         Ok(self.identified(cookie))
-    }
-
-    /// Moves the calling thread into it, and reads it.
-    fn visit(self) -> Result<Visited, Error> {
-        worker::enter(self.file.as_fd())?;
-        let cookie = syscalls::netns_cookie_here()?;
-        Ok(Visited {
-            interfaces: links::interfaces()?,
-            netns: self.identified(cookie),
-        })
     }
 
     fn identified(self, cookie: u64) -> Netns {
