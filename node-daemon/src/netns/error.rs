@@ -33,9 +33,14 @@ pub(crate) enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// No thread could be spawned to enter the namespace, or it ended early.
+    /// No thread could be spawned to enter the namespace.
     #[error("no thread for work inside a network namespace")]
-    Thread(#[source] Option<io::Error>),
+    Thread(#[source] io::Error),
+    /// The work inside the namespace panicked.
+    #[error(
+        "a fault of the daemon: work inside the network namespace panicked, its log has the place"
+    )]
+    Panic,
     /// A system call failed.
     #[error("{call} fails in the network namespace")]
     Call {
@@ -155,7 +160,8 @@ mod tests {
             (Error::Host { path: "/".into() }, true, false),
             (open(Errno::EMFILE), false, true),
             (open(Errno::ENFILE), false, true),
-            (Error::Thread(None), false, true),
+            (Error::Thread(Errno::EAGAIN.into()), false, true),
+            (Error::Panic, false, false),
             (call(Errno::ENOMEM), false, true),
             (open(Errno::EACCES), false, false),
             (call(Errno::EPERM), false, false),

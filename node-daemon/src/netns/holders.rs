@@ -137,7 +137,7 @@ mod tests {
             inode: Inode::of(&namespace).unwrap(),
             cookie: 0,
         };
-        let found = crate::netns::worker::run_in(namespace.as_fd(), move || {
+        let found = crate::netns::enter::run_in(namespace.as_fd(), move || {
             // A thread id works like a process id here.
             let pid = nix::unistd::gettid().as_raw();
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -74,7 +74,7 @@ pub(crate) fn inhabited(processes: &[i32]) -> Vec<Inhabited> {
 pub(crate) fn find(processes: &[i32], id: Id) -> Option<Netns> {
     let all = inhabited(processes);
     let opened = all.iter().find(|one| one.may_be(id))?.open()?;
-    opened.worker().ok().filter(|netns| netns.id() == id)
+    opened.identify().ok().filter(|netns| netns.id() == id)
 }
 
 /// Whether any process of the machine is in a network namespace.
@@ -123,7 +123,7 @@ mod tests {
     fn inhabited_groups_processes_and_skips_the_hosts() {
         let namespace = crate::netns::new_netns().expect("this test must run as root");
         let fd = std::os::fd::AsFd::as_fd(&namespace);
-        crate::netns::worker::run_in(fd, || {
+        crate::netns::enter::run_in(fd, || {
             // A thread id works like a process id here.
             let inside = nix::unistd::gettid().as_raw();
             let host = i32::try_from(std::process::id()).unwrap();

@@ -347,7 +347,7 @@ mod tests {
             let lines = (0..addresses)
                 .map(|n| format!("address add 10.1.{}.{}/32 dev lo", n / 256, n % 256));
             let lines = lines.collect::<Vec<_>>().join("\n");
-            crate::netns::worker::run_in(namespace.as_fd(), move || {
+            crate::netns::enter::run_in(namespace.as_fd(), move || {
                 let mut ip = Command::new("ip")
                     .args(["-batch", "-"])
                     .stdin(Stdio::piped())
@@ -362,7 +362,7 @@ mod tests {
             .unwrap()
         };
         assert_eq!(count(ADDRESSES.most).unwrap(), ADDRESSES.most);
-        crate::netns::worker::run_in(namespace.as_fd(), || {
+        crate::netns::enter::run_in(namespace.as_fd(), || {
             add_to_loopback("10.2.0.1".parse().unwrap())
         })
         .unwrap()
@@ -395,7 +395,7 @@ mod tests {
             run(&pod, &peer);
         }
         let hosts = vec![host.try_clone().unwrap()];
-        let found = crate::netns::worker::run_in(pod.as_fd(), move || {
+        let found = crate::netns::enter::run_in(pod.as_fd(), move || {
             let index = if_nametoindex("eth0").unwrap();
             (uplinks(&hosts).unwrap(), index)
         });

@@ -13,6 +13,7 @@
 
 #[cfg(fuzzing)]
 mod decoder;
+mod enter;
 mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
@@ -32,7 +33,6 @@ mod tc;
 mod tcp_sockets;
 mod users;
 mod visit;
-mod worker;
 
 use std::{
     fs::{File, OpenOptions},
@@ -48,8 +48,8 @@ use std::{
 use ipnet::IpNet;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
-use worker::NetnsWorker;
 
+pub(crate) use enter::{among_hosts_cgroups, new_netns};
 pub(crate) use error::Error;
 pub(crate) use holders::{Holders, Process, ProcessTable};
 pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
@@ -66,7 +66,6 @@ pub(crate) use users::Users;
 #[cfg(test)]
 pub(crate) use users::netns_with_own_userns;
 pub(crate) use visit::{Visited, visit_all};
-pub(crate) use worker::{among_hosts_cgroups, new_netns};
 
 /// The host's own namespaces, as far as the daemon can see them.
 static HOSTS: LazyLock<[Option<Inode>; 2]> = LazyLock::new(|| HOST_PATHS.map(Inode::at));
@@ -78,8 +77,6 @@ pub(crate) struct Netns {
     file: File,
     path: PathBuf,
     id: Id,
-    /// A thread that stays inside, for several operations.
-    worker: Option<NetnsWorker>,
     /// Its reserved ports, once they are read.
     port_list: OnceLock<PortList>,
 }
@@ -115,25 +112,7 @@ impl Netns {
     ///
     /// If the path does not exist, is not a network namespace, or is the host's own.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        NetnsFile::open(path)?.worker()
-    }
-
-    /// As [`Netns::open`], with a thread that stays inside for several operations.
-    ///
-    /// # Errors
-    ///
-    /// As [`Netns::open`].
-    pub(crate) fn open_with_worker(path: &Path) -> Result<Self, Error> {
-        let NetnsFile { file, path, inode } = NetnsFile::open(path)?;
-        let worker = NetnsWorker::spawn(file.as_fd())?;
-        let cookie = worker.run(syscalls::netns_cookie_here)??;
-        Ok(Self {
-            file,
-            path,
-            id: Id { inode, cookie },
-            worker: Some(worker),
-            port_list: OnceLock::new(),
-        })
+        NetnsFile::open(path)?.identify()
     }
 
     /// Its identity.
@@ -276,7 +255,7 @@ impl Netns {
 
     /// Passes each of its TCP sockets to `take`, the listening ones first. Returns `seen` as they left
     /// it.
-    pub(crate) fn each_tcp_socket<T: Send + 'static>(
+    pub(crate) fn each_tcp_socket<T: Send>(
         &self,
         mut seen: T,
         take: fn(&mut T, TcpSocket),
@@ -319,15 +298,9 @@ impl Netns {
         Ok(found)
     }
 
-    /// Runs `work` in a thread inside the namespace.
-    fn run_in<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Error> {
-        match &self.worker {
-            Some(worker) => worker.run(work),
-            None => worker::run_in(self.file.as_fd(), work),
-        }
+    /// Runs `work` inside the namespace.
+    fn run_in<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        enter::run_in(self.file.as_fd(), work)
     }
 }
 
@@ -408,13 +381,13 @@ impl NetnsFile {
         Ok(users::owner(self.file.as_fd())?.is_none())
     }
 
-    /// Enters it with a thread, which reads its cookie.
+    /// Reads its cookie, inside.
     ///
     /// # Errors
     ///
     /// If it cannot be entered.
-    pub(crate) fn worker(self) -> Result<Netns, Error> {
-        let cookie = worker::run_in(self.file.as_fd(), syscalls::netns_cookie_here)??;
+    pub(crate) fn identify(self) -> Result<Netns, Error> {
+        let cookie = enter::run_in(self.file.as_fd(), syscalls::netns_cookie_here)??;
         Ok(self.identified(cookie))
     }
 
@@ -424,7 +397,6 @@ impl NetnsFile {
             file,
             path,
             id: Id { inode, cookie },
-            worker: None,
             port_list: OnceLock::new(),
         }
     }

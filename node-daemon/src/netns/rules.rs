@@ -110,7 +110,7 @@ mod tests {
     fn rewrites(rules: &str) -> bool {
         let namespace = netns::new_netns().expect("this test must run as root");
         let rules = rules.to_owned();
-        netns::worker::run_in(std::os::fd::AsFd::as_fd(&namespace), move || {
+        netns::enter::run_in(std::os::fd::AsFd::as_fd(&namespace), move || {
             let mut restore = std::process::Command::new("iptables-restore")
                 .stdin(Stdio::piped())
                 .spawn()

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, Interface, Netns, NetnsFile, links, syscalls, worker};
+use super::{Error, Interface, Netns, NetnsFile, enter, links, syscalls};
 
 /// A namespace that was opened and read in one visit.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) fn visit_all<'a, T: Send>(
         Some((path.to_owned(), keep(visited.ok()?)))
     };
     let visit_all = || paths.into_iter().filter_map(visit).collect();
-    worker::in_new_thread(visit_all).unwrap_or_default()
+    enter::in_new_thread(visit_all).unwrap_or_default()
 }
 
 impl Netns {
@@ -47,7 +47,7 @@ impl Netns {
 impl NetnsFile {
     /// Moves the calling thread into it, and reads it.
     fn visit(self) -> Result<Visited, Error> {
-        worker::enter(self.file.as_fd())?;
+        enter::enter(self.file.as_fd())?;
         let cookie = syscalls::netns_cookie_here()?;
         Ok(Visited {
             interfaces: links::interfaces()?,

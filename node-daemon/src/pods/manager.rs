@@ -114,7 +114,7 @@ impl PodManager {
         let pod = name(&request.pod);
         let status = match self.view().verdict(&request)? {
             Verdict::Intercept(policy) => {
-                let visit = || Netns::open_with_worker(Path::new(&request.netns));
+                let visit = || Netns::open(Path::new(&request.netns));
                 let netns = netns.map_or_else(visit, Ok)?;
                 self.enroll(request, *policy, &netns)?
             }

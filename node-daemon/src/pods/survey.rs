@@ -164,7 +164,7 @@ impl Survey {
             return None;
         }
         self.kubelet |= !members.is_empty();
-        let seen = look_inside(brief, opened.worker().ok()?, of_hosts_users, members);
+        let seen = look_inside(brief, opened.identify().ok()?, of_hosts_users, members);
         // A namespace that ends meanwhile, or that cannot be read, is no Pod.
         seen.inspect_err(|error| debug!(error = one_line(error), "network namespace is ignored"))
             .ok()

@@ -106,7 +106,7 @@ impl Target {
 
     /// Opens its netns, if the path still leads there.
     fn open(&self) -> Option<Netns> {
-        let netns = Netns::open_with_worker(&self.path).ok()?;
+        let netns = Netns::open(&self.path).ok()?;
         (netns.id() == self.id).then_some(netns)
     }
 

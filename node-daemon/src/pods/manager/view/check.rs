@@ -45,7 +45,7 @@ impl View<'_> {
             )?;
         }
         if let Some(cookie) = known.status.cookie() {
-            let netns = Netns::open_with_worker(Path::new(&request.netns))?;
+            let netns = Netns::open(Path::new(&request.netns))?;
             same("cookie of CNI_NETNS", &cookie, &netns.id().cookie)?;
             let reported = addresses::verify(&request.addresses, &netns.interfaces()?)?;
             let own = |addresses: Vec<IpAddr>| addresses.into_iter().collect::<BTreeSet<_>>();
