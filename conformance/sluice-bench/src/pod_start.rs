@@ -3,22 +3,31 @@
 mod end;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::PathBuf,
     process::Command,
+    sync::Barrier,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde::Serialize;
 use sluice_lab::{
-    backend::{Backend as _, iptables, sluice::Sluice},
+    backend::{
+        Backend as _, iptables,
+        sluice::{MEMORY, Sluice},
+    },
     pod_annotations::PodAnnotations,
 };
 use sluice_testbed::{
-    bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, netns::Netns, process,
+    bulk_netns::{BulkNetns, PluginCall},
+    cgroup::Cgroup,
+    interrupt::Interrupt,
+    netns::Netns,
+    process,
 };
 use tempfile::TempDir;
 
@@ -35,8 +44,6 @@ use end::Ends;
 const AT_ONCE: [u16; 3] = [1, 20, 100];
 const ROUNDS: usize = 20;
 const QUICK_ROUNDS: usize = 3;
-/// A daemon's files are in memory on a node, too, below `/run`.
-const MEMORY: &str = "/dev/shm";
 
 /// The means of interception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -141,11 +148,15 @@ impl Node {
     fn run(&self, variant: Variant, pods: u16, interrupt: &Interrupt) -> Result<[Option<f64>; 2]> {
         let crowd = BulkNetns::make(self.name("pod"), pods, interrupt)?;
         if variant == Variant::Rules {
-            let start = at_once(pods, |number| self.write_rules(&crowd, number))?;
+            let start = at_once(pods, |number| self.rules_in(&crowd, number))?;
             return Ok([Some(start), None]);
         }
-        let times =
-            ["ADD", "DEL"].map(|verb| at_once(pods, |number| self.call(&crowd, verb, number)));
+        let times = ["ADD", "DEL"].map(|verb| {
+            at_once(pods, |number| {
+                let call = self.plugin_call(&crowd, verb, number)?;
+                Ok(|| call.run().map(drop))
+            })
+        });
         let [start, end] = times;
         Ok([Some(start?), Some(end?)])
     }
@@ -156,23 +167,31 @@ impl Node {
         format!("{}-{part}", name.display())
     }
 
-    /// Has the plugin called for a Pod.
-    fn call(&self, crowd: &BulkNetns, verb: &str, number: u16) -> Result<()> {
+    fn plugin_call(&self, crowd: &BulkNetns, verb: &str, number: u16) -> Result<PluginCall> {
         let plugin = Command::new(self.sluice.plugin().context("a plugin")?);
         let entry = self.sluice.entry().context("an entry")?;
-        crowd.call(plugin, &entry, verb, number).map(drop)
+        crowd.prepare(plugin, &entry, verb, number, &BTreeMap::new())
     }
 
-    fn write_rules(&self, crowd: &BulkNetns, number: u16) -> Result<()> {
+    /// The programs that write the rules, in the Pod's namespace.
+    fn rules_in(&self, crowd: &BulkNetns, number: u16) -> Result<impl FnOnce() -> Result<()>> {
         // This thread ends with the call, and no other enters the namespace.
         setns(File::open(crowd.path(number))?, CloneFlags::CLONE_NEWNET)?;
-        for (program, rules) in &self.rules {
+        let prepare = |(program, rules): &(&str, String)| {
             let mut command = Command::new(program);
             command.args(["--noflush", "--wait", "30"]);
-            let status = command.stdin(process::input(rules)?).status()?;
-            ensure!(status.success(), "{program}: {status}");
-        }
-        Ok(())
+            command.stdin(process::input(rules)?);
+            Ok(command)
+        };
+        let commands: Result<Vec<_>> = self.rules.iter().map(prepare).collect();
+        let commands = commands?;
+        Ok(move || {
+            for mut command in commands {
+                let status = command.status()?;
+                ensure!(status.success(), "{command:?}: {status}");
+            }
+            Ok(())
+        })
     }
 
     fn remove(self) -> Result<()> {
@@ -183,13 +202,23 @@ impl Node {
     }
 }
 
-/// Does it for all Pods at once, each in a thread of its own. Milliseconds until the last has ended.
-fn at_once(pods: u16, work: impl Fn(u16) -> Result<()> + Sync) -> Result<f64> {
-    let begin = Instant::now();
-    let took: Result<Vec<Duration>> = thread::scope(|scope| {
+/// Prepares the work for each Pod in a thread of its own, then does it for all at once. Milliseconds from the first
+/// start until the last has ended.
+fn at_once<Work: FnOnce() -> Result<()>>(
+    pods: u16,
+    prepare: impl Fn(u16) -> Result<Work> + Sync,
+) -> Result<f64> {
+    let ready = Barrier::new(pods.into());
+    let times: Result<Vec<[Instant; 2]>> = thread::scope(|scope| {
         let started = (0..pods).map(|number| {
-            let work = &work;
-            scope.spawn(move || work(number).map(|()| begin.elapsed()))
+            let (prepare, ready) = (&prepare, &ready);
+            scope.spawn(move || {
+                let work = prepare(number);
+                ready.wait();
+                let begin = Instant::now();
+                work?()?;
+                Ok([begin, Instant::now()])
+            })
         });
         let started: Vec<_> = started.collect();
         let ended = started
@@ -197,8 +226,11 @@ fn at_once(pods: u16, work: impl Fn(u16) -> Result<()> + Sync) -> Result<f64> {
             .map(|thread| thread.join().ok().context("a thread panicked")?);
         ended.collect()
     });
-    let last = took?.into_iter().max().unwrap_or_default();
-    Ok(last.as_secs_f64() * 1e3)
+    let times = times?;
+    let begin = times.iter().map(|[begin, _]| *begin).min();
+    let end = times.iter().map(|[_, end]| *end).max();
+    let took = begin.zip(end).map(|(begin, end)| end - begin);
+    Ok(took.unwrap_or_default().as_secs_f64() * 1e3)
 }
 
 impl PodStart {
@@ -310,10 +342,19 @@ mod tests {
     #[test]
     fn slowest_pod_ends_the_start() {
         let slow = |number: u16| {
-            thread::sleep(Duration::from_millis(u64::from(number) * 20));
-            Ok(())
+            let sleep = |times: u16| thread::sleep(Duration::from_millis(u64::from(times) * 20));
+            sleep(10);
+            Ok(move || {
+                sleep(number);
+                Ok(())
+            })
         };
-        assert!(at_once(3, slow).unwrap() >= 40.0);
-        at_once(2, |_| anyhow::bail!("no")).unwrap_err();
+        let took = at_once(3, slow).unwrap();
+        assert!((40.0..200.0).contains(&took), "{took} ms");
+        let fails = |number| {
+            ensure!(number == 0, "not prepared");
+            Ok(|| anyhow::bail!("not done"))
+        };
+        at_once(2, fails).unwrap_err();
     }
 }

@@ -8,7 +8,10 @@ use nix::{sys::signal::Signal, unistd::Uid};
 use serde::Serialize;
 use sluice_lab::{
     Binaries,
-    backend::{Backend, sluice::Sluice},
+    backend::{
+        Backend,
+        sluice::{MEMORY, Sluice},
+    },
 };
 use sluice_testbed::{
     bulk_netns::BulkNetns, cgroup::Cgroup, interrupt::Interrupt, process::footprint, terminal::step,
@@ -58,7 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let interrupt = Interrupt::install()?;
     let binaries = options.binaries.resolve()?;
     let name = format!("sluice-scale-{}", std::process::id());
-    let directory = tempfile::TempDir::with_prefix(format!("{name}-"))?;
+    let directory = tempfile::TempDir::with_prefix_in(format!("{name}-"), MEMORY)?;
     let cgroup = Cgroup::create(&name)?;
     let pods = step("making the namespaces", || {
         BulkNetns::make(name, options.pods, &interrupt)

@@ -19,7 +19,7 @@ use sluice_testbed::interrupt::Interrupt;
 
 /// The kernel frees objects after their last user is gone: a program after a grace period of its readers, and the
 /// programs of a program array one after the other. On a busy machine this takes seconds.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_mins(1);
 
 /// Kind and id, as a process's `fdinfo` names them.
 type Object = (&'static str, u32);

@@ -71,12 +71,25 @@ impl BulkNetns {
     /// The same with annotations beside that of the injector.
     pub fn call_with(
         &self,
-        mut plugin: Command,
+        plugin: Command,
         entry: &Value,
         verb: &str,
         number: u16,
         annotations: &BTreeMap<String, String>,
     ) -> Result<f64> {
+        self.prepare(plugin, entry, verb, number, annotations)?
+            .run()
+    }
+
+    /// What [`BulkNetns::call_with`] runs.
+    pub fn prepare(
+        &self,
+        mut plugin: Command,
+        entry: &Value,
+        verb: &str,
+        number: u16,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<PluginCall> {
         let netns = self.path(number);
         let mut stdin = entry.clone();
         stdin["cniVersion"] = "1.0.0".into();
@@ -97,13 +110,10 @@ impl BulkNetns {
             .env("CNI_NETNS", &netns)
             .env("CNI_PATH", "/nowhere")
             .stdin(process::input(&stdin.to_string())?);
-        let begin = Instant::now();
-        // Not `finish`, which looks only now and then. The entry sets a time limit.
-        let Output { status, stdout, .. } = plugin.output()?;
-        let took = begin.elapsed();
-        let said = String::from_utf8_lossy(&stdout);
-        ensure!(status.success(), "{verb} of Pod {number}: {said}");
-        Ok(took.as_secs_f64() * 1e3)
+        Ok(PluginCall {
+            plugin,
+            subject: format!("{verb} of Pod {number}"),
+        })
     }
 
     /// Runs `ip` in a namespace, with arguments that are separated by blanks.
@@ -127,6 +137,25 @@ impl BulkNetns {
     /// The file of a namespace.
     pub fn path(&self, number: u16) -> PathBuf {
         Path::new("/run/netns").join(self.name(number))
+    }
+}
+
+/// A call of the plugin that waits to be run.
+pub struct PluginCall {
+    plugin: Command,
+    subject: String,
+}
+
+impl PluginCall {
+    /// Runs it. Milliseconds.
+    pub fn run(mut self) -> Result<f64> {
+        let begin = Instant::now();
+        // Not `finish`, which looks only now and then. The entry sets a time limit.
+        let Output { status, stdout, .. } = self.plugin.output()?;
+        let took = begin.elapsed();
+        let said = String::from_utf8_lossy(&stdout);
+        ensure!(status.success(), "{}: {said}", self.subject);
+        Ok(took.as_secs_f64() * 1e3)
     }
 }
 

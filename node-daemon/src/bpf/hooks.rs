@@ -137,8 +137,13 @@ impl Datapath {
         cookie: u64,
         netns: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        let program = self.netns_prog.load(cookie)?;
+        let program = self.netns_prog.assign(cookie)?;
         attach::attach_sk_lookup(program.as_fd(), netns, &self.generation.pod(cookie))
+    }
+
+    /// Loads in advance what the next network namespace needs.
+    pub(crate) fn prepare_sk_lookup(&mut self) -> Result<(), Error> {
+        self.netns_prog.prepare()
     }
 
     /// Loads the programs of a virtual interface, for packets from and to the hosts behind it.

@@ -17,7 +17,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_prog_type,
+    BPF_F_BEFORE, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    bpf_map_type, bpf_prog_type,
 };
 use nix::errno::Errno;
 
@@ -147,6 +148,34 @@ pub(super) fn set_program(
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Creates an array of one value of eight bytes, which programs only read.
+pub(super) fn create_cell(name: &CStr) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    attr.__bindgen_anon_1.key_size = length_of::<u32>();
+    attr.__bindgen_anon_1.value_size = length_of::<u64>();
+    attr.__bindgen_anon_1.max_entries = 1;
+    attr.__bindgen_anon_1.map_flags = BPF_F_RDONLY_PROG;
+    // SAFETY: integer members of this command.
+    let map_name = unsafe { &mut attr.__bindgen_anon_1.map_name };
+    copy_name(name, map_name);
+    // SAFETY: the descriptor has no other owner.
+    bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes the value of such an array, for good.
+pub(super) fn fill_cell(map: BorrowedFd<'_>, value: u64) -> io::Result<()> {
+    let first = 0_u32;
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    attr.__bindgen_anon_2.key = (&raw const first) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = number(map);
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
+}
+
 /// Loads a program. `code` has the instructions as integers in the byte order of this machine
 /// (RFC 9669).
 pub(super) fn load_program(
@@ -163,9 +192,7 @@ pub(super) fn load_program(
     attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
     // SAFETY: integer members of this command.
     let prog_name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
-    for (to, from) in prog_name.iter_mut().zip(name.to_bytes_with_nul()) {
-        *to = c_char::from_ne_bytes([*from]);
-    }
+    copy_name(name, prog_name);
     // SAFETY: the descriptor has no other owner.
     bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -184,6 +211,12 @@ pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     // SAFETY: the descriptor has no other owner.
     let program = unsafe { OwnedFd::from_raw_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?) };
     Link::attach_tracing(program.as_fd()).map(drop)
+}
+
+fn copy_name(name: &CStr, to: &mut [c_char]) {
+    for (to, from) in to.iter_mut().zip(name.to_bytes_with_nul()) {
+        *to = c_char::from_ne_bytes([*from]);
+    }
 }
 
 pub(super) fn empty() -> bpf_attr {

@@ -3,13 +3,17 @@
 //! The kernel reports a connection's addresses to `sk_lookup` programs, not its network namespace. An
 //! address does not identify the Pod: link-local addresses are not unique, an interface may have
 //! addresses that no CNI result listed, and a namespace may hold an address of another Pod. So each
-//! Pod's namespace has its own program, a few instructions with the namespace's cookie as a constant.
-//! It writes the cookie to this CPU's slot of `lookup_netns` and continues with the deciding program in
-//! `lookup_prog`. The kernel runs both with migration disabled (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
+//! Pod's namespace has its own program, a few instructions, with a map of its own that holds the
+//! namespace's cookie. It writes the cookie to this CPU's slot of `lookup_netns` and continues with the
+//! deciding program in `lookup_prog`. The kernel runs both with migration disabled
+//! (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
+//!
+//! The kernel takes a sixth of an ADD to load such a program. So one is loaded in advance, before the
+//! cookie is known ([`NetnsProgram::prepare`]).
 //!
 //! At a takeover the new daemon replaces the program in `lookup_prog`, for all Pods at once.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 
 use aya::maps::Map;
 use aya_obj::generated::{bpf_attach_type::BPF_SK_LOOKUP, bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP};
@@ -23,10 +27,20 @@ pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
 /// The index of the deciding program.
 const DECIDING_INDEX: u32 = 0;
 
-/// Descriptors of the two maps that the entry programs use.
+/// Loads entry programs.
 pub(super) struct NetnsProgram {
+    /// The two maps that all entry programs use.
     netns: OwnedFd,
     prog: OwnedFd,
+    /// The next one.
+    prepared: Option<Unassigned>,
+}
+
+/// A loaded program of no namespace yet.
+struct Unassigned {
+    program: OwnedFd,
+    /// The map for its cookie.
+    cookie: OwnedFd,
 }
 
 impl NetnsProgram {
@@ -37,6 +51,7 @@ impl NetnsProgram {
         let entry = Self {
             netns: descriptor(object, netns)?,
             prog: descriptor(object, prog)?,
+            prepared: None,
         };
         link::set_program(
             entry.prog.as_fd(),
@@ -47,13 +62,33 @@ impl NetnsProgram {
         Ok(entry)
     }
 
-    /// Loads the program of the network namespace with this cookie.
-    pub(super) fn load(&self, cookie: u64) -> Result<OwnedFd, Error> {
-        let Self { netns, prog } = self;
-        let code = code(cookie, netns.as_raw_fd(), prog.as_raw_fd());
-        let kind = BPF_PROG_TYPE_SK_LOOKUP;
-        link::load_program(kind, Some(BPF_SK_LOOKUP), c"sluice_entry", &code)
-            .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
+    /// Loads the program of the next network namespace, unless it is there.
+    pub(super) fn prepare(&mut self) -> Result<(), Error> {
+        if self.prepared.is_none() {
+            self.prepared = Some(self.load()?);
+        }
+        Ok(())
+    }
+
+    /// The program of the network namespace with this cookie.
+    pub(super) fn assign(&mut self, cookie: u64) -> Result<OwnedFd, Error> {
+        let prepared = self.prepared.take();
+        let next = prepared.map_or_else(|| self.load(), Ok)?;
+        link::fill_cell(next.cookie.as_fd(), cookie)
+            .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))?;
+        Ok(next.program)
+    }
+
+    fn load(&self) -> Result<Unassigned, Error> {
+        let load = || {
+            let cookie = link::create_cell(c"sluice_entry")?;
+            let Self { netns, prog, .. } = self;
+            let code = code([netns, prog, &cookie].map(AsRawFd::as_raw_fd));
+            let kind = BPF_PROG_TYPE_SK_LOOKUP;
+            let program = link::load_program(kind, Some(BPF_SK_LOOKUP), c"sluice_entry", &code)?;
+            Ok(Unassigned { program, cookie })
+        };
+        load().map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
     }
 }
 
@@ -67,12 +102,13 @@ pub(super) fn descriptor(object: &Loaded, name: &'static str) -> Result<OwnedFd,
 
 /// The instructions. Without a slot for the CPU, or a program in `lookup_prog`, they drop the
 /// connection.
-fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
+fn code([netns, prog, cookie]: [i32; 3]) -> [u64; 19] {
     /// `BPF_PSEUDO_MAP_FD`.
     const MAP: u64 = 1;
+    /// `BPF_PSEUDO_MAP_VALUE`: the address of the first value.
+    const VALUE: u64 = 2;
     const LOOK_UP: i32 = 1;
     const TAIL_CALL: i32 = 12;
-    let [high, low] = [cookie >> 32, cookie & 0xffff_ffff];
     [
         // r6 = ctx; r0 = lookup_netns[0]
         one(0xbf, 6, 1, 0, 0),
@@ -83,10 +119,11 @@ fn code(cookie: u64, netns: i32, prog: i32) -> [u64; 18] {
         0,
         one(0x85, 0, 0, 0, LOOK_UP),
         // if r0 == 0 return SK_DROP
-        one(0x15, 0, 0, 9, 0),
+        one(0x15, 0, 0, 10, 0),
         // *r0 = cookie
-        one(0x18, 1, 0, 0, 0) | low << 32,
-        high << 32,
+        one(0x18, 1, VALUE, 0, cookie),
+        0,
+        one(0x79, 1, 1, 0, 0),
         one(0x7b, 0, 1, 0, 0),
         // tail call (ctx, lookup_prog, 0)
         one(0xbf, 1, 6, 0, 0),

@@ -25,12 +25,12 @@ mod virtual_interfaces;
 use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
 
 use sluice_api::{AddRequest, AddResponse, Attachment, PodName};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub(crate) use report::MetricsSnapshot;
 
 use super::{
-    Error, NodePolicy, PendingDels, Repairs, addresses, plan,
+    Error, NodePolicy, PendingDels, Repairs, addresses, one_line, plan,
     policy::{MissingAnnotations, PodPolicy, ResolvedPolicy, UnknownKey, Verdict, unknown},
     rule_set,
     source_addr::PASSTHROUGH,
@@ -102,6 +102,14 @@ impl PodManager {
 
     pub(super) fn add(&mut self, request: AddRequest) -> Result<AddResponse, Error> {
         self.admit_in(request, None)
+    }
+
+    /// Loads in advance what the next Pod needs. Called while no request waits.
+    pub(super) fn prepare_next(&mut self) {
+        if let Err(error) = self.datapath.prepare_sk_lookup() {
+            // The ADD loads it, and reports the error.
+            debug!(error = one_line(&error), "failed to prepare the hook of the next pod");
+        }
     }
 
     /// Enrolls in a netns that is already open, if it is: its path may lead to another one by now.

@@ -173,7 +173,13 @@ pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Namespace changes and system calls block: they must not delay the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
-        while let Some(work) = work.blocking_recv() {
+        loop {
+            if work.is_empty() {
+                manager.prepare_next();
+            }
+            let Some(work) = work.blocking_recv() else {
+                break;
+            };
             work(&mut manager);
         }
         manager

@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use sluice_lab::{
     Binaries,
-    backend::{Backend as _, sluice::Sluice},
+    backend::{
+        Backend as _,
+        sluice::{MEMORY, Sluice},
+    },
 };
 use sluice_testbed::{
     bulk_netns::BulkNetns,
@@ -30,8 +33,6 @@ use crate::{
 /// The daemons have a processor of their own.
 const RUNTIME: usize = 0;
 const DAEMONS: usize = 1;
-/// A daemon's files are in memory on a node, too, below `/run`.
-const MEMORY: &str = "/dev/shm";
 
 /// The node. Dropping it removes it, too.
 pub(super) struct Node {

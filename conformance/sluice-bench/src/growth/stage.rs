@@ -15,7 +15,10 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use sluice_lab::{
     APPLICATION, Binaries, PROXY,
-    backend::{Backend as _, sluice::Sluice},
+    backend::{
+        Backend as _,
+        sluice::{MEMORY, Sluice},
+    },
     pod_annotations::EXCLUDE_OUTBOUND_RANGES,
 };
 use sluice_testbed::{
@@ -37,8 +40,6 @@ use crate::{
 /// The daemon has a processor of its own.
 const RUNTIME: usize = 0;
 const DAEMON: usize = 1;
-/// A daemon's files are in memory on a node, too, below `/run`.
-const MEMORY: &str = "/dev/shm";
 /// A destination of documentation (RFC 5737); the ports above are destinations, too.
 const DESTINATION: &str = "198.51.100.1:20000";
 const OUTBOUND: u16 = 15001;

@@ -171,15 +171,19 @@ fn end(
         crowd.ip(number, "route add default dev eth0")?;
     }
     match variant {
-        Variant::Rules => node.in_thread(|node| node.write_rules(&crowd, POD))?,
-        Variant::Plugin => node.call(&crowd, "ADD", POD)?,
+        Variant::Rules => node.in_thread(|node| node.rules_in(&crowd, POD)?())?,
+        Variant::Plugin => drop(node.plugin_call(&crowd, "ADD", POD)?.run()?),
     }
     node.in_thread(|_| keep_entries(&crowd))?;
     connect(node, &crowd, connections)?;
     let entries = node.in_thread(|_| tracked(&crowd))?;
+    let del = match variant {
+        Variant::Rules => None,
+        Variant::Plugin => Some(node.plugin_call(&crowd, "DEL", POD)?),
+    };
     let begin = Instant::now();
-    if variant == Variant::Plugin {
-        node.call(&crowd, "DEL", POD)?;
+    if let Some(del) = del {
+        del.run()?;
     }
     for number in [POD, NEXT] {
         crowd.remove(number)?;

@@ -25,6 +25,8 @@ use crate::{
     pod_annotations::PodAnnotations,
 };
 
+/// Where measurements put a daemon's files: on a node these are in memory, too, below `/run`.
+pub const MEMORY: &str = "/dev/shm";
 /// An emulated machine needs minutes to verify the programs.
 const START: Duration = Duration::from_mins(10);
 /// The counters of the programs, as the daemon exports them.
