@@ -3,12 +3,7 @@
 mod end;
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    path::PathBuf,
-    process::Command,
-    sync::Barrier,
-    thread,
+    collections::BTreeMap, fs::File, path::PathBuf, process::Command, sync::Barrier, thread,
     time::Instant,
 };
 
@@ -65,6 +60,8 @@ struct Sample {
     start_millis: f64,
     /// Until the last of them is no longer; the rules end with the namespace.
     end_millis: Option<f64>,
+    /// Until the last call of the plugin's `VERSION` is answered, which needs no daemon.
+    process_millis: Option<f64>,
 }
 
 /// All that was measured.
@@ -129,7 +126,8 @@ impl Node {
             for pods in AT_ONCE {
                 for variant in rotated(&variants, round) {
                     progress.show(&format!("Pods that start at once: {pods}"));
-                    let [start_millis, end_millis] = self.run(variant, pods, interrupt)?;
+                    let [start_millis, end_millis, process_millis] =
+                        self.run(variant, pods, interrupt)?;
                     progress.step();
                     samples.push(Sample {
                         round,
@@ -137,6 +135,7 @@ impl Node {
                         pods,
                         start_millis: start_millis.context("a start")?,
                         end_millis,
+                        process_millis,
                     });
                 }
             }
@@ -144,21 +143,21 @@ impl Node {
         Ok(samples)
     }
 
-    /// Milliseconds of the start, and of the end.
-    fn run(&self, variant: Variant, pods: u16, interrupt: &Interrupt) -> Result<[Option<f64>; 2]> {
+    /// Milliseconds of the start, of the end, and of processes that do nothing else.
+    fn run(&self, variant: Variant, pods: u16, interrupt: &Interrupt) -> Result<[Option<f64>; 3]> {
         let crowd = BulkNetns::make(self.name("pod"), pods, interrupt)?;
-        if variant == Variant::Rules {
-            let start = at_once(pods, |number| self.rules_in(&crowd, number))?;
-            return Ok([Some(start), None]);
-        }
-        let times = ["ADD", "DEL"].map(|verb| {
+        let call = |verb| {
             at_once(pods, |number| {
                 let call = self.plugin_call(&crowd, verb, number)?;
                 Ok(|| call.run().map(drop))
             })
-        });
-        let [start, end] = times;
-        Ok([Some(start?), Some(end?)])
+        };
+        if variant == Variant::Rules {
+            let start = at_once(pods, |number| self.rules_in(&crowd, number))?;
+            return Ok([Some(start), None, None]);
+        }
+        let [start, end, process] = ["ADD", "DEL", "VERSION"].map(call);
+        Ok([Some(start?), Some(end?), Some(process?)])
     }
 
     /// A name that no other node's part has.
@@ -282,11 +281,11 @@ impl PodStart {
             format!(
                 "\n## Start of Pods\n\n{} rounds, interleaved. The rules: `iptables-restore` and \
                  `ip6tables-restore` run in each Pod's namespace. ADD and DEL: the runtime calls \
-                 sluice-cni alone. Milliseconds until the last Pod is done, median (quartiles); the \
+                 sluice-cni alone. VERSION: its answer without the daemon, which is the time of a process. Milliseconds until the last Pod is done, median (quartiles); the \
                  ratio is paired within a round, with its 95 % bootstrap interval.\n",
                 self.rounds
             ),
-            "| Pods at once | rules | ADD | rules against ADD | DEL |\n|---|---|---|---|---|"
+            "| Pods at once | rules | ADD | VERSION | rules against ADD | DEL |\n|---|---|---|---|---|---|"
                 .to_owned(),
         ];
         let text = |series: Vec<Option<f64>>| {
@@ -296,11 +295,13 @@ impl PodStart {
         lines.extend(AT_ONCE.map(|pods| {
             let (rules, add) = (Variant::Rules, Variant::Plugin);
             let del = self.series(add, pods, |sample| sample.end_millis);
+            let process = self.series(add, pods, |sample| sample.process_millis);
             let ratio = self.ratio(pods);
             format!(
-                "| {pods} | {} | {} | {} | {} |",
+                "| {pods} | {} | {} | {} | {} | {} |",
                 text(self.starts(rules, pods)),
                 text(self.starts(add, pods)),
+                text(process),
                 ratio.map_or_else(|| "–".to_owned(), |ratio| ratio.text(1, "×")),
                 text(del),
             )
@@ -312,6 +313,8 @@ impl PodStart {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -322,6 +325,7 @@ mod tests {
             pods: 1,
             start_millis,
             end_millis: None,
+            process_millis: None,
         };
         let start = PodStart {
             rounds: 2,

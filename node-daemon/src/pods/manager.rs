@@ -108,7 +108,10 @@ impl PodManager {
     pub(super) fn prepare_next(&mut self) {
         if let Err(error) = self.datapath.prepare_sk_lookup() {
             // The ADD loads it, and reports the error.
-            debug!(error = one_line(&error), "failed to prepare the hook of the next pod");
+            debug!(
+                error = one_line(&error),
+                "failed to prepare the hook of the next pod"
+            );
         }
     }
 
