@@ -50,9 +50,6 @@ const PARTS: [&str; 7] = [
     "idle",
     "growth",
 ];
-const VARIANTS: [&str; 7] = [
-    "direct", "explicit", "iptables", "off", "proxies", "all", "limit",
-];
 #[derive(Parser)]
 #[command(name = "sluice-bench", version, about)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -75,15 +72,15 @@ struct Options {
     /// Fewer loads, rounds and connections; Envoy as TCP proxy unless `--sidecar` names another.
     #[arg(long)]
     quick: bool,
-    /// Rounds of the traffic; each variant runs each load once in each. Five take more than an hour.
+    /// Rounds of the traffic; each variant runs each load once in each. Five take half an hour.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long a load of the traffic runs, in seconds.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
-    /// The variants.
-    #[arg(long = "variant", value_enum, value_delimiter = ',', default_values = VARIANTS)]
-    variants: Vec<Variant>,
+    /// The variants: by default all, `direct` and `limit` only beside proxies whose figures they explain.
+    #[arg(long = "variant", value_enum, value_delimiter = ',')]
+    chosen_variants: Vec<Variant>,
     /// The object of the variant `limit`, which is built with the daemon.
     #[arg(
         long,
@@ -105,6 +102,15 @@ struct Options {
 }
 
 impl Options {
+    /// Which variants with a kind of proxy.
+    fn variants(&self, sidecar: Sidecar) -> Vec<Variant> {
+        let all = || Variant::value_variants().iter().copied();
+        match &*self.chosen_variants {
+            [] => all().filter(|variant| sidecar.compares(*variant)).collect(),
+            chosen => chosen.to_vec(),
+        }
+    }
+
     /// Which proxies.
     fn sidecars(&self) -> Vec<Sidecar> {
         match &*self.chosen_sidecars {

@@ -122,8 +122,18 @@ impl Sidecar {
         !matches!(self, Self::EnvoyTcp | Self::EnvoyHttp | Self::Minimal)
     }
 
-    /// Whether a load runs with it: with TLS only the loads of a quick run, and with an access log only those that
-    /// show what it costs.
+    /// Whether a variant runs with it by default: the limit where there are goals for it, and no proxy at all
+    /// beside one Envoy that passes bytes on and one of a mesh.
+    pub(super) fn compares(self, variant: Variant) -> bool {
+        match variant {
+            Variant::Limit => matches!(self, Self::EnvoyTcp | Self::Minimal),
+            Variant::Direct => matches!(self, Self::EnvoyTcp | Self::MeshHttp1),
+            _ => true,
+        }
+    }
+
+    /// Whether a load runs with it: with TLS, and with a minimal proxy, only the loads of a quick run, and with an
+    /// access log only those that show what it costs.
     pub(super) fn carries(self, load: Load) -> bool {
         let http = self.http();
         let logs = matches!(
@@ -141,7 +151,8 @@ impl Sidecar {
             Load::KeepAlive(..) | Load::NewConnection(_) => true,
             Load::Bulk(_) | Load::RoundTrip(..) => http.is_none(),
         };
-        possible && (QUICK.contains(&load) || !self.encrypts())
+        let some = self.encrypts() || self == Self::Minimal;
+        possible && (QUICK.contains(&load) || !some)
     }
 }
 
@@ -349,6 +360,7 @@ mod tests {
             assert_eq!(sidecar.carries(Load::Bulk(4)), sidecar.http().is_none());
         }
         assert!(!Sidecar::MeshHttp1.carries(Load::NewConnection(1)));
+        assert!(!Sidecar::Minimal.carries(Load::NewConnection(1)));
         let tree = Load::Tree(16);
         assert!(Sidecar::MeshHttp2.carries(tree) && !Sidecar::MeshHttp2Log.carries(tree));
     }

@@ -26,8 +26,9 @@ pub(super) fn measure(
     results.seconds = plan.duration.as_secs_f64();
     let mut complaints = Vec::new();
     let progress = Progress::start(plan.runs());
-    for sidecar in &plan.sidecars {
-        complaints.extend(plan.compare(*sidecar, results, (&progress, options), interrupt)?);
+    for (sidecar, variants) in &plan.sidecars {
+        let compared = (*sidecar, &**variants);
+        complaints.extend(plan.compare(compared, results, (&progress, options), interrupt)?);
     }
     Ok(complaints)
 }
@@ -36,8 +37,8 @@ pub(super) fn measure(
 struct Plan {
     rounds: usize,
     duration: Duration,
-    variants: Vec<Variant>,
-    sidecars: Vec<Sidecar>,
+    /// Each with its variants.
+    sidecars: Vec<(Sidecar, Vec<Variant>)>,
     loads: Vec<Load>,
 }
 
@@ -47,11 +48,12 @@ impl Plan {
             quick,
             rounds,
             seconds,
-            variants,
             loads,
             ..
         } = options;
-        let sidecars = options.sidecars();
+        let sidecars = (options.sidecars().into_iter())
+            .map(|sidecar| (sidecar, options.variants(sidecar)))
+            .collect();
         let is_wanted = |load: &Load| {
             let name = load.name();
             loads.is_empty() || loads.iter().any(|part| name.contains(part))
@@ -61,7 +63,6 @@ impl Plan {
             return Self {
                 rounds: QUICK_ROUNDS,
                 duration: Duration::from_secs(1),
-                variants: variants.clone(),
                 sidecars,
                 loads: wanted(&matrix::QUICK),
             };
@@ -69,7 +70,6 @@ impl Plan {
         Self {
             rounds: *rounds,
             duration: Duration::from_secs(*seconds),
-            variants: variants.clone(),
             sidecars,
             loads: wanted(&LOADS),
         }
@@ -82,12 +82,9 @@ impl Plan {
     }
 
     fn runs(&self) -> usize {
-        let loads: usize = self
-            .sidecars
-            .iter()
-            .map(|sidecar| self.carried(*sidecar).count())
-            .sum();
-        loads * self.variants.len() * self.rounds
+        let of =
+            |(sidecar, variants): &(_, Vec<_>)| self.carried(*sidecar).count() * variants.len();
+        self.sidecars.iter().map(of).sum::<usize>() * self.rounds
     }
 
     /// Every variant with one kind of sidecar. Returns failures of the removal.
@@ -96,7 +93,7 @@ impl Plan {
     /// for as long as it lives, and would be taken for its variant's merit.
     fn compare(
         &self,
-        sidecar: Sidecar,
+        (sidecar, variants): (Sidecar, &[Variant]),
         results: &mut Results,
         (progress, options): (&Progress, &Options),
         interrupt: &Interrupt,
@@ -109,7 +106,7 @@ impl Plan {
                 sidecar,
                 tree: (self.carried(sidecar)).any(|load| matches!(load, Load::Tree(_))),
             };
-            for variant in &self.variants {
+            for variant in variants {
                 let topology = Topology::build(options, *variant, shape, interrupt)?;
                 stages.push((*variant, topology));
             }
