@@ -50,6 +50,7 @@ const PARTS: [&str; 7] = [
     "idle",
     "growth",
 ];
+
 #[derive(Parser)]
 #[command(name = "sluice-bench", version, about)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]

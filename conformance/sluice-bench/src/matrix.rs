@@ -132,27 +132,32 @@ impl Sidecar {
         }
     }
 
-    /// Whether a load runs with it: with TLS, and with a minimal proxy, only the loads of a quick run, and with an
-    /// access log only those that show what it costs.
+    /// Whether it can carry a load.
     pub(super) fn carries(self, load: Load) -> bool {
         let http = self.http();
+        match load {
+            Load::Grpc(_) | Load::Tree(_) => matches!(http, Some(Http::Mesh { .. })),
+            Load::KeepAlive(..) | Load::NewConnection(_) => true,
+            Load::Bulk(_) | Load::RoundTrip(..) => http.is_none(),
+        }
+    }
+
+    /// Whether a load runs with it by default: with TLS, and with a minimal proxy, only those of a quick run, and with
+    /// an access log only those that show what it costs.
+    pub(super) fn measures(self, load: Load) -> bool {
         let logs = matches!(
-            http,
+            self.http(),
             Some(Http::Mesh {
                 access_log: true,
                 ..
             })
         );
-        if logs {
-            return LOGGED.contains(&load);
-        }
-        let possible = match load {
-            Load::Grpc(_) | Load::Tree(_) => matches!(http, Some(Http::Mesh { .. })),
-            Load::KeepAlive(..) | Load::NewConnection(_) => true,
-            Load::Bulk(_) | Load::RoundTrip(..) => http.is_none(),
+        let wanted = match self {
+            _ if logs => LOGGED.contains(&load),
+            Self::EnvoyTcp | Self::EnvoyHttp => true,
+            _ => QUICK.contains(&load),
         };
-        let some = self.encrypts() || self == Self::Minimal;
-        possible && (QUICK.contains(&load) || !some)
+        wanted && self.carries(load)
     }
 }
 
@@ -356,12 +361,13 @@ mod tests {
     fn only_sidecars_of_a_mesh_carry_grpc_and_trees() {
         for sidecar in Sidecar::value_variants() {
             let mesh = matches!(sidecar.http(), Some(Http::Mesh { .. }));
-            assert_eq!(sidecar.carries(Load::Grpc(64)), mesh, "{sidecar:?}");
-            assert_eq!(sidecar.carries(Load::Bulk(4)), sidecar.http().is_none());
+            assert_eq!(sidecar.measures(Load::Grpc(64)), mesh, "{sidecar:?}");
+            assert_eq!(sidecar.measures(Load::Bulk(4)), sidecar.http().is_none());
         }
-        assert!(!Sidecar::MeshHttp1.carries(Load::NewConnection(1)));
-        assert!(!Sidecar::Minimal.carries(Load::NewConnection(1)));
+        let one = Load::NewConnection(1);
+        assert!(Sidecar::EnvoyTcp.measures(one) && !Sidecar::Minimal.measures(one));
+        assert!(Sidecar::Minimal.carries(one) && !Sidecar::MeshHttp1.measures(one));
         let tree = Load::Tree(16);
-        assert!(Sidecar::MeshHttp2.carries(tree) && !Sidecar::MeshHttp2Log.carries(tree));
+        assert!(Sidecar::MeshHttp2.measures(tree) && !Sidecar::MeshHttp2Log.measures(tree));
     }
 }

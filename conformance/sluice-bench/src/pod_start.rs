@@ -3,7 +3,7 @@
 mod end;
 
 use std::{
-    collections::BTreeMap, fs::File, path::PathBuf, process::Command, sync::Barrier, thread,
+    collections::BTreeMap, fs::File, path::PathBuf, process::Command, sync::RwLock, thread,
     time::Instant,
 };
 
@@ -172,10 +172,13 @@ impl Node {
         crowd.prepare(plugin, &entry, verb, number, &BTreeMap::new())
     }
 
-    /// The programs that write the rules, in the Pod's namespace.
-    fn rules_in(&self, crowd: &BulkNetns, number: u16) -> Result<impl FnOnce() -> Result<()>> {
-        // This thread ends with the call, and no other enters the namespace.
-        setns(File::open(crowd.path(number))?, CloneFlags::CLONE_NEWNET)?;
+    /// Runs the programs that write the rules, in the Pod's namespace.
+    fn rules_in(
+        &self,
+        crowd: &BulkNetns,
+        number: u16,
+    ) -> Result<impl FnOnce() -> Result<()> + use<>> {
+        let netns = File::open(crowd.path(number))?;
         let prepare = |(program, rules): &(&str, String)| {
             let mut command = Command::new(program);
             command.args(["--noflush", "--wait", "30"]);
@@ -185,6 +188,8 @@ impl Node {
         let commands: Result<Vec<_>> = self.rules.iter().map(prepare).collect();
         let commands = commands?;
         Ok(move || {
+            // This thread ends with the call, and no other enters the namespace.
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
             for mut command in commands {
                 let status = command.status()?;
                 ensure!(status.success(), "{command:?}: {status}");
@@ -201,25 +206,29 @@ impl Node {
     }
 }
 
-/// Prepares the work for each Pod in a thread of its own, then does it for all at once. Milliseconds from the first
-/// start until the last has ended.
-fn at_once<Work: FnOnce() -> Result<()>>(
+/// Prepares the work for each Pod, then does it for all at once, each in a thread of its own. Milliseconds from the
+/// first start until the last has ended.
+fn at_once<Work: FnOnce() -> Result<()> + Send>(
     pods: u16,
-    prepare: impl Fn(u16) -> Result<Work> + Sync,
+    prepare: impl Fn(u16) -> Result<Work>,
 ) -> Result<f64> {
-    let ready = Barrier::new(pods.into());
+    let prepared: Result<Vec<Work>> = (0..pods).map(prepare).collect();
+    let prepared = prepared?;
+    let gate = RwLock::new(());
     let times: Result<Vec<[Instant; 2]>> = thread::scope(|scope| {
-        let started = (0..pods).map(|number| {
-            let (prepare, ready) = (&prepare, &ready);
+        let closed = gate.write();
+        let started = prepared.into_iter().map(|work| {
+            let gate = &gate;
             scope.spawn(move || {
-                let work = prepare(number);
-                ready.wait();
+                // Poisoned if a thread could not be spawned.
+                ensure!(gate.read().is_ok(), "not every thread was spawned");
                 let begin = Instant::now();
-                work?()?;
+                work()?;
                 Ok([begin, Instant::now()])
             })
         });
         let started: Vec<_> = started.collect();
+        drop(closed);
         let ended = started
             .into_iter()
             .map(|thread| thread.join().ok().context("a thread panicked")?);
@@ -345,20 +354,21 @@ mod tests {
 
     #[test]
     fn slowest_pod_ends_the_start() {
+        let sleep = |millis: u16| thread::sleep(Duration::from_millis(millis.into()));
         let slow = |number: u16| {
-            let sleep = |times: u16| thread::sleep(Duration::from_millis(u64::from(times) * 20));
-            sleep(10);
+            sleep(400);
             Ok(move || {
-                sleep(number);
+                sleep(number * 20);
                 Ok(())
             })
         };
         let took = at_once(3, slow).unwrap();
-        assert!((40.0..200.0).contains(&took), "{took} ms");
+        assert!((40.0..1000.0).contains(&took), "{took} ms");
         let fails = |number| {
             ensure!(number == 0, "not prepared");
-            Ok(|| anyhow::bail!("not done"))
+            Ok(|| Ok(()))
         };
         at_once(2, fails).unwrap_err();
+        at_once(2, |_| Ok(|| anyhow::bail!("not done"))).unwrap_err();
     }
 }

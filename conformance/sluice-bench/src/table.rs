@@ -77,6 +77,9 @@ fn table(results: &Results, variants: &[Variant], what: (Sidecar, Load)) -> Stri
         load.unit(),
     )];
     for variant in variants {
+        if results.summary(*variant, what, Figure::Rate).is_none() {
+            continue;
+        }
         let cell = |figure: Figure| {
             let Some(of) = results.summary(*variant, what, figure) else {
                 return "–".to_owned();

@@ -40,6 +40,8 @@ struct Plan {
     /// Each with its variants.
     sidecars: Vec<(Sidecar, Vec<Variant>)>,
     loads: Vec<Load>,
+    /// Whether the loads were chosen: each then runs with every proxy that can carry it.
+    chosen: bool,
 }
 
 impl Plan {
@@ -65,6 +67,7 @@ impl Plan {
                 duration: Duration::from_secs(1),
                 sidecars,
                 loads: wanted(&matrix::QUICK),
+                chosen: false,
             };
         }
         Self {
@@ -72,13 +75,19 @@ impl Plan {
             duration: Duration::from_secs(*seconds),
             sidecars,
             loads: wanted(&LOADS),
+            chosen: !loads.is_empty(),
         }
     }
 
-    /// Loads that a sidecar carries.
+    /// The loads with a sidecar.
     fn carried(&self, sidecar: Sidecar) -> impl Iterator<Item = Load> {
+        let runs = if self.chosen {
+            Sidecar::carries
+        } else {
+            Sidecar::measures
+        };
         let loads = self.loads.iter().copied();
-        loads.filter(move |load| sidecar.carries(*load))
+        loads.filter(move |load| runs(sidecar, *load))
     }
 
     fn runs(&self) -> usize {

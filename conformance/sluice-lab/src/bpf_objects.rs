@@ -4,13 +4,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
 use anyhow::Result;
 use aya::{
-    maps::loaded_maps,
+    maps::MapInfo,
     programs::{
+        ProgramInfo,
         links::{FdLink, PinnedLink},
         loaded_links, loaded_programs,
     },
@@ -20,6 +22,10 @@ use sluice_testbed::interrupt::Interrupt;
 /// The kernel frees objects after their last user is gone: a program after a grace period of its readers, and the
 /// programs of a program array one after the other. On a busy machine this takes seconds.
 const GRACE: Duration = Duration::from_mins(1);
+/// The time between two looks at a map.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The program that a daemon loads for its next Pod.
+const PREPARED: &str = "sluice_entry";
 
 /// Kind and id, as a process's `fdinfo` names them.
 type Object = (&'static str, u32);
@@ -31,15 +37,22 @@ pub struct BpfObjects(BTreeMap<Object, String>);
 impl BpfObjects {
     /// The objects that a process has open, and the links below a directory of pins.
     pub fn of(pid: u32, pins: &Path) -> Result<Self> {
+        let programs = programs();
+        let name = |object: Object| {
+            let (kind, id) = object;
+            let name = match kind {
+                MAP => MapInfo::from_id(id)
+                    .ok()
+                    .and_then(|map| Some(map.name_as_str()?.to_owned())),
+                _ => programs.get(&object).cloned(),
+            };
+            (object, name.unwrap_or_default())
+        };
         let mut found = BTreeMap::new();
         for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // A descriptor may be closed meanwhile.
             let info = fs::read_to_string(file?.path()).unwrap_or_default();
-            found.extend(
-                info.lines()
-                    .filter_map(object)
-                    .map(|one| (one, String::new())),
-            );
+            found.extend(info.lines().filter_map(object).map(name));
         }
         for pin in files(pins)? {
             // What is no link is a map, which the process has open.
@@ -56,24 +69,48 @@ impl BpfObjects {
         self.0.len()
     }
 
-    /// Numbers of the programs.
+    /// Numbers of the programs, without the one that is prepared for the next Pod.
     pub fn programs(&self) -> BTreeSet<u32> {
-        let programs = self.0.keys().filter(|(kind, _)| *kind == PROGRAM);
-        programs.map(|(_, id)| *id).collect()
+        let programs =
+            (self.0.iter()).filter(|((kind, _), name)| *kind == PROGRAM && *name != PREPARED);
+        programs.map(|((_, id), _)| *id).collect()
     }
 
     /// Waits for the objects to go; returns those that stay.
+    ///
+    /// Programs and links come first. A map is looked at seldom, and alone: each look opens it, and the kernel clears
+    /// a program array whenever its last descriptor is closed. If that happens twice before the first clearing has
+    /// run, the map stays for ever (`prog_array_map_clear` takes a reference for each, and `schedule_work` runs once).
     pub fn wait_gone(&self, interrupt: &Interrupt) -> Result<Vec<String>> {
         let mut left = Vec::new();
         interrupt.wait(GRACE, || {
-            let now = loaded();
-            left = (self.0.iter())
-                .filter_map(|(object, pin)| Some((object, now.get(object)?, pin)))
-                .map(|((kind, id), name, pin)| format!("BPF {kind} {id} {name}{pin}"))
-                .collect();
+            let mut now = programs();
+            now.extend(
+                loaded_links()
+                    .flatten()
+                    .map(|link| ((LINK, link.id()), String::new())),
+            );
+            left = self.those(|object| now.contains_key(object));
+            Ok(left.is_empty())
+        })?;
+        if !left.is_empty() {
+            return Ok(left);
+        }
+        interrupt.wait(GRACE, || {
+            left = self.those(|(kind, id)| *kind == MAP && MapInfo::from_id(*id).is_ok());
+            if !left.is_empty() {
+                thread::sleep(PAUSE);
+            }
             Ok(left.is_empty())
         })?;
         Ok(left)
+    }
+
+    fn those(&self, wanted: impl Fn(&Object) -> bool) -> Vec<String> {
+        let those = self.0.iter().filter(|(object, _)| wanted(object));
+        those
+            .map(|((kind, id), name)| format!("BPF {kind} {id} {name}"))
+            .collect()
     }
 }
 
@@ -81,21 +118,13 @@ const PROGRAM: &str = "prog_id";
 const MAP: &str = "map_id";
 const LINK: &str = "link_id";
 
-/// Every object of the machine. One that goes away meanwhile is left out.
-fn loaded() -> BTreeMap<Object, String> {
-    let mut found = BTreeMap::new();
-    for program in loaded_programs().flatten() {
+/// Every program of the machine. One that goes away meanwhile is left out.
+fn programs() -> BTreeMap<Object, String> {
+    let name = |program: ProgramInfo| {
         let name = program.name_as_str().unwrap_or_default().to_owned();
-        found.insert((PROGRAM, program.id()), name);
-    }
-    for map in loaded_maps().flatten() {
-        let name = map.name_as_str().unwrap_or_default().to_owned();
-        found.insert((MAP, map.id()), name);
-    }
-    for link in loaded_links().flatten() {
-        found.insert((LINK, link.id()), String::new());
-    }
-    found
+        ((PROGRAM, program.id()), name)
+    };
+    loaded_programs().flatten().map(name).collect()
 }
 
 /// Every file below a directory.

@@ -20,6 +20,7 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
+use nix::sys::signal::{SigSet, SigmaskHow};
 use sluice_abi::{CredOffsets, maps};
 
 use super::{
@@ -120,12 +121,34 @@ pub(super) fn load(
         loader.map_pin_path(name, generation.map(name));
     }
     let mut object = loader.load(OBJECT).map_err(Error::Object)?;
+    let _blocked = BlockedSignals::begin();
     for (name, program) in object.programs_mut() {
         if name != SPLICE_PROG || features.splice == Some(true) {
             load_retrying(program).map_err(|source| Error::program(name, source))?;
         }
     }
     Loaded::new(object, &program_names(features))
+}
+
+/// Blocks the signals of this thread while it exists.
+struct BlockedSignals {
+    before: SigSet,
+}
+
+impl BlockedSignals {
+    fn begin() -> Self {
+        // Neither call can fail: the sets are valid.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        Self {
+            before: before.unwrap_or_else(|_| SigSet::empty()),
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
 }
 
 /// The names of the programs that are loaded on a kernel with these features.
@@ -195,7 +218,7 @@ impl Features {
     }
 }
 
-/// A signal during the load makes the verifier return `EAGAIN`.
+/// A pending signal makes the verifier return `EAGAIN`. Stop signals cannot be blocked.
 fn load_retrying(program: &mut Program) -> Result<(), ProgramError> {
     let is_interrupted = |error: &ProgramError| {
         matches!(error, ProgramError::LoadError { io_error, .. }

@@ -149,7 +149,7 @@ pub(super) fn set_program(
 }
 
 /// Creates an array of one value of eight bytes, which programs only read.
-pub(super) fn create_cell(name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn create_value(name: &CStr) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
     attr.__bindgen_anon_1.key_size = length_of::<u32>();
@@ -163,8 +163,8 @@ pub(super) fn create_cell(name: &CStr) -> io::Result<OwnedFd> {
     bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Writes the value of such an array, for good.
-pub(super) fn fill_cell(map: BorrowedFd<'_>, value: u64) -> io::Result<()> {
+/// Writes the value of such an array, and freezes the map.
+pub(super) fn write_and_freeze(map: BorrowedFd<'_>, value: u64) -> io::Result<()> {
     let first = 0_u32;
     let mut attr = empty();
     attr.__bindgen_anon_2.map_fd = number(map);

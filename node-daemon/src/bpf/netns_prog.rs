@@ -8,7 +8,7 @@
 //! deciding program in `lookup_prog`. The kernel runs both with migration disabled
 //! (`BPF_PROG_SK_LOOKUP_RUN_ARRAY`).
 //!
-//! The kernel takes a sixth of an ADD to load such a program. So one is loaded in advance, before the
+//! Loading such a program takes a part of the time of an ADD. So one is loaded in advance, before the
 //! cookie is known ([`NetnsProgram::prepare`]).
 //!
 //! At a takeover the new daemon replaces the program in `lookup_prog`, for all Pods at once.
@@ -32,11 +32,11 @@ pub(super) struct NetnsProgram {
     /// The two maps that all entry programs use.
     netns: OwnedFd,
     prog: OwnedFd,
-    /// The next one.
+    /// A program that was loaded in advance.
     prepared: Option<Unassigned>,
 }
 
-/// A loaded program of no namespace yet.
+/// A loaded program that no namespace has.
 struct Unassigned {
     program: OwnedFd,
     /// The map for its cookie.
@@ -62,7 +62,7 @@ impl NetnsProgram {
         Ok(entry)
     }
 
-    /// Loads the program of the next network namespace, unless it is there.
+    /// Loads the program of the next network namespace, unless one is prepared.
     pub(super) fn prepare(&mut self) -> Result<(), Error> {
         if self.prepared.is_none() {
             self.prepared = Some(self.load()?);
@@ -70,18 +70,18 @@ impl NetnsProgram {
         Ok(())
     }
 
-    /// The program of the network namespace with this cookie.
+    /// Takes the prepared program or loads one, and writes the cookie into its map.
     pub(super) fn assign(&mut self, cookie: u64) -> Result<OwnedFd, Error> {
         let prepared = self.prepared.take();
         let next = prepared.map_or_else(|| self.load(), Ok)?;
-        link::fill_cell(next.cookie.as_fd(), cookie)
+        link::write_and_freeze(next.cookie.as_fd(), cookie)
             .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))?;
         Ok(next.program)
     }
 
     fn load(&self) -> Result<Unassigned, Error> {
         let load = || {
-            let cookie = link::create_cell(c"sluice_entry")?;
+            let cookie = link::create_value(c"sluice_entry")?;
             let Self { netns, prog, .. } = self;
             let code = code([netns, prog, &cookie].map(AsRawFd::as_raw_fd));
             let kind = BPF_PROG_TYPE_SK_LOOKUP;

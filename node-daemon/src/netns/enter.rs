@@ -43,7 +43,6 @@ impl Stay {
     fn begin(netns: BorrowedFd<'_>) -> Result<Self, Error> {
         let home = home()?;
         enter(netns)?;
-        MAY_ENTER.set(false);
         Ok(Self { home })
     }
 }
@@ -69,14 +68,14 @@ pub(super) fn run_in<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, Error> {
-    let stay = || {
+    if MAY_ENTER.get() {
         let _stay = Stay::begin(netns)?;
         catch_unwind(AssertUnwindSafe(work)).map_err(|_| Error::Panic)
-    };
-    if MAY_ENTER.get() {
-        stay()
     } else {
-        in_new_thread(stay)?
+        in_new_thread(|| {
+            enter(netns)?;
+            Ok(work())
+        })?
     }
 }
 
@@ -92,7 +91,7 @@ pub(crate) fn among_hosts_cgroups<T: Send>(work: impl FnOnce() -> T + Send) -> R
 }
 
 /// Runs `work` in a thread of its own, which may enter namespaces and ends there.
-pub(super) fn in_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+pub(crate) fn in_new_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     scope(|threads| {
         let thread = Builder::new().name(NAME.into());
         let thread = thread.spawn_scoped(threads, work).map_err(Error::Thread)?;
@@ -105,7 +104,9 @@ pub(super) fn enter(netns: BorrowedFd<'_>) -> Result<(), Error> {
     setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| Error::Call {
         call: "setns",
         source,
-    })
+    })?;
+    MAY_ENTER.set(false);
+    Ok(())
 }
 
 /// The host's network namespace, opened once: a shortage of descriptors must not keep a thread from returning.
@@ -174,6 +175,7 @@ mod tests {
         assert_eq!(before, after);
         assert_ne!(nested.0, before.0);
         assert_ne!(nested.1, before.1);
+        assert_eq!(run_in(inner.as_fd(), observe).unwrap().1, before.1);
     }
 
     #[test]

@@ -37,9 +37,7 @@ pub(crate) enum Error {
     #[error("no thread for work inside a network namespace")]
     Thread(#[source] io::Error),
     /// The work inside the namespace panicked.
-    #[error(
-        "a fault of the daemon: work inside the network namespace panicked, its log has the place"
-    )]
+    #[error("the daemon panicked inside the network namespace; its standard error names the place")]
     Panic,
     /// A system call failed.
     #[error("{call} fails in the network namespace")]
@@ -114,6 +112,11 @@ impl Error {
             path: path.into(),
             source,
         }
+    }
+
+    /// Whether the daemon is at fault.
+    pub(crate) fn is_panic(&self) -> bool {
+        matches!(self, Self::Panic)
     }
 
     /// Whether the path leads to no namespace of a Pod.

@@ -49,7 +49,7 @@ use ipnet::IpNet;
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use enter::{among_hosts_cgroups, new_netns};
+pub(crate) use enter::{among_hosts_cgroups, in_new_thread, new_netns};
 pub(crate) use error::Error;
 pub(crate) use holders::{Holders, Process, ProcessTable};
 pub(crate) use inhabited::{Inhabited, Paths, find, inhabited, is_inhabited};
@@ -154,15 +154,15 @@ impl Netns {
     /// the routes that the namespace refuses.
     pub(crate) fn install_local_routes(
         &self,
-        gone: Vec<IpNet>,
-        new: Vec<SourceRoute>,
+        gone: &[IpNet],
+        new: &[SourceRoute],
     ) -> Result<Vec<SourceRoute>, Error> {
-        self.run_in(move || routes::install_local_routes(&gone, &new))?
+        self.run_in(|| routes::install_local_routes(gone, new))?
     }
 
     /// The subset of these routes that is installed.
-    pub(crate) fn installed(&self, routes: Vec<SourceRoute>) -> Result<Vec<SourceRoute>, Error> {
-        self.run_in(move || routes::installed(&routes))?
+    pub(crate) fn installed(&self, routes: &[SourceRoute]) -> Result<Vec<SourceRoute>, Error> {
+        self.run_in(|| routes::installed(routes))?
     }
 
     /// The settings that [`SourceRouting`] needs and that are off.
@@ -218,13 +218,13 @@ impl Netns {
     /// the programs of the interfaces in `gone`.
     pub(crate) fn install_rerouting(
         &self,
-        rerouting: Rerouting,
+        rerouting: &Rerouting,
         programs: Vec<[OwnedFd; 2]>,
-        gone: Vec<VirtualLink>,
+        gone: &[VirtualLink],
     ) -> Result<(), Error> {
-        self.run_in(move || {
-            rerouting::install(&rerouting, programs)?;
-            rerouting::detach(&gone)
+        self.run_in(|| {
+            rerouting::install(rerouting, programs)?;
+            rerouting::detach(gone)
         })?
     }
 
@@ -234,8 +234,8 @@ impl Netns {
     }
 
     /// Whether they are installed as a whole.
-    pub(crate) fn has_rerouting(&self, rerouting: Rerouting) -> Result<bool, Error> {
-        self.run_in(move || rerouting::is_installed(&rerouting))?
+    pub(crate) fn has_rerouting(&self, rerouting: &Rerouting) -> Result<bool, Error> {
+        self.run_in(|| rerouting::is_installed(rerouting))?
     }
 
     /// Adds an address to the loopback interface. `false` if it exists already.
@@ -253,17 +253,9 @@ impl Netns {
         self.run_in(ListenSockets::here)?
     }
 
-    /// Passes each of its TCP sockets to `take`, the listening ones first. Returns `seen` as they left
-    /// it.
-    pub(crate) fn each_tcp_socket<T: Send>(
-        &self,
-        mut seen: T,
-        take: fn(&mut T, TcpSocket),
-    ) -> Result<T, Error> {
-        self.run_in(move || {
-            tcp_sockets::each(|socket| take(&mut seen, socket))?;
-            Ok(seen)
-        })?
+    /// Passes each of its TCP sockets to `take`, the listening ones first.
+    pub(crate) fn each_tcp_socket(&self, take: impl FnMut(TcpSocket) + Send) -> Result<(), Error> {
+        self.run_in(|| tcp_sockets::each(take))?
     }
 
     /// Ends a connection. One that is gone is no error.

@@ -328,10 +328,10 @@ fn apply_routes(
 ) -> Result<Option<Refused>, Error> {
     let stays = |network| to.iter().any(|route| route.dst == network);
     let gone = from.iter().map(|route| route.dst);
-    let gone = gone.filter(|network| !stays(*network)).collect();
+    let gone: Vec<_> = gone.filter(|network| !stays(*network)).collect();
     let is_safe = |route: &SourceRoute| route.prefsrc.is_ipv4() || features.ingress;
     let (new, mut refused): (Vec<_>, Vec<_>) = to.iter().partition(|route| is_safe(route));
-    refused.extend(netns.install_local_routes(gone, new)?);
+    refused.extend(netns.install_local_routes(&gone, &new)?);
     Ok((!refused.is_empty()).then_some(Refused::AliasRoutes(refused)))
 }
 

@@ -107,7 +107,7 @@ impl PodManager {
     /// Loads in advance what the next Pod needs. Called while no request waits.
     pub(super) fn prepare_next(&mut self) {
         if let Err(error) = self.datapath.prepare_sk_lookup() {
-            // The ADD loads it, and reports the error.
+            // The next ADD loads the program, and reports the error.
             debug!(
                 error = one_line(&error),
                 "failed to prepare the hook of the next pod"

@@ -52,7 +52,7 @@ use tracing::debug;
 
 use crate::{
     bpf::{Datapath, Pins, RunTime},
-    netns::{Netns, ReservedPorts},
+    netns::{self, Netns, ReservedPorts},
 };
 pub(crate) use acceleration::Acceleration;
 pub(crate) use audit::{Auditor, OnEnrol, Summary as AuditSummary};
@@ -167,9 +167,14 @@ pub(crate) struct NodePolicy {
 ///
 /// If the kernel's maps cannot be read, or the thread cannot be spawned.
 pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread)> {
-    let mut manager = PodManager::restore(startup_state).map_err(explain)?;
-    manager.replay_pending_dels();
-    manager.adopt(Survey::of_processes(&manager.brief()));
+    let restore = || {
+        let mut manager = PodManager::restore(startup_state)?;
+        manager.replay_pending_dels();
+        manager.adopt(Survey::of_processes(&manager.brief()));
+        Ok(manager)
+    };
+    // The main thread cannot enter the Pods' namespaces.
+    let mut manager = netns::in_new_thread(restore)?.map_err(explain)?;
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Namespace changes and system calls block: they must not delay the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
@@ -213,12 +218,12 @@ pub(crate) fn detach(
     pending_dels: &PendingDels,
 ) -> Result<Vec<PathBuf>, Error> {
     let removed = pins.remove_all()?;
-    for (record_id, record) in records {
+    let detach_pod = |(record_id, record): &(RecordId, Record)| -> Result<(), Error> {
         // The kernel removed everything inside a namespace that is gone.
         if let Ok(netns) = Netns::open(Path::new(&record.request.netns))
             && Some(netns.id()) == record.netns
         {
-            netns.install_local_routes(alias_routes::NETWORKS.into(), Vec::new())?;
+            netns.install_local_routes(&alias_routes::NETWORKS, &[])?;
             netns.remove_source_routing(record.switches)?;
             netns.remove_rerouting()?;
             if let Err(error) = netns.reserve(record.reserved, ReservedPorts::NONE) {
@@ -231,8 +236,10 @@ pub(crate) fn detach(
                 netns.remove_from_loopback(PASSTHROUGH)?;
             }
         }
-        store.remove(*record_id)?;
-    }
+        Ok(store.remove(*record_id)?)
+    };
+    // The main thread cannot enter the Pods' namespaces.
+    netns::in_new_thread(|| records.iter().try_for_each(detach_pod))??;
     pending_dels.end();
     Ok(removed)
 }

@@ -60,7 +60,8 @@ pub(super) fn apply(
             let programs = to.links.iter().map(load).collect::<Result<_, _>>()?;
             let before = from.into_iter().flat_map(|from| &from.links);
             let gone = before.filter(|link| !to.links.contains(link)).cloned();
-            Ok(netns.install_rerouting(to.clone(), programs, gone.collect())?)
+            let gone: Vec<_> = gone.collect();
+            Ok(netns.install_rerouting(to, programs, &gone)?)
         }
         (Some(netns), None) => Ok(netns.remove_rerouting()?),
         // They went with the namespace.

@@ -121,13 +121,13 @@ fn packets_to_ipv6_alias_addresses_do_not_leave_by_a_device() {
     };
     // A second time, as a repair installs them.
     for _ in 0..2 {
-        let refused = netns.install_local_routes(Vec::new(), routes.into());
+        let refused = netns.install_local_routes(&[], &routes);
         assert_eq!(refused.unwrap(), []);
         assert_eq!(over("lo"), [true; 2]);
         assert_eq!(over("eth0"), [false; 2]);
     }
     // Without them the device decides.
-    let removed = netns.install_local_routes(networks.into(), Vec::new());
+    let removed = netns.install_local_routes(&networks, &[]);
     assert_eq!(removed.unwrap(), []);
     assert_eq!(over("eth0"), [true; 2]);
     let left = lab.pod.run(|| {

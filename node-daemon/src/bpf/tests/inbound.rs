@@ -1,12 +1,16 @@
 //! Tests of inbound connections to unlisted addresses, and from untrusted sources.
 
-use std::{io::ErrorKind, net::IpAddr, process::Command};
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, PortList, Reason};
 
 use super::{
-    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, await_that, ip, port},
-    sockets::{accept, call, connect, expect_greeting, listen},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, await_that, ip, port},
+    sockets::{accept, call, connect, connect_pair, expect_greeting, listen},
     syn::{self, Syn},
 };
 
@@ -183,4 +187,24 @@ fn forged_sources_pass_for_no_local_peer() {
     let _stream = connect(&lab.world, APP, &format!("[{}]:8080", POD[1]));
     assert_eq!(lab.count(Reason::InboundLocal), 0);
     assert!(lab.count(Reason::InboundToProxy) > v6.len() as u64);
+}
+
+/// The first namespace gets the program that was loaded in advance, the second one has none prepared.
+#[test]
+fn prepared_hook_identifies_its_namespace_as_another_one_does() {
+    let mut lab = Lab::bare();
+    lab.datapath.prepare_sk_lookup().unwrap();
+    lab.datapath.prepare_sk_lookup().unwrap();
+    lab.enroll();
+    lab.enroll_world(PodFlags::default());
+    for ([from, to], addresses) in [
+        ([&lab.world, &lab.pod], POD),
+        ([&lab.pod, &lab.world], WORLD),
+    ] {
+        let proxy = listen(to, "[::]:15006");
+        for address in addresses {
+            let target = SocketAddr::new(address.parse().unwrap(), 8080).to_string();
+            connect_pair((from, PROXY, &target), (to, &proxy));
+        }
+    }
 }

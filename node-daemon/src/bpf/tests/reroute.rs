@@ -27,7 +27,7 @@ fn lab(with: PodFlags) -> Lab {
     let mut lab = Lab::bare();
     let announced = PodFlags::ALIAS_ROUTE_V4.with(PodFlags::ALIAS_ROUTE_V6);
     lab.enroll_with(PodFlags::REROUTES.with(announced).with(with));
-    let refused = netns(&lab).install_local_routes(Vec::new(), alias_routes().into());
+    let refused = netns(&lab).install_local_routes(&[], &alias_routes());
     assert_eq!(refused.unwrap(), []);
     lab.pod.run(|| {
         // The kernel resolves these files in the netns of the thread.
@@ -68,9 +68,9 @@ fn attach(lab: &mut Lab) {
     let rerouting = rerouting(vec![link]);
     let netns = netns(lab);
     netns
-        .install_rerouting(rerouting.clone(), vec![programs], Vec::new())
+        .install_rerouting(&rerouting, vec![programs], &[])
         .unwrap();
-    assert!(netns.has_rerouting(rerouting).unwrap());
+    assert!(netns.has_rerouting(&rerouting).unwrap());
 }
 
 #[test]
@@ -137,9 +137,7 @@ fn interface_without_its_programs_forwards_no_connection() {
     let mut lab = lab(PodFlags::default());
     let netns = netns(&lab);
     let none = rerouting(Vec::new());
-    netns
-        .install_rerouting(none.clone(), Vec::new(), Vec::new())
-        .unwrap();
+    netns.install_rerouting(&none, Vec::new(), &[]).unwrap();
     for to in BEYOND {
         assert!(call(&lab.world, APP, to).is_err(), "{to}");
     }
@@ -149,7 +147,7 @@ fn interface_without_its_programs_forwards_no_connection() {
         assert!(call(&lab.world, APP, to).is_ok(), "{to}");
     }
     netns.remove_rerouting().unwrap();
-    assert!(!netns.has_rerouting(none).unwrap());
+    assert!(!netns.has_rerouting(&none).unwrap());
     let left = lab.pod.run(|| {
         let show = |words: &str| {
             let shown = std::process::Command::new("ip")

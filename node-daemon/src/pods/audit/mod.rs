@@ -201,7 +201,7 @@ impl Auditor {
             let Some(target) = pods.target(cookie).await? else {
                 continue;
             };
-            let (target, processes) = (Arc::new(target), Arc::clone(&processes));
+            let processes = Arc::clone(&processes);
             let name = name(&target.pod);
             let examined = spawn_blocking(move || target.examine(&processes, Keep::All)).await;
             let Ok(Some(examined)) = examined.map_err(|_| Error::Stopping)? else {
@@ -240,7 +240,7 @@ impl Report {
             return Ok(());
         };
         let pod = name(&target.pod);
-        let (target, processes) = (Arc::new(target), Arc::clone(processes));
+        let processes = Arc::clone(processes);
         let work = spawn_blocking(move || {
             let examined = target.examine(&processes, Keep::Findings);
             examined.map(|found| found.map(|found| (kill.then(|| end(&found)), found)))

@@ -5,7 +5,6 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     path::PathBuf,
-    sync::Arc,
 };
 
 use sluice_abi::{Endpoint, NetnsEntry, PodConfig, PodFlags, Reason};
@@ -84,8 +83,8 @@ pub(crate) struct Examined {
     pub(crate) truncated: bool,
 }
 
-struct Pass {
-    target: Arc<Target>,
+struct Pass<'a> {
+    target: &'a Target,
     owners: Owners,
     keep: Keep,
     listeners: Vec<Endpoint>,
@@ -116,7 +115,7 @@ impl Target {
     ///
     /// If the kernel does not list its sockets.
     pub(crate) fn examine(
-        self: Arc<Self>,
+        &self,
         processes: &ProcessTable,
         keep: Keep,
     ) -> Result<Option<Examined>, netns::Error> {
@@ -125,8 +124,8 @@ impl Target {
         };
         let owners = self.owners(&netns, processes, keep)?;
         let truncated = owners.truncated;
-        let pass = Pass {
-            target: Arc::clone(&self),
+        let mut pass = Pass {
+            target: self,
             owners,
             keep,
             listeners: Vec::new(),
@@ -134,7 +133,7 @@ impl Target {
             kept: Vec::new(),
             beyond: 0,
         };
-        let mut pass = netns.each_tcp_socket(pass, Pass::see)?;
+        netns.each_tcp_socket(|socket| pass.see(socket))?;
         pass.review(&netns)?;
         Ok(Some(Examined {
             netns,
@@ -168,7 +167,7 @@ impl Target {
     }
 }
 
-impl Pass {
+impl Pass<'_> {
     /// A socket without a file is skipped: no process has accepted it yet, or its process has closed
     /// it.
     fn see(&mut self, socket: TcpSocket) {
@@ -212,7 +211,8 @@ impl Pass {
         if wanted.is_empty() {
             return Ok(());
         }
-        let ends = netns.each_tcp_socket(Ends::of(wanted), |ends, socket| ends.see(&socket))?;
+        let mut ends = Ends::of(wanted);
+        netns.each_tcp_socket(|socket| ends.see(&socket))?;
         let mut kept = mem::take(&mut self.kept);
         for one in kept.iter_mut().filter(|one| one.path.is_finding()) {
             if let (None, Some(side)) = (one.socket.side, ends.side(&one.socket)) {
@@ -250,7 +250,7 @@ impl Pass {
     fn is_of_node(&self, socket: &TcpSocket) -> bool {
         let Target {
             state, node_conns, ..
-        } = &*self.target;
+        } = self.target;
         let passes = |entry: NetnsEntry| entry.pod.flags.has(PodFlags::BYPASS_NODE);
         let is_open = || (node_conns.has(socket.remote, socket.local)).unwrap_or_default();
         state.netns_entry.is_some_and(passes) && (socket.peer_has_ended() || is_open())

@@ -75,7 +75,7 @@ impl PodManager {
         let addresses = self.registry.addresses(attachments);
         let changes = Changes::of(self.registry.records(attachments));
         let desired = plan::desired(cookie, pod.policy(), &addresses, changes);
-        let installed = netns.installed(desired.routes.clone())?;
+        let installed = netns.installed(&desired.routes)?;
         let routing = match before.source_routing {
             Some(routing) if netns.has_source_routing(routing)? => Some(routing),
             _ => None,

@@ -58,7 +58,7 @@ impl PodManager {
             ..state.clone()
         };
         let is_missing = match &state.rerouting {
-            Some(installed) if verify => !netns.has_rerouting(installed.clone())?,
+            Some(installed) if verify => !netns.has_rerouting(installed)?,
             _ => false,
         };
         if desired == *state && !is_missing {

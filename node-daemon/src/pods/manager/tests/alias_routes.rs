@@ -31,7 +31,7 @@ fn pod() -> Namespace {
 /// The preferred sources of the installed routes.
 fn sources(pod: &Namespace) -> Vec<IpAddr> {
     let [v4, v6] = ADDRESSES.map(|text| Addr::from(ip(text)));
-    let installed = pod.open().installed(alias_routes::routes(v4, v6));
+    let installed = pod.open().installed(&alias_routes::routes(v4, v6));
     installed
         .unwrap()
         .iter()

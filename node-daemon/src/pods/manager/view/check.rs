@@ -130,10 +130,10 @@ impl View<'_> {
             )?;
         }
         if let Some(rerouting) = &state.rerouting {
-            let there = netns.has_rerouting(rerouting.clone())?;
+            let there = netns.has_rerouting(rerouting)?;
             same("programs of virtual interfaces", &true, &there)?;
         }
-        let installed = netns.installed(state.routes.clone())?;
+        let installed = netns.installed(&state.routes)?;
         same("routes to the proxy", &state.routes, &installed)
     }
 }
