@@ -220,6 +220,7 @@ fn run(options: &Options) -> Result<bool> {
         let name = format!("{}.svg", sidecar.file());
         plot::draw(&results, sidecar, &options.output.join(name))?;
     }
+    plot::draw_overview(&results, &options.output.join("overview.svg"))?;
     tail_plot::draw(&results.churn, &options.output.join("tail.svg"))?;
     if let Some(growth) = &results.growth {
         growth_plot::draw(growth, &options.output.join("growth.svg"))?;

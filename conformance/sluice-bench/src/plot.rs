@@ -8,13 +8,13 @@ use plotters::prelude::{
 };
 
 use crate::{
-    matrix::{Figure, Load, Sidecar, Variant},
+    matrix::{Figure, Load, Placement, Sidecar, Variant},
     results::Results,
 };
 
 const WIDTH: i32 = 960;
-/// Left of the bars: the loads' names.
-const MARGIN: i32 = 310;
+/// Left of the bars: the groups' names.
+const MARGIN: i32 = 400;
 const BAR: i32 = 13;
 const GAP: i32 = 16;
 const TOP: i32 = 70;
@@ -34,66 +34,103 @@ pub(super) fn colour(variant: Variant) -> RGBColor {
     }
 }
 
+/// What the overview shows: first what a mesh does, with mutual TLS between the sidecars, then plaintext.
+const OVERVIEW: [(Sidecar, Load); 9] = [
+    (Sidecar::MeshHttp1, Load::KeepAlive(64, Placement::Sidecars)),
+    (Sidecar::MeshHttp1, Load::NewConnection(16)),
+    (Sidecar::MeshHttp2, Load::KeepAlive(64, Placement::Sidecars)),
+    (Sidecar::MeshHttp2, Load::Grpc(64)),
+    (Sidecar::MeshHttp2, Load::Tree(16)),
+    (
+        Sidecar::EnvoyTcpMtls,
+        Load::KeepAlive(64, Placement::Sidecars),
+    ),
+    (Sidecar::EnvoyTcp, Load::KeepAlive(64, Placement::Sidecars)),
+    (Sidecar::EnvoyTcp, Load::NewConnection(16)),
+    (Sidecar::EnvoyTcp, Load::RoundTrip(64, Placement::Together)),
+];
+
 /// A bar: how many times the rules' rate.
 struct Bar {
     variant: Variant,
     times: f64,
 }
 
-/// Bars of each load, without `direct`, which is far beyond the others.
-fn groups(results: &Results, sidecar: Sidecar) -> Vec<(Load, Vec<Bar>)> {
-    let (variants, matters) = results.contents();
-    let group = |load| {
-        let bar = |variant: &Variant| {
-            let pair = (*variant, Variant::Iptables);
-            let ratio = results.ratio(pair, (sidecar, load), Figure::Rate)?;
-            Some(Bar {
-                variant: *variant,
-                times: ratio.median,
-            })
-        };
-        let bars = variants.iter().filter(|one| **one != Variant::Direct);
-        (load, bars.filter_map(bar).collect::<Vec<_>>())
-    };
-    let loads = matters.iter().filter(|(of, _)| *of == sidecar);
-    let groups = loads.map(|(_, load)| group(*load));
-    groups.filter(|(_, bars)| !bars.is_empty()).collect()
+/// Bars with a common name.
+struct Group {
+    name: String,
+    bars: Vec<Bar>,
 }
 
-/// Draws it; nothing if the rules took no part.
+/// The bars of a load, without those that are no means of interception.
+fn group(results: &Results, what: (Sidecar, Load), name: String) -> Option<Group> {
+    let (variants, _) = results.contents();
+    let hidden = [Variant::Direct, Variant::Limit];
+    let bar = |variant: &Variant| {
+        let ratio = results.ratio((*variant, Variant::Iptables), what, Figure::Rate)?;
+        Some(Bar {
+            variant: *variant,
+            times: ratio.median,
+        })
+    };
+    let shown = variants.iter().filter(|variant| !hidden.contains(variant));
+    let bars: Vec<_> = shown.filter_map(bar).collect();
+    (!bars.is_empty()).then_some(Group { name, bars })
+}
+
+/// Draws every load of a sidecar; nothing if the rules took no part.
 pub(super) fn draw(results: &Results, sidecar: Sidecar, to: &Path) -> Result<()> {
-    let groups = groups(results, sidecar);
+    let (_, matters) = results.contents();
+    let loads = matters.into_iter().filter(|(of, _)| *of == sidecar);
+    let groups = loads.filter_map(|what| group(results, what, what.1.name()));
+    let title = format!("{}: rate against iptables (1.0)", sidecar.name());
+    draw_groups(&title, &groups.collect::<Vec<_>>(), to)
+}
+
+/// Draws some loads of several sidecars; nothing if one is missing.
+pub(super) fn draw_overview(results: &Results, to: &Path) -> Result<()> {
+    let named = |what: (Sidecar, Load)| {
+        let (sidecar, load) = what;
+        group(
+            results,
+            what,
+            format!("{}: {}", sidecar.name(), load.name()),
+        )
+    };
+    let groups: Option<Vec<_>> = OVERVIEW.into_iter().map(named).collect();
+    draw_groups(
+        "Requests per second against iptables (1.0)",
+        &groups.unwrap_or_default(),
+        to,
+    )
+}
+
+fn draw_groups(title: &str, groups: &[Group], to: &Path) -> Result<()> {
     if groups.is_empty() {
         return Ok(());
     }
-    let bars = groups.iter().flat_map(|(_, bars)| bars);
+    let bars = groups.iter().flat_map(|group| &group.bars);
     let longest = bars.map(|bar| bar.times).fold(1.0, f64::max);
     let scale = f64::from(WIDTH - MARGIN - NUMBER) / longest;
-    let rows: usize = groups.iter().map(|(_, bars)| bars.len()).sum();
+    let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
     let height = TOP + BAR * i32::try_from(rows)? + GAP * i32::try_from(groups.len())?;
     let size = (WIDTH.unsigned_abs(), height.unsigned_abs());
     let mut canvas = SVGBackend::new(to, size);
-    paint(&mut canvas, sidecar, &groups, scale)?;
+    paint(&mut canvas, title, groups, scale)?;
     canvas
         .present()
         .with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn paint(
-    canvas: &mut SVGBackend<'_>,
-    sidecar: Sidecar,
-    groups: &[(Load, Vec<Bar>)],
-    scale: f64,
-) -> Result<()> {
+fn paint(canvas: &mut SVGBackend<'_>, title: &str, groups: &[Group], scale: f64) -> Result<()> {
     let (width, height) = canvas.get_size();
     let corner = (width.cast_signed(), height.cast_signed());
     canvas.draw_rect((0, 0), corner, &WHITE, true)?;
-    let title = format!("{}: rate against iptables (1.0)", sidecar.name());
-    canvas.draw_text(&title, &text(18), (10, 10))?;
-    legend(canvas, &groups[0].1)?;
+    canvas.draw_text(title, &text(18), (10, 10))?;
+    legend(canvas, &groups[0].bars)?;
     let mut y = TOP;
-    for (load, bars) in groups {
-        canvas.draw_text(&load.name(), &text(14), (10, y))?;
+    for Group { name, bars } in groups {
+        canvas.draw_text(name, &text(14), (10, y))?;
         for Bar { variant, times } in bars {
             let end = MARGIN + length(*times, scale);
             canvas.draw_rect((MARGIN, y), (end, y + BAR - 2), &colour(*variant), true)?;

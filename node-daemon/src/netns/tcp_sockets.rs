@@ -37,19 +37,22 @@ const TCP: u8 = 6;
 
 /// A state of a socket (`net/tcp_states.h`).
 const SYN_SENT: u8 = 2;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 /// The states in which a process may hold the socket of a connection, and `LISTEN`. A socket in
 /// `TIME_WAIT` or `SYN_RECV` belongs to no process.
 const WANTED: u32 = 1 << 1
     | 1 << SYN_SENT
-    | 1 << 4
-    | 1 << 5
+    | 1 << FIN_WAIT1
+    | 1 << FIN_WAIT2
     | 1 << CLOSE_WAIT
     | 1 << LAST_ACK
     | 1 << LISTEN
-    | 1 << 11;
+    | 1 << CLOSING;
 
 /// The kernel's counters of sockets in the thread's netns (`sockstat_seq_show`, `sockstat6_seq_show`), and
 /// the beginning of the line about TCP.
@@ -191,18 +194,23 @@ impl TcpSocket {
         self.quiet_ms = times.into_iter().max().unwrap_or_default();
         let acked = long(info, 120).unwrap_or_default();
         self.bytes = (acked, long(info, 128).unwrap_or_default());
-        self.side = self.side.or_else(|| side(info, acked, queued));
+        self.side = self.side.or_else(|| side(info, acked, queued, self.state));
     }
 }
 
-/// The end of a connection, from the kernel's counters: the acknowledgement of a SYN counts as one
-/// byte, and only a client has sent one. Bytes in flight change between the counters; a difference
-/// other than 0 and 1 shows nothing.
-fn side(info: &[u8], acked: u64, queued: u32) -> Option<Side> {
+/// The end of a connection, from the kernel's counters: the acknowledgement of a SYN counts as one byte, and only a
+/// client has sent one. A FIN counts as one byte, too, and follows all others. Bytes in flight change between the
+/// counters; a difference other than 0 and 1 shows nothing.
+fn side(info: &[u8], acked: u64, queued: u32, state: u8) -> Option<Side> {
     let unsent = number(info, 144)?;
     let sent = long(info, 200)?.wrapping_sub(long(info, 208)?);
     let in_flight = u64::from(queued.wrapping_sub(unsent));
-    match acked.wrapping_sub(sent.wrapping_sub(in_flight)) {
+    let ends = matches!(state, FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK);
+    let fin = u64::from(ends && unsent == 0);
+    match acked
+        .wrapping_sub(sent.wrapping_sub(in_flight))
+        .wrapping_sub(fin)
+    {
         0 => Some(Side::Server),
         1 => Some(Side::Client),
         _ => None,
@@ -320,7 +328,7 @@ impl TcpSocket {
 mod tests {
     use std::{
         io::{Read as _, Write as _},
-        net::{SocketAddr, TcpListener, TcpStream},
+        net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     };
 
     use proptest::prelude::*;
@@ -384,6 +392,29 @@ mod tests {
             }
             let first = all().iter().position(|one| !one.is_listening()).unwrap();
             assert!(all()[first..].iter().all(|one| !one.is_listening()));
+        }
+    }
+
+    /// A proxy that has sent all, and still receives, holds such a socket.
+    #[test]
+    fn each_end_of_a_half_closed_connection_is_recognized() {
+        for client_ends in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let ends = (client.local_addr().unwrap(), server.local_addr().unwrap());
+            let [mut first, mut other] = if client_ends {
+                [&client, &server]
+            } else {
+                [&server, &client]
+            };
+            first.write_all(&[7; 1000]).unwrap();
+            first.shutdown(Shutdown::Write).unwrap();
+            other.read_to_end(&mut Vec::new()).unwrap();
+            let sides = || [ends, (ends.1, ends.0)].map(|(at, to)| between(at, to).unwrap().side);
+            assert_eq!(sides(), [Some(Side::Client), Some(Side::Server)]);
+            other.write_all(&[7; 10]).unwrap();
+            assert_eq!(sides(), [Some(Side::Client), Some(Side::Server)]);
         }
     }
 

@@ -49,21 +49,24 @@ pub(super) struct Owner {
     pub(super) foreign: bool,
 }
 
-/// The end that a socket is. A socket that neither the kernel's counters nor a listener identify is
-/// taken for a client, which most rules concern. No client has an alias address and a port of the proxy, which
-/// the hooks of `bind` deny: such a socket is the proxy's, also if its listener has ended.
+/// The end that a socket is. No client has an alias address and a port of the proxy, which the hooks of `bind`
+/// deny: such a socket is the proxy's, whatever the kernel's counters say, and also if its listener has ended. A
+/// socket that neither the counters nor a listener identify is taken for a client, which most rules concern.
 pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint], pod: Option<&PodConfig>) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
     let is_redirected = addr.is_alias() && pod.is_some_and(|pod| pod.reserves(port, false));
     let accepts =
         |one: &Endpoint| one.port == port && (one.addr == addr || one.addr.is_unspecified());
     let by_listener = || {
-        if is_redirected || listeners.iter().any(accepts) {
+        if listeners.iter().any(accepts) {
             Side::Server
         } else {
             Side::Client
         }
     };
+    if is_redirected {
+        return Side::Server;
+    }
     socket.side.unwrap_or_else(by_listener)
 }
 
@@ -401,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn unclear_sockets_at_an_alias_address_are_the_proxys_without_its_listener() {
+    fn sockets_at_an_alias_address_and_a_port_of_the_proxy_are_its_own() {
         let end = |text: &str| text.parse::<SocketAddr>().unwrap().into();
         let state = state_of(&policy());
         let pod = state.netns_entry.as_ref().map(|entry| &entry.pod);
@@ -410,8 +413,11 @@ mod tests {
             ("127.67.36.205:8080", Side::Client),
             ("10.0.0.5:15001", Side::Client),
         ] {
-            let socket = TcpSocket::example(end(local), end("10.0.0.5:5000"), 0);
-            assert_eq!(side(&socket, &[], pod), expected, "{local}");
+            let mut socket = TcpSocket::example(end(local), end("10.0.0.5:5000"), 0);
+            for by_counters in [None, Some(Side::Client)] {
+                socket.side = by_counters;
+                assert_eq!(side(&socket, &[], pod), expected, "{local}");
+            }
         }
     }
 }
