@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
     Netns,
     /// The kernel.
     Kernel,
+    /// The daemon panicked.
+    Internal,
     /// Its record cannot be written.
     Record,
     /// The ADD was not answered in time.
@@ -47,7 +49,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// Every reason.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::AnnotationsUnavailable,
         Self::SpecUnavailable,
         Self::Ztunnel,
@@ -56,6 +58,7 @@ impl Refusal {
         Self::Address,
         Self::Netns,
         Self::Kernel,
+        Self::Internal,
         Self::Record,
         Self::Timeout,
         Self::Stopping,
@@ -72,6 +75,7 @@ impl Refusal {
             Self::Address => "address",
             Self::Netns => "netns",
             Self::Kernel => "kernel",
+            Self::Internal => "internal",
             Self::Record => "record",
             Self::Timeout => "timeout",
             Self::Stopping => "stopping",
@@ -103,6 +107,9 @@ impl Refusal {
             }
             Self::Kernel => {
                 "`sluiced status` shows missing programs, `sluiced check-kernel` what the kernel supports"
+            }
+            Self::Internal => {
+                "a fault of the daemon: report it with the archive of `sluiced bug-report`"
             }
             Self::Record => "check the space and the permissions of the directory of --state",
             Self::Timeout => {

@@ -92,7 +92,8 @@ struct Options {
     /// Which proxies: by default all, of a quick run Envoy as TCP proxy.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',')]
     chosen_sidecars: Vec<Sidecar>,
-    /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections'.
+    /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections', with every proxy that can
+    /// carry them.
     #[arg(long = "load", value_delimiter = ',')]
     loads: Vec<String>,
     #[command(flatten)]

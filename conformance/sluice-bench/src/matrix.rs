@@ -143,7 +143,7 @@ impl Sidecar {
     }
 
     /// Whether a load runs with it by default: with TLS, and with a minimal proxy, only those of a quick run, and with
-    /// an access log only those that show what it costs.
+    /// an access log only those that show its cost.
     pub(super) fn measures(self, load: Load) -> bool {
         let logs = matches!(
             self.http(),

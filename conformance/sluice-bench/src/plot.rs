@@ -34,7 +34,7 @@ pub(super) fn colour(variant: Variant) -> RGBColor {
     }
 }
 
-/// What the overview shows: first what a mesh does, with mutual TLS between the sidecars, then plaintext.
+/// The loads of the overview: first those with mutual TLS between the sidecars, then those in plaintext.
 const OVERVIEW: [(Sidecar, Load); 9] = [
     (Sidecar::MeshHttp1, Load::KeepAlive(64, Placement::Sidecars)),
     (Sidecar::MeshHttp1, Load::NewConnection(16)),
@@ -99,7 +99,7 @@ pub(super) fn draw_overview(results: &Results, to: &Path) -> Result<()> {
     };
     let groups: Option<Vec<_>> = OVERVIEW.into_iter().map(named).collect();
     draw_groups(
-        "Requests per second against iptables (1.0)",
+        "Rate against iptables (1.0)",
         &groups.unwrap_or_default(),
         to,
     )

@@ -67,7 +67,7 @@ impl Plan {
                 duration: Duration::from_secs(1),
                 sidecars,
                 loads: wanted(&matrix::QUICK),
-                chosen: false,
+                chosen: !loads.is_empty(),
             };
         }
         Self {
@@ -80,7 +80,7 @@ impl Plan {
     }
 
     /// The loads with a sidecar.
-    fn carried(&self, sidecar: Sidecar) -> impl Iterator<Item = Load> {
+    fn loads_with(&self, sidecar: Sidecar) -> impl Iterator<Item = Load> {
         let runs = if self.chosen {
             Sidecar::carries
         } else {
@@ -92,7 +92,7 @@ impl Plan {
 
     fn runs(&self) -> usize {
         let of =
-            |(sidecar, variants): &(_, Vec<_>)| self.carried(*sidecar).count() * variants.len();
+            |(sidecar, variants): &(_, Vec<_>)| self.loads_with(*sidecar).count() * variants.len();
         self.sidecars.iter().map(of).sum::<usize>() * self.rounds
     }
 
@@ -113,7 +113,7 @@ impl Plan {
             let mut stages = Vec::new();
             let shape = Shape {
                 sidecar,
-                tree: (self.carried(sidecar)).any(|load| matches!(load, Load::Tree(_))),
+                tree: (self.loads_with(sidecar)).any(|load| matches!(load, Load::Tree(_))),
             };
             for variant in variants {
                 let topology = Topology::build(options, *variant, shape, interrupt)?;
@@ -140,7 +140,7 @@ impl Plan {
     ) -> Result<Vec<Measured>> {
         let mut measured = Vec::new();
         let all: Vec<usize> = (0..stages.len()).collect();
-        for load in self.carried(sidecar) {
+        for load in self.loads_with(sidecar) {
             for index in rotated(&all, round) {
                 interrupt.check()?;
                 let (variant, topology) = &stages[index];

@@ -37,6 +37,12 @@ pub struct BpfObjects(BTreeMap<Object, String>);
 impl BpfObjects {
     /// The objects that a process has open, and the links below a directory of pins.
     pub fn of(pid: u32, pins: &Path) -> Result<Self> {
+        let mut open = BTreeSet::new();
+        for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+            // A descriptor may be closed meanwhile.
+            let info = fs::read_to_string(file?.path()).unwrap_or_default();
+            open.extend(info.lines().filter_map(object));
+        }
         let programs = programs();
         let name = |object: Object| {
             let (kind, id) = object;
@@ -48,12 +54,7 @@ impl BpfObjects {
             };
             (object, name.unwrap_or_default())
         };
-        let mut found = BTreeMap::new();
-        for file in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-            // A descriptor may be closed meanwhile.
-            let info = fs::read_to_string(file?.path()).unwrap_or_default();
-            found.extend(info.lines().filter_map(object).map(name));
-        }
+        let mut found: BTreeMap<_, _> = open.into_iter().map(name).collect();
         for pin in files(pins)? {
             // What is no link is a map, which the process has open.
             let link = PinnedLink::from_pin(&pin).map(FdLink::from);
@@ -78,9 +79,9 @@ impl BpfObjects {
 
     /// Waits for the objects to go; returns those that stay.
     ///
-    /// Programs and links come first. A map is looked at seldom, and alone: each look opens it, and the kernel clears
-    /// a program array whenever its last descriptor is closed. If that happens twice before the first clearing has
-    /// run, the map stays for ever (`prog_array_map_clear` takes a reference for each, and `schedule_work` runs once).
+    /// Programs and links come first. Then it looks at each map once a second: a look opens the map, and the kernel
+    /// clears a program array whenever its last descriptor is closed. If that happens twice before the first clearing
+    /// has run, the map stays for ever (`prog_array_map_clear` takes a reference for each, and `schedule_work` runs once).
     pub fn wait_gone(&self, interrupt: &Interrupt) -> Result<Vec<String>> {
         let mut left = Vec::new();
         interrupt.wait(GRACE, || {

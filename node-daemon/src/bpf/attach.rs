@@ -132,22 +132,19 @@ pub(super) fn load(
 
 /// Blocks the signals of this thread while it exists.
 struct BlockedSignals {
-    before: SigSet,
+    before: Option<SigSet>,
 }
 
 impl BlockedSignals {
     fn begin() -> Self {
-        // Neither call can fail: the sets are valid.
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-        Self {
-            before: before.unwrap_or_else(|_| SigSet::empty()),
-        }
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
+        Self { before }
     }
 }
 
 impl Drop for BlockedSignals {
     fn drop(&mut self) {
-        let _ = self.before.thread_set_mask();
+        let _always = self.before.map(|before| before.thread_set_mask());
     }
 }
 
@@ -218,7 +215,7 @@ impl Features {
     }
 }
 
-/// A pending signal makes the verifier return `EAGAIN`. Stop signals cannot be blocked.
+/// A pending signal makes the verifier return `EAGAIN`. `SIGSTOP` and the freezer of cgroups cannot be blocked.
 fn load_retrying(program: &mut Program) -> Result<(), ProgramError> {
     let is_interrupted = |error: &ProgramError| {
         matches!(error, ProgramError::LoadError { io_error, .. }

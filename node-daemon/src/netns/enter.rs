@@ -2,7 +2,7 @@
 //!
 //! A thread that works inside a network namespace returns to the host's afterwards: another thread would have to be
 //! woken for each piece of work, which takes longer than most of it. The main thread never enters one, because
-//! `/proc/self` leads to its namespaces.
+//! `/proc/self` leads to its namespaces. A thread that is made for one task ends inside.
 
 use std::{
     cell::Cell,
@@ -175,7 +175,14 @@ mod tests {
         assert_eq!(before, after);
         assert_ne!(nested.0, before.0);
         assert_ne!(nested.1, before.1);
-        assert_eq!(run_in(inner.as_fd(), observe).unwrap().1, before.1);
+        let stays = in_new_thread(|| {
+            enter(outer.as_fd())?;
+            let nested = run_in(inner.as_fd(), observe)?;
+            Ok::<_, Error>((observe(), nested))
+        });
+        let (own, nested) = stays.unwrap().unwrap();
+        assert_eq!(own.0, before.0);
+        assert_ne!(nested.1, own.1);
     }
 
     #[test]

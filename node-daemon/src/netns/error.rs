@@ -33,11 +33,11 @@ pub(crate) enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// No thread could be spawned to enter the namespace.
-    #[error("no thread for work inside a network namespace")]
+    /// No thread could be spawned to enter a namespace.
+    #[error("no thread for work on network namespaces")]
     Thread(#[source] io::Error),
-    /// The work inside the namespace panicked.
-    #[error("the daemon panicked inside the network namespace; its standard error names the place")]
+    /// The work panicked.
+    #[error("the daemon panicked; its standard error names the place")]
     Panic,
     /// A system call failed.
     #[error("{call} fails in the network namespace")]
@@ -112,11 +112,6 @@ impl Error {
             path: path.into(),
             source,
         }
-    }
-
-    /// Whether the daemon is at fault.
-    pub(crate) fn is_panic(&self) -> bool {
-        matches!(self, Self::Panic)
     }
 
     /// Whether the path leads to no namespace of a Pod.

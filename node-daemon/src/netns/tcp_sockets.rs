@@ -194,23 +194,28 @@ impl TcpSocket {
         self.quiet_ms = times.into_iter().max().unwrap_or_default();
         let acked = long(info, 120).unwrap_or_default();
         self.bytes = (acked, long(info, 128).unwrap_or_default());
-        self.side = self.side.or_else(|| side(info, acked, queued, self.state));
+        self.side = self.side.or_else(|| side(info, acked, queued));
     }
 }
 
 /// The end of a connection, from the kernel's counters: the acknowledgement of a SYN counts as one byte, and only a
-/// client has sent one. A FIN counts as one byte, too, and follows all others. Bytes in flight change between the
-/// counters; a difference other than 0 and 1 shows nothing.
-fn side(info: &[u8], acked: u64, queued: u32, state: u8) -> Option<Side> {
+/// client has sent one. A FIN counts as one byte, too, and follows all others.
+///
+/// The kernel reads `queued` first, and `info` afterwards under the socket's lock. If bytes were acknowledged between
+/// the two, the counters show nothing: a difference other than 0 and 1, or bytes in flight by one of them alone.
+fn side(info: &[u8], acked: u64, queued: u32) -> Option<Side> {
+    let state = *info.first()?;
     let unsent = number(info, 144)?;
     let sent = long(info, 200)?.wrapping_sub(long(info, 208)?);
     let in_flight = u64::from(queued.wrapping_sub(unsent));
+    let is_idle = number(info, 24)? == 0;
+    if is_idle != (in_flight == 0) {
+        return None;
+    }
     let ends = matches!(state, FIN_WAIT1 | FIN_WAIT2 | CLOSING | LAST_ACK);
     let fin = u64::from(ends && unsent == 0);
-    match acked
-        .wrapping_sub(sent.wrapping_sub(in_flight))
-        .wrapping_sub(fin)
-    {
+    let bytes = sent.wrapping_sub(in_flight).wrapping_add(fin);
+    match acked.wrapping_sub(bytes) {
         0 => Some(Side::Server),
         1 => Some(Side::Client),
         _ => None,
@@ -416,6 +421,49 @@ mod tests {
             other.write_all(&[7; 10]).unwrap();
             assert_eq!(sides(), [Some(Side::Client), Some(Side::Server)]);
         }
+    }
+
+    #[test]
+    fn fin_behind_unsent_data_does_not_count() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        while server.write(&[7; 10_000]).is_ok() {}
+        server.shutdown(Shutdown::Write).unwrap();
+        let ends = (server.local_addr().unwrap(), client.local_addr().unwrap());
+        // A probe of the closed window may be under way.
+        let side = (0..100).find_map(|_| between(ends.0, ends.1).unwrap().side);
+        assert_eq!(side, Some(Side::Server));
+    }
+
+    #[test]
+    fn counters_show_the_end_in_each_state() {
+        let info = |state: u8, unacked: u32, unsent: u32, sent: u64| {
+            let mut info = [0; 232];
+            info[0] = state;
+            info[24..28].copy_from_slice(&unacked.to_ne_bytes());
+            info[144..148].copy_from_slice(&unsent.to_ne_bytes());
+            info[200..208].copy_from_slice(&sent.to_ne_bytes());
+            info
+        };
+        // A SYN was acknowledged, and 100 bytes.
+        for (state, unacked, unsent, sent, acked, queued, client) in [
+            (1, 0, 0, 100, 101, 0, true),
+            (1, 1, 0, 150, 101, 50, true),
+            (FIN_WAIT1, 1, 0, 100, 101, 1, true),
+            (FIN_WAIT1, 1, 31, 110, 101, 41, true),
+            (FIN_WAIT2, 0, 0, 100, 102, 0, true),
+            (CLOSING, 1, 0, 100, 100, 1, false),
+            (LAST_ACK, 1, 0, 100, 100, 1, false),
+            (FIN_WAIT2, 0, 0, 100, 101, 0, false),
+        ] {
+            let expected = if client { Side::Client } else { Side::Server };
+            let found = side(&info(state, unacked, unsent, sent), acked, queued);
+            assert_eq!(found, Some(expected), "{state} {acked}");
+        }
+        // The FIN was acknowledged after the kernel had counted it as queued.
+        assert_eq!(side(&info(FIN_WAIT2, 0, 0, 100), 101, 1), None);
     }
 
     #[test]

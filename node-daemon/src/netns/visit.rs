@@ -17,7 +17,8 @@ pub(crate) struct Visited {
     pub(crate) interfaces: Vec<Interface>,
 }
 
-/// Opens and reads the namespaces at some paths. One thread enters one after the other, and ends in the last one. Returns what `keep` keeps of each. A namespace that cannot be opened or
+/// Opens and reads the namespaces at some paths. One thread enters them one after the other. It ends in the last
+/// one. Returns what `keep` keeps of each. A namespace that cannot be opened or
 /// read is absent.
 pub(crate) fn visit_all<'a, T: Send>(
     paths: impl Iterator<Item = &'a Path>,

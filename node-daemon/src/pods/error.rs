@@ -117,12 +117,11 @@ impl Error {
             | Self::Address(_)
             | Self::Taken { .. } => Refusal::Address,
             Self::Share(_) => Refusal::Share,
-            Self::Netns(error) if !error.is_panic() => Refusal::Netns,
-            Self::Occupied { .. } | Self::Gone => Refusal::Netns,
+            Self::Netns(netns::Error::Panic) => Refusal::Internal,
+            Self::Netns(_) | Self::Occupied { .. } | Self::Gone => Refusal::Netns,
             Self::Store(_) => Refusal::Record,
             Self::Stopping => Refusal::Stopping,
-            Self::Netns(_)
-            | Self::Kernel(_)
+            Self::Kernel(_)
             | Self::Teardown { .. }
             | Self::Unknown(_)
             | Self::NoSuchPod(_)

@@ -41,6 +41,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::SigSet;
 use serde::Deserialize;
 use sluice_abi::Endpoint;
 use sluice_api::{
@@ -174,10 +175,15 @@ pub(crate) fn start(startup_state: StartupState) -> anyhow::Result<(Pods, Thread
         Ok(manager)
     };
     // The main thread cannot enter the Pods' namespaces.
-    let mut manager = netns::in_new_thread(restore)?.map_err(explain)?;
+    let mut manager = netns::in_new_thread(restore)
+        .map_err(Error::from)
+        .flatten()
+        .map_err(explain)?;
     let (sender, mut work) = mpsc::channel::<Work>(WAITING);
     // Namespace changes and system calls block: they must not delay the socket.
     let thread = Builder::new().name("pods".into()).spawn(move || {
+        // The main thread handles signals. One in this thread would interrupt the kernel's verifier.
+        let _always = SigSet::all().thread_block();
         loop {
             if work.is_empty() {
                 manager.prepare_next();

@@ -189,7 +189,7 @@ fn forged_sources_pass_for_no_local_peer() {
     assert!(lab.count(Reason::InboundToProxy) > v6.len() as u64);
 }
 
-/// The first namespace gets the program that was loaded in advance, the second one has none prepared.
+/// Only the first namespace gets a program that was loaded in advance.
 #[test]
 fn prepared_hook_identifies_its_namespace_as_another_one_does() {
     let mut lab = Lab::bare();

@@ -49,9 +49,9 @@ pub(super) struct Owner {
     pub(super) foreign: bool,
 }
 
-/// The end that a socket is. No client has an alias address and a port of the proxy, which the hooks of `bind`
-/// deny: such a socket is the proxy's, whatever the kernel's counters say, and also if its listener has ended. A
-/// socket that neither the counters nor a listener identify is taken for a client, which most rules concern.
+/// The end that a socket is. The hooks of `bind` deny a client an alias address with a port of the proxy: such a
+/// socket is the proxy's. Neither the kernel's counters nor the end of its listener change that. A socket that
+/// neither the counters nor a listener identify is taken for a client, which most rules concern.
 pub(super) fn side(socket: &TcpSocket, listeners: &[Endpoint], pod: Option<&PodConfig>) -> Side {
     let Endpoint { addr, port, .. } = socket.local;
     let is_redirected = addr.is_alias() && pod.is_some_and(|pod| pod.reserves(port, false));

@@ -201,7 +201,7 @@ impl Pass<'_> {
     }
 
     /// Judges the findings again, with both ends of each. A socket whose counters changed while the kernel
-    /// listed them has no side; the second list, or the other end in the same Pod, shows it. Both ends of a
+    /// listed them has no side, or a wrong one; the second list, or the other end in the same Pod, shows it. Both ends of a
     /// connection over `lo` are in the Pod, whatever the addresses are: with TPROXY the proxy calls the
     /// application from the peer's address, and a Pod may have addresses that no runtime reported. Such an
     /// accepted connection is no finding; the other end is judged by itself.
@@ -215,7 +215,7 @@ impl Pass<'_> {
         netns.each_tcp_socket(|socket| ends.see(&socket))?;
         let mut kept = mem::take(&mut self.kept);
         for one in kept.iter_mut().filter(|one| one.path.is_finding()) {
-            if let (None, Some(side)) = (one.socket.side, ends.side(&one.socket)) {
+            if let Some(side) = ends.side(&one.socket).filter(|side| *side != one.side) {
                 one.side = side;
                 one.path = self.path(&one.socket, side).unwrap_or(one.path);
             }
