@@ -92,10 +92,10 @@ impl Sidecar {
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::MeshHttp1 => "Envoy, mesh, HTTP/1.1",
-            Self::MeshHttp1Log => "Envoy, mesh, HTTP/1.1, access log",
-            Self::MeshHttp2 => "Envoy, mesh, HTTP/2",
-            Self::MeshHttp2Log => "Envoy, mesh, HTTP/2, access log",
+            Self::MeshHttp1 => "Envoy, mesh, mTLS, HTTP/1.1",
+            Self::MeshHttp1Log => "Envoy, mesh, mTLS, HTTP/1.1, access log",
+            Self::MeshHttp2 => "Envoy, mesh, mTLS, HTTP/2",
+            Self::MeshHttp2Log => "Envoy, mesh, mTLS, HTTP/2, access log",
             Self::EnvoyTcpMtls => "Envoy, TCP, mTLS",
             Self::EnvoyHttpMtls => "Envoy, HTTP, mTLS",
             Self::EnvoyTcp => "Envoy, TCP",
