@@ -20,11 +20,11 @@ use aya_obj::generated::bpf_attach_type::{
     self, BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_SETSOCKOPT,
     BPF_CGROUP_SOCK_OPS, BPF_SK_LOOKUP, BPF_SK_MSG_VERDICT,
 };
-use nix::sys::signal::{SigSet, SigmaskHow};
 use sluice_abi::{CredOffsets, maps};
 
 use super::{
     Error, Options,
+    blocked_signals::BlockedSignals,
     cgroup_prog::{self, ProgramInfo},
     decide_progs, hierarchy,
     kernel_offsets::{self, SPLICE_FN},
@@ -128,24 +128,6 @@ pub(super) fn load(
         }
     }
     Loaded::new(object, &program_names(features))
-}
-
-/// Blocks the signals of this thread while it exists.
-struct BlockedSignals {
-    before: Option<SigSet>,
-}
-
-impl BlockedSignals {
-    fn begin() -> Self {
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
-        Self { before }
-    }
-}
-
-impl Drop for BlockedSignals {
-    fn drop(&mut self) {
-        let _always = self.before.map(|before| before.thread_set_mask());
-    }
 }
 
 /// The names of the programs that are loaded on a kernel with these features.

@@ -33,7 +33,7 @@ use nix::errno::Errno;
 
 use crate::cgroup;
 
-use super::link::{bpf, empty, length_of, number, terminated};
+use super::syscall::{bpf, empty, length_of, number, terminated};
 
 /// The kernel's limit for programs of one cgroup and hook (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 
 use sluice_abi::maps;
 
-use super::{Error, link, loaded::Loaded, netns_prog};
+use super::{Error, loaded::Loaded, netns_prog, raw_prog};
 
 /// The programs, each with its map.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -30,7 +30,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub(super) fn install(object: &Loaded) -> Result<(), Error> {
     for (name, map) in PROGRAMS {
         let map = netns_prog::descriptor(object, map)?;
-        link::set_program(map.as_fd(), INDEX, object.program(name)?)
+        raw_prog::set_program(map.as_fd(), INDEX, object.program(name)?)
             .map_err(|source| Error::attach(name, source))?;
     }
     Ok(())

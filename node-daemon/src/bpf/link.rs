@@ -1,26 +1,20 @@
-//! The `bpf(2)` system calls for links: a link attaches a program as long as a descriptor or a pin
-//! holds it.
+//! Links: a link attaches a program as long as a descriptor or a pin holds it.
 //!
-//! aya creates links, but cannot replace the program of a cgroup or netns link, so this module has the
+//! aya creates links, but cannot replace the program of a cgroup or netns link, so this module makes the
 //! system calls.
 #![cfg_attr(not(test), expect(unsafe_code, reason = "system calls"))]
 
 use std::{
-    ffi::{CStr, CString, c_char},
     io,
-    mem::{size_of, zeroed},
-    os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-        unix::ffi::OsStrExt as _,
-    },
+    mem::zeroed,
+    os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::Path,
 };
 
-use aya_obj::generated::{
-    BPF_F_BEFORE, BPF_F_RDONLY_PROG, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
-    bpf_map_type, bpf_prog_type,
-};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_prog_type};
 use nix::errno::Errno;
+
+use super::syscall::{bpf, empty, length_of, number, terminated};
 
 /// A link of a program to a hook.
 #[derive(Debug)]
@@ -134,69 +128,6 @@ pub(super) fn attach_to_map(
     bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Writes a program to a program array.
-pub(super) fn set_program(
-    array: BorrowedFd<'_>,
-    index: u32,
-    program: BorrowedFd<'_>,
-) -> io::Result<()> {
-    let value = number(program);
-    let mut attr = empty();
-    attr.__bindgen_anon_2.map_fd = number(array);
-    attr.__bindgen_anon_2.key = (&raw const index) as u64;
-    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
-}
-
-/// Creates an array of one value of eight bytes, which programs only read.
-pub(super) fn create_value(name: &CStr) -> io::Result<OwnedFd> {
-    let mut attr = empty();
-    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
-    attr.__bindgen_anon_1.key_size = length_of::<u32>();
-    attr.__bindgen_anon_1.value_size = length_of::<u64>();
-    attr.__bindgen_anon_1.max_entries = 1;
-    attr.__bindgen_anon_1.map_flags = BPF_F_RDONLY_PROG;
-    // SAFETY: integer members of this command.
-    let map_name = unsafe { &mut attr.__bindgen_anon_1.map_name };
-    copy_name(name, map_name);
-    // SAFETY: the descriptor has no other owner.
-    bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Writes the value of such an array, and freezes the map.
-pub(super) fn write_and_freeze(map: BorrowedFd<'_>, value: u64) -> io::Result<()> {
-    let first = 0_u32;
-    let mut attr = empty();
-    attr.__bindgen_anon_2.map_fd = number(map);
-    attr.__bindgen_anon_2.key = (&raw const first) as u64;
-    attr.__bindgen_anon_2.__bindgen_anon_1.value = (&raw const value) as u64;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)?;
-    let mut attr = empty();
-    attr.__bindgen_anon_2.map_fd = number(map);
-    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop)
-}
-
-/// Loads a program. `code` has the instructions as integers in the byte order of this machine
-/// (RFC 9669).
-pub(super) fn load_program(
-    kind: bpf_prog_type,
-    hook: Option<bpf_attach_type>,
-    name: &CStr,
-    code: &[u64],
-) -> io::Result<OwnedFd> {
-    let mut attr = empty();
-    attr.__bindgen_anon_3.prog_type = kind as u32;
-    attr.__bindgen_anon_3.expected_attach_type = hook.map_or(0, |hook| hook as u32);
-    attr.__bindgen_anon_3.insns = code.as_ptr() as u64;
-    attr.__bindgen_anon_3.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
-    attr.__bindgen_anon_3.license = c"Dual MIT/GPL".as_ptr() as u64;
-    // SAFETY: integer members of this command.
-    let prog_name = unsafe { &mut attr.__bindgen_anon_3.prog_name };
-    copy_name(name, prog_name);
-    // SAFETY: the descriptor has no other owner.
-    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// Attaches an empty program to a kernel function, by its BTF ID, and detaches it again.
 pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     // `r0 = 0; exit` (RFC 9669).
@@ -211,41 +142,4 @@ pub(super) fn probe_fentry(function: u32) -> io::Result<()> {
     // SAFETY: the descriptor has no other owner.
     let program = unsafe { OwnedFd::from_raw_fd(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?) };
     Link::attach_tracing(program.as_fd()).map(drop)
-}
-
-fn copy_name(name: &CStr, to: &mut [c_char]) {
-    for (to, from) in to.iter_mut().zip(name.to_bytes_with_nul()) {
-        *to = c_char::from_ne_bytes([*from]);
-    }
-}
-
-pub(super) fn empty() -> bpf_attr {
-    // SAFETY: integers, for which zero is a valid value; the kernel requires zero in the members that a
-    // command does not use.
-    unsafe { zeroed() }
-}
-
-pub(super) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
-    let length = size_of::<bpf_attr>();
-    // SAFETY: `attr` and all data that its pointers refer to outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
-    match RawFd::try_from(result) {
-        Ok(fd) if fd >= 0 => Ok(fd),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-pub(super) fn terminated(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
-}
-
-/// An open descriptor is never negative.
-pub(super) fn number(fd: BorrowedFd<'_>) -> u32 {
-    fd.as_raw_fd().unsigned_abs()
-}
-
-pub(super) const fn length_of<T>() -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "a few dozen bytes")]
-    let length = size_of::<T>() as u32;
-    length
 }

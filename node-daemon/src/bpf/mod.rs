@@ -6,6 +6,7 @@
 mod adoption;
 mod aliases;
 mod attach;
+mod blocked_signals;
 mod btf;
 mod cgroup_prog;
 mod decide_progs;
@@ -26,9 +27,11 @@ mod optional_maps;
 mod pinned_link;
 mod pins;
 mod pod_counters;
+mod raw_prog;
 mod reroute_prog;
 mod ring;
 mod rule_maps;
+mod syscall;
 mod typed_map;
 
 use std::{

@@ -19,7 +19,11 @@ use aya::maps::Map;
 use aya_obj::generated::{bpf_attach_type::BPF_SK_LOOKUP, bpf_prog_type::BPF_PROG_TYPE_SK_LOOKUP};
 use sluice_abi::maps;
 
-use super::{Error, link, loaded::Loaded};
+use super::{
+    Error,
+    loaded::Loaded,
+    raw_prog::{self, one},
+};
 
 /// Name of the program that decides about inbound connections of every meshed Pod.
 pub(super) const SK_LOOKUP_PROG: &str = "inbound_lookup";
@@ -53,7 +57,7 @@ impl NetnsProgram {
             prog: descriptor(object, prog)?,
             prepared: None,
         };
-        link::set_program(
+        raw_prog::set_program(
             entry.prog.as_fd(),
             DECIDING_INDEX,
             object.program(SK_LOOKUP_PROG)?,
@@ -74,18 +78,19 @@ impl NetnsProgram {
     pub(super) fn assign(&mut self, cookie: u64) -> Result<OwnedFd, Error> {
         let prepared = self.prepared.take();
         let next = prepared.map_or_else(|| self.load(), Ok)?;
-        link::write_and_freeze(next.cookie.as_fd(), cookie)
+        raw_prog::write_and_freeze(next.cookie.as_fd(), cookie)
             .map_err(|source| Error::attach(SK_LOOKUP_PROG, source))?;
         Ok(next.program)
     }
 
     fn load(&self) -> Result<Unassigned, Error> {
         let load = || {
-            let cookie = link::create_value(c"sluice_entry")?;
+            let cookie = raw_prog::create_value(c"sluice_entry")?;
             let Self { netns, prog, .. } = self;
             let code = code([netns, prog, &cookie].map(AsRawFd::as_raw_fd));
             let kind = BPF_PROG_TYPE_SK_LOOKUP;
-            let program = link::load_program(kind, Some(BPF_SK_LOOKUP), c"sluice_entry", &code)?;
+            let program =
+                raw_prog::load_program(kind, Some(BPF_SK_LOOKUP), c"sluice_entry", &code)?;
             Ok(Unassigned { program, cookie })
         };
         load().map_err(|source| Error::attach(SK_LOOKUP_PROG, source))
@@ -135,11 +140,4 @@ fn code([netns, prog, cookie]: [i32; 3]) -> [u64; 19] {
         one(0xb7, 0, 0, 0, 0),
         one(0x95, 0, 0, 0, 0),
     ]
-}
-
-/// One instruction (RFC 9669) as an integer on a little-endian machine: opcode, destination, source,
-/// offset, immediate.
-pub(super) fn one(operation: u64, to: u64, from: u64, offset: i16, immediate: i32) -> u64 {
-    let (offset, immediate) = (offset.cast_unsigned(), immediate.cast_unsigned());
-    operation | to << 8 | from << 12 | u64::from(offset) << 16 | u64::from(immediate) << 32
 }

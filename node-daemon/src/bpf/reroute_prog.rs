@@ -10,9 +10,10 @@ use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS;
 use sluice_abi::maps;
 
 use super::{
-    Error, link,
+    Error,
     loaded::Loaded,
-    netns_prog::{self, one},
+    netns_prog,
+    raw_prog::{self, one},
 };
 
 /// The programs for both directions, in the order of their slots.
@@ -29,7 +30,7 @@ impl RerouteProgram {
     pub(super) fn open(object: &Loaded) -> Result<Self, Error> {
         let map = netns_prog::descriptor(object, maps::REROUTE_PROGS)?;
         for (slot, name) in (0..).zip(PROGRAMS) {
-            link::set_program(map.as_fd(), slot, object.program(name)?)
+            raw_prog::set_program(map.as_fd(), slot, object.program(name)?)
                 .map_err(|source| Error::attach(name, source))?;
         }
         Ok(Self(map))
@@ -41,7 +42,7 @@ impl RerouteProgram {
         let map = self.0.as_raw_fd();
         let load = |slot: u8| {
             let code = code(cookie, link_header, map, slot);
-            link::load_program(BPF_PROG_TYPE_SCHED_CLS, None, c"sluice_reroute", &code)
+            raw_prog::load_program(BPF_PROG_TYPE_SCHED_CLS, None, c"sluice_reroute", &code)
                 .map_err(|source| Error::attach(PROGRAMS[usize::from(slot)], source))
         };
         Ok([load(0)?, load(1)?])

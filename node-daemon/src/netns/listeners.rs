@@ -21,7 +21,7 @@ use nix::{
     sys::stat::fstat,
 };
 
-use super::{Error, Id, Inode, netlink::Limit, syscalls, tcp_sockets};
+use super::{Error, Id, Inode, netlink::Limit, sockstat, syscalls, tcp_sockets};
 
 /// The limit of sockets of both families.
 const SOCKETS: Limit = Limit {
@@ -133,7 +133,7 @@ impl ListenSockets {
     /// The sockets of this thread's netns.
     pub(super) fn here() -> Result<Self, Error> {
         let mut found = Vec::new();
-        if !tcp_sockets::may_exist() {
+        if !sockstat::may_exist() {
             return Ok(Self(found));
         }
         tcp_sockets::dump(LISTENING, SOCKETS, |body| {

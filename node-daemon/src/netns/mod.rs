@@ -26,6 +26,7 @@ mod rerouting;
 mod reserved_ports;
 mod routes;
 mod rules;
+mod sockstat;
 mod source_routing;
 mod syscalls;
 mod sysctl;

@@ -3,8 +3,6 @@
 //! One `sock_diag` dump has both families, and the listening sockets first. (`SOCK_DIAG_BY_FAMILY`
 //! would need a walk of the machine's connection table for each family.)
 
-use std::fs;
-
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use sluice_abi::{Addr, Endpoint, Port};
@@ -53,29 +51,6 @@ const WANTED: u32 = 1 << 1
     | 1 << LAST_ACK
     | 1 << LISTEN
     | 1 << CLOSING;
-
-/// The kernel's counters of sockets in the thread's netns (`sockstat_seq_show`, `sockstat6_seq_show`), and
-/// the beginning of the line about TCP.
-const COUNTERS: [(&str, &str); 2] = [
-    ("/proc/thread-self/net/sockstat", "TCP: inuse "),
-    ("/proc/thread-self/net/sockstat6", "TCP6: inuse "),
-];
-
-/// Whether the thread's netns may have TCP sockets. A list of them walks the table of the machine's
-/// listening sockets; a new Pod has none, and its counters say so at once.
-pub(super) fn may_exist() -> bool {
-    // Without the files the list decides.
-    let is_none = |(file, line): &(_, &str)| {
-        fs::read_to_string(file).is_ok_and(|counters| counts_none(&counters, line))
-    };
-    !COUNTERS.iter().all(is_none)
-}
-
-/// Whether the counters in `text` have the number zero after `line`.
-fn counts_none(text: &str, line: &str) -> bool {
-    let mut lines = text.lines().filter_map(|one| one.strip_prefix(line));
-    lines.next().and_then(|rest| rest.split(' ').next()) == Some("0")
-}
 
 /// A TCP socket that a process may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -349,31 +324,6 @@ mod tests {
     fn between(local: SocketAddr, remote: SocketAddr) -> Option<TcpSocket> {
         let is_it = |one: &TcpSocket| one.local == local.into() && one.remote == remote.into();
         all().into_iter().find(is_it)
-    }
-
-    #[test]
-    fn new_namespace_has_no_sockets() {
-        let checked = std::thread::spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            assert!(!may_exist());
-            for at in ["0.0.0.0:0", "[::]:0"] {
-                let listener = TcpListener::bind(at).unwrap();
-                assert!(may_exist(), "{at}");
-                drop(listener);
-                assert!(!may_exist());
-            }
-        });
-        checked.join().unwrap();
-    }
-
-    #[test]
-    fn counters_of_another_form_prove_nothing() {
-        let text =
-            "sockets: used 9\nTCP: inuse 0 orphan 0 tw 2 alloc 9 mem 1\nUDP: inuse 4 mem 0\n";
-        assert!(counts_none(text, "TCP: inuse "));
-        assert!(!counts_none(text, "UDP: inuse "));
-        assert!(!counts_none(text, "TCP6: inuse "));
-        assert!(!counts_none("TCP: inuse\n", "TCP: inuse "));
     }
 
     #[test]
