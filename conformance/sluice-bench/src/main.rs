@@ -67,7 +67,7 @@ struct Arguments {
 struct Options {
     #[command(flatten)]
     binaries: Binaries,
-    /// The part to measure.
+    /// The parts to measure, separated by commas or repeated.
     #[arg(long = "part", value_enum, value_delimiter = ',', default_values = PARTS)]
     parts: Vec<Part>,
     /// Fewer loads, rounds and connections; Envoy as TCP proxy unless `--sidecar` names another.
@@ -79,7 +79,8 @@ struct Options {
     /// How long a load of the traffic runs, in seconds.
     #[arg(long, default_value_t = 1)]
     seconds: u64,
-    /// The variants: by default all, `direct` and `limit` only beside proxies whose figures they explain.
+    /// The variants, separated by commas or repeated. By default all; `direct` only with `mesh-http1` and `envoy-tcp`,
+    /// `limit` only with `envoy-tcp` and `minimal`.
     #[arg(long = "variant", value_enum, value_delimiter = ',')]
     chosen_variants: Vec<Variant>,
     /// The object of the variant `limit`, which is built with the daemon.
@@ -89,7 +90,7 @@ struct Options {
         default_value = "target/bpf/bpfel-unknown-none/release/limit"
     )]
     limit_object: PathBuf,
-    /// Which proxies: by default all, of a quick run Envoy as TCP proxy.
+    /// The proxies, separated by commas or repeated. By default all, of a quick run Envoy as TCP proxy.
     #[arg(long = "sidecar", value_enum, value_delimiter = ',')]
     chosen_sidecars: Vec<Sidecar>,
     /// Only loads of the traffic whose names contain one of these, as in 'bulk,64 connections', with every proxy that can
@@ -98,7 +99,7 @@ struct Options {
     loads: Vec<String>,
     #[command(flatten)]
     sizes: Sizes,
-    /// Where samples, table and plots go.
+    /// Where samples, tables and pictures go. Without `iptables` there is no picture of rates.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }

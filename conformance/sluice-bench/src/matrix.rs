@@ -53,7 +53,7 @@ impl Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Sidecar {
-    /// Envoy with the filters of a mesh; HTTP/1.1 and mutual TLS between the sidecars.
+    /// Envoy with the filters of a mesh; HTTP/1.1 (HTTP/2 for gRPC) and mutual TLS between the sidecars.
     MeshHttp1,
     /// The same, with an access log.
     MeshHttp1Log,
