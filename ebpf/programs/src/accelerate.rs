@@ -10,9 +10,9 @@
 //!   back-pressure, and its sockets leave the map.
 //! * **Calls**: only `recvmsg(2)` and `poll(2)` read redirected bytes. So nothing is redirected to
 //!   an application that uses blocking sockets, or that calls `splice(2)`.
-//! * **Identity**: the key of a socket is its connection and the network namespaces of its ends,
-//!   not its addresses alone. Between Pods, `local_pod_ips` must map each end's address to the Pod
-//!   of the socket's namespace.
+//! * **Identity**: the ends of a connection find each other by its addresses and the network namespaces
+//!   of its ends, not by the addresses alone. Between Pods, `local_pod_ips` must map each end's address
+//!   to the Pod of the socket's namespace.
 //!
 //! A socket becomes a candidate in `connect`, where its namespace and its owner are known. It joins the
 //! sockhash when the connection is established, the only time at which the kernel permits it.
@@ -27,24 +27,25 @@ use aya_ebpf::{
     },
     cty::c_void,
     helpers::{
-        bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+        bpf_get_socket_cookie, bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sock_hash_update,
+        bpf_sock_ops_cb_flags_set,
     },
     programs::{FEntryContext, SkMsgContext},
 };
-use sluice_abi::{ConnKey, Flow, Reason, SendVerdict, SockKey, SockRole};
+use sluice_abi::{AccelSock, ConnKey, Flow, Reason, SendVerdict, SockKey, SockRole};
 
 use crate::{
     context::read,
     count::count,
     kread,
-    maps::{self, ACCEL_FLOWS, ACCEL_SOCK, SOCK_PAIR_MAP, SPLICE_NETNS},
+    maps::{self, ACCEL_CONNS, ACCEL_FLOWS, ACCEL_SOCK, SOCK_PAIR_MAP, SPLICE_NETNS},
     sk_storage::SocketStorage as _,
 };
 
 /// Marks a connecting socket as a candidate. The addresses of its connection are not known yet.
 #[inline(always)]
 pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
-    ACCEL_SOCK.store(sk, SockKey::pending(cookie));
+    ACCEL_SOCK.store(sk, AccelSock::candidate(cookie));
 }
 
 /// Removes the candidate mark, if there is one.
@@ -61,29 +62,43 @@ pub(crate) fn add_client_to_sockhash(
     conn_in: impl FnOnce(u64) -> Option<ConnKey>,
 ) {
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(sock_key) = ACCEL_SOCK.load(sk).filter(|_| kread::offsets_valid()) else {
+    let Some(candidate) = ACCEL_SOCK.load(sk).filter(|_| kread::offsets_valid()) else {
         return;
     };
     // Data in the SYN (TCP Fast Open) went through TCP.
     let silent = read!(ops, data_segs_out) == 0;
-    let Some(conn) = conn_in(sock_key.conn.cookie).filter(|_| silent) else {
+    let Some(conn) = conn_in(candidate.netns_cookie).filter(|_| silent) else {
         clear_candidate(sk);
         return;
     };
-    // An earlier connection may have used the same ports: this replaces its state.
-    let fresh = ACCEL_FLOWS.insert(conn, Flow::new(sock_addr(sk)), u64::from(BPF_ANY));
-    let Some(flow) = maps::flow(conn).filter(|_| fresh.is_ok()) else {
-        clear_candidate(sk);
+    // SAFETY: the context is the kernel's, and has a full socket.
+    let key = SockKey::client(unsafe { bpf_get_socket_cookie(ops.cast()) });
+    let fresh = ACCEL_FLOWS.insert(key.flow(), Flow::new(sock_addr(sk)), u64::from(BPF_ANY));
+    if fresh.is_ok() && add_candidate(ops, AccelSock::new(key, candidate.netns_cookie), conn) {
         return;
+    }
+    // An earlier connection may have used the same ports.
+    let _absent = ACCEL_CONNS.remove(conn);
+    let _absent = ACCEL_FLOWS.remove(key.flow());
+    clear_candidate(sk);
+}
+
+/// Adds the client end to the sockhash, and its connection to `accel_conns`, where the server end finds it.
+#[inline(always)]
+fn add_candidate(ops: *mut bpf_sock_ops, end: AccelSock, conn: ConnKey) -> bool {
+    let sk = read!(ops, __bindgen_anon_2.sk);
+    let Some(flow) = maps::flow(end.key) else {
+        return false;
     };
     let (own, _) = flow.sockets(SockRole::CLIENT);
     if kread::is_nonblocking(own) != Some(true) {
         count(Reason::AccelSkippedBlocking);
-    } else if add_to_sockhash(ops, (sk, own), SockKey::new(conn, SockRole::CLIENT)) {
-        return;
+        return false;
     }
-    let _absent = ACCEL_FLOWS.remove(conn);
-    clear_candidate(sk);
+    add_to_sockhash(ops, (sk, own), end)
+        && ACCEL_CONNS
+            .insert(conn, end.key, u64::from(BPF_ANY))
+            .is_ok()
 }
 
 /// The server end is established: adds it to the sockhash if the client end is in it.
@@ -93,13 +108,18 @@ pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
     if sk.is_null() || !kread::offsets_valid() {
         return;
     }
-    let Some(flow) = maps::flow(conn) else {
+    // SAFETY: the value is copied at once.
+    let Some(client) = (unsafe { ACCEL_CONNS.get(conn) }).copied() else {
+        return;
+    };
+    let end = AccelSock::new(client.peer(), conn.cookie);
+    let Some(flow) = maps::flow(end.key) else {
         return;
     };
     flow.set_server_sock(sock_addr(sk));
     // The verifier must see a scalar here: it permits no arithmetic on a socket pointer.
     let (own, _) = black_box(&mut *flow).sockets(SockRole::SERVER);
-    if !add_to_sockhash(ops, (sk, own), SockKey::new(conn, SockRole::SERVER)) {
+    if !add_to_sockhash(ops, (sk, own), end) {
         flow.start_drain();
         clear_candidate(sk);
     }
@@ -110,15 +130,16 @@ pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
 fn add_to_sockhash(
     ops: *mut bpf_sock_ops,
     (sk, own): (*mut bpf_sock, u64),
-    mut sock_key: SockKey,
+    end: AccelSock,
 ) -> bool {
-    if kread::has_so_zerocopy(own) || !ACCEL_SOCK.store(sk, sock_key) {
+    if kread::has_so_zerocopy(own) || !ACCEL_SOCK.store(sk, end) {
         return false;
     }
+    let mut key = end.key;
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let status =
-        unsafe { bpf_sock_hash_update(ops, map, (&raw mut sock_key).cast(), u64::from(BPF_ANY)) };
+        unsafe { bpf_sock_hash_update(ops, map, (&raw mut key).cast(), u64::from(BPF_ANY)) };
     if status != 0 {
         count(Reason::AccelSockhashFailed);
         return false;
@@ -142,20 +163,18 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     if !kread::offsets_valid() {
         return SK_PASS;
     }
-    let Some(sock_key) = ACCEL_SOCK.load(read!(ctx.msg, __bindgen_anon_3.sk)) else {
+    let Some(end) = ACCEL_SOCK.get_mut(read!(ctx.msg, __bindgen_anon_3.sk)) else {
         return SK_PASS;
     };
-    let Some(flow) = maps::flow(sock_key.conn) else {
+    let Some(flow) = maps::flow(end.key) else {
         // The flow was evicted: TCP continues where the redirected bytes ended.
         return SK_PASS;
     };
     let size = read!(ctx.msg, size);
-    renew(&sock_key, flow, size);
-    let goes = match flow.account(sock_key.role, size) {
-        SendVerdict::Redirect => peer_is_nonblocking(&sock_key, flow),
-        SendVerdict::StartRedirect => {
-            peer_is_nonblocking(&sock_key, flow) && can_start(&sock_key, flow)
-        }
+    renew(end, flow, size);
+    let goes = match flow.account(end.key.role(), &mut end.window, size) {
+        SendVerdict::Redirect => peer_is_nonblocking(end, flow),
+        SendVerdict::StartRedirect => peer_is_nonblocking(end, flow) && can_start(end, flow),
         SendVerdict::WindowExceeded => {
             count(Reason::AccelStoppedWindow);
             false
@@ -164,47 +183,52 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
         SendVerdict::Drop => return SK_DROP,
     };
     if goes {
-        redirect(ctx.msg, sock_key);
+        redirect(ctx.msg, end.key);
     }
     SK_PASS
 }
 
 /// Resets the window of a direction if its receive queue is empty.
 #[inline(always)]
-fn renew(sock_key: &SockKey, flow: &mut Flow, size: u32) {
-    if !flow.may_renew(sock_key.role, size) {
+fn renew(end: &mut AccelSock, flow: &mut Flow, size: u32) {
+    let role = end.key.role();
+    if !flow.may_renew(role, end.window, size) {
         return;
     }
-    let (_, other) = flow.sockets(sock_key.role);
+    let (_, other) = flow.sockets(role);
     if !kread::has_unread(other) {
-        flow.renew(sock_key.role);
+        flow.renew(role, &mut end.window);
     }
 }
 
 /// Whether the peer application would read redirected data from its queue. Proxies always do.
 #[inline(always)]
-fn peer_is_nonblocking(sock_key: &SockKey, flow: &mut Flow) -> bool {
-    if !sock_key.is_intra_pod() {
+fn peer_is_nonblocking(end: &mut AccelSock, flow: &mut Flow) -> bool {
+    if !end.is_intra_pod() {
         return true;
     }
-    let (_, other) = flow.sockets(sock_key.role);
-    match kread::is_nonblocking(other) {
-        Some(true) => true,
-        Some(false) => {
-            drain(flow, Reason::AccelSkippedBlocking);
-            false
-        }
-        // The peer is not accepted yet.
-        None => false,
+    if end.peer_f_flags == 0 {
+        let (_, other) = flow.sockets(end.key.role());
+        let Some(addr) = kread::f_flags_addr(other) else {
+            // The peer is not accepted yet.
+            return false;
+        };
+        end.peer_f_flags = addr;
     }
+    if !kread::has_o_nonblock(end.peer_f_flags) {
+        drain(flow, Reason::AccelSkippedBlocking);
+        return false;
+    }
+    true
 }
 
 /// Whether redirection of a direction may start with this message.
 #[inline(always)]
-fn can_start(sock_key: &SockKey, flow: &mut Flow) -> bool {
-    let (own, other) = flow.sockets(sock_key.role);
+fn can_start(end: &AccelSock, flow: &mut Flow) -> bool {
+    let role = end.key.role();
+    let (own, other) = flow.sockets(role);
     // A blocking reader would get `EAGAIN` on a spurious wakeup.
-    if sock_key.is_intra_pod() && kread::is_nonblocking(own) != Some(true) {
+    if end.is_intra_pod() && kread::is_nonblocking(own) != Some(true) {
         drain(flow, Reason::AccelSkippedBlocking);
         return false;
     }
@@ -212,7 +236,7 @@ fn can_start(sock_key: &SockKey, flow: &mut Flow) -> bool {
         return false;
     }
     // Must precede the redirect: the removal of the sockets from the map reads this state.
-    flow.mark_redirected(sock_key.role);
+    flow.mark_redirected(role);
     count(Reason::AccelStarted);
     true
 }
@@ -226,15 +250,15 @@ fn drain(flow: &mut Flow, why: Reason) {
 
 /// Redirects the message to the peer's queue. Without a peer, TCP carries this and every later message.
 #[inline(always)]
-fn redirect(msg: *mut sk_msg_md, sock_key: SockKey) {
-    let mut peer = sock_key.peer();
+fn redirect(msg: *mut sk_msg_md, key: SockKey) {
+    let mut peer = key.peer();
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the context is the kernel's; the key stays on the stack during the call.
     let verdict = unsafe {
         bpf_msg_redirect_hash(msg, map, (&raw mut peer).cast(), u64::from(BPF_F_INGRESS))
     };
     if verdict != i64::from(SK_PASS)
-        && let Some(flow) = maps::flow(sock_key.conn)
+        && let Some(flow) = maps::flow(key)
     {
         drain(flow, Reason::AccelStoppedNoPeer);
     }
@@ -251,24 +275,24 @@ pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
         return;
     }
     let sk = read!(ops, __bindgen_anon_2.sk);
-    let Some(sock_key) = ACCEL_SOCK.load(sk) else {
+    let Some(AccelSock { key, .. }) = ACCEL_SOCK.load(sk) else {
         return;
     };
-    let Some(flow) = maps::flow(sock_key.conn) else {
+    let Some(flow) = maps::flow(key) else {
         return;
     };
     if !flow.poll_drained() {
         return;
     }
-    if has_inflight(flow, sock_key.role) || has_inflight(flow, sock_key.peer().role) {
+    if has_inflight(flow, key.role()) || has_inflight(flow, key.peer().role()) {
         return;
     }
     // The same callback may run for the peer at the same time: one of the two removes the sockets.
-    if ACCEL_FLOWS.remove(sock_key.conn).is_err() {
+    if ACCEL_FLOWS.remove(key.flow()).is_err() {
         return;
     }
-    sockhash_delete(sock_key.peer());
-    sockhash_delete(sock_key);
+    sockhash_delete(key.peer());
+    sockhash_delete(key);
     clear_candidate(sk);
     count(Reason::AccelDrained);
 }
@@ -282,10 +306,10 @@ fn has_inflight(flow: &mut Flow, role: SockRole) -> bool {
 
 /// Removes a socket from the sockhash, if it is there.
 #[inline(always)]
-fn sockhash_delete(mut sock_key: SockKey) {
+fn sockhash_delete(mut key: SockKey) {
     let map = (&raw const SOCK_PAIR_MAP).cast_mut().cast();
     // SAFETY: the key is on the stack for the call.
-    let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut sock_key).cast()) };
+    let _gone = unsafe { bpf_map_delete_elem(map, (&raw mut key).cast()) };
 }
 
 /// An application calls `splice(2)` on a TCP socket, which does not read the queue of redirected
@@ -297,19 +321,19 @@ pub(crate) fn on_splice_read(ctx: &FEntryContext) {
         return;
     }
     let sk = kread::sock_from_socket(ctx.arg::<*const c_void>(0));
-    let Some(sock_key) = ACCEL_SOCK.load(sk) else {
+    let Some(end) = ACCEL_SOCK.load(sk) else {
         return;
     };
-    if sock_key.is_intra_pod() {
-        let _full = SPLICE_NETNS.insert(sock_key.conn.cookie, 0, 0);
+    if end.is_intra_pod() {
+        let _full = SPLICE_NETNS.insert(end.netns_cookie, 0, 0);
     }
-    let Some(flow) = maps::flow(sock_key.conn) else {
+    let Some(flow) = maps::flow(end.key) else {
         return;
     };
     if !flow.is_draining() {
         drain(flow, Reason::AccelStoppedSplice);
     }
-    let (own, _) = flow.sockets(sock_key.role);
+    let (own, _) = flow.sockets(end.key.role());
     if kread::has_unread(own) {
         flow.abort();
         count(Reason::AccelAborted);
@@ -325,9 +349,7 @@ pub(crate) fn netns_splices(cookie: u64) -> bool {
 /// Whether a socket is an end of an accelerated connection.
 #[inline(always)]
 pub(crate) fn is_in_sockhash(sk: *mut bpf_sock) -> bool {
-    ACCEL_SOCK
-        .load(sk)
-        .is_some_and(|sock_key| sock_key.conn.is_complete())
+    ACCEL_SOCK.load(sk).is_some_and(|end| end.is_enrolled())
 }
 
 /// The kernel address of a socket.

@@ -137,12 +137,24 @@ pub(crate) fn has_read_all(reader: u64, sender: u64) -> bool {
 /// Whether the socket's descriptor is nonblocking. `None` before it has one.
 #[inline(always)]
 pub(crate) fn is_nonblocking(socket: u64) -> Option<bool> {
+    f_flags_addr(socket).map(has_o_nonblock)
+}
+
+/// The kernel address of the flags of the socket's descriptor. `None` before it has one; constant after.
+#[inline(always)]
+pub(crate) fn f_flags_addr(socket: u64) -> Option<u64> {
     let socket_ptr = read_u64(socket, offset!(sk_socket));
     if socket_ptr == 0 {
         return None;
     }
     let file = read_u64(socket_ptr, offset!(file));
-    Some(read_u32(file, offset!(f_flags)) & O_NONBLOCK != 0)
+    Some(file.wrapping_add(u64::from(offset!(f_flags))))
+}
+
+/// Whether the flags of a descriptor say that it is nonblocking now.
+#[inline(always)]
+pub(crate) fn has_o_nonblock(f_flags_addr: u64) -> bool {
+    read_u32(f_flags_addr, 0) & O_NONBLOCK != 0
 }
 
 /// Whether the application requested zero-copy completions (`SO_ZEROCOPY`).

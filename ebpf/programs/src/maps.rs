@@ -9,9 +9,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sluice_abi::{
-    Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
-    ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst, OwnAddrKey,
-    OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
+    AccelSock, Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint,
+    Event, Flow, ForeignKey, ForeignUse, InterfaceKey, ListenerKey, NetnsEntry, OrigDst,
+    OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, Reason, SockKey,
     maps::{
         DECIDED_SLOTS, EVENTS_RING_BYTES, FOREIGN_FOUND_RING_BYTES, MAX_ACCEL_FLOWS,
         MAX_ACCEL_SOCKS, MAX_ADDRESSES, MAX_ALIASES, MAX_CONN_RATES, MAX_FOREIGN_BINDS,
@@ -134,10 +134,13 @@ pub(crate) static ORIGINAL_DST: SkStorage<OrigDst> = SkStorage::new();
 pub(crate) static SOCK_PAIR_MAP: SockHash<SockKey, MAX_ACCEL_SOCKS> = SockHash::new();
 
 #[btf_map(name = "accel_sock")]
-pub(crate) static ACCEL_SOCK: SkStorage<SockKey> = SkStorage::new();
+pub(crate) static ACCEL_SOCK: SkStorage<AccelSock> = SkStorage::new();
+
+#[btf_map(name = "accel_conns")]
+pub(crate) static ACCEL_CONNS: LruHashMap<ConnKey, SockKey, MAX_ACCEL_FLOWS> = LruHashMap::new();
 
 #[btf_map(name = "accel_flows")]
-pub(crate) static ACCEL_FLOWS: LruHashMap<ConnKey, Flow, MAX_ACCEL_FLOWS> = LruHashMap::new();
+pub(crate) static ACCEL_FLOWS: LruHashMap<u64, Flow, MAX_ACCEL_FLOWS> = LruHashMap::new();
 
 #[btf_map(name = "conn_rate")]
 pub(crate) static CONN_RATE: LruHashMap<ConnRateKey, RateWindow, MAX_CONN_RATES> =
@@ -182,12 +185,11 @@ pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
 
 /// The state of an accelerated connection.
 #[inline(always)]
-pub(crate) fn flow(conn: ConnKey) -> Option<&'static mut Flow> {
+pub(crate) fn flow(key: SockKey) -> Option<&'static mut Flow> {
     // SAFETY: an evicted entry may belong to another connection before the program ends, and then
-    // briefly has the state of this one: TCP carries a message, or a window is off by one. Only the
-    // sender, whose socket is locked, writes its direction's part; a lost update of the shared part
-    // costs speed, not order.
+    // briefly has the state of this one: TCP carries a message. Only the sender, whose socket is
+    // locked, writes its direction's path; a lost update of the shared part costs speed, not order.
     ACCEL_FLOWS
-        .get_ptr_mut(conn)
+        .get_ptr_mut(key.flow())
         .map(|flow| unsafe { &mut *flow })
 }

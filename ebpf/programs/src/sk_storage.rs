@@ -12,6 +12,8 @@ use aya_ebpf::{
 pub(crate) trait SocketStorage<T> {
     /// The value of a socket. `sk` may be null (`sock_ops` without a full socket).
     fn load<S>(&'static self, sk: *mut S) -> Option<T>;
+    /// The value itself, to be changed. The socket is locked, or nothing else changes the value.
+    fn get_mut<S>(&'static self, sk: *mut S) -> Option<&'static mut T>;
     /// Creates or replaces the value of a socket. `false` if `sk` is null, or if there is no memory.
     fn store<S>(&'static self, sk: *mut S, value: T) -> bool;
     /// Removes the value of a socket, if there is one. `sk` is not null.
@@ -21,13 +23,18 @@ pub(crate) trait SocketStorage<T> {
 impl<T: Copy> SocketStorage<T> for SkStorage<T> {
     #[inline(always)]
     fn load<S>(&'static self, sk: *mut S) -> Option<T> {
+        self.get_mut(sk).copied()
+    }
+
+    #[inline(always)]
+    fn get_mut<S>(&'static self, sk: *mut S) -> Option<&'static mut T> {
         if sk.is_null() {
             return None;
         }
         // SAFETY: the verifier accepts only sockets; the storage outlives the program.
         unsafe {
             let found = bpf_sk_storage_get(map(self), sk.cast(), core::ptr::null_mut(), 0);
-            found.cast::<T>().as_ref().copied()
+            found.cast::<T>().as_mut()
         }
     }
 

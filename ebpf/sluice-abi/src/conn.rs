@@ -102,25 +102,6 @@ pub struct ConnKey {
     pub server: Endpoint,
 }
 
-impl ConnKey {
-    /// A connection of which only the cookie is known.
-    #[must_use]
-    pub const fn placeholder(cookie: u64) -> Self {
-        let nowhere = Endpoint::new(Addr::UNSPECIFIED, Port::new(0));
-        Self {
-            cookie,
-            client: nowhere,
-            server: nowhere,
-        }
-    }
-
-    /// Whether the addresses are known.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        !self.server.port.const_eq(Port::new(0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

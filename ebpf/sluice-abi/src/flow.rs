@@ -1,6 +1,6 @@
 //! The state machine of an accelerated connection: its ends, its windows and its drain.
 
-use crate::{ConnKey, SockRole};
+use crate::SockRole;
 
 /// The number of bytes that a direction may redirect before its window is reset. A reset needs a reply
 /// and an empty receive queue afterwards. One-way traffic, and unread data, move the connection back to
@@ -9,48 +9,105 @@ pub const REDIRECT_WINDOW_BYTES: u32 = 256 * 1024;
 /// The program inspects the receive queue only above this number of bytes.
 const LOOK_AT: u32 = REDIRECT_WINDOW_BYTES / 2;
 
-/// One end of an accelerated connection. Key of `sock_pair_map`, value of the socket storage
-/// `accel_sock`.
-#[repr(C)]
+/// The name of one end of an accelerated connection. Key of `sock_pair_map`, and value of `accel_conns`.
+///
+/// Bit 0 is the end, the other bits are the socket cookie of the connection's client: the kernel never
+/// gives it to another socket. Every message hashes this key, so it is as short as it can be.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SockKey {
-    /// The connection. Its cookie is that of the network namespace of both ends, or zero for a
-    /// connection between two Pods, whose addresses are unique on a node.
-    pub conn: ConnKey,
-    /// The end.
-    pub role: SockRole,
-    /// Always zero: keeps the size a multiple of the alignment.
-    pub pad: u32,
-}
+pub struct SockKey(u64);
 
 impl SockKey {
-    /// An end of a connection.
-    #[must_use]
-    pub const fn new(conn: ConnKey, role: SockRole) -> Self {
-        Self { conn, role, pad: 0 }
-    }
+    /// No end.
+    pub const NONE: Self = Self(0);
 
-    /// The client end of a connection whose addresses are not known yet.
+    /// The client end of a connection, by the cookie of its socket.
     #[must_use]
-    pub const fn pending(cookie: u64) -> Self {
-        Self::new(ConnKey::placeholder(cookie), SockRole::CLIENT)
+    pub const fn client(socket_cookie: u64) -> Self {
+        Self(socket_cookie << 1)
     }
 
     /// The other end.
     #[must_use]
     pub const fn peer(self) -> Self {
-        let role = if self.role.const_eq(SockRole::CLIENT) {
-            SockRole::SERVER
-        } else {
+        Self(self.0 ^ 1)
+    }
+
+    /// The end.
+    #[must_use]
+    pub const fn role(self) -> SockRole {
+        if self.0 & 1 == 0 {
             SockRole::CLIENT
-        };
-        Self::new(self.conn, role)
+        } else {
+            SockRole::SERVER
+        }
+    }
+
+    /// The connection: the socket cookie of its client. Key of `accel_flows`.
+    #[must_use]
+    pub const fn flow(self) -> u64 {
+        self.0 >> 1
+    }
+}
+
+/// One end of an accelerated connection, or a candidate. Value of the socket storage `accel_sock`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccelSock {
+    /// The end; [`SockKey::NONE`] for a candidate.
+    pub key: SockKey,
+    /// Cookie of the network namespace of both ends, or zero for a connection between two Pods.
+    pub netns_cookie: u64,
+    /// The kernel address of the flags of the peer's file; zero if it is not known yet.
+    pub peer_f_flags: u64,
+    /// The window of the messages from this end. Its socket is locked during every access.
+    pub window: Window,
+    /// Always zero: keeps the size a multiple of the alignment.
+    pub pad: u32,
+}
+
+impl AccelSock {
+    /// A client that is not established: its end has no name yet.
+    #[must_use]
+    pub const fn candidate(netns_cookie: u64) -> Self {
+        Self::new(SockKey::NONE, netns_cookie)
+    }
+
+    /// An established end.
+    #[must_use]
+    pub const fn new(key: SockKey, netns_cookie: u64) -> Self {
+        Self {
+            key,
+            netns_cookie,
+            peer_f_flags: 0,
+            window: Window(0),
+            pad: 0,
+        }
+    }
+
+    /// Whether the socket is in `sock_pair_map`.
+    #[must_use]
+    pub const fn is_enrolled(&self) -> bool {
+        self.key.0 != SockKey::NONE.0
     }
 
     /// Whether one end is an application. Otherwise both ends are proxies.
     #[must_use]
     pub const fn is_intra_pod(&self) -> bool {
-        self.conn.cookie != 0
+        self.netns_cookie != 0
+    }
+}
+
+/// The bytes that an end has redirected since its peer's queue was last seen empty: an upper bound of
+/// what that queue holds.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window(u32);
+
+impl Window {
+    /// The bytes after a message of `size` bytes.
+    const fn with(self, size: u32) -> u32 {
+        self.0.saturating_add(size)
     }
 }
 
@@ -61,18 +118,16 @@ struct Direction {
     /// The kernel address of the sending socket; zero if it is not known. The socket may already be
     /// freed.
     socket: u64,
-    /// Bytes since the receive queue was last seen empty: an upper bound of its content.
-    in_window: u32,
     /// The path of the messages.
     path: Path,
-    /// One if the other direction has sent a message since then, otherwise zero.
-    answered: u16,
+    /// One if the other direction has sent a message since the window was reset, otherwise zero.
+    answered: u32,
 }
 
 /// The path that the messages of a direction use.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Path(u16);
+struct Path(u32);
 
 impl Path {
     /// TCP, since the start.
@@ -84,6 +139,9 @@ impl Path {
 }
 
 /// Both directions of an accelerated connection. Value of `accel_flows`.
+///
+/// Both ends read it for each message, on two processors. So a message writes to it only if something
+/// changes: what changes with each message is in [`AccelSock`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -138,7 +196,6 @@ impl Flow {
     pub const fn new(socket: u64) -> Self {
         const IDLE: Direction = Direction {
             socket: 0,
-            in_window: 0,
             path: Path::TCP,
             answered: 0,
         };
@@ -165,16 +222,14 @@ impl Flow {
     /// Whether the window of `role` may be reset before its next message of `size` bytes, if the peer's
     /// queue is empty. The program inspects the queue only if this is `true`.
     #[must_use]
-    pub const fn may_renew(&mut self, role: SockRole, size: u32) -> bool {
-        let (own, _) = self.directions(role);
-        own.answered != 0 && own.in_window.saturating_add(size) > LOOK_AT
+    pub const fn may_renew(&mut self, role: SockRole, window: Window, size: u32) -> bool {
+        window.with(size) > LOOK_AT && self.directions(role).0.answered != 0
     }
 
     /// Resets the window of `role`: its reader has no redirected data left.
-    pub const fn renew(&mut self, role: SockRole) {
-        let (own, _) = self.directions(role);
-        own.in_window = 0;
-        own.answered = 0;
+    pub const fn renew(&mut self, role: SockRole, window: &mut Window) {
+        *window = Window(0);
+        self.directions(role).0.answered = 0;
     }
 
     /// Accounts for a message of `size` bytes from `role`, and returns its verdict.
@@ -182,7 +237,7 @@ impl Flow {
     /// A message is a reply to the other direction, but no proof that its sender has read the data: see
     /// [`Flow::renew`].
     #[must_use]
-    pub const fn account(&mut self, role: SockRole, size: u32) -> SendVerdict {
+    pub const fn account(&mut self, role: SockRole, window: &mut Window, size: u32) -> SendVerdict {
         if self.aborted != 0 {
             return SendVerdict::Drop;
         }
@@ -194,13 +249,15 @@ impl Flow {
             }
             return SendVerdict::Pass;
         }
-        other.answered = 1;
-        let in_window = own.in_window.saturating_add(size);
-        if in_window > REDIRECT_WINDOW_BYTES {
+        if other.answered == 0 {
+            other.answered = 1;
+        }
+        let after = window.with(size);
+        if after > REDIRECT_WINDOW_BYTES {
             self.start_drain();
             return SendVerdict::WindowExceeded;
         }
-        own.in_window = in_window;
+        *window = Window(after);
         if own.path.0 == Path::TCP.0 {
             SendVerdict::StartRedirect
         } else {
@@ -270,89 +327,122 @@ mod tests {
 
     const HALF: u32 = REDIRECT_WINDOW_BYTES / 2;
 
+    /// A connection with the windows of both its ends.
+    struct Conn {
+        flow: Flow,
+        windows: [Window; 2],
+    }
+
+    impl Conn {
+        fn new() -> Self {
+            Self {
+                flow: Flow::new(1),
+                windows: [Window::default(); 2],
+            }
+        }
+
+        fn redirected(roles: &[SockRole]) -> Self {
+            let mut conn = Self::new();
+            for role in roles {
+                conn.flow.mark_redirected(*role);
+            }
+            conn
+        }
+
+        fn window(&mut self, role: SockRole) -> &mut Window {
+            let [client, server] = &mut self.windows;
+            if role == SockRole::CLIENT {
+                client
+            } else {
+                server
+            }
+        }
+
+        /// A message of which nothing is known about its reader.
+        fn send(&mut self, role: SockRole, size: u32) -> SendVerdict {
+            let mut window = *self.window(role);
+            let verdict = self.flow.account(role, &mut window, size);
+            *self.window(role) = window;
+            verdict
+        }
+
+        fn may_renew(&mut self, role: SockRole, size: u32) -> bool {
+            let window = *self.window(role);
+            self.flow.may_renew(role, window, size)
+        }
+
+        fn renew(&mut self, role: SockRole) {
+            let mut window = *self.window(role);
+            self.flow.renew(role, &mut window);
+            *self.window(role) = window;
+        }
+
+        /// A message as the program accounts for it; `is_read` says that the peer's queue is empty.
+        fn message(&mut self, role: SockRole, size: u32, is_read: bool) -> SendVerdict {
+            if self.may_renew(role, size) && is_read {
+                self.renew(role);
+            }
+            self.send(role, size)
+        }
+    }
+
     #[test]
     fn redirection_starts_once_per_direction() {
-        let mut flow = Flow::new(1);
-        assert_eq!(
-            flow.account(SockRole::CLIENT, 1),
-            SendVerdict::StartRedirect
-        );
-        assert_eq!(
-            flow.account(SockRole::CLIENT, 1),
-            SendVerdict::StartRedirect
-        );
-        assert!(!flow.was_redirected(SockRole::CLIENT));
-        flow.mark_redirected(SockRole::CLIENT);
-        assert_eq!(flow.account(SockRole::CLIENT, 1), SendVerdict::Redirect);
-        assert_eq!(
-            flow.account(SockRole::SERVER, 1),
-            SendVerdict::StartRedirect
-        );
-        assert!(flow.was_redirected(SockRole::CLIENT));
-        assert!(!flow.was_redirected(SockRole::SERVER));
+        let mut conn = Conn::new();
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::StartRedirect);
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::StartRedirect);
+        assert!(!conn.flow.was_redirected(SockRole::CLIENT));
+        conn.flow.mark_redirected(SockRole::CLIENT);
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::Redirect);
+        assert_eq!(conn.send(SockRole::SERVER, 1), SendVerdict::StartRedirect);
+        assert!(conn.flow.was_redirected(SockRole::CLIENT));
+        assert!(!conn.flow.was_redirected(SockRole::SERVER));
     }
 
     #[test]
     fn drained_flows_are_never_redirected_again() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
-        flow.start_drain();
-        assert!(flow.was_redirected(SockRole::CLIENT));
-        assert_eq!(flow.account(SockRole::CLIENT, 1), SendVerdict::Pass);
-        assert_eq!(flow.account(SockRole::SERVER, 1), SendVerdict::Pass);
-        assert_eq!(flow.account(SockRole::CLIENT, 1), SendVerdict::Pass);
-        assert!(!flow.was_redirected(SockRole::CLIENT));
+        let mut conn = Conn::redirected(&[SockRole::CLIENT]);
+        conn.flow.start_drain();
+        assert!(conn.flow.was_redirected(SockRole::CLIENT));
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::Pass);
+        assert_eq!(conn.send(SockRole::SERVER, 1), SendVerdict::Pass);
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::Pass);
+        assert!(!conn.flow.was_redirected(SockRole::CLIENT));
     }
 
     #[test]
     fn window_overflow_stops_both_directions() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
-        assert_eq!(flow.account(SockRole::CLIENT, HALF), SendVerdict::Redirect);
-        assert_eq!(flow.account(SockRole::CLIENT, HALF), SendVerdict::Redirect);
-        assert_eq!(
-            flow.account(SockRole::CLIENT, 1),
-            SendVerdict::WindowExceeded
-        );
-        assert_eq!(flow.account(SockRole::CLIENT, 1), SendVerdict::Pass);
-        assert_eq!(flow.account(SockRole::SERVER, 1), SendVerdict::Pass);
-    }
-
-    /// Accounts for a message as the program does; `is_read` says that the peer's queue is empty.
-    fn message(flow: &mut Flow, role: SockRole, size: u32, is_read: bool) -> SendVerdict {
-        if flow.may_renew(role, size) && is_read {
-            flow.renew(role);
-        }
-        flow.account(role, size)
+        let mut conn = Conn::redirected(&[SockRole::CLIENT]);
+        assert_eq!(conn.send(SockRole::CLIENT, HALF), SendVerdict::Redirect);
+        assert_eq!(conn.send(SockRole::CLIENT, HALF), SendVerdict::Redirect);
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::WindowExceeded);
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::Pass);
+        assert_eq!(conn.send(SockRole::SERVER, 1), SendVerdict::Pass);
     }
 
     #[test]
     fn budget_is_renewed_by_an_answer_once_all_is_read() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
-        flow.mark_redirected(SockRole::SERVER);
+        let mut conn = Conn::redirected(&[SockRole::CLIENT, SockRole::SERVER]);
         for _ in 0..10 {
-            let client = message(&mut flow, SockRole::CLIENT, REDIRECT_WINDOW_BYTES, true);
+            let client = conn.message(SockRole::CLIENT, REDIRECT_WINDOW_BYTES, true);
             assert_eq!(client, SendVerdict::Redirect);
             assert_eq!(
-                message(&mut flow, SockRole::SERVER, 1, true),
+                conn.message(SockRole::SERVER, 1, true),
                 SendVerdict::Redirect
             );
         }
-        let client = message(&mut flow, SockRole::CLIENT, u32::MAX, true);
+        let client = conn.message(SockRole::CLIENT, u32::MAX, true);
         assert_eq!(client, SendVerdict::WindowExceeded);
     }
 
     #[test]
     fn budget_bounds_unread_bytes_despite_answers() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
-        flow.mark_redirected(SockRole::SERVER);
+        let mut conn = Conn::redirected(&[SockRole::CLIENT, SockRole::SERVER]);
         let mut unread = 0;
-        while message(&mut flow, SockRole::CLIENT, 1000, false) == SendVerdict::Redirect {
+        while conn.message(SockRole::CLIENT, 1000, false) == SendVerdict::Redirect {
             unread += 1000;
             assert_eq!(
-                message(&mut flow, SockRole::SERVER, 1, true),
+                conn.message(SockRole::SERVER, 1, true),
                 SendVerdict::Redirect
             );
         }
@@ -364,50 +454,45 @@ mod tests {
 
     #[test]
     fn budget_is_not_renewed_by_reading_alone() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
+        let mut conn = Conn::redirected(&[SockRole::CLIENT]);
         for _ in 0..4 {
-            let client = message(&mut flow, SockRole::CLIENT, REDIRECT_WINDOW_BYTES / 4, true);
+            let client = conn.message(SockRole::CLIENT, REDIRECT_WINDOW_BYTES / 4, true);
             assert_eq!(client, SendVerdict::Redirect);
         }
         assert_eq!(
-            message(&mut flow, SockRole::CLIENT, 1, true),
+            conn.message(SockRole::CLIENT, 1, true),
             SendVerdict::WindowExceeded
         );
     }
 
     #[test]
     fn reader_is_checked_late_and_after_an_answer() {
-        let mut flow = Flow::new(1);
-        flow.mark_redirected(SockRole::CLIENT);
-        assert!(!flow.may_renew(SockRole::CLIENT, REDIRECT_WINDOW_BYTES));
-        assert_eq!(
-            flow.account(SockRole::SERVER, 1),
-            SendVerdict::StartRedirect
-        );
-        assert!(!flow.may_renew(SockRole::CLIENT, LOOK_AT));
-        assert!(flow.may_renew(SockRole::CLIENT, LOOK_AT + 1));
-        flow.renew(SockRole::CLIENT);
-        assert!(!flow.may_renew(SockRole::CLIENT, REDIRECT_WINDOW_BYTES));
+        let mut conn = Conn::redirected(&[SockRole::CLIENT]);
+        assert!(!conn.may_renew(SockRole::CLIENT, REDIRECT_WINDOW_BYTES));
+        assert_eq!(conn.send(SockRole::SERVER, 1), SendVerdict::StartRedirect);
+        assert!(!conn.may_renew(SockRole::CLIENT, LOOK_AT));
+        assert!(conn.may_renew(SockRole::CLIENT, LOOK_AT + 1));
+        conn.renew(SockRole::CLIENT);
+        assert!(!conn.may_renew(SockRole::CLIENT, REDIRECT_WINDOW_BYTES));
     }
 
     #[test]
     fn drained_after_one_quiescent_period() {
-        let mut flow = Flow::new(1);
-        assert!(!flow.poll_drained() && !flow.poll_drained());
-        flow.start_drain();
-        assert!(!flow.poll_drained());
-        flow.start_drain();
-        assert!(flow.poll_drained() && flow.poll_drained());
+        let mut conn = Conn::new();
+        assert!(!conn.flow.poll_drained() && !conn.flow.poll_drained());
+        conn.flow.start_drain();
+        assert!(!conn.flow.poll_drained());
+        conn.flow.start_drain();
+        assert!(conn.flow.poll_drained() && conn.flow.poll_drained());
     }
 
     #[test]
     fn aborted_flows_drop_every_message() {
-        let mut flow = Flow::new(1);
-        flow.abort();
-        assert_eq!(flow.account(SockRole::SERVER, 1), SendVerdict::Drop);
-        flow.start_drain();
-        assert_eq!(flow.account(SockRole::CLIENT, 1), SendVerdict::Drop);
+        let mut conn = Conn::new();
+        conn.flow.abort();
+        assert_eq!(conn.send(SockRole::SERVER, 1), SendVerdict::Drop);
+        conn.flow.start_drain();
+        assert_eq!(conn.send(SockRole::CLIENT, 1), SendVerdict::Drop);
     }
 
     #[test]
@@ -419,9 +504,22 @@ mod tests {
     }
 
     #[test]
-    fn sock_key_peer_is_symmetric() {
-        let client = SockKey::pending(7);
-        assert_eq!(client.peer().role, SockRole::SERVER);
+    fn sock_keys_name_both_ends_of_one_connection() {
+        let client = SockKey::client(7);
+        assert_eq!(
+            (client.role(), client.peer().role()),
+            (SockRole::CLIENT, SockRole::SERVER)
+        );
+        assert_eq!((client.flow(), client.peer().flow()), (7, 7));
         assert_eq!(client.peer().peer(), client);
+        assert_ne!(client.peer(), SockKey::client(8));
+    }
+
+    #[test]
+    fn candidates_are_not_enrolled() {
+        assert!(!AccelSock::candidate(7).is_enrolled());
+        assert!(AccelSock::new(SockKey::client(7), 0).is_enrolled());
+        assert!(AccelSock::candidate(7).is_intra_pod());
+        assert!(!AccelSock::candidate(0).is_intra_pod());
     }
 }

@@ -4,8 +4,8 @@
 use core::mem::{align_of, size_of};
 
 use crate::{
-    ABI_VERSION, AliasKey, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event, Flow,
-    ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
+    ABI_VERSION, AccelSock, AliasKey, BeforeProxy, CidrKey, ConnKey, ConnRateKey, Endpoint, Event,
+    Flow, ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
     OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, PortKey, RateWindow, SockKey, maps,
 };
 
@@ -19,6 +19,7 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (size_of::<OrigDst>(), align_of::<OrigDst>()),
         (size_of::<ConnKey>(), align_of::<ConnKey>()),
         (size_of::<SockKey>(), align_of::<SockKey>()),
+        (size_of::<AccelSock>(), align_of::<AccelSock>()),
         (size_of::<Flow>(), align_of::<Flow>()),
         (size_of::<ConnRateKey>(), align_of::<ConnRateKey>()),
         (size_of::<KernelOffsets>(), align_of::<KernelOffsets>()),
@@ -42,7 +43,8 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (16, 8),
         (24, 4),
         (48, 8),
-        (56, 8),
+        (8, 8),
+        (32, 8),
         (40, 8),
         (32, 8),
         (56, 4),
@@ -59,7 +61,7 @@ fn the_layout_is_the_one_recorded_for_this_abi_version() {
         (16, 8),
         (40, 8),
     ];
-    assert_eq!((ABI_VERSION, layout), (11, recorded));
+    assert_eq!((ABI_VERSION, layout), (12, recorded));
 }
 
 /// A daemon adopts pinned maps as they are: with another size, the shares of Pods would not fit.
@@ -85,5 +87,5 @@ fn map_sizes_are_those_recorded_for_this_abi_version() {
         16_384, 4096, 65_536, 1_048_576, 4096, 16_384, 16_384, 16_384, 1024, 131_072, 8192, 8192,
         32_768, 4096,
     ];
-    assert_eq!((ABI_VERSION, sizes), (11, recorded));
+    assert_eq!((ABI_VERSION, sizes), (12, recorded));
 }

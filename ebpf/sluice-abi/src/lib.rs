@@ -38,7 +38,7 @@ pub use filter::{
     CidrKey, InterfaceKey, NetworkPrefix, OwnAddrKey, OwnerGroupKey, PortBitmap, PortKey, PortList,
     PortPrefix,
 };
-pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey};
+pub use flow::{AccelSock, Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey, Window};
 pub use kernel_offsets::{CredOffsets, KernelOffsets};
 pub use listener::{ForeignKey, ForeignUse, ListenerKey};
 pub use original_source::{SourceVerdict, original_source};
@@ -51,4 +51,4 @@ pub use usage::{AliasUsage, BeforeProxy, PodCounter, PodCounters};
 ///
 /// It changes whenever a map's key, value, type or size changes; a test compares the layout with the
 /// recorded layout of this number.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;

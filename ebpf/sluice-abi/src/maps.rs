@@ -91,9 +91,13 @@ pub const NODE_CONNS: &str = "node_conns";
 pub const ORIGINAL_DST: &str = "original_dst";
 /// [`SockKey`](crate::SockKey) → socket: ends of accelerated connections.
 pub const SOCK_PAIR_MAP: &str = "sock_pair_map";
-/// Socket → [`SockKey`](crate::SockKey): the connection and the end that the socket is.
+/// Socket → [`AccelSock`](crate::AccelSock): the connection and the end that the socket is.
 pub const ACCEL_SOCK: &str = "accel_sock";
-/// [`ConnKey`](crate::ConnKey) → [`Flow`](crate::Flow): the state of both directions.
+/// [`ConnKey`](crate::ConnKey) → [`SockKey`](crate::SockKey) of the client end: the accelerated connections
+/// by their addresses. The cookie of the key is that of the network namespace of both ends, or zero for a
+/// connection between two Pods, whose addresses are unique on a node.
+pub const ACCEL_CONNS: &str = "accel_conns";
+/// Socket cookie (`u64`) of the client end → [`Flow`](crate::Flow): the state of both directions.
 pub const ACCEL_FLOWS: &str = "accel_flows";
 /// [`ConnRateKey`](crate::ConnRateKey) → [`RateWindow`](crate::RateWindow): connections to one
 /// destination in this second.
@@ -118,7 +122,7 @@ pub const POD_COUNTERS: &str = "pod_counters";
 pub const COUNTERS: &str = "counters";
 
 /// All maps. Every one is pinned and outlives the daemon.
-pub const ALL: [&str; 44] = [
+pub const ALL: [&str; 45] = [
     LOCAL_POD_IPS,
     PROCESS_IP,
     PORTS,
@@ -154,6 +158,7 @@ pub const ALL: [&str; 44] = [
     ORIGINAL_DST,
     SOCK_PAIR_MAP,
     ACCEL_SOCK,
+    ACCEL_CONNS,
     ACCEL_FLOWS,
     CONN_RATE,
     SPLICE_NETNS,

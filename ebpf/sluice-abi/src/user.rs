@@ -6,7 +6,7 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use crate::{
     Addr, AliasKey, AliasUsage, BeforeProxy, CidrKey, ConnKey, CredOffsets, Endpoint, Event, Flow,
     ForeignKey, ForeignUse, InterfaceKey, KernelOffsets, ListenerKey, NetnsEntry, OrigDst,
-    OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, Port, PortKey,
+    OwnAddrKey, OwnerGroupKey, PodConfig, PodCounters, Port, PortKey, SockKey,
 };
 
 macro_rules! pods {
@@ -30,6 +30,7 @@ pods!(
     Flow,
     OrigDst,
     ConnKey,
+    SockKey,
     PortKey,
     CidrKey,
     InterfaceKey,

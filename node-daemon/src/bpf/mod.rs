@@ -44,7 +44,7 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use serde::Deserialize;
 use sluice_abi::{
     Addr, AliasKey, AliasUsage, BeforeProxy, ConnKey, Endpoint, Flow, ForeignKey, ForeignUse,
-    KernelOffsets, NetnsEntry, PodConfig, PodCounters, maps,
+    KernelOffsets, NetnsEntry, PodConfig, PodCounters, SockKey, maps,
 };
 
 use attach::EnabledHooks;
@@ -111,7 +111,8 @@ pub(crate) struct Datapath {
     dns_capture: TypedMap<u64, u8>,
     alias_to_dst: TypedMap<AliasKey, Endpoint>,
     alias_usage: TypedMap<u64, AliasUsage>,
-    accel_flows: TypedMap<ConnKey, Flow>,
+    accel_conns: TypedMap<ConnKey, SockKey>,
+    accel_flows: TypedMap<u64, Flow>,
     pending_pods: Array<MapData, u64>,
     monitor_until: Array<MapData, u64>,
     foreign_binds: ForeignBinds,
@@ -164,6 +165,7 @@ impl Datapath {
             dns_capture: TypedMap::open(&mut loaded, maps::DNS_CAPTURE)?,
             alias_to_dst: TypedMap::open(&mut loaded, maps::ALIAS_TO_DST)?,
             alias_usage: TypedMap::open(&mut loaded, maps::ALIAS_USAGE)?,
+            accel_conns: TypedMap::open(&mut loaded, maps::ACCEL_CONNS)?,
             accel_flows: TypedMap::open(&mut loaded, maps::ACCEL_FLOWS)?,
             pending_pods: typed_map::open(&mut loaded, maps::PENDING_PODS)?,
             monitor_until: typed_map::open(&mut loaded, maps::MONITOR_UNTIL)?,
@@ -402,8 +404,9 @@ impl Datapath {
                 client,
                 server,
             };
-            if let Some(flow) = self.accel_flows.get(key)? {
-                return Ok(flow.is_redirected());
+            if let Some(client) = self.accel_conns.get(key)? {
+                let flow = self.accel_flows.get(client.flow())?;
+                return Ok(flow.is_some_and(|flow| flow.is_redirected()));
             }
         }
         Ok(false)

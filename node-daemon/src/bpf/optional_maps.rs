@@ -1,5 +1,5 @@
 //! The sizes of the maps that only acceleration or only ambient mode uses: the kernel allocates most of
-//! them whole, 8 MiB and 1 MiB.
+//! them whole, 9 MiB and 1 MiB.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::{Error, Options, pins, pins::Generation};
 /// The maps of acceleration.
 const ACCELERATION: &[&str] = &[
     maps::SOCK_PAIR_MAP,
+    maps::ACCEL_CONNS,
     maps::ACCEL_FLOWS,
     maps::CONN_RATE,
     maps::SPLICE_NETNS,

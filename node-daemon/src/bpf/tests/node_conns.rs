@@ -124,7 +124,10 @@ fn fill(lab: &Lab) {
     let pin = lab.datapath.generation.map(maps::NODE_CONNS);
     let map = Map::LruHashMap(MapData::from_pin(pin).unwrap());
     let mut map: HashMap<_, ConnKey, u8> = map.try_into().unwrap();
-    let mut conn = ConnKey::placeholder(7);
+    let mut conn = ConnKey {
+        cookie: 7,
+        ..ConnKey::default()
+    };
     for index in 0..4 * u32::try_from(maps::MAX_NODE_CONNS).unwrap() {
         conn.client = Endpoint::new(Addr::v4(index), Port::new(1));
         map.insert(conn, 0, 0).unwrap();
