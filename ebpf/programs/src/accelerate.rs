@@ -21,13 +21,13 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_F_INGRESS, BPF_SOCK_OPS_RTT_CB_FLAG, bpf_sock, bpf_sock_ops,
+        BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, bpf_sock, bpf_sock_ops,
         sk_action::{SK_DROP, SK_PASS},
         sk_msg_md,
     },
     cty::c_void,
     helpers::{
-        bpf_get_socket_cookie, bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sock_hash_update,
+        bpf_ktime_get_ns, bpf_map_delete_elem, bpf_msg_redirect_hash, bpf_sock_hash_update,
         bpf_sock_ops_cb_flags_set,
     },
     programs::{FEntryContext, SkMsgContext},
@@ -42,15 +42,48 @@ use crate::{
     sk_storage::SocketStorage as _,
 };
 
-/// Marks a connecting socket as a candidate. The addresses of its connection are not known yet.
+/// Marks a connecting socket as a candidate. The addresses of its connection are not known yet. A socket
+/// that had an accelerated connection before leaves the sockhash first: see [`remove_reconnecting`].
 #[inline(always)]
 pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
-    ACCEL_SOCK.store(sk, AccelSock::candidate(cookie));
+    let candidate = AccelSock::candidate(cookie);
+    if let Some(end) = ACCEL_SOCK.get_or_insert(sk, candidate)
+        && !end.is_enrolled()
+    {
+        *end = candidate;
+    }
 }
 
-/// Removes the candidate mark, if there is one.
+/// Removes the mark of a connecting socket, if there is one.
 #[inline(always)]
 pub(crate) fn clear_candidate(sk: *mut bpf_sock) {
+    if ACCEL_SOCK.load(sk).is_some_and(|end| !end.is_enrolled()) {
+        ACCEL_SOCK.remove(sk);
+    }
+}
+
+/// A socket connects. `connect(2)` with `AF_UNSPEC` has ended its earlier connection and left it in the
+/// sockhash: a message of the earlier peer would reach the queue of the new connection, whose reader would
+/// also read what is left there.
+#[inline(always)]
+pub(crate) fn remove_reconnecting(ops: *mut bpf_sock_ops) {
+    // Enrolled sockets have the flag, and almost no other one.
+    if read!(ops, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTT_CB_FLAG == 0 {
+        return;
+    }
+    let sk = read!(ops, __bindgen_anon_2.sk);
+    if let Some(end) = ACCEL_SOCK.load(sk)
+        && end.is_enrolled()
+    {
+        remove_end(sk, end);
+    }
+}
+
+/// Removes an end and its connection. The kernel drops what its queue holds.
+#[inline(always)]
+fn remove_end(sk: *mut bpf_sock, end: AccelSock) {
+    sockhash_delete(end.key);
+    let _absent = ACCEL_FLOWS.remove(end.key.number());
     ACCEL_SOCK.remove(sk);
 }
 
@@ -65,28 +98,48 @@ pub(crate) fn add_client_to_sockhash(
     let Some(candidate) = ACCEL_SOCK.load(sk).filter(|_| kread::offsets_valid()) else {
         return;
     };
+    if candidate.is_enrolled() {
+        // Another program's flags have hidden it from `remove_reconnecting`.
+        remove_end(sk, candidate);
+        return;
+    }
     // Data in the SYN (TCP Fast Open) went through TCP.
     let silent = read!(ops, data_segs_out) == 0;
     let Some(conn) = conn_in(candidate.netns_cookie).filter(|_| silent) else {
         clear_candidate(sk);
         return;
     };
-    // SAFETY: the context is the kernel's, and has a full socket.
-    let key = SockKey::client(unsafe { bpf_get_socket_cookie(ops.cast()) });
-    let fresh = ACCEL_FLOWS.insert(key.flow(), Flow::new(sock_addr(sk)), u64::from(BPF_ANY));
-    if fresh.is_ok() && add_candidate(ops, AccelSock::new(key, candidate.netns_cookie), conn) {
-        return;
+    // SAFETY: the helper has no arguments.
+    let key = SockKey::client(unsafe { bpf_ktime_get_ns() });
+    if !add_candidate(ops, AccelSock::new(key, candidate.netns_cookie), conn) {
+        // An earlier connection may have used the same ports.
+        let _absent = ACCEL_CONNS.remove(conn);
+        ACCEL_SOCK.remove(sk);
     }
-    // An earlier connection may have used the same ports.
-    let _absent = ACCEL_CONNS.remove(conn);
-    let _absent = ACCEL_FLOWS.remove(key.flow());
-    clear_candidate(sk);
 }
 
 /// Adds the client end to the sockhash, and its connection to `accel_conns`, where the server end finds it.
 #[inline(always)]
 fn add_candidate(ops: *mut bpf_sock_ops, end: AccelSock, conn: ConnKey) -> bool {
     let sk = read!(ops, __bindgen_anon_2.sk);
+    let flow = Flow::new(sock_addr(sk));
+    // Two processors may enroll in the same nanosecond: the number is the first one's.
+    let named = ACCEL_FLOWS.insert(end.key.number(), flow, u64::from(BPF_NOEXIST));
+    if named.is_err() {
+        return false;
+    }
+    let added = ACCEL_CONNS
+        .insert(conn, end.key, u64::from(BPF_ANY))
+        .is_ok()
+        && add_client(ops, sk, end);
+    if !added {
+        let _absent = ACCEL_FLOWS.remove(end.key.number());
+    }
+    added
+}
+
+#[inline(always)]
+fn add_client(ops: *mut bpf_sock_ops, sk: *mut bpf_sock, end: AccelSock) -> bool {
     let Some(flow) = maps::flow(end.key) else {
         return false;
     };
@@ -96,9 +149,6 @@ fn add_candidate(ops: *mut bpf_sock_ops, end: AccelSock, conn: ConnKey) -> bool 
         return false;
     }
     add_to_sockhash(ops, (sk, own), end)
-        && ACCEL_CONNS
-            .insert(conn, end.key, u64::from(BPF_ANY))
-            .is_ok()
 }
 
 /// The server end is established: adds it to the sockhash if the client end is in it.
@@ -116,12 +166,14 @@ pub(crate) fn add_server_to_sockhash(ops: *mut bpf_sock_ops, conn: ConnKey) {
     let Some(flow) = maps::flow(end.key) else {
         return;
     };
-    flow.set_server_sock(sock_addr(sk));
+    if !flow.set_server_sock(sock_addr(sk)) {
+        return;
+    }
     // The verifier must see a scalar here: it permits no arithmetic on a socket pointer.
     let (own, _) = black_box(&mut *flow).sockets(SockRole::SERVER);
     if !add_to_sockhash(ops, (sk, own), end) {
         flow.start_drain();
-        clear_candidate(sk);
+        ACCEL_SOCK.remove(sk);
     }
 }
 
@@ -288,12 +340,12 @@ pub(crate) fn remove_if_drained(ops: *mut bpf_sock_ops) {
         return;
     }
     // The same callback may run for the peer at the same time: one of the two removes the sockets.
-    if ACCEL_FLOWS.remove(key.flow()).is_err() {
+    if ACCEL_FLOWS.remove(key.number()).is_err() {
         return;
     }
     sockhash_delete(key.peer());
     sockhash_delete(key);
-    clear_candidate(sk);
+    ACCEL_SOCK.remove(sk);
     count(Reason::AccelDrained);
 }
 

@@ -140,7 +140,8 @@ pub(crate) fn is_nonblocking(socket: u64) -> Option<bool> {
     f_flags_addr(socket).map(has_o_nonblock)
 }
 
-/// The kernel address of the flags of the socket's descriptor. `None` before it has one; constant after.
+/// The kernel address of the flags of the socket's descriptor, which does not change until the socket is
+/// closed. `None` before it has one.
 #[inline(always)]
 pub(crate) fn f_flags_addr(socket: u64) -> Option<u64> {
     let socket_ptr = read_u64(socket, offset!(sk_socket));

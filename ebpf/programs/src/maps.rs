@@ -190,6 +190,6 @@ pub(crate) fn flow(key: SockKey) -> Option<&'static mut Flow> {
     // briefly has the state of this one: TCP carries a message. Only the sender, whose socket is
     // locked, writes its direction's path; a lost update of the shared part costs speed, not order.
     ACCEL_FLOWS
-        .get_ptr_mut(key.flow())
+        .get_ptr_mut(key.number())
         .map(|flow| unsafe { &mut *flow })
 }

@@ -14,6 +14,8 @@ pub(crate) trait SocketStorage<T> {
     fn load<S>(&'static self, sk: *mut S) -> Option<T>;
     /// The value itself, to be changed. The socket is locked, or nothing else changes the value.
     fn get_mut<S>(&'static self, sk: *mut S) -> Option<&'static mut T>;
+    /// The value, created as `value` if there is none. `None` if `sk` is null, or if there is no memory.
+    fn get_or_insert<S>(&'static self, sk: *mut S, value: T) -> Option<&'static mut T>;
     /// Creates or replaces the value of a socket. `false` if `sk` is null, or if there is no memory.
     fn store<S>(&'static self, sk: *mut S, value: T) -> bool;
     /// Removes the value of a socket, if there is one. `sk` is not null.
@@ -23,7 +25,14 @@ pub(crate) trait SocketStorage<T> {
 impl<T: Copy> SocketStorage<T> for SkStorage<T> {
     #[inline(always)]
     fn load<S>(&'static self, sk: *mut S) -> Option<T> {
-        self.get_mut(sk).copied()
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: the verifier accepts only sockets; the storage outlives the program.
+        unsafe {
+            let found = bpf_sk_storage_get(map(self), sk.cast(), core::ptr::null_mut(), 0);
+            found.cast::<T>().as_ref().copied()
+        }
     }
 
     #[inline(always)]
@@ -31,7 +40,7 @@ impl<T: Copy> SocketStorage<T> for SkStorage<T> {
         if sk.is_null() {
             return None;
         }
-        // SAFETY: the verifier accepts only sockets; the storage outlives the program.
+        // SAFETY: as in `load`.
         unsafe {
             let found = bpf_sk_storage_get(map(self), sk.cast(), core::ptr::null_mut(), 0);
             found.cast::<T>().as_mut()
@@ -39,22 +48,26 @@ impl<T: Copy> SocketStorage<T> for SkStorage<T> {
     }
 
     #[inline(always)]
-    fn store<S>(&'static self, sk: *mut S, value: T) -> bool {
+    fn get_or_insert<S>(&'static self, sk: *mut S, mut value: T) -> Option<&'static mut T> {
         const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
         if sk.is_null() {
-            return false;
+            return None;
         }
-        let mut initial = value;
-        let initial = (&raw mut initial).cast::<c_void>();
+        let initial = (&raw mut value).cast::<c_void>();
         // SAFETY: as in `load`; the helper copies the initial value.
         unsafe {
-            let slot = bpf_sk_storage_get(map(self), sk.cast(), initial, CREATE).cast::<T>();
-            let Some(slot) = slot.as_mut() else {
-                return false;
-            };
-            // A socket that connects again already has storage.
-            *slot = value;
+            let slot = bpf_sk_storage_get(map(self), sk.cast(), initial, CREATE);
+            slot.cast::<T>().as_mut()
         }
+    }
+
+    #[inline(always)]
+    fn store<S>(&'static self, sk: *mut S, value: T) -> bool {
+        let Some(slot) = self.get_or_insert(sk, value) else {
+            return false;
+        };
+        // A socket that connects again already has storage.
+        *slot = value;
         true
     }
 

@@ -30,6 +30,7 @@ use crate::{
 pub(crate) fn handle(ctx: &SockOpsContext) {
     match read!(ctx.ops, op) {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            accelerate::remove_reconnecting(ctx.ops);
             publish_orig_dst(ctx);
             node_conn::connect(ctx);
         }

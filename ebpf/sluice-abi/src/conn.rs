@@ -90,11 +90,12 @@ impl SockRole {
     }
 }
 
-/// Key of `pair_original_dst` and `node_conns`: a connection, from the client's side.
+/// Key of `pair_original_dst`, `node_conns` and `accel_conns`: a connection, from the client's side.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnKey {
-    /// Cookie of the client's network namespace. In `pair_original_dst` both ends are there.
+    /// Cookie of the client's network namespace. In `pair_original_dst` both ends are there. In
+    /// `accel_conns` as well, or it is zero.
     pub cookie: u64,
     /// The connecting end.
     pub client: Endpoint,

@@ -11,8 +11,9 @@ const LOOK_AT: u32 = REDIRECT_WINDOW_BYTES / 2;
 
 /// The name of one end of an accelerated connection. Key of `sock_pair_map`, and value of `accel_conns`.
 ///
-/// Bit 0 is the end, the other bits are the socket cookie of the connection's client: the kernel never
-/// gives it to another socket. Every message hashes this key, so it is as short as it can be.
+/// Bit 0 is the end. The other bits are the number of the connection: the nanoseconds of the monotonic
+/// clock at which it was enrolled, so that no later connection has it, also if a socket connects again.
+/// Every message hashes this key, so it is as short as it can be.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SockKey(u64);
@@ -21,10 +22,10 @@ impl SockKey {
     /// No end.
     pub const NONE: Self = Self(0);
 
-    /// The client end of a connection, by the cookie of its socket.
+    /// The client end of the connection with this number.
     #[must_use]
-    pub const fn client(socket_cookie: u64) -> Self {
-        Self(socket_cookie << 1)
+    pub const fn client(number: u64) -> Self {
+        Self(number << 1)
     }
 
     /// The other end.
@@ -43,9 +44,9 @@ impl SockKey {
         }
     }
 
-    /// The connection: the socket cookie of its client. Key of `accel_flows`.
+    /// The number of the connection. Key of `accel_flows`.
     #[must_use]
-    pub const fn flow(self) -> u64 {
+    pub const fn number(self) -> u64 {
         self.0 >> 1
     }
 }
@@ -58,9 +59,10 @@ pub struct AccelSock {
     pub key: SockKey,
     /// Cookie of the network namespace of both ends, or zero for a connection between two Pods.
     pub netns_cookie: u64,
-    /// The kernel address of the flags of the peer's file; zero if it is not known yet.
+    /// The kernel address of the flags of the peer's file; zero if it is not known yet. When the peer
+    /// is closed, the memory may be another file's.
     pub peer_f_flags: u64,
-    /// The window of the messages from this end. Its socket is locked during every access.
+    /// The window of the messages from this end. The socket is locked whenever it is used.
     pub window: Window,
     /// Always zero: keeps the size a multiple of the alignment.
     pub pad: u32,
@@ -85,7 +87,7 @@ impl AccelSock {
         }
     }
 
-    /// Whether the socket is in `sock_pair_map`.
+    /// Whether the socket was added to `sock_pair_map`.
     #[must_use]
     pub const fn is_enrolled(&self) -> bool {
         self.key.0 != SockKey::NONE.0
@@ -207,9 +209,15 @@ impl Flow {
         }
     }
 
-    /// Sets the kernel address of the server socket.
-    pub const fn set_server_sock(&mut self, socket: u64) {
-        self.from_server.socket = socket;
+    /// Sets the kernel address of the server socket. `false` if the connection has had one: the flow is
+    /// that of an earlier connection with the same addresses.
+    #[must_use]
+    pub const fn set_server_sock(&mut self, socket: u64) -> bool {
+        let is_first = self.from_server.socket == 0;
+        if is_first {
+            self.from_server.socket = socket;
+        }
+        is_first
     }
 
     /// The kernel addresses of the socket at `role` and of its peer.
@@ -498,7 +506,7 @@ mod tests {
     #[test]
     fn flow_returns_own_and_peer_socket() {
         let mut flow = Flow::new(7);
-        flow.set_server_sock(8);
+        assert!(flow.set_server_sock(8) && !flow.set_server_sock(9));
         assert_eq!(flow.sockets(SockRole::CLIENT), (7, 8));
         assert_eq!(flow.sockets(SockRole::SERVER), (8, 7));
     }
@@ -510,7 +518,7 @@ mod tests {
             (client.role(), client.peer().role()),
             (SockRole::CLIENT, SockRole::SERVER)
         );
-        assert_eq!((client.flow(), client.peer().flow()), (7, 7));
+        assert_eq!((client.number(), client.peer().number()), (7, 7));
         assert_eq!(client.peer().peer(), client);
         assert_ne!(client.peer(), SockKey::client(8));
     }

@@ -97,7 +97,8 @@ pub const ACCEL_SOCK: &str = "accel_sock";
 /// by their addresses. The cookie of the key is that of the network namespace of both ends, or zero for a
 /// connection between two Pods, whose addresses are unique on a node.
 pub const ACCEL_CONNS: &str = "accel_conns";
-/// Socket cookie (`u64`) of the client end → [`Flow`](crate::Flow): the state of both directions.
+/// [Number](crate::SockKey::number) of a connection (`u64`) → [`Flow`](crate::Flow): the state of both
+/// directions.
 pub const ACCEL_FLOWS: &str = "accel_flows";
 /// [`ConnRateKey`](crate::ConnRateKey) → [`RateWindow`](crate::RateWindow): connections to one
 /// destination in this second.

@@ -404,9 +404,10 @@ impl Datapath {
                 client,
                 server,
             };
-            if let Some(client) = self.accel_conns.get(key)? {
-                let flow = self.accel_flows.get(client.flow())?;
-                return Ok(flow.is_some_and(|flow| flow.is_redirected()));
+            if let Some(client) = self.accel_conns.get(key)?
+                && let Some(flow) = self.accel_flows.get(client.number())?
+            {
+                return Ok(flow.is_redirected());
             }
         }
         Ok(false)

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{IpAddr, Shutdown, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use crate::bpf::Rule;
 
 use super::{
     lab::{APP, Lab, POD, PROXY, WORLD, await_that},
-    sockets::{connect_from, connect_pair_nonblocking, listen, take},
+    sockets::{connect_from, connect_pair_nonblocking, disconnect, listen, take},
 };
 
 pub(super) const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
@@ -292,6 +292,29 @@ fn rest(mut of: &TcpStream) -> Vec<u8> {
         Err(error) => panic!("{error}"),
     });
     heard
+}
+
+#[test]
+fn reconnected_socket_reads_nothing_of_its_earlier_connection() {
+    let (lab, proxy) = pod(ALL);
+    let (client, mut earlier) = through(&lab, &proxy, "10.77.0.1:80");
+    call(&client, &earlier, 1);
+    assert_eq!(counts(&lab)[0], 2);
+    earlier.write_all(b"unread").unwrap();
+    disconnect(&client);
+    let client = lab.pod.run_as(APP, move || {
+        let socket = socket2::Socket::from(client);
+        let to: SocketAddr = "10.77.0.1:81".parse().unwrap();
+        let begun = socket.connect(&to.into()).unwrap_err();
+        assert_eq!(begun.raw_os_error(), Some(libc::EINPROGRESS));
+        TcpStream::from(socket)
+    });
+    let later = take(&lab.pod, &proxy);
+    later.set_nonblocking(true).unwrap();
+    // The earlier peer may not have noticed yet.
+    drop(earlier.write(b"late"));
+    call(&client, &later, 2);
+    assert_eq!(counts(&lab)[0], 2);
 }
 
 /// A socket in the map references the program, and the program the map.

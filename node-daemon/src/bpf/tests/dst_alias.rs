@@ -3,7 +3,6 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpStream},
-    os::fd::AsRawFd as _,
 };
 
 use sluice_abi::{
@@ -15,7 +14,8 @@ use super::{
     destinations,
     lab::{APP, Lab, Netns, POD, PROXY, SOON, WORLD, await_that, ip},
     sockets::{
-        Accepted, accept, begin, call, connect, expect_greeting, listen, original_dst, take,
+        Accepted, accept, begin, call, connect, disconnect, expect_greeting, listen, original_dst,
+        take,
     },
 };
 
@@ -181,15 +181,6 @@ fn clients_may_read_so_original_dst() {
         let asked = lab.pod.run_as(APP, move || original_dst(&client));
         assert_eq!(asked, Some(to), "{v4}");
     }
-}
-
-/// Disconnects the socket, so that it can be used for another connection.
-fn disconnect(socket: &Socket) {
-    // `AF_UNSPEC` is zero.
-    let unspecified = [0_u8; 16];
-    // SAFETY: the address has the given length.
-    let status = unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) };
-    assert_eq!(status, 0);
 }
 
 /// The peers that a socket sees when it connects to each address in turn.

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
@@ -143,6 +144,15 @@ pub(super) fn begin(to: SocketAddr, prepare: impl FnOnce(&socket2::Socket)) -> T
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => panic!("{to}: {error}"),
         _ => socket.into(),
     }
+}
+
+/// Disconnects the socket, so that it can be used for another connection.
+pub(super) fn disconnect(socket: &impl AsRawFd) {
+    // `AF_UNSPEC` is zero.
+    let unspecified = [0_u8; 16];
+    // SAFETY: the address has the given length.
+    let status = unsafe { libc::connect(socket.as_raw_fd(), unspecified.as_ptr().cast(), 16) };
+    assert_eq!(status, 0);
 }
 
 /// Accepts a connection.
