@@ -99,6 +99,15 @@ struct Options {
     loads: Vec<String>,
     #[command(flatten)]
     sizes: Sizes,
+    /// Measure nothing: report the traffic of earlier runs, their `samples.json`, as the rounds of one run. Repeated, or
+    /// separated by commas.
+    #[arg(
+        long = "pool",
+        value_name = "FILE",
+        value_delimiter = ',',
+        conflicts_with = "parts"
+    )]
+    pooled: Vec<PathBuf>,
     /// Where samples, tables and pictures go. Without `iptables` there is no picture of rates.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
@@ -201,17 +210,36 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures, and writes the report.
+/// Measures, or reads what was measured, and writes the report.
 fn run(options: &Options) -> Result<bool> {
+    let (results, complaints) = if options.pooled.is_empty() {
+        measure(options)?
+    } else {
+        (Results::pooled(&options.pooled)?, Vec::new())
+    };
+    report(options, results)?;
+    for complaint in &complaints {
+        eprintln!("  {complaint}");
+    }
+    Ok(complaints.is_empty())
+}
+
+/// Measures. The other result are failures of the removal.
+fn measure(options: &Options) -> Result<(Results, Vec<String>)> {
     ensure!(Uid::effective().is_root(), "needs root");
     let interrupt = Interrupt::install()?;
     let awake = NoIdle::keep()?;
     let mut results = Results::of_this_machine()?;
-    results.awake = awake.is_some();
+    results.setting.awake = awake.is_some();
     let mut complaints = Vec::new();
     for part in &options.parts {
         complaints.extend(part.run(options, &mut results, &interrupt)?);
     }
+    Ok((results, complaints))
+}
+
+/// Writes the report, and prints it.
+fn report(options: &Options, mut results: Results) -> Result<()> {
     thresholds::judge(&mut results);
     fs::create_dir_all(&options.output)?;
     let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
@@ -228,10 +256,7 @@ fn run(options: &Options) -> Result<bool> {
         growth_plot::draw(growth, &options.output.join("growth.svg"))?;
     }
     println!("{markdown}");
-    for complaint in &complaints {
-        eprintln!("  {complaint}");
-    }
-    Ok(complaints.is_empty())
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Variants, loads and figures of the comparison.
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How the client's traffic gets to the proxies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Variant {
     /// No proxy at all.
@@ -50,7 +50,7 @@ impl Variant {
 }
 
 /// Which program stands beside client and server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Sidecar {
     /// Envoy with the filters of a mesh; HTTP/1.1 (HTTP/2 for gRPC) and mutual TLS between the sidecars.
@@ -175,8 +175,8 @@ pub(super) enum Http {
 }
 
 /// The client's load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(super) enum Load {
     /// Requests on so many connections.
     KeepAlive(u16, Placement),
@@ -284,8 +284,17 @@ impl From<Load> for String {
     }
 }
 
+impl TryFrom<String> for Load {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let found = LOADS.into_iter().find(|load| load.name() == name);
+        found.ok_or_else(|| format!("no load is called '{name}'"))
+    }
+}
+
 /// The result of one run of a load.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sample {
     /// Requests, round trips or MiB in a second.
     pub(super) rate: f64,
@@ -355,6 +364,15 @@ mod tests {
         let rounds: Vec<_> = (0..3).map(|round| rotated(&all, round)).collect();
         assert_eq!(rounds, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]);
         assert!(rotated::<u8>(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn loads_are_read_by_their_names() {
+        for load in LOADS {
+            assert_eq!(Load::try_from(load.name()), Ok(load));
+        }
+        let unknown = Load::try_from("bulk".to_owned());
+        assert_eq!(unknown, Err("no load is called 'bulk'".to_owned()));
     }
 
     #[test]

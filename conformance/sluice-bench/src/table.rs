@@ -9,19 +9,19 @@ use crate::{
     matrix::{Figure, Load, Sidecar, Variant},
     pod_start::PodStart,
     programs::Programs,
-    results::Results,
+    results::{Results, Setting},
     topology::CONGESTION,
 };
 
 /// All of it.
 pub(super) fn markdown(results: &Results) -> String {
-    let Results {
+    let Setting {
         kernel,
         cpu,
         processors,
         awake,
         ..
-    } = results;
+    } = &results.setting;
     let idle = if *awake {
         "poll for work (`/dev/cpu_dma_latency` is 0)"
     } else {
@@ -51,9 +51,7 @@ pub(super) fn markdown(results: &Results) -> String {
 }
 
 fn traffic(results: &Results) -> String {
-    let Results {
-        rounds, seconds, ..
-    } = results;
+    let (rounds, seconds) = (results.rounds, results.setting.seconds);
     let mut lines = vec![format!(
         "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated, every process \
          started anew for each, {CONGESTION} as TCP's congestion control. The sidecars, which are what is measured, share one processor, client and application the other, unless \
@@ -64,6 +62,40 @@ fn traffic(results: &Results) -> String {
         .into_iter()
         .map(|what| table(results, &variants, what));
     lines.extend(tables);
+    lines.push(ratios(results, &results.contents().1));
+    lines.join("\n")
+}
+
+/// The columns of the table of ratios.
+const RATIOS: [(Variant, Variant); 6] = [
+    (Variant::Explicit, Variant::Iptables),
+    (Variant::Off, Variant::Iptables),
+    (Variant::Proxies, Variant::Iptables),
+    (Variant::All, Variant::Iptables),
+    (Variant::Proxies, Variant::Off),
+    (Variant::All, Variant::Limit),
+];
+
+/// The ratios of the rates, a line for each load.
+fn ratios(results: &Results, matters: &[(Sidecar, Load)]) -> String {
+    let names = RATIOS.map(|(of, to)| format!("{} / {}", of.name(), to.name()));
+    let mut lines = vec![format!(
+        "\n## Ratios of the rates\n\n| sidecars | load | {} |\n|{}",
+        names.join(" | "),
+        "---|".repeat(2 + RATIOS.len())
+    )];
+    for what in matters {
+        let cells = RATIOS.map(|pair| {
+            let ratio = results.ratio(pair, *what, Figure::Rate);
+            ratio.map_or_else(|| "–".to_owned(), |ratio| ratio.text(2, ""))
+        });
+        lines.push(format!(
+            "| {} | {} | {} |",
+            what.0.name(),
+            what.1.name(),
+            cells.join(" | ")
+        ));
+    }
     lines.join("\n")
 }
 

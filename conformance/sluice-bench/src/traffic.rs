@@ -23,7 +23,7 @@ pub(super) fn measure(
 ) -> Result<Vec<String>> {
     let plan = Plan::of(options);
     results.rounds = plan.rounds;
-    results.seconds = plan.duration.as_secs_f64();
+    results.setting.seconds = plan.duration.as_secs_f64();
     let mut complaints = Vec::new();
     let progress = Progress::start(plan.runs());
     for (sidecar, variants) in &plan.sidecars {
