@@ -51,6 +51,9 @@ const PARTS: [&str; 7] = [
     "growth",
 ];
 
+/// The file of the samples, in the directory of a run.
+const SAMPLES: &str = "samples.json";
+
 #[derive(Parser)]
 #[command(name = "sluice-bench", version, about)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -99,13 +102,14 @@ struct Options {
     loads: Vec<String>,
     #[command(flatten)]
     sizes: Sizes,
-    /// Measure nothing: report the traffic of earlier runs, their `samples.json`, as the rounds of one run. Repeated, or
-    /// separated by commas.
+    /// Measure nothing: report the traffic of earlier runs, their `samples.json`, as the rounds of one run. Separated by
+    /// commas or repeated; needs `--output`, a directory that holds none of them.
     #[arg(
         long = "pool",
         value_name = "FILE",
         value_delimiter = ',',
-        conflicts_with = "parts"
+        requires = "output",
+        conflicts_with_all = ["parts", "quick", "rounds", "seconds", "chosen_variants", "loads"]
     )]
     pooled: Vec<PathBuf>,
     /// Where samples, tables and pictures go. Without `iptables` there is no picture of rates.
@@ -215,6 +219,12 @@ fn run(options: &Options) -> Result<bool> {
     let (results, complaints) = if options.pooled.is_empty() {
         measure(options)?
     } else {
+        let written = options.output.join(SAMPLES);
+        for file in &options.pooled {
+            let overwrites = (written.canonicalize())
+                .is_ok_and(|written| file.canonicalize().is_ok_and(|file| file == written));
+            ensure!(!overwrites, "--output would overwrite {}", file.display());
+        }
         (Results::pooled(&options.pooled)?, Vec::new())
     };
     report(options, results)?;
@@ -243,7 +253,7 @@ fn report(options: &Options, mut results: Results) -> Result<()> {
     thresholds::judge(&mut results);
     fs::create_dir_all(&options.output)?;
     let write = |name: &str, text: &str| fs::write(options.output.join(name), text);
-    write("samples.json", &serde_json::to_string_pretty(&results)?)?;
+    write(SAMPLES, &serde_json::to_string_pretty(&results)?)?;
     let markdown = table::markdown(&results);
     write("report.md", &markdown)?;
     for sidecar in options.sidecars() {
@@ -271,6 +281,16 @@ mod tests {
     fn default_arguments_are_valid() {
         assert!(Arguments::try_parse_from(["sluice-bench"]).is_ok());
         assert!(Arguments::try_parse_from(["sluice-bench", "exec", "--", "true"]).is_ok());
+    }
+
+    #[test]
+    fn pooled_runs_are_not_measured_and_never_overwritten() {
+        let parse = |words: &str| {
+            let words = once("sluice-bench").chain(words.split_whitespace());
+            Arguments::try_parse_from(words).is_ok()
+        };
+        assert!(parse("--pool a,b --output c"));
+        assert!(!parse("--pool a,b") && !parse("--pool a,b --output c --rounds 3"));
     }
 
     #[test]

@@ -62,7 +62,8 @@ struct Traffic {
 impl Traffic {
     fn read(file: &Path) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{}: no samples", file.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{}: no samples of a run", file.display()))
     }
 }
 
@@ -98,6 +99,7 @@ impl Results {
         let mut results = Self::default();
         for file in files {
             let run = Traffic::read(file)?;
+            ensure!(!run.samples.is_empty(), "{}: no traffic", file.display());
             if results.rounds == 0 {
                 results.setting = run.setting.clone();
             }

@@ -21,7 +21,8 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, bpf_sock, bpf_sock_ops,
+        BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_TCP_CLOSE_WAIT,
+        BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
         sk_action::{SK_DROP, SK_PASS},
         sk_msg_md,
     },
@@ -43,7 +44,7 @@ use crate::{
 };
 
 /// Marks a connecting socket as a candidate. The addresses of its connection are not known yet. A socket
-/// that had an accelerated connection before leaves the sockhash first: see [`remove_reconnecting`].
+/// that had an accelerated connection before keeps its key until [`remove_reconnecting`].
 #[inline(always)]
 pub(crate) fn mark_candidate(sk: *mut bpf_sock, cookie: u64) {
     let candidate = AccelSock::candidate(cookie);
@@ -67,7 +68,7 @@ pub(crate) fn clear_candidate(sk: *mut bpf_sock) {
 /// also read what is left there.
 #[inline(always)]
 pub(crate) fn remove_reconnecting(ops: *mut bpf_sock_ops) {
-    // Enrolled sockets have the flag, and almost no other one.
+    // Enrolled sockets have this flag, and almost no other socket has it.
     if read!(ops, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTT_CB_FLAG == 0 {
         return;
     }
@@ -79,11 +80,13 @@ pub(crate) fn remove_reconnecting(ops: *mut bpf_sock_ops) {
     }
 }
 
-/// Removes an end and its connection. The kernel drops what its queue holds.
+/// Removes an end, and returns its connection to TCP. The kernel drops what the end's queue holds.
 #[inline(always)]
 fn remove_end(sk: *mut bpf_sock, end: AccelSock) {
+    if let Some(flow) = maps::flow(end.key) {
+        flow.start_drain();
+    }
     sockhash_delete(end.key);
-    let _absent = ACCEL_FLOWS.remove(end.key.number());
     ACCEL_SOCK.remove(sk);
 }
 
@@ -215,7 +218,12 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
     if !kread::offsets_valid() {
         return SK_PASS;
     }
-    let Some(end) = ACCEL_SOCK.get_mut(read!(ctx.msg, __bindgen_anon_3.sk)) else {
+    let sk = read!(ctx.msg, __bindgen_anon_3.sk);
+    // Without a connection, or after `shutdown(SHUT_WR)`, TCP has the answer.
+    if sk.is_null() || !may_send(read!(sk, state)) {
+        return SK_PASS;
+    }
+    let Some(end) = ACCEL_SOCK.get_mut(sk) else {
         return SK_PASS;
     };
     let Some(flow) = maps::flow(end.key) else {
@@ -238,6 +246,12 @@ pub(crate) fn send(ctx: &SkMsgContext) -> u32 {
         redirect(ctx.msg, end.key);
     }
     SK_PASS
+}
+
+/// Whether TCP takes data in this state of a socket.
+#[inline(always)]
+const fn may_send(state: u32) -> bool {
+    state == BPF_TCP_ESTABLISHED || state == BPF_TCP_CLOSE_WAIT
 }
 
 /// Resets the window of a direction if its receive queue is empty.

@@ -186,9 +186,10 @@ pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
 /// The state of an accelerated connection.
 #[inline(always)]
 pub(crate) fn flow(key: SockKey) -> Option<&'static mut Flow> {
-    // SAFETY: an evicted entry may belong to another connection before the program ends, and then
-    // briefly has the state of this one: TCP carries a message. Only the sender, whose socket is
-    // locked, writes its direction's path; a lost update of the shared part costs speed, not order.
+    // SAFETY: an evicted entry may belong to another connection before the program ends, which then
+    // writes to it: at worst, redirection of that one starts early. The kernel evicts an entry that is
+    // in use only if all are. Only the sender, whose socket is locked, writes its direction's path; a
+    // lost update of the shared part costs speed, not order.
     ACCEL_FLOWS
         .get_ptr_mut(key.number())
         .map(|flow| unsafe { &mut *flow })

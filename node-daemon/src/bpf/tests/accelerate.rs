@@ -265,6 +265,8 @@ fn a_half_closed_connection_carries_the_rest_and_ends() {
     call(&client, &server, 1);
     client.write_all(b"question").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
+    let late = client.write(b"late").unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::BrokenPipe);
     assert_eq!(rest(&server), b"question");
     carry(&server, &client, 4000, 8);
     drop(server);
