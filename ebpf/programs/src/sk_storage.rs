@@ -9,6 +9,10 @@ use aya_ebpf::{
 
 /// The operations on a map of values for sockets. A socket comes from a context or from a kernel
 /// structure that the verifier trusts.
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the map names the storage, and does not own the values of the sockets"
+)]
 pub(crate) trait SocketStorage<T> {
     /// The value of a socket. `sk` may be null (`sock_ops` without a full socket).
     fn load<S>(&'static self, sk: *mut S) -> Option<T>;
