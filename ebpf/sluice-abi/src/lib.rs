@@ -6,6 +6,7 @@
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+mod accel_sock;
 mod addr;
 mod conn;
 mod conn_rate;
@@ -29,6 +30,7 @@ mod usage;
 #[cfg(feature = "user")]
 mod user;
 
+pub use accel_sock::{AccelSock, SockKey, Window};
 pub use addr::{Addr, Port};
 pub use conn::{AliasKey, ConnKey, Endpoint, OrigDst, SockRole};
 pub use conn_rate::{ConnRateKey, MAX_NEW_CONNS_PER_SEC};
@@ -38,7 +40,7 @@ pub use filter::{
     CidrKey, InterfaceKey, NetworkPrefix, OwnAddrKey, OwnerGroupKey, PortBitmap, PortKey, PortList,
     PortPrefix,
 };
-pub use flow::{AccelSock, Flow, REDIRECT_WINDOW_BYTES, SendVerdict, SockKey, Window};
+pub use flow::{Flow, REDIRECT_WINDOW_BYTES, SendVerdict};
 pub use kernel_offsets::{CredOffsets, KernelOffsets};
 pub use listener::{ForeignKey, ForeignUse, ListenerKey};
 pub use original_source::{SourceVerdict, original_source};
