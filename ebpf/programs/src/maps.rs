@@ -187,8 +187,8 @@ pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
 #[inline(always)]
 pub(crate) fn flow(key: SockKey) -> Option<&'static mut Flow> {
     // SAFETY: an evicted entry may belong to another connection before the program ends, which then
-    // writes to it: at worst, redirection of that one starts early. The kernel evicts an entry that is
-    // in use only if all are. Only the sender, whose socket is locked, writes its direction's path; a
+    // writes to it: at worst, that one's bytes lose their order, or it is aborted. It takes more new
+    // connections than the map has entries while one program runs. Only the sender, whose socket is locked, writes its direction's path; a
     // lost update of the shared part costs speed, not order.
     ACCEL_FLOWS
         .get_ptr_mut(key.number())
