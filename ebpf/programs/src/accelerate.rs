@@ -21,8 +21,8 @@ use core::hint::black_box;
 
 use aya_ebpf::{
     bindings::{
-        BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_TCP_CLOSE_WAIT,
-        BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
+        BPF_ANY, BPF_F_INGRESS, BPF_NOEXIST, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_TCP_CLOSE_WAIT, BPF_TCP_ESTABLISHED, bpf_sock, bpf_sock_ops,
         sk_action::{SK_DROP, SK_PASS},
         sk_msg_md,
     },
@@ -199,17 +199,32 @@ fn add_to_sockhash(
         count(Reason::AccelSockhashFailed);
         return false;
     }
-    enable_rtt_cb(ops);
+    enable_callbacks(ops, end.key.role());
     true
 }
 
-/// Enables the RTT callback, at most one for each round trip. It is never disabled, because other
-/// programs may have enabled it as well.
+/// Enables the RTT callback, at most one for each round trip, and for the client end that of state changes.
+/// They are never disabled, because other programs may have enabled them as well.
 #[inline(always)]
-fn enable_rtt_cb(ops: *mut bpf_sock_ops) {
-    let flags = read!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
+fn enable_callbacks(ops: *mut bpf_sock_ops, role: SockRole) {
+    let mut flags = read!(ops, bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_RTT_CB_FLAG;
+    if role.const_eq(SockRole::CLIENT) {
+        flags |= BPF_SOCK_OPS_STATE_CB_FLAG;
+    }
     // SAFETY: the context is the kernel's. The kernel ignores flags that it does not support.
     let _unknown = unsafe { bpf_sock_ops_cb_flags_set(ops, flags.cast_signed()) };
+}
+
+/// The nanoseconds of the monotonic clock at which the connection of an accelerated client was made, if it
+/// ends with this change of its state.
+#[inline(always)]
+pub(crate) fn begin_of_ending(ops: *mut bpf_sock_ops) -> Option<u64> {
+    if read!(ops, __bindgen_anon_1.args[0]) != BPF_TCP_ESTABLISHED {
+        return None;
+    }
+    let end = ACCEL_SOCK.load(read!(ops, __bindgen_anon_2.sk))?;
+    let is_client = end.is_enrolled() && end.key.role().const_eq(SockRole::CLIENT);
+    is_client.then(|| end.key.number())
 }
 
 /// `sk_msg` verdict: an accelerated socket sends a message.

@@ -1,5 +1,5 @@
-//! The connection rate limit: short-lived connections do not benefit from acceleration, which costs two
-//! map entries in advance.
+//! The connection rate limit: short-lived connections do not benefit from acceleration, whose price is due
+//! when a connection is made. A destination with many of them gets few.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sluice_abi::{ConnRateKey, Endpoint, RateWindow, Reason};
@@ -26,4 +26,18 @@ pub(crate) fn within_limit(cookie: u64, to: Endpoint) -> bool {
         *window = more;
     }
     true
+}
+
+/// An accelerated connection to a destination ends. It began at `begin`, in nanoseconds of the monotonic
+/// clock.
+#[inline(always)]
+pub(crate) fn ended(cookie: u64, to: Endpoint, begin: u64) {
+    // SAFETY: the helper has no arguments.
+    if !ConnRateKey::is_short(begin, unsafe { bpf_ktime_get_ns() }) {
+        return;
+    }
+    if let Some(window) = CONN_RATE.get_ptr_mut(ConnRateKey { cookie, to, pad: 0 }) {
+        // SAFETY: as above.
+        unsafe { *window = ConnRateKey::with_short(*window) };
+    }
 }

@@ -15,9 +15,10 @@ use sluice_abi::{
 };
 
 use crate::{
-    accelerate, before_proxy, bind,
+    accelerate, before_proxy, bind, conn_rate,
     context::{self, AF_INET, AF_INET6, read},
     count::count,
+    dst_alias,
     endpoint::Ends,
     inbound,
     maps::{self, DNS_CAPTURE, ORIGINAL_DST, PAIR_ORIGINAL_DST, PROXY_LISTENERS},
@@ -40,7 +41,10 @@ pub(crate) fn handle(ctx: &SockOpsContext) {
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => passive_established(ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => register_listener(ctx),
-        BPF_SOCK_OPS_STATE_CB => node_conn::state_changed(ctx),
+        BPF_SOCK_OPS_STATE_CB => {
+            node_conn::state_changed(ctx);
+            count_ended(ctx);
+        }
         BPF_SOCK_OPS_RTT_CB => accelerate::remove_if_drained(ctx.ops),
         _ => {}
     }
@@ -140,6 +144,21 @@ fn active_established(ctx: &SockOpsContext) {
                 .is_some_and(|one| is_home_of(&one.pod, conn.client.addr));
         own.then_some(conn)
     });
+}
+
+/// A client socket changes its state: counts the end of an accelerated connection for its destination.
+#[inline(always)]
+fn count_ended(ctx: &SockOpsContext) {
+    let Some(begin) = accelerate::begin_of_ending(ctx.ops) else {
+        return;
+    };
+    let remote = Ends::remote(ctx.ops);
+    let stored = || {
+        let stored = ORIGINAL_DST.load(read!(ctx.ops, __bindgen_anon_2.sk));
+        stored.filter(|_| uses_orig_dst_storage(remote.addr))
+    };
+    let to = dst_alias::lookup(ctx, remote).or_else(|| stored().map(|one| one.dst));
+    conn_rate::ended(context::netns_cookie(ctx), to.unwrap_or(remote), begin);
 }
 
 /// The proxy's socket is established: moves the published destination into its storage, which lives as

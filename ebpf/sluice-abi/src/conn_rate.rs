@@ -19,6 +19,10 @@ pub struct ConnRateKey {
 pub const MAX_NEW_CONNS_PER_SEC: u64 = 128;
 /// The limit in the second after an exceeded one. It detects the end of the burst.
 const PROBE_CONNS_PER_SEC: u64 = 8;
+/// A connection that ends sooner is short-lived, in nanoseconds.
+const SHORT_NANOS: u64 = 1_000_000_000;
+/// The number of connections as which a short-lived one counts: after four of them the limit is reached.
+const SHORT_CONN_COUNT: u64 = MAX_NEW_CONNS_PER_SEC / 4;
 
 impl ConnRateKey {
     /// Counts one more connection in a second, if the limit permits it.
@@ -34,6 +38,25 @@ impl ConnRateKey {
             window
         };
         begun.try_acquire(second, MAX_NEW_CONNS_PER_SEC)
+    }
+
+    /// Whether an accelerated connection that ends was short-lived. Both times are nanoseconds of the
+    /// monotonic clock.
+    #[must_use]
+    pub const fn is_short(begin: u64, end: u64) -> bool {
+        end.saturating_sub(begin) < SHORT_NANOS
+    }
+
+    /// Counts the end of a short-lived connection, in the second of the last connection.
+    #[must_use]
+    pub const fn with_short(window: RateWindow) -> RateWindow {
+        let count = window.count.saturating_add(SHORT_CONN_COUNT);
+        let count = if count > MAX_NEW_CONNS_PER_SEC {
+            MAX_NEW_CONNS_PER_SEC
+        } else {
+            count
+        };
+        RateWindow { count, ..window }
     }
 }
 
@@ -60,5 +83,28 @@ mod tests {
         assert_eq!(accelerated(&mut window, 14, 100), 28);
         // A second without connections also ends the burst.
         assert_eq!(accelerated(&mut window, 16, 100), 100);
+    }
+
+    #[test]
+    fn short_lived_connections_reach_the_limit_early() {
+        let mut window = RateWindow::default();
+        assert_eq!(accelerated(&mut window, 10, 4), 4);
+        for _ in 0..4 {
+            window = ConnRateKey::with_short(window);
+        }
+        assert_eq!(accelerated(&mut window, 10, 4), 0);
+        // One of the next second's is short-lived again.
+        assert_eq!(accelerated(&mut window, 11, 1), 1);
+        window = ConnRateKey::with_short(window);
+        assert_eq!(accelerated(&mut window, 11, 4), 0);
+        // A second without connections ends it.
+        assert_eq!(accelerated(&mut window, 13, 100), 100);
+    }
+
+    #[test]
+    fn connections_of_less_than_a_second_are_short_lived() {
+        assert!(ConnRateKey::is_short(5, 1_000_000_004));
+        assert!(!ConnRateKey::is_short(5, 1_000_000_005));
+        assert!(ConnRateKey::is_short(7, 5));
     }
 }

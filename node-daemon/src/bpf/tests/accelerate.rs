@@ -218,6 +218,49 @@ fn high_connection_rates_are_not_accelerated() {
     assert_eq!(lab.count(Reason::AccelStarted), before + 2);
 }
 
+/// The number of connections, of so few, that are not accelerated if each ends at once.
+fn skipped_of_short(lab: &Lab, connect: impl Fn() -> (TcpStream, TcpStream)) -> u64 {
+    let before = lab.count(Reason::AccelSkippedRate);
+    for _ in 0..MAX_NEW_CONNS_PER_SEC / 4 {
+        let (client, server) = connect();
+        carry(&client, &server, 10, 1);
+    }
+    lab.count(Reason::AccelSkippedRate) - before
+}
+
+#[test]
+fn connections_that_end_at_once_are_soon_not_accelerated() {
+    // By alias addresses, and by the destination in the socket's storage.
+    for flags in [ALL, ALL.with(PodFlags::PROXY_ON_LOCALHOST_ONLY)] {
+        let (lab, proxy) = pod(flags);
+        let connect = || through(&lab, &proxy, "10.77.0.1:80");
+        assert!(skipped_of_short(&lab, connect) > 0, "{flags:?}");
+    }
+}
+
+#[test]
+fn short_connections_between_proxies_are_soon_not_accelerated() {
+    let mut lab = Lab::bare();
+    lab.enroll_with(PROXIES);
+    lab.enroll_world(PROXIES);
+    let inbound = listen(&lab.world, "[::]:15006");
+    let to = format!("{}:8080", WORLD[0]);
+    let connect = || connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
+    assert!(skipped_of_short(&lab, connect) > 0);
+}
+
+#[test]
+fn connections_that_stay_are_accelerated_however_many_open_at_once() {
+    let (lab, proxy) = pod(ALL);
+    let open: Vec<_> = (0..MAX_NEW_CONNS_PER_SEC / 2)
+        .map(|_| through(&lab, &proxy, "10.77.0.1:80"))
+        .collect();
+    assert_eq!(lab.count(Reason::AccelSkippedRate), 0);
+    for (client, server) in &open {
+        call(client, server, 1);
+    }
+}
+
 #[test]
 fn reader_without_reads_stops_the_sender() {
     let (lab, proxy) = pod(ALL);
