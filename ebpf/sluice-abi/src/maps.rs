@@ -101,7 +101,7 @@ pub const ACCEL_CONNS: &str = "accel_conns";
 /// directions.
 pub const ACCEL_FLOWS: &str = "accel_flows";
 /// [`ConnRateKey`](crate::ConnRateKey) → [`RateWindow`](crate::RateWindow): connections to one
-/// destination in this second.
+/// destination in this second; a short-lived one counts as many.
 pub const CONN_RATE: &str = "conn_rate";
 /// Network namespace cookie (`u64`) → `u8` (unused): Pods in which a process called `splice(2)` on an
 /// accelerated connection.

@@ -169,7 +169,7 @@ reasons! {
     AccelAborted = 47, Event "accel_aborted";
     /// Drained: the sockets of the connection left the sockhash.
     AccelDrained = 48, Event "accel_drained";
-    /// Not accelerated: the connection rate to this destination is too high.
+    /// Not accelerated: too many connections to this destination, or they end within a second.
     AccelSkippedRate = 49, Event "accel_skipped_rate";
     /// An event was dropped: the event rate limit was reached.
     EventsDropped = 60, Event "events_dropped";
