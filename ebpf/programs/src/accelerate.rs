@@ -216,10 +216,11 @@ fn enable_callbacks(ops: *mut bpf_sock_ops, role: SockRole) {
 }
 
 /// The nanoseconds of the monotonic clock at which the connection of an accelerated client was made, if it
-/// ends with this change of its state.
+/// ends with this change of its state. `None` also for a client that has left the sockhash.
 #[inline(always)]
 pub(crate) fn begin_of_ending(ops: *mut bpf_sock_ops) -> Option<u64> {
-    if read!(ops, __bindgen_anon_1.args[0]) != BPF_TCP_ESTABLISHED {
+    // The state before the change. `args[0]` has it as well, but is also the reply of another program.
+    if read!(ops, state) != BPF_TCP_ESTABLISHED {
         return None;
     }
     let end = ACCEL_SOCK.load(read!(ops, __bindgen_anon_2.sk))?;

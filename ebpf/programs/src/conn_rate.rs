@@ -1,5 +1,5 @@
 //! The connection rate limit: short-lived connections do not benefit from acceleration, whose price is due
-//! when a connection is made. A destination with many of them gets few.
+//! when a connection is made. Few connections to a destination with many of them are accelerated.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sluice_abi::{ConnRateKey, Endpoint, RateWindow, Reason};

@@ -180,8 +180,10 @@ fn mark_accel_candidate(
     } else {
         None
     };
+    // As the connection's end counts it.
+    let to = Endpoint::new(dst.addr.connected(), dst.port);
     match shared {
-        Some(cookie) if conn_rate::within_limit(own, dst) => accelerate::mark_candidate(sk, cookie),
+        Some(cookie) if conn_rate::within_limit(own, to) => accelerate::mark_candidate(sk, cookie),
         _ => accelerate::clear_candidate(sk),
     }
 }

@@ -146,7 +146,8 @@ fn active_established(ctx: &SockOpsContext) {
     });
 }
 
-/// A client socket changes its state: counts the end of an accelerated connection for its destination.
+/// A client socket changes its state: counts the end of an accelerated connection for its destination. A Pod
+/// that is still pending counts its connections under another cookie, and their ends not at all.
 #[inline(always)]
 fn count_ended(ctx: &SockOpsContext) {
     let Some(begin) = accelerate::begin_of_ending(ctx.ops) else {

@@ -14,8 +14,7 @@ pub struct ConnRateKey {
     pub pad: u32,
 }
 
-/// Connections to one destination that are accelerated in one second. Higher rates imply short-lived
-/// connections, which do not recover the cost of their map entries.
+/// The most connections to one destination that are accelerated in one second.
 pub const MAX_NEW_CONNS_PER_SEC: u64 = 128;
 /// The limit in the second after an exceeded one. It detects the end of the burst.
 const PROBE_CONNS_PER_SEC: u64 = 8;

@@ -233,8 +233,10 @@ fn connections_that_end_at_once_are_soon_not_accelerated() {
     // By alias addresses, and by the destination in the socket's storage.
     for flags in [ALL, ALL.with(PodFlags::PROXY_ON_LOCALHOST_ONLY)] {
         let (lab, proxy) = pod(flags);
-        let connect = || through(&lab, &proxy, "10.77.0.1:80");
-        assert!(skipped_of_short(&lab, connect) > 0, "{flags:?}");
+        for to in ["10.77.0.1:80", "[fd77::1]:80", "[::ffff:10.77.0.1]:81"] {
+            let connect = || through(&lab, &proxy, to);
+            assert!(skipped_of_short(&lab, connect) > 0, "{flags:?} {to}");
+        }
     }
 }
 
@@ -250,7 +252,7 @@ fn short_connections_between_proxies_are_soon_not_accelerated() {
 }
 
 #[test]
-fn connections_that_stay_are_accelerated_however_many_open_at_once() {
+fn connections_that_stay_do_not_reach_the_limit_early() {
     let (lab, proxy) = pod(ALL);
     let open: Vec<_> = (0..MAX_NEW_CONNS_PER_SEC / 2)
         .map(|_| through(&lab, &proxy, "10.77.0.1:80"))
@@ -259,6 +261,7 @@ fn connections_that_stay_are_accelerated_however_many_open_at_once() {
     for (client, server) in &open {
         call(client, server, 1);
     }
+    assert_eq!(lab.count(Reason::AccelStarted), MAX_NEW_CONNS_PER_SEC);
 }
 
 #[test]
