@@ -188,8 +188,8 @@ pub(crate) fn pod(addr: Addr) -> Option<&'static PodConfig> {
 pub(crate) fn flow(key: SockKey) -> Option<&'static mut Flow> {
     // SAFETY: an evicted entry may belong to another connection before the program ends, which then
     // writes to it: at worst, that one's bytes lose their order, or it is aborted. It takes more new
-    // connections than the map has entries while one program runs. Only the sender, whose socket is locked, writes its direction's path; a
-    // lost update of the shared part costs speed, not order.
+    // connections than the map has entries while one program runs. Only the sender, whose socket is locked,
+    // writes its direction's path; a lost update of the shared part costs speed, not order.
     ACCEL_FLOWS
         .get_ptr_mut(key.number())
         .map(|flow| unsafe { &mut *flow })

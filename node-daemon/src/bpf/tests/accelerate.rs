@@ -34,6 +34,15 @@ pub(super) fn pod(flags: PodFlags) -> (Lab, TcpListener) {
     (lab, proxy)
 }
 
+/// Two Pods whose proxies are accelerated, and the inbound listener of the second one's.
+fn two_pods() -> (Lab, TcpListener) {
+    let mut lab = Lab::bare();
+    lab.enroll_with(PROXIES);
+    lab.enroll_world(PROXIES);
+    let inbound = listen(&lab.world, "[::]:15006");
+    (lab, inbound)
+}
+
 /// An application's connection to the world, and the proxy's end of it. Both are nonblocking.
 pub(super) fn through(lab: &Lab, proxy: &TcpListener, to: &str) -> (TcpStream, TcpStream) {
     connect_pair_nonblocking((&lab.pod, APP, to), (&lab.pod, proxy))
@@ -110,10 +119,7 @@ fn both_directions_are_redirected_in_every_family() {
 
 #[test]
 fn proxies_of_two_pods_are_joined_and_nothing_else_is() {
-    let mut lab = Lab::bare();
-    lab.enroll_with(PROXIES);
-    lab.enroll_world(PROXIES);
-    let inbound = listen(&lab.world, "[::]:15006");
+    let (lab, inbound) = two_pods();
     let outbound = listen(&lab.pod, "[::]:15001");
     let to = format!("{}:8080", WORLD[0]);
     let (client, server) = connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
@@ -242,10 +248,7 @@ fn connections_that_end_at_once_are_soon_not_accelerated() {
 
 #[test]
 fn short_connections_between_proxies_are_soon_not_accelerated() {
-    let mut lab = Lab::bare();
-    lab.enroll_with(PROXIES);
-    lab.enroll_world(PROXIES);
-    let inbound = listen(&lab.world, "[::]:15006");
+    let (lab, inbound) = two_pods();
     let to = format!("{}:8080", WORLD[0]);
     let connect = || connect_pair_nonblocking((&lab.pod, PROXY, &to), (&lab.world, &inbound));
     assert!(skipped_of_short(&lab, connect) > 0);
