@@ -9,7 +9,7 @@ use std::{
 use sluice_abi::{NetnsEntry, PodConfig, PodFlags, PortList, Reason};
 
 use super::{
-    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, await_that, ip, port},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, add_ipv6, await_that, ip, port},
     sockets::{accept, call, connect, connect_pair, expect_greeting, listen},
     syn::{self, Syn},
 };
@@ -39,7 +39,7 @@ pub(super) fn link_local(lab: &Lab, seen_from: &Netns) -> String {
 fn unlisted(lab: &Lab) -> [String; 3] {
     lab.pod.run(|| {
         ip("addr add 10.77.0.99/24 dev eth0");
-        ip("addr add fd77::99/64 dev eth0 nodad");
+        add_ipv6("fd77::99/64", "eth0");
     });
     [
         "10.77.0.99".to_owned(),

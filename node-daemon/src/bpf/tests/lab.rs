@@ -17,7 +17,7 @@ use sluice_abi::{
     NetnsEntry, OwnAddrKey, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix,
 };
 
-pub(super) use super::netns::{Netns, ip};
+pub(super) use super::netns::{Netns, add_ipv6, ip};
 use crate::{
     bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets, Rule, kernel_offsets},
     netns::{Families, SourceRouting},

@@ -5,6 +5,8 @@ use std::{net::TcpListener, path::PathBuf, process::Command, sync::mpsc, thread}
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::lab::await_that;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace and its thread.
@@ -107,6 +109,21 @@ pub(super) fn ip(arguments: &str) {
         .status()
         .unwrap();
     assert!(status.success(), "ip {arguments}");
+}
+
+/// Adds an IPv6 address with its prefix length to an interface that is up, and waits for the local route to it.
+///
+/// A worker of the kernel adds this route (`addrconf_dad_work`), also without duplicate address detection,
+/// and waits for the lock of all configuration. Until then, a call to the address would leave by the interface.
+pub(super) fn add_ipv6(address: &str, interface: &str) {
+    ip(&format!("addr add {address} dev {interface} nodad"));
+    let host = address.split('/').next().unwrap();
+    await_that(|| {
+        let local = ["-6", "route", "show", "table", "local", host];
+        let routes = Command::new("ip").args(local).output().unwrap();
+        assert!(routes.status.success(), "{routes:?}");
+        !routes.stdout.is_empty()
+    });
 }
 
 fn netns_cookie(socket: &TcpListener) -> u64 {

@@ -11,7 +11,7 @@ use sluice_abi::{PodFlags, PortList, Reason};
 
 use super::{
     destinations,
-    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, ip, port},
+    lab::{APP, Lab, NEVER, Netns, POD, PROXY, SOON, WORLD, add_ipv6, ip, port},
     sockets::{accept, call, connect, expect_greeting, listen},
 };
 
@@ -139,7 +139,7 @@ fn unlisted_addresses_keep_a_marked_source() {
     let lab = lab(ENVOY, 0);
     lab.pod.run(|| {
         ip("addr add 10.77.0.99/24 dev eth0");
-        ip("addr add fd77::99/64 dev eth0 nodad");
+        add_ipv6("fd77::99/64", "eth0");
     });
     let app = listen(&lab.pod, "[::]:8080");
     let _proxy = listen(&lab.pod, "[::]:15006");

@@ -3,7 +3,7 @@
 use sluice_abi::{OwnAddrKey, PodFlags, Reason};
 
 use super::{
-    lab::{APP, Lab, NEVER, PROXY, SOON, ip},
+    lab::{APP, Lab, NEVER, PROXY, SOON, add_ipv6, ip},
     sockets::{accept, connect, expect_greeting, listen},
 };
 use crate::bpf::Rule;
@@ -25,15 +25,15 @@ fn lab() -> Lab {
     let lab = Lab::meshed();
     lab.pod.run(|| {
         ip("addr add 10.77.0.99/24 dev eth0");
-        ip("addr add fd77::99/64 dev eth0 nodad");
+        add_ipv6("fd77::99/64", "eth0");
         ip("addr add 10.88.0.1/32 dev lo");
-        ip("addr add fd88::1/128 dev lo");
+        add_ipv6("fd88::1/128", "lo");
         ip("link add net1 type veth peer name other");
         ip("link set net1 up");
         ip("link set other up");
         ip("addr add 192.0.2.1/24 dev net1");
         ip("addr add 192.0.2.2/24 dev net1");
-        ip("addr add 2001:db8::1/64 dev net1 nodad");
+        add_ipv6("2001:db8::1/64", "net1");
     });
     lab
 }
