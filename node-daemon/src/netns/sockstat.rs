@@ -27,7 +27,7 @@ fn counts_none(text: &str, line: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{Shutdown, TcpListener};
 
     use super::*;
 
@@ -39,6 +39,10 @@ mod tests {
             for at in ["0.0.0.0:0", "[::]:0"] {
                 let listener = TcpListener::bind(at).unwrap();
                 assert!(may_exist(), "{at}");
+                // Closed alone, it stays while a process that another test starts has a copy.
+                socket2::SockRef::from(&listener)
+                    .shutdown(Shutdown::Both)
+                    .unwrap();
                 drop(listener);
                 assert!(!may_exist());
             }

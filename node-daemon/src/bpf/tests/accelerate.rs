@@ -15,7 +15,7 @@ use crate::bpf::Rule;
 
 use super::{
     lab::{APP, Lab, POD, PROXY, WORLD, await_that},
-    sockets::{connect_from, connect_pair_nonblocking, disconnect, listen, take},
+    sockets::{Listener, connect_from, connect_pair_nonblocking, disconnect, listen, take},
 };
 
 pub(super) const PROXIES: PodFlags = PodFlags::ACCELERATE_PROXIES;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PIECE: usize = 32 * 1024;
 
 /// A Pod, and the proxy's outbound listener in it.
-pub(super) fn pod(flags: PodFlags) -> (Lab, TcpListener) {
+pub(super) fn pod(flags: PodFlags) -> (Lab, Listener) {
     let mut lab = Lab::bare();
     lab.enroll_with(flags);
     let proxy = listen(&lab.pod, "[::]:15001");
@@ -35,7 +35,7 @@ pub(super) fn pod(flags: PodFlags) -> (Lab, TcpListener) {
 }
 
 /// Two Pods whose proxies are accelerated, and the inbound listener of the second one's.
-fn two_pods() -> (Lab, TcpListener) {
+fn two_pods() -> (Lab, Listener) {
     let mut lab = Lab::bare();
     lab.enroll_with(PROXIES);
     lab.enroll_world(PROXIES);

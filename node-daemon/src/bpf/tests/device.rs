@@ -13,7 +13,7 @@ use super::{
     alias_routes, destinations,
     lab::{APP, Lab, NEVER, Netns, POD, SOON, WORLD},
     netns::ip,
-    sockets::{accept, connect, expect_greeting, listen},
+    sockets::{Listener, accept, connect, expect_greeting, listen},
 };
 
 /// The errors of `connect` and `sendto` on a socket that is bound to a device.
@@ -38,7 +38,7 @@ fn kinds(results: [io::Result<()>; 3]) -> [Option<ErrorKind>; 3] {
 }
 
 /// A Pod whose gateway has every alias address, and listens on the proxy's port.
-fn meshed_with_gateway() -> (Lab, std::net::TcpListener) {
+fn meshed_with_gateway() -> (Lab, Listener) {
     let lab = Lab::meshed();
     lab.world
         .run(|| ip("-6 route add local 100::7f40:0/106 dev lo"));

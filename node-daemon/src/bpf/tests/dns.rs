@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use super::{
     canonical, destinations,
     lab::{APP, Lab, NEVER, Netns, PROXY, SOON, WORLD, port},
-    sockets::{accept, connect, expect_greeting, listen, owner_of},
+    sockets::{Listener, accept, connect, expect_greeting, listen, owner_of},
 };
 
 /// A meshed Pod whose proxy answers queries, and an outside server.
@@ -20,7 +20,7 @@ struct Servers {
     lab: Lab,
     dns_capture: [UdpSocket; 2],
     world: UdpSocket,
-    announced: TcpListener,
+    announced: Listener,
 }
 
 fn servers() -> Servers {

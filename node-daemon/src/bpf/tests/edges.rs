@@ -148,7 +148,7 @@ fn source_predicate_holds_only_where_the_kernel_drops() {
     let lab = Lab::bare();
     let app = listen(&lab.pod, "[::]:8080");
     // Each SYN occupies a backlog entry during the whole test.
-    nix::sys::socket::listen(&app, Backlog::new(1024).unwrap()).unwrap();
+    nix::sys::socket::listen(&*app, Backlog::new(1024).unwrap()).unwrap();
     lab.pod.run(|| {
         ip("route add default via 10.77.0.1");
         ip("-6 route add default via fd77::1");

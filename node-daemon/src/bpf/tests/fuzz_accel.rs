@@ -5,14 +5,14 @@ mod endpoint;
 mod scenario;
 mod syscalls;
 
-use std::{fs, net::TcpListener, ops::Range, time::Instant};
+use std::{fs, ops::Range, time::Instant};
 
 use scenario::{PathKind, Scenario};
 use sluice_abi::{PodFlags, Reason};
 
 use super::{
     lab::{APP, Lab, Netns, PROXY, WORLD, await_that},
-    sockets::listen,
+    sockets::{Listener, listen},
 };
 
 const ALL: PodFlags = PodFlags::ACCELERATE_PROXIES.with(PodFlags::ACCELERATE_ALL);
@@ -41,8 +41,8 @@ fn two_hundred_thousand_connections_carry_correct_bytes() {
 /// Two Pods, and the listeners of their proxies.
 struct Fixture {
     lab: Lab,
-    outbound: TcpListener,
-    inbound: TcpListener,
+    outbound: Listener,
+    inbound: Listener,
 }
 
 impl Fixture {
@@ -54,7 +54,7 @@ impl Fixture {
         let inbound = listen(&lab.world, "[::]:15006");
         for (netns, listener) in [(&lab.pod, &outbound), (&lab.world, &inbound)] {
             netns.run(|| fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap());
-            scenario::option(listener, libc::TCP_FASTOPEN, 16);
+            scenario::option(&**listener, libc::TCP_FASTOPEN, 16);
         }
         Self {
             lab,

@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    ops::Deref,
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
@@ -22,9 +23,30 @@ pub(super) struct Accepted {
 /// The ports of a Pod's proxy.
 pub(super) const PROXY_PORTS: [u16; 3] = [15001, 15006, 15053];
 
+/// A listener of a test. Dropped, it ends at once.
+///
+/// Closing its descriptor would not end it while a process that another test starts has a copy, between
+/// `fork` and `exec`: until then it would take connections from the next listener on its port.
+#[derive(Debug)]
+pub(super) struct Listener(TcpListener);
+
+impl Deref for Listener {
+    type Target = TcpListener;
+
+    fn deref(&self) -> &TcpListener {
+        &self.0
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ended_before = socket2::SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
+}
+
 /// A listener in a namespace, on every address of a family: as the proxy on its ports, otherwise as
 /// root.
-pub(super) fn listen(netns: &Netns, at: &str) -> TcpListener {
+pub(super) fn listen(netns: &Netns, at: &str) -> Listener {
     listen_as(netns, owner_of(at.parse().unwrap()), at).unwrap()
 }
 
@@ -38,7 +60,7 @@ pub(super) fn owner_of(at: SocketAddr) -> u32 {
 }
 
 /// A listener of a user.
-pub(super) fn listen_as(netns: &Netns, user: u32, at: &str) -> io::Result<TcpListener> {
+pub(super) fn listen_as(netns: &Netns, user: u32, at: &str) -> io::Result<Listener> {
     let at: SocketAddr = at.parse().unwrap();
     netns.run_as(user, move || {
         let socket = socket2::Socket::new(
@@ -54,7 +76,7 @@ pub(super) fn listen_as(netns: &Netns, user: u32, at: &str) -> io::Result<TcpLis
         socket.bind(&at.into())?;
         socket.listen(16)?;
         socket.set_nonblocking(true)?;
-        Ok(socket.into())
+        Ok(Listener(socket.into()))
     })
 }
 
