@@ -53,17 +53,34 @@ struct Report {
     passed: bool,
     restarts: u32,
     kills: u32,
-    /// From the signal until the next daemon was ready, in milliseconds: median and longest.
-    away_millis: [f64; 2],
-    /// How often the kernel had other programs at its hooks than before: every second time the daemon does
-    /// not recognize them, as after an upgrade.
-    programs_replaced: u32,
-    /// How often the next daemon adopted the programs.
-    programs_adopted: u32,
+    /// The kernel had other programs at its hooks than before: every second time the daemon does not
+    /// recognize them, as after an upgrade.
+    programs_replaced: Absences,
+    /// The next daemon adopted the programs.
+    programs_adopted: Absences,
     /// Open connections that the daemon's audit found past a proxy.
     bypassing: Vec<Value>,
     traffic: LoadResult,
     left_behind: Vec<String>,
+}
+
+/// The times without a daemon, from the signal until the next one was ready, in milliseconds.
+#[derive(Serialize)]
+struct Absences {
+    count: usize,
+    median: f64,
+    longest: f64,
+}
+
+impl Absences {
+    fn of(mut millis: Vec<f64>) -> Self {
+        millis.sort_unstable_by(f64::total_cmp);
+        Self {
+            count: millis.len(),
+            median: millis.get(millis.len() / 2).copied().unwrap_or_default(),
+            longest: millis.last().copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// Whether nothing failed.
@@ -89,14 +106,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     // Half of the rate at least: a machine that cannot keep up shows nothing.
     let due = seconds * f64::from(options.rate) / 2.0;
     let busy = u32::try_from(opened).is_ok_and(|opened| f64::from(opened) >= due);
-    let daemons = report.restarts + report.kills;
+    let daemons = (report.restarts + report.kills) as usize;
     report.passed = failed == 0
         && bypassed == 0
         && report.bypassing.is_empty()
         && kept == u64::from(options.open)
         && busy
-        && report.programs_replaced == daemons.div_ceil(2)
-        && report.programs_adopted == daemons / 2
+        && report.programs_replaced.count == daemons.div_ceil(2)
+        && report.programs_adopted.count == daemons / 2
         && report.left_behind.is_empty();
     show(&report, options.json)?;
     Ok(report.passed)
@@ -116,8 +133,7 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         // Among the restarts, not after them.
         signals.insert((kill * 3 + 1).min(signals.len()), Signal::SIGKILL);
     }
-    let mut away = Vec::new();
-    let (mut programs_replaced, mut programs_adopted) = (0, 0);
+    let (mut replaced, mut adopted) = (Vec::new(), Vec::new());
     for (number, signal) in signals.iter().enumerate() {
         progress(number + 1, signals.len(), *signal);
         let before = lab.backend.bpf_objects()?;
@@ -126,10 +142,13 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
         }
         let begin = Instant::now();
         lab.backend.restart(*signal, interrupt)?;
-        away.push(begin.elapsed().as_secs_f64() * 1e3);
+        let away = begin.elapsed().as_secs_f64() * 1e3;
         let after = lab.backend.bpf_objects()?;
-        programs_replaced += u32::from(programs_differ(&before, &after));
-        programs_adopted += u32::from(before.programs() == after.programs());
+        if programs_differ(&before, &after) {
+            replaced.push(away);
+        } else if before.programs() == after.programs() {
+            adopted.push(away);
+        }
         load.check()?;
         pause(PAUSE, interrupt)?;
     }
@@ -138,15 +157,12 @@ fn disturb(lab: &mut Lab, options: &Options, interrupt: &Interrupt) -> Result<Re
     load.end(Signal::SIGTERM)?;
     let log = load.log();
     let last = log.lines().last().context("the load said nothing")?;
-    away.sort_unstable_by(f64::total_cmp);
-    let middle = away.get(away.len() / 2).copied().unwrap_or_default();
     Ok(Report {
         passed: false,
         restarts: options.restarts,
         kills: options.kills,
-        away_millis: [middle, away.last().copied().unwrap_or_default()],
-        programs_replaced,
-        programs_adopted,
+        programs_replaced: Absences::of(replaced),
+        programs_adopted: Absences::of(adopted),
         bypassing,
         traffic: serde_json::from_str(last)?,
         left_behind: Vec::new(),
@@ -198,7 +214,6 @@ fn show(report: &Report, json: bool) -> Result<()> {
         passed,
         restarts,
         kills,
-        away_millis: [median, longest],
         programs_replaced,
         programs_adopted,
         bypassing,
@@ -209,10 +224,19 @@ fn show(report: &Report, json: bool) -> Result<()> {
         "\n  {restarts} restarts and {kills} kills of the daemon in {:.0} s",
         traffic.seconds
     );
-    println!("  {median:.0} ms without a daemon each (median; {longest:.0} ms at most)");
-    println!(
-        "  {programs_replaced} times the programs were replaced, {programs_adopted} times adopted"
-    );
+    for (done, absences) in [
+        ("adopted", programs_adopted),
+        ("replaced", programs_replaced),
+    ] {
+        let Absences {
+            count,
+            median,
+            longest,
+        } = absences;
+        println!(
+            "  {count} times the programs were {done}: {median:.0} ms without a daemon (median; {longest:.0} ms at most)"
+        );
+    }
     println!(
         "  {} connections kept, with {} requests",
         traffic.kept, traffic.requests

@@ -15,13 +15,14 @@ pub struct ConnRateKey {
 }
 
 /// The most connections to one destination that are accelerated in one second.
-pub const MAX_NEW_CONNS_PER_SEC: u64 = 128;
+pub const MAX_NEW_CONNS_PER_SEC: u64 = 256;
 /// The limit in the second after an exceeded one. It detects the end of the burst.
 const PROBE_CONNS_PER_SEC: u64 = 8;
 /// A connection that ends sooner is short-lived, in nanoseconds.
 const SHORT_NANOS: u64 = 1_000_000_000;
-/// The number of connections as which a short-lived one counts: after four of them the limit is reached.
-const SHORT_CONN_COUNT: u64 = MAX_NEW_CONNS_PER_SEC / 4;
+/// The number of connections as which a short-lived one counts: after 16 of them the limit is reached. Fewer, such
+/// as a probe before the connections of a pool, leave most of it.
+const SHORT_CONN_COUNT: u64 = MAX_NEW_CONNS_PER_SEC / 16;
 
 impl ConnRateKey {
     /// Counts one more connection in a second, if the limit permits it.
@@ -78,8 +79,8 @@ mod tests {
         let mut window = RateWindow::default();
         let seconds = [(10, 1000), (11, 1000), (12, 1000), (13, 3), (14, 100)];
         let counts = seconds.map(|(second, made)| accelerated(&mut window, second, made));
-        assert_eq!(counts, [128, 8, 8, 3, 100]);
-        assert_eq!(accelerated(&mut window, 14, 100), 28);
+        assert_eq!(counts, [256, 8, 8, 3, 100]);
+        assert_eq!(accelerated(&mut window, 14, 200), 156);
         // A second without connections also ends the burst.
         assert_eq!(accelerated(&mut window, 16, 100), 100);
     }
@@ -87,8 +88,8 @@ mod tests {
     #[test]
     fn short_lived_connections_reach_the_limit_early() {
         let mut window = RateWindow::default();
-        assert_eq!(accelerated(&mut window, 10, 4), 4);
-        for _ in 0..4 {
+        assert_eq!(accelerated(&mut window, 10, 16), 16);
+        for _ in 0..16 {
             window = ConnRateKey::with_short(window);
         }
         assert_eq!(accelerated(&mut window, 10, 4), 0);
@@ -98,6 +99,16 @@ mod tests {
         assert_eq!(accelerated(&mut window, 11, 4), 0);
         // A second without connections ends it.
         assert_eq!(accelerated(&mut window, 13, 100), 100);
+    }
+
+    #[test]
+    fn some_short_lived_connections_leave_room_for_a_pool() {
+        let mut window = RateWindow::default();
+        assert_eq!(accelerated(&mut window, 10, 4), 4);
+        for _ in 0..4 {
+            window = ConnRateKey::with_short(window);
+        }
+        assert_eq!(accelerated(&mut window, 10, 128), 128);
     }
 
     #[test]
