@@ -64,12 +64,12 @@ struct Report {
     left_behind: Vec<String>,
 }
 
-/// The times without a daemon, from the signal until the next one was ready, in milliseconds.
+/// The times without a daemon, from the signal until the next one was ready.
 #[derive(Serialize)]
 struct Absences {
     count: usize,
-    median: f64,
-    longest: f64,
+    median_millis: f64,
+    longest_millis: f64,
 }
 
 impl Absences {
@@ -77,8 +77,8 @@ impl Absences {
         millis.sort_unstable_by(f64::total_cmp);
         Self {
             count: millis.len(),
-            median: millis.get(millis.len() / 2).copied().unwrap_or_default(),
-            longest: millis.last().copied().unwrap_or_default(),
+            median_millis: millis.get(millis.len() / 2).copied().unwrap_or_default(),
+            longest_millis: millis.last().copied().unwrap_or_default(),
         }
     }
 }
@@ -230,8 +230,8 @@ fn show(report: &Report, json: bool) -> Result<()> {
     ] {
         let Absences {
             count,
-            median,
-            longest,
+            median_millis: median,
+            longest_millis: longest,
         } = absences;
         println!(
             "  {count} times the programs were {done}: {median:.0} ms without a daemon (median; {longest:.0} ms at most)"
