@@ -53,10 +53,10 @@ struct Report {
     passed: bool,
     restarts: u32,
     kills: u32,
-    /// The kernel had other programs at its hooks than before: every second time the daemon does not
-    /// recognize them, as after an upgrade.
+    /// Restarts after which the kernel had other programs at its hooks than before: every second time the daemon
+    /// does not recognize them, as after an upgrade.
     programs_replaced: Absences,
-    /// The next daemon adopted the programs.
+    /// Restarts after which the next daemon had adopted the programs.
     programs_adopted: Absences,
     /// Open connections that the daemon's audit found past a proxy.
     bypassing: Vec<Value>,

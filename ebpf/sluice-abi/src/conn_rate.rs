@@ -20,7 +20,7 @@ pub const MAX_NEW_CONNS_PER_SEC: u64 = 256;
 const PROBE_CONNS_PER_SEC: u64 = 8;
 /// A connection that ends sooner is short-lived, in nanoseconds.
 const SHORT_NANOS: u64 = 1_000_000_000;
-/// The number of connections as which a short-lived one counts: after 16 of them the limit is reached. Fewer, such
+/// The number that the end of a short-lived connection adds: after 16 of them the limit is reached. Fewer, such
 /// as a probe before the connections of a pool, leave most of it.
 const SHORT_CONN_COUNT: u64 = MAX_NEW_CONNS_PER_SEC / 16;
 

@@ -17,7 +17,7 @@ use sluice_abi::{
     NetnsEntry, OwnAddrKey, PodConfig, PodFlags, Port, PortBitmap, PortList, PortPrefix,
 };
 
-pub(super) use super::netns::{Netns, add_ipv6, ip};
+pub(super) use super::netns::{Netns, add_ipv6, await_local, ip};
 use crate::{
     bpf::{Datapath, Options, Pins, PrivateBpffs, RawSockets, Rule, kernel_offsets},
     netns::{Families, SourceRouting},
@@ -91,6 +91,10 @@ impl Lab {
             configure(&pod_at);
         });
         world.run(move || configure(&world_at));
+        // The links have a carrier when both ends are up.
+        for (netns, [_, address]) in [(&pod, pod_at), (&world, world_at)] {
+            netns.run(move || await_local(address));
+        }
         let cookie = pod.cookie();
         let cgroup = Cgroup::shared();
         let private = PrivateBpffs::mount().expect("a BPF file system");

@@ -146,7 +146,7 @@ fn closed_listener_leaves_the_others_in_use() {
     }
     let refused = Err(ErrorKind::ConnectionRefused);
     assert_eq!(call(&lab.world, APP, &to), refused);
-    assert_eq!(lab.datapath.listeners(lab.cookie).unwrap(), 0);
+    await_that(|| lab.datapath.listeners(lab.cookie).unwrap() == 0);
     let again = listen(&lab.pod, "0.0.0.0:15006");
     expect_greeting({
         let stream = connect(&lab.world, APP, &to);

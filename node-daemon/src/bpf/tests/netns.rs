@@ -111,15 +111,20 @@ pub(super) fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// Adds an IPv6 address with its prefix length to an interface that is up, and waits for the local route to it.
-///
-/// A worker of the kernel adds this route (`addrconf_dad_work`), also without duplicate address detection,
-/// and waits for the lock of all configuration. Until then, a call to the address would leave by the interface.
+/// Adds an IPv6 address with its prefix length to an interface that is up and has a carrier, and waits for the local
+/// route to it.
 pub(super) fn add_ipv6(address: &str, interface: &str) {
     ip(&format!("addr add {address} dev {interface} nodad"));
-    let host = address.split('/').next().unwrap();
+    await_local(address.split('/').next().unwrap());
+}
+
+/// Waits for the local route to an IPv6 address.
+///
+/// A worker of the kernel adds it (`addrconf_dad_work`), also without duplicate address detection, and waits for the
+/// lock of all configuration. Until then, no packet reaches the address.
+pub(super) fn await_local(address: &str) {
     await_that(|| {
-        let local = ["-6", "route", "show", "table", "local", host];
+        let local = ["-6", "route", "show", "table", "local", address];
         let routes = Command::new("ip").args(local).output().unwrap();
         assert!(routes.status.success(), "{routes:?}");
         !routes.stdout.is_empty()

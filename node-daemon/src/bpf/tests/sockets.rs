@@ -23,10 +23,10 @@ pub(super) struct Accepted {
 /// The ports of a Pod's proxy.
 pub(super) const PROXY_PORTS: [u16; 3] = [15001, 15006, 15053];
 
-/// A listener of a test. Dropped, it ends at once.
+/// A listener of a test. Dropped, it takes no more connections.
 ///
-/// Closing its descriptor would not end it while a process that another test starts has a copy, between
-/// `fork` and `exec`: until then it would take connections from the next listener on its port.
+/// A closed descriptor alone would take those of the next listener on its port while a process that another test
+/// starts has a copy, between `fork` and `exec`. The port and the entry in `proxy_listeners` do last until then.
 #[derive(Debug)]
 pub(super) struct Listener(TcpListener);
 
