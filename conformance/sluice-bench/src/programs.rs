@@ -194,28 +194,22 @@ impl Programs {
 
     /// Its promised limits.
     pub(super) fn checks(&self) -> Vec<Check> {
+        let judge = |program: &str, caller, figure: &str, limit, cost: Option<Estimate>| {
+            let promise = [program, &title(caller), figure];
+            Some(Check::of(promise, Bound::AtMost(limit), " ns", cost?))
+        };
         let own = [(MESHED, 400.0), (PLAIN, 80.0)].map(|(pod, limit)| {
             let caller = (pod, Act::Connect);
             let figure = "time of a run beyond a program that does nothing";
-            (
-                caller,
-                "connect4",
-                figure,
-                self.own_cost(caller, "connect4"),
-                limit,
-            )
+            let cost = self.own_cost(caller, "connect4");
+            judge("connect4", caller, figure, limit, cost)
         });
         let whole = [MESHED, PLAIN].map(|pod| {
             let caller = (pod, Act::Getsockopt);
             let cost = self.cost(caller, "getsockopt");
-            (caller, "getsockopt", "time of a run", cost, 60.0)
+            judge("getsockopt", caller, "time of a run", 60.0, cost)
         });
-        let all = own.into_iter().chain(whole);
-        let judged = all.filter_map(|(caller, program, figure, cost, limit)| {
-            let promise = [program, &title(caller), figure];
-            Some(Check::of(promise, Bound::AtMost(limit), " ns", cost?))
-        });
-        judged.collect()
+        own.into_iter().chain(whole).flatten().collect()
     }
 
     /// Its part of the report.

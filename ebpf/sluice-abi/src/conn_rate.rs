@@ -74,6 +74,14 @@ mod tests {
         (0..made).filter(one).count()
     }
 
+    /// So many accelerated connections in one second, each of which ends at once.
+    fn end_at_once(window: &mut RateWindow, second: u64, made: usize) {
+        assert_eq!(accelerated(window, second, made as u64), made);
+        for _ in 0..made {
+            *window = ConnRateKey::with_short(*window);
+        }
+    }
+
     #[test]
     fn conn_rate_limit_persists_across_seconds() {
         let mut window = RateWindow::default();
@@ -88,14 +96,10 @@ mod tests {
     #[test]
     fn short_lived_connections_reach_the_limit_early() {
         let mut window = RateWindow::default();
-        assert_eq!(accelerated(&mut window, 10, 16), 16);
-        for _ in 0..16 {
-            window = ConnRateKey::with_short(window);
-        }
+        end_at_once(&mut window, 10, 16);
         assert_eq!(accelerated(&mut window, 10, 4), 0);
         // One of the next second's is short-lived again.
-        assert_eq!(accelerated(&mut window, 11, 1), 1);
-        window = ConnRateKey::with_short(window);
+        end_at_once(&mut window, 11, 1);
         assert_eq!(accelerated(&mut window, 11, 4), 0);
         // A second without connections ends it.
         assert_eq!(accelerated(&mut window, 13, 100), 100);
@@ -104,10 +108,7 @@ mod tests {
     #[test]
     fn some_short_lived_connections_leave_room_for_a_pool() {
         let mut window = RateWindow::default();
-        assert_eq!(accelerated(&mut window, 10, 4), 4);
-        for _ in 0..4 {
-            window = ConnRateKey::with_short(window);
-        }
+        end_at_once(&mut window, 10, 4);
         assert_eq!(accelerated(&mut window, 10, 128), 128);
     }
 
