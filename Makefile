@@ -35,7 +35,7 @@ help:
 	@echo 'Sluice: service-mesh traffic redirection with eBPF instead of iptables'
 	@echo
 	@echo 'Try'
-	@echo '  make demo          two meshed Pods with real Envoys; every row is checked'
+	@echo '  make demo          meshed Pods with real Envoys; every row is checked'
 	@echo '  make test          every test, with real programs in real namespaces'
 	@echo
 	@echo 'Develop (docs/development.md also explains how to run one test)'

@@ -216,7 +216,7 @@ fn enable_callbacks(ops: *mut bpf_sock_ops, role: SockRole) {
 }
 
 /// The nanoseconds of the monotonic clock at which the connection of an accelerated client was made, if it
-/// ends with this change of its state. `None` also for a client that has left the sockhash.
+/// ends with this change of its state. `None` also for a client that has removed itself from the sockhash.
 #[inline(always)]
 pub(crate) fn begin_of_ending(ops: *mut bpf_sock_ops) -> Option<u64> {
     // The state before the change. `args[0]` has it as well, but is also the reply of another program.
