@@ -49,9 +49,14 @@ impl NoIdle {
 
 /// Does something, and starts processes, on one processor alone.
 pub(super) fn on_cpu<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    on_cpus(Some(wanted), work)
+}
+
+/// Does something, and starts processes, on one processor alone, or on any.
+pub(super) fn on_cpus<T>(wanted: Option<usize>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let own = Pid::from_raw(0);
     let before = sched_getaffinity(own)?;
-    sched_setaffinity(own, &only(wanted)?)?;
+    sched_setaffinity(own, &cpus(wanted)?)?;
     let done = work();
     sched_setaffinity(own, &before)?;
     done
@@ -69,19 +74,22 @@ pub(super) fn niced(place: ExecContext<'_>, program: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// Puts a process that runs, with all its threads, on one processor alone.
-pub(super) fn pin(wanted: usize, process: u32) -> Result<()> {
-    let only = only(wanted)?;
+/// Puts a process that runs, with all its threads, on one processor alone, or on any.
+pub(super) fn pin(wanted: Option<usize>, process: u32) -> Result<()> {
+    let cpus = cpus(wanted)?;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {
         let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
-        sched_setaffinity(Pid::from_raw(thread), &only)?;
+        sched_setaffinity(Pid::from_raw(thread), &cpus)?;
     }
     Ok(())
 }
 
 /// Of those that this process may use; there may be fewer than wanted.
-fn only(wanted: usize) -> Result<CpuSet> {
+fn cpus(wanted: Option<usize>) -> Result<CpuSet> {
     let usable = sched_getaffinity(Pid::from_raw(0))?;
+    let Some(wanted) = wanted else {
+        return Ok(usable);
+    };
     let usable: Vec<usize> = (0..CpuSet::count())
         .filter(|cpu| usable.is_set(*cpu).unwrap_or(false))
         .collect();

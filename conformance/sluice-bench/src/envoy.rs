@@ -84,9 +84,9 @@ pub(super) struct Kind<'a> {
     pub(super) mtls: Option<&'a Mtls>,
 }
 
-/// Starts it with one worker, and waits until that listens. `directory` becomes its own.
+/// Starts it with so many workers, and waits until they listen. `directory` becomes its own.
 pub(super) fn start(
-    program: &Path,
+    (program, workers): (&Path, u16),
     place: ExecContext<'_>,
     directory: &Path,
     configuration: &Value,
@@ -98,8 +98,8 @@ pub(super) fn start(
     fs::write(&file, configuration.to_string())?;
     let mut command = niced(place, program)?;
     command.arg("--config-path").arg(file);
-    command.args(["--concurrency", "1", "--disable-hot-restart"]);
-    command.args(["--log-level", "error"]);
+    command.args(["--concurrency", &workers.to_string()]);
+    command.args(["--disable-hot-restart", "--log-level", "error"]);
     let mut process = Process::start("Envoy", &mut command, &directory.join("log"))?;
     let ready = interrupt.wait(START, || {
         process.check()?;

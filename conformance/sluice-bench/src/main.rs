@@ -100,6 +100,9 @@ struct Options {
     /// carry them.
     #[arg(long = "load", value_delimiter = ',')]
     loads: Vec<String>,
+    /// Worker threads of each Envoy of the traffic. Istio's agent starts two with its default CPU limit.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    workers: u16,
     #[command(flatten)]
     sizes: Sizes,
     /// Measure nothing: report the traffic of earlier runs, their `samples.json`, as the rounds of one run. Separated by
@@ -109,7 +112,7 @@ struct Options {
         value_name = "FILE",
         value_delimiter = ',',
         requires = "output",
-        conflicts_with_all = ["parts", "quick", "rounds", "seconds", "chosen_variants", "loads"]
+        conflicts_with_all = ["parts", "quick", "rounds", "seconds", "chosen_variants", "loads", "workers"]
     )]
     pooled: Vec<PathBuf>,
     /// Where samples, tables and pictures go. Without `iptables` there is no picture of rates.

@@ -142,8 +142,8 @@ impl Sidecar {
         }
     }
 
-    /// Whether a load runs with it by default: with TLS, and with a minimal proxy, only those of a quick run, and with
-    /// an access log only those that show its cost.
+    /// Whether a load runs with it by default: with TLS, and with a minimal proxy, only those of a quick run, in a mesh also
+    /// those of Pods that do not share a processor, and with an access log only those that show its cost.
     pub(super) fn measures(self, load: Load) -> bool {
         let logs = matches!(
             self.http(),
@@ -155,6 +155,7 @@ impl Sidecar {
         let wanted = match self {
             _ if logs => LOGGED.contains(&load),
             Self::EnvoyTcp | Self::EnvoyHttp => true,
+            Self::MeshHttp1 | Self::MeshHttp2 if SPREAD.contains(&load) => true,
             _ => QUICK.contains(&load),
         };
         wanted && self.carries(load)
@@ -201,14 +202,17 @@ pub(super) enum Placement {
     Sidecars,
     /// The client and its sidecar; the application and its own share the other one.
     Pods,
+    /// Those that the scheduler selects: no process is bound to a processor.
+    Any,
 }
 
 /// Every load, in the order of the tables.
-pub(super) const LOADS: [Load; 17] = [
+pub(super) const LOADS: [Load; 18] = [
     Load::KeepAlive(1, Placement::Sidecars),
     Load::KeepAlive(16, Placement::Sidecars),
     Load::KeepAlive(64, Placement::Sidecars),
     Load::KeepAlive(64, Placement::Pods),
+    Load::KeepAlive(64, Placement::Any),
     Load::NewConnection(1),
     Load::NewConnection(16),
     Load::Bulk(4),
@@ -237,6 +241,12 @@ pub(super) const QUICK: [Load; 9] = [
     Load::Tree(16),
 ];
 
+/// Those of sidecars of a mesh beside [`QUICK`].
+const SPREAD: [Load; 2] = [
+    Load::KeepAlive(64, Placement::Pods),
+    Load::KeepAlive(64, Placement::Any),
+];
+
 /// Those of sidecars with an access log.
 const LOGGED: [Load; 2] = [Load::KeepAlive(64, Placement::Sidecars), Load::Grpc(64)];
 
@@ -256,6 +266,7 @@ impl Load {
             Placement::Together => format!("{what}, one processor"),
             Placement::Sidecars => what,
             Placement::Pods => format!("{what}, a processor for each Pod"),
+            Placement::Any => format!("{what}, any processor"),
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) struct Results {
     pub(super) checks: Vec<Check>,
 }
 
-/// Where the traffic was measured, and how long each load ran: rounds with equal settings can be compared.
+/// Where and with how many workers the traffic was measured, and how long each load ran: rounds with equal settings can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Setting {
     pub(super) kernel: String,
@@ -48,6 +48,14 @@ pub(super) struct Setting {
     /// Whether idle processors polled for work, and did not sleep.
     pub(super) awake: bool,
     pub(super) seconds: f64,
+    /// Worker threads of each Envoy.
+    #[serde(default = "one")]
+    pub(super) workers: u16,
+}
+
+/// The workers of runs that do not state them.
+const fn one() -> u16 {
+    1
 }
 
 /// What the file of an earlier run holds of its traffic.
@@ -105,7 +113,7 @@ impl Results {
             }
             ensure!(
                 run.setting == results.setting,
-                "{} is of another machine, or its loads ran for another time: {:?}, not {:?}",
+                "{} is of another machine, or its loads ran for another time or with other workers: {:?}, not {:?}",
                 file.display(),
                 run.setting,
                 results.setting

@@ -52,10 +52,11 @@ pub(super) fn markdown(results: &Results) -> String {
 
 fn traffic(results: &Results) -> String {
     let (rounds, seconds) = (results.rounds, results.setting.seconds);
+    let workers = results.setting.workers;
     let mut lines = vec![format!(
         "\n{rounds} rounds of {seconds} s each, interleaved, the order rotated, every process \
          started anew for each, {CONGESTION} as TCP's congestion control. The sidecars, which are what is measured, share one processor, client and application the other, unless \
-         the load says otherwise. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
+         the load says otherwise. Worker threads of each Envoy: {workers}. Median (quartiles); ratios are paired within a round, median and 95 % bootstrap interval."
     )];
     let (variants, matters) = results.contents();
     let tables = matters

@@ -21,7 +21,7 @@ use sluice_testbed::{
 
 use crate::{
     Options,
-    cpu::{niced, on_cpu, pin},
+    cpu::{niced, on_cpu, on_cpus, pin},
     envoy::{self, Kind, Route},
     limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
@@ -74,12 +74,13 @@ struct Role {
 }
 
 impl Role {
-    /// On which processor it runs; the client is always on the first.
-    fn cpu(self, placement: Placement) -> usize {
+    /// On which processor it runs, if not on any.
+    fn cpu(self, placement: Placement) -> Option<usize> {
         match placement {
-            Placement::Together => cpu(CLIENT),
-            Placement::Sidecars => usize::from(self.sidecar),
-            Placement::Pods => cpu(self.pod),
+            Placement::Together => Some(cpu(CLIENT)),
+            Placement::Sidecars => Some(usize::from(self.sidecar)),
+            Placement::Pods => Some(cpu(self.pod)),
+            Placement::Any => None,
         }
     }
 }
@@ -134,10 +135,11 @@ impl Topology {
             on_cpu(cpu(name), || topology.serve(name, next, interrupt))?;
         }
         if variant != Variant::Direct {
+            let envoy = (binaries.envoy.as_path(), options.workers);
             for (name, routes) in routes(variant, &servers) {
                 on_cpu(cpu(name), || {
                     let sidecar = (shape.sidecar, &*routes);
-                    topology.start_sidecar(name, sidecar, &binaries.envoy, interrupt)
+                    topology.start_sidecar(name, sidecar, envoy, interrupt)
                 })?;
             }
         }
@@ -149,7 +151,11 @@ impl Topology {
         self.pin_all(load.placement())?;
         let place = self.lab.place(self.lab.pod(CLIENT)?, APPLICATION);
         let before = self.handshakes()?;
-        let mut sample = on_cpu(cpu(CLIENT), || {
+        let client = Role {
+            pod: CLIENT,
+            sidecar: false,
+        };
+        let mut sample = on_cpus(client.cpu(load.placement()), || {
             tools::run(load, duration, place, self.target, || self.conntrack())
         })?;
         sample.resumed = resumed(before, self.handshakes()?);
@@ -251,7 +257,7 @@ impl Topology {
         &mut self,
         name: &'static str,
         (sidecar, routes): (Sidecar, &[Route]),
-        program: &Path,
+        envoy: (&Path, u16),
         interrupt: &Interrupt,
     ) -> Result<()> {
         let role = Role {
@@ -266,7 +272,7 @@ impl Topology {
                 mtls: self.mtls.as_ref(),
             };
             let configuration = envoy::configuration(routes, kind, &own);
-            let process = envoy::start(program, place, &own, &configuration, interrupt)?;
+            let process = envoy::start(envoy, place, &own, &configuration, interrupt)?;
             self.processes.push((role, process));
             if name == SERVER {
                 self.envoy = Some(own);

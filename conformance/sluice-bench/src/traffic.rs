@@ -24,6 +24,7 @@ pub(super) fn measure(
     let plan = Plan::of(options);
     results.rounds = plan.rounds;
     results.setting.seconds = plan.duration.as_secs_f64();
+    results.setting.workers = options.workers;
     let mut complaints = Vec::new();
     let progress = Progress::start(plan.runs());
     for (sidecar, variants) in &plan.sidecars {
