@@ -49,11 +49,14 @@ impl NoIdle {
 
 /// Does something, and starts processes, on one processor alone.
 pub(super) fn on_cpu<T>(wanted: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    on_cpus(Some(wanted), work)
+    on_cpu_or_any(Some(wanted), work)
 }
 
 /// Does something, and starts processes, on one processor alone, or on any.
-pub(super) fn on_cpus<T>(wanted: Option<usize>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn on_cpu_or_any<T>(
+    wanted: Option<usize>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let own = Pid::from_raw(0);
     let before = sched_getaffinity(own)?;
     sched_setaffinity(own, &cpus(wanted)?)?;
@@ -84,7 +87,7 @@ pub(super) fn pin(wanted: Option<usize>, process: u32) -> Result<()> {
     Ok(())
 }
 
-/// Of those that this process may use; there may be fewer than wanted.
+/// The wanted one of the processors that this process may use, or all of them. The number wraps if there are fewer.
 fn cpus(wanted: Option<usize>) -> Result<CpuSet> {
     let usable = sched_getaffinity(Pid::from_raw(0))?;
     let Some(wanted) = wanted else {

@@ -76,6 +76,13 @@ impl Route {
     }
 }
 
+/// The program and its worker threads.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'a> {
+    pub(super) path: &'a Path,
+    pub(super) workers: u16,
+}
+
 /// What its sidecar is, and with which certificates it calls another one.
 #[derive(Clone, Copy)]
 pub(super) struct Kind<'a> {
@@ -84,9 +91,9 @@ pub(super) struct Kind<'a> {
     pub(super) mtls: Option<&'a Mtls>,
 }
 
-/// Starts it with so many workers, and waits until they listen. `directory` becomes its own.
+/// Starts it, and waits until it is ready. `directory` becomes its own.
 pub(super) fn start(
-    (program, workers): (&Path, u16),
+    Program { path, workers }: Program<'_>,
     place: ExecContext<'_>,
     directory: &Path,
     configuration: &Value,
@@ -96,7 +103,7 @@ pub(super) fn start(
     chown(directory, Some(PROXY), Some(PROXY))?;
     let (admin, file) = (admin(directory), directory.join("envoy.json"));
     fs::write(&file, configuration.to_string())?;
-    let mut command = niced(place, program)?;
+    let mut command = niced(place, path)?;
     command.arg("--config-path").arg(file);
     command.args(["--concurrency", &workers.to_string()]);
     command.args(["--disable-hot-restart", "--log-level", "error"]);

@@ -142,8 +142,8 @@ impl Sidecar {
         }
     }
 
-    /// Whether a load runs with it by default: with TLS, and with a minimal proxy, only those of a quick run, in a mesh also
-    /// those of Pods that do not share a processor, and with an access log only those that show its cost.
+    /// Whether a load runs with it by default. Envoy in plaintext runs all, a sidecar with an access log those that show its
+    /// cost, and every other one those of a quick run. Sidecars of a mesh without an access log also run [`SPREAD`].
     pub(super) fn measures(self, load: Load) -> bool {
         let logs = matches!(
             self.http(),
@@ -193,7 +193,7 @@ pub(super) enum Load {
     Tree(u16),
 }
 
-/// Who shares a processor.
+/// Which processes share a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Placement {
     /// All.
@@ -202,7 +202,7 @@ pub(super) enum Placement {
     Sidecars,
     /// The client and its sidecar; the application and its own share the other one.
     Pods,
-    /// Those that the scheduler selects: no process is bound to a processor.
+    /// No process is bound to a processor: the scheduler selects.
     Any,
 }
 
@@ -241,7 +241,7 @@ pub(super) const QUICK: [Load; 9] = [
     Load::Tree(16),
 ];
 
-/// Those of sidecars of a mesh beside [`QUICK`].
+/// Those of sidecars of a mesh without an access log beside [`QUICK`]: other placements.
 const SPREAD: [Load; 2] = [
     Load::KeepAlive(64, Placement::Pods),
     Load::KeepAlive(64, Placement::Any),
@@ -270,7 +270,7 @@ impl Load {
         }
     }
 
-    /// Who shares a processor.
+    /// Which processes share a processor.
     pub(super) fn placement(self) -> Placement {
         match self {
             Self::KeepAlive(_, placement) | Self::RoundTrip(_, placement) => placement,
@@ -396,6 +396,8 @@ mod tests {
         let one = Load::NewConnection(1);
         assert!(Sidecar::EnvoyTcp.measures(one) && !Sidecar::Minimal.measures(one));
         assert!(Sidecar::Minimal.carries(one) && !Sidecar::MeshHttp1.measures(one));
+        let any = Load::KeepAlive(64, Placement::Any);
+        assert!(Sidecar::MeshHttp1.measures(any) && !Sidecar::MeshHttp1Log.measures(any));
         let tree = Load::Tree(16);
         assert!(Sidecar::MeshHttp2.measures(tree) && !Sidecar::MeshHttp2Log.measures(tree));
     }

@@ -39,7 +39,7 @@ pub(super) struct Results {
     pub(super) checks: Vec<Check>,
 }
 
-/// Where and with how many workers the traffic was measured, and how long each load ran: rounds with equal settings can be compared.
+/// Where, with how many workers and for how long each load of the traffic ran. Rounds with equal settings can be compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Setting {
     pub(super) kernel: String,
@@ -49,12 +49,12 @@ pub(super) struct Setting {
     pub(super) awake: bool,
     pub(super) seconds: f64,
     /// Worker threads of each Envoy.
-    #[serde(default = "one")]
+    #[serde(default = "one_worker")]
     pub(super) workers: u16,
 }
 
 /// The workers of runs that do not state them.
-const fn one() -> u16 {
+const fn one_worker() -> u16 {
     1
 }
 
@@ -113,7 +113,7 @@ impl Results {
             }
             ensure!(
                 run.setting == results.setting,
-                "{} is of another machine, or its loads ran for another time or with other workers: {:?}, not {:?}",
+                "{} is of another machine, or its loads had another duration or number of workers: {:?}, not {:?}",
                 file.display(),
                 run.setting,
                 results.setting

@@ -83,7 +83,7 @@ fn all() -> Vec<Threshold> {
     let limit = |sidecar, load| threshold((All, Limit), (sidecar, load), Rate, AtLeast(0.97));
     thresholds.extend(LOADS.map(|load| limit(EnvoyTcp, load)));
     thresholds.push(limit(Minimal, KeepAlive(64, Sidecars)));
-    // The default must cost nothing, whatever the sidecar.
+    // The default must not be slower, whatever the sidecar.
     thresholds.extend(Sidecar::value_variants().iter().flat_map(|sidecar| {
         LOADS.map(|load| threshold((Proxies, Off), (*sidecar, load), Rate, LowAtLeast(0.98)))
     }));

@@ -21,7 +21,7 @@ use sluice_testbed::{
 
 use crate::{
     Options,
-    cpu::{niced, on_cpu, on_cpus, pin},
+    cpu::{niced, on_cpu, on_cpu_or_any, pin},
     envoy::{self, Kind, Route},
     limit::Limit,
     matrix::{Load, Placement, Sample, Sidecar, Variant},
@@ -74,7 +74,7 @@ struct Role {
 }
 
 impl Role {
-    /// On which processor it runs, if not on any.
+    /// The processor that it is bound to; none if the scheduler selects.
     fn cpu(self, placement: Placement) -> Option<usize> {
         match placement {
             Placement::Together => Some(cpu(CLIENT)),
@@ -135,7 +135,10 @@ impl Topology {
             on_cpu(cpu(name), || topology.serve(name, next, interrupt))?;
         }
         if variant != Variant::Direct {
-            let envoy = (binaries.envoy.as_path(), options.workers);
+            let envoy = envoy::Program {
+                path: &binaries.envoy,
+                workers: options.workers,
+            };
             for (name, routes) in routes(variant, &servers) {
                 on_cpu(cpu(name), || {
                     let sidecar = (shape.sidecar, &*routes);
@@ -155,7 +158,7 @@ impl Topology {
             pod: CLIENT,
             sidecar: false,
         };
-        let mut sample = on_cpus(client.cpu(load.placement()), || {
+        let mut sample = on_cpu_or_any(client.cpu(load.placement()), || {
             tools::run(load, duration, place, self.target, || self.conntrack())
         })?;
         sample.resumed = resumed(before, self.handshakes()?);
@@ -257,7 +260,7 @@ impl Topology {
         &mut self,
         name: &'static str,
         (sidecar, routes): (Sidecar, &[Route]),
-        envoy: (&Path, u16),
+        envoy: envoy::Program<'_>,
         interrupt: &Interrupt,
     ) -> Result<()> {
         let role = Role {
