@@ -25,6 +25,17 @@ struct Fault {
     case: &'static str,
 }
 
+impl Fault {
+    /// Its text is in its file once.
+    fn check(&self, sound: &str) {
+        let Self {
+            what, file, from, ..
+        } = self;
+        let places = sound.matches(from).count();
+        assert_eq!(places, 1, "{what}: {from:?} is not in {file} once");
+    }
+}
+
 /// Of every package of the workspace.
 const VERSION: &str = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
 
@@ -145,7 +156,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         what: "the proxy sees a loopback address as the client",
         file: "node-daemon/src/pods/apply.rs",
-        from: "refused.extend(netns.install_local_routes(gone, new)?);",
+        from: "refused.extend(netns.install_local_routes(&gone, &new)?);",
         to: "let _: (Vec<ipnet::IpNet>, Vec<SourceRoute>) = (gone, new); refused.truncate(refused.len());",
         case: THROUGH,
     },
@@ -206,6 +217,13 @@ const FAULTS: &[Fault] = &[
         case: "host: the proxy of a Pod with a user namespace connects directly",
     },
 ];
+
+#[test]
+fn every_fault_has_one_place() {
+    for fault in FAULTS {
+        fault.check(&fs::read_to_string(workspace::root().join(fault.file)).unwrap());
+    }
+}
 
 #[test]
 #[ignore = "builds the daemon 25 times: make faults"]
@@ -300,12 +318,7 @@ impl Tree {
     fn plant(&self, fault: &Fault, number: usize) -> PathBuf {
         let file = self.path.join(fault.file);
         let sound = fs::read_to_string(&file).unwrap();
-        let places = sound.matches(fault.from).count();
-        assert_eq!(
-            places, 1,
-            "{}: {:?} is not in {} once",
-            fault.what, fault.from, fault.file
-        );
+        fault.check(&sound);
         println!("{} of {}: {}", number + 1, FAULTS.len(), fault.what);
         fs::write(&file, sound.replace(fault.from, fault.to)).unwrap();
         let daemon = self.build(&number.to_string());
