@@ -100,8 +100,8 @@ struct Options {
     /// carry them.
     #[arg(long = "load", value_delimiter = ',')]
     loads: Vec<String>,
-    /// Worker threads of each Envoy of the traffic. Istio's agent starts two with its default CPU limit.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Worker threads of each Envoy of the traffic. Two is the default of the sidecars of Istio and Kuma.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
     #[command(flatten)]
     sizes: Sizes,
